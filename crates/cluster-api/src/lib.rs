@@ -1,0 +1,16 @@
+//! gRPC between roles: the generated messages and services of `proto/cluster/v1`, a client for a node and the conversions
+//! between wire and domain values.
+//!
+//! The wire types stay inside of the crates that speak gRPC (`api`, `orchestrator`); everybody else sees `types`.
+
+#![forbid(unsafe_code)]
+
+mod convert;
+mod node;
+
+#[allow(clippy::all, clippy::pedantic, unreachable_pub, unused_qualifications, missing_docs)]
+mod generated;
+
+pub use convert::{ConvertError, RunningSandbox, parse_id};
+pub use generated::hearth::cluster::v1 as proto;
+pub use node::{CreatedSandbox, NodeClient, NodeError, NodeEvent, NodeStatus};

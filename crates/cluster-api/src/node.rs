@@ -1,0 +1,206 @@
+//! The client of one node's cluster API.
+
+use connectrpc::client::{CallOptions, ClientConfig, Http2Connection, SharedHttp2Connection};
+use connectrpc::{ConnectError, ErrorCode, Protocol};
+use futures::Stream;
+use hearth_types::{ExecutionId, NodeAddress, NodeId, SandboxId, SandboxSpec};
+use std::time::Duration;
+
+use crate::convert::{RunningSandbox, parse_id};
+use crate::generated::hearth::cluster::v1 as proto;
+use proto::__buffa::oneof::node_event::Event;
+
+/// Requests that may wait for the one connection to a node. A create holds one for at most its deadline, so this bounds
+/// how many creates are under way on a node from one control plane.
+const REQUESTS_QUEUED_MAX: usize = 1024;
+/// A create is given up after this; the node's own budgets are shorter.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A delete is given up after this; it is idempotent, so the caller tries again.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(30);
+/// A list is memory of the node.
+const LIST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a create tells about the sandbox it started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreatedSandbox {
+    /// Version of the guest daemon that answered.
+    pub envd_version: String,
+}
+
+/// How a node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// The node.
+    pub node_id: NodeId,
+    /// Sandboxes it runs or is starting.
+    pub sandboxes_running: u32,
+    /// Sandboxes it would run at most.
+    pub sandboxes_max: u32,
+}
+
+/// News from a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeEvent {
+    /// The node's state; the first event of every watch.
+    Status(NodeStatus),
+    /// A sandbox ended without having been asked to.
+    SandboxEnded {
+        /// The sandbox.
+        sandbox_id: SandboxId,
+        /// The run that ended.
+        execution_id: ExecutionId,
+        /// For people.
+        reason: String,
+    },
+}
+
+/// Why a node did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NodeError {
+    /// The node is full.
+    #[error("the node has no room for another sandbox")]
+    Capacity,
+    /// The node has no artifacts of the build.
+    #[error("the node does not have the build")]
+    UnknownBuild,
+    /// The node refused: stale execution id, invalid request.
+    #[error("the node refused: {0}")]
+    Refused(String),
+    /// The node tried and failed; nothing is left of the attempt.
+    #[error("the node failed: {0}")]
+    Failed(String),
+    /// The node did not answer: whether it acted is unknown.
+    #[error("the node did not answer: {0}")]
+    Unavailable(String),
+}
+
+impl NodeError {
+    /// Whether the same request may succeed on another node or later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Capacity | Self::Unavailable(_) => true,
+            Self::UnknownBuild | Self::Refused(_) | Self::Failed(_) => false,
+        }
+    }
+
+    /// Whether the request may have had its effect all the same.
+    #[must_use]
+    pub fn is_effect_unknown(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+impl From<ConnectError> for NodeError {
+    fn from(error: ConnectError) -> Self {
+        let text = error.message.clone().unwrap_or_else(|| error.code.as_str().to_owned());
+        match error.code {
+            ErrorCode::ResourceExhausted => Self::Capacity,
+            ErrorCode::NotFound => Self::UnknownBuild,
+            ErrorCode::FailedPrecondition | ErrorCode::InvalidArgument => Self::Refused(text),
+            ErrorCode::Unavailable | ErrorCode::DeadlineExceeded | ErrorCode::Canceled => Self::Unavailable(text),
+            _ => Self::Failed(text),
+        }
+    }
+}
+
+/// A handle to one node; cheap to clone. Connects when first used and again after a loss.
+#[derive(Clone)]
+pub struct NodeClient {
+    rpc: proto::NodeServiceClient<SharedHttp2Connection>,
+    address: NodeAddress,
+}
+
+impl NodeClient {
+    /// A client for the node at `address`; nothing is sent yet.
+    ///
+    /// # Panics
+    /// Never: the URI is made of a socket address or a constant.
+    #[must_use]
+    pub fn new(address: NodeAddress) -> Self {
+        let (connection, uri) = match &address {
+            NodeAddress::Unix(path) => {
+                let uri = http::Uri::from_static("http://node.local");
+                (Http2Connection::lazy_unix(path, uri.clone()), uri)
+            }
+            NodeAddress::Tcp(socket) => {
+                let uri: http::Uri =
+                    format!("http://{socket}").parse().expect("a socket address is an authority of a URI");
+                (Http2Connection::lazy_plaintext(uri.clone()), uri)
+            }
+        };
+        let config = ClientConfig::new(uri).with_protocol(Protocol::Grpc);
+        let rpc = proto::NodeServiceClient::new(connection.shared(REQUESTS_QUEUED_MAX), config);
+        Self { rpc, address }
+    }
+
+    /// Where the node listens.
+    #[must_use]
+    pub fn address(&self) -> &NodeAddress {
+        &self.address
+    }
+
+    /// Starts a sandbox; returns when its guest daemon has accepted its identity. A repeated request with the same
+    /// execution id joins the first.
+    ///
+    /// Dropping the future does not stop the node: send a [`delete`](Self::delete).
+    pub async fn create(&self, spec: &SandboxSpec) -> Result<CreatedSandbox, NodeError> {
+        let options = CallOptions::default().with_timeout(CREATE_TIMEOUT);
+        let response = self.rpc.create_sandbox_with_options(spec.into(), options).await?.into_owned();
+        Ok(CreatedSandbox { envd_version: response.envd_version })
+    }
+
+    /// Ends a sandbox; returns when nothing of it is left, and whether there was one. Idempotent.
+    pub async fn delete(&self, sandbox_id: &SandboxId, execution_id: ExecutionId) -> Result<bool, NodeError> {
+        let request = proto::DeleteSandboxRequest {
+            sandbox_id: sandbox_id.to_string(),
+            execution_id: execution_id.to_string(),
+            ..Default::default()
+        };
+        let options = CallOptions::default().with_timeout(DELETE_TIMEOUT);
+        Ok(self.rpc.delete_sandbox_with_options(request, options).await?.into_owned().existed)
+    }
+
+    /// What the node runs now. Cancel safe.
+    pub async fn list(&self) -> Result<Vec<RunningSandbox>, NodeError> {
+        let options = CallOptions::default().with_timeout(LIST_TIMEOUT);
+        let response =
+            self.rpc.list_sandboxes_with_options(proto::ListSandboxesRequest::default(), options).await?.into_owned();
+        let running = response.sandboxes.into_iter().map(RunningSandbox::try_from);
+        running.collect::<Result<_, _>>().map_err(|error| NodeError::Failed(error.to_string()))
+    }
+
+    /// The node's news from now on. The stream ends with an error when the node is lost; watch again and compare with
+    /// [`list`](Self::list), because what happened in between is not told. Cancel safe.
+    pub async fn watch(&self) -> Result<impl Stream<Item = Result<NodeEvent, NodeError>> + Send + use<>, NodeError> {
+        let stream = self.rpc.watch_node(proto::WatchNodeRequest::default()).await?;
+        Ok(futures::stream::unfold(Some(stream), |stream| async move {
+            let mut stream = stream?;
+            match stream.message().await {
+                Ok(Some(message)) => match event(message.to_owned_message()) {
+                    Ok(event) => Some((Ok(event), Some(stream))),
+                    Err(error) => Some((Err(error), None)),
+                },
+                Ok(None) => None,
+                Err(error) => Some((Err(error.into()), None)),
+            }
+        }))
+    }
+}
+
+fn event(message: proto::NodeEvent) -> Result<NodeEvent, NodeError> {
+    let invalid = |error: crate::ConvertError| NodeError::Failed(error.to_string());
+    match message.event {
+        Some(Event::Status(status)) => Ok(NodeEvent::Status(NodeStatus {
+            node_id: parse_id("node_id", &status.node_id).map_err(invalid)?,
+            sandboxes_running: status.sandboxes_running,
+            sandboxes_max: status.sandboxes_max,
+        })),
+        Some(Event::SandboxEnded(ended)) => Ok(NodeEvent::SandboxEnded {
+            sandbox_id: parse_id("sandbox_id", &ended.sandbox_id).map_err(invalid)?,
+            execution_id: parse_id("execution_id", &ended.execution_id).map_err(invalid)?,
+            reason: ended.reason,
+        }),
+        None => Err(NodeError::Failed("the node sent an event of a kind this version does not know".to_owned())),
+    }
+}
