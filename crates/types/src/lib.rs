@@ -8,12 +8,14 @@
 #![forbid(unsafe_code)]
 
 pub mod id;
+mod platform;
 mod reference;
 mod route;
 mod secret;
 mod spec;
 
 pub use id::{ApiKeyId, BuildId, ExecutionId, NodeId, SandboxId, TeamId, TemplateId};
+pub use platform::Platform;
 pub use reference::{ReferenceError, Tag, TemplateReference};
 pub use route::{NodeAddress, Route};
 pub use secret::Secret;
