@@ -1,0 +1,334 @@
+//! Processes that outlive the daemon.
+//!
+//! A VMM is started into its own session, network namespace and control group, with its output in a file, so that nothing
+//! ties it to the daemon. It is held by a pidfd (pidfd_open(2)): signals cannot hit a process that got the same number
+//! later, and its end is an event.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sched::{CloneFlags, setns};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+use tokio::io::unix::AsyncFd;
+
+use crate::cgroup::Group;
+
+/// Why a process was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// No such program.
+    #[error("`{program}` was not found")]
+    ProgramMissing {
+        /// What was looked for.
+        program: String,
+    },
+    /// What was to be prepared for it could not be opened.
+    #[error("opening `{}` for a new process", path.display())]
+    Prepare {
+        /// What.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The operating system refused.
+    #[error("starting `{program}`")]
+    Start {
+        /// The program.
+        program: String,
+        /// Why it refused.
+        source: io::Error,
+    },
+}
+
+impl SpawnError {
+    /// Whether the program is not there, which an operator mends by installing it.
+    #[must_use]
+    pub fn is_program_missing(&self) -> bool {
+        matches!(self, Self::ProgramMissing { .. })
+    }
+}
+
+/// A process to be started.
+#[derive(Debug)]
+pub struct Spawn {
+    program: PathBuf,
+    args: Vec<OsString>,
+    output: Option<OwnedFd>,
+    inherited: Vec<OwnedFd>,
+    namespace: Option<PathBuf>,
+    cgroup: Option<Group>,
+}
+
+impl Spawn {
+    /// The program: a path, or a name to be looked up in `PATH`.
+    #[must_use]
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            output: None,
+            inherited: Vec::new(),
+            namespace: None,
+            cgroup: None,
+        }
+    }
+
+    /// Its arguments.
+    pub fn args(&mut self, args: impl IntoIterator<Item = OsString>) -> &mut Self {
+        self.args.extend(args);
+        self
+    }
+
+    /// Where standard output and error go; otherwise they are dropped.
+    pub fn output(&mut self, file: OwnedFd) -> &mut Self {
+        self.output = Some(file);
+        self
+    }
+
+    /// A descriptor the process gets under the number it has here.
+    pub fn inherit(&mut self, descriptor: OwnedFd) -> &mut Self {
+        self.inherited.push(descriptor);
+        self
+    }
+
+    /// The network namespace it starts in.
+    pub fn namespace(&mut self, path: &Path) -> &mut Self {
+        self.namespace = Some(path.to_owned());
+        self
+    }
+
+    /// The control group it starts in.
+    pub fn cgroup(&mut self, group: &Group) -> &mut Self {
+        self.cgroup = Some(group.clone());
+        self
+    }
+
+    /// Starts it. All descriptors but the inherited ones are closed, its environment is empty, its standard input is
+    /// `/dev/null`, it cannot gain privileges (`no_new_privs`, prctl(2)) and leaves no core file.
+    ///
+    /// # Errors
+    /// Nothing runs then. Must be called within a tokio runtime.
+    pub fn spawn(self) -> Result<Process, SpawnError> {
+        let name = self.program.display().to_string();
+        let prepare = |path: &Path| {
+            let path = path.to_owned();
+            move |source| SpawnError::Prepare { path, source }
+        };
+        let namespace = match &self.namespace {
+            Some(path) => Some(File::open(path).map_err(prepare(path))?),
+            None => None,
+        };
+        let group = match &self.cgroup {
+            Some(group) => {
+                let path = group.procs();
+                Some(File::options().write(true).open(&path).map_err(prepare(&path))?)
+            }
+            None => None,
+        };
+        let mut command = Command::new(&self.program);
+        command.args(&self.args).env_clear().stdin(Stdio::null());
+        match self.output {
+            Some(file) => {
+                let copy = file.try_clone().map_err(|source| SpawnError::Start { program: name.clone(), source })?;
+                command.stdout(copy).stderr(file);
+            }
+            None => {
+                command.stdout(Stdio::null()).stderr(Stdio::null());
+            }
+        }
+        let numbers: Vec<RawFd> = self.inherited.iter().map(AsRawFd::as_raw_fd).collect();
+        // SAFETY: the closure runs between fork and exec and makes only system calls: it allocates nothing, takes no lock
+        // and touches no memory but its own captures, which the fork copied.
+        unsafe {
+            command.pre_exec(move || in_child(namespace.as_ref(), group.as_ref(), &numbers));
+        }
+        let child = command.spawn().map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => SpawnError::ProgramMissing { program: name.clone() },
+            _ => SpawnError::Start { program: name.clone(), source },
+        })?;
+        // The child is ours until it is waited for, so its number cannot be another's yet.
+        let pid = Pid::from_child(&child);
+        drop(self.inherited);
+        Process::open(pid, true).map_err(|source| SpawnError::Start { program: name, source })
+    }
+}
+
+/// What a child does before its program. Only system calls: see the caller.
+fn in_child(namespace: Option<&File>, group: Option<&File>, inherited: &[RawFd]) -> io::Result<()> {
+    use std::io::Write;
+
+    nix::unistd::setsid()?;
+    if let Some(mut group) = group {
+        // 0: the writing process (cgroups(7)).
+        group.write_all(b"0")?;
+    }
+    if let Some(namespace) = namespace {
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
+    }
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)?;
+    nix::sys::prctl::set_no_new_privs()?;
+    for number in inherited {
+        // SAFETY: the parent holds the descriptor open until the fork is over, and the child has its own table.
+        let descriptor = unsafe { std::os::fd::BorrowedFd::borrow_raw(*number) };
+        fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    }
+    Ok(())
+}
+
+/// A process, held by a pidfd. Cheap to clone. Dropping it leaves the process alone.
+#[derive(Debug, Clone)]
+pub struct Process {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    pid: Pid,
+    descriptor: AsyncFd<OwnedFd>,
+    is_child: bool,
+}
+
+impl Process {
+    fn open(pid: Pid, is_child: bool) -> io::Result<Self> {
+        let descriptor = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+        // SAFETY: the reactor must see the descriptor open until it is deregistered; `AsyncFd` owns it and closes it last.
+        let descriptor = unsafe { AsyncFd::register(descriptor) }?;
+        Ok(Self { inner: Arc::new(Inner { pid, descriptor, is_child }) })
+    }
+
+    /// All processes that have an argument containing `text`, except this one. Processes come and go meanwhile; one that
+    /// is returned did have the argument when its pidfd was already held.
+    #[must_use]
+    pub fn find_by_argument(text: &str) -> Vec<Self> {
+        let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+        let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let own = i32::try_from(std::process::id()).unwrap_or(0);
+        numbers
+            .filter(|number| *number != own && has_argument(*number, text))
+            .filter_map(|number| {
+                let process = Self::open(Pid::from_raw(number)?, false).ok()?;
+                // Looked at again under the pidfd: now the number cannot have changed its owner unnoticed.
+                has_argument(number, text).then_some(process)
+            })
+            .collect()
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.inner.pid.as_raw_nonzero().get()
+    }
+
+    /// Waits until it has ended, and reaps it if it is a child. Returns at once when it had. Cancel safe.
+    pub async fn wait(&self) {
+        // A pidfd becomes readable when its process ends. An error of the reactor means that the runtime is going.
+        let _ = self.inner.descriptor.readable().await;
+        if self.inner.is_child {
+            // Fails when it was reaped already, by a clone of this.
+            let _ = waitid(WaitId::PidFd(self.descriptor()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        }
+    }
+
+    /// SIGKILL. A process that has ended already is success.
+    pub fn kill(&self) -> io::Result<()> {
+        match pidfd_send_signal(self.inner.descriptor.get_ref(), Signal::KILL) {
+            Err(rustix::io::Errno::SRCH) | Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn descriptor(&self) -> std::os::fd::BorrowedFd<'_> {
+        use std::os::fd::AsFd;
+        self.inner.descriptor.get_ref().as_fd()
+    }
+}
+
+fn has_argument(pid: i32, text: &str) -> bool {
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    arguments.split(|byte| *byte == 0).any(|argument| contains(argument, text.as_bytes()))
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    !needle.is_empty() && haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+/// Looks a program up: a path as it is, a name in `PATH` and the administrator's folders, which a user's `PATH` may lack.
+#[must_use]
+pub fn find_program(name: &OsStr) -> Option<PathBuf> {
+    let path = Path::new(name);
+    if path.components().count() > 1 {
+        return path.is_file().then(|| path.to_owned());
+    }
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&folders).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    folders.map(|folder| folder.join(path)).find(|candidate| candidate.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_killed_process_is_gone_and_reaped() {
+        let mut spawn = Spawn::new("sleep");
+        spawn.args(["1000".into()]);
+        let process = spawn.spawn().expect("sleep exists");
+        assert!(Path::new(&format!("/proc/{}", process.pid())).exists());
+        process.kill().expect("kills");
+        tokio::time::timeout(Duration::from_secs(10), process.wait()).await.expect("ends");
+        assert!(!Path::new(&format!("/proc/{}", process.pid())).exists(), "a zombie is left");
+        process.kill().expect("killing twice is success");
+        process.wait().await;
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_is_called_missing() {
+        let error = Spawn::new("/nonexistent/program").spawn().expect_err("missing");
+        assert!(error.is_program_missing(), "{error}");
+    }
+
+    #[tokio::test]
+    async fn only_what_is_inherited_is_inherited() {
+        let (mut reader, writer) = io::pipe().expect("pipe");
+        let (mut secret_reader, secret) = io::pipe().expect("pipe");
+        let number = writer.as_raw_fd();
+        // Not every shell knows descriptors of two digits.
+        let mut spawn = Spawn::new("bash");
+        let script = format!("echo hello >&{number}; echo leak >&{} 2>/dev/null", secret.as_raw_fd());
+        spawn.args(["-c".into(), script.into()]).inherit(writer.into());
+        spawn.spawn().expect("bash exists").wait().await;
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("reads");
+        assert_eq!(text, "hello\n");
+        let mut own = secret;
+        own.write_all(b"own").expect("writes");
+        drop(own);
+        text.clear();
+        secret_reader.read_to_string(&mut text).expect("reads");
+        assert_eq!(text, "own");
+    }
+
+    #[tokio::test]
+    async fn a_process_is_found_by_its_argument() {
+        let mark = format!("1000.{}", std::process::id());
+        let mut spawn = Spawn::new("sleep");
+        spawn.args([mark.clone().into()]);
+        let started = spawn.spawn().expect("sleep exists");
+        // spawn returns after exec: the child has its own arguments.
+        let found = Process::find_by_argument(&mark);
+        assert_eq!(found.iter().map(Process::pid).collect::<Vec<_>>(), [started.pid()]);
+        found[0].kill().expect("kills");
+        started.wait().await;
+        assert!(Process::find_by_argument(&mark).is_empty());
+    }
+}

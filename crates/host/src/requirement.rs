@@ -1,0 +1,125 @@
+//! What this host has of what Hearth needs, for `hearth doctor`.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
+
+use crate::process::find_program;
+
+/// How much is lost without something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// No sandbox runs.
+    Required,
+    /// Sandboxes run, slower or with less protection.
+    Recommended,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What.
+    pub name: &'static str,
+    /// How much it matters.
+    pub need: Need,
+    /// Whether it is there.
+    pub found: bool,
+    /// What was seen.
+    pub detail: String,
+    /// What is lost when it is missing.
+    pub cost: &'static str,
+    /// How to mend it; empty when there is nothing to mend.
+    pub fix: &'static str,
+}
+
+/// A program in the search path.
+#[must_use]
+pub fn program(name: &'static str, need: Need, cost: &'static str, fix: &'static str) -> Finding {
+    let found = find_program(OsStr::new(name));
+    let detail = found.as_ref().map_or_else(|| "not found".to_owned(), |path| path.display().to_string());
+    Finding { name, need, found: found.is_some(), detail, cost, fix }
+}
+
+/// Whether this process is root.
+#[must_use]
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// The right to make network namespaces, and the devices for it.
+#[must_use]
+pub fn network_namespaces() -> Finding {
+    let tun = Path::new("/dev/net/tun").exists();
+    let found = is_root() && tun;
+    let detail = match (is_root(), tun) {
+        (true, true) => "running as root, /dev/net/tun is there".to_owned(),
+        (true, false) => "/dev/net/tun is missing".to_owned(),
+        (false, _) => "not running as root".to_owned(),
+    };
+    Finding {
+        name: "network namespaces",
+        need: Need::Recommended,
+        found,
+        detail,
+        cost: "sandboxes use the VMM's user-mode network: slower, a guest can reach whatever this user can reach \
+               (also services on this machine), and a closed port looks like a dropped connection",
+        fix: "run hearth as root; load the module `tun`",
+    }
+}
+
+/// Hardware virtualization, as far as files tell; the proof is a boot.
+#[must_use]
+pub fn kvm() -> Finding {
+    let modules: Vec<&str> = ["kvm_intel", "kvm_amd", "kvm_pvm"]
+        .into_iter()
+        .filter(|module| Path::new("/sys/module").join(module).exists())
+        .collect();
+    let device = Path::new("/dev/kvm");
+    let usable = fs::File::options().read(true).write(true).open(device).is_ok();
+    let paravirtual = modules == ["kvm_pvm"];
+    let detail = match (device.exists(), usable, paravirtual) {
+        (false, _, _) => "/dev/kvm does not exist".to_owned(),
+        (true, false, _) => "/dev/kvm cannot be opened".to_owned(),
+        (true, true, true) => {
+            "/dev/kvm opens, but this host's KVM is paravirtual (kvm_pvm) and cannot run an ordinary kernel".to_owned()
+        }
+        (true, true, false) => format!("/dev/kvm opens, modules: {}", modules.join(", ")),
+    };
+    Finding {
+        name: "KVM",
+        need: Need::Recommended,
+        found: usable && !paravirtual,
+        detail,
+        cost: "guests are emulated in software: everything in them is several times slower",
+        fix: "enable virtualization in the firmware, or nested virtualization in the hypervisor below; \
+              as a user, join the group kvm",
+    }
+}
+
+/// Whether packets of guests may leave: forwarding is switched on when a daemon starts as root.
+#[must_use]
+pub fn forwarding() -> Finding {
+    let value = fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap_or_default();
+    let found = value.trim() == "1" || is_root();
+    Finding {
+        name: "IPv4 forwarding",
+        need: Need::Recommended,
+        found,
+        detail: format!("net.ipv4.ip_forward = {}", value.trim()),
+        cost: "guests cannot reach the internet",
+        fix: "sysctl -w net.ipv4.ip_forward=1 (hearth does it when it runs as root)",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_program_is_told_with_its_fix() {
+        let finding = program("hearth-no-such-program", Need::Required, "nothing works", "install it");
+        assert!(!finding.found);
+        assert_eq!((finding.detail.as_str(), finding.fix), ("not found", "install it"));
+        assert!(program("sh", Need::Required, "", "").found);
+    }
+}

@@ -1,0 +1,126 @@
+//! The number of this daemon among those of the machine, and what follows from it.
+
+use std::fs;
+use std::net::Ipv4Addr;
+
+use hearth_host::lock::{self, Lock};
+
+use crate::config::{Config, Error};
+
+/// Daemons on one machine: one for each /20 of the block.
+const INSTANCES: u32 = 16;
+/// Slots of an instance: two addresses each.
+pub(crate) const SLOTS: u32 = 2048;
+
+/// An instance number, held for the life of the daemon.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    number: u32,
+    block: Ipv4Addr,
+    _lock: Lock,
+}
+
+impl Instance {
+    /// Takes a number: the one this owner had before, if it is free, so that what it left is removed; then one nobody used;
+    /// then any that is free.
+    pub(crate) fn claim(config: &Config) -> Result<Self, Error> {
+        let folder = &config.lock_folder;
+        fs::create_dir_all(folder).map_err(|source| Error::LockFolder { path: folder.clone(), source })?;
+        let path = |number: u32| folder.join(format!("instance-{number}.lock"));
+        let last_owner = |number: &u32| fs::read_to_string(path(*number)).unwrap_or_default();
+        let mut numbers: Vec<u32> = (0..INSTANCES).collect();
+        numbers.sort_by_cached_key(|number| match last_owner(number) {
+            owner if owner == config.owner => 0,
+            owner if owner.is_empty() => 1,
+            _ => 2,
+        });
+        for number in numbers {
+            match Lock::take(&path(number), &config.owner) {
+                Ok(lock) => return Ok(Self { number, block: config.block, _lock: lock }),
+                Err(lock::Error::Held { .. }) => {}
+                Err(error) => return Err(Error::Lock(error)),
+            }
+        }
+        Err(Error::InstancesExhausted(INSTANCES))
+    }
+
+    /// The prefix of all namespaces of the instance.
+    pub(crate) fn namespace_prefix(&self) -> String {
+        format!("hearth-{}-", self.number)
+    }
+
+    /// The name of a slot's namespace.
+    pub(crate) fn namespace(&self, slot: u32) -> String {
+        format!("{}{slot}", self.namespace_prefix())
+    }
+
+    /// The prefix of all links of the instance on the host.
+    pub(crate) fn link_prefix(&self) -> String {
+        format!("hrt{}-", self.number)
+    }
+
+    /// The host's end of a slot's link: at most 15 characters (IFNAMSIZ, netdevice(7)).
+    pub(crate) fn link(&self, slot: u32) -> String {
+        format!("{}{slot}", self.link_prefix())
+    }
+
+    /// The host's table of the instance.
+    pub(crate) fn table(&self) -> String {
+        format!("hearth-{}", self.number)
+    }
+
+    /// The addresses of a slot's link: the host's end and the slot's, a /31 (RFC 3021).
+    pub(crate) fn addresses(&self, slot: u32) -> (Ipv4Addr, Ipv4Addr) {
+        let first = u32::from(self.block) + (self.number * SLOTS + slot) * 2;
+        (Ipv4Addr::from(first), Ipv4Addr::from(first + 1))
+    }
+
+    /// The range of the instance, in CIDR form.
+    pub(crate) fn range(&self) -> String {
+        format!("{}/20", self.addresses(0).0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Mode;
+
+    fn config(folder: &std::path::Path, owner: &str) -> Config {
+        Config {
+            mode: Mode::Auto,
+            owner: owner.to_owned(),
+            lock_folder: folder.to_owned(),
+            block: Ipv4Addr::new(10, 11, 0, 0),
+            prepared_target: 0,
+        }
+    }
+
+    #[test]
+    fn instances_do_not_meet_and_owners_return() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let a = Instance::claim(&config(folder.path(), "a")).expect("free");
+        let b = Instance::claim(&config(folder.path(), "b")).expect("free");
+        assert_ne!(a.number, b.number);
+        let was = b.number;
+        drop((a, b));
+        let b = Instance::claim(&config(folder.path(), "b")).expect("free");
+        assert_eq!(b.number, was);
+        let all: Vec<Instance> =
+            (1..INSTANCES).map(|_| Instance::claim(&config(folder.path(), "c")).expect("free")).collect();
+        assert!(matches!(Instance::claim(&config(folder.path(), "d")), Err(Error::InstancesExhausted(INSTANCES))));
+        let last = all.iter().map(|instance| instance.number).max().expect("some");
+        assert!(last < INSTANCES);
+    }
+
+    #[test]
+    fn addresses_fit_the_block() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let first = Instance::claim(&config(folder.path(), "a")).expect("free");
+        assert_eq!(first.addresses(0), (Ipv4Addr::new(10, 11, 0, 0), Ipv4Addr::new(10, 11, 0, 1)));
+        assert_eq!(first.range(), "10.11.0.0/20");
+        let last = Instance { number: INSTANCES - 1, ..first };
+        assert_eq!(last.addresses(SLOTS - 1).1, Ipv4Addr::new(10, 11, 255, 255));
+        assert!(last.link(SLOTS - 1).len() <= 15);
+    }
+}

@@ -1,0 +1,233 @@
+//! QEMU's command line for a machine.
+//!
+//! The device layout here is part of every snapshot: whoever changes it raises [`LAYOUT`], so that older snapshots are
+//! refused instead of misread. What the guest can see of a restored VM must be the same as when it was booted; what only
+//! the host sees (share or private memory, console, monitor) may differ.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use crate::machine::{Boot, Machine, Nic};
+use crate::{Accelerator, Saved};
+
+/// Revision of the devices below.
+pub(super) const LAYOUT: u32 = 1;
+/// The same in every guest: each has a network of its own. Locally administered, unicast.
+const GUEST_MAC: &str = "02:fc:00:00:00:05";
+/// Translated code kept per VM under emulation. Larger helps long computations and costs memory per VM.
+const TRANSLATION_BUFFER_MIB: u32 = 64;
+/// What is kept of a guest's console. The guest writes to it, so it must be bounded.
+const CONSOLE_BYTES: u32 = 64 * 1024;
+
+/// How the VM comes to life.
+pub(super) enum Origin<'a> {
+    /// From its kernel; memory is the file, shared.
+    Boot(&'a Boot),
+    /// From a snapshot, loaded by a monitor command; memory is private.
+    Restore(&'a Saved),
+}
+
+/// The arguments for a machine whose monitor listens on the inherited descriptor `monitor_fd`.
+pub(super) fn arguments(
+    machine: &Machine,
+    accelerator: Accelerator,
+    origin: &Origin<'_>,
+    monitor_fd: i32,
+) -> Vec<OsString> {
+    let resources = machine.resources;
+    let mut line = Line::default();
+    line.flags(&["-nodefaults", "-no-user-config", "-no-reboot"]);
+    line.option("-display", "none");
+    line.option("-machine", MACHINE);
+    line.option("-accel", &accelerator_option(accelerator));
+    line.option("-cpu", cpu_model(accelerator));
+    line.option("-smp", &resources.vcpus.to_string());
+    line.option("-m", &resources.memory_mib.to_string());
+    // Device state is exchanged without QEMU's configuration section, in files that only device state is in.
+    line.option("-global", "migration.send-configuration=off");
+    memory(&mut line, resources.memory_mib, origin);
+    console(&mut line, &machine.folder, origin);
+    disk(&mut line, machine);
+    network(&mut line, &machine.nic);
+    line.option("-chardev", &format!("socket,id=monitor,fd={monitor_fd},server=on,wait=off"));
+    line.option("-mon", "chardev=monitor,mode=control");
+    // seccomp: no new programs, no privileges, no scheduling changes, should the guest take over the process.
+    line.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    match origin {
+        Origin::Boot(boot) => {
+            line.path_option("-kernel", &boot.kernel.image);
+            line.path_option("-initrd", &boot.kernel.initramfs);
+            // `quiet`: every console character is an exit. `panic=-1` with -no-reboot ends the process.
+            let mut words = vec!["console=ttyS0", "quiet", "panic=-1"];
+            words.extend(boot.arguments.iter().map(String::as_str));
+            line.option("-append", &words.join(" "));
+        }
+        // Without a kernel: guest memory has it. `-S`, because without a configuration section the guest would run the
+        // moment its state is loaded.
+        Origin::Restore(_) => {
+            line.flags(&["-S"]);
+            line.option("-incoming", "defer");
+        }
+    }
+    line.words
+}
+
+/// Machine type and its switches. The VM description is left out of device state: nobody reads it.
+const MACHINE: &str = "microvm,acpi=on,rtc=on,isa-serial=on,memory-backend=mem,suppress-vmdesc=on";
+
+pub(super) fn cpu_model(accelerator: Accelerator) -> &'static str {
+    match accelerator {
+        Accelerator::Kvm => "host",
+        Accelerator::Tcg => "max",
+    }
+}
+
+fn accelerator_option(accelerator: Accelerator) -> String {
+    match accelerator {
+        Accelerator::Kvm => "kvm".to_owned(),
+        Accelerator::Tcg => format!("tcg,thread=multi,tb-size={TRANSLATION_BUFFER_MIB}"),
+    }
+}
+
+fn memory(line: &mut Line, memory_mib: u32, origin: &Origin<'_>) {
+    let (file, share) = match origin {
+        Origin::Boot(boot) => (&boot.memory, "on"),
+        Origin::Restore(saved) => (&saved.memory, "off"),
+    };
+    let head = format!("memory-backend-file,id=mem,size={memory_mib}M,share={share},mem-path=");
+    line.option_with_path("-object", &head, file);
+}
+
+fn console(line: &mut Line, folder: &Path, origin: &Origin<'_>) {
+    match origin {
+        // A booting guest runs our own programs, and when it fails the console is how people learn why.
+        Origin::Boot(_) => line.option_with_path("-chardev", "file,id=console,path=", &folder.join(super::CONSOLE)),
+        Origin::Restore(_) => line.option("-chardev", &format!("ringbuf,id=console,size={CONSOLE_BYTES}")),
+    }
+    line.option("-serial", "chardev:console");
+}
+
+fn disk(line: &mut Line, machine: &Machine) {
+    match &machine.overlay {
+        Some(overlay) => {
+            let base = "driver=file,node-name=base-file,read-only=on,filename=";
+            line.option_with_path("-blockdev", base, &machine.base);
+            line.option("-blockdev", "driver=raw,node-name=base,read-only=on,file=base-file");
+            let file = "driver=file,node-name=root-file,discard=unmap,filename=";
+            line.option_with_path("-blockdev", file, overlay);
+            // No flush reaches the disk: the overlay is worth nothing without the memory of this VM, and what saves the
+            // two together syncs the file itself.
+            let root = "driver=qcow2,node-name=root,discard=unmap,cache.no-flush=on,file=root-file,backing=base";
+            line.option("-blockdev", root);
+        }
+        None => {
+            let file = "driver=file,node-name=root-file,discard=unmap,filename=";
+            line.option_with_path("-blockdev", file, &machine.base);
+            line.option("-blockdev", "driver=raw,node-name=root,discard=unmap,cache.no-flush=on,file=root-file");
+        }
+    }
+    line.option("-device", "virtio-blk-device,drive=root");
+}
+
+fn network(line: &mut Line, nic: &Nic) {
+    match nic {
+        Nic::Tap { name } => {
+            line.option("-netdev", &format!("tap,id=net,ifname={},script=no,downscript=no", escaped(name)));
+        }
+        Nic::User { forwards } => {
+            // The guest keeps the addresses that it has behind a tap. IPv6 is off as it is there.
+            let mut option =
+                "user,id=net,ipv6=off,net=169.254.0.20/30,host=169.254.0.22,dhcpstart=169.254.0.21".to_owned();
+            for (host, guest) in forwards {
+                option.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-169.254.0.21:{guest}"));
+            }
+            line.option("-netdev", &option);
+        }
+    }
+    line.option("-device", &format!("virtio-net-device,netdev=net,mac={GUEST_MAC}"));
+}
+
+/// A command line under construction.
+#[derive(Default)]
+struct Line {
+    words: Vec<OsString>,
+}
+
+impl Line {
+    fn flags(&mut self, flags: &[&str]) {
+        self.words.extend(flags.iter().map(OsString::from));
+    }
+
+    fn option(&mut self, name: &str, value: &str) {
+        self.words.push(name.into());
+        self.words.push(value.into());
+    }
+
+    /// An option whose whole value is a path: QEMU takes it as it is.
+    fn path_option(&mut self, name: &str, path: &Path) {
+        self.words.push(name.into());
+        self.words.push(path.into());
+    }
+
+    /// An option that ends in a path; commas in it are doubled as QEMU wants.
+    fn option_with_path(&mut self, name: &str, head: &str, path: &Path) {
+        self.option(name, &format!("{head}{}", escaped(&path.to_string_lossy())));
+    }
+}
+
+/// QEMU separates the keys of an option with commas; a comma in a value is written twice.
+fn escaped(value: &str) -> String {
+    value.replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use hearth_types::Resources;
+
+    use super::*;
+    use crate::Kernel;
+
+    fn machine() -> Machine {
+        Machine {
+            folder: PathBuf::from("/vm"),
+            resources: Resources { vcpus: 2, memory_mib: 512, disk_mib: 1024 },
+            base: PathBuf::from("/a,b/rootfs"),
+            overlay: Some(PathBuf::from("/vm/overlay")),
+            nic: Nic::Tap { name: "tap0".to_owned() },
+            namespace: None,
+            cgroup: None,
+        }
+    }
+
+    fn text(words: &[OsString]) -> String {
+        words.iter().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_restored_vm_waits_stopped_on_private_memory() {
+        let saved = Saved { memory: PathBuf::from("/m"), state: PathBuf::from("/s") };
+        let line = text(&arguments(&machine(), Accelerator::Tcg, &Origin::Restore(&saved), 3));
+        for part in ["-S", "-incoming defer", "share=off,mem-path=/m", "filename=/a,,b/rootfs", "ringbuf", "fd=3"] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+        assert!(!line.contains("-kernel"), "{line}");
+    }
+
+    #[test]
+    fn a_booted_vm_shares_its_memory_with_the_file() {
+        let boot = Boot {
+            kernel: Kernel { version: "6".to_owned(), image: "/k".into(), initramfs: "/i".into() },
+            arguments: vec!["x=y".to_owned()],
+            memory: PathBuf::from("/m"),
+        };
+        let line = text(&arguments(&machine(), Accelerator::Kvm, &Origin::Boot(&boot), 3));
+        for part in
+            ["share=on,mem-path=/m", "-kernel /k", "-initrd /i", "quiet panic=-1 x=y", "-accel kvm", "-cpu host"]
+        {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+        assert!(!line.contains("-incoming") && !line.contains("-S "), "{line}");
+    }
+}

@@ -1,0 +1,135 @@
+//! QEMU's monitor: one JSON object a line over a Unix socket (QEMU, `docs/interop/qmp-spec.rst`).
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+
+use crate::Error;
+
+/// Longest line that is read. Replies to our commands are a few hundred bytes; a VMM that its guest took over could send
+/// anything.
+const LINE_BYTES_MAX: usize = 1 << 20;
+/// Events that may stand before a reply before the connection counts as broken.
+const EVENTS_MAX: usize = 10_000;
+/// How long one command may take. The longest (saving device state) takes milliseconds.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// An open monitor.
+#[derive(Debug)]
+pub(super) struct Monitor {
+    lines: BufReader<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+}
+
+impl Monitor {
+    /// Connects to a monitor socket that already listens and finishes the greeting. The greeting comes when the VMM's main
+    /// loop first runs, so this is also how its start is waited for.
+    pub(super) async fn connect(socket: &Path) -> Result<Self, Error> {
+        let action = "connecting to the monitor";
+        let monitor = |source| Error::Monitor { action, source };
+        let (reader, writer) = UnixStream::connect(socket).await.map_err(monitor)?.into_split();
+        let mut connection = Self { lines: BufReader::new(reader), writer };
+        let greeting = connection.line().await.map_err(monitor)?;
+        if greeting.get("QMP").is_none() {
+            return Err(monitor(io::Error::new(io::ErrorKind::InvalidData, "the greeting is not QMP's")));
+        }
+        connection.execute("qmp_capabilities", json!({})).await?;
+        Ok(connection)
+    }
+
+    /// Runs one command and returns what it returned.
+    pub(super) async fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
+        match tokio::time::timeout(COMMAND_TIMEOUT, self.exchange(command, arguments)).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::Timeout { action: command, limit: COMMAND_TIMEOUT }),
+        }
+    }
+
+    async fn exchange(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
+        let monitor = |source| Error::Monitor { action: command, source };
+        let mut request = json!({ "execute": command, "arguments": arguments }).to_string();
+        request.push('\n');
+        self.writer.write_all(request.as_bytes()).await.map_err(monitor)?;
+        for _ in 0..EVENTS_MAX {
+            let mut reply = self.line().await.map_err(monitor)?;
+            if let Some(value) = reply.get_mut("return") {
+                return Ok(value.take());
+            }
+            if let Some(error) = reply.get("error") {
+                let reason = error.get("desc").and_then(Value::as_str).unwrap_or("no reason given").to_owned();
+                return Err(Error::Refused { command: command.to_owned(), reason });
+            }
+        }
+        Err(monitor(io::Error::new(io::ErrorKind::InvalidData, "only events, no reply")))
+    }
+
+    async fn line(&mut self) -> io::Result<Value> {
+        let mut line = Vec::new();
+        loop {
+            let chunk = self.lines.fill_buf().await?;
+            if chunk.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let end = chunk.iter().position(|byte| *byte == b'\n');
+            let taken = end.map_or(chunk.len(), |end| end + 1);
+            line.extend_from_slice(&chunk[..taken]);
+            self.lines.consume(taken);
+            if line.len() > LINE_BYTES_MAX {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the line is too long"));
+            }
+            if end.is_some() {
+                return serde_json::from_slice(&line)
+                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    async fn served(script: &'static str) -> (tempfile::TempDir, std::path::PathBuf) {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("qmp");
+        let listener = UnixListener::bind(&path).expect("binds");
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("accepts");
+            stream.write_all(script.as_bytes()).await.expect("writes");
+            let mut sink = Vec::new();
+            let _ = stream.read_to_end(&mut sink).await;
+        });
+        (folder, path)
+    }
+
+    #[tokio::test]
+    async fn events_are_skipped_and_refusals_told() {
+        let (_folder, path) = served(concat!(
+            "{\"QMP\":{}}\n{\"return\":{}}\n",
+            "{\"event\":\"STOP\"}\n{\"return\":{\"status\":\"paused\"}}\n",
+            "{\"error\":{\"class\":\"GenericError\",\"desc\":\"no\"}}\n"
+        ))
+        .await;
+        let mut monitor = Monitor::connect(&path).await.expect("greets");
+        let status = monitor.execute("query-status", json!({})).await.expect("answers");
+        assert_eq!(status["status"], "paused");
+        let refused = monitor.execute("cont", json!({})).await.expect_err("refused");
+        assert!(matches!(refused, Error::Refused { reason, .. } if reason == "no"));
+    }
+
+    #[tokio::test]
+    async fn nonsense_is_an_error() {
+        for script in ["{\"QMP\":{}}\nnonsense\n", "{}\n", "\u{0}\n"] {
+            let (_folder, path) = served(script).await;
+            assert!(matches!(Monitor::connect(&path).await, Err(Error::Monitor { .. })), "{script:?}");
+        }
+    }
+}

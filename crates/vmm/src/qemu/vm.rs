@@ -1,0 +1,274 @@
+//! One QEMU process with its monitor.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hearth_host::process::{Process, Spawn};
+use serde_json::{Value, json};
+
+use super::command::{self, Origin};
+use super::qmp::Monitor;
+use super::{CONSOLE, LOG, MONITOR};
+use crate::machine::Machine;
+use crate::{Accelerator, Error};
+
+/// How long a VMM may take until its main loop runs. It takes 30 ms; with many starting at once on a busy host, seconds.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long device state may take to load: it takes milliseconds.
+const LOAD_LIMIT: Duration = Duration::from_secs(30);
+/// Between looks at whether device state is loaded.
+const LOAD_POLL: Duration = Duration::from_micros(500);
+/// How long a killed process may take to be gone before that is logged as odd.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// How much of a log is quoted in an error.
+const LOG_QUOTE_BYTES: usize = 600;
+
+/// A QEMU process.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    process: Process,
+    monitor: Option<Monitor>,
+    folder: PathBuf,
+    /// The number under which the process has the device state to load.
+    state_fd: Option<RawFd>,
+}
+
+impl Vm {
+    /// Starts QEMU. The monitor socket listens before QEMU exists, so connecting needs no retries.
+    pub(super) fn start(
+        program: &Path,
+        accelerator: Accelerator,
+        machine: &Machine,
+        origin: &Origin<'_>,
+    ) -> Result<Self, Error> {
+        let folder = machine.folder.clone();
+        let listener = OwnedFd::from(listen(&folder)?);
+        let log = open_log(&folder.join(LOG))?;
+        let mut spawn = Spawn::new(program);
+        spawn
+            .args(command::arguments(machine, accelerator, origin, listener.as_raw_fd()))
+            .output(log)
+            .inherit(listener);
+        let state_fd = match origin {
+            Origin::Boot(_) => None,
+            Origin::Restore(saved) => {
+                let state = open_state(&saved.state)?;
+                let number = state.as_raw_fd();
+                spawn.inherit(state);
+                Some(number)
+            }
+        };
+        if let Some(namespace) = &machine.namespace {
+            spawn.namespace(namespace);
+        }
+        if let Some(group) = &machine.cgroup {
+            spawn.cgroup(group);
+        }
+        let process = spawn.spawn().map_err(|source| {
+            if source.is_program_missing() {
+                Error::ProgramMissing { program: program.display().to_string() }
+            } else {
+                Error::Spawn { program: program.display().to_string(), source }
+            }
+        })?;
+        Ok(Self { process, monitor: None, folder, state_fd })
+    }
+
+    /// Connects the monitor of a VM that was just started; a VM that cannot be used is ended.
+    pub(super) async fn connected(&mut self, action: &'static str) -> Result<(), Error> {
+        let result = tokio::select! {
+            // The process's end is looked at first: then its log says more than the broken socket.
+            biased;
+            () = self.process.wait() => Err(self.exited(action)),
+            monitor = tokio::time::timeout(START_LIMIT, self.open_monitor()) => match monitor {
+                Ok(result) => result,
+                Err(_) => Err(Error::Timeout { action, limit: START_LIMIT }),
+            },
+        };
+        match result {
+            Ok(monitor) => {
+                self.monitor = Some(monitor);
+                Ok(())
+            }
+            Err(error) => {
+                let error = self.explained(error, action).await;
+                self.end().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// A broken monitor most often means that the process is going: its log then says why.
+    async fn explained(&self, error: Error, action: &'static str) -> Error {
+        let grace = Duration::from_millis(200);
+        let ended = tokio::time::timeout(grace, self.process.wait()).await.is_ok();
+        if ended { self.exited(action) } else { error }
+    }
+
+    async fn open_monitor(&self) -> Result<Monitor, Error> {
+        let folder = open_folder(&self.folder)?;
+        Monitor::connect(&through(&folder, MONITOR)).await
+    }
+
+    fn exited(&self, action: &'static str) -> Error {
+        Error::Exited { action, log: tail(&self.folder.join(LOG)) }
+    }
+
+    async fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
+        let gone = || Error::Monitor { action: command, source: io::ErrorKind::NotConnected.into() };
+        let monitor = self.monitor.as_mut().ok_or_else(gone)?;
+        let result = monitor.execute(command, arguments).await;
+        if let Err(Error::Monitor { .. } | Error::Timeout { .. }) = &result {
+            // Replies may be out of step from here on.
+            self.monitor = None;
+        }
+        result
+    }
+
+    /// Loads the device state that [`start`](Self::start) handed over; a VM that cannot be used is ended.
+    pub(super) async fn load_state(&mut self) -> Result<(), Error> {
+        let loaded = match tokio::time::timeout(LOAD_LIMIT, self.load()).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::Timeout { action: "loading device state", limit: LOAD_LIMIT }),
+        };
+        if let Err(error) = loaded {
+            let error = self.explained(error, "loading device state").await;
+            self.end().await;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    async fn load(&mut self) -> Result<(), Error> {
+        let Some(number) = self.state_fd.take() else { return Ok(()) };
+        self.execute("migrate-incoming", json!({ "uri": format!("fd:{number}") })).await?;
+        loop {
+            let status = self.execute("query-status", json!({})).await?;
+            match status.get("status").and_then(Value::as_str) {
+                Some("inmigrate") => tokio::time::sleep(LOAD_POLL).await,
+                Some("paused" | "prelaunch") => return Ok(()),
+                other => {
+                    let reason = format!("the VM is in state {} after loading", other.unwrap_or("unknown"));
+                    return Err(Error::Refused { command: "migrate-incoming".to_owned(), reason });
+                }
+            }
+        }
+    }
+
+    pub(crate) async fn stop(&mut self) -> Result<(), Error> {
+        self.execute("stop", json!({})).await.map(drop)
+    }
+
+    pub(crate) async fn resume(&mut self) -> Result<(), Error> {
+        self.execute("cont", json!({})).await.map(drop)
+    }
+
+    pub(crate) async fn save_state(&mut self, state: &Path) -> Result<(), Error> {
+        let arguments = json!({ "filename": state.to_string_lossy(), "live": false });
+        self.execute("xen-save-devices-state", arguments).await.map(drop)
+    }
+
+    pub(crate) async fn forward(&mut self, guest_port: u16) -> Result<u16, Error> {
+        // QEMU cannot be asked which port it was given, so one is found for it; another process may take it first, which
+        // is then QEMU's refusal.
+        let free = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
+        let host_port = free.map_err(|source| Error::Monitor { action: "finding a free port", source })?.port();
+        let line = format!("hostfwd_add net tcp:127.0.0.1:{host_port}-169.254.0.21:{guest_port}");
+        let reply = self.execute("human-monitor-command", json!({ "command-line": line })).await?;
+        match reply.as_str().unwrap_or_default().trim() {
+            "" => Ok(host_port),
+            reason => Err(Error::Refused { command: "hostfwd_add".to_owned(), reason: reason.to_owned() }),
+        }
+    }
+
+    pub(crate) async fn console(&mut self) -> String {
+        let path = self.folder.join(CONSOLE);
+        if path.exists() {
+            return tail(&path);
+        }
+        let arguments = json!({ "device": "console", "size": LOG_QUOTE_BYTES, "format": "utf8" });
+        let text = self.execute("ringbuf-read", arguments).await;
+        text.ok().and_then(|text| text.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+
+    /// Waits until a booting guest's console contains `text`.
+    pub(super) async fn console_shows(&mut self, text: &str, limit: Duration) -> Result<(), Error> {
+        let action = "booting to its first program";
+        let console = self.folder.join(CONSOLE);
+        let shown = async {
+            while !std::fs::read(&console).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(text)) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            () = self.process.wait() => Err(self.exited(action)),
+            shown = tokio::time::timeout(limit, shown) => shown.map_err(|_| Error::Timeout { action, limit }),
+        }
+    }
+
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
+    }
+
+    pub(crate) async fn ended(&self) {
+        self.process.wait().await;
+    }
+
+    pub(crate) async fn kill(mut self) {
+        self.end().await;
+    }
+
+    async fn end(&mut self) {
+        self.monitor = None;
+        if let Err(error) = self.process.kill() {
+            tracing::warn!(pid = self.process.pid(), %error, "could not kill the VMM");
+        }
+        if tokio::time::timeout(KILL_LIMIT, self.process.wait()).await.is_err() {
+            tracing::error!(pid = self.process.pid(), "the VMM is still there after SIGKILL");
+        }
+        let _ = std::fs::remove_file(self.folder.join(MONITOR));
+    }
+}
+
+/// Listens on the monitor socket in `folder`. The name goes through a descriptor of the folder, because a socket's path has
+/// at most 107 characters (unix(7)) and a data directory may be longer.
+fn listen(folder: &Path) -> Result<UnixListener, Error> {
+    let error = |source| Error::File { action: "listening in", path: folder.to_owned(), source };
+    let descriptor = open_folder(folder)?;
+    let path = through(&descriptor, MONITOR);
+    match std::fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(error(source)),
+        _ => {}
+    }
+    UnixListener::bind(&path).map_err(error)
+}
+
+fn open_folder(folder: &Path) -> Result<File, Error> {
+    File::open(folder).map_err(|source| Error::File { action: "opening the folder", path: folder.to_owned(), source })
+}
+
+fn through(folder: &impl AsFd, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{name}", folder.as_fd().as_raw_fd()))
+}
+
+fn open_state(path: &Path) -> Result<OwnedFd, Error> {
+    let opened = File::open(path).map(OwnedFd::from);
+    opened.map_err(|source| Error::File { action: "opening the device state", path: path.to_owned(), source })
+}
+
+fn open_log(path: &Path) -> Result<OwnedFd, Error> {
+    let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(path).map(OwnedFd::from);
+    opened.map_err(|source| Error::File { action: "opening the log", path: path.to_owned(), source })
+}
+
+/// The end of a log, for people.
+fn tail(path: &Path) -> String {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    let start = bytes.len().saturating_sub(LOG_QUOTE_BYTES);
+    String::from_utf8_lossy(&bytes[start..]).trim().to_owned()
+}
