@@ -1,0 +1,286 @@
+//! Putting a sandbox together, phase by phase, and taking it apart.
+//!
+//! Each phase holds everything acquired so far and knows how to give it back; the next phase takes the one before by value.
+//!
+//! ```text
+//!   Folder ──> Slotted ──> Restored ──> Reachable ──> Assembled
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hearth_artifact::{ArtifactSet, create_overlay};
+use hearth_envd_api::{Client, Init, PORT};
+use hearth_host::cgroup::Group;
+use hearth_network::{Attachment, Slot};
+use hearth_types::SandboxSpec;
+use hearth_vmm::{Machine, Nic, Running, Saved};
+use http::HeaderMap;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::reach::{ForwardRequest, Reach};
+use crate::reclaim::remove_folder;
+use crate::{Config, Error, Parts};
+
+/// Bytes of a MiB.
+const MIB: u64 = 1 << 20;
+
+/// A sandbox's folder. The first thing made and the last removed: what a killed daemon leaves is found by it.
+struct Folder {
+    path: PathBuf,
+}
+
+/// With its place on the network and in the control groups.
+struct Slotted {
+    folder: Folder,
+    slot: Slot,
+    group: Option<Group>,
+}
+
+/// With a VM that was restored and runs.
+struct Restored {
+    slotted: Slotted,
+    vm: Running,
+}
+
+/// With a way to its guest.
+struct Reachable {
+    restored: Restored,
+    reach: Reach,
+    /// Requests for more ways, where there is not one to all ports.
+    forwards: Option<mpsc::Receiver<ForwardRequest>>,
+}
+
+/// A sandbox whose guest answers.
+pub(crate) struct Assembled {
+    reachable: Reachable,
+    pub(crate) envd_version: String,
+}
+
+/// Goes through all phases. Not cancel safe: end it by `kill`, upon which everything is undone.
+pub(crate) async fn assemble(
+    config: &Config,
+    parts: &Parts,
+    spec: &SandboxSpec,
+    set: &ArtifactSet,
+    kill: &CancellationToken,
+) -> Result<Assembled, Error> {
+    let folder = Folder::create(config, spec)?;
+    let slotted = folder.into_slotted(parts, spec).await?;
+    if kill.is_cancelled() {
+        slotted.undo(parts).await;
+        return Err(Error::Killed);
+    }
+    let restored = slotted.into_restored(parts, set).await?;
+    let reachable = restored.into_reachable(parts).await?;
+    reachable.into_assembled(config, parts, spec, kill).await
+}
+
+impl Folder {
+    fn create(config: &Config, spec: &SandboxSpec) -> Result<Self, Error> {
+        let path = config.folder.join(spec.execution_id.to_string());
+        fs::create_dir(&path).map_err(|source| Error::File { action: "creating", path: path.clone(), source })?;
+        Ok(Self { path })
+    }
+
+    async fn into_slotted(self, parts: &Parts, spec: &SandboxSpec) -> Result<Slotted, Error> {
+        let slot = match parts.network.acquire(spec.internet_access).await {
+            Ok(slot) => slot,
+            Err(error) => {
+                self.undo();
+                return Err(Error::Network(error));
+            }
+        };
+        match parts.groups.create(&spec.execution_id.to_string()) {
+            Ok(group) => Ok(Slotted { folder: self, slot, group }),
+            Err(error) => {
+                parts.network.release(slot).await;
+                self.undo();
+                Err(Error::Cgroup(error))
+            }
+        }
+    }
+
+    fn undo(self) {
+        remove_folder(&self.path);
+    }
+}
+
+impl Slotted {
+    async fn into_restored(self, parts: &Parts, set: &ArtifactSet) -> Result<Restored, Error> {
+        match self.restore(parts, set).await {
+            Ok(vm) => Ok(Restored { slotted: self, vm }),
+            Err(error) => {
+                self.undo(parts).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn restore(&self, parts: &Parts, set: &ArtifactSet) -> Result<Running, Error> {
+        let nic = nic(&self.slot);
+        let platform = parts.driver.platform(nic.kind());
+        if let Some((property, ours, theirs)) = platform.difference(&set.manifest().platform) {
+            return Err(Error::Platform { property, ours: ours.to_owned(), theirs: theirs.to_owned() });
+        }
+        let resources = set.manifest().resources;
+        let overlay = self.folder.path.join("overlay.qcow2");
+        create_overlay(&overlay, u64::from(resources.disk_mib) * MIB).map_err(Error::Overlay)?;
+        let machine = Machine {
+            folder: self.folder.path.clone(),
+            resources,
+            base: set.rootfs(),
+            overlay: Some(overlay),
+            nic,
+            namespace: self.slot.namespace().map(Path::to_owned),
+            cgroup: self.group.clone(),
+        };
+        let saved = Saved { memory: set.memory(), state: set.state() };
+        let paused = parts.driver.restore(&machine, &saved).await.map_err(Error::Vm)?;
+        match paused.resume().await {
+            Ok(running) => Ok(running),
+            Err((paused, error)) => {
+                paused.kill().await;
+                Err(Error::Vm(error))
+            }
+        }
+    }
+
+    async fn undo(self, parts: &Parts) {
+        let Self { folder, slot, group } = self;
+        if let Some(group) = group {
+            group.remove().await;
+        }
+        parts.network.release(slot).await;
+        folder.undo();
+    }
+}
+
+impl Restored {
+    async fn into_reachable(mut self, parts: &Parts) -> Result<Reachable, Error> {
+        if let Some(address) = self.slotted.slot.guest_address() {
+            return Ok(Reachable { restored: self, reach: Reach::direct(address), forwards: None });
+        }
+        match self.vm.forward(PORT).await {
+            Ok(host_port) => {
+                let (reach, forwards) = Reach::forwarded(PORT, host_port);
+                Ok(Reachable { restored: self, reach, forwards: Some(forwards) })
+            }
+            Err(error) => {
+                self.undo(parts).await;
+                Err(Error::Vm(error))
+            }
+        }
+    }
+
+    async fn undo(self, parts: &Parts) {
+        self.vm.kill().await;
+        self.slotted.undo(parts).await;
+    }
+}
+
+impl Reachable {
+    async fn into_assembled(
+        mut self,
+        config: &Config,
+        parts: &Parts,
+        spec: &SandboxSpec,
+        kill: &CancellationToken,
+    ) -> Result<Assembled, Error> {
+        // All three arms are cancel safe: the first two only wait, the last only talks to a guest that is thrown away.
+        let result = tokio::select! {
+            biased;
+            () = kill.cancelled() => Err(Error::Killed),
+            () = self.restored.vm.ended() => Err(Error::VmEnded),
+            version = identify(config, spec, &self.reach) => version,
+        };
+        match result {
+            Ok(envd_version) => Ok(Assembled { reachable: self, envd_version }),
+            Err(error) => {
+                if matches!(error, Error::Guest(_)) {
+                    let console = self.restored.vm.console().await;
+                    tracing::warn!(console, "the guest did not become ready");
+                }
+                self.restored.undo(parts).await;
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Assembled {
+    /// How the guest is reached.
+    pub(crate) fn reach(&self) -> Reach {
+        self.reachable.reach.clone()
+    }
+
+    /// Waits until the VM ends by itself, and meanwhile opens the ways to its guest that are asked for. Not cancel safe
+    /// while a way is being opened: the caller drops it only to release the sandbox.
+    pub(crate) async fn ended(&mut self) {
+        let Reachable { restored, forwards, .. } = &mut self.reachable;
+        loop {
+            let request = tokio::select! {
+                () = restored.vm.ended() => return,
+                request = next(forwards) => request,
+            };
+            let result = restored.vm.forward(request.guest_port).await;
+            // Whoever asked may have left.
+            let _ = request.reply.send(result);
+        }
+    }
+
+    /// Gives everything back, in reverse order of acquisition.
+    pub(crate) async fn release(self, parts: &Parts) {
+        self.reachable.restored.undo(parts).await;
+    }
+}
+
+/// The next request for a forward. Cancel safe; never ready where there are none.
+async fn next(forwards: &mut Option<mpsc::Receiver<ForwardRequest>>) -> ForwardRequest {
+    let request = match forwards {
+        Some(forwards) => forwards.recv().await,
+        None => None,
+    };
+    match request {
+        Some(request) => request,
+        None => std::future::pending().await,
+    }
+}
+
+/// The network device's backend that a slot asks for.
+fn nic(slot: &Slot) -> Nic {
+    match slot.attachment() {
+        Attachment::Tap { name } => Nic::Tap { name: name.to_owned() },
+        Attachment::User => Nic::User { forwards: Vec::new() },
+    }
+}
+
+/// Tells the guest daemon who it is; returns its version. Cancel safe.
+async fn identify(config: &Config, spec: &SandboxSpec, reach: &Reach) -> Result<String, Error> {
+    let reach = reach.clone();
+    let dial = move || -> std::pin::Pin<Box<dyn Future<Output = std::io::Result<tokio::net::TcpStream>> + Send>> {
+        let reach = reach.clone();
+        Box::pin(async move { reach.dial(PORT).await })
+    };
+    let client = Client::new(Box::new(dial), &format!("localhost:{PORT}"), HeaderMap::new());
+    let init = Init {
+        access_token: spec.envd_access_token.as_ref().map(|token| token.expose().to_owned()),
+        env_vars: spec.env_vars.clone(),
+        sandbox_id: Some(spec.sandbox_id.to_string()),
+        template_id: Some(spec.template_id.to_string()),
+        random_seed: Some(random_seed()),
+        ..Init::default()
+    };
+    client.init(&init, config.init_attempt, config.init_budget).await.map_err(Error::Guest)
+}
+
+/// Bytes for the guest's random pool: as many as a pool of 256 bits holds.
+///
+/// # Panics
+/// If the operating system has no random source (`getrandom(2)` fails), in which case no guest could be told apart.
+fn random_seed() -> String {
+    let mut bytes = [0u8; 32];
+    getrandom::fill(&mut bytes).expect("the operating system has a random source");
+    hex::encode(bytes)
+}

@@ -1,0 +1,34 @@
+//! One sandbox on one node: assemble, drive, tear down.
+//!
+//! [`start`] gives a [`Handle`] at once and a task that owns everything of the sandbox: folder, overlay, network slot,
+//! control group, VM. Others hold handles: they ask the task to end the sandbox, and watch its [`State`].
+//!
+//! ```text
+//!   Assembling ──> Running ──> Stopping ──> Stopped(why)
+//!       └──────────────────────────┘
+//!   Assembling ──> Failed(why)          nothing is left of the attempt
+//! ```
+//!
+//! Assembling goes through by-value phases ([`assemble`](mod@assemble)), each of which can undo itself; whatever fails or is
+//! killed half-way is released in reverse order before the failure is told. Release is explicit and awaited; nothing here
+//! relies on `Drop`. A kill outranks everything: it is looked at between phases and while waiting for the guest.
+//!
+//! Neighbours: `orchestrator` keeps the handles in its registry; `network`, `artifact` and `vmm` give the parts;
+//! `envd-api` speaks to the guest.
+
+#![forbid(unsafe_code)]
+
+mod assemble;
+mod config;
+mod error;
+mod reach;
+mod reclaim;
+mod state;
+mod task;
+
+pub use config::{Config, Parts};
+pub use error::Error;
+pub use reach::Reach;
+pub use reclaim::reclaim;
+pub use state::{EndReason, State};
+pub use task::{Handle, start};

@@ -1,0 +1,163 @@
+//! How the host reaches a guest's ports.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+
+/// How long a guest may take to accept a connection. Its kernel answers in milliseconds; a paused or dead VM never does.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Ports of one guest that can be opened on the host's loopback. Each is a listener of the VMM; a guest's visitors choose
+/// the numbers, so they must not be able to ask for all of them.
+const FORWARDS_MAX: usize = 256;
+/// Requests for forwards that wait for the sandbox's task. It answers in milliseconds.
+const FORWARD_REQUESTS_MAX: usize = 32;
+
+/// How one guest is reached. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Reach {
+    way: Way,
+}
+
+#[derive(Debug, Clone)]
+enum Way {
+    /// Every port, at the slot's address.
+    Direct(IpAddr),
+    /// Single ports, through listeners of the VMM.
+    Forwarded(Forwards),
+}
+
+/// The listeners that the VMM opened so far, and how to ask for more.
+#[derive(Debug, Clone)]
+struct Forwards {
+    open: Arc<Mutex<BTreeMap<u16, u16>>>,
+    requests: mpsc::Sender<ForwardRequest>,
+}
+
+/// Asks the owner of the VM for a way to a guest port; the answer is a port of the host's loopback.
+pub(crate) struct ForwardRequest {
+    pub(crate) guest_port: u16,
+    pub(crate) reply: oneshot::Sender<Result<u16, hearth_vmm::Error>>,
+}
+
+impl Reach {
+    /// A guest with an address that the host can connect to.
+    pub(crate) fn direct(address: IpAddr) -> Self {
+        Self { way: Way::Direct(address) }
+    }
+
+    /// A guest behind the VMM's user-mode network, with the forward that exists from the start; requests for others come
+    /// out of the receiver.
+    pub(crate) fn forwarded(guest_port: u16, host_port: u16) -> (Self, mpsc::Receiver<ForwardRequest>) {
+        let (requests, receiver) = mpsc::channel(FORWARD_REQUESTS_MAX);
+        let open = Arc::new(Mutex::new(BTreeMap::from([(guest_port, host_port)])));
+        (Self { way: Way::Forwarded(Forwards { open, requests }) }, receiver)
+    }
+
+    /// Connects to a port of the guest. Cancel safe.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::ConnectionRefused`] when nothing listens there (behind user-mode network the connection is closed
+    /// instead), [`io::ErrorKind::TimedOut`] when the guest does not answer, [`io::ErrorKind::NotConnected`] when the
+    /// sandbox has ended.
+    pub async fn dial(&self, port: u16) -> io::Result<TcpStream> {
+        let address = match &self.way {
+            Way::Direct(address) => SocketAddr::new(*address, port),
+            Way::Forwarded(forwards) => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), forwards.host_port(port).await?),
+        };
+        let connect = TcpStream::connect(address);
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        // Small frames go both ways: a keystroke must not wait for the next.
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+impl Forwards {
+    fn open(&self) -> MutexGuard<'_, BTreeMap<u16, u16>> {
+        // The map is valid after a panic of another holder: every change of it is one call.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn host_port(&self, guest_port: u16) -> io::Result<u16> {
+        {
+            let open = self.open();
+            if let Some(host_port) = open.get(&guest_port) {
+                return Ok(*host_port);
+            }
+            if open.len() >= FORWARDS_MAX {
+                let text = format!("{FORWARDS_MAX} ports of this sandbox are forwarded already");
+                return Err(io::Error::new(io::ErrorKind::QuotaExceeded, text));
+            }
+        }
+        let ended = || io::Error::from(io::ErrorKind::NotConnected);
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(ForwardRequest { guest_port, reply }).await.map_err(|_| ended())?;
+        let host_port = answer.await.map_err(|_| ended())?.map_err(io::Error::other)?;
+        // Two requests at once both get a listener that works; the later one is remembered.
+        self.open().insert(guest_port, host_port);
+        Ok(host_port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn served() -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let port = listener.local_addr().expect("address").port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.write_all(b"guest").await;
+            }
+        });
+        port
+    }
+
+    async fn read(reach: &Reach, port: u16) -> String {
+        let mut text = String::new();
+        reach.dial(port).await.expect("connects").read_to_string(&mut text).await.expect("reads");
+        text
+    }
+
+    #[tokio::test]
+    async fn a_forward_is_asked_for_once_and_the_number_is_bounded() {
+        let host_port = served().await;
+        let (reach, mut requests) = Reach::forwarded(49_983, host_port);
+        let asked = tokio::spawn(async move {
+            let mut asked = Vec::new();
+            while let Some(ForwardRequest { guest_port, reply }) = requests.recv().await {
+                asked.push(guest_port);
+                reply.send(Ok(host_port)).expect("is waited for");
+            }
+            asked
+        });
+        for port in [49_983, 8000, 8000] {
+            assert_eq!(read(&reach, port).await, "guest");
+        }
+        for port in 1..FORWARDS_MAX {
+            let _ = reach.dial(u16::try_from(port).expect("small")).await;
+        }
+        let refused = reach.dial(9999).await.expect_err("too many");
+        assert_eq!(refused.kind(), io::ErrorKind::QuotaExceeded);
+        drop(reach);
+        let asked = asked.await.expect("ends");
+        assert_eq!(asked.iter().filter(|port| **port == 8000).count(), 1);
+        assert!(!asked.contains(&49_983));
+    }
+
+    #[tokio::test]
+    async fn an_ended_sandbox_is_not_connected() {
+        let (reach, requests) = Reach::forwarded(49_983, 1);
+        drop(requests);
+        assert_eq!(reach.dial(80).await.expect_err("ended").kind(), io::ErrorKind::NotConnected);
+    }
+}

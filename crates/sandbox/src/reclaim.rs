@@ -1,0 +1,45 @@
+//! What a daemon that died leaves behind.
+
+use std::fs;
+use std::path::Path;
+
+use hearth_host::process::Process;
+
+use crate::{Config, Error};
+
+/// Ends every VM that an earlier daemon of this node left, and removes its folder. Returns how many there were. Network
+/// slots and control groups are reclaimed by their own rooms.
+///
+/// A VMM is recognised by its folder's path among its arguments, which its guest cannot change.
+///
+/// # Errors
+/// The folder of executions cannot be made or listed.
+pub async fn reclaim(config: &Config) -> Result<usize, Error> {
+    let error = |action| move |source| Error::File { action, path: config.folder.clone(), source };
+    fs::create_dir_all(&config.folder).map_err(error("creating"))?;
+    let mut reclaimed = 0;
+    for entry in fs::read_dir(&config.folder).map_err(error("listing"))? {
+        let folder = entry.map_err(error("listing"))?.path();
+        end_processes(&folder).await;
+        remove_folder(&folder);
+        reclaimed += 1;
+    }
+    Ok(reclaimed)
+}
+
+async fn end_processes(folder: &Path) {
+    for process in Process::find_by_argument(&folder.to_string_lossy()) {
+        tracing::info!(pid = process.pid(), folder = %folder.display(), "ending the VM of a daemon that died");
+        if let Err(error) = process.kill() {
+            tracing::warn!(pid = process.pid(), %error, "could not kill a VMM");
+        }
+        process.wait().await;
+    }
+}
+
+/// Removes a sandbox's folder; what cannot be removed now is found again at the next start.
+pub(crate) fn remove_folder(path: &Path) {
+    if let Err(error) = fs::remove_dir_all(path) {
+        tracing::warn!(path = %path.display(), %error, "could not remove a sandbox's folder");
+    }
+}
