@@ -82,6 +82,12 @@ impl Cache {
         Ok(cache)
     }
 
+    /// A cache in `root` for looking only: nothing is made or removed, so its owner may be at work. A missing root is empty.
+    #[must_use]
+    pub fn view(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
     fn sweep_drafts(&self) -> Result<(), Error> {
         for entry in self.entries()? {
             if entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with(DRAFT_PREFIX)) {
@@ -96,7 +102,10 @@ impl Cache {
         let read = || -> io::Result<Vec<PathBuf>> {
             fs::read_dir(&self.root)?.map(|entry| entry.map(|entry| entry.path())).collect()
         };
-        read().map_err(io_error("listing the artifact folder", &self.root))
+        match read() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            result => result.map_err(io_error("listing the artifact folder", &self.root)),
+        }
     }
 
     fn folder(&self, build_id: BuildId) -> PathBuf {
@@ -269,6 +278,16 @@ mod tests {
         cache.remove(id).expect("removes");
         cache.remove(id).expect("removes twice");
         assert_eq!(fs::read_dir(root.path()).expect("readable").count(), 0);
+    }
+
+    #[test]
+    fn a_view_leaves_the_owner_s_draft_alone() {
+        let root = tempfile::tempdir().expect("temporary folder");
+        assert!(Cache::view(root.path().join("missing")).list().expect("lists").is_empty());
+        let cache = Cache::open(root.path()).expect("opens");
+        let draft = cache.begin(BuildId::generate()).expect("begins");
+        assert!(Cache::view(root.path()).list().expect("lists").is_empty());
+        assert!(draft.rootfs().parent().expect("a folder").exists());
     }
 
     #[test]

@@ -111,6 +111,14 @@ pub fn forwarding() -> Finding {
     }
 }
 
+/// The host's memory in MiB, all of it (proc(5), meminfo); `None` where the kernel does not tell.
+#[must_use]
+pub fn memory_mib() -> Option<u64> {
+    let table = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = table.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib / 1024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,30 @@
+//! The Rust client of Hearth: sandboxes through the REST API, commands and files through the edge and the guest daemon.
+//!
+//! It speaks the same contract as the official SDKs and knows nothing of the inside. `hearth` uses it for its own first
+//! sandbox, the benchmark and the end-to-end tests use it for theirs.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), hearth_sdk::Error> {
+//! use hearth_sdk::{Client, NewSandbox};
+//!
+//! let client = Client::new("http://127.0.0.1:3000", "http://127.0.0.1:3002", hearth_types::Secret::new("e2b_…"))?;
+//! let sandbox = client.create(&NewSandbox::of("base")).await?;
+//! let output = sandbox.run("echo hello").await?;
+//! assert_eq!(output.stdout, b"hello\n");
+//! sandbox.kill().await?;
+//! # Ok(())
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod client;
+mod endpoint;
+mod error;
+mod files;
+mod sandbox;
+
+pub use client::{Client, NewSandbox, SandboxInfo};
+pub use error::Error;
+pub use hearth_envd_api::Output;
+pub use sandbox::Sandbox;

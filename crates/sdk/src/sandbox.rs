@@ -1,0 +1,75 @@
+//! One sandbox: commands through the edge and its guest daemon.
+
+use std::io;
+use std::pin::Pin;
+
+use hearth_envd_api::{Client as Guest, Output, PORT};
+use hearth_types::Secret;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::net::TcpStream;
+
+use crate::{Client, Error};
+
+/// A sandbox that was created. Dropping it leaves the sandbox running.
+pub struct Sandbox {
+    client: Client,
+    sandbox_id: String,
+    token: Option<Secret>,
+}
+
+impl Sandbox {
+    pub(crate) fn new(client: Client, sandbox_id: String, token: Option<Secret>) -> Self {
+        Self { client, sandbox_id, token }
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.sandbox_id
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// What tells the edge which sandbox is meant, and the guest daemon that we may.
+    pub(crate) fn headers(&self) -> Vec<(&'static str, String)> {
+        let mut headers =
+            vec![("e2b-sandbox-id", self.sandbox_id.clone()), ("e2b-sandbox-port", PORT.to_string())];
+        if let Some(token) = &self.token {
+            headers.push(("x-access-token", token.expose().to_owned()));
+        }
+        headers
+    }
+
+    /// Runs a shell command as the template's user, to its end. Dropping the future leaves the command running.
+    pub async fn run(&self, command: &str) -> Result<Output, Error> {
+        let edge = &self.client.edge;
+        let address = edge.authority().clone();
+        let dial = move || -> Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>> {
+            let address = address.clone();
+            Box::pin(async move {
+                let port = address.port_u16().unwrap_or(80);
+                let stream = TcpStream::connect((address.host(), port)).await?;
+                stream.set_nodelay(true)?;
+                Ok(stream)
+            })
+        };
+        let mut headers = HeaderMap::new();
+        for (name, value) in self.headers() {
+            let value = HeaderValue::from_str(&value).map_err(|_| self.odd("an id or token that no header can carry"))?;
+            headers.insert(HeaderName::from_static(name), value);
+        }
+        let guest = Guest::new(Box::new(dial), edge.authority().as_str(), headers);
+        guest.run(command).await.map_err(Error::Guest)
+    }
+
+    /// Ends the sandbox; returns when it is gone.
+    pub async fn kill(self) -> Result<(), Error> {
+        self.client.kill(&self.sandbox_id).await
+    }
+
+    fn odd(&self, reason: &str) -> Error {
+        Error::Answer { peer: self.client.api.name(), reason: reason.to_owned() }
+    }
+}

@@ -1,0 +1,140 @@
+//! The lower bound: VMs restored by the driver alone.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use hearth_artifact::{ArtifactSet, Cache, create_overlay};
+use hearth_envd_api::{Client, Init, PORT};
+use hearth_network::{Attachment, Config, Mode, Pool, Slot};
+use hearth_testkit::Prepared;
+use hearth_vmm::{AcceleratorChoice, Driver, Kernel, Machine, Nic, Running, Saved};
+use http::HeaderMap;
+use tokio::net::TcpStream;
+
+/// Slots made ahead, as many as are taken at once: the instance has some too.
+const SLOTS: usize = 20;
+const ATTEMPT: Duration = Duration::from_secs(2);
+const BUDGET: Duration = Duration::from_secs(60);
+
+/// The parts a restore needs.
+pub(crate) struct Bare {
+    driver: Driver,
+    pool: Pool,
+    set: ArtifactSet,
+    folder: tempfile::TempDir,
+}
+
+/// A restored VM.
+pub(crate) struct Vm {
+    running: Running,
+    slot: Slot,
+    folder: PathBuf,
+    address: IpAddr,
+}
+
+impl Bare {
+    pub(crate) async fn open(prepared: &Prepared) -> Result<Self> {
+        let cache = Cache::view(prepared.folder().join("artifacts"));
+        let set = cache.list()?.into_iter().max_by_key(|set| set.manifest().created_at).context("no base template")?;
+        let folder = tempfile::Builder::new().prefix("hearth-bench-").tempdir()?;
+        let config = hearth_vmm::Config {
+            qemu_program: "qemu-system-x86_64".into(),
+            accelerator: match set.manifest().platform.accelerator.as_str() {
+                "kvm" => AcceleratorChoice::Kvm,
+                _ => AcceleratorChoice::Tcg,
+            },
+            verdict_file: folder.path().join("accelerator.json"),
+        };
+        // Nothing is booted: the accelerator is the one the template was made with.
+        let kernel = Kernel {
+            version: set.manifest().kernel_version.clone(),
+            image: PathBuf::new(),
+            initramfs: PathBuf::new(),
+        };
+        let driver = Driver::open(&config, &kernel).await?;
+        let pool = Pool::open(Config {
+            mode: Mode::Namespaces,
+            owner: folder.path().display().to_string(),
+            lock_folder: "/run/lock/hearth".into(),
+            block: Ipv4Addr::new(10, 11, 0, 0),
+            prepared_target: SLOTS,
+        })
+        .await?;
+        Ok(Self { driver, pool, set, folder })
+    }
+
+    /// Waits until slots are ready, so that making them is not measured.
+    pub(crate) async fn settled(&self) {
+        while self.pool.ready() < SLOTS {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Restores a VM to its first answer.
+    pub(crate) async fn restore(&self, number: usize) -> Result<(Vm, Duration)> {
+        let start = Instant::now();
+        let folder = self.folder.path().join(number.to_string());
+        std::fs::create_dir(&folder)?;
+        let slot = self.pool.acquire(true).await?;
+        let address = slot.guest_address().context("a slot with an address")?;
+        let overlay = folder.join("overlay.qcow2");
+        let resources = self.set.manifest().resources;
+        create_overlay(&overlay, u64::from(resources.disk_mib) << 20)?;
+        let Attachment::Tap { name } = slot.attachment() else { unreachable!("namespaces were demanded") };
+        let machine = Machine {
+            folder: folder.clone(),
+            resources,
+            base: self.set.rootfs(),
+            overlay: Some(overlay),
+            nic: Nic::Tap { name: name.to_owned() },
+            namespace: slot.namespace().map(Path::to_owned),
+            cgroup: None,
+        };
+        let saved = Saved { memory: self.set.memory(), state: self.set.state() };
+        let paused = self.driver.restore(&machine, &saved).await?;
+        let running = paused.resume().await.map_err(|(_, error)| error)?;
+        let vm = Vm { running, slot, folder, address };
+        vm.client().init(&Init::default(), ATTEMPT, BUDGET).await?;
+        Ok((vm, start.elapsed()))
+    }
+
+    pub(crate) async fn discard(&self, vm: Vm) {
+        vm.running.kill().await;
+        self.pool.release(vm.slot).await;
+        let _ = std::fs::remove_dir_all(vm.folder);
+    }
+
+    pub(crate) async fn close(self) {
+        self.pool.shutdown().await;
+    }
+}
+
+impl Vm {
+    fn client(&self) -> Client {
+        let address = SocketAddr::new(self.address, PORT);
+        let dial = move || -> Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>> {
+            Box::pin(async move {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Ok(stream)
+            })
+        };
+        Client::new(Box::new(dial), "localhost", HeaderMap::new())
+    }
+
+    /// Runs a command to its end.
+    pub(crate) async fn run(&self, command: &str) -> Result<()> {
+        let output = self.client().run(command).await?;
+        ensure!(output.exit_code == 0, "{command} ended with {}", output.exit_code);
+        Ok(())
+    }
+
+    /// The guest daemon's address, for transfers.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", SocketAddr::new(self.address, PORT))
+    }
+}

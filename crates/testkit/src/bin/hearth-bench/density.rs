@@ -1,0 +1,86 @@
+//! What idle sandboxes cost, and the daemon with them.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures::future::try_join_all;
+use hearth_sdk::{NewSandbox, Sandbox};
+use hearth_testkit::Instance;
+
+use crate::Rounds;
+use crate::report::{Goal, Report};
+
+/// Creates in flight while filling up.
+const IN_FLIGHT: usize = 10;
+/// The daemon's memory, as promised.
+const DAEMON_MIB_MAX: f64 = 80.0;
+/// How long sandboxes are left alone before they count as idle.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// Memory and CPU of sandboxes that do nothing.
+pub(crate) async fn idle(report: &mut Report, instance: &Instance, rounds: Rounds) -> Result<()> {
+    let daemon = instance.pid().context("the daemon runs")?;
+    report.plain("daemon memory, idle", "MiB", resident_mib(daemon)?, Some(Goal::Below(DAEMON_MIB_MAX)));
+    let client = instance.client();
+    let count = rounds.idle_sandboxes;
+    let mut sandboxes: Vec<Sandbox> = Vec::with_capacity(count);
+    while sandboxes.len() < count {
+        let more = IN_FLIGHT.min(count - sandboxes.len());
+        let new = NewSandbox { timeout_seconds: Some(600), ..NewSandbox::of("base") };
+        sandboxes.extend(try_join_all((0..more).map(|_| client.create(&new))).await?);
+    }
+    tokio::time::sleep(SETTLE).await;
+    let vms = vmm_processes(instance);
+    anyhow::ensure!(vms.len() == count, "{} VMMs for {count} sandboxes", vms.len());
+    let name = format!("daemon memory, {count} sandboxes");
+    report.plain(&name, "MiB", resident_mib(daemon)?, None);
+    let own: f64 = vms.iter().map(|pid| proportional_mib(*pid, "Pss_Anon:")).sum::<Result<f64>>()?;
+    let all: f64 = vms.iter().map(|pid| proportional_mib(*pid, "Pss:")).sum::<Result<f64>>()?;
+    let per = f64::from(u32::try_from(count)?);
+    report.plain("memory per idle sandbox beyond the shared image (PSS)", "MiB", own / per, None);
+    report.plain("memory per idle sandbox, with its share of the image (PSS)", "MiB", all / per, None);
+    let before: u64 = vms.iter().map(|pid| ticks(*pid)).sum::<Result<u64>>()?;
+    tokio::time::sleep(Duration::from_secs(rounds.idle_seconds)).await;
+    let spent = vms.iter().map(|pid| ticks(*pid)).sum::<Result<u64>>()? - before;
+    let seconds = f64::from(u32::try_from(spent)?) / ticks_per_second();
+    let percent = seconds / f64::from(u32::try_from(rounds.idle_seconds)?) / per * 100.0;
+    report.plain("CPU per idle sandbox", "% of a core", percent, None);
+    for sandbox in sandboxes {
+        sandbox.kill().await?;
+    }
+    Ok(())
+}
+
+fn vmm_processes(instance: &Instance) -> Vec<u32> {
+    let processes = instance.leftovers().processes;
+    processes.iter().filter_map(|line| line.split(' ').next()?.parse().ok()).collect()
+}
+
+fn resident_mib(pid: u32) -> Result<f64> {
+    field_mib(&format!("/proc/{pid}/status"), "VmRSS:")
+}
+
+/// proc(5), smaps_rollup: pages shared by n processes count as an nth.
+fn proportional_mib(pid: u32, field: &str) -> Result<f64> {
+    field_mib(&format!("/proc/{pid}/smaps_rollup"), field)
+}
+
+fn field_mib(path: &str, field: &str) -> Result<f64> {
+    let text = fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field)).with_context(|| format!("{field} in {path}"))?;
+    let kib: f64 = line.split_whitespace().next().context("a number")?.parse()?;
+    Ok(kib / 1024.0)
+}
+
+/// User and system time of a process (proc(5), stat: fields 14 and 15, counted behind the name in parentheses).
+fn ticks(pid: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, rest) = text.rsplit_once(')').context("a name in parentheses")?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    Ok(fields.get(11).context("user time")?.parse::<u64>()? + fields.get(12).context("system time")?.parse::<u64>()?)
+}
+
+fn ticks_per_second() -> f64 {
+    f64::from(u32::try_from(rustix::param::clock_ticks_per_second()).unwrap_or(100))
+}

@@ -1,0 +1,129 @@
+//! What an instance has or left on the machine.
+
+use std::fs;
+use std::path::Path;
+
+use hearth_host::namespace;
+
+use crate::instance::lock_folder;
+
+/// Everything outside of the data directory's rows that belongs to one instance, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Leftovers {
+    /// Processes that have the data directory among their arguments, without the daemon itself.
+    pub processes: Vec<String>,
+    /// Network namespaces of the instance.
+    pub namespaces: Vec<String>,
+    /// Links of the instance in the host's namespace.
+    pub links: Vec<String>,
+    /// The instance's packet rules.
+    pub tables: Vec<String>,
+    /// Control groups of the instance.
+    pub groups: Vec<String>,
+    /// Mounts below the data directory.
+    pub mounts: Vec<String>,
+    /// Folders of executions.
+    pub executions: Vec<String>,
+    /// Sockets and announcements.
+    pub run: Vec<String>,
+}
+
+impl Leftovers {
+    /// Those of the instance that owns a data directory.
+    #[must_use]
+    pub fn of(data_dir: &Path) -> Self {
+        let mut found = Self {
+            processes: processes(data_dir),
+            groups: groups(data_dir),
+            mounts: mounts(data_dir),
+            executions: names(&data_dir.join("executions")),
+            run: names(&data_dir.join("run")),
+            ..Self::default()
+        };
+        for number in instances(data_dir) {
+            found.namespaces.extend(namespace::list(&format!("hearth-{number}-")));
+            found.links.extend(namespace::links(&format!("hrt{number}-")));
+            let table = format!("inet hearth-{number}");
+            if namespace::nft_table_exists(&table).unwrap_or(false) {
+                found.tables.push(table);
+            }
+        }
+        found
+    }
+
+    /// Whether there is nothing at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Without what a living daemon keeps ready for the next sandbox: slots, rules, its sockets and its own group.
+    #[must_use]
+    pub fn of_sandboxes(&self) -> Self {
+        Self {
+            processes: self.processes.clone(),
+            groups: self.groups.iter().filter(|group| group.contains('/')).cloned().collect(),
+            mounts: self.mounts.clone(),
+            executions: self.executions.clone(),
+            ..Self::default()
+        }
+    }
+}
+
+/// The instance numbers whose lock names the data directory as the last owner.
+fn instances(data_dir: &Path) -> Vec<u32> {
+    let owner = data_dir.display().to_string();
+    let owned = |number: &u32| {
+        let path = lock_folder().join(format!("instance-{number}.lock"));
+        fs::read_to_string(path).is_ok_and(|text| text.trim() == owner)
+    };
+    (0..16).filter(owned).collect()
+}
+
+fn processes(data_dir: &Path) -> Vec<String> {
+    let text = data_dir.display().to_string();
+    let numbers = names(Path::new("/proc")).into_iter().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
+    numbers
+        .filter_map(|number| {
+            let line = fs::read(format!("/proc/{number}/cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            let daemon = line.split_whitespace().nth(1) == Some("up");
+            (line.contains(&text) && !daemon).then(|| format!("{number} {line}"))
+        })
+        .collect()
+}
+
+fn groups(data_dir: &Path) -> Vec<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let unified = mounts.lines().find_map(|line| {
+        let (head, tail) = line.split_once(" - ")?;
+        tail.starts_with("cgroup2 ").then(|| head.split(' ').nth(4).map(str::to_owned))?
+    });
+    let Some(unified) = unified else { return Vec::new() };
+    let name = format!("hearth-{}", group_name(data_dir));
+    let root = Path::new(&unified).join(&name);
+    if !root.exists() {
+        return Vec::new();
+    }
+    let below = fs::read_dir(&root).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
+    let below = below.map(|entry| format!("{name}/{}", entry.file_name().to_string_lossy()));
+    below.chain([name.clone()]).collect()
+}
+
+/// As the daemon names its groups: the path with dashes.
+fn group_name(data_dir: &Path) -> String {
+    data_dir.to_string_lossy().trim_matches('/').replace('/', "-")
+}
+
+fn mounts(data_dir: &Path) -> Vec<String> {
+    let text = data_dir.display().to_string();
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    table.lines().filter(|line| line.contains(&text)).map(str::to_owned).collect()
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
