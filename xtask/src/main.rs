@@ -1,11 +1,25 @@
 //! Every chore besides cargo. CI and the Makefile only call it.
 
+#![forbid(unsafe_code)]
+
 use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use phases::Phases;
 
+mod check;
 mod codegen;
+mod demo;
+mod guest;
+mod instance;
+mod layers;
+mod leftovers;
+mod phases;
+mod sdk;
+mod tools;
+mod up;
 
 #[derive(Parser)]
 #[command(name = "xtask", about = "Chores of the Hearth repository")]
@@ -22,12 +36,74 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
+    /// Build the programs that go into a guest, into target/guest.
+    Guest,
+    /// Check the workspace against the rules of ARCHITECTURE.md.
+    Layers,
+    /// Install missing system packages of scripts/packages.txt.
+    Packages {
+        /// Sections of the list.
+        #[arg(default_values = ["run", "build"])]
+        sections: Vec<String>,
+    },
+    /// Everything that is checked without running anything of ours.
+    Check,
+    /// All checks and all tests.
+    Test,
+    /// The journeys with the official SDKs, on a private server.
+    SdkTests(sdk::Selection),
+    /// The samples of README.md with the official SDKs, on a private server.
+    Demo,
+    /// Measure, as a table and as JSON.
+    Bench {
+        /// Given to the benchmark as they are.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Build everything, then become `hearth up`.
+    Up {
+        /// Given to `hearth up` as they are.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run(Args::parse().chore) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(chore: Chore) -> Result<()> {
     let root = root();
-    match Args::parse().chore {
+    let phases = Phases::start();
+    match chore {
         Chore::Codegen { check } => codegen::run(&root, check),
+        Chore::Guest => guest::run(&root),
+        Chore::Layers => layers::run(&root),
+        Chore::Packages { sections } => phases::run(Command::new(root.join("scripts/packages.sh")).args(sections)),
+        Chore::Check => check::check(&root, &phases).map(|()| phases.finish("check")),
+        Chore::Test => check::test(&root, &phases).map(|()| phases.finish("test")),
+        Chore::SdkTests(selection) => {
+            check::build_all(&root, &phases)?;
+            sdk::test(&root, &phases, &selection).map(|()| phases.finish("journeys"))
+        }
+        Chore::Demo => {
+            check::build_all(&root, &phases)?;
+            demo::run(&root, &phases).map(|()| phases.finish("demo"))
+        }
+        Chore::Bench { arguments } => {
+            check::build_all(&root, &phases)?;
+            phases.run("benchmark", || check::bench(&root, &arguments))
+        }
+        Chore::Up { arguments } => {
+            check::build_all(&root, &phases)?;
+            up::run(&root, &arguments)
+        }
     }
 }
 

@@ -1,0 +1,15 @@
+//! Connect RPC and HTTP into the guest: the generated messages and services of `proto/envd`, and a small [`Client`] for the
+//! host's side of the daemon's contract.
+
+#![forbid(unsafe_code)]
+
+mod client;
+
+#[allow(clippy::all, clippy::pedantic, unreachable_pub, unused_qualifications, missing_docs)]
+mod generated;
+
+pub use client::{Client, Dial, Error, Init, Output};
+pub use generated::{filesystem, process};
+
+/// The port the guest daemon listens on.
+pub const PORT: u16 = 49_983;

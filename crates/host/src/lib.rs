@@ -1,12 +1,13 @@
 //! Every privileged or unsafe Linux call of the host side, and nothing else.
 //!
 //! [`process`] starts VMMs that outlive the daemon, [`namespace`] makes network namespaces and what is in them, [`cgroup`]
-//! groups processes, [`disk`] and [`lock`] deal with files, [`requirement`] says what this host can do. The other crates
+//! groups processes, [`disk`] and [`lock`] deal with files, [`clock`] with the CPU's counter, [`requirement`] says what this host can do. The other crates
 //! forbid unsafe code; here every unsafe block is one call with its reason.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod cgroup;
+pub mod clock;
 pub mod disk;
 pub mod lock;
 pub mod namespace;

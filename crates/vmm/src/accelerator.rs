@@ -100,12 +100,8 @@ impl Circumstances<'_> {
 
     /// The verdict that was remembered for these circumstances.
     pub(crate) fn recall(&self, file: &Path) -> Option<Verdict> {
-        let value: Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
-        if value.get("key")?.as_str()? != self.key() {
-            return None;
-        }
-        let accelerator = Accelerator::parse(value.get("accelerator")?.as_str()?)?;
-        Some(Verdict { accelerator, reason: value.get("reason")?.as_str()?.to_owned() })
+        let (key, verdict) = read(file)?;
+        (key == self.key()).then_some(verdict)
     }
 
     /// Remembers a verdict. Not being able to is no failure: the next start proves again.
@@ -121,6 +117,21 @@ impl Circumstances<'_> {
             tracing::warn!(path = %file.display(), %error, "could not remember which accelerator works");
         }
     }
+}
+
+/// What is remembered in a file, and for which circumstances.
+fn read(file: &Path) -> Option<(String, Verdict)> {
+    let value: Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+    let text = |name: &str| value.get(name)?.as_str().map(str::to_owned);
+    let accelerator = Accelerator::parse(&text("accelerator")?)?;
+    Some((text("key")?, Verdict { accelerator, reason: text("reason")? }))
+}
+
+/// The verdict that the last proof left in `file`, whatever has changed since. For people who ask what was found out; nothing
+/// is booted.
+#[must_use]
+pub fn remembered_verdict(file: &Path) -> Option<Verdict> {
+    read(file).map(|(_, verdict)| verdict)
 }
 
 #[cfg(test)]
@@ -152,7 +163,8 @@ mod tests {
         assert_eq!(here.recall(&file), None);
         let verdict = Verdict { accelerator: Accelerator::Tcg, reason: "because".to_owned() };
         here.remember(&file, &verdict);
-        assert_eq!(here.recall(&file), Some(verdict));
+        assert_eq!(here.recall(&file), Some(verdict.clone()));
+        assert_eq!(remembered_verdict(&file), Some(verdict));
         let rebooted = Circumstances { host_boot_id: "z", kernel_version: "b", vmm_version: "c" };
         assert_eq!(rebooted.recall(&file), None);
         fs::write(&file, "nonsense").expect("writes");

@@ -28,7 +28,7 @@ mod error;
 mod machine;
 mod qemu;
 
-pub use accelerator::{Accelerator, AcceleratorChoice, Verdict};
+pub use accelerator::{Accelerator, AcceleratorChoice, Verdict, remembered_verdict};
 pub use driver::{Config, Driver, Paused, Running};
 pub use error::Error;
 pub use machine::{Boot, Kernel, Machine, Nic, Saved};

@@ -146,7 +146,11 @@ impl Driver {
     }
 
     pub(crate) async fn boot(&self, machine: &Machine, boot: &Boot) -> Result<Vm, Error> {
-        let mut vm = self.start(machine, &Origin::Boot(boot))?;
+        let mut boot = boot.clone();
+        if self.verdict.accelerator == Accelerator::Tcg {
+            boot.arguments.push(tsc_argument().await?);
+        }
+        let mut vm = self.start(machine, &Origin::Boot(&boot))?;
         vm.connected("starting the guest").await?;
         Ok(vm)
     }
@@ -161,6 +165,14 @@ impl Driver {
     fn start(&self, machine: &Machine, origin: &Origin<'_>) -> Result<Vm, Error> {
         Vm::start(&self.program, self.verdict.accelerator, machine, origin)
     }
+}
+
+/// An emulated guest sees the host's time stamp counter, and this machine has no other clock to measure it by: unless it is
+/// told the frequency, a kernel that finds the host busy waits for its first tick for ever.
+async fn tsc_argument() -> Result<String, Error> {
+    let measured = tokio::task::spawn_blocking(hearth_host::clock::tsc_khz).await;
+    let khz = measured.map_err(|error| Error::Monitor { action: "measuring the clock", source: error.into() })?;
+    Ok(format!("tsc_early_khz={khz}"))
 }
 
 /// The host CPU's name, as far as the kernel tells.

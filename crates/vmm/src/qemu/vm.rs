@@ -200,13 +200,15 @@ impl Vm {
     pub(super) async fn console_shows(&mut self, text: &str, limit: Duration) -> Result<(), Error> {
         let action = "booting to its first program";
         let console = self.folder.join(CONSOLE);
+        let has_text = || std::fs::read(&console).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(text));
         let shown = async {
-            while !std::fs::read(&console).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(text)) {
+            while !has_text() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
         tokio::select! {
-            () = self.process.wait() => Err(self.exited(action)),
+            // A guest may say its word and power off between two looks.
+            () = self.process.wait() => if has_text() { Ok(()) } else { Err(self.exited(action)) },
             shown = tokio::time::timeout(limit, shown) => shown.map_err(|_| Error::Timeout { action, limit }),
         }
     }

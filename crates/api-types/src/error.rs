@@ -1,0 +1,70 @@
+//! The body of every answer that is not a success.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+/// `{code, message, error_code?}`. Clients decide by `code`, not by the HTTP status, so the two are always equal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// The HTTP status.
+    pub code: u16,
+    /// For people.
+    pub message: String,
+    /// For programs: an open set, see [`ErrorCode`] for ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_code: Option<Cow<'static, str>>,
+}
+
+/// The machine-readable reasons that this server sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorCode {
+    /// No node has room.
+    SandboxCapacityUnavailable,
+    /// Nodes exist, none can run this build.
+    SandboxNoCompatibleNode,
+    /// Placing took too long.
+    SandboxPlacementTimeout,
+    /// The node failed to start it.
+    SandboxCreateFailed,
+    /// The node refused to start it.
+    SandboxCreateRefused,
+    /// The contract knows it, this server does not have it (yet). Not one of E2B's codes: E2B has everything.
+    FeatureNotSupported,
+    /// Anything unexpected.
+    InternalServerError,
+}
+
+impl ErrorCode {
+    /// The text on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SandboxCapacityUnavailable => "sandbox_capacity_unavailable",
+            Self::SandboxNoCompatibleNode => "sandbox_no_compatible_node",
+            Self::SandboxPlacementTimeout => "sandbox_placement_timeout",
+            Self::SandboxCreateFailed => "sandbox_create_failed",
+            Self::SandboxCreateRefused => "sandbox_create_refused",
+            Self::FeatureNotSupported => "feature_not_supported",
+            Self::InternalServerError => "internal_server_error",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_without_a_reason_has_two_members() {
+        let body = ErrorBody { code: 404, message: "gone".to_owned(), error_code: None };
+        assert_eq!(serde_json::to_string(&body).expect("plain"), r#"{"code":404,"message":"gone"}"#);
+    }
+
+    #[test]
+    fn codes_of_other_servers_are_readable() {
+        let text = r#"{"code":409,"message":"m","error_code":"from_the_future","extra":1}"#;
+        let body: ErrorBody = serde_json::from_str(text).expect("valid");
+        assert_eq!(body.error_code.as_deref(), Some("from_the_future"));
+    }
+}

@@ -1,0 +1,274 @@
+//! The query of `GET /v2/sandboxes`.
+//!
+//! Read from the raw query text, because the metadata filter is encoded three times and arrays are comma joined.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hearth_types::{ReferenceError, TemplateReference};
+use jiff::Timestamp;
+
+use crate::form::{FormError, decode, pairs};
+use crate::page::{Cursor, Order, TokenError};
+use crate::sandbox::SandboxState;
+
+/// Most items of a page, and how many it has when the client does not say.
+pub const LIMIT_MAX: u32 = 100;
+
+/// Why a query is refused. The texts are for clients.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// Not form encoded.
+    #[error("query is malformed: {0}")]
+    Form(FormError),
+    /// A state that clients do not know.
+    #[error("state must be a comma separated list of `running` and `paused`")]
+    State,
+    /// The filter is not what the SDKs produce.
+    #[error("metadata filter is malformed: {0}")]
+    Metadata(FormError),
+    /// The filter has a key but no `=`.
+    #[error("metadata filter must be `key=value` pairs joined by `&`")]
+    MetadataPair,
+    /// Not a template.
+    #[error("template is invalid: {0}")]
+    Template(ReferenceError),
+    /// A template with a tag: sandboxes are found by template.
+    #[error("template must not have a tag")]
+    TemplateTag,
+    /// Not a time.
+    #[error("startedAfter must be a time as of RFC 3339")]
+    StartedAfter,
+    /// Not an order.
+    #[error("order must be `asc` or `desc`")]
+    Order,
+    /// Not a page size.
+    #[error("limit must be an integer from 1 to {LIMIT_MAX}")]
+    Limit,
+    /// Not a token of such a list.
+    #[error("{0}")]
+    Token(TokenError),
+}
+
+/// Which sandboxes a client wants to see, and which part of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListQuery {
+    /// In which states; never empty.
+    pub states: BTreeSet<SandboxState>,
+    /// Pairs that all must be equal.
+    pub metadata: BTreeMap<String, String>,
+    /// Of which template, by id or alias.
+    pub template: Option<TemplateReference>,
+    /// Started at or after.
+    pub started_after: Option<Timestamp>,
+    /// By start time.
+    pub order: Order,
+    /// 1 to [`LIMIT_MAX`].
+    pub limit: u32,
+    /// Where the page before ended.
+    pub after: Option<Cursor>,
+}
+
+impl ListQuery {
+    /// Reads the text after the `?`. Parameters that are unknown are ignored; one without a value counts as not given.
+    ///
+    /// # Errors
+    /// What is wrong, in words for the client.
+    pub fn parse(query: &str) -> Result<Self, QueryError> {
+        let mut parameters: BTreeMap<String, String> = BTreeMap::new();
+        for (name, value) in pairs(query).map_err(QueryError::Form)?.into_iter().filter(|(_, value)| !value.is_empty())
+        {
+            match parameters.get_mut(&name) {
+                // Exploded arrays mean the same as joined ones.
+                Some(before) if name == "state" => {
+                    before.push(',');
+                    before.push_str(&value);
+                }
+                Some(_) => {}
+                None => {
+                    parameters.insert(name, value);
+                }
+            }
+        }
+        let get = |name: &str| parameters.get(name).map(String::as_str);
+        let order = get("order").map_or(Ok(Order::Descending), order)?;
+        Ok(Self {
+            states: get("state").map_or(Ok(BTreeSet::from([SandboxState::Running, SandboxState::Paused])), states)?,
+            metadata: get("metadata").map_or(Ok(BTreeMap::new()), metadata)?,
+            template: get("template").map(template).transpose()?,
+            started_after: get("startedAfter").map(started_after).transpose()?,
+            order,
+            limit: get("limit").map_or(Ok(LIMIT_MAX), limit)?,
+            after: get("nextToken")
+                .map(|token| Cursor::from_token(token, order))
+                .transpose()
+                .map_err(QueryError::Token)?,
+        })
+    }
+}
+
+fn order(text: &str) -> Result<Order, QueryError> {
+    match text {
+        "asc" => Ok(Order::Ascending),
+        "desc" => Ok(Order::Descending),
+        _ => Err(QueryError::Order),
+    }
+}
+
+fn states(text: &str) -> Result<BTreeSet<SandboxState>, QueryError> {
+    text.split(',')
+        .map(|state| match state {
+            "running" => Ok(SandboxState::Running),
+            "paused" => Ok(SandboxState::Paused),
+            _ => Err(QueryError::State),
+        })
+        .collect()
+}
+
+/// Decodes the second and third round of the filter's encoding; the first is that of the query itself.
+fn metadata(text: &str) -> Result<BTreeMap<String, String>, QueryError> {
+    let joined = decode(text).map_err(QueryError::Metadata)?;
+    let mut filter = BTreeMap::new();
+    for piece in joined.split('&').filter(|piece| !piece.is_empty()) {
+        let (key, value) = piece.split_once('=').ok_or(QueryError::MetadataPair)?;
+        filter.insert(decode(key).map_err(QueryError::Metadata)?, decode(value).map_err(QueryError::Metadata)?);
+    }
+    Ok(filter)
+}
+
+fn template(text: &str) -> Result<TemplateReference, QueryError> {
+    let reference: TemplateReference = text.parse().map_err(QueryError::Template)?;
+    if reference.explicit_tag().is_some() { Err(QueryError::TemplateTag) } else { Ok(reference) }
+}
+
+fn started_after(text: &str) -> Result<Timestamp, QueryError> {
+    // Everybody who does not encode the `+` of an offset means an offset, not a space.
+    text.replace(' ', "+").parse().map_err(|_| QueryError::StartedAfter)
+}
+
+fn limit(text: &str) -> Result<u32, QueryError> {
+    let limit: u32 = text.parse().map_err(|_| QueryError::Limit)?;
+    if (1..=LIMIT_MAX).contains(&limit) { Ok(limit) } else { Err(QueryError::Limit) }
+}
+
+/// Reads the `metadata` parameter alone: the only one of `GET /sandboxes`.
+///
+/// # Errors
+/// What is wrong, in words for the client.
+pub fn metadata_of(query: &str) -> Result<BTreeMap<String, String>, QueryError> {
+    let parameters = pairs(query).map_err(QueryError::Form)?;
+    let filter = parameters.iter().find(|(name, value)| name == "metadata" && !value.is_empty());
+    filter.map_or(Ok(BTreeMap::new()), |(_, value)| metadata(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn an_empty_query_means_everything_newest_first() {
+        let query = ListQuery::parse("").expect("valid");
+        assert_eq!(query.states, BTreeSet::from([SandboxState::Running, SandboxState::Paused]));
+        assert_eq!((query.order, query.limit, query.metadata.len()), (Order::Descending, 100, 0));
+        assert_eq!((query.template, query.started_after, query.after), (None, None, None));
+    }
+
+    #[test]
+    fn the_contract_s_example_filter_is_decoded() {
+        let query = ListQuery::parse("metadata=a%252520b%3Dc%252526d%25253D%2525C3%2525A9").expect("valid");
+        assert_eq!(query.metadata, map(&[("a b", "c&d=é")]));
+    }
+
+    #[test]
+    fn hand_written_filters_survive() {
+        for (text, expected) in [
+            ("metadata=user%3Dabc%26app%3Dprod", map(&[("user", "abc"), ("app", "prod")])),
+            ("metadata=user=abc", map(&[("user", "abc")])),
+            ("metadata=a%3D", map(&[("a", "")])),
+            ("metadata=", map(&[])),
+        ] {
+            assert_eq!(ListQuery::parse(text).expect(text).metadata, expected, "{text}");
+            assert_eq!(metadata_of(text).expect(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn arrays_come_joined_encoded_or_repeated() {
+        let both = BTreeSet::from([SandboxState::Running, SandboxState::Paused]);
+        for text in ["state=running,paused", "state=running%2Cpaused", "state=running&state=paused"] {
+            assert_eq!(ListQuery::parse(text).expect(text).states, both, "{text}");
+        }
+        assert_eq!(ListQuery::parse("state=paused").expect("valid").states, BTreeSet::from([SandboxState::Paused]));
+    }
+
+    #[test]
+    fn times_and_pages() {
+        let query =
+            ListQuery::parse("startedAfter=2026-01-02T03:04:05.000001%2B02:00&order=asc&limit=1").expect("valid");
+        assert_eq!(query.started_after, Some("2026-01-02T01:04:05.000001Z".parse().expect("valid")));
+        assert_eq!((query.order, query.limit), (Order::Ascending, 1));
+        let cursor = Cursor { at: "2026-01-02T01:04:05Z".parse().expect("valid"), id: "i1".to_owned() };
+        let token = cursor.to_token(Order::Ascending);
+        let query = ListQuery::parse(&format!("order=asc&nextToken={token}")).expect("valid");
+        assert_eq!(query.after, Some(cursor));
+        assert_eq!(
+            ListQuery::parse(&format!("nextToken={token}")),
+            Err(QueryError::Token(TokenError::Order)),
+            "another order"
+        );
+    }
+
+    #[test]
+    fn wrong_queries_are_refused() {
+        for (text, expected) in [
+            ("limit=0", QueryError::Limit),
+            ("limit=101", QueryError::Limit),
+            ("limit=-1", QueryError::Limit),
+            ("limit=x", QueryError::Limit),
+            ("state=killing", QueryError::State),
+            ("state=running,,paused", QueryError::State),
+            ("order=random", QueryError::Order),
+            ("startedAfter=yesterday", QueryError::StartedAfter),
+            ("template=base:v1", QueryError::TemplateTag),
+            ("metadata=a", QueryError::MetadataPair),
+            ("metadata=a%3D%2525", QueryError::Metadata(FormError::Escape)),
+            ("metadata=%25zz", QueryError::Metadata(FormError::Escape)),
+            ("x=%zz", QueryError::Form(FormError::Escape)),
+            ("nextToken=x", QueryError::Token(TokenError::Malformed)),
+        ] {
+            assert_eq!(ListQuery::parse(text), Err(expected), "{text}");
+        }
+        assert!(matches!(ListQuery::parse("template=a/b/c"), Err(QueryError::Template(_))));
+    }
+
+    fn encode(text: &str) -> String {
+        text.bytes()
+            .map(
+                |byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") },
+            )
+            .collect()
+    }
+
+    proptest! {
+        /// What the SDKs do: each key and value, then the joined pairs, then the query.
+        #[test]
+        fn filters_of_the_sdks_come_back(filter in prop::collection::btree_map(".*", ".*", 0..4)) {
+            let pieces: Vec<String> = filter
+                .iter()
+                .map(|(key, value)| format!("{}={}", encode(&encode(key)), encode(&encode(value))))
+                .collect();
+            let text = format!("metadata={}", encode(&pieces.join("&")));
+            prop_assert_eq!(ListQuery::parse(&text).expect("valid").metadata, filter);
+        }
+
+        #[test]
+        fn no_query_panics(text in ".*") {
+            let _ = ListQuery::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! `GET /health`: whether this server can do its work.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use hearth_stdx::chain;
+use http::StatusCode;
+
+use crate::control::Control;
+use crate::failure::Failure;
+
+/// No team has it, so looking for it finds nothing, quickly.
+const NO_SLUG: &str = "";
+
+/// Without authentication, and plain text as in the contract.
+pub(crate) async fn check(State(control): State<Arc<Control>>) -> Response {
+    if control.tasks.token().is_cancelled() {
+        return Failure::stopping().into_response();
+    }
+    match control.store.team_by_slug(NO_SLUG).await {
+        Ok(_) => "Health check successful".into_response(),
+        Err(error) => {
+            tracing::error!(error = %chain(&error), "the store does not answer");
+            Failure::new(StatusCode::SERVICE_UNAVAILABLE, "the database does not answer").into_response()
+        }
+    }
+}

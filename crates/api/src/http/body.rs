@@ -1,0 +1,47 @@
+//! JSON bodies, bounded in size and time.
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::StatusCode;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+
+use crate::config::Config;
+use crate::failure::Failure;
+
+/// Reads a body that has to be there.
+pub(crate) async fn required<T: DeserializeOwned>(config: &Config, body: Body) -> Result<T, Failure> {
+    let bytes = read(config, body).await?;
+    if is_blank(&bytes) {
+        return Err(Failure::invalid("the request has no body"));
+    }
+    parse(&bytes)
+}
+
+/// Reads a body that may be absent, empty, or `null`.
+pub(crate) async fn optional<T: DeserializeOwned + Default>(config: &Config, body: Body) -> Result<T, Failure> {
+    let bytes = read(config, body).await?;
+    if is_blank(&bytes) { Ok(T::default()) } else { parse::<Option<T>>(&bytes).map(Option::unwrap_or_default) }
+}
+
+async fn read(config: &Config, body: Body) -> Result<Bytes, Failure> {
+    let limited = Limited::new(body, config.request_bytes_max);
+    match tokio::time::timeout(config.body_read_max, limited.collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Failure::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the request body is larger than {} bytes", config.request_bytes_max),
+        )),
+        // The client went away, or does not speak HTTP: nobody reads this answer.
+        Ok(Err(_)) => Err(Failure::bad_request("the request body ended too early")),
+        Err(_) => Err(Failure::new(StatusCode::REQUEST_TIMEOUT, "the request body did not arrive in time")),
+    }
+}
+
+fn is_blank(bytes: &[u8]) -> bool {
+    bytes.iter().all(u8::is_ascii_whitespace)
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(bytes).map_err(Failure::invalid)
+}

@@ -1,0 +1,88 @@
+//! What surrounds every request: a span, a deadline, and the headers that browsers ask for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use http::{HeaderName, Method, StatusCode, header};
+use tower_http::cors::{Any, CorsLayer};
+use tracing::Instrument as _;
+
+use crate::control::Control;
+use crate::failure::{Failure, SHOULD_RETRY};
+use crate::sandboxes::list::{NEXT_TOKEN, TOTAL_RUNNING};
+
+/// How long a browser may rely on a preflight.
+const PREFLIGHT_AGE: Duration = Duration::from_secs(60 * 60);
+
+/// Headers of requests that scripts of any origin may set: the contract's, and those of newer clients.
+const REQUEST_HEADERS: [&str; 21] = [
+    "origin",
+    "content-length",
+    "content-type",
+    "user-agent",
+    "authorization",
+    "x-api-key",
+    "x-team-id",
+    "browser",
+    "lang",
+    "lang_version",
+    "machine",
+    "os",
+    "package_version",
+    "processor",
+    "publisher",
+    "release",
+    "sdk_runtime",
+    "system",
+    "idempotency-key",
+    "e2b-sandbox-id",
+    "e2b-sandbox-port",
+];
+
+/// Scripts of any origin may call: the credential is a header that no browser sends by itself.
+pub(super) fn cors() -> CorsLayer {
+    let rate_limit = ["ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"].map(HeaderName::from_static);
+    let exposed = [NEXT_TOKEN, TOTAL_RUNNING, header::RETRY_AFTER, SHOULD_RETRY].into_iter().chain(rate_limit);
+    CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS])
+        .allow_headers(REQUEST_HEADERS.map(HeaderName::from_static))
+        .expose_headers(exposed.collect::<Vec<_>>())
+        .max_age(PREFLIGHT_AGE)
+}
+
+/// Opens the request's span and holds it to the deadline. A request that is cut leaves nothing half done: what changes
+/// something is done by tasks of its own.
+pub(super) async fn surround(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
+    let span = tracing::info_span!(
+        "request",
+        id = %uuid::Uuid::new_v4(), %method, route,
+        team = tracing::field::Empty, sandbox = tracing::field::Empty, status = tracing::field::Empty
+    );
+    let deadline = control.config.request_deadline;
+    async {
+        let response = match tokio::time::timeout(deadline, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => too_late(&method, deadline),
+        };
+        tracing::Span::current().record("status", response.status().as_u16());
+        tracing::debug!("answered");
+        response
+    }
+    .instrument(span)
+    .await
+}
+
+fn too_late(method: &Method, deadline: Duration) -> Response {
+    tracing::warn!("a request took longer than its deadline");
+    let failure =
+        Failure::new(StatusCode::GATEWAY_TIMEOUT, format!("the request took longer than {} s", deadline.as_secs()));
+    // What was asked for may still happen, so only what changes nothing may be asked again.
+    let failure = if method.is_safe() { failure.worth_retrying_after(Duration::from_secs(1)) } else { failure };
+    failure.into_response()
+}

@@ -1,0 +1,83 @@
+//! What a path names.
+//!
+//! Routes are matched on the raw path and decoded afterwards, one segment at a time, so that `%2F` and `%3A` inside of a
+//! segment stay inside.
+
+use axum::extract::{FromRequestParts, RawPathParams};
+use hearth_types::SandboxId;
+use http::request::Parts;
+
+use crate::failure::Failure;
+
+/// Name of the path parameter with a sandbox id.
+const SANDBOX_ID: &str = "sandboxID";
+/// Name of the path parameter with a template's alias.
+const ALIAS: &str = "alias";
+
+/// The sandbox that a path names.
+#[derive(Debug)]
+pub(crate) struct SandboxPath(pub(crate) SandboxId);
+
+impl<S: Send + Sync> FromRequestParts<S> for SandboxPath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let text = parameter(parts, state, SANDBOX_ID).await?;
+        let sandbox_id = parse_sandbox_id(&text)?;
+        tracing::Span::current().record("sandbox", tracing::field::display(&sandbox_id));
+        Ok(Self(sandbox_id))
+    }
+}
+
+/// The decoded text of an alias, not yet checked.
+#[derive(Debug)]
+pub(crate) struct AliasPath(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for AliasPath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        parameter(parts, state, ALIAS).await.map(Self)
+    }
+}
+
+async fn parameter<S: Send + Sync>(parts: &mut Parts, state: &S, name: &'static str) -> Result<String, Failure> {
+    let invalid = || Failure::bad_request(format!("invalid {name} in the path"));
+    let parameters = RawPathParams::from_request_parts(parts, state).await.map_err(|_| invalid())?;
+    let found = parameters.iter().find(|(key, _)| *key == name);
+    found.map(|(_, value)| value.to_owned()).ok_or_else(invalid)
+}
+
+/// The id alone, or followed by a dash and a client id, which is what ids once looked like.
+fn parse_sandbox_id(text: &str) -> Result<SandboxId, Failure> {
+    let id = match text.split_once('-') {
+        Some((_, client)) if client.contains('-') => return Err(Failure::bad_request("invalid sandbox ID")),
+        Some((id, _)) => id,
+        None => text,
+    };
+    id.parse().map_err(|_| Failure::bad_request("invalid sandbox ID"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_ids_are_cut_at_the_dash() {
+        for (text, expected) in [
+            ("i0123456789abcdefghij", Some("i0123456789abcdefghij")),
+            ("abc-6532622b", Some("abc")),
+            ("abc-", Some("abc")),
+            ("a-b-c", None),
+            ("-6532622b", None),
+            ("", None),
+            ("ABC", None),
+            ("a_b", None),
+            ("a b", None),
+            ("é", None),
+        ] {
+            let parsed = parse_sandbox_id(text).ok();
+            assert_eq!(parsed.as_ref().map(SandboxId::as_str), expected, "{text}");
+        }
+    }
+}

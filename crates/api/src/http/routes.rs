@@ -1,0 +1,166 @@
+//! The table of routes: all of the contract, built or not.
+//!
+//! A route that the contract knows and this server has not built answers with an error that says so, in the contract's shape.
+//! Only what the contract does not know is a 404. The table of the unbuilt is also what the documentation of compatibility
+//! is checked against.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, MethodRouter, delete, get, on, post};
+use http::StatusCode;
+
+use super::auth::Reader;
+use super::border;
+use crate::control::Control;
+use crate::failure::Failure;
+use crate::{health, sandboxes, templates};
+
+/// A route of the contract that this server does not have (yet).
+struct Unbuilt {
+    method: MethodFilter,
+    path: &'static str,
+    what: &'static str,
+    answer: Answer,
+}
+
+/// How an unbuilt route answers.
+#[derive(Clone, Copy)]
+enum Answer {
+    /// With this status, to those who present an API key.
+    Keyed(StatusCode),
+    /// With this status, to everybody: it takes credentials that this server does not have either.
+    Open(StatusCode),
+}
+
+/// Not built yet.
+const LATER: Answer = Answer::Keyed(StatusCode::NOT_IMPLEMENTED);
+/// Not built yet, with credentials of users or operators.
+const LATER_OPEN: Answer = Answer::Open(StatusCode::NOT_IMPLEMENTED);
+/// A feature that servers may have switched off; clients know what that means.
+const OFF: Answer = Answer::Keyed(StatusCode::FORBIDDEN);
+/// The same, with credentials of the feature's own.
+const OFF_OPEN: Answer = Answer::Open(StatusCode::FORBIDDEN);
+/// Will not come back.
+const REMOVED: Answer = Answer::Open(StatusCode::GONE);
+
+const GET: MethodFilter = MethodFilter::GET;
+const POST: MethodFilter = MethodFilter::POST;
+const PUT: MethodFilter = MethodFilter::PUT;
+const PATCH: MethodFilter = MethodFilter::PATCH;
+const DELETE: MethodFilter = MethodFilter::DELETE;
+
+const fn unbuilt(method: MethodFilter, path: &'static str, what: &'static str, answer: Answer) -> Unbuilt {
+    Unbuilt { method, path, what, answer }
+}
+
+const UNBUILT: &[Unbuilt] = &[
+    unbuilt(POST, "/sandboxes/{sandboxID}/pause", "pausing sandboxes", LATER),
+    unbuilt(POST, "/sandboxes/{sandboxID}/resume", "resuming sandboxes", LATER),
+    unbuilt(POST, "/sandboxes/{sandboxID}/fork", "forking sandboxes", LATER),
+    unbuilt(POST, "/sandboxes/{sandboxID}/snapshots", "snapshots", LATER),
+    unbuilt(GET, "/snapshots", "snapshots", LATER),
+    unbuilt(PUT, "/sandboxes/{sandboxID}/network", "changing network rules", LATER),
+    unbuilt(GET, "/sandboxes/metrics", "metrics", LATER),
+    unbuilt(GET, "/sandboxes/{sandboxID}/metrics", "metrics", LATER),
+    unbuilt(GET, "/sandboxes/{sandboxID}/logs", "logs of sandboxes", LATER),
+    unbuilt(GET, "/v2/sandboxes/{sandboxID}/logs", "logs of sandboxes", LATER),
+    unbuilt(GET, "/templates", "listing templates", LATER),
+    unbuilt(GET, "/v2/templates", "listing templates", LATER),
+    unbuilt(GET, "/default-templates", "listing templates", LATER),
+    unbuilt(GET, "/templates/{templateID}", "template details", LATER),
+    unbuilt(DELETE, "/templates/{templateID}", "deleting templates", LATER),
+    unbuilt(PATCH, "/templates/{templateID}", "changing templates", LATER),
+    unbuilt(PATCH, "/v2/templates/{templateID}", "changing templates", LATER),
+    unbuilt(POST, "/v3/templates", "building templates", LATER),
+    unbuilt(GET, "/templates/{templateID}/files/{hash}", "building templates", LATER),
+    unbuilt(POST, "/v2/templates/{templateID}/builds/{buildID}", "building templates", LATER),
+    unbuilt(GET, "/templates/{templateID}/builds/{buildID}/status", "building templates", LATER),
+    unbuilt(GET, "/templates/{templateID}/builds/{buildID}/logs", "building templates", LATER),
+    unbuilt(POST, "/templates/tags", "template tags", LATER),
+    unbuilt(DELETE, "/templates/tags", "template tags", LATER),
+    unbuilt(GET, "/templates/{templateID}/tags", "template tags", LATER),
+    unbuilt(GET, "/templates/{templateID}/tags/count", "template tags", LATER),
+    unbuilt(GET, "/templates/{templateID}/tags/exists", "template tags", LATER),
+    unbuilt(GET, "/templates/{templateID}/tags/groups", "template tags", LATER),
+    unbuilt(GET, "/templates/{templateID}/tags/{tag}/assignments", "template tags", LATER),
+    unbuilt(POST, "/templates", "builds of the first generation", REMOVED),
+    unbuilt(POST, "/templates/{templateID}", "builds of the first generation", REMOVED),
+    unbuilt(POST, "/templates/{templateID}/builds/{buildID}", "builds of the first generation", REMOVED),
+    unbuilt(POST, "/v2/templates", "builds of the second generation", REMOVED),
+    unbuilt(GET, "/teams", "user accounts", LATER_OPEN),
+    unbuilt(GET, "/teams/{teamID}/metrics", "metrics of teams", LATER),
+    unbuilt(GET, "/teams/{teamID}/metrics/max", "metrics of teams", LATER),
+    unbuilt(GET, "/api-keys", "managing API keys over HTTP", LATER_OPEN),
+    unbuilt(POST, "/api-keys", "managing API keys over HTTP", LATER_OPEN),
+    unbuilt(PATCH, "/api-keys/{apiKeyID}", "managing API keys over HTTP", LATER_OPEN),
+    unbuilt(DELETE, "/api-keys/{apiKeyID}", "managing API keys over HTTP", LATER_OPEN),
+    unbuilt(POST, "/access-tokens", "personal access tokens", REMOVED),
+    unbuilt(DELETE, "/access-tokens/{accessTokenID}", "personal access tokens", REMOVED),
+    unbuilt(GET, "/volumes", "volumes", OFF),
+    unbuilt(POST, "/volumes", "volumes", OFF),
+    unbuilt(GET, "/volumes/{volumeID}", "volumes", OFF),
+    unbuilt(DELETE, "/volumes/{volumeID}", "volumes", OFF),
+    unbuilt(GET, "/volumecontent/{volumeID}/path", "volumes", OFF_OPEN),
+    unbuilt(PATCH, "/volumecontent/{volumeID}/path", "volumes", OFF_OPEN),
+    unbuilt(DELETE, "/volumecontent/{volumeID}/path", "volumes", OFF_OPEN),
+    unbuilt(GET, "/volumecontent/{volumeID}/dir", "volumes", OFF_OPEN),
+    unbuilt(POST, "/volumecontent/{volumeID}/dir", "volumes", OFF_OPEN),
+    unbuilt(GET, "/volumecontent/{volumeID}/file", "volumes", OFF_OPEN),
+    unbuilt(PUT, "/volumecontent/{volumeID}/file", "volumes", OFF_OPEN),
+    unbuilt(GET, "/secrets", "secrets", OFF),
+    unbuilt(POST, "/secrets", "secrets", OFF),
+    unbuilt(GET, "/secrets/{secretID}", "secrets", OFF),
+    unbuilt(POST, "/secrets/{secretID}", "secrets", OFF),
+    unbuilt(DELETE, "/secrets/{secretID}", "secrets", OFF),
+    unbuilt(GET, "/nodes", "managing nodes over HTTP", LATER_OPEN),
+    unbuilt(GET, "/nodes/{nodeID}", "managing nodes over HTTP", LATER_OPEN),
+    unbuilt(POST, "/nodes/{nodeID}", "managing nodes over HTTP", LATER_OPEN),
+    unbuilt(POST, "/admin/teams/{teamID}/sandboxes/kill", "administration over HTTP", LATER_OPEN),
+    unbuilt(GET, "/admin/sandboxes/running-counts", "administration over HTTP", LATER_OPEN),
+    unbuilt(POST, "/admin/teams/{teamID}/builds/cancel", "administration over HTTP", LATER_OPEN),
+    unbuilt(POST, "/admin/teams/{teamID}/api-keys", "administration over HTTP", LATER_OPEN),
+    unbuilt(DELETE, "/admin/teams/{teamID}/api-keys/{apiKeyID}", "administration over HTTP", LATER_OPEN),
+];
+
+impl Unbuilt {
+    fn route(&self) -> MethodRouter<Arc<Control>> {
+        let Self { method, what, answer, .. } = *self;
+        match answer {
+            Answer::Keyed(status) => on(method, move |_: Reader| async move { Failure::unsupported(status, what) }),
+            Answer::Open(status) => on(method, move || async move { Failure::unsupported(status, what) }),
+        }
+    }
+}
+
+/// All routes. Matching is on the raw path, so that an encoded slash does not end a segment.
+pub(crate) fn router(control: Arc<Control>) -> Router {
+    let built = Router::new()
+        .route("/health", get(health::check))
+        .route("/sandboxes", get(sandboxes::list::all).post(sandboxes::create::first_generation))
+        .route("/v2/sandboxes", get(sandboxes::list::page).post(sandboxes::create::second_generation))
+        .route("/sandboxes/{sandboxID}", get(sandboxes::detail::get))
+        .route("/sandboxes/{sandboxID}", delete(sandboxes::kill::kill))
+        .route("/sandboxes/{sandboxID}/timeout", post(sandboxes::end::set_timeout))
+        .route("/sandboxes/{sandboxID}/refreshes", post(sandboxes::end::refresh))
+        .route("/sandboxes/{sandboxID}/connect", post(sandboxes::connect::first_generation))
+        .route("/v2/sandboxes/{sandboxID}/connect", post(sandboxes::connect::second_generation))
+        .route("/templates/aliases/{alias}", get(templates::find_alias));
+    UNBUILT
+        .iter()
+        .fold(built, |router, unbuilt| router.route(unbuilt.path, unbuilt.route()))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&control), border::surround))
+        .layer(border::cors())
+        .with_state(control)
+}
+
+async fn unknown() -> Response {
+    Failure::not_found("there is no such route").into_response()
+}
+
+async fn wrong_method() -> Response {
+    Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this route does not have such a method").into_response()
+}

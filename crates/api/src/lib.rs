@@ -1,0 +1,36 @@
+//! The control role: the public REST interface, and the intended state of all sandboxes.
+//!
+//! ```text
+//!   http ── routes, auth, bodies, deadline ──▶ sandboxes, templates, health: handlers, one module for each thing to ask
+//!                                                   │                │
+//!   failure: the one place where errors             ▼                ▼
+//!   become HTTP answers                     live: one owner       store (reads)
+//!                                           task per sandbox ──▶ store, catalog, node
+//!                                                   ▲
+//!   nodes ── news and comparisons, placement ───────┤
+//!   reconcile ── rows, routes and timers ───────────┘
+//! ```
+//!
+//! * The store says which sandboxes *should* be, nodes say which *are*; this crate alone writes the one and follows the other.
+//! * A handler that changes something hands the work to a task and waits for it, so a dropped connection cuts nothing.
+//! * No route leads to a sandbox without a row, and no sandbox runs for long without one.
+//!
+//! It never sees how a node runs a sandbox: the cluster API is the only way there.
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod control;
+mod failure;
+mod health;
+mod http;
+mod live;
+mod nodes;
+mod reconcile;
+mod sandboxes;
+mod templates;
+mod token;
+
+pub use config::{Config, Node};
+pub use control::{Api, StartError};
+pub use token::TokenSource;

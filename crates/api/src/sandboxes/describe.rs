@@ -1,0 +1,58 @@
+//! Rows as clients see them.
+
+use hearth_api_types::sandbox::{Lifecycle, ListedSandbox, OnTimeout, Sandbox, SandboxDetail, SandboxState};
+use hearth_store::Sandbox as Row;
+use hearth_types::Resources;
+
+use crate::control::Control;
+
+/// What a client needs to use the sandbox. The tokens are the same for as long as the sandbox lives.
+pub(super) fn sandbox(control: &Control, row: &Row) -> Sandbox {
+    Sandbox {
+        sandbox_id: row.sandbox_id.to_string(),
+        template_id: row.template_id.to_string(),
+        alias: row.alias.clone(),
+        client_id: control.config.client_id.clone(),
+        envd_version: row.envd_version.clone(),
+        envd_access_token: envd_access_token(control, row),
+        // All sandboxes have public traffic so far.
+        traffic_access_token: None,
+        domain: control.config.domain.clone(),
+    }
+}
+
+/// An item of a list. Only running sandboxes are described: the others are nobody's business.
+pub(super) fn listed(control: &Control, row: Row) -> ListedSandbox {
+    let Resources { vcpus, memory_mib, disk_mib } = row.resources;
+    ListedSandbox {
+        sandbox_id: row.sandbox_id.to_string(),
+        template_id: row.template_id.to_string(),
+        alias: row.alias,
+        client_id: control.config.client_id.clone(),
+        envd_version: row.envd_version,
+        state: SandboxState::Running,
+        started_at: row.started_at,
+        end_at: row.end_at,
+        cpu_count: vcpus,
+        memory_mb: memory_mib,
+        disk_size_mb: disk_mib,
+        metadata: row.metadata,
+        volume_mounts: Vec::new(),
+    }
+}
+
+/// Everything.
+pub(super) fn detail(control: &Control, row: Row) -> SandboxDetail {
+    SandboxDetail {
+        envd_access_token: envd_access_token(control, &row),
+        domain: control.config.domain.clone(),
+        allow_internet_access: row.allow_internet_access,
+        network: None,
+        lifecycle: Lifecycle { on_timeout: OnTimeout::Kill, auto_resume: false },
+        listed: listed(control, row),
+    }
+}
+
+fn envd_access_token(control: &Control, row: &Row) -> Option<String> {
+    row.secured.then(|| control.tokens.envd_access_token(&row.sandbox_id).expose().to_owned())
+}

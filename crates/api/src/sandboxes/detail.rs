@@ -1,0 +1,30 @@
+//! `GET /sandboxes/{sandboxID}`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use hearth_api_types::sandbox::SandboxDetail;
+
+use super::describe;
+use crate::control::Control;
+use crate::failure::Failure;
+use crate::http::auth::Reader;
+use crate::http::path::SandboxPath;
+use crate::live::{Refusal, Request, State as Phase, Verdict};
+
+/// Everything about a sandbox.
+pub(crate) async fn get(
+    State(control): State<Arc<Control>>,
+    Reader(team): Reader,
+    SandboxPath(sandbox_id): SandboxPath,
+) -> Result<Json<SandboxDetail>, Failure> {
+    let found = control.store.sandbox(&sandbox_id).await;
+    let row = found.map_err(|error| Failure::internal("reading a sandbox", &error))?;
+    let row = row.filter(|row| row.team_id == team.id).ok_or(Refusal::NotFound)?;
+    match Phase::from(row.state).decide(Request::Describe) {
+        Verdict::Proceed => Ok(Json(describe::detail(&control, row))),
+        Verdict::Refuse(refusal) => Err(refusal.into()),
+        Verdict::Wait => Err(Refusal::NotFound.into()),
+    }
+}

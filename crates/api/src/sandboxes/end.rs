@@ -1,0 +1,52 @@
+//! `POST /sandboxes/{sandboxID}/timeout` and `/refreshes`: when a sandbox ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use hearth_api_types::sandbox::{Refresh, Timeout};
+use http::StatusCode;
+
+use crate::control::Control;
+use crate::failure::Failure;
+use crate::http::auth::Writer;
+use crate::http::body;
+use crate::http::path::SandboxPath;
+use crate::live::Request;
+use crate::live::expiry::Wish;
+
+/// Shortest and longest refresh, in seconds.
+const REFRESH_MIN: u64 = 15;
+const REFRESH_MAX: i32 = 3600;
+
+/// Sets the end, earlier or later. Negative is zero, and zero ends it at once.
+pub(crate) async fn set_timeout(
+    State(control): State<Arc<Control>>,
+    Writer(team): Writer,
+    SandboxPath(sandbox_id): SandboxPath,
+    body: Body,
+) -> Result<StatusCode, Failure> {
+    let Timeout { timeout } = body::required(&control.config, body).await?;
+    let wish = Wish::EndIn(Duration::from_secs(u64::try_from(timeout).unwrap_or(0)));
+    let handle = super::find(&control, &team, &sandbox_id)?;
+    handle.wish(Request::SetEnd, wish, team.limits.sandbox_length_max).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Moves the end away, never nearer.
+pub(crate) async fn refresh(
+    State(control): State<Arc<Control>>,
+    Writer(team): Writer,
+    SandboxPath(sandbox_id): SandboxPath,
+    body: Body,
+) -> Result<StatusCode, Failure> {
+    let Refresh { duration } = body::optional(&control.config, body).await?;
+    let duration = duration.unwrap_or(0);
+    let seconds = u64::try_from(duration).ok().filter(|_| duration <= REFRESH_MAX);
+    let seconds = seconds.ok_or_else(|| Failure::invalid(format_args!("duration must be from 0 to {REFRESH_MAX}")))?;
+    let wish = Wish::LastAtLeast(Duration::from_secs(seconds.max(REFRESH_MIN)));
+    let handle = super::find(&control, &team, &sandbox_id)?;
+    handle.wish(Request::SetEnd, wish, team.limits.sandbox_length_max).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,281 @@
+//! What a client wants a new sandbox to be, checked.
+//!
+//! Three kinds of refusal: what makes no sense, what the team may not have, and what the contract knows but this server does
+//! not do. The last is refused wherever ignoring it would let the client believe in something that is not so; members that
+//! only spell out a default are accepted.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hearth_api_types::sandbox::{AutoResume, Iam, Network, NewSandbox};
+use hearth_store::Limits;
+use hearth_types::TemplateReference;
+use http::StatusCode;
+use semver::Version;
+
+use crate::failure::Failure;
+
+/// Most bytes of all environment variables together. They travel to the node in one message of at most 4 MiB, and end up in
+/// the argument area of every process in the sandbox, which Linux bounds to 2 MiB by default.
+const ENV_VARS_BYTES_MAX: usize = 1024 * 1024;
+/// Most bytes of all metadata together: a list shows it for up to a hundred sandboxes at once.
+const METADATA_BYTES_MAX: usize = 256 * 1024;
+/// The first guest daemon that demands a token.
+const ENVD_SECURED_SINCE: Version = Version::new(0, 2, 0);
+
+/// Where the two generations of the route differ.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Defaults {
+    /// How long a sandbox lives when the client does not say.
+    pub(super) timeout: Duration,
+    /// Whether its guest daemon demands a token.
+    pub(super) secured: bool,
+}
+
+/// A sandbox that this server can make, if there is such a template and room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) reference: TemplateReference,
+    pub(super) timeout: Duration,
+    pub(super) metadata: BTreeMap<String, String>,
+    pub(super) env_vars: BTreeMap<String, String>,
+    pub(super) secured: bool,
+    pub(super) allow_internet_access: Option<bool>,
+}
+
+impl Wanted {
+    pub(super) fn check(new: NewSandbox, defaults: Defaults, limits: Limits) -> Result<Self, Failure> {
+        let NewSandbox {
+            template_id,
+            timeout,
+            metadata,
+            env_vars,
+            auto_pause,
+            auto_pause_memory,
+            auto_resume,
+            allow_internet_access,
+            network,
+            volume_mounts,
+            // The control plane has nothing to do about it: the SDK starts the gateway in the sandbox.
+            mcp: _,
+            iam,
+        } = new;
+        let reference = template_id.parse().map_err(Failure::invalid)?;
+        let timeout = check_timeout(timeout, defaults.timeout, limits)?;
+        let metadata = metadata.unwrap_or_default();
+        check_size("metadata", &metadata, METADATA_BYTES_MAX)?;
+        let env_vars = env_vars.unwrap_or_default();
+        check_env_vars(&env_vars)?;
+        check_lifecycle(auto_pause.unwrap_or(false), auto_pause_memory.unwrap_or(true), auto_resume)?;
+        if let Some((status, what)) = network.and_then(unsupported_rule) {
+            return Err(Failure::unsupported(status, what));
+        }
+        if volume_mounts.is_some_and(|mounts| !mounts.is_empty()) {
+            return Err(Failure::unsupported(StatusCode::BAD_REQUEST, "volumes (volumeMounts)"));
+        }
+        if iam.is_some_and(|Iam { tokens }| tokens.is_some_and(|tokens| !tokens.is_empty())) {
+            return Err(Failure::unsupported(StatusCode::BAD_REQUEST, "workload identity (iam)"));
+        }
+        Ok(Self { reference, timeout, metadata, env_vars, secured: defaults.secured, allow_internet_access })
+    }
+}
+
+fn check_timeout(given: Option<i32>, default: Duration, limits: Limits) -> Result<Duration, Failure> {
+    let Some(given) = given else {
+        // A team whose sandboxes may only be shorter than the default gets what it may have.
+        return Ok(default.min(limits.sandbox_length_max));
+    };
+    let seconds = u64::try_from(given).ok().filter(|seconds| *seconds > 0);
+    let seconds = seconds.ok_or_else(|| Failure::invalid("timeout must be greater than 0"))?;
+    check_length(Duration::from_secs(seconds), limits)
+}
+
+/// A length that a team may give to a sandbox.
+pub(super) fn check_length(length: Duration, limits: Limits) -> Result<Duration, Failure> {
+    let max = limits.sandbox_length_max;
+    if length > max {
+        let max = max.as_secs();
+        return Err(Failure::bad_request(format!("timeout must be at most {max} seconds, the maximum of your team")));
+    }
+    Ok(length)
+}
+
+fn check_size(what: &str, texts: &BTreeMap<String, String>, bytes_max: usize) -> Result<(), Failure> {
+    let bytes: usize = texts.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes > bytes_max {
+        return Err(Failure::invalid(format_args!("{what} must have at most {bytes_max} bytes, but has {bytes}")));
+    }
+    Ok(())
+}
+
+/// What execve(2) cannot pass on is refused here, where somebody reads why.
+fn check_env_vars(env_vars: &BTreeMap<String, String>) -> Result<(), Failure> {
+    check_size("envVars", env_vars, ENV_VARS_BYTES_MAX)?;
+    for (name, value) in env_vars {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(Failure::invalid("a name in envVars must not be empty, and not contain `=` or a zero byte"));
+        }
+        if value.contains('\0') {
+            return Err(Failure::invalid(format_args!(
+                "the value of `{name}` in envVars must not contain a zero byte"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn check_lifecycle(pauses: bool, keeps_memory: bool, auto_resume: Option<AutoResume>) -> Result<(), Failure> {
+    let resumes = auto_resume.is_some_and(|AutoResume { enabled }| enabled);
+    if !keeps_memory && !pauses {
+        return Err(Failure::invalid("autoPauseMemory must not be false without autoPause"));
+    }
+    if !keeps_memory && resumes {
+        return Err(Failure::invalid("autoPauseMemory must not be false with autoResume"));
+    }
+    if pauses {
+        return Err(Failure::unsupported(StatusCode::FORBIDDEN, "pausing sandboxes (autoPause)"));
+    }
+    if resumes {
+        return Err(Failure::unsupported(StatusCode::FORBIDDEN, "resuming sandboxes on traffic (autoResume)"));
+    }
+    Ok(())
+}
+
+/// The first rule that is more than a default, and how its absence is told.
+fn unsupported_rule(network: Network) -> Option<(StatusCode, &'static str)> {
+    let Network {
+        allow_out,
+        deny_out,
+        allow_public_traffic,
+        mask_request_host,
+        https_ports,
+        rules,
+        egress_proxy,
+        dns_servers,
+    } = network;
+    [
+        (allow_out.is_some_and(|list| !list.is_empty()), "egress rules (network.allowOut)"),
+        (
+            deny_out.is_some_and(|list| !list.is_empty()),
+            "egress rules (network.denyOut); allow_internet_access: false denies everything",
+        ),
+        (allow_public_traffic == Some(false), "private traffic (network.allowPublicTraffic)"),
+        (mask_request_host.is_some(), "masked hosts (network.maskRequestHost)"),
+        (https_ports.is_some_and(|ports| !ports.is_empty()), "TLS to ports of a sandbox (network.httpsPorts)"),
+        (rules.is_some_and(|rules| !rules.is_empty()), "header rules (network.rules)"),
+        (egress_proxy.is_some(), "egress proxies (network.egressProxy)"),
+        // An empty list is not the default: it denies all resolvers.
+        (dns_servers.is_some(), "chosen resolvers (network.dnsServers)"),
+    ]
+    .into_iter()
+    .find(|(is_used, _)| *is_used)
+    .map(|(_, what)| (StatusCode::FORBIDDEN, what))
+}
+
+/// Whether the guest daemon of a build can demand a token.
+pub(super) fn check_envd_version(envd_version: &str) -> Result<(), Failure> {
+    let version: Version =
+        envd_version.parse().map_err(|error| Failure::internal("reading the envd version of a build", &error))?;
+    if version < ENVD_SECURED_SINCE {
+        return Err(Failure::bad_request(format!(
+            "the template's envd {version} cannot be secured: build the template again, or set secure to false"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn check(body: &str) -> Result<Wanted, Failure> {
+        let new: NewSandbox = serde_json::from_str(body).expect(body);
+        let defaults = Defaults { timeout: Duration::from_secs(300), secured: true };
+        Wanted::check(new, defaults, Limits { sandboxes_max: 20, sandbox_length_max: HOUR })
+    }
+
+    fn with(member: &str) -> String {
+        format!(r#"{{"templateID":"base",{member}}}"#)
+    }
+
+    #[test]
+    fn defaults_that_are_spelled_out_are_accepted() {
+        for member in [
+            r#""autoPause":false,"autoPauseMemory":true,"autoResume":{"enabled":false}"#,
+            r#""network":{}"#,
+            r#""network":null"#,
+            r#""network":{"allowOut":[],"denyOut":[],"allowPublicTraffic":true,"httpsPorts":[],"rules":{},"egressProxy":null}"#,
+            r#""network":{"allowPublicTraffic":null}"#,
+            r#""volumeMounts":[]"#,
+            r#""iam":{"tokens":{}}"#,
+            r#""iam":{}"#,
+            r#""mcp":{"server":{"key":"value"}}"#,
+            r#""metadata":{},"envVars":{}"#,
+            r#""timeout":1"#,
+            r#""timeout":3600"#,
+        ] {
+            check(&with(member)).expect(member);
+        }
+        let wanted = check(r#"{"templateID":" Base "}"#).expect("valid");
+        assert_eq!((wanted.reference.to_string().as_str(), wanted.timeout.as_secs()), ("base", 300));
+        assert_eq!((wanted.secured, wanted.allow_internet_access), (true, None));
+        let wanted = check(&with(r#""allow_internet_access":false,"timeout":7"#)).expect("valid");
+        assert_eq!((wanted.allow_internet_access, wanted.timeout.as_secs()), (Some(false), 7));
+    }
+
+    #[test]
+    fn what_would_be_ignored_is_refused_by_name() {
+        for (member, name) in [
+            (r#""autoPause":true"#, "autoPause"),
+            (r#""autoResume":{"enabled":true}"#, "autoResume"),
+            (r#""volumeMounts":[{"name":"v","path":"/v"}]"#, "volumeMounts"),
+            (r#""iam":{"tokens":{"t":{"audience":"a","tokenType":"JWT-SVID"}}}"#, "iam"),
+            (r#""network":{"allowOut":["1.1.1.1"]}"#, "allowOut"),
+            (r#""network":{"denyOut":["0.0.0.0/0"]}"#, "denyOut"),
+            (r#""network":{"allowPublicTraffic":false}"#, "allowPublicTraffic"),
+            (r#""network":{"maskRequestHost":"localhost:${PORT}"}"#, "maskRequestHost"),
+            (r#""network":{"httpsPorts":[443]}"#, "httpsPorts"),
+            (r#""network":{"rules":{"example.com":[]}}"#, "rules"),
+            (r#""network":{"egressProxy":{"address":"p:1"}}"#, "egressProxy"),
+            (r#""network":{"dnsServers":[]}"#, "dnsServers"),
+        ] {
+            let failure = format!("{:?}", check(&with(member)).expect_err(member));
+            assert!(failure.contains("FeatureNotSupported") && failure.contains(name), "{member}: {failure}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let many = |name: &str, bytes: usize| with(&format!(r#""{name}":{{"a":"{}"}}"#, "x".repeat(bytes)));
+        for (body, message) in [
+            (r#"{"templateID":""}"#.to_owned(), "empty"),
+            (r#"{"templateID":"a/b/c"}"#.to_owned(), "name"),
+            (with(r#""timeout":0"#), "greater than 0"),
+            (with(r#""timeout":-5"#), "greater than 0"),
+            (with(r#""timeout":3601"#), "at most 3600 seconds"),
+            (with(r#""autoPauseMemory":false"#), "autoPauseMemory"),
+            (with(r#""autoPause":true,"autoPauseMemory":false,"autoResume":{"enabled":true}"#), "autoPauseMemory"),
+            (with(r#""envVars":{"":"x"}"#), "envVars"),
+            (with(r#""envVars":{"A=B":"x"}"#), "envVars"),
+            (with(r#""envVars":{"A":"x\u0000"}"#), "zero byte"),
+            (many("envVars", ENV_VARS_BYTES_MAX), "envVars"),
+            (many("metadata", METADATA_BYTES_MAX), "metadata"),
+        ] {
+            let failure = format!("{:?}", check(&body).expect_err(message));
+            assert!(failure.contains("400") && failure.contains(message), "{message}: {failure}");
+            assert!(!failure.contains("FeatureNotSupported"), "{failure}");
+        }
+        check(&many("envVars", ENV_VARS_BYTES_MAX - 1)).expect("just fits");
+    }
+
+    #[test]
+    fn old_guest_daemons_cannot_be_secured() {
+        for (version, is_ok) in
+            [("0.1.9", false), ("0.2.0", true), ("0.6.4", true), ("1.0.0", true), ("nonsense", false)]
+        {
+            assert_eq!(check_envd_version(version).is_ok(), is_ok, "{version}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Tokens of sandboxes.
+//!
+//! A token is a keyed hash of the sandbox's id, so that it is the same before and after every pause, resume and restart
+//! without being kept anywhere. Who knows one token learns nothing about another.
+
+use hearth_types::{SandboxId, Secret};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+
+/// Keeps traffic tokens apart from envd tokens of the same sandbox.
+const TRAFFIC_PREFIX: &str = "sandbox-traffic-";
+
+/// Makes the tokens of all sandboxes from one seed of the server.
+#[derive(Debug, Clone)]
+pub struct TokenSource {
+    seed: Secret,
+}
+
+impl TokenSource {
+    /// Tokens of this seed. Another seed makes every token of every sandbox another one.
+    #[must_use]
+    pub fn new(seed: Secret) -> Self {
+        Self { seed }
+    }
+
+    /// What the sandbox's guest daemon demands from clients.
+    #[must_use]
+    pub fn envd_access_token(&self, sandbox_id: &SandboxId) -> Secret {
+        self.keyed_hash(&[sandbox_id.as_str()])
+    }
+
+    /// What the edge demands from visitors of a sandbox without public traffic.
+    #[must_use]
+    pub fn traffic_access_token(&self, sandbox_id: &SandboxId) -> Secret {
+        self.keyed_hash(&[TRAFFIC_PREFIX, sandbox_id.as_str()])
+    }
+
+    fn keyed_hash(&self, message: &[&str]) -> Secret {
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(self.seed.expose().as_bytes()).expect("HMAC takes a key of any length");
+        for part in message {
+            mac.update(part.as_bytes());
+        }
+        Secret::new(hex::encode(mac.finalize().into_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_as_in_the_contract() {
+        let source = TokenSource::new(Secret::new("seed-for-tests"));
+        let sandbox_id: SandboxId = "i0123456789abcdefghij".parse().expect("valid");
+        assert_eq!(
+            source.envd_access_token(&sandbox_id).expose(),
+            "cf651bcf219c0730783650283b68a3d7627a4f1d4a544bc90043f0ea144c0f84"
+        );
+        assert_eq!(
+            source.traffic_access_token(&sandbox_id).expose(),
+            "3a37c1e74e38d3f85a98eb2bca8690f33e5a714482bf029f411fa9af77fe40f7"
+        );
+    }
+}

@@ -1,0 +1,191 @@
+//! The guest's kernel: Debian's cloud kernel, unpacked beside the templates and never installed.
+//!
+//! ```text
+//! kernel/current-<suite>          the version in use, one line
+//! kernel/<version>/boot/...       the package's files
+//! kernel/<version>/initramfs-<h>  made by us, named by its contents
+//! ```
+//!
+//! The version stays until somebody removes `current-<suite>`: templates are snapshots of a running kernel, and a new one
+//! means to build them anew.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hearth_vmm::Kernel;
+
+use crate::apt::Apt;
+use crate::files::{hash, publish, read, scratch, sync_folder};
+use crate::progress::{Progress, Unit};
+use crate::tool::Tool;
+use crate::workshop::Workshop;
+use crate::{Config, Error, cpio, mirror::Mirror};
+
+mod modules;
+
+use modules::Modules;
+
+/// Depends on the newest kernel for virtual machines.
+const META_PACKAGE: &str = "linux-image-cloud-amd64";
+/// What every guest needs before its root filesystem is there. Others are loaded on demand, from the root filesystem.
+const MODULES: &[&str] = &["virtio_mmio", "virtio_blk", "virtio_net"];
+
+/// Makes sure that the kernel and the first root filesystem with our programs are there. Without a need for either it takes
+/// as long as reading our programs.
+///
+/// Cancel safe: what an interrupted run leaves is removed by the next one.
+///
+/// # Errors
+/// A tool or its mirror failed; nothing that was there before is lost.
+pub async fn ensure_kernel(config: &Config, progress: &dyn Progress) -> Result<Kernel, Error> {
+    let workshop = Workshop::open(config)?;
+    let unpacked = match Unpacked::current(&workshop, &config.suite)? {
+        Some(unpacked) => unpacked,
+        None => fetch(&workshop, config, progress).await?,
+    };
+    let initramfs = ensure_initramfs(&unpacked, config, progress)?;
+    progress.finished();
+    Ok(Kernel { version: unpacked.version, image: unpacked.image, initramfs })
+}
+
+/// A kernel's folder.
+#[derive(Debug)]
+struct Unpacked {
+    version: String,
+    folder: PathBuf,
+    image: PathBuf,
+}
+
+impl Unpacked {
+    fn current(workshop: &Workshop, suite: &str) -> Result<Option<Self>, Error> {
+        let Ok(version) = fs::read_to_string(current_file(workshop, suite)) else { return Ok(None) };
+        let folder = workshop.kernels().join(version.trim());
+        // Somebody may have removed the folder.
+        if folder.is_dir() { Self::read(&folder).map(Some) } else { Ok(None) }
+    }
+
+    /// Finds the image in a folder that a kernel package was unpacked into.
+    fn read(folder: &Path) -> Result<Self, Error> {
+        let boot = folder.join("boot");
+        let entries = fs::read_dir(&boot).map_err(Error::file("listing", &boot))?;
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let version = names.filter_map(|name| name.strip_prefix("vmlinuz-").map(str::to_owned)).max();
+        let missing = || Error::Unexpected {
+            action: "unpacking the kernel",
+            reason: format!("there is no vmlinuz in {}", boot.display()),
+        };
+        let version = version.ok_or_else(missing)?;
+        let image = boot.join(format!("vmlinuz-{version}"));
+        Ok(Self { version, folder: folder.to_owned(), image })
+    }
+}
+
+/// The folder of a kernel's modules, where the package has it: below `/usr` since Debian 13.
+pub(crate) fn modules_folder(kernel: &Kernel) -> Result<PathBuf, Error> {
+    let root = kernel.image.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
+    let candidates = ["usr/lib/modules", "lib/modules"].map(|folder| root.join(folder).join(&kernel.version));
+    let missing = || Error::Unexpected {
+        action: "looking for the kernel's modules",
+        reason: format!("there are none of version {} in {}", kernel.version, root.display()),
+    };
+    candidates.into_iter().find(|folder| folder.is_dir()).ok_or_else(missing)
+}
+
+fn current_file(workshop: &Workshop, suite: &str) -> PathBuf {
+    workshop.kernels().join(format!("current-{suite}"))
+}
+
+async fn fetch(workshop: &Workshop, config: &Config, progress: &dyn Progress) -> Result<Unpacked, Error> {
+    let mirror = Mirror::choose(&config.suite, config.mirror.as_deref())?;
+    let apt = Apt::open(&workshop.apt(), mirror).await?;
+    apt.update(progress).await?;
+    let depends = apt.field(META_PACKAGE, "Depends").await?;
+    let package = image_package(&depends).ok_or_else(|| Error::Unexpected {
+        action: "looking for the newest kernel",
+        reason: format!("{META_PACKAGE} depends on no image: {depends}"),
+    })?;
+    let fresh = scratch(&workshop.kernels())?;
+    apt.download(package, fresh.path(), progress).await?;
+    let archive = only_entry(fresh.path())?;
+    progress.phase("kernel unpacking", Unit::Steps, None);
+    let unpack = Tool::new("dpkg-deb", "dpkg").arg("-x").args([archive.as_path(), fresh.path()]);
+    unpack.lines("unpacking the kernel").await?;
+    fs::remove_file(&archive).map_err(Error::file("removing", &archive))?;
+    let version = Unpacked::read(fresh.path())?.version;
+    let folder = workshop.kernels().join(&version);
+    fresh.publish(&folder)?;
+    publish(&current_file(workshop, &config.suite), version.as_bytes())?;
+    Unpacked::read(&folder)
+}
+
+/// The image among the dependencies of the meta package: `linux-image-<version>-cloud-amd64 (= ...)`.
+fn image_package(depends: &str) -> Option<&str> {
+    let names = depends.split(',').filter_map(|dependency| dependency.split_whitespace().next());
+    names.into_iter().find(|name| name.starts_with("linux-image-"))
+}
+
+fn only_entry(folder: &Path) -> Result<PathBuf, Error> {
+    let mut entries = fs::read_dir(folder).map_err(Error::file("listing", folder))?.flatten();
+    match (entries.next(), entries.next()) {
+        (Some(entry), None) => Ok(entry.path()),
+        _ => Err(Error::Unexpected {
+            action: "fetching the kernel",
+            reason: format!("there is not one file in {}", folder.display()),
+        }),
+    }
+}
+
+/// The first root filesystem: PID 1, the guest daemon and the modules.
+fn ensure_initramfs(kernel: &Unpacked, config: &Config, progress: &dyn Progress) -> Result<PathBuf, Error> {
+    let init = read(&config.guest.init)?;
+    let envd = read(&config.guest.envd)?;
+    let name = format!("initramfs-{}", &hash([REVISION.as_bytes(), &init, &envd])[..16]);
+    let path = kernel.folder.join(&name);
+    if path.exists() {
+        return Ok(path);
+    }
+    progress.phase("initramfs", Unit::Steps, None);
+    let bytes = initramfs(init, envd, &Modules::read(&kernel.folder)?)?;
+    publish(&path, &bytes)?;
+    for entry in fs::read_dir(&kernel.folder).map_err(Error::file("listing", &kernel.folder))?.flatten() {
+        let old = entry.file_name();
+        if old.to_string_lossy().starts_with("initramfs-") && old.to_string_lossy() != name {
+            // A VM that boots from it has read it long ago.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    sync_folder(&kernel.folder)?;
+    Ok(path)
+}
+
+/// Raised when an initramfs of the same programs gets other contents.
+const REVISION: &str = "1";
+
+/// Uncompressed: the kernel would spend longer on unpacking than the host saves on reading.
+fn initramfs(init: Vec<u8>, envd: Vec<u8>, modules: &Modules) -> Result<Vec<u8>, Error> {
+    let mut archive = cpio::Archive::default();
+    // The kernel opens it for PID 1 before anything is mounted.
+    archive.character_device("dev/console", 5, 1);
+    archive.file("init", 0o755, init).file("envd", 0o755, envd);
+    let mut order = String::new();
+    for (name, bytes) in modules.in_load_order(MODULES)? {
+        let file = format!("{name}.ko");
+        order.push_str(&file);
+        order.push('\n');
+        archive.file(&format!("modules/{file}"), 0o644, bytes);
+    }
+    archive.file("modules/order", 0o644, order.into_bytes());
+    archive.into_bytes().map_err(Error::file("putting together", "initramfs"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_image_is_found_among_dependencies() {
+        let depends = "linux-image-6.12.1+deb13-cloud-amd64 (= 6.12.1-1), other";
+        assert_eq!(image_package(depends), Some("linux-image-6.12.1+deb13-cloud-amd64"));
+        assert_eq!(image_package("a, b (>= 1)"), None);
+    }
+}

@@ -1,0 +1,289 @@
+//! The host's side of the guest daemon: identity, health, and running a command.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use tokio::net::TcpStream;
+
+use crate::process::process_event::{DataEvent, EndEvent};
+use crate::process::{ProcessConfig, StartRequest, StartResponse};
+
+/// Longest answer to a plain request that is read. Ours are a few bytes; the guest may send anything.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Most output of a command that is kept.
+const OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Between two attempts to give a guest its identity.
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(5);
+
+/// Why the guest daemon did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It could not be talked to.
+    #[error("talking to the guest daemon")]
+    Transport(#[source] io::Error),
+    /// It answered, but not with success.
+    #[error("the guest daemon answered {status}: {text}")]
+    Status {
+        /// The HTTP status.
+        status: StatusCode,
+        /// The beginning of its body.
+        text: String,
+    },
+    /// It never answered.
+    #[error("the guest daemon did not answer within {} ms", budget.as_millis())]
+    Silent {
+        /// How long it was asked.
+        budget: Duration,
+    },
+    /// A command could not be run to its end.
+    #[error("running a command in the guest: {0}")]
+    Command(String),
+}
+
+/// How a connection to the guest daemon is made, directly or through proxies.
+pub type Dial = dyn Fn() -> Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>> + Send + Sync;
+
+/// What a guest is told about itself (the body of `POST /init`).
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Init {
+    /// What clients must present.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_token: Option<String>,
+    /// Environment of all commands.
+    pub env_vars: BTreeMap<String, String>,
+    /// The sandbox's id, for its programs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sandbox_id: Option<String>,
+    /// The template's id, for its programs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template_id: Option<String>,
+    /// Fresh random bytes in hex: sandboxes of one snapshot must not draw the same random numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub random_seed: Option<String>,
+    /// Who commands run as when nobody is named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_user: Option<String>,
+    /// Where they run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_workdir: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Timed<'a> {
+    timestamp: String,
+    #[serde(flatten)]
+    init: &'a Init,
+}
+
+/// What a finished command left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error.
+    pub stderr: Vec<u8>,
+    /// Exit code; -1 after a signal.
+    pub exit_code: i32,
+}
+
+/// A client of one guest's daemon. One connection per request: the host talks to it rarely.
+pub struct Client {
+    dial: Box<Dial>,
+    headers: HeaderMap,
+    authority: String,
+}
+
+impl Client {
+    /// A client that connects by `dial`, names `authority` as the host and sends `headers` with every request.
+    #[must_use]
+    pub fn new(dial: Box<Dial>, authority: &str, headers: HeaderMap) -> Self {
+        Self { dial, headers, authority: authority.to_owned() }
+    }
+
+    /// Gives the guest its identity, again and again until it answers: a guest that was just restored may miss the first
+    /// requests. Returns the daemon's version. Cancel safe: an attempt that is cut may still have its effect, and the
+    /// daemon ignores older ones.
+    pub async fn init(&self, init: &Init, attempt: Duration, budget: Duration) -> Result<String, Error> {
+        let start = Instant::now();
+        loop {
+            match tokio::time::timeout(attempt, self.init_once(init)).await {
+                Ok(Ok(version)) => return Ok(version),
+                Ok(Err(error @ Error::Status { .. })) => return Err(error),
+                // No connection, or cut in the middle: the guest is not there yet.
+                Ok(Err(_)) | Err(_) => {}
+            }
+            if start.elapsed() >= budget {
+                return Err(Error::Silent { budget });
+            }
+            tokio::time::sleep(ATTEMPT_PAUSE).await;
+        }
+    }
+
+    async fn init_once(&self, init: &Init) -> Result<String, Error> {
+        let body = serde_json::to_vec(&Timed { timestamp: timestamp(), init }).map_err(|error| transport(error.into()))?;
+        let response = self.send(Method::POST, "/init", "application/json", body.into()).await?;
+        let version = response.headers().get("x-envd-version").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        expect(response, StatusCode::NO_CONTENT).await?;
+        version.ok_or_else(|| Error::Command("the daemon did not tell its version".to_owned()))
+    }
+
+    /// Whether the daemon answers.
+    pub async fn health(&self) -> Result<(), Error> {
+        let response = self.send(Method::GET, "/health", "application/json", Bytes::new()).await?;
+        expect(response, StatusCode::NO_CONTENT).await
+    }
+
+    /// Runs a shell command to its end and returns its output. Dropping the future leaves the command running.
+    pub async fn run(&self, command: &str) -> Result<Output, Error> {
+        let request = StartRequest {
+            process: ProcessConfig {
+                cmd: "/bin/bash".to_owned(),
+                args: vec!["-l".to_owned(), "-c".to_owned(), command.to_owned()],
+                ..Default::default()
+            }
+            .into(),
+            stdin: Some(false),
+            ..Default::default()
+        };
+        let json = serde_json::to_vec(&request).map_err(|error| transport(error.into()))?;
+        let mut body = BytesMut::with_capacity(json.len() + 5);
+        body.put_u8(0);
+        body.put_u32(u32::try_from(json.len()).map_err(|_| Error::Command("the command is too long".to_owned()))?);
+        body.extend_from_slice(&json);
+        let path = "/process.Process/Start";
+        let response = self.send(Method::POST, path, "application/connect+json", body.freeze()).await?;
+        if response.status() != StatusCode::OK {
+            return Err(refused(response).await);
+        }
+        collect(response.into_body()).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &'static str,
+        body: Bytes,
+    ) -> Result<http::Response<hyper::body::Incoming>, Error> {
+        let stream = (self.dial)().await.map_err(transport)?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(hyper_error)?;
+        // Ends with the connection, which ends when the sender and the response are dropped.
+        tokio::spawn(connection);
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = path.parse().map_err(|_| Error::Command(format!("`{path}` is not a path")))?;
+        *request.headers_mut() = self.headers.clone();
+        let host = HeaderValue::from_str(&self.authority);
+        let host = host.map_err(|_| Error::Command(format!("`{}` is not a host", self.authority)))?;
+        request.headers_mut().insert(header::HOST, host);
+        request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        sender.send_request(request).await.map_err(hyper_error)
+    }
+}
+
+/// Reads the envelopes of a `Start` answer: flags, length, message.
+async fn collect(mut body: hyper::body::Incoming) -> Result<Output, Error> {
+    let mut buffer = BytesMut::new();
+    let mut output = Output { stdout: Vec::new(), stderr: Vec::new(), exit_code: 0 };
+    let mut ended = false;
+    while let Some(frame) = body.frame().await {
+        let Ok(chunk) = frame.map_err(hyper_error)?.into_data() else { continue };
+        buffer.extend_from_slice(&chunk);
+        while let Some((flags, message)) = envelope(&mut buffer)? {
+            if flags & 2 != 0 {
+                return end_of_stream(&message, ended, output);
+            }
+            let response: StartResponse =
+                serde_json::from_slice(&message).map_err(|error| Error::Command(error.to_string()))?;
+            ended |= absorb(response, &mut output)?;
+        }
+    }
+    Err(Error::Command("the answer broke off".to_owned()))
+}
+
+fn envelope(buffer: &mut BytesMut) -> Result<Option<(u8, Bytes)>, Error> {
+    if buffer.len() < 5 {
+        return Ok(None);
+    }
+    let length = u32::from_be_bytes([buffer[1], buffer[2], buffer[3], buffer[4]]) as usize;
+    if length > OUTPUT_BYTES_MAX {
+        return Err(Error::Command("the guest daemon sent a message that is too long".to_owned()));
+    }
+    if buffer.len() < 5 + length {
+        return Ok(None);
+    }
+    let flags = buffer[0];
+    buffer.advance(5);
+    Ok(Some((flags, buffer.split_to(length).freeze())))
+}
+
+fn end_of_stream(message: &[u8], ended: bool, output: Output) -> Result<Output, Error> {
+    let end: serde_json::Value = serde_json::from_slice(message).map_err(|error| Error::Command(error.to_string()))?;
+    match end.get("error") {
+        Some(error) => Err(Error::Command(error.to_string())),
+        None if ended => Ok(output),
+        None => Err(Error::Command("the answer ended before the command".to_owned())),
+    }
+}
+
+/// Adds an event to the output; whether it was the end event.
+fn absorb(response: StartResponse, output: &mut Output) -> Result<bool, Error> {
+    use crate::process::__buffa::oneof::process_event::Event;
+    use crate::process::__buffa::oneof::process_event::data_event::Output as Stream;
+
+    let event = response.event.into_option().and_then(|event| event.event);
+    match event {
+        Some(Event::Data(data)) => {
+            let DataEvent { output: stream, .. } = *data;
+            match stream {
+                Some(Stream::Stdout(bytes)) => output.stdout.extend(bytes),
+                Some(Stream::Stderr(bytes)) => output.stderr.extend(bytes),
+                Some(Stream::Pty(_)) | None => {}
+            }
+            if output.stdout.len() + output.stderr.len() > OUTPUT_BYTES_MAX {
+                return Err(Error::Command("the command's output is too long".to_owned()));
+            }
+            Ok(false)
+        }
+        Some(Event::End(end)) => {
+            let EndEvent { exit_code, .. } = *end;
+            output.exit_code = exit_code;
+            Ok(true)
+        }
+        Some(Event::Start(_) | Event::Keepalive(_)) | None => Ok(false),
+    }
+}
+
+async fn expect(response: http::Response<hyper::body::Incoming>, status: StatusCode) -> Result<(), Error> {
+    if response.status() == status { Ok(()) } else { Err(refused(response).await) }
+}
+
+async fn refused(response: http::Response<hyper::body::Incoming>) -> Error {
+    let status = response.status();
+    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+    let bytes = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    Error::Status { status, text: String::from_utf8_lossy(&bytes).trim().chars().take(300).collect() }
+}
+
+fn transport(error: io::Error) -> Error {
+    Error::Transport(error)
+}
+
+fn hyper_error(error: hyper::Error) -> Error {
+    Error::Transport(io::Error::other(error))
+}
+
+/// Now, as RFC 3339 with nanoseconds: the daemon orders requests by it.
+fn timestamp() -> String {
+    format!("{:.9}", jiff::Timestamp::now())
+}

@@ -1,0 +1,163 @@
+//! `/files`: contents down and up, and composing files inside of the guest.
+//!
+//! [`signature`] judges who may, [`download`] and [`upload`] do it; [`target`] is the one place where a file is written.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Query, Request, State as Extract};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::filesystem::metadata_of;
+use crate::paths;
+use crate::state::State;
+use crate::users::User;
+
+mod content;
+mod download;
+mod encoding;
+mod gunzip;
+mod incoming;
+mod metadata;
+mod multipart;
+mod parameters;
+mod pieces;
+mod range;
+mod signature;
+mod target;
+mod upload;
+
+/// The query of both directions.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Parameters {
+    path: Option<String>,
+    username: Option<String>,
+    signature: Option<String>,
+    signature_expiration: Option<String>,
+}
+
+/// A written file, as clients are told of it.
+#[derive(Debug, Serialize)]
+struct Written {
+    path: String,
+    name: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    metadata: BTreeMap<String, String>,
+}
+
+impl Written {
+    /// Looks at what is on the disk. Blocks.
+    fn new(path: &Path) -> Self {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Self { path: path.to_string_lossy().into_owned(), name, kind: "file", metadata: metadata_of(path) }
+    }
+}
+
+pub(crate) async fn download(
+    Extract(state): Extract<Arc<State>>,
+    query: Result<Query<Parameters>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let parameters = parameters(query)?;
+    signature::check(&state, &parameters, signature::Operation::Read, &headers)?;
+    let user = user(&state, parameters.username.as_deref())?;
+    let path = resolve(&state, &user, parameters.path.as_deref().unwrap_or_default())?;
+    download::serve(&path, &headers).await
+}
+
+pub(crate) async fn upload(
+    Extract(state): Extract<Arc<State>>,
+    query: Result<Query<Parameters>, QueryRejection>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let (parts, body) = request.into_parts();
+    // Whatever becomes of the request, its body is read: the client may not listen before it has sent it.
+    let body = incoming::Incoming::new(body.into_data_stream());
+    let parameters = parameters(query)?;
+    signature::check(&state, &parameters, signature::Operation::Write, &parts.headers)?;
+    if parameters.username.is_none() && state.default_user().is_empty() {
+        return Err(Failure::bad_request("username not provided"));
+    }
+    let is_gzip = encoding::is_gzip_body(&parts.headers)?;
+    let user = user(&state, parameters.username.as_deref())?;
+    let metadata = metadata::from_headers(&parts.headers)?;
+    let upload = upload::Upload { state: &state, user: &user, path: parameters.path.as_deref(), metadata, is_gzip };
+    let written = upload.receive(&parts.headers, body).await?;
+    Ok(Json(written).into_response())
+}
+
+fn parameters(query: Result<Query<Parameters>, QueryRejection>) -> Result<Parameters, Failure> {
+    query.map(|Query(parameters)| parameters).map_err(|rejection| Failure::bad_request(rejection.body_text()))
+}
+
+/// The user a request names, or the default.
+fn user(state: &State, name: Option<&str>) -> Result<User, Failure> {
+    let name = name.map_or_else(|| state.default_user(), str::to_owned);
+    if name.is_empty() && state.default_user().is_empty() {
+        return Err(Failure::bad_request("username not provided"));
+    }
+    User::find(&name)
+        .ok_or_else(|| Failure::unauthorized(format!("error looking up user '{name}': user: unknown user {name}")))
+}
+
+fn resolve(state: &State, user: &User, path: &str) -> Result<PathBuf, Failure> {
+    paths::resolve(path, user, state.default_workdir().as_deref())
+        .map_err(|error| Failure::bad_request(format!("error expanding and resolving path '{path}': {error}")))
+}
+
+/// What a failed write is called: a full disk has a status of its own.
+fn write_failure(error: &io::Error, what: &str) -> Failure {
+    if is_full(error) {
+        Failure::new(StatusCode::INSUFFICIENT_STORAGE, "not enough disk space available")
+    } else {
+        Failure::internal(format!("{what}: {error}"))
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Runs file system calls where they may block. What has begun is finished, even if the client goes away.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    let result = tokio::task::spawn_blocking(work).await;
+    result.unwrap_or_else(|error| Err(Failure::internal(format!("the call did not finish: {error}"))))
+}
+
+#[derive(Debug, Deserialize)]
+struct Compose {
+    source_paths: Vec<String>,
+    destination: String,
+    username: Option<String>,
+}
+
+pub(crate) async fn compose(
+    Extract(state): Extract<Arc<State>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Failure> {
+    let body = body.map_err(|rejection| Failure::bad_request(rejection.body_text()))?;
+    let request: Compose = serde_json::from_slice(&body)
+        .map_err(|error| Failure::bad_request(format!("error decoding the request body: {error}")))?;
+    if request.source_paths.is_empty() || request.destination.is_empty() {
+        return Err(Failure::bad_request("source_paths and destination must not be empty"));
+    }
+    let user = user(&state, request.username.as_deref())?;
+    let destination = resolve(&state, &user, &request.destination)?;
+    let sources = request.source_paths.into_iter().map(|given| {
+        let path = resolve(&state, &user, &given)?;
+        Ok(target::Source { given, path })
+    });
+    let sources = sources.collect::<Result<Vec<_>, Failure>>()?;
+    let written = blocking(move || target::compose(&sources, &destination, &user)).await?;
+    Ok(Json(written).into_response())
+}

@@ -1,0 +1,296 @@
+//! `GET /files`: headers and the order of checks. [`super::pieces`] has the bytes.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::body::Body;
+use axum::response::Response;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+use super::blocking;
+use super::content;
+use super::encoding::{self, Encoding};
+use super::pieces::{self, Beginning, Piece};
+use super::range::{self, Part, Wanted};
+use crate::failure::Failure;
+use crate::sys;
+
+/// Bytes of the boundary between parts: no file has it by chance.
+const BOUNDARY_BYTES: usize = 16;
+
+pub(super) async fn serve(path: &Path, headers: &HeaderMap) -> Result<Response, Failure> {
+    let looked = path.to_owned();
+    let found = blocking(move || look(&looked)).await?;
+    let encoding = encoding::choose(headers)?;
+    let opened = path.to_owned();
+    let opening = move |path: &Path, error: &io::Error| {
+        Failure::internal(format!("error opening file '{}': {error}", path.display()))
+    };
+    let by_name = content::by_name(path);
+    let (mut response, kind) = match encoding {
+        Encoding::Gzip => {
+            let file = blocking(move || File::open(&opened).map_err(|error| opening(&opened, &error))).await?;
+            let mut response = Response::new(Body::from_stream(pieces::compressed(file)));
+            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            (response, by_name.unwrap_or_else(|| content::by_beginning(None).to_owned()))
+        }
+        Encoding::Identity => {
+            let is_regular = found.is_file();
+            let begun = blocking(move || {
+                let open = || {
+                    File::open(&opened).and_then(|file| Beginning::read(&file, is_regular).map(|begin| (file, begin)))
+                };
+                open().map_err(|error| opening(&opened, &error))
+            });
+            let (file, beginning) = begun.await?;
+            let kind = by_name.unwrap_or_else(|| content::by_beginning(Some(&beginning.bytes)).to_owned());
+            (plain(file, beginning, &found, headers, &kind)?, kind)
+        }
+    };
+    let fields = response.headers_mut();
+    fields.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    fields.insert(header::CONTENT_DISPOSITION, disposition(path));
+    if !fields.contains_key(header::CONTENT_TYPE)
+        && let Ok(kind) = HeaderValue::from_str(&kind)
+    {
+        fields.insert(header::CONTENT_TYPE, kind);
+    }
+    Ok(response)
+}
+
+fn look(path: &Path) -> Result<Metadata, Failure> {
+    let shown = path.display();
+    let found = std::fs::metadata(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Failure::new(StatusCode::NOT_FOUND, format!("path '{shown}' does not exist")),
+        _ => Failure::internal(format!("error checking path '{shown}': {error}")),
+    })?;
+    if found.is_dir() { Err(Failure::bad_request(format!("path '{shown}' is a directory"))) } else { Ok(found) }
+}
+
+/// An answer without compression: of a part, if the client wants one and the size is known.
+fn plain(
+    file: File,
+    beginning: Beginning,
+    found: &Metadata,
+    headers: &HeaderMap,
+    kind: &str,
+) -> Result<Response, Failure> {
+    let modified = found.modified().ok();
+    if modified.is_some_and(|modified| is_unchanged(headers, modified)) {
+        return Ok(dated(status(StatusCode::NOT_MODIFIED), modified));
+    }
+    let size = match (beginning.is_all, found.is_file()) {
+        // What was read counts: files of the kernel claim sizes that they do not have.
+        (true, _) => beginning.bytes.len() as u64,
+        (false, true) if found.len() >= beginning.bytes.len() as u64 => found.len(),
+        // Unknown: to the end, however far that is.
+        (false, _) => {
+            let all = [Piece::Bytes(beginning.bytes), Piece::Rest];
+            return Ok(Response::new(Body::from_stream(pieces::stream(file, all))));
+        }
+    };
+    let wanted = match headers.get(header::RANGE) {
+        Some(range) if range_holds(headers, modified) => range::parse(range.to_str().unwrap_or_default(), size),
+        _ => Wanted::Whole,
+    };
+    let sections = Sections { file: Arc::new(file), beginning, size };
+    let mut response = match wanted {
+        Wanted::Whole => sections.whole(),
+        Wanted::Parts(parts) => match parts.as_slice() {
+            [part] => sections.part(*part),
+            parts => sections.parts(parts, kind)?,
+        },
+        Wanted::Unsatisfiable => {
+            let mut response = status(StatusCode::RANGE_NOT_SATISFIABLE);
+            insert(&mut response, header::CONTENT_RANGE, &format!("bytes */{size}"));
+            return Ok(response);
+        }
+    };
+    insert(&mut response, header::ACCEPT_RANGES, "bytes");
+    Ok(dated(response, modified))
+}
+
+/// A file of known size.
+struct Sections {
+    file: Arc<File>,
+    beginning: Beginning,
+    size: u64,
+}
+
+impl Sections {
+    fn whole(self) -> Response {
+        let pieces = self.pieces(Part { start: 0, length: self.size });
+        self.respond(StatusCode::OK, pieces, self.size)
+    }
+
+    fn part(self, part: Part) -> Response {
+        let mut response = self.respond(StatusCode::PARTIAL_CONTENT, self.pieces(part), part.length);
+        insert(&mut response, header::CONTENT_RANGE, &part.content_range(self.size));
+        response
+    }
+
+    /// Several parts, each with its headers (RFC 9110, section 14.6).
+    fn parts(self, parts: &[Part], kind: &str) -> Result<Response, Failure> {
+        let boundary = sys::random_hex::<BOUNDARY_BYTES>()
+            .map_err(|error| Failure::internal(format!("error drawing a boundary: {error}")))?;
+        let mut pieces = Vec::new();
+        let mut length = 0;
+        for (index, part) in parts.iter().enumerate() {
+            let before = if index == 0 { "" } else { "\r\n" };
+            let range = part.content_range(self.size);
+            let head = format!("{before}--{boundary}\r\nContent-Range: {range}\r\nContent-Type: {kind}\r\n\r\n");
+            length += head.len() as u64 + part.length;
+            pieces.push(Piece::Bytes(head.into()));
+            pieces.extend(self.pieces(*part));
+        }
+        let end = format!("\r\n--{boundary}--\r\n");
+        length += end.len() as u64;
+        pieces.push(Piece::Bytes(end.into()));
+        let mut response = self.respond(StatusCode::PARTIAL_CONTENT, pieces, length);
+        insert(&mut response, header::CONTENT_TYPE, &format!("multipart/byteranges; boundary={boundary}"));
+        Ok(response)
+    }
+
+    /// A part: from what was read already, and from the file.
+    fn pieces(&self, part: Part) -> Vec<Piece> {
+        let known = self.beginning.bytes.len() as u64;
+        let end = part.start + part.length;
+        let mut pieces = Vec::new();
+        if part.start < known {
+            // Both lie inside of what is in memory.
+            let (from, to) = (part.start as usize, end.min(known) as usize);
+            pieces.push(Piece::Bytes(self.beginning.bytes.slice(from..to)));
+        }
+        if end > known {
+            let start = part.start.max(known);
+            pieces.push(Piece::File { start, length: end - start });
+        }
+        pieces
+    }
+
+    fn respond(&self, status: StatusCode, pieces: Vec<Piece>, length: u64) -> Response {
+        let body = match pieces.as_slice() {
+            // Without a stream, small files go out in one write with their headers.
+            [] => Body::empty(),
+            [Piece::Bytes(bytes)] => Body::from(bytes.clone()),
+            _ => Body::from_stream(pieces::stream(Arc::clone(&self.file), pieces)),
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        insert(&mut response, header::CONTENT_LENGTH, &length.to_string());
+        response
+    }
+}
+
+fn status(status: StatusCode) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+fn dated(mut response: Response, modified: Option<SystemTime>) -> Response {
+    if let Some(modified) = modified {
+        insert(&mut response, header::LAST_MODIFIED, &httpdate::fmt_http_date(modified));
+    }
+    response
+}
+
+fn insert(response: &mut Response, name: HeaderName, value: &str) {
+    // Made of numbers, dates and content types.
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
+    }
+}
+
+/// Dates have whole seconds.
+fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
+    httpdate::parse_http_date(headers.get(name)?.to_str().ok()?).ok()
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// There are no entity tags, so `If-None-Match` holds for none but "any", and where it stands the date is ignored (RFC 9110,
+/// section 13.1.3).
+fn is_unchanged(headers: &HeaderMap, modified: SystemTime) -> bool {
+    match headers.get(header::IF_NONE_MATCH) {
+        Some(tags) => tags.as_bytes().trim_ascii() == b"*",
+        None => date(headers, &header::IF_MODIFIED_SINCE).is_some_and(|since| seconds(modified) <= seconds(since)),
+    }
+}
+
+/// Whether `If-Range`, if there is one, allows a part.
+fn range_holds(headers: &HeaderMap, modified: Option<SystemTime>) -> bool {
+    if !headers.contains_key(header::IF_RANGE) {
+        return true;
+    }
+    let wanted = date(headers, &header::IF_RANGE);
+    wanted.zip(modified).is_some_and(|(wanted, modified)| seconds(wanted) == seconds(modified))
+}
+
+/// The file's name for people who save it (RFC 6266).
+fn disposition(path: &Path) -> HeaderValue {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let text = if !name.is_empty() && name.bytes().all(is_token) {
+        format!("inline; filename={name}")
+    } else if name.bytes().all(|byte| (0x20..0x7F).contains(&byte)) {
+        format!("inline; filename=\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""))
+    } else {
+        let encode = |byte: u8| match byte {
+            byte if is_token(byte) && !b"*'%".contains(&byte) => char::from(byte).to_string(),
+            byte => format!("%{byte:02X}"),
+        };
+        format!("inline; filename*=utf-8''{}", name.bytes().map(encode).collect::<String>())
+    };
+    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("inline"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_for_people() {
+        for (path, expected) in [
+            ("/a/hello.txt", "inline; filename=hello.txt"),
+            ("/a/a b.txt", "inline; filename=\"a b.txt\""),
+            ("/a/a\"b", "inline; filename=\"a\\\"b\""),
+            ("/a/ü.txt", "inline; filename*=utf-8''%C3%BC.txt"),
+            ("/a/a\nb", "inline; filename*=utf-8''a%0Ab"),
+        ] {
+            assert_eq!(disposition(Path::new(path)), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn conditions() {
+        let modified = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(1_000_000_500);
+        let at = |offset: i64| {
+            httpdate::fmt_http_date(
+                SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_u64.saturating_add_signed(offset)),
+            )
+        };
+        let headers = |pairs: &[(HeaderName, &str)]| -> HeaderMap {
+            pairs.iter().map(|(name, value)| (name.clone(), value.parse().expect("a value"))).collect()
+        };
+        for (pairs, unchanged) in [
+            (vec![], false),
+            (vec![(header::IF_MODIFIED_SINCE, at(0))], true),
+            (vec![(header::IF_MODIFIED_SINCE, at(-1))], false),
+            (vec![(header::IF_MODIFIED_SINCE, "yesterday".to_owned())], false),
+            (vec![(header::IF_MODIFIED_SINCE, at(0)), (header::IF_NONE_MATCH, "\"x\"".to_owned())], false),
+            (vec![(header::IF_NONE_MATCH, "*".to_owned())], true),
+        ] {
+            let pairs: Vec<_> = pairs.iter().map(|(name, value)| (name.clone(), value.as_str())).collect();
+            assert_eq!(is_unchanged(&headers(&pairs), modified), unchanged, "{pairs:?}");
+        }
+        for (value, holds) in [(at(0), true), (at(1), false), ("\"tag\"".to_owned(), false)] {
+            assert_eq!(range_holds(&headers(&[(header::IF_RANGE, &value)]), Some(modified)), holds, "{value}");
+        }
+    }
+}

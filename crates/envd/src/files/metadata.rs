@@ -1,0 +1,94 @@
+//! Metadata of uploaded files: request headers in, extended attributes out.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+
+use http::HeaderMap;
+use xattr::FileExt;
+
+use crate::failure::Failure;
+use crate::filesystem::METADATA_PREFIX;
+
+const HEADER_PREFIX: &str = "x-metadata-";
+/// Longest key: an attribute's name has at most 255 bytes (xattr(7)), ours begin with nine.
+const KEY_BYTES_MAX: usize = 246;
+/// All names and values of a file together: one block of ext4 holds them.
+const TOTAL_BYTES_MAX: usize = 4096;
+
+/// The metadata that a request carries, by key.
+pub(super) type Metadata = BTreeMap<String, String>;
+
+pub(super) fn from_headers(headers: &HeaderMap) -> Result<Metadata, Failure> {
+    let mut metadata = Metadata::new();
+    for (name, value) in headers {
+        let Some(key) = name.as_str().strip_prefix(HEADER_PREFIX).filter(|key| !key.is_empty()) else { continue };
+        if metadata.contains_key(key) {
+            continue;
+        }
+        let printable = |bytes: &[u8]| bytes.iter().all(|byte| (0x20..=0x7E).contains(byte));
+        if key.len() > KEY_BYTES_MAX || !printable(key.as_bytes()) || !printable(value.as_bytes()) {
+            let text = format!("invalid metadata: key or value of '{key}' is too long or has unprintable characters");
+            return Err(Failure::bad_request(text));
+        }
+        metadata.insert(key.to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned());
+    }
+    let total: usize = metadata.iter().map(|(key, value)| METADATA_PREFIX.len() + key.len() + value.len()).sum();
+    if total > TOTAL_BYTES_MAX {
+        let text = format!("invalid metadata: {total} bytes exceed the limit of {TOTAL_BYTES_MAX}");
+        return Err(Failure::bad_request(text));
+    }
+    Ok(metadata)
+}
+
+/// Makes `metadata` all there is of ours on a file. Does nothing where there is nothing to do; file systems without
+/// attributes are left as they are.
+pub(super) fn replace(file: &File, metadata: &Metadata) -> io::Result<()> {
+    let existing: Vec<_> = match file.list_xattr() {
+        Ok(names) => names.filter(|name| name.to_str().is_some_and(|name| name.starts_with(METADATA_PREFIX))).collect(),
+        Err(error) if unsupported(&error) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for name in existing {
+        let key = name.to_str().and_then(|name| name.strip_prefix(METADATA_PREFIX));
+        if !key.is_some_and(|key| metadata.contains_key(key)) {
+            file.remove_xattr(&name)?;
+        }
+    }
+    for (key, value) in metadata {
+        match file.set_xattr(format!("{METADATA_PREFIX}{key}"), value.as_bytes()) {
+            Err(error) if unsupported(&error) => return Ok(()),
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+fn unsupported(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(95)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                let name: http::HeaderName = name.parse().expect("a name");
+                (name, value.parse::<http::HeaderValue>().expect("a value"))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn metadata_is_bounded() {
+        let metadata = from_headers(&headers(&[("X-Metadata-Author", "me"), ("other", "x")])).expect("valid");
+        assert_eq!(metadata, Metadata::from([("author".to_owned(), "me".to_owned())]));
+        let long = "v".repeat(TOTAL_BYTES_MAX);
+        assert!(from_headers(&headers(&[("x-metadata-a", &long)])).is_err());
+        let key = format!("x-metadata-{}", "k".repeat(KEY_BYTES_MAX + 1));
+        assert!(from_headers(&headers(&[(&key, "v")])).is_err());
+    }
+}

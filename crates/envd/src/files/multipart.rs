@@ -1,0 +1,141 @@
+//! The parts of a multipart body, streamed.
+//!
+//! The library finds the parts. It would read as fast as the client sends and keep everything that is not part of a file, so
+//! it gets the body in doses: one piece at a time, and only so many before something comes of them.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+
+use super::parameters::parameter;
+
+/// Most that is read for the headers of one part and whatever stands before it.
+const HEADER_BYTES_MAX: usize = 1 << 20;
+
+/// A multipart body.
+pub(super) struct Multipart {
+    parts: multer::Multipart<'static>,
+    /// Bytes read since something came of them.
+    unclaimed: Arc<AtomicUsize>,
+}
+
+/// A part with a file in it.
+pub(super) struct Part {
+    field: multer::Field<'static>,
+    unclaimed: Arc<AtomicUsize>,
+    /// The name it was sent with, folders included.
+    pub(super) file_name: Option<String>,
+}
+
+impl Multipart {
+    /// `None` if the content type names no boundary.
+    pub(super) fn new<S>(content_type: &[u8], body: S) -> Option<Self>
+    where
+        S: Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static,
+    {
+        let boundary = parameter(content_type, "boundary").filter(|boundary| !boundary.is_empty())?;
+        let unclaimed = Arc::new(AtomicUsize::new(0));
+        let doses = Doses { body, rests: false, unclaimed: Arc::clone(&unclaimed) };
+        Some(Self { parts: multer::Multipart::new(doses, boundary), unclaimed })
+    }
+
+    /// The next part that is called `name`; others are passed over.
+    pub(super) async fn next(&mut self, name: &str) -> Result<Option<Part>, multer::Error> {
+        while let Some(field) = self.parts.next_field().await? {
+            let disposition = field.headers().get(http::header::CONTENT_DISPOSITION);
+            let disposition = disposition.map(|value| value.as_bytes().to_vec()).unwrap_or_default();
+            let file_name = parameter(&disposition, "filename");
+            let mut part = Part { field, unclaimed: Arc::clone(&self.unclaimed), file_name };
+            if parameter(&disposition, "name").as_deref() == Some(name) {
+                return Ok(Some(part));
+            }
+            while let Some(chunk) = part.field.chunk().await? {
+                drop(chunk);
+                part.unclaimed.store(0, Ordering::Relaxed);
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Part {
+    pub(super) fn into_data(self) -> impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static {
+        let unclaimed = self.unclaimed;
+        self.field.map(move |chunk| {
+            unclaimed.store(0, Ordering::Relaxed);
+            chunk.map_err(io::Error::other)
+        })
+    }
+}
+
+/// The body, one piece at a time: after each it rests once, so that what was read is used before more is.
+struct Doses<S> {
+    body: S,
+    rests: bool,
+    unclaimed: Arc<AtomicUsize>,
+}
+
+impl<S: Stream<Item = io::Result<Bytes>> + Unpin> Stream for Doses<S> {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        if std::mem::take(&mut self.rests) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let polled = self.body.poll_next_unpin(context);
+        if let Poll::Ready(Some(Ok(chunk))) = &polled {
+            self.rests = true;
+            let before = self.unclaimed.fetch_add(chunk.len(), Ordering::Relaxed);
+            if before > HEADER_BYTES_MAX {
+                return Poll::Ready(Some(Err(io::Error::other("the headers of a part are too long"))));
+            }
+        }
+        polled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONTENT_TYPE: &[u8] = b"multipart/form-data; boundary=xyz";
+
+    fn body(text: &[u8], chunk: usize) -> impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static {
+        let chunks: Vec<_> = text.chunks(chunk).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
+        futures::stream::iter(chunks)
+    }
+
+    #[tokio::test]
+    async fn only_parts_of_the_name_come() {
+        let skipped = "s".repeat(2 << 20);
+        let text = format!(
+            "--xyz\r\nContent-Disposition: form-data; name=\"other\"\r\n\r\n{skipped}\r\n\
+             --xyz\r\nContent-Disposition: form-data; name=\"file\"; filename=\"/a/b\"\r\nContent-Type: x/y\r\n\r\none\r\n\
+             --xyz\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n\r\n--xyz--\r\n"
+        );
+        for chunk in [113, 4096, 1 << 22] {
+            let mut parts = Multipart::new(CONTENT_TYPE, body(text.as_bytes(), chunk)).expect("has a boundary");
+            let mut found = Vec::new();
+            while let Some(part) = parts.next("file").await.expect("well-formed") {
+                let name = part.file_name.clone();
+                let data: Vec<_> = part.into_data().map(|chunk| chunk.expect("in memory")).collect().await;
+                found.push((name, data.concat()));
+            }
+            assert_eq!(found, [(Some("/a/b".to_owned()), b"one".to_vec()), (None, Vec::new())], "chunks of {chunk}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_leads_nowhere_is_not_kept() {
+        let endless = futures::stream::repeat_with(|| Ok(Bytes::from_static(&[b'x'; 64 * 1024])));
+        let mut parts = Multipart::new(CONTENT_TYPE, endless).expect("has a boundary");
+        assert!(parts.next("file").await.is_err());
+        assert!(Multipart::new(b"multipart/form-data", body(b"", 1)).is_none());
+    }
+}

@@ -1,0 +1,150 @@
+//! The bytes of a download, read as fast as the client takes them and where they may block.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures::Stream;
+use rustix::buffer::spare_capacity;
+
+/// How much of a file is read at once.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// How much is read before the headers are sent. Smaller files are sent from memory, and their size is what was read.
+const BEGINNING_BYTES: usize = 64 * 1024;
+
+/// How a file begins.
+pub(super) struct Beginning {
+    pub(super) bytes: Bytes,
+    /// There is no more.
+    pub(super) is_all: bool,
+}
+
+impl Beginning {
+    /// Blocks. What is not a regular file may give its content bit by bit: one bit is enough to begin with.
+    pub(super) fn read(file: &File, is_regular: bool) -> io::Result<Self> {
+        let mut bytes = Vec::with_capacity(BEGINNING_BYTES);
+        loop {
+            let read = rustix::io::retry_on_intr(|| rustix::io::read(file, spare_capacity(&mut bytes)))?;
+            let is_all = read == 0;
+            if is_all || !is_regular || bytes.len() >= BEGINNING_BYTES {
+                bytes.shrink_to_fit();
+                return Ok(Self { bytes: bytes.into(), is_all });
+            }
+        }
+    }
+}
+
+/// A piece of an answer.
+#[derive(Debug)]
+pub(super) enum Piece {
+    Bytes(Bytes),
+    File {
+        start: u64,
+        length: u64,
+    },
+    /// From where the file was read so far to its end.
+    Rest,
+}
+
+/// The pieces' bytes. A file that is shorter than it was ends the stream with an error, because its length was promised.
+pub(super) fn stream(
+    file: impl Into<Arc<File>>,
+    pieces: impl IntoIterator<Item = Piece>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    let reader = Reader { file: file.into(), pieces: pieces.into_iter().collect() };
+    futures::stream::unfold(reader, |mut reader| async move {
+        let item = reader.next().await.transpose()?;
+        if item.is_err() {
+            reader.pieces.clear();
+        }
+        Some((item, reader))
+    })
+}
+
+struct Reader {
+    file: Arc<File>,
+    pieces: VecDeque<Piece>,
+}
+
+impl Reader {
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        while let Some(piece) = self.pieces.pop_front() {
+            match piece {
+                Piece::Bytes(bytes) if bytes.is_empty() => {}
+                Piece::Bytes(bytes) => return Ok(Some(bytes)),
+                Piece::File { length: 0, .. } => {}
+                Piece::File { start, length } => {
+                    let wanted = usize::try_from(length).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+                    let bytes = read(Arc::clone(&self.file), Some(start), wanted).await?;
+                    if bytes.is_empty() {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                    let read = bytes.len() as u64;
+                    self.pieces.push_front(Piece::File { start: start + read, length: length - read });
+                    return Ok(Some(bytes));
+                }
+                Piece::Rest => {
+                    let bytes = read(Arc::clone(&self.file), None, CHUNK_BYTES).await?;
+                    if !bytes.is_empty() {
+                        self.pieces.push_front(Piece::Rest);
+                        return Ok(Some(bytes));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Reads up to `wanted` bytes, at a place or from where the file was read so far.
+async fn read(file: Arc<File>, start: Option<u64>, wanted: usize) -> io::Result<Bytes> {
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut bytes = Vec::with_capacity(wanted);
+        rustix::io::retry_on_intr(|| match start {
+            Some(start) => rustix::io::pread(&file, spare_capacity(&mut bytes), start),
+            None => rustix::io::read(&file, spare_capacity(&mut bytes)),
+        })?;
+        if start.is_some() {
+            // The allocator may have given more room than was asked for.
+            bytes.truncate(wanted);
+        }
+        Ok(Bytes::from(bytes))
+    });
+    reading.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+/// The whole file, compressed on the way.
+pub(super) fn compressed(file: File) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    // Speed before size: the other side is a network away at most.
+    let encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    futures::stream::unfold(Some((file, encoder)), |state| async move {
+        let (file, encoder) = state?;
+        let step = tokio::task::spawn_blocking(move || compress(file, encoder)).await;
+        match step.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Ok((bytes, state)) => Some((Ok(bytes), state)),
+            Err(error) => Some((Err(error), None)),
+        }
+    })
+}
+
+type Compressing = Option<(File, GzEncoder<Vec<u8>>)>;
+
+/// The next compressed bytes, and what is left to do. Blocks.
+fn compress(mut file: File, mut encoder: GzEncoder<Vec<u8>>) -> io::Result<(Bytes, Compressing)> {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        let read = file.read(&mut chunk)?;
+        if read == 0 {
+            return Ok((encoder.finish()?.into(), None));
+        }
+        encoder.write_all(&chunk[..read])?;
+        let ready = std::mem::take(encoder.get_mut());
+        if !ready.is_empty() {
+            return Ok((ready.into(), Some((file, encoder))));
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Byte ranges (RFC 9110, section 14).
+
+/// Part of a file: never empty, inside of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) start: u64,
+    pub(super) length: u64,
+}
+
+impl Part {
+    /// The value of `Content-Range`.
+    pub(super) fn content_range(self, size: u64) -> String {
+        format!("bytes {}-{}/{size}", self.start, self.start + self.length - 1)
+    }
+}
+
+/// What a `Range` header asks of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Whole,
+    /// At least one.
+    Parts(Vec<Part>),
+    Unsatisfiable,
+}
+
+/// Reads a header for a file of `size` bytes. Ranges that lie behind the file are left out while there are others. An empty
+/// file is always sent whole, and so is one whose parts together are larger than it: nobody needs those.
+pub(super) fn parse(header: &str, size: u64) -> Wanted {
+    let Some(set) = header.trim().strip_prefix("bytes=") else { return Wanted::Unsatisfiable };
+    let mut parts = Vec::new();
+    let mut total = 0u64;
+    for range in set.split(',').map(str::trim).filter(|range| !range.is_empty()) {
+        match part(range, size) {
+            Err(Malformed) => return Wanted::Unsatisfiable,
+            Ok(None) => {}
+            Ok(Some(part)) => {
+                total = total.saturating_add(part.length);
+                parts.push(part);
+            }
+        }
+        // Also bounds the list: there are no more parts than bytes.
+        if total > size {
+            return Wanted::Whole;
+        }
+    }
+    match (parts.is_empty(), size) {
+        (true, 0) => Wanted::Whole,
+        (true, _) => Wanted::Unsatisfiable,
+        (false, _) => Wanted::Parts(parts),
+    }
+}
+
+struct Malformed;
+
+/// `None`: well-formed, but behind the end of the file.
+fn part(range: &str, size: u64) -> Result<Option<Part>, Malformed> {
+    let (first, last) = range.split_once('-').ok_or(Malformed)?;
+    let (start, end) = match (first.trim(), last.trim()) {
+        ("", suffix) => (size.saturating_sub(number(suffix)?), u64::MAX),
+        (first, "") => (number(first)?, u64::MAX),
+        (first, last) => (number(first)?, number(last)?),
+    };
+    if start > end {
+        return Err(Malformed);
+    }
+    let end = end.min(size.saturating_sub(1));
+    Ok((start < size).then(|| Part { start, length: end - start + 1 }))
+}
+
+/// Digits only; a number that is too large is behind every file.
+fn number(text: &str) -> Result<u64, Malformed> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Malformed);
+    }
+    Ok(text.parse().unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn ranges_as_in_the_rfc() {
+        let parts = |parts: &[(u64, u64)]| {
+            Wanted::Parts(parts.iter().map(|(start, length)| Part { start: *start, length: *length }).collect())
+        };
+        for (header, expected) in [
+            ("bytes=0-4", parts(&[(0, 5)])),
+            ("bytes=5-", parts(&[(5, 5)])),
+            ("bytes=-3", parts(&[(7, 3)])),
+            ("bytes=-30", parts(&[(0, 10)])),
+            ("bytes=8-100", parts(&[(8, 2)])),
+            ("bytes=0-99999999999999999999999", parts(&[(0, 10)])),
+            ("bytes=0-1, 3-4", parts(&[(0, 2), (3, 2)])),
+            ("bytes=0-1,20-30", parts(&[(0, 2)])),
+            ("bytes=0-8,0-8", Wanted::Whole),
+            ("bytes=10-", Wanted::Unsatisfiable),
+            ("bytes=20-30,40-", Wanted::Unsatisfiable),
+            ("bytes=4-3", Wanted::Unsatisfiable),
+            ("bytes=-0", Wanted::Unsatisfiable),
+            ("bytes=", Wanted::Unsatisfiable),
+            ("bytes=-", Wanted::Unsatisfiable),
+            ("bytes=+1-2", Wanted::Unsatisfiable),
+            ("lines=1-2", Wanted::Unsatisfiable),
+            ("bytes=a-b", Wanted::Unsatisfiable),
+            ("bytes=0-1,x", Wanted::Unsatisfiable),
+        ] {
+            assert_eq!(parse(header, 10), expected, "{header}");
+        }
+        assert_eq!(parse("bytes=0-", 0), Wanted::Whole);
+        assert_eq!(Part { start: 2, length: 3 }.content_range(10), "bytes 2-4/10");
+    }
+
+    proptest! {
+        #[test]
+        fn parts_lie_in_the_file(header in "bytes=([0-9]{0,21}-[0-9]{0,21},?){1,4}", size in any::<u64>()) {
+            if let Wanted::Parts(parts) = parse(&header, size) {
+                prop_assert!(!parts.is_empty());
+                for part in parts {
+                    prop_assert!(part.length > 0);
+                    prop_assert!(part.start.checked_add(part.length).is_some_and(|end| end <= size));
+                }
+            }
+        }
+    }
+}

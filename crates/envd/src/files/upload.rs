@@ -1,0 +1,126 @@
+//! `POST /files`: what a body says is to be written where.
+
+use std::io;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use http::{HeaderMap, header};
+
+use super::gunzip::gunzip;
+use super::incoming::Incoming;
+use super::metadata::Metadata;
+use super::multipart::Multipart;
+use super::target::Target;
+use super::{Written, blocking, resolve};
+use crate::failure::Failure;
+use crate::state::State;
+use crate::users::User;
+
+/// Written at once. A file that is smaller is written in one step, whatever pieces it came in, and watches tell one event.
+const WRITE_BYTES: usize = 256 * 1024;
+/// The parts of a form that are files.
+const PART_NAME: &str = "file";
+
+/// What an upload is done with.
+pub(super) struct Upload<'a> {
+    pub(super) state: &'a State,
+    pub(super) user: &'a User,
+    pub(super) path: Option<&'a str>,
+    pub(super) metadata: Metadata,
+    pub(super) is_gzip: bool,
+}
+
+type Body = BoxStream<'static, io::Result<Bytes>>;
+
+impl Upload<'_> {
+    /// Writes what comes. If the client goes away in the middle, what came is on the disk.
+    pub(super) async fn receive(&self, headers: &HeaderMap, body: Incoming) -> Result<Vec<Written>, Failure> {
+        let content_type = headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes().to_vec()).unwrap_or_default();
+        let shown = String::from_utf8_lossy(&content_type).into_owned();
+        let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let kind = shown.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        if kind == "application/octet-stream" {
+            let path = self.path.filter(|path| !path.is_empty());
+            let path =
+                path.ok_or_else(|| Failure::bad_request("path query parameter is required for raw body upload"))?;
+            let path = resolve(self.state, self.user, path)?;
+            return Ok(vec![self.store(path, self.content(body).await?, length).await?]);
+        }
+        if !kind.starts_with("multipart/") {
+            return Err(Failure::bad_request(format!(
+                "unsupported content type: {shown}, expected multipart/form-data or application/octet-stream"
+            )));
+        }
+        let parts = Multipart::new(&content_type, self.content(body).await?);
+        let parts = parts.ok_or_else(|| Failure::internal("error parsing multipart form: no boundary"))?;
+        self.multipart(parts, length).await
+    }
+
+    /// The body without its compression.
+    async fn content(&self, body: Incoming) -> Result<Body, Failure> {
+        if !self.is_gzip {
+            return Ok(body.boxed());
+        }
+        let content = gunzip(body).await;
+        let content =
+            content.map_err(|error| Failure::bad_request(format!("error decompressing request body: {error}")))?;
+        Ok(content.boxed())
+    }
+
+    async fn multipart(&self, mut parts: Multipart, length: Option<u64>) -> Result<Vec<Written>, Failure> {
+        let broken = |error: multer::Error| Failure::internal(format!("error parsing multipart form: {error}"));
+        let mut paths: Vec<PathBuf> = Vec::new();
+        let mut written = Vec::new();
+        while let Some(part) = parts.next(PART_NAME).await.map_err(broken)? {
+            let path = match (self.path, part.file_name.as_deref()) {
+                (Some(path), _) => path,
+                (None, Some(name)) if !name.is_empty() => name,
+                (None, _) => return Err(Failure::bad_request("a file has no name and there is no path parameter")),
+            };
+            let path = resolve(self.state, self.user, path)?;
+            if paths.contains(&path) {
+                let text = format!("you cannot upload multiple files to the same path '{}'", path.display());
+                return Err(Failure::bad_request(text));
+            }
+            paths.push(path.clone());
+            written.push(self.store(path, part.into_data(), length).await?);
+        }
+        Ok(written)
+    }
+
+    async fn store(
+        &self,
+        path: PathBuf,
+        mut data: impl Stream<Item = io::Result<Bytes>> + Unpin,
+        length: Option<u64>,
+    ) -> Result<Written, Failure> {
+        let user = self.user.clone();
+        let mut target = blocking(move || Target::open(path, &user)).await?;
+        let mut pending = Vec::new();
+        let mut broken = None;
+        while let Some(chunk) = data.next().await {
+            match chunk {
+                Ok(chunk) => pending.extend_from_slice(&chunk),
+                Err(error) => {
+                    broken = Some(error);
+                    break;
+                }
+            }
+            if pending.len() >= WRITE_BYTES {
+                let bytes = std::mem::take(&mut pending);
+                (target, pending) = blocking(move || target.write(bytes, length)).await?;
+            }
+        }
+        let metadata = self.metadata.clone();
+        blocking(move || {
+            let (target, _) = target.write(pending, length)?;
+            match broken {
+                Some(error) => Err(Failure::internal(format!("error reading the request body: {error}"))),
+                None => target.finish(&metadata),
+            }
+        })
+        .await
+    }
+}

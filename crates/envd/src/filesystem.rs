@@ -1,0 +1,178 @@
+//! The file system service: names, not contents.
+//!
+//! Calls run with the daemon's rights; the user decides what a relative path means and who owns what is made. [`tree`] does
+//! the work, [`watch`] tells changes, [`entry`] describes files, [`legacy`] speaks to clients of the first schema.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use connectrpc::{ConnectError, Encodable, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
+use hearth_envd_api::filesystem::{
+    CreateWatcherRequest, CreateWatcherResponse, Filesystem, GetWatcherEventsRequest, GetWatcherEventsResponse,
+    ListDirRequest, ListDirResponse, MakeDirRequest, MakeDirResponse, MoveRequest, MoveResponse, RemoveRequest,
+    RemoveResponse, RemoveWatcherRequest, RemoveWatcherResponse, StatRequest, StatResponse, WatchDirRequest,
+    WatchDirResponse,
+};
+
+use crate::paths;
+use crate::rpc;
+use crate::state::State;
+use crate::users::User;
+
+mod entry;
+mod legacy;
+mod tree;
+mod watch;
+
+pub(crate) use entry::{METADATA_PREFIX, metadata_of};
+pub(crate) use tree::same_file;
+
+use legacy::Schema;
+use watch::{Polled, Watch};
+
+/// The service.
+pub(crate) struct FilesystemService {
+    state: Arc<State>,
+    watchers: Polled,
+}
+
+impl FilesystemService {
+    pub(crate) fn new(state: Arc<State>) -> Self {
+        Self { state, watchers: Polled::default() }
+    }
+
+    fn resolve(&self, context: &RequestContext, path: &str) -> Result<(User, PathBuf), ConnectError> {
+        let user = self.state.rpc_user(context)?;
+        let resolved = paths::resolve(path, &user, self.state.default_workdir().as_deref())
+            .map_err(|error| ConnectError::invalid_argument(error.to_string()))?;
+        Ok((user, resolved))
+    }
+}
+
+/// Runs file system calls where they may block. What has begun is finished, even if the client goes away.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ConnectError> + Send + 'static,
+) -> Result<T, ConnectError> {
+    let result = tokio::task::spawn_blocking(work).await;
+    result.unwrap_or_else(|error| Err(ConnectError::internal(format!("the call did not finish: {error}"))))
+}
+
+impl Filesystem for FilesystemService {
+    async fn stat<'a>(
+        &'a self,
+        context: RequestContext,
+        request: ServiceRequest<'_, StatRequest>,
+    ) -> ServiceResult<impl Encodable<StatResponse> + Send + use<'a>> {
+        let schema = Schema::of(&context);
+        let (_, path) = self.resolve(&context, request.path)?;
+        let entry = schema.entry(blocking(move || tree::stat(&path)).await?);
+        Ok(schema.answer(StatResponse { entry: entry.into(), ..Default::default() }))
+    }
+
+    async fn make_dir<'a>(
+        &'a self,
+        context: RequestContext,
+        request: ServiceRequest<'_, MakeDirRequest>,
+    ) -> ServiceResult<impl Encodable<MakeDirResponse> + Send + use<'a>> {
+        let schema = Schema::of(&context);
+        let (user, path) = self.resolve(&context, request.path)?;
+        let entry = schema.entry(blocking(move || tree::make_dir(&path, &user)).await?);
+        Ok(schema.answer(MakeDirResponse { entry: entry.into(), ..Default::default() }))
+    }
+
+    async fn r#move<'a>(
+        &'a self,
+        context: RequestContext,
+        request: ServiceRequest<'_, MoveRequest>,
+    ) -> ServiceResult<impl Encodable<MoveResponse> + Send + use<'a>> {
+        let schema = Schema::of(&context);
+        let (user, source) = self.resolve(&context, request.source)?;
+        let (_, destination) = self.resolve(&context, request.destination)?;
+        let entry = schema.entry(blocking(move || tree::rename(&source, &destination, &user)).await?);
+        Ok(schema.answer(MoveResponse { entry: entry.into(), ..Default::default() }))
+    }
+
+    async fn list_dir<'a>(
+        &'a self,
+        context: RequestContext,
+        request: ServiceRequest<'_, ListDirRequest>,
+    ) -> ServiceResult<impl Encodable<ListDirResponse> + Send + use<'a>> {
+        let schema = Schema::of(&context);
+        let (_, path) = self.resolve(&context, request.path)?;
+        let depth = request.depth.max(1);
+        let entries = blocking(move || tree::list(&path, depth)).await?;
+        let entries = entries.into_iter().map(|entry| schema.entry(entry)).collect();
+        Ok(schema.answer(ListDirResponse { entries, ..Default::default() }))
+    }
+
+    async fn remove<'a>(
+        &'a self,
+        context: RequestContext,
+        request: ServiceRequest<'_, RemoveRequest>,
+    ) -> ServiceResult<impl Encodable<RemoveResponse> + Send + use<'a>> {
+        let schema = Schema::of(&context);
+        let (_, path) = self.resolve(&context, request.path)?;
+        blocking(move || tree::remove(&path)).await?;
+        Ok(schema.answer(RemoveResponse::default()))
+    }
+
+    async fn watch_dir(
+        &self,
+        context: RequestContext,
+        request: ServiceRequest<'_, WatchDirRequest>,
+    ) -> ServiceResult<ServiceStream<impl Encodable<WatchDirResponse> + Send + use<>>> {
+        let schema = Schema::of(&context);
+        let request = request.to_owned_message();
+        let (_, path) = self.resolve(&context, &request.path)?;
+        let options = watch::Options {
+            recursive: request.recursive,
+            include_entry: request.include_entry && schema.has_entries_in_events(),
+            allow_network_mounts: request.allow_network_mounts,
+        };
+        let watch = blocking(move || Watch::open(path, options)).await?;
+        let messages = watch::stream(watch, rpc::keepalive(&context), rpc::deadline(&context));
+        let stream = Response::stream(messages).compress(false);
+        Ok(match schema.header() {
+            Some((name, value)) => stream.with_header(name, value),
+            None => stream,
+        })
+    }
+
+    async fn create_watcher<'a>(
+        &'a self,
+        context: RequestContext,
+        request: ServiceRequest<'_, CreateWatcherRequest>,
+    ) -> ServiceResult<impl Encodable<CreateWatcherResponse> + Send + use<'a>> {
+        let schema = Schema::of(&context);
+        let request = request.to_owned_message();
+        let (_, path) = self.resolve(&context, &request.path)?;
+        let options = watch::Options {
+            recursive: request.recursive,
+            include_entry: request.include_entry && schema.has_entries_in_events(),
+            allow_network_mounts: request.allow_network_mounts,
+        };
+        let watch = blocking(move || Watch::open(path, options)).await?;
+        let watcher_id = self.watchers.add(watch)?;
+        Ok(schema.answer(CreateWatcherResponse { watcher_id, ..Default::default() }))
+    }
+
+    async fn get_watcher_events<'a>(
+        &'a self,
+        context: RequestContext,
+        request: ServiceRequest<'_, GetWatcherEventsRequest>,
+    ) -> ServiceResult<impl Encodable<GetWatcherEventsResponse> + Send + use<'a>> {
+        let watcher = self.watchers.find(request.watcher_id)?;
+        // Looking at new folders may wait for the disk.
+        let events = blocking(move || watcher.take()).await?;
+        Ok(Schema::of(&context).answer(GetWatcherEventsResponse { events, ..Default::default() }))
+    }
+
+    async fn remove_watcher<'a>(
+        &'a self,
+        context: RequestContext,
+        request: ServiceRequest<'_, RemoveWatcherRequest>,
+    ) -> ServiceResult<impl Encodable<RemoveWatcherResponse> + Send + use<'a>> {
+        self.watchers.remove(request.watcher_id)?;
+        Ok(Schema::of(&context).answer(RemoveWatcherResponse::default()))
+    }
+}

@@ -1,0 +1,137 @@
+//! What is told about a file.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use buffa_types::google::protobuf::Timestamp;
+use hearth_envd_api::filesystem::{EntryInfo, FileType};
+
+use crate::users::Names;
+
+/// The prefix of the extended attributes that hold a file's metadata; what follows is the key.
+pub(crate) const METADATA_PREFIX: &str = "user.e2b.";
+
+/// Describes what stands at `path`. A link is described itself, with the type and the mode of what it leads to. Blocks.
+pub(super) fn describe(path: &Path, names: &mut Names) -> io::Result<EntryInfo> {
+    let own = fs::symlink_metadata(path)?;
+    let is_link = own.is_symlink();
+    let target = if is_link { fs::metadata(path).ok() } else { Some(own.clone()) };
+    let symlink_target = is_link.then(|| {
+        let resolved = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        resolved.to_string_lossy().into_owned()
+    });
+    let name = path.file_name().map_or_else(|| path.to_string_lossy(), std::ffi::OsStr::to_string_lossy);
+    Ok(EntryInfo {
+        name: name.into_owned(),
+        r#type: target.as_ref().map_or(FileType::FILE_TYPE_UNSPECIFIED, file_type).into(),
+        path: path.to_string_lossy().into_owned(),
+        size: i64::try_from(own.size()).unwrap_or(i64::MAX),
+        mode: target.as_ref().map_or(0, |target| target.mode() & 0o777),
+        permissions: permissions(&own),
+        owner: names.user(own.uid()),
+        group: names.group(own.gid()),
+        modified_time: modified(&own).into(),
+        symlink_target,
+        metadata: metadata_of(path).into_iter().collect(),
+        ..Default::default()
+    })
+}
+
+fn file_type(target: &Metadata) -> FileType {
+    if target.is_dir() {
+        FileType::FILE_TYPE_DIRECTORY
+    } else if target.is_file() {
+        FileType::FILE_TYPE_FILE
+    } else {
+        FileType::FILE_TYPE_UNSPECIFIED
+    }
+}
+
+fn modified(own: &Metadata) -> Option<Timestamp> {
+    let time = Timestamp {
+        seconds: own.mtime(),
+        nanos: i32::try_from(own.mtime_nsec()).unwrap_or_default(),
+        ..Default::default()
+    };
+    (time.seconds != 0 || time.nanos != 0).then_some(time)
+}
+
+/// The metadata of a file, through links; files without, and file systems without, have none.
+pub(crate) fn metadata_of(path: &Path) -> BTreeMap<String, String> {
+    let Ok(names) = xattr::list_deref(path) else { return BTreeMap::new() };
+    names
+        .filter_map(|name| {
+            let key = name.to_str()?.strip_prefix(METADATA_PREFIX)?.to_owned();
+            let value = String::from_utf8(xattr::get_deref(path, &name).ok()??).ok()?;
+            Some((key, value))
+        })
+        .collect()
+}
+
+/// The contract's form of permissions: letters for what the file is, then nine of `rwx`.
+fn permissions(own: &Metadata) -> String {
+    let kind = own.file_type();
+    let mode = own.mode();
+    let letters = [
+        (kind.is_dir(), 'd'),
+        (kind.is_symlink(), 'L'),
+        (kind.is_block_device() || kind.is_char_device(), 'D'),
+        (kind.is_fifo(), 'p'),
+        (kind.is_socket(), 'S'),
+        (mode & 0o4000 != 0, 'u'),
+        (mode & 0o2000 != 0, 'g'),
+        (kind.is_char_device(), 'c'),
+        (mode & 0o1000 != 0, 't'),
+    ];
+    let mut text: String = letters.iter().filter(|(is, _)| *is).map(|(_, letter)| letter).collect();
+    if text.is_empty() {
+        text.push('-');
+    }
+    for shift in (0..9).rev() {
+        let letter = ['x', 'w', 'r'][shift % 3];
+        text.push(if mode >> shift & 1 == 1 { letter } else { '-' });
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn permissions_as_in_the_contract() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("file");
+        fs::write(&path, "x").expect("writes");
+        for (mode, text) in [(0o644, "-rw-r--r--"), (0o4755, "urwxr-xr-x"), (0o000, "----------")] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("sets");
+            assert_eq!(permissions(&fs::metadata(&path).expect("exists")), text);
+        }
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o1777)).expect("sets");
+        assert_eq!(permissions(&fs::metadata(folder.path()).expect("exists")), "dtrwxrwxrwx");
+        let null = fs::metadata("/dev/null").expect("exists");
+        assert!(permissions(&null).starts_with("Dcrw"));
+    }
+
+    #[test]
+    fn a_link_is_described_itself_with_its_target_s_type() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let (target, link, broken) =
+            (folder.path().join("target"), folder.path().join("link"), folder.path().join("broken"));
+        fs::create_dir(&target).expect("creates");
+        symlink(&target, &link).expect("links");
+        symlink("/nonexistent", &broken).expect("links");
+        let entry = describe(&link, &mut Names::default()).expect("exists");
+        assert_eq!(entry.r#type, FileType::FILE_TYPE_DIRECTORY);
+        assert_eq!(entry.symlink_target.as_deref(), fs::canonicalize(&target).expect("exists").to_str());
+        assert_eq!(entry.permissions, "Lrwxrwxrwx");
+        let entry = describe(&broken, &mut Names::default()).expect("exists");
+        assert_eq!(entry.r#type, FileType::FILE_TYPE_UNSPECIFIED);
+        assert_eq!((entry.mode, entry.symlink_target.as_deref()), (0, broken.to_str()));
+    }
+}

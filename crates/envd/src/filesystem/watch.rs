@@ -1,0 +1,264 @@
+//! Watches on directories (inotify(7)).
+//!
+//! A [`Watch`] turns kernel events into the contract's. A [`stream`] owns one and pushes; a [`Polled`] watcher keeps what its
+//! watch tells until it is fetched.
+//!
+//! A recursive watch is one kernel watch per directory, kept true as directories come, move and go. When the kernel's queue
+//! overflows, events are lost, but the watch looks for new directories and goes on.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use connectrpc::ConnectError;
+use hearth_envd_api::filesystem::{EventType, FilesystemEvent};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::io::Errno;
+use tokio::io::unix::AsyncFd;
+
+use super::entry::describe;
+use crate::sys;
+use crate::users::Names;
+
+mod polled;
+mod stream;
+
+pub(super) use polled::Polled;
+pub(super) use stream::stream;
+
+/// Room for the kernel's events of one read.
+const BUFFER_BYTES: usize = 16 * 1024;
+/// Kernel events that are handled before others have a turn: as many as the kernel keeps by default.
+const BATCH_EVENTS_MAX: usize = 16_384;
+
+/// What a client wants of a watch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Options {
+    pub(super) recursive: bool,
+    pub(super) include_entry: bool,
+    pub(super) allow_network_mounts: bool,
+}
+
+/// A watched directory.
+pub(super) struct Watch {
+    root: PathBuf,
+    options: Options,
+    /// Shared with whoever waits for it to become readable.
+    inotify: Arc<AsyncFd<OwnedFd>>,
+    /// Watched directories, relative to the root, by the kernel's number for the watch. Empty when the root is gone.
+    folders: HashMap<i32, PathBuf>,
+}
+
+/// A kernel event, copied out of the buffer.
+struct Notice {
+    watch: i32,
+    flags: ReadFlags,
+    name: Option<OsString>,
+}
+
+/// What one look at the kernel's queue brought.
+pub(super) struct Drained {
+    events: Vec<FilesystemEvent>,
+    /// The queue was emptied: it becomes readable again when there is more.
+    is_empty: bool,
+}
+
+impl Watch {
+    /// Begins to watch. Whatever happens after this returns is told. Blocks; needs a runtime around it.
+    pub(super) fn open(root: PathBuf, options: Options) -> Result<Self, ConnectError> {
+        let found = std::fs::metadata(&root).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => ConnectError::not_found(format!("path {} not found", root.display())),
+            _ => ConnectError::internal(format!("error getting file info: {error}")),
+        })?;
+        if !found.is_dir() {
+            return Err(ConnectError::invalid_argument(format!("path {} not a directory", root.display())));
+        }
+        if !options.allow_network_mounts && is_network_mount(&root) {
+            let text = format!("cannot watch path on network filesystem: {}", root.display());
+            return Err(ConnectError::invalid_argument(text));
+        }
+        let failed = |error: io::Error| ConnectError::internal(format!("error creating watcher: {error}"));
+        let inotify =
+            inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(|error| failed(error.into()))?;
+        let inotify = Arc::new(sys::pollable(inotify).map_err(failed)?);
+        let mut watch = Self { root, options, inotify, folders: HashMap::new() };
+        watch.add(Path::new("")).map_err(failed)?;
+        if options.recursive {
+            watch.add_below(Path::new(""), |_| {}).map_err(failed)?;
+        }
+        Ok(watch)
+    }
+
+    /// Watches one directory, or learns that it is watched under this number already.
+    fn add(&mut self, relative: &Path) -> io::Result<i32> {
+        let mut flags = WatchFlags::CREATE
+            | WatchFlags::MOVED_TO
+            | WatchFlags::MODIFY
+            | WatchFlags::DELETE
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVED_FROM
+            | WatchFlags::MOVE_SELF
+            | WatchFlags::ATTRIB
+            | WatchFlags::ONLYDIR;
+        // The root may be given by a link; below it links are not followed.
+        if !relative.as_os_str().is_empty() {
+            flags |= WatchFlags::DONT_FOLLOW;
+        }
+        let number = inotify::add_watch(self.inotify.get_ref(), self.root.join(relative), flags)?;
+        self.folders.insert(number, relative.to_owned());
+        Ok(number)
+    }
+
+    /// Watches everything below a directory and tells what is found there. Directories that cannot be read or have gone are
+    /// left out; only the kernel's limits are an error.
+    fn add_below(&mut self, relative: &Path, mut found: impl FnMut(PathBuf)) -> io::Result<()> {
+        let top = self.root.join(relative);
+        // The root itself may be a link.
+        for entry in walkdir::WalkDir::new(&top).min_depth(1).into_iter().flatten() {
+            let Ok(path) = entry.path().strip_prefix(&self.root).map(Path::to_owned) else { continue };
+            if entry.file_type().is_dir()
+                && let Err(error) = self.add(&path)
+                && matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::OutOfMemory)
+            {
+                return Err(error);
+            }
+            found(path);
+        }
+        Ok(())
+    }
+
+    /// Forgets the watches of a directory and all below it that are not in this place any more.
+    fn recheck(&mut self, relative: &Path) {
+        let below = self.folders.iter().filter(|(_, path)| path.starts_with(relative));
+        let below: Vec<_> = below.map(|(number, path)| (*number, path.clone())).collect();
+        for (number, path) in below {
+            if self.add(&path).ok() != Some(number) {
+                self.forget(number);
+            }
+        }
+    }
+
+    fn forget(&mut self, number: i32) {
+        self.folders.remove(&number);
+        // Fails when the directory is gone, and the watch with it.
+        let _ = inotify::remove_watch(self.inotify.get_ref(), number);
+    }
+
+    /// The events that the kernel has now. Blocks, for as long as looking at new directories takes.
+    fn drain(&mut self) -> Result<Drained, ConnectError> {
+        let mut drained = Drained { events: Vec::new(), is_empty: false };
+        let mut handled = 0;
+        while handled < BATCH_EVENTS_MAX {
+            let notices = self.read().map_err(|error| ConnectError::internal(format!("watcher error: {error}")))?;
+            if notices.is_empty() {
+                drained.is_empty = true;
+                break;
+            }
+            handled += notices.len();
+            for notice in notices {
+                self.tell(&notice, &mut drained.events);
+            }
+        }
+        Ok(drained)
+    }
+
+    /// The events of one read; none if there are none.
+    fn read(&self) -> Result<Vec<Notice>, Errno> {
+        let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
+        let mut reader = inotify::Reader::new(self.inotify.get_ref(), &mut buffer);
+        let mut notices = Vec::new();
+        loop {
+            match reader.next() {
+                Ok(event) => notices.push(Notice {
+                    watch: event.wd(),
+                    flags: event.events(),
+                    name: event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()).to_owned()),
+                }),
+                Err(Errno::AGAIN) => return Ok(notices),
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error),
+            }
+            if reader.is_buffer_empty() {
+                return Ok(notices);
+            }
+        }
+    }
+
+    fn tell(&mut self, notice: &Notice, told: &mut Vec<FilesystemEvent>) {
+        let flags = notice.flags;
+        if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
+            if self.options.recursive {
+                let _ = self.add_below(Path::new(""), |_| {});
+            }
+            return;
+        }
+        let Some(folder) = self.folders.get(&notice.watch).cloned() else { return };
+        if flags.contains(ReadFlags::IGNORED) {
+            self.folders.remove(&notice.watch);
+            return;
+        }
+        let is_root = folder.as_os_str().is_empty();
+        // A directory's own going is told by its parent, if that is watched.
+        if !is_root && flags.intersects(ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF) {
+            if flags.contains(ReadFlags::MOVE_SELF) {
+                self.recheck(&folder);
+            }
+            return;
+        }
+        let relative = notice.name.as_ref().map_or_else(|| folder.clone(), |name| folder.join(name));
+        for kind in kinds(flags) {
+            told.push(self.event(&relative, kind));
+        }
+        if flags.contains(ReadFlags::MOVE_SELF) {
+            // The root is somewhere else now: what happens there is nobody's business.
+            let numbers: Vec<_> = self.folders.keys().copied().collect();
+            numbers.into_iter().for_each(|number| self.forget(number));
+        }
+        let arrived = flags.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO) && flags.contains(ReadFlags::ISDIR);
+        if arrived && self.options.recursive && self.add(&relative).is_ok() {
+            let mut found = Vec::new();
+            // At the kernel's limit some directories go unwatched; what is there is told all the same.
+            let _ = self.add_below(&relative, |path| found.push(path));
+            told.extend(found.iter().map(|path| self.event(path, EventType::EVENT_TYPE_CREATE)));
+        }
+    }
+
+    fn event(&self, relative: &Path, kind: EventType) -> FilesystemEvent {
+        let name = if relative.as_os_str().is_empty() { ".".into() } else { relative.to_string_lossy() };
+        let lasts = !matches!(kind, EventType::EVENT_TYPE_REMOVE | EventType::EVENT_TYPE_RENAME);
+        let look = || describe(&self.path_of(relative), &mut Names::default()).ok();
+        let entry = (self.options.include_entry && lasts).then(look).flatten();
+        FilesystemEvent { name: name.into_owned(), r#type: kind.into(), entry: entry.into(), ..Default::default() }
+    }
+
+    fn path_of(&self, relative: &Path) -> PathBuf {
+        if relative.as_os_str().is_empty() { self.root.clone() } else { self.root.join(relative) }
+    }
+}
+
+/// The contract's events of one kernel event, in its order.
+fn kinds(flags: ReadFlags) -> impl Iterator<Item = EventType> {
+    [
+        (ReadFlags::CREATE | ReadFlags::MOVED_TO, EventType::EVENT_TYPE_CREATE),
+        (ReadFlags::MOVED_FROM | ReadFlags::MOVE_SELF, EventType::EVENT_TYPE_RENAME),
+        (ReadFlags::ATTRIB, EventType::EVENT_TYPE_CHMOD),
+        (ReadFlags::MODIFY, EventType::EVENT_TYPE_WRITE),
+        (ReadFlags::DELETE | ReadFlags::DELETE_SELF, EventType::EVENT_TYPE_REMOVE),
+    ]
+    .into_iter()
+    .filter(move |(bits, _)| flags.intersects(*bits))
+    .map(|(_, kind)| kind)
+}
+
+/// Whether a path is on a file system whose changes the kernel does not see: NFS, CIFS, SMB, SMB2, FUSE (statfs(2)).
+fn is_network_mount(path: &Path) -> bool {
+    const NETWORK: [u32; 5] = [0x6969, 0xFF53_4D42, 0x517B, 0xFE53_4D42, 0x6573_5546];
+    // The numbers have 32 bits; the field's type differs by architecture.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    rustix::fs::statfs(path).is_ok_and(|stat| NETWORK.contains(&(stat.f_type as u32)))
+}

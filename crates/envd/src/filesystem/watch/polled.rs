@@ -1,0 +1,128 @@
+//! Watches that keep their events until they are fetched.
+//!
+//! Each has a task that keeps reading, because watches of new subdirectories must be added while nobody polls; and a fetch
+//! reads itself, because what was written before the call must be told by it.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use connectrpc::ConnectError;
+use hearth_envd_api::filesystem::FilesystemEvent;
+use tokio::io::unix::AsyncFd;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::Watch;
+use crate::sys;
+
+/// Events a watcher keeps until they are fetched. At a few hundred bytes each this bounds what a forgotten watcher costs the
+/// guest; beyond, the watcher fails rather than leave some out.
+const BUFFERED_EVENTS_MAX: usize = 100_000;
+/// Bytes of a watcher's name: nobody guesses another's.
+const ID_BYTES: usize = 8;
+
+/// The polled watchers, by id. They live until they are removed; the kernel's limit on inotify instances bounds them.
+#[derive(Default)]
+pub(in crate::filesystem) struct Polled {
+    open: Mutex<HashMap<String, Entry>>,
+}
+
+struct Entry {
+    watcher: Arc<Watcher>,
+    /// Ends the reading task.
+    _reading: DropGuard,
+}
+
+/// One watcher.
+pub(in crate::filesystem) struct Watcher {
+    buffered: Mutex<Buffered>,
+}
+
+struct Buffered {
+    watch: Watch,
+    events: Vec<FilesystemEvent>,
+    /// Sticky: a client must not believe that it has seen everything.
+    failed: Option<ConnectError>,
+}
+
+impl Buffered {
+    fn drain(&mut self) {
+        while self.failed.is_none() {
+            match self.watch.drain() {
+                Ok(drained) => {
+                    self.events.extend(drained.events);
+                    if self.events.len() > BUFFERED_EVENTS_MAX {
+                        let text = format!("watcher error: more than {BUFFERED_EVENTS_MAX} events were not fetched");
+                        self.failed = Some(ConnectError::resource_exhausted(text));
+                    } else if drained.is_empty {
+                        return;
+                    }
+                }
+                Err(error) => self.failed = Some(error),
+            }
+        }
+        self.events = Vec::new();
+    }
+}
+
+impl Watcher {
+    fn buffered(&self) -> MutexGuard<'_, Buffered> {
+        // Events are added whole; a poisoned lock guards a valid list.
+        self.buffered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything since the last fetch. Blocks.
+    pub(in crate::filesystem) fn take(&self) -> Result<Vec<FilesystemEvent>, ConnectError> {
+        let mut buffered = self.buffered();
+        buffered.drain();
+        match &buffered.failed {
+            Some(error) => Err(error.clone()),
+            None => Ok(std::mem::take(&mut buffered.events)),
+        }
+    }
+}
+
+impl Polled {
+    fn open(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a watch's events from now on; returns the id to fetch them by.
+    pub(in crate::filesystem) fn add(&self, watch: Watch) -> Result<String, ConnectError> {
+        let random = sys::random_hex::<ID_BYTES>();
+        let random = random.map_err(|error| ConnectError::internal(format!("error creating watcher: {error}")))?;
+        let id = format!("w{random}");
+        let inotify = Arc::clone(&watch.inotify);
+        let watcher = Arc::new(Watcher { buffered: Mutex::new(Buffered { watch, events: Vec::new(), failed: None }) });
+        let stop = CancellationToken::new();
+        tokio::spawn(keep_reading(inotify, Arc::clone(&watcher), stop.clone()));
+        self.open().insert(id.clone(), Entry { watcher, _reading: stop.drop_guard() });
+        Ok(id)
+    }
+
+    pub(in crate::filesystem) fn find(&self, id: &str) -> Result<Arc<Watcher>, ConnectError> {
+        self.open().get(id).map(|entry| Arc::clone(&entry.watcher)).ok_or_else(|| unknown(id))
+    }
+
+    pub(in crate::filesystem) fn remove(&self, id: &str) -> Result<(), ConnectError> {
+        self.open().remove(id).map(drop).ok_or_else(|| unknown(id))
+    }
+}
+
+fn unknown(id: &str) -> ConnectError {
+    ConnectError::not_found(format!("watcher with id {id} not found"))
+}
+
+async fn keep_reading(inotify: Arc<AsyncFd<OwnedFd>>, watcher: Arc<Watcher>, stop: CancellationToken) {
+    loop {
+        // Both arms are cancel safe: becoming readable takes nothing from the queue.
+        tokio::select! {
+            () = stop.cancelled() => return,
+            ready = inotify.readable() => match ready {
+                Ok(mut ready) => ready.clear_ready(),
+                Err(_) => return,
+            }
+        }
+        tokio::task::block_in_place(|| watcher.buffered().drain());
+    }
+}

@@ -1,0 +1,85 @@
+//! A watch that pushes: the stream is its lifetime.
+
+use std::time::{Duration, Instant};
+
+use connectrpc::ConnectError;
+use futures::Stream;
+use hearth_envd_api::filesystem::watch_dir_response::{KeepAlive, StartEvent};
+use hearth_envd_api::filesystem::{FilesystemEvent, WatchDirResponse};
+
+use super::Watch;
+use crate::rpc;
+
+/// The start message, then events as they come, with keepalives in silences. The flow control of the stream reaches the
+/// kernel's queue: nothing is read for a client that does not.
+pub(in crate::filesystem) fn stream(
+    watch: Watch,
+    keepalive: Duration,
+    deadline: Option<Instant>,
+) -> impl Stream<Item = Result<WatchDirResponse, ConnectError>> + Send + 'static {
+    let follower = Follower {
+        watch: Some(watch),
+        begun: false,
+        is_drained: true,
+        pending: Vec::new().into_iter(),
+        keepalive,
+        deadline,
+    };
+    futures::stream::unfold(follower, |mut follower| async move {
+        let message = follower.next().await?;
+        Some((message, follower))
+    })
+}
+
+struct Follower {
+    /// `None` once the stream is over.
+    watch: Option<Watch>,
+    begun: bool,
+    /// The kernel had no more events at the last look.
+    is_drained: bool,
+    pending: std::vec::IntoIter<FilesystemEvent>,
+    keepalive: Duration,
+    deadline: Option<Instant>,
+}
+
+impl Follower {
+    async fn next(&mut self) -> Option<Result<WatchDirResponse, ConnectError>> {
+        if !std::mem::replace(&mut self.begun, true) {
+            return Some(Ok(WatchDirResponse { event: Some(StartEvent::default().into()), ..Default::default() }));
+        }
+        loop {
+            if let Some(event) = self.pending.next() {
+                return Some(Ok(WatchDirResponse { event: Some(event.into()), ..Default::default() }));
+            }
+            let watch = self.watch.as_mut()?;
+            // All arms are cancel safe: becoming readable takes nothing from the queue.
+            tokio::select! {
+                biased;
+                () = rpc::passed(self.deadline) => {
+                    self.watch = None;
+                    return Some(Err(rpc::deadline_exceeded()));
+                }
+                ready = watch.inotify.readable(), if self.is_drained => {
+                    if let Ok(mut ready) = ready {
+                        ready.clear_ready();
+                    }
+                }
+                () = std::future::ready(()), if !self.is_drained => {}
+                () = tokio::time::sleep(self.keepalive) => {
+                    let event = Some(KeepAlive::default().into());
+                    return Some(Ok(WatchDirResponse { event, ..Default::default() }));
+                }
+            }
+            match tokio::task::block_in_place(|| watch.drain()) {
+                Ok(drained) => {
+                    self.is_drained = drained.is_empty;
+                    self.pending = drained.events.into_iter();
+                }
+                Err(error) => {
+                    self.watch = None;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}

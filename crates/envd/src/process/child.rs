@@ -1,0 +1,273 @@
+//! A request becomes a child process with its streams.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use connectrpc::ConnectError;
+use hearth_envd_api::process::{PTY, ProcessConfig, StartRequest};
+use rustix::process::{Pid, PidfdFlags};
+use rustix::termios::Winsize;
+use tokio::io::unix::AsyncFd;
+use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
+
+use crate::paths;
+use crate::state::State;
+use crate::sys::{self, Role};
+use crate::users::User;
+
+/// Where programs are looked for when the daemon itself was started without a search path.
+const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Errors of exec(3) that a shell has words and exit codes for: no such program or interpreter, not allowed, no binary.
+const SHELL_TELLS: [io::ErrorKind; 2] = [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied];
+/// ENOEXEC: a script without an interpreter line, which a shell runs itself.
+const NOT_A_BINARY: i32 = 8;
+
+/// A child that was just started.
+pub(super) struct Child {
+    pub(super) process: tokio::process::Child,
+    pub(super) pid: u32,
+    /// Names this process and no later one with its number. Kernels before 5.3 have none.
+    pub(super) pidfd: Option<OwnedFd>,
+    pub(super) config: ProcessConfig,
+    pub(super) tag: Option<String>,
+    pub(super) streams: Streams,
+}
+
+/// Its streams, from our side.
+pub(super) enum Streams {
+    Pipes { stdin: Option<ChildStdin>, stdout: ChildStdout, stderr: ChildStderr },
+    Terminal(AsyncFd<OwnedFd>),
+}
+
+impl Child {
+    /// Starts what `request` asks for. Blocks for as long as the program takes to be loaded; needs a runtime around it.
+    pub(super) fn spawn(request: StartRequest, user: &User, state: &State) -> Result<Self, ConnectError> {
+        let config = request.process.into_option().unwrap_or_default();
+        if config.cmd.contains('\0') || config.args.iter().any(|arg| arg.contains('\0')) {
+            return Err(ConnectError::invalid_argument("the command contains a NUL byte"));
+        }
+        let workdir = workdir(&config, user, state)?;
+        let environment = environment(&config, user, state)?;
+        let terminal = match request.pty.into_option() {
+            Some(pty) => Some(Terminal::open(&pty, user).map_err(|error| starting(&error))?),
+            None => None,
+        };
+        let wants_stdin = request.stdin.unwrap_or(true);
+        let launch = Launch { config: &config, user, workdir: &workdir, environment: &environment, state };
+        let program = executable(&config.cmd, &environment, &workdir);
+        let mut process = launch.run(program, terminal.as_ref(), wants_stdin).map_err(|error| starting(&error))?;
+        let pid = process.id().ok_or_else(|| ConnectError::internal("the process has no number"))?;
+        // Nobody has waited for it yet, so the number is still its own.
+        let pidfd = pid_of(pid).and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+        let streams = match terminal {
+            Some(terminal) => Streams::Terminal(terminal.ours),
+            None => match (process.stdout.take(), process.stderr.take()) {
+                (Some(stdout), Some(stderr)) => Streams::Pipes { stdin: process.stdin.take(), stdout, stderr },
+                _ => return Err(ConnectError::internal("the process has no output pipes")),
+            },
+        };
+        Ok(Self { process, pid, pidfd, config, tag: request.tag, streams })
+    }
+}
+
+/// The kernel's form of a process number.
+pub(super) fn pid_of(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw)
+}
+
+fn starting(error: &io::Error) -> ConnectError {
+    ConnectError::invalid_argument(format!("error starting process: {error}"))
+}
+
+/// The directory the command starts in. Entering it is tried by the child, with the user's rights.
+fn workdir(config: &ProcessConfig, user: &User, state: &State) -> Result<PathBuf, ConnectError> {
+    let default = state.default_workdir();
+    let path = paths::resolve(config.cwd.as_deref().unwrap_or_default(), user, default.as_deref())
+        .map_err(|error| ConnectError::invalid_argument(error.to_string()))?;
+    if path.exists() {
+        Ok(path)
+    } else {
+        Err(ConnectError::invalid_argument(format!("cwd '{}' does not exist", path.display())))
+    }
+}
+
+/// Nothing is inherited but the search path; what comes later wins.
+fn environment(config: &ProcessConfig, user: &User, state: &State) -> Result<BTreeMap<String, String>, ConnectError> {
+    if let Some((name, _)) = config.envs.iter().find(|(name, value)| !is_variable(name, value)) {
+        return Err(ConnectError::invalid_argument(format!("invalid environment variable '{name}'")));
+    }
+    let path = std::env::var("PATH").unwrap_or_else(|_| PATH_DEFAULT.to_owned());
+    let mut environment = BTreeMap::from([
+        ("PATH".to_owned(), path),
+        ("HOME".to_owned(), user.home.to_string_lossy().into_owned()),
+        ("USER".to_owned(), user.name.clone()),
+        ("LOGNAME".to_owned(), user.name.clone()),
+    ]);
+    // Odd ones among the sandbox's variables must not keep every command from starting.
+    environment.extend(state.envs().into_iter().filter(|(name, value)| is_variable(name, value)));
+    environment.extend(config.envs.iter().map(|(name, value)| (name.clone(), value.clone())));
+    Ok(environment)
+}
+
+/// Whether the kernel can pass it to a program (environ(7)).
+fn is_variable(name: &str, value: &str) -> bool {
+    !name.is_empty() && !name.contains(['\0', '=']) && !value.contains('\0')
+}
+
+/// The program that the command means, if it can be executed; otherwise a shell has to say why not.
+fn executable(command: &str, environment: &BTreeMap<String, String>, workdir: &Path) -> Option<PathBuf> {
+    let runs =
+        |path: &Path| fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0);
+    if command.is_empty() {
+        return None;
+    }
+    if command.contains('/') {
+        let path = workdir.join(command);
+        return runs(&path).then_some(path);
+    }
+    let search = environment.get("PATH").map(String::as_str).unwrap_or_default();
+    search.split(':').map(|folder| workdir.join(folder).join(command)).find(|path| runs(path))
+}
+
+struct Launch<'a> {
+    config: &'a ProcessConfig,
+    user: &'a User,
+    workdir: &'a Path,
+    environment: &'a BTreeMap<String, String>,
+    state: &'a State,
+}
+
+impl Launch<'_> {
+    /// Starts the program, or a shell in its place: the shell's words and its exit codes 126 and 127 are what clients know
+    /// from commands that cannot be run. It also runs scripts that name no interpreter. If the working directory was what
+    /// made the start fail, the shell's start fails as well.
+    fn run(
+        &self,
+        program: Option<PathBuf>,
+        terminal: Option<&Terminal>,
+        wants_stdin: bool,
+    ) -> io::Result<tokio::process::Child> {
+        if let Some(program) = program {
+            let mut command = Command::new(program);
+            command.arg0(&self.config.cmd);
+            match self.furnished(command, terminal, wants_stdin)?.spawn() {
+                Err(error) if SHELL_TELLS.contains(&error.kind()) || error.raw_os_error() == Some(NOT_A_BINARY) => {}
+                result => return result,
+            }
+        }
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", "exec \"$0\" \"$@\"", &self.config.cmd]);
+        self.furnished(shell, terminal, wants_stdin)?.spawn()
+    }
+
+    fn furnished(&self, mut command: Command, terminal: Option<&Terminal>, wants_stdin: bool) -> io::Result<Command> {
+        command.args(&self.config.args).env_clear().envs(self.environment);
+        match terminal {
+            Some(terminal) => {
+                command.stdin(terminal.theirs.try_clone()?);
+                command.stdout(terminal.theirs.try_clone()?);
+                command.stderr(terminal.theirs.try_clone()?);
+            }
+            None => {
+                command.stdin(if wants_stdin { Stdio::piped() } else { Stdio::null() });
+                command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            }
+        }
+        let role = Role::new(self.user, self.workdir, terminal.is_some(), self.state.child_descriptors())?;
+        sys::play(&mut command, role);
+        Ok(command)
+    }
+}
+
+/// A pseudoterminal.
+struct Terminal {
+    ours: AsyncFd<OwnedFd>,
+    theirs: OwnedFd,
+}
+
+impl Terminal {
+    fn open(pty: &PTY, user: &User) -> io::Result<Self> {
+        use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let ours = openpt(flags)?;
+        grantpt(&ours)?;
+        unlockpt(&ours)?;
+        let theirs = ioctl_tiocgptpeer(&ours, flags)?;
+        // The user's terminal is the user's, as after a login: programs open it by its name. The group stays.
+        let _ = std::os::unix::fs::fchown(&theirs, Some(user.uid), None);
+        let size = pty.size.as_option().cloned().unwrap_or_default();
+        rustix::termios::tcsetwinsize(&ours, window(size.cols, size.rows))?;
+        Ok(Self { ours: sys::pollable(ours)?, theirs })
+    }
+}
+
+/// A window of a terminal; the contract cuts the numbers to 16 bits.
+#[allow(clippy::cast_possible_truncation)]
+pub(super) fn window(cols: u32, rows: u32) -> Winsize {
+    Winsize { ws_row: rows as u16, ws_col: cols as u16, ws_xpixel: 0, ws_ypixel: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user() -> User {
+        User { name: "user".to_owned(), uid: 1000, gid: 1000, home: PathBuf::from("/home/user") }
+    }
+
+    fn config(envs: &[(&str, &str)]) -> ProcessConfig {
+        let envs = envs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        ProcessConfig { envs: envs.collect(), ..Default::default() }
+    }
+
+    #[test]
+    fn later_sources_of_the_environment_win() {
+        let state = State::outside();
+        let vars = [("A", "sandbox"), ("HOME", "/sandbox"), ("", "odd"), ("B=", "odd")];
+        state.set_env_vars(vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+        let built = environment(&config(&[("A", "request"), ("E2B_SANDBOX", "maybe")]), &user(), &state);
+        let built = built.expect("valid");
+        for (name, value) in
+            [("A", "request"), ("HOME", "/sandbox"), ("USER", "user"), ("LOGNAME", "user"), ("E2B_SANDBOX", "maybe")]
+        {
+            assert_eq!(built[name], value, "{name}");
+        }
+        assert_eq!(built.len(), 6, "with PATH, and nothing else: {built:?}");
+    }
+
+    #[test]
+    fn variables_that_no_program_could_get_are_refused() {
+        for (name, value) in [("", "x"), ("A=B", "x"), ("A\0", "x"), ("A", "x\0")] {
+            assert!(environment(&config(&[(name, value)]), &user(), &State::outside()).is_err(), "{name:?}={value:?}");
+        }
+    }
+
+    #[test]
+    fn programs_are_found_as_a_shell_finds_them() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        for (name, mode) in [("tool", 0o755), ("text", 0o644)] {
+            let path = folder.path().join(name);
+            fs::write(&path, "").expect("writes");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("sets");
+        }
+        let search = BTreeMap::from([("PATH".to_owned(), format!("/nonexistent:{}", folder.path().display()))]);
+        let find = |command: &str| executable(command, &search, folder.path());
+        assert_eq!(find("tool"), Some(folder.path().join("tool")));
+        assert_eq!(find("./tool"), Some(folder.path().join("./tool")));
+        for missing in ["", "text", "./text", "other", "/nonexistent/tool"] {
+            assert_eq!(find(missing), None, "{missing}");
+        }
+    }
+
+    #[test]
+    fn windows_are_cut_to_16_bits() {
+        let size = window(65_536 + 80, 24);
+        assert_eq!((size.ws_col, size.ws_row), (80, 24));
+    }
+}

@@ -1,0 +1,392 @@
+//! A living process: its task reads the output and hands it to every follower, then tells the end.
+//!
+//! The task owns the child. It reads output only as fast as the slowest follower takes it; without followers it reads and
+//! drops, so that the process never blocks. The end is told when the process is reaped *and* its output has ended, except
+//! after a signal through the daemon: then at once, because whoever kills a process does not want to wait for its
+//! grandchildren to close a pipe.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use connectrpc::ConnectError;
+use hearth_envd_api::process::__buffa::oneof::process_event::data_event::Output;
+use hearth_envd_api::process::ProcessConfig;
+use hearth_envd_api::process::process_event::EndEvent;
+use rustix::process::{Signal, kill_process, pidfd_send_signal};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::child::{Child, Streams, pid_of, window};
+use super::events::{Feed, Item};
+use super::registry::Registry;
+
+/// Largest piece of output in one event.
+const PIPE_CHUNK_BYTES: usize = 32 * 1024;
+const TERMINAL_CHUNK_BYTES: usize = 16 * 1024;
+/// How long a kill waits for the process to be reaped, so that its number is free when the answer arrives.
+const REAP_PATIENCE: Duration = Duration::from_secs(2);
+/// After a kill, how long output that is still on its way is waited for. Whoever holds a pipe open longer is a grandchild,
+/// and nobody waits for those.
+const DRAIN_PATIENCE: Duration = Duration::from_millis(20);
+
+/// Which kind of input a client means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stdin {
+    Pipe,
+    Terminal,
+}
+
+/// A living process.
+#[derive(Debug)]
+pub(super) struct Live {
+    pid: u32,
+    pidfd: Option<OwnedFd>,
+    config: ProcessConfig,
+    tag: Option<String>,
+    input: Input,
+    followers: Followers,
+    /// A signal was sent through the daemon.
+    signalled: CancellationToken,
+    reaped: CancellationToken,
+}
+
+/// Where input goes. The lock is held while a message is written: concurrent writers take turns by message.
+#[derive(Debug)]
+enum Input {
+    Pipe(tokio::sync::Mutex<Option<ChildStdin>>),
+    Terminal { descriptor: Arc<AsyncFd<OwnedFd>>, turn: tokio::sync::Mutex<()> },
+}
+
+#[derive(Debug, Default)]
+struct Followers {
+    inner: Mutex<Fan>,
+}
+
+#[derive(Debug, Default)]
+struct Fan {
+    queues: Vec<mpsc::Sender<Item>>,
+    /// Once it is told, for those who come in the moment after.
+    end: Option<EndEvent>,
+}
+
+impl Followers {
+    fn inner(&self) -> MutexGuard<'_, Fan> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self) -> Feed {
+        let mut fan = self.inner();
+        if let Some(end) = &fan.end {
+            return Feed::ended(end.clone());
+        }
+        let (sender, feed) = Feed::new();
+        fan.queues.push(sender);
+        feed
+    }
+
+    /// Hands a piece of output to every follower, waiting for each; those who left are forgotten at once.
+    async fn tell(&self, output: Output) {
+        let queues = {
+            let mut fan = self.inner();
+            fan.queues.retain(|queue| !queue.is_closed());
+            fan.queues.clone()
+        };
+        send(queues, Item::Data(output)).await;
+    }
+
+    /// Tells the end to every follower, now and later. A follower that does not listen keeps no other one from hearing it.
+    async fn finish(&self, end: EndEvent) {
+        let queues = {
+            let mut fan = self.inner();
+            fan.end = Some(end.clone());
+            std::mem::take(&mut fan.queues)
+        };
+        send(queues, Item::End(end)).await;
+    }
+}
+
+async fn send(queues: Vec<mpsc::Sender<Item>>, item: Item) {
+    // Sending fails when the follower leaves, also while this waits for it.
+    if let [only] = queues.as_slice() {
+        let _ = only.send(item).await;
+        return;
+    }
+    futures::future::join_all(queues.iter().map(|queue| queue.send(item.clone()))).await;
+}
+
+enum Readers {
+    Pipes { stdout: ChildStdout, stderr: ChildStderr },
+    Terminal(Arc<AsyncFd<OwnedFd>>),
+}
+
+impl Live {
+    /// Makes the process known and starts its task; the feed hears everything from the beginning.
+    pub(super) fn start(child: Child, registry: &Arc<Registry>) -> (Arc<Self>, Feed) {
+        let Child { process, pid, pidfd, config, tag, streams } = child;
+        let (input, readers) = match streams {
+            Streams::Pipes { stdin, stdout, stderr } => {
+                (Input::Pipe(tokio::sync::Mutex::new(stdin)), Readers::Pipes { stdout, stderr })
+            }
+            Streams::Terminal(descriptor) => {
+                let descriptor = Arc::new(descriptor);
+                let input =
+                    Input::Terminal { descriptor: Arc::clone(&descriptor), turn: tokio::sync::Mutex::default() };
+                (input, Readers::Terminal(descriptor))
+            }
+        };
+        let live = Arc::new(Self {
+            pid,
+            pidfd,
+            config,
+            tag,
+            input,
+            followers: Followers::default(),
+            signalled: CancellationToken::new(),
+            reaped: CancellationToken::new(),
+        });
+        let feed = live.followers.add();
+        registry.insert(Arc::clone(&live));
+        tokio::spawn(Arc::clone(&live).run(process, readers, Arc::clone(registry)));
+        (live, feed)
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub(super) fn config(&self) -> &ProcessConfig {
+        &self.config
+    }
+
+    pub(super) fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+
+    /// Everything from now on.
+    pub(super) fn subscribe(&self) -> Feed {
+        self.followers.add()
+    }
+
+    async fn run(self: Arc<Self>, mut process: tokio::process::Child, readers: Readers, registry: Arc<Registry>) {
+        let mut output = Box::pin(self.read(readers));
+        let mut drained = false;
+        let mut status = None;
+        // All arms are cancel safe: output that is being handed out goes on where it was, and waiting takes nothing.
+        while status.is_none() || !drained {
+            tokio::select! {
+                () = &mut output, if !drained => drained = true,
+                exit = process.wait(), if status.is_none() => {
+                    self.reaped.cancel();
+                    status = Some(exit);
+                }
+                () = self.signalled.cancelled(), if status.is_some() => {
+                    let _ = tokio::time::timeout(DRAIN_PATIENCE, &mut output).await;
+                    drained = true;
+                }
+            }
+        }
+        // Closes our ends of the pipes: who still writes to them learns that nobody reads.
+        drop(output);
+        let end = end_event(status.and_then(Result::ok));
+        registry.retire(&self, &end);
+        self.followers.finish(end).await;
+    }
+
+    async fn read(&self, readers: Readers) {
+        match readers {
+            Readers::Pipes { stdout, stderr } => {
+                tokio::join!(self.copy(stdout, Output::Stdout), self.copy(stderr, Output::Stderr));
+            }
+            Readers::Terminal(descriptor) => self.copy_terminal(&descriptor).await,
+        }
+    }
+
+    async fn copy(&self, mut stream: impl tokio::io::AsyncRead + Unpin, kind: impl Fn(Vec<u8>) -> Output) {
+        let mut buffer = vec![0; PIPE_CHUNK_BYTES];
+        // An error of a pipe is its end.
+        while let Ok(length @ 1..) = stream.read(&mut buffer).await {
+            self.followers.tell(kind(buffer[..length].to_vec())).await;
+        }
+    }
+
+    async fn copy_terminal(&self, descriptor: &AsyncFd<OwnedFd>) {
+        let mut buffer = vec![0; TERMINAL_CHUNK_BYTES];
+        loop {
+            let Ok(mut ready) = descriptor.readable().await else { return };
+            let read = ready.try_io(|inner| Ok(rustix::io::read(inner.get_ref(), &mut buffer)?));
+            match read {
+                // EIO: the last process has closed its side (pty(7)).
+                Ok(Ok(0) | Err(_)) => return,
+                Ok(Ok(length)) => self.followers.tell(Output::Pty(buffer[..length].to_vec())).await,
+                Err(_would_block) => {}
+            }
+        }
+    }
+
+    /// Writes all of it, waiting while the process does not read.
+    pub(super) async fn write(&self, kind: Stdin, bytes: &[u8]) -> Result<(), ConnectError> {
+        match (&self.input, kind) {
+            (Input::Pipe(stdin), Stdin::Pipe) => {
+                let mut stdin = stdin.lock().await;
+                let pipe = stdin.as_mut().ok_or_else(|| ConnectError::internal("stdin is not enabled or is closed"))?;
+                let written = pipe.write_all(bytes).await;
+                written.map_err(|error| ConnectError::internal(format!("error writing to stdin: {error}")))
+            }
+            (Input::Terminal { descriptor, turn }, Stdin::Terminal) => {
+                let _turn = turn.lock().await;
+                let written = write_terminal(descriptor, bytes).await;
+                written.map_err(|error| ConnectError::internal(format!("error writing to the pty: {error}")))
+            }
+            (Input::Terminal { .. }, Stdin::Pipe) => {
+                Err(ConnectError::internal("the process has a pty, so input must be sent as pty input"))
+            }
+            (Input::Pipe(_), Stdin::Terminal) => Err(ConnectError::internal("the process has no pty")),
+        }
+    }
+
+    pub(super) async fn close_stdin(&self) -> Result<(), ConnectError> {
+        match &self.input {
+            Input::Pipe(stdin) => {
+                stdin.lock().await.take();
+                Ok(())
+            }
+            Input::Terminal { .. } => Err(ConnectError::unknown("cannot close the stdin of a pty: send 0x04 instead")),
+        }
+    }
+
+    pub(super) fn resize(&self, cols: u32, rows: u32) -> Result<(), ConnectError> {
+        match &self.input {
+            Input::Terminal { descriptor, .. } => {
+                let resized = rustix::termios::tcsetwinsize(descriptor.get_ref(), window(cols, rows));
+                resized.map_err(|error| ConnectError::internal(format!("error resizing the pty: {error}")))
+            }
+            Input::Pipe(_) => Err(ConnectError::internal("the process has no pty")),
+        }
+    }
+
+    /// Sends a signal to this one process, and ends the wait for its output. After SIGKILL it is reaped when this returns.
+    /// Cancel safe: the signal is sent before the first wait.
+    pub(super) async fn signal(&self, signal: Signal) -> Result<(), ConnectError> {
+        // A process that is gone and still listed waits for a grandchild to close its output: no longer.
+        if !self.reaped.is_cancelled() {
+            let sent = match (&self.pidfd, pid_of(self.pid)) {
+                (Some(pidfd), _) => pidfd_send_signal(pidfd, signal),
+                (None, Some(pid)) => kill_process(pid, signal),
+                (None, None) => Err(rustix::io::Errno::SRCH),
+            };
+            match sent {
+                // It was reaped in this moment.
+                Err(rustix::io::Errno::SRCH) if self.reaped.is_cancelled() => {}
+                Err(error) => return Err(ConnectError::internal(format!("error sending the signal: {error}"))),
+                Ok(()) => {}
+            }
+        }
+        self.signalled.cancel();
+        if signal == Signal::KILL {
+            // A process in an uninterruptible sleep dies later; the signal was delivered.
+            let _ = tokio::time::timeout(REAP_PATIENCE, self.reaped.cancelled()).await;
+        }
+        Ok(())
+    }
+
+    /// Kills the process at a time, whoever still follows it then.
+    pub(super) fn kill_at(self: &Arc<Self>, deadline: Instant) {
+        let live = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline.into()) => {
+                    // It may have just ended.
+                    let _ = live.signal(Signal::KILL).await;
+                }
+                () = live.reaped.cancelled() => {}
+            }
+        });
+    }
+}
+
+async fn write_terminal(descriptor: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let mut ready = descriptor.writable().await?;
+        if let Ok(written) = ready.try_io(|inner| Ok(rustix::io::write(inner.get_ref(), bytes)?)) {
+            bytes = &bytes[written?..];
+        }
+    }
+    Ok(())
+}
+
+fn end_event(status: Option<ExitStatus>) -> EndEvent {
+    let Some(status) = status else {
+        // Somebody else reaped it, which only another bug could do: tell it rather than invent a code.
+        let text = "the exit status was lost".to_owned();
+        return EndEvent {
+            exit_code: -1,
+            exited: false,
+            status: text.clone(),
+            error: Some(text),
+            ..Default::default()
+        };
+    };
+    match (status.code(), status.signal()) {
+        (Some(code), _) => {
+            let text = format!("exit status {code}");
+            let error = (code != 0).then(|| text.clone());
+            EndEvent { exit_code: code, exited: true, status: text, error, ..Default::default() }
+        }
+        (None, signal) => {
+            let dumped = if status.core_dumped() { " (core dumped)" } else { "" };
+            let text = format!("signal: {}{dumped}", signal_name(signal.unwrap_or_default()));
+            EndEvent { exit_code: -1, exited: false, status: text.clone(), error: Some(text), ..Default::default() }
+        }
+    }
+}
+
+/// The contract's names of signals.
+fn signal_name(signal: i32) -> String {
+    let name = match signal {
+        1 => "hangup",
+        2 => "interrupt",
+        3 => "quit",
+        4 => "illegal instruction",
+        5 => "trace/breakpoint trap",
+        6 => "aborted",
+        7 => "bus error",
+        8 => "floating point exception",
+        9 => "killed",
+        10 => "user defined signal 1",
+        11 => "segmentation fault",
+        12 => "user defined signal 2",
+        13 => "broken pipe",
+        14 => "alarm clock",
+        15 => "terminated",
+        other => return format!("signal {other}"),
+    };
+    name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_as_in_the_contract() {
+        // wait(2): the code is in the second byte, the signal in the first, 0x80 tells a core file.
+        for (raw, code, exited, status) in [
+            (0, 0, true, "exit status 0"),
+            (2 << 8, 2, true, "exit status 2"),
+            (9, -1, false, "signal: killed"),
+            (11 | 0x80, -1, false, "signal: segmentation fault (core dumped)"),
+            (40, -1, false, "signal: signal 40"),
+        ] {
+            let end = end_event(Some(ExitStatus::from_raw(raw)));
+            assert_eq!((end.exit_code, end.exited, end.status.as_str()), (code, exited, status));
+            assert_eq!(end.error.is_none(), raw == 0);
+        }
+    }
+}

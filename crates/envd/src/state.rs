@@ -1,0 +1,217 @@
+//! What the daemon knows of its sandbox: all of it comes by `/init`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use connectrpc::{ConnectError, RequestContext};
+use hearth_types::Secret;
+use http::HeaderMap;
+use rustix::process::Rlimit;
+use subtle::ConstantTimeEq;
+
+use crate::users::User;
+
+/// Where programs find the identity of their sandbox.
+const RUN_FOLDER: &str = "/run/e2b";
+
+/// Shared by all requests. Sections are short and never awaited in.
+#[derive(Debug)]
+pub(crate) struct State {
+    identity: RwLock<Identity>,
+    pub(crate) init: tokio::sync::Mutex<crate::init::Progress>,
+    surroundings: Surroundings,
+}
+
+/// What the daemon runs in. It does not change.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Surroundings {
+    /// In a guest the machine is the daemon's: it sets the clock and writes to `/run`. Elsewhere it leaves the machine alone.
+    pub(crate) in_microvm: bool,
+    /// The limit on open files that children get back, if the daemon changed its own.
+    pub(crate) child_descriptors: Option<Rlimit>,
+}
+
+#[derive(Debug, Default)]
+struct Identity {
+    access_token: Option<Secret>,
+    /// Variables of the daemon itself; `/init` cannot replace them.
+    internal: BTreeMap<String, String>,
+    env_vars: BTreeMap<String, String>,
+    default_user: String,
+    default_workdir: Option<String>,
+}
+
+impl State {
+    pub(crate) fn new(surroundings: Surroundings) -> Arc<Self> {
+        let in_microvm = surroundings.in_microvm;
+        let state = Self {
+            identity: RwLock::new(Identity { default_user: "root".to_owned(), ..Identity::default() }),
+            init: tokio::sync::Mutex::default(),
+            surroundings,
+        };
+        state.set_internal("E2B_SANDBOX", if in_microvm { "true" } else { "false" }, 0o444);
+        Arc::new(state)
+    }
+
+    /// For tests: nothing of the machine is touched.
+    #[cfg(test)]
+    pub(crate) fn outside() -> Arc<Self> {
+        Self::new(Surroundings::default())
+    }
+
+    pub(crate) fn in_microvm(&self) -> bool {
+        self.surroundings.in_microvm
+    }
+
+    pub(crate) fn child_descriptors(&self) -> Option<Rlimit> {
+        self.surroundings.child_descriptors
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Identity) -> T) -> T {
+        look(&self.identity.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write(&self, change: impl FnOnce(&mut Identity)) {
+        change(&mut self.identity.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Sets a variable of the daemon itself, with its file for programs that do not see the environment.
+    pub(crate) fn set_internal(&self, name: &str, value: &str, mode: u32) {
+        if self.read(|identity| identity.internal.get(name).is_some_and(|known| known == value)) {
+            return;
+        }
+        self.write(|identity| {
+            identity.internal.insert(name.to_owned(), value.to_owned());
+        });
+        if !self.in_microvm() {
+            return;
+        }
+        let folder = Path::new(RUN_FOLDER);
+        let path = folder.join(format!(".{name}"));
+        let written = fs::create_dir_all(folder)
+            .and_then(|()| fs::write(&path, value))
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(mode)));
+        if let Err(error) = written {
+            eprintln!("envd: writing {}: {error}", path.display());
+        }
+    }
+
+    pub(crate) fn set_env_vars(&self, vars: BTreeMap<String, String>) {
+        self.write(|identity| identity.env_vars = vars);
+    }
+
+    pub(crate) fn set_access_token(&self, token: Option<Secret>) {
+        self.write(|identity| identity.access_token = token);
+    }
+
+    pub(crate) fn set_default_user(&self, name: String) {
+        self.write(|identity| identity.default_user = name);
+    }
+
+    pub(crate) fn set_default_workdir(&self, path: String) {
+        self.write(|identity| identity.default_workdir = Some(path));
+    }
+
+    /// The environment of every process: the user's variables, and over them the daemon's.
+    pub(crate) fn envs(&self) -> BTreeMap<String, String> {
+        self.read(|identity| {
+            let mut envs = identity.env_vars.clone();
+            envs.extend(identity.internal.clone());
+            envs
+        })
+    }
+
+    pub(crate) fn default_user(&self) -> String {
+        self.read(|identity| identity.default_user.clone())
+    }
+
+    pub(crate) fn default_workdir(&self) -> Option<String> {
+        self.read(|identity| identity.default_workdir.clone())
+    }
+
+    pub(crate) fn access_token(&self) -> Option<Secret> {
+        self.read(|identity| identity.access_token.clone())
+    }
+
+    /// Whether `given` opens the door. Everything does while no token is set. Takes the same time for every wrong token of
+    /// one length.
+    pub(crate) fn admits(&self, given: Option<&[u8]>) -> bool {
+        self.read(|identity| match (&identity.access_token, given) {
+            (None, _) => true,
+            (Some(token), Some(given)) => token.expose().as_bytes().ct_eq(given).into(),
+            (Some(_), None) => false,
+        })
+    }
+
+    /// The user an RPC acts for: the one its Basic credentials name, or the default.
+    pub(crate) fn rpc_user(&self, context: &RequestContext) -> Result<User, ConnectError> {
+        match basic_user(context.headers()) {
+            Some(name) => {
+                User::find(&name).ok_or_else(|| ConnectError::unauthenticated(format!("invalid username: '{name}'")))
+            }
+            None => {
+                let name = self.default_user();
+                if name.is_empty() {
+                    return Err(ConnectError::unauthenticated("no user specified"));
+                }
+                let invalid = || ConnectError::unauthenticated(format!("invalid default user: '{name}'"));
+                User::find(&name).ok_or_else(invalid)
+            }
+        }
+    }
+}
+
+/// The user name of Basic credentials (RFC 7617); malformed ones are as good as none. The password is ignored.
+pub(crate) fn basic_user(headers: &HeaderMap) -> Option<String> {
+    use base64::Engine as _;
+
+    let value = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, credentials) = value.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = base64::engine::general_purpose::STANDARD.decode(credentials.trim()).ok()?;
+    let text = String::from_utf8(decoded).ok()?;
+    text.split_once(':').map(|(name, _)| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_open_and_close() {
+        let state = State::outside();
+        assert!(state.admits(None) && state.admits(Some(b"anything")));
+        state.set_access_token(Some(Secret::new("secret")));
+        assert!(state.admits(Some(b"secret")));
+        for wrong in [None, Some(&b""[..]), Some(b"secre"), Some(b"secrets"), Some(b"Secret")] {
+            assert!(!state.admits(wrong), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_daemon_s_variables_win() {
+        let state = State::outside();
+        state.set_env_vars([("E2B_SANDBOX", "forged"), ("A", "b")].map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+        let envs = state.envs();
+        assert_eq!((envs["E2B_SANDBOX"].as_str(), envs["A"].as_str()), ("false", "b"));
+    }
+
+    #[test]
+    fn basic_credentials() {
+        let user = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("authorization", value.parse().expect("a header"));
+            basic_user(&headers)
+        };
+        assert_eq!(user("Basic dXNlcjo="), Some("user".to_owned()));
+        assert_eq!(user("basic cm9vdDpwdw=="), Some("root".to_owned()));
+        for odd in ["Basic", "Basic ???", "Bearer dXNlcjo=", "Basic dXNlcg=="] {
+            assert_eq!(user(odd), None, "{odd}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! System calls that have no safe form. The only unsafe code of the daemon; every block is one call.
+
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::libc;
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Gid, Resource, Rlimit, Uid};
+use tokio::io::unix::AsyncFd;
+use tokio::process::Command;
+
+use crate::users::User;
+
+/// How readily the kernel kills children when memory is short; the daemon itself is at the other end of the scale.
+const CHILD_OOM_SCORE: &[u8] = b"100";
+/// Class "best effort", level 4: what a process has that never asked for anything (ioprio_set(2)).
+const CHILD_IO_PRIORITY: libc::c_int = 2 << 13 | 4;
+/// `IOPRIO_WHO_PROCESS`: one process, here the caller.
+const IO_PRIORITY_OF_PROCESS: libc::c_int = 1;
+/// The last signal number of Linux (signal(7)).
+const SIGNAL_MAX: libc::c_int = 64;
+
+/// What a child becomes before its program runs.
+#[derive(Debug)]
+pub(crate) struct Role {
+    uid: Uid,
+    gid: Gid,
+    groups: Vec<Gid>,
+    workdir: CString,
+    terminal: bool,
+    descriptors: Option<Rlimit>,
+}
+
+impl Role {
+    /// The user's rights, in `workdir`; with a `terminal`, standard input becomes the controlling one of a new session. The
+    /// limit on open files is the one the daemon was started with, not the one it raised for itself.
+    pub(crate) fn new(user: &User, workdir: &Path, terminal: bool, descriptors: Option<Rlimit>) -> io::Result<Self> {
+        Ok(Self {
+            uid: Uid::from_raw(user.uid),
+            gid: Gid::from_raw(user.gid),
+            groups: user.groups().into_iter().map(Gid::from_raw).collect(),
+            workdir: CString::new(workdir.as_os_str().as_bytes())?,
+            terminal,
+            descriptors,
+        })
+    }
+
+    /// Runs between fork and exec: system calls only. Standard streams are in place and no signal is blocked; the standard
+    /// library has seen to both.
+    fn take(&self) -> io::Result<()> {
+        self.take_priorities();
+        for signal in 1..=SIGNAL_MAX {
+            // SAFETY: only sets a disposition to the default. It fails for signals that have none, which is well.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        if let Some(limit) = &self.descriptors {
+            rustix::process::setrlimit(Resource::Nofile, *limit)?;
+        }
+        if self.terminal {
+            rustix::process::setsid()?;
+            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+        }
+        // Without root's rights the daemon can only be itself, and who asks for somebody else is refused.
+        let own = rustix::process::geteuid();
+        if own.is_root() || own != self.uid {
+            rustix::thread::set_thread_groups(&self.groups)?;
+            rustix::thread::set_thread_gid(self.gid)?;
+            rustix::thread::set_thread_uid(self.uid)?;
+        }
+        // With the user's rights: a directory the user may not enter is an error.
+        rustix::process::chdir(self.workdir.as_c_str())?;
+        Ok(())
+    }
+
+    /// Children are the first to go when memory is short, and have no more priority than anybody. Failing to say so must
+    /// not stop them.
+    fn take_priorities(&self) {
+        let score = rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+        let _ = score.and_then(|file| rustix::io::write(&file, CHILD_OOM_SCORE));
+        let _ = rustix::process::setpriority_process(None, 0);
+        // SAFETY: the call takes three numbers and has no other effect than the priority.
+        let _ = unsafe { libc::syscall(libc::SYS_ioprio_set, IO_PRIORITY_OF_PROCESS, 0, CHILD_IO_PRIORITY) };
+    }
+}
+
+/// Makes `command` start in a role.
+pub(crate) fn play(command: &mut Command, role: Role) {
+    // SAFETY: `Role::take` makes system calls on values prepared before the fork; it allocates nothing and takes no lock.
+    unsafe {
+        command.pre_exec(move || role.take());
+    }
+}
+
+/// A descriptor that the runtime waits for. Needs a runtime around it.
+pub(crate) fn pollable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    rustix::io::ioctl_fionbio(&descriptor, true)?;
+    // SAFETY: the reactor must see the descriptor open until it is deregistered; `AsyncFd` owns it and closes it last.
+    Ok(unsafe { AsyncFd::register(descriptor) }?)
+}
+
+/// Lets this process open as many files as it is allowed to, and returns the limit it had before.
+pub(crate) fn raise_descriptor_limit() -> Rlimit {
+    let before = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: before.maximum, maximum: before.maximum };
+    // Without it there are fewer streams at once; nothing else.
+    let _ = rustix::process::setrlimit(Resource::Nofile, raised);
+    before
+}
+
+/// Sets the wall clock (clock_settime(2)).
+pub(crate) fn set_clock(timestamp: jiff::Timestamp) -> io::Result<()> {
+    let time = rustix::time::Timespec { tv_sec: timestamp.as_second(), tv_nsec: timestamp.subsec_nanosecond().into() };
+    Ok(rustix::time::clock_settime(rustix::time::ClockId::Realtime, time)?)
+}
+
+/// Makes the kernel's generator draw a new key from its pool now (RNDRESEEDCRNG, random(4)).
+pub(crate) fn reseed_kernel_random(device: &File) -> io::Result<()> {
+    nix::ioctl_none!(reseed, b'R', 0x07);
+    // SAFETY: the request takes no argument and the descriptor is open.
+    unsafe { reseed(device.as_fd().as_raw_fd()) }?;
+    Ok(())
+}
+
+/// Bytes from the kernel's generator at each call: guests of one snapshot must not draw the same ones, so nothing of them
+/// is kept in this process. Hexadecimal.
+pub(crate) fn random_hex<const BYTES: usize>() -> io::Result<String> {
+    let mut bytes = [0u8; BYTES];
+    let drawn = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    debug_assert_eq!(drawn, BYTES, "up to 256 bytes come whole (getrandom(2))");
+    Ok(hex::encode(bytes))
+}
+
+/// How many CPUs this process may use.
+pub(crate) fn cpus() -> usize {
+    rustix::thread::sched_getaffinity(None).map_or(1, |set| usize::try_from(set.count()).unwrap_or(1).max(1))
+}

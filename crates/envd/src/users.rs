@@ -1,0 +1,121 @@
+//! The guest's users, read from its files at every look: programs may create users at any time. No name service, because
+//! the daemon is static and must run in any image.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, BufRead, BufReader};
+use std::path::PathBuf;
+
+/// Longest line of `/etc/passwd` or `/etc/group` that is looked at. The guest writes these files.
+const LINE_BYTES_MAX: usize = 64 * 1024;
+
+/// A user, as passwd(5) has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) home: PathBuf,
+}
+
+impl User {
+    /// Looks a user up by name; numbers are not names.
+    pub(crate) fn find(name: &str) -> Option<Self> {
+        find_line("/etc/passwd", |line| parse_user(line).filter(|user| user.name == name))
+    }
+
+    /// The groups the user is a member of, with the primary one. Without a group file, that alone.
+    pub(crate) fn groups(&self) -> Vec<u32> {
+        let mut groups = vec![self.gid];
+        let _ = find_line("/etc/group", |line| {
+            let (_, gid, members) = parse_group(line)?;
+            if members.split(',').any(|member| member == self.name) && !groups.contains(&gid) {
+                groups.push(gid);
+            }
+            None::<()>
+        });
+        groups
+    }
+}
+
+/// Names of ids, remembered for the length of one call: a long listing asks for the same few again and again.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    users: HashMap<u32, String>,
+    groups: HashMap<u32, String>,
+}
+
+impl Names {
+    /// The name of a user id, or the number as text.
+    pub(crate) fn user(&mut self, uid: u32) -> String {
+        let look = || {
+            find_line("/etc/passwd", |line| parse_user(line).filter(|user| user.uid == uid))
+                .map_or_else(|| uid.to_string(), |user| user.name)
+        };
+        self.users.entry(uid).or_insert_with(look).clone()
+    }
+
+    /// The name of a group id, or the number as text.
+    pub(crate) fn group(&mut self, gid: u32) -> String {
+        let named = |line: &str| parse_group(line).filter(|(_, id, _)| *id == gid).map(|(name, ..)| name.to_owned());
+        let look = || find_line("/etc/group", named).unwrap_or_else(|| gid.to_string());
+        self.groups.entry(gid).or_insert_with(look).clone()
+    }
+}
+
+fn find_line<T>(path: &str, mut choose: impl FnMut(&str) -> Option<T>) -> Option<T> {
+    let file = fs::File::open(path).ok()?;
+    let mut reader = BufReader::new(file);
+    loop {
+        let mut line = Vec::new();
+        let read = io::Read::take(&mut reader, LINE_BYTES_MAX as u64).read_until(b'\n', &mut line).ok()?;
+        if read == 0 {
+            return None;
+        }
+        if let Some(found) = std::str::from_utf8(&line).ok().and_then(|line| choose(line.trim_end())) {
+            return Some(found);
+        }
+    }
+}
+
+fn parse_user(line: &str) -> Option<User> {
+    let mut fields = line.split(':');
+    let name = fields.next().filter(|name| !name.is_empty())?.to_owned();
+    let uid = fields.nth(1)?.parse().ok()?;
+    let gid = fields.next()?.parse().ok()?;
+    let home = PathBuf::from(fields.nth(1).filter(|home| !home.is_empty()).unwrap_or("/"));
+    Some(User { name, uid, gid, home })
+}
+
+fn parse_group(line: &str) -> Option<(&str, u32, &str)> {
+    let mut fields = line.split(':');
+    let name = fields.next().filter(|name| !name.is_empty())?;
+    let gid = fields.nth(1)?.parse().ok()?;
+    Some((name, gid, fields.next().unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_as_passwd_has_them() {
+        let user = parse_user("user:x:1000:1001:A User,,,:/home/user:/bin/bash").expect("valid");
+        assert_eq!((user.name.as_str(), user.uid, user.gid), ("user", 1000, 1001));
+        assert_eq!(user.home, PathBuf::from("/home/user"));
+        for line in ["", "user", ":x:1:1::/:/", "user:x:a:1::/:/", "#comment"] {
+            assert_eq!(parse_user(line), None, "{line}");
+        }
+        assert_eq!(parse_group("sudo:x:27:user,other"), Some(("sudo", 27, "user,other")));
+    }
+
+    #[test]
+    fn root_is_found_and_numbers_are_not_names() {
+        assert_eq!(User::find("root").expect("every system has it").uid, 0);
+        assert_eq!(User::find("0"), None);
+        let mut names = Names::default();
+        assert_eq!((names.user(0), names.group(0)), ("root".to_owned(), "root".to_owned()));
+        assert_eq!(names.user(4_000_000_001), "4000000001");
+        assert_eq!(names.group(4_000_000_001), "4000000001");
+    }
+}

@@ -1,0 +1,287 @@
+//! The Connect protocol, by hand: the tests must not share a mistake with the library.
+
+use buffa::Message;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use hearth_envd_api::process::process_event::EndEvent;
+use hearth_envd_api::process::{ProcessEvent, ProcessSelector};
+use http::Method;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::daemon::{Daemon, within};
+use crate::http::{open, post, whole};
+
+/// How messages are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Codec {
+    Json,
+    Proto,
+}
+
+pub(crate) const CODECS: [Codec; 2] = [Codec::Json, Codec::Proto];
+
+/// A message of the contract.
+pub(crate) trait Wire: Message + Serialize + DeserializeOwned {}
+impl<T: Message + Serialize + DeserializeOwned> Wire for T {}
+
+impl Codec {
+    pub(crate) fn encode(self, message: &impl Wire) -> Bytes {
+        match self {
+            Self::Json => serde_json::to_vec(message).expect("plain values").into(),
+            Self::Proto => message.encode_to_bytes(),
+        }
+    }
+
+    fn decode<T: Wire>(self, bytes: &[u8]) -> T {
+        match self {
+            Self::Json => serde_json::from_slice(bytes)
+                .unwrap_or_else(|error| panic!("{error} in {}", String::from_utf8_lossy(bytes))),
+            Self::Proto => T::decode_from_slice(bytes).expect("a message"),
+        }
+    }
+
+    pub(crate) fn unary(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Proto => "application/proto",
+        }
+    }
+
+    pub(crate) fn streaming(self) -> &'static str {
+        match self {
+            Self::Json => "application/connect+json",
+            Self::Proto => "application/connect+proto",
+        }
+    }
+}
+
+/// An error of the protocol: code and message.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) code: String,
+    pub(crate) message: String,
+}
+
+impl Refused {
+    fn of(error: &serde_json::Value) -> Self {
+        let text = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
+        Self { code: text("code"), message: text("message") }
+    }
+}
+
+pub(crate) async fn unary<A: Wire>(daemon: &Daemon, path: &str, request: &impl Wire) -> Result<A, Refused> {
+    unary_with(daemon, Codec::Json, path, &[], request).await
+}
+
+pub(crate) async fn unary_with<A: Wire>(
+    daemon: &Daemon,
+    codec: Codec,
+    path: &str,
+    headers: &[(&str, &str)],
+    request: &impl Wire,
+) -> Result<A, Refused> {
+    let headers = [headers, &[("content-type", codec.unary()), ("connect-protocol-version", "1")]].concat();
+    let reply = post(daemon, path, &headers, codec.encode(request)).await;
+    if reply.status == 200 {
+        assert_eq!(reply.header("content-type"), Some(codec.unary()));
+        return Ok(codec.decode(&reply.body));
+    }
+    assert_eq!(reply.header("content-type"), Some("application/json"), "{reply:?}");
+    Err(Refused::of(&reply.json()))
+}
+
+pub(crate) fn envelope(flags: u8, message: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::new();
+    bytes.put_u8(flags);
+    bytes.put_u32(message.len().try_into().expect("short"));
+    bytes.put_slice(message);
+    bytes.freeze()
+}
+
+/// The messages of a streaming answer.
+pub(crate) struct Messages {
+    codec: Codec,
+    body: Incoming,
+    buffer: BytesMut,
+}
+
+impl Messages {
+    pub(crate) async fn open(
+        daemon: &Daemon,
+        codec: Codec,
+        path: &str,
+        headers: &[(&str, &str)],
+        request: &impl Wire,
+    ) -> Self {
+        let headers = [headers, &[("content-type", codec.streaming()), ("connect-protocol-version", "1")]].concat();
+        let body = whole(envelope(0, &codec.encode(request)));
+        let response = within("an answer", open(daemon, Method::POST, path, &headers, body)).await;
+        Self::of(codec, response)
+    }
+
+    pub(crate) fn of(codec: Codec, response: http::Response<Incoming>) -> Self {
+        assert_eq!(response.status(), 200, "the status of a stream never tells an error");
+        assert_eq!(response.headers()["content-type"], codec.streaming());
+        Self { codec, body: response.into_body(), buffer: BytesMut::new() }
+    }
+
+    /// The flags and the content of the next envelope; `None` when the connection says that there is no more.
+    pub(crate) async fn envelope(&mut self) -> Option<(u8, Bytes)> {
+        loop {
+            if self.buffer.len() >= 5 {
+                let length = (&self.buffer[1..5]).get_u32() as usize;
+                if self.buffer.len() >= 5 + length {
+                    let flags = self.buffer.get_u8();
+                    self.buffer.advance(4);
+                    return Some((flags, self.buffer.split_to(length).freeze()));
+                }
+            }
+            match within("more of a stream", self.body.frame()).await {
+                Some(frame) => self.buffer.extend_from_slice(&frame.expect("a whole body").into_data().expect("data")),
+                None => {
+                    assert!(self.buffer.is_empty(), "the stream was cut inside of an envelope");
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// The next message, or the end of the stream with its error.
+    pub(crate) async fn next<T: Wire>(&mut self) -> Result<Option<T>, Refused> {
+        let (flags, content) = self.envelope().await.expect("a last envelope");
+        if flags == 0 {
+            return Ok(Some(self.codec.decode(&content)));
+        }
+        assert_eq!(flags, 2, "nothing is compressed unasked");
+        let end: serde_json::Value = serde_json::from_slice(&content).expect("the last message is JSON always");
+        assert_eq!(self.envelope().await, None, "nothing comes after the end");
+        match end.get("error") {
+            Some(error) => Err(Refused::of(error)),
+            None => Ok(None),
+        }
+    }
+}
+
+/// An answer of `Start` or `Connect`: both are one event in field 1.
+pub(crate) struct Events {
+    messages: Messages,
+}
+
+/// What a process told, taken apart.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Told {
+    Start(u32),
+    Stdout(Vec<u8>),
+    Stderr(Vec<u8>),
+    Pty(Vec<u8>),
+    End(EndEvent),
+    Keepalive,
+}
+
+impl Events {
+    pub(crate) fn of(messages: Messages) -> Self {
+        Self { messages }
+    }
+
+    pub(crate) async fn next(&mut self) -> Result<Option<Told>, Refused> {
+        use hearth_envd_api::process::__buffa::oneof::process_event::Event;
+        use hearth_envd_api::process::__buffa::oneof::process_event::data_event::Output;
+
+        // `StartResponse` and `ConnectResponse` look the same on the wire.
+        let Some(response) = self.messages.next::<hearth_envd_api::process::StartResponse>().await? else {
+            return Ok(None);
+        };
+        let event: ProcessEvent = response.event.into_option().expect("an event in every message");
+        Ok(Some(match event.event.expect("of some kind") {
+            Event::Start(start) => Told::Start(start.pid),
+            Event::Data(data) => match data.output.expect("of some stream") {
+                Output::Stdout(bytes) => Told::Stdout(bytes),
+                Output::Stderr(bytes) => Told::Stderr(bytes),
+                Output::Pty(bytes) => Told::Pty(bytes),
+            },
+            Event::End(end) => Told::End(*end),
+            Event::Keepalive(_) => Told::Keepalive,
+        }))
+    }
+
+    /// The number of the process, which is told first.
+    pub(crate) async fn pid(&mut self) -> u32 {
+        match self.next().await {
+            Ok(Some(Told::Start(pid))) => pid,
+            other => panic!("expected a start event, not {other:?}"),
+        }
+    }
+
+    /// Everything up to the end of the stream.
+    pub(crate) async fn rest(&mut self) -> Outcome {
+        let mut outcome = Outcome::default();
+        while let Some(told) = self.next().await.expect("no error") {
+            assert_eq!(outcome.end, None, "nothing comes after the end event");
+            match told {
+                Told::Start(pid) => panic!("a second start event: {pid}"),
+                Told::Stdout(bytes) => outcome.stdout.extend(bytes),
+                Told::Stderr(bytes) => outcome.stderr.extend(bytes),
+                Told::Pty(bytes) => outcome.pty.extend(bytes),
+                Told::End(end) => outcome.end = Some(end),
+                Told::Keepalive => {}
+            }
+        }
+        assert!(outcome.end.is_some(), "every stream has an end event");
+        outcome
+    }
+
+    /// Output up to and with `text`.
+    pub(crate) async fn wait_for(&mut self, text: &str) -> String {
+        let mut output = Vec::new();
+        loop {
+            match self.next().await {
+                Ok(Some(Told::Stdout(bytes) | Told::Stderr(bytes) | Told::Pty(bytes))) => output.extend(bytes),
+                Ok(Some(Told::Keepalive)) => {}
+                other => panic!("waited for {text:?}, got {other:?} after {:?}", String::from_utf8_lossy(&output)),
+            }
+            let so_far = String::from_utf8_lossy(&output).into_owned();
+            if so_far.contains(text) {
+                return so_far;
+            }
+        }
+    }
+}
+
+/// What a process left.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+    pub(crate) pty: Vec<u8>,
+    pub(crate) end: Option<EndEvent>,
+}
+
+impl Outcome {
+    pub(crate) fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    pub(crate) fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    pub(crate) fn code(&self) -> i32 {
+        self.end.as_ref().expect("it ended").exit_code
+    }
+}
+
+pub(crate) fn by_pid(pid: u32) -> ProcessSelector {
+    ProcessSelector { selector: Some(pid_selector(pid)), ..Default::default() }
+}
+
+fn pid_selector(pid: u32) -> hearth_envd_api::process::__buffa::oneof::process_selector::Selector {
+    hearth_envd_api::process::__buffa::oneof::process_selector::Selector::Pid(pid)
+}
+
+pub(crate) fn by_tag(tag: &str) -> ProcessSelector {
+    use hearth_envd_api::process::__buffa::oneof::process_selector::Selector;
+
+    ProcessSelector { selector: Some(Selector::Tag(tag.to_owned())), ..Default::default() }
+}

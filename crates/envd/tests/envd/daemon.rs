@@ -1,0 +1,136 @@
+//! The program under test.
+
+use std::fs;
+use std::future::Future;
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::http::{Reply, get, post_json};
+
+/// How long anything may take that has no time of its own. Nothing is ever asserted to be faster.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running daemon; it is killed when this is dropped.
+pub(crate) struct Daemon {
+    child: Child,
+    pub(crate) port: u16,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Daemon {
+    /// A daemon whose default user is the one that runs the tests.
+    pub(crate) async fn start() -> Self {
+        let daemon = Self::bare(Command::new(env!("CARGO_BIN_EXE_hearth-envd"))).await;
+        let reply = daemon.init(json!({ "defaultUser": me() })).await;
+        assert_eq!(reply.status, 204, "{reply:?}");
+        daemon
+    }
+
+    /// As `command` starts it, with the options added.
+    pub(crate) async fn bare(mut command: Command) -> Self {
+        command.stdin(Stdio::null()).arg("-isnotfc").arg("-port");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // Somebody else may take the port before the daemon does; then it ends, and the next port is tried.
+            let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+            let port = free.local_addr().expect("bound").port();
+            drop(free);
+            let mut attempt = Command::new(command.get_program());
+            let child = attempt.args(command.get_args()).arg(port.to_string()).stdin(Stdio::null()).spawn();
+            let mut daemon = Self { child: child.expect("the daemon starts"), port };
+            while daemon.child.try_wait().expect("a child").is_none() {
+                if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+                    if daemon.child.try_wait().expect("a child").is_none() {
+                        return daemon;
+                    }
+                    break;
+                }
+                assert!(Instant::now() < deadline, "the daemon does not listen");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
+    pub(crate) async fn init(&self, body: serde_json::Value) -> Reply {
+        post_json(self, "/init", &body).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Reply {
+        get(self, path, &[]).await
+    }
+
+    /// What the daemon holds in memory, in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("always there");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+}
+
+/// Waits until `look` finds something.
+pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What must not take for ever.
+pub(crate) async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, work).await {
+        Ok(done) => done,
+        Err(_) => panic!("waited in vain for {what}"),
+    }
+}
+
+pub(crate) fn is_alive(pid: u32) -> bool {
+    let pid = rustix::process::Pid::from_raw(pid.try_into().expect("a process number")).expect("not zero");
+    rustix::process::test_kill_process(pid).is_ok()
+}
+
+pub(crate) fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid.try_into().expect("a process number")).expect("not zero");
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+}
+
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// A line of the user database: name, id and home.
+pub(crate) fn account(choose: impl Fn(&str, u32) -> bool) -> Option<(String, u32, String)> {
+    let passwd = fs::read_to_string("/etc/passwd").expect("every system has it");
+    passwd.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let uid = fields.get(2)?.parse().ok()?;
+        choose(fields[0], uid).then(|| (fields[0].to_owned(), uid, fields[5].to_owned()))
+    })
+}
+
+/// The name of the user that runs the tests.
+pub(crate) fn me() -> String {
+    let uid = rustix::process::geteuid().as_raw();
+    account(|_, id| id == uid).expect("the tests' user has an account").0
+}
+
+/// Another user than root, if this process may become one.
+pub(crate) fn other_user() -> Option<(String, u32)> {
+    let found = is_root().then(|| account(|name, _| name == "nobody")).flatten();
+    if found.is_none() {
+        eprintln!("skipped: only root can become another user");
+    }
+    found.map(|(name, uid, _)| (name, uid))
+}

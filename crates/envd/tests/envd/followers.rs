@@ -1,0 +1,221 @@
+//! Several clients and one process: who hears what, and who waits for whom.
+
+use std::fs;
+
+use hearth_envd_api::process::{ConnectRequest, ProcessSelector, SendInputRequest, SendInputResponse, Signal};
+
+use crate::connect::{CODECS, Codec, Events, Messages, Told, by_pid, by_tag, unary};
+use crate::daemon::{Daemon, is_alive, until, within};
+use crate::input::stdin;
+use crate::process::{command, shell};
+
+const CONNECT: &str = "/process.Process/Connect";
+/// What a reading client that stands still may cost the daemon: its own queue of chunks and the buffers below it.
+const STALLED_KIB_MAX: u64 = 16 * 1024;
+
+impl Daemon {
+    pub(crate) async fn follow(&self, process: ProcessSelector) -> Events {
+        self.follow_with(Codec::Json, &[], process).await
+    }
+
+    async fn follow_with(&self, codec: Codec, headers: &[(&str, &str)], process: ProcessSelector) -> Events {
+        let request = ConnectRequest { process: process.into(), ..Default::default() };
+        Events::of(Messages::open(self, codec, CONNECT, headers, &request).await)
+    }
+
+    pub(crate) async fn feed(&self, pid: u32, bytes: &[u8]) {
+        let request =
+            SendInputRequest { process: by_pid(pid).into(), input: stdin(bytes).into(), ..Default::default() };
+        let _: SendInputResponse = unary(self, "/process.Process/SendInput", &request).await.expect("taken");
+    }
+}
+
+fn cat() -> hearth_envd_api::process::StartRequest {
+    let mut request = command("cat", &[]);
+    request.stdin = Some(true);
+    request
+}
+
+#[tokio::test]
+async fn every_follower_hears_everything_from_its_beginning() {
+    let daemon = Daemon::start().await;
+    let mut request = cat();
+    request.tag = Some("cat".to_owned());
+    let mut first = daemon.launch(&request).await;
+    let pid = first.pid().await;
+    daemon.feed(pid, b"one ").await;
+    assert_eq!(first.wait_for("one ").await, "one ");
+    let mut second = daemon.follow_with(Codec::Proto, &[], by_pid(pid)).await;
+    assert_eq!(second.pid().await, pid);
+    let mut third = daemon.follow(by_tag("cat")).await;
+    assert_eq!(third.pid().await, pid);
+    daemon.feed(pid, b"two").await;
+    for events in [&mut first, &mut second, &mut third] {
+        assert_eq!(events.wait_for("two").await, "two", "what was before is not repeated");
+    }
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
+    for mut events in [first, second, third] {
+        assert_eq!(events.rest().await.code(), -1);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_leaves_the_process() {
+    let daemon = Daemon::start().await;
+    let mut request = shell("read line; echo got $line; exit 7");
+    request.stdin = Some(true);
+    let mut events = daemon.launch(&request).await;
+    let pid = events.pid().await;
+    drop(events);
+    let mut events = daemon.follow(by_pid(pid)).await;
+    assert_eq!(events.pid().await, pid);
+    daemon.feed(pid, b"hello\n").await;
+    let outcome = events.rest().await;
+    assert_eq!((outcome.stdout().as_str(), outcome.code()), ("got hello\n", 7));
+}
+
+#[tokio::test]
+async fn who_comes_late_hears_the_end() {
+    let daemon = Daemon::start().await;
+    let mut request = shell("echo out; exit 5");
+    request.tag = Some("late".to_owned());
+    let mut events = daemon.launch(&request).await;
+    let pid = events.pid().await;
+    events.rest().await;
+    for codec in CODECS {
+        for process in [by_pid(pid), by_tag("late")] {
+            let mut late = daemon.follow_with(codec, &[], process).await;
+            assert_eq!(late.pid().await, pid);
+            let outcome = late.rest().await;
+            assert_eq!((outcome.stdout().as_str(), outcome.code()), ("", 5));
+        }
+    }
+    // A new process with the tag takes its place.
+    request.process.get_or_insert_default().args = vec!["-c".to_owned(), "exit 6".to_owned()];
+    daemon.run(&request).await;
+    let mut late = daemon.follow(by_tag("late")).await;
+    late.pid().await;
+    assert_eq!(late.rest().await.code(), 6);
+    for (process, code, message) in [
+        (by_pid(999_999_999), "not_found", "process with pid 999999999 not found"),
+        (by_tag("nobody"), "not_found", "process with tag nobody not found"),
+        (ProcessSelector::default(), "unimplemented", ""),
+    ] {
+        let refused = daemon.follow(process).await.next().await.expect_err("nothing there");
+        assert_eq!(refused.code, code);
+        assert!(refused.message.contains(message), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_follower_s_deadline_is_its_own() {
+    let daemon = Daemon::start().await;
+    let mut events = daemon.launch(&command("sleep", &["1000"])).await;
+    let pid = events.pid().await;
+    let mut follower = daemon.follow_with(Codec::Json, &[("connect-timeout-ms", "100")], by_pid(pid)).await;
+    follower.pid().await;
+    assert_eq!(follower.next().await.expect_err("the time is over").code, "deadline_exceeded");
+    assert!(is_alive(pid));
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
+    assert_eq!(events.rest().await.code(), -1);
+}
+
+/// Bytes that a process has written.
+fn written(pid: u32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).expect("it lives");
+    io.lines().find_map(|line| line.strip_prefix("wchar: ")).expect("always there").parse().expect("a number")
+}
+
+/// Waits until a process has written nothing more for a while: it is blocked.
+async fn until_blocked(pid: u32) -> u64 {
+    let mut last = (0, 0);
+    until("the process to block", || {
+        let now = written(pid);
+        last = if now == last.0 { (now, last.1 + 1) } else { (now, 0) };
+        async move { (now > 0 && last.1 > 40).then_some(now) }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn who_does_not_read_holds_the_process_and_costs_little() {
+    const TOTAL: usize = 96 << 20;
+    let daemon = Daemon::start().await;
+    let before = daemon.resident_kib();
+    let mut events =
+        daemon.launch_with(Codec::Proto, &[], &command("head", &["-c", &TOTAL.to_string(), "/dev/zero"])).await;
+    let pid = events.pid().await;
+    let blocked = until_blocked(pid).await;
+    assert!(blocked < TOTAL as u64 / 2, "{blocked} bytes were written although nobody reads");
+    assert!(daemon.resident_kib() < before + STALLED_KIB_MAX, "{} KiB, {before} before", daemon.resident_kib());
+    let mut read = 0;
+    let code = loop {
+        match events.next().await.expect("no error").expect("not over") {
+            Told::Stdout(bytes) => {
+                assert!(bytes.len() <= 32 * 1024 && bytes.iter().all(|byte| *byte == 0));
+                read += bytes.len();
+            }
+            Told::End(end) => break end.exit_code,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((read, code), (TOTAL, 0), "nothing is lost");
+    assert!(daemon.resident_kib() < before + STALLED_KIB_MAX, "{} KiB, {before} before", daemon.resident_kib());
+}
+
+#[tokio::test]
+async fn who_leaves_releases_the_others() {
+    const TOTAL: usize = 32 << 20;
+    let daemon = Daemon::start().await;
+    let mut request = shell(&format!("read go; head -c {TOTAL} /dev/zero"));
+    request.stdin = Some(true);
+    let mut reading = daemon.launch_with(Codec::Proto, &[], &request).await;
+    let pid = reading.pid().await;
+    let mut stalled = daemon.follow(by_pid(pid)).await;
+    stalled.pid().await;
+    daemon.feed(pid, b"\n").await;
+    // The one that reads gets no further than the one that does not, until that one is gone.
+    let mut read = 0;
+    let mut next = async || match reading.next().await.expect("no error").expect("not over") {
+        Told::Stdout(bytes) => Some(bytes.len()),
+        Told::End(_) => None,
+        other => panic!("{other:?}"),
+    };
+    while let Ok(more) = tokio::time::timeout(std::time::Duration::from_millis(500), next()).await {
+        read += more.expect("it cannot have ended");
+    }
+    assert!(read < TOTAL);
+    drop(stalled);
+    while let Some(more) = next().await {
+        read += more;
+    }
+    assert_eq!(read, TOTAL);
+}
+
+#[tokio::test]
+async fn a_stalled_follower_does_not_keep_the_end_from_others() {
+    let daemon = Daemon::start().await;
+    let mut stalled = daemon.launch_with(Codec::Proto, &[], &command("cat", &["/dev/zero"])).await;
+    let pid = stalled.pid().await;
+    until_blocked(pid).await;
+    let mut other = daemon.follow(by_pid(pid)).await;
+    other.pid().await;
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
+    within("the end", async { while !matches!(other.next().await.expect("no error"), Some(Told::End(_))) {} }).await;
+    // Later the other one hears it too, after all that was waiting for it.
+    while !matches!(stalled.next().await.expect("no error"), Some(Told::End(_))) {}
+}
+
+#[tokio::test]
+async fn nobody_listens_and_the_process_never_blocks() {
+    let daemon = Daemon::start().await;
+    let mut request = shell("head -c 50000000 /dev/zero; exit 4");
+    request.tag = Some("unheard".to_owned());
+    let mut events = daemon.launch(&request).await;
+    let pid = events.pid().await;
+    drop(events);
+    until("the process to end", || async { (!is_alive(pid)).then_some(()) }).await;
+    let mut late = daemon.follow(by_tag("unheard")).await;
+    late.pid().await;
+    assert_eq!(late.rest().await.code(), 4);
+}

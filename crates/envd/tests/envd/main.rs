@@ -1,0 +1,18 @@
+//! The daemon as clients see it: the real program as an ordinary process, driven over HTTP.
+//!
+//! [`daemon`] starts it, [`http`] and [`connect`] speak to it. The other modules follow the chapters of the contract. Tests
+//! that need root's rights say `skipped:` when they have none.
+
+mod connect;
+mod daemon;
+mod download;
+mod filesystem;
+mod followers;
+mod http;
+mod identity;
+mod input;
+mod process;
+mod protocol;
+mod terminal;
+mod upload;
+mod watch;

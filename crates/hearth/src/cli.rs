@@ -1,0 +1,104 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::options::Options;
+
+/// Computers for AI agents: a self-hosted, E2B-compatible sandbox platform.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hearth",
+    version,
+    propagate_version = true,
+    after_help = "Start with `hearth up`, then paste what `hearth env` prints into the shell of your agent. \
+                  `hearth doctor` tells what this host lacks.\n\n\
+                  Every option can be set by its flag, by its variable or in the configuration file, \
+                  /etc/hearth/hearth.toml as root and hearth/hearth.toml in the XDG configuration folder otherwise; \
+                  the key in the file is the flag's name with underscores."
+)]
+pub(crate) struct Cli {
+    /// The configuration file, in TOML
+    #[arg(long, env = "HEARTH_CONFIG", global = true, value_name = "FILE", help_heading = "Configuration")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) options: Options,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Command {
+    /// Start everything in the foreground: API, edge and this host as a node
+    Up {
+        /// Do not create a first sandbox to show that all works
+        #[arg(long)]
+        no_first_sandbox: bool,
+    },
+    /// Prepare the guest kernel and the `base` template; goes on where it was interrupted
+    Setup {
+        /// Throw away what is there and make it again
+        #[arg(long)]
+        force: bool,
+    },
+    /// Print the exports that let SDKs find this instance
+    Env {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look at everything this host needs; the exit status says whether sandboxes can run
+    Doctor {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the effective configuration, as a file that says the same
+    Config {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a completion script for a shell: `hearth completion bash > /etc/bash_completion.d/hearth`
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+impl Cli {
+    /// The variables that mean something.
+    pub(crate) fn known_variables() -> Vec<String> {
+        let command = Self::command();
+        let names = command.get_arguments().filter_map(|argument| argument.get_env()?.to_str().map(str::to_owned));
+        names.collect()
+    }
+
+    /// Writes the completion script.
+    pub(crate) fn complete(shell: Shell) {
+        clap_complete::generate(shell, &mut Self::command(), "hearth", &mut std::io::stdout());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn each_option_has_a_variable_of_its_name() {
+        let command = Cli::command();
+        let options = command.get_arguments().filter(|argument| !matches!(argument.get_id().as_str(), "help" | "version"));
+        for option in options {
+            let name = option.get_long().expect("a long flag");
+            let variable = option.get_env().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+            assert_eq!(variable, format!("HEARTH_{}", name.to_uppercase().replace('-', "_")), "--{name}");
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! `hearth doctor`: every host requirement, found or not, what it costs, how to fix it.
+
+use std::path::Path;
+
+use anyhow::Result;
+use hearth_artifact::Cache;
+use hearth_host::cgroup::Groups;
+use hearth_host::requirement::{self, Finding, Need};
+use hearth_host::{disk, process};
+use serde_json::{Value, json};
+
+use crate::layout::Layout;
+use crate::options::{NetworkMode, Settings};
+
+/// What kernel, root filesystem and a template with its memory take, and room for sandboxes' changes.
+const DISK_MIB: u64 = 4096;
+/// A daemon, one guest and its VMM.
+const MEMORY_MIB: u64 = 1024;
+
+/// Looks at everything and prints it; whether sandboxes can run.
+pub(crate) async fn run(settings: &Settings, as_json: bool) -> Result<bool> {
+    let findings = look(settings).await;
+    let can_run = findings.iter().all(|finding| finding.found || finding.need == Need::Recommended);
+    if as_json {
+        let findings: Vec<Value> = findings.iter().map(to_json).collect();
+        println!("{:#}", json!({ "sandboxes_can_run": can_run, "findings": findings }));
+    } else {
+        for finding in &findings {
+            print!("{}", to_text(finding));
+        }
+        println!("\n{}", if can_run { "Sandboxes can run here." } else { "Sandboxes cannot run here yet." });
+    }
+    Ok(can_run)
+}
+
+async fn look(settings: &Settings) -> Vec<Finding> {
+    let layout = Layout::new(&settings.data_dir);
+    let template = base_template(&layout);
+    let mut findings = vec![qemu(settings).await, requirement::kvm(), accelerator(&layout)];
+    findings.extend(network(settings));
+    findings.extend([cgroups(), memory(), disk_space(&layout)]);
+    // What makes a template is needed until there is one.
+    let need = if template.found { Need::Recommended } else { Need::Required };
+    findings.extend(setup_programs(need));
+    findings.push(template);
+    findings
+}
+
+async fn qemu(settings: &Settings) -> Finding {
+    let program = process::find_program(settings.qemu.as_os_str()).unwrap_or_else(|| settings.qemu.clone());
+    let version = hearth_vmm::qemu_version(&program).await;
+    Finding {
+        name: "QEMU",
+        need: Need::Required,
+        found: version.is_ok(),
+        detail: match version {
+            Ok(version) => format!("{} is version {version}", program.display()),
+            Err(error) => error.to_string(),
+        },
+        cost: "no sandbox runs",
+        fix: "install qemu-system-x86 7.2 or newer, or name another program with --qemu",
+    }
+}
+
+/// What an earlier start found out by a boot.
+fn accelerator(layout: &Layout) -> Finding {
+    let verdict = hearth_vmm::remembered_verdict(&layout.verdict());
+    Finding {
+        name: "accelerator",
+        need: Need::Recommended,
+        found: true,
+        detail: match verdict {
+            Some(verdict) => format!("{}: {}", verdict.accelerator.name(), verdict.reason),
+            None => "decided without a boot, or not yet: by the line above".to_owned(),
+        },
+        cost: "",
+        fix: "",
+    }
+}
+
+fn network(settings: &Settings) -> Vec<Finding> {
+    let wants_namespaces = settings.network_mode != NetworkMode::User;
+    let namespaces = requirement::network_namespaces();
+    let need = match settings.network_mode {
+        NetworkMode::Namespaces => Need::Required,
+        NetworkMode::Auto if namespaces.found => Need::Required,
+        NetworkMode::Auto | NetworkMode::User => Need::Recommended,
+    };
+    let cost = "no network namespaces for guests";
+    let demanded = settings.network_mode == NetworkMode::Namespaces;
+    let mut findings =
+        vec![Finding { need: if demanded { Need::Required } else { Need::Recommended }, ..namespaces }];
+    if wants_namespaces {
+        findings.push(requirement::program("ip", need, cost, "install the package iproute2"));
+        findings.push(requirement::program("nft", need, cost, "install the package nftables"));
+        findings.push(requirement::forwarding());
+    }
+    findings
+}
+
+fn cgroups() -> Finding {
+    let groups = Groups::open("doctor");
+    let finding = Finding {
+        name: "control groups",
+        need: Need::Recommended,
+        found: groups.create("probe").is_ok_and(|group| group.is_some()),
+        detail: groups.limits().to_owned(),
+        cost: "the processes of a sandbox are not held together by the kernel, and nothing limits them as a whole",
+        fix: "run as root on a host with the unified hierarchy (systemd.unified_cgroup_hierarchy=1)",
+    };
+    groups.close();
+    finding
+}
+
+fn memory() -> Finding {
+    let mib = requirement::memory_mib().unwrap_or(0);
+    Finding {
+        name: "memory",
+        need: Need::Required,
+        found: mib >= MEMORY_MIB,
+        detail: format!("{mib} MiB"),
+        cost: "a guest and its VMM do not fit",
+        fix: "use a host with at least 1 GiB of memory",
+    }
+}
+
+fn disk_space(layout: &Layout) -> Finding {
+    let existing = layout.root().ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let free_mib = disk::free_bytes(existing).unwrap_or(0) >> 20;
+    Finding {
+        name: "disk space",
+        need: Need::Recommended,
+        found: free_mib >= DISK_MIB,
+        detail: format!("{free_mib} MiB free for {}", layout.root().display()),
+        cost: "the template may not fit, and what sandboxes write may not either: their disks then fail",
+        fix: "free some space, or choose another disk with --data-dir (4 GiB are enough to begin)",
+    }
+}
+
+fn setup_programs(need: Need) -> impl Iterator<Item = Finding> {
+    let cost = "the base template cannot be made";
+    [
+        ("apt-get", "use a Debian or Ubuntu host, or copy a prepared data directory"),
+        ("dpkg-deb", "install the package dpkg"),
+        ("mmdebstrap", "install the package mmdebstrap"),
+        ("mkfs.ext4", "install the package e2fsprogs"),
+    ]
+    .into_iter()
+    .map(move |(name, fix)| requirement::program(name, need, cost, fix))
+}
+
+fn base_template(layout: &Layout) -> Finding {
+    let sets = Cache::view(layout.artifacts()).list();
+    let newest = sets.unwrap_or_default().into_iter().max_by_key(|set| set.manifest().created_at);
+    Finding {
+        name: "base template",
+        need: Need::Recommended,
+        found: newest.is_some(),
+        detail: newest.map_or_else(
+            || "not made yet".to_owned(),
+            |set| format!("made at {} on {}", set.manifest().created_at, set.manifest().platform),
+        ),
+        cost: "the next `hearth up` makes it first, which takes some minutes",
+        fix: "hearth setup",
+    }
+}
+
+fn to_json(finding: &Finding) -> Value {
+    let Finding { name, need, found, detail, cost, fix } = finding;
+    let need = match need {
+        Need::Required => "required",
+        Need::Recommended => "recommended",
+    };
+    json!({ "name": name, "need": need, "found": found, "detail": detail, "cost": cost, "fix": fix })
+}
+
+fn to_text(finding: &Finding) -> String {
+    let Finding { name, need, found, detail, cost, fix } = finding;
+    let mark = match (found, need) {
+        (true, _) => "ok     ",
+        (false, Need::Recommended) => "missing",
+        (false, Need::Required) => "MISSING",
+    };
+    let mut text = format!("{mark}  {name}: {detail}\n");
+    if !found {
+        text.push_str(&format!("         costs: {cost}\n         fix: {fix}\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_comes_with_cost_and_fix() {
+        let finding = Finding {
+            name: "tool",
+            need: Need::Required,
+            found: false,
+            detail: "not found".to_owned(),
+            cost: "no sandbox runs",
+            fix: "install it",
+        };
+        let text = to_text(&finding);
+        for part in ["MISSING  tool: not found", "costs: no sandbox runs", "fix: install it"] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert_eq!(to_text(&Finding { found: true, ..finding.clone() }), "ok       tool: not found\n");
+        assert_eq!(to_json(&finding)["need"], "required");
+    }
+}

@@ -1,0 +1,109 @@
+//! The team and the key that an instance begins with.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hearth_store::{CreateApiKeyError, KeySecret, Limits, NewTeam, Store, Team};
+use hearth_types::Secret;
+
+use crate::layout::{Layout, read_secret, write_secret};
+
+/// The team's slug and name.
+const SLUG: &str = "local";
+const NAME: &str = "Local";
+/// The key's name.
+const KEY_NAME: &str = "first key";
+/// Whoever runs the host has all of it: the node's own limit is what counts.
+const LIMITS: Limits = Limits { sandboxes_max: 2048, sandbox_length_max: Duration::from_secs(24 * 60 * 60) };
+
+/// Makes sure that there is a team with the key in the key file, and returns the key. A lost file gets a new key, a lost
+/// database the key of the file.
+pub(crate) async fn ensure(store: &Store, layout: &Layout) -> Result<Secret> {
+    let team = match store.team_by_slug(SLUG).await? {
+        Some(team) => team,
+        None => create(store).await?,
+    };
+    let path = layout.api_key();
+    let secret: KeySecret = match read_secret(&path)? {
+        Some(text) => text.expose().parse().with_context(|| {
+            format!("{} does not hold an API key: remove it, and a new one is made", path.display())
+        })?,
+        None => {
+            let secret = KeySecret::generate();
+            // First the file: a key that nobody has written down could not be used by anybody.
+            write_secret(&path, &format!("{}\n", secret.expose()))?;
+            secret
+        }
+    };
+    match store.create_api_key(team.id, KEY_NAME, &secret).await {
+        Ok(_) | Err(CreateApiKeyError::Exists) => Ok(Secret::new(secret.expose())),
+        Err(error) => Err(error).context("creating the first API key"),
+    }
+}
+
+async fn create(store: &Store) -> Result<Team> {
+    let new = NewTeam { slug: SLUG.to_owned(), name: NAME.to_owned(), limits: LIMITS };
+    store.create_team(new).await.context("creating the first team")
+}
+
+/// What access tokens of sandboxes are derived from: made once, kept as long as the database.
+pub(crate) fn token_seed(layout: &Layout) -> Result<Secret> {
+    let path = layout.token_seed();
+    if let Some(seed) = read_secret(&path)? {
+        return Ok(seed);
+    }
+    let mut bytes = [0u8; 32];
+    getrandom::fill(&mut bytes).context("drawing a token seed")?;
+    let seed = hex::encode(bytes);
+    write_secret(&path, &format!("{seed}\n"))?;
+    Ok(Secret::new(seed))
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_store::{Config, KeyHash};
+
+    use super::*;
+
+    async fn store(layout: &Layout) -> Store {
+        Store::open(&Config::sqlite(&layout.database()).expect("UTF-8")).await.expect("opens")
+    }
+
+    async fn is_valid(store: &Store, key: &Secret) -> bool {
+        let hash: KeyHash = key.expose().parse::<KeySecret>().expect("a key").hash();
+        store.authenticate(&hash).await.expect("answers").is_some()
+    }
+
+    #[tokio::test]
+    async fn the_key_outlives_restarts_and_losses() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let layout = Layout::new(folder.path());
+        let first = store(&layout).await;
+        let key = ensure(&first, &layout).await.expect("makes");
+        assert_eq!(ensure(&first, &layout).await.expect("finds"), key);
+        assert!(is_valid(&first, &key).await);
+        // The key file is lost.
+        std::fs::remove_file(layout.api_key()).expect("removes");
+        let other = ensure(&first, &layout).await.expect("makes another");
+        assert_ne!(other, key);
+        assert!(is_valid(&first, &key).await && is_valid(&first, &other).await);
+        // The database is lost.
+        first.close().await;
+        for file in ["hearth.db", "hearth.db-wal", "hearth.db-shm"] {
+            let _ = std::fs::remove_file(folder.path().join(file));
+        }
+        let second = store(&layout).await;
+        assert_eq!(ensure(&second, &layout).await.expect("takes the file's"), other);
+        assert!(is_valid(&second, &other).await);
+        second.close().await;
+    }
+
+    #[test]
+    fn the_seed_is_made_once() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let layout = Layout::new(folder.path());
+        let seed = token_seed(&layout).expect("makes");
+        assert_eq!(seed.expose().len(), 64);
+        assert_eq!(token_seed(&layout).expect("reads"), seed);
+    }
+}

@@ -1,0 +1,155 @@
+//! What is where in the data directory.
+//!
+//! ```text
+//! hearth.lock            held by the one daemon of this directory
+//! hearth.db              rows: teams, keys, templates, sandboxes
+//! api-key                the first team's key, for `hearth env`
+//! token-seed             what access tokens of sandboxes are derived from
+//! accelerator.json       the remembered verdict on KVM
+//! programs/              the guest programs of this version
+//! guest/                 kernel, initramfs and root filesystems on their way to templates
+//! artifacts/             artifact sets of builds
+//! executions/            a folder for each running sandbox
+//! run/                   sockets between roles, and where the listeners are
+//! ```
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use hearth_types::Secret;
+
+/// The data directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// Makes the directory, private to its owner: it has keys, and guests' memory.
+    pub(crate) fn ensure(&self) -> Result<()> {
+        for folder in [self.root.clone(), self.run()] {
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+            made.with_context(|| format!("creating the folder {} (choose another with --data-dir)", folder.display()))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.root.join("hearth.lock")
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.root.join("hearth.db")
+    }
+
+    pub(crate) fn api_key(&self) -> PathBuf {
+        self.root.join("api-key")
+    }
+
+    pub(crate) fn token_seed(&self) -> PathBuf {
+        self.root.join("token-seed")
+    }
+
+    pub(crate) fn verdict(&self) -> PathBuf {
+        self.root.join("accelerator.json")
+    }
+
+    pub(crate) fn programs(&self) -> PathBuf {
+        self.root.join("programs")
+    }
+
+    pub(crate) fn guest(&self) -> PathBuf {
+        self.root.join("guest")
+    }
+
+    pub(crate) fn artifacts(&self) -> PathBuf {
+        self.root.join("artifacts")
+    }
+
+    pub(crate) fn executions(&self) -> PathBuf {
+        self.root.join("executions")
+    }
+
+    pub(crate) fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    pub(crate) fn node_socket(&self) -> PathBuf {
+        self.run().join("node.sock")
+    }
+
+    pub(crate) fn node_proxy_socket(&self) -> PathBuf {
+        self.run().join("node-proxy.sock")
+    }
+
+    /// Where a running daemon tells its listeners.
+    pub(crate) fn endpoints(&self) -> PathBuf {
+        self.run().join("endpoints.json")
+    }
+}
+
+/// Reads a secret file; `None` when it is not there.
+pub(crate) fn read_secret(path: &Path) -> Result<Option<Secret>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(Secret::new(text.trim()))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+    }
+}
+
+/// Writes a file that only its owner can read, whole or not at all, and to the disk.
+pub(crate) fn write_secret(path: &Path, text: &str) -> Result<()> {
+    let fresh = path.with_extension("new");
+    let write = || -> std::io::Result<()> {
+        // A leftover of an interrupted run may have another mode.
+        let _ = fs::remove_file(&fresh);
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)?;
+        if let Some(folder) = path.parent() {
+            fs::File::open(folder)?.sync_all()?;
+        }
+        Ok(())
+    };
+    write().with_context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn secrets_are_private_and_survive() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("secret");
+        assert!(read_secret(&path).expect("reads").is_none());
+        write_secret(&path, "one").expect("writes");
+        write_secret(&path, "two\n").expect("writes again");
+        assert_eq!(read_secret(&path).expect("reads").expect("there").expose(), "two");
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).expect("lists").count(), 1);
+    }
+
+    #[test]
+    fn the_data_directory_is_private() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let layout = Layout::new(&folder.path().join("a/b"));
+        layout.ensure().expect("creates");
+        layout.ensure().expect("is there");
+        assert_eq!(fs::metadata(layout.root()).expect("there").permissions().mode() & 0o777, 0o700);
+    }
+}

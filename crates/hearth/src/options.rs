@@ -1,0 +1,400 @@
+//! Configuration: one name for each option, as a flag (`--api-listen`), a variable (`HEARTH_API_LISTEN`) and a key of the
+//! TOML file (`api_listen`). A flag wins over a variable, a variable over the file, the file over the default.
+
+use std::fmt;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use hearth_types::NodeId;
+use serde::{Deserialize, Serialize};
+
+/// Where the first listeners are when nobody says otherwise.
+const API_LISTEN: &str = "127.0.0.1:3000";
+const EDGE_LISTEN: &str = "127.0.0.1:3002";
+/// The range that guests' uplinks get addresses from.
+const NETWORK_BLOCK: Ipv4Addr = Ipv4Addr::new(10, 11, 0, 0);
+/// Slots kept ready: a burst of creates this long costs no waiting for namespaces.
+const SLOTS_PREPARED: usize = 8;
+/// Host memory per sandbox when the limit is derived: an idle guest takes a tenth of it, a busy one up to twice.
+const MEMORY_MIB_PER_SANDBOX: u64 = 256;
+/// How long a guest may take until it answers, with many starting at once under emulation.
+const READY_SECONDS: u64 = 30;
+
+/// What an operator may set. All optional: see [`Settings`] for what becomes of it.
+#[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Options {
+    /// Everything Hearth keeps [default: /var/lib/hearth as root, hearth in the XDG data folder otherwise]
+    #[arg(long, env = "HEARTH_DATA_DIR", global = true, value_name = "FOLDER", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Where the REST API listens [default: 127.0.0.1:3000]
+    #[arg(long, env = "HEARTH_API_LISTEN", global = true, value_name = "ADDRESS", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) api_listen: Option<SocketAddr>,
+    /// Where sandboxes are reached [default: 127.0.0.1:3002]
+    #[arg(long, env = "HEARTH_EDGE_LISTEN", global = true, value_name = "ADDRESS", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) edge_listen: Option<SocketAddr>,
+    /// Base domain of sandbox hosts, told to clients; without it they use their own configuration
+    #[arg(long, env = "HEARTH_DOMAIN", global = true, value_name = "DOMAIN", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) domain: Option<String>,
+    /// This host's name among nodes [default: local]
+    #[arg(long, env = "HEARTH_NODE_ID", global = true, value_name = "NAME", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) node_id: Option<String>,
+    /// Sandboxes this host runs at once [default: one for every 256 MiB of memory]
+    #[arg(long, env = "HEARTH_SANDBOXES_MAX", global = true, value_name = "NUMBER", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sandboxes_max: Option<usize>,
+    /// Seconds a guest may take until it answers [default: 30]
+    #[arg(long, env = "HEARTH_READY_SECONDS", global = true, value_name = "SECONDS", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ready_seconds: Option<u64>,
+    /// How guests are connected [default: auto]
+    #[arg(long, env = "HEARTH_NETWORK_MODE", global = true, value_name = "MODE", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) network_mode: Option<NetworkMode>,
+    /// First address of the private /16 for guests' uplinks [default: 10.11.0.0]
+    #[arg(long, env = "HEARTH_NETWORK_BLOCK", global = true, value_name = "ADDRESS", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) network_block: Option<Ipv4Addr>,
+    /// Network slots kept ready [default: 8]
+    #[arg(long, env = "HEARTH_SLOTS_PREPARED", global = true, value_name = "NUMBER", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) slots_prepared: Option<usize>,
+    /// What executes guests' instructions [default: auto]
+    #[arg(long, env = "HEARTH_ACCELERATOR", global = true, value_name = "KIND", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) accelerator: Option<Accelerator>,
+    /// The QEMU program [default: qemu-system-x86_64]
+    #[arg(long, env = "HEARTH_QEMU", global = true, value_name = "PROGRAM", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) qemu: Option<PathBuf>,
+    /// Where Debian's packages for guests come from [default: this host's own mirror, or Debian's]
+    #[arg(long, env = "HEARTH_MIRROR", global = true, value_name = "URL", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) mirror: Option<String>,
+    /// What is logged: a level, or a filter such as info,hearth_api=debug [default: warn on a terminal, info elsewhere]
+    #[arg(long, env = "HEARTH_LOG", global = true, value_name = "FILTER", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) log: Option<String>,
+    /// How log lines look [default: text]
+    #[arg(long, env = "HEARTH_LOG_FORMAT", global = true, value_name = "FORMAT", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) log_format: Option<LogFormat>,
+}
+
+/// How guests are connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum NetworkMode {
+    /// Namespaces when this process may make them, user otherwise
+    Auto,
+    /// A namespace of its own for each guest (needs root)
+    Namespaces,
+    /// The VMM's user-mode network
+    User,
+}
+
+/// What executes guests' instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Accelerator {
+    /// KVM if it proves itself, emulation otherwise
+    Auto,
+    /// The CPU's virtualization
+    Kvm,
+    /// Software emulation
+    Tcg,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// What is in force.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Settings {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) api_listen: SocketAddr,
+    pub(crate) edge_listen: SocketAddr,
+    pub(crate) domain: Option<String>,
+    pub(crate) node_id: NodeId,
+    pub(crate) sandboxes_max: usize,
+    pub(crate) ready_timeout: Duration,
+    pub(crate) network_mode: NetworkMode,
+    pub(crate) network_block: Ipv4Addr,
+    pub(crate) slots_prepared: usize,
+    pub(crate) accelerator: Accelerator,
+    pub(crate) qemu: PathBuf,
+    pub(crate) mirror: Option<String>,
+    pub(crate) log: Option<String>,
+    pub(crate) log_format: LogFormat,
+}
+
+/// What of the surroundings has a say in defaults. By value, so that the rules can be tested.
+#[derive(Debug, Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) is_root: bool,
+    pub(crate) home: Option<PathBuf>,
+    pub(crate) xdg_data_home: Option<PathBuf>,
+    pub(crate) xdg_config_home: Option<PathBuf>,
+    pub(crate) memory_mib: u64,
+}
+
+impl Surroundings {
+    /// Those of this process.
+    pub(crate) fn here() -> Self {
+        let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        Self {
+            is_root: hearth_host::requirement::is_root(),
+            home: folder("HOME"),
+            xdg_data_home: folder("XDG_DATA_HOME"),
+            xdg_config_home: folder("XDG_CONFIG_HOME"),
+            memory_mib: hearth_host::requirement::memory_mib().unwrap_or(4096),
+        }
+    }
+
+    fn data_dir(&self) -> Result<PathBuf> {
+        if self.is_root {
+            return Ok(PathBuf::from("/var/lib/hearth"));
+        }
+        let data = self.xdg_data_home.clone().or_else(|| Some(self.home.as_ref()?.join(".local/share")));
+        Ok(data.context("neither HOME nor XDG_DATA_HOME is set: name a folder with --data-dir")?.join("hearth"))
+    }
+
+    /// The configuration file that is read when none is named.
+    fn config_file(&self) -> Option<PathBuf> {
+        let folder = if self.is_root {
+            PathBuf::from("/etc")
+        } else {
+            self.xdg_config_home.clone().or_else(|| Some(self.home.as_ref()?.join(".config")))?
+        };
+        Some(folder.join("hearth/hearth.toml"))
+    }
+}
+
+impl Options {
+    /// Reads the file that is named, or the usual one if it is there.
+    pub(crate) fn from_file(named: Option<&Path>, surroundings: &Surroundings) -> Result<Self> {
+        let path = match (named, surroundings.config_file()) {
+            (Some(path), _) => path.to_owned(),
+            (None, Some(path)) if path.exists() => path,
+            (None, _) => return Ok(Self::default()),
+        };
+        let text = fs::read_to_string(&path).with_context(|| format!("reading the configuration {}", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("in the configuration {}", path.display()))
+    }
+
+    /// Fills what is not set here from `lower`.
+    fn over(self, lower: Self) -> Self {
+        let Self {
+            data_dir,
+            api_listen,
+            edge_listen,
+            domain,
+            node_id,
+            sandboxes_max,
+            ready_seconds,
+            network_mode,
+            network_block,
+            slots_prepared,
+            accelerator,
+            qemu,
+            mirror,
+            log,
+            log_format,
+        } = self;
+        Self {
+            data_dir: data_dir.or(lower.data_dir),
+            api_listen: api_listen.or(lower.api_listen),
+            edge_listen: edge_listen.or(lower.edge_listen),
+            domain: domain.or(lower.domain),
+            node_id: node_id.or(lower.node_id),
+            sandboxes_max: sandboxes_max.or(lower.sandboxes_max),
+            ready_seconds: ready_seconds.or(lower.ready_seconds),
+            network_mode: network_mode.or(lower.network_mode),
+            network_block: network_block.or(lower.network_block),
+            slots_prepared: slots_prepared.or(lower.slots_prepared),
+            accelerator: accelerator.or(lower.accelerator),
+            qemu: qemu.or(lower.qemu),
+            mirror: mirror.or(lower.mirror),
+            log: log.or(lower.log),
+            log_format: log_format.or(lower.log_format),
+        }
+    }
+}
+
+impl Settings {
+    /// What follows from flags and variables, the file, and the surroundings.
+    pub(crate) fn settle(flags: Options, file: Options, surroundings: &Surroundings) -> Result<Self> {
+        let options = flags.over(file);
+        let data_dir = match options.data_dir {
+            Some(path) => std::path::absolute(&path).with_context(|| format!("--data-dir {}", path.display()))?,
+            None => surroundings.data_dir()?,
+        };
+        if data_dir.as_os_str().len() > DATA_DIR_BYTES_MAX {
+            bail!(
+                "the data directory's path is longer than {DATA_DIR_BYTES_MAX} bytes, and a socket in it must have a \
+                 path of at most 107 (unix(7)): choose a shorter --data-dir"
+            );
+        }
+        let node_id = options.node_id.as_deref().unwrap_or("local");
+        let derived = usize::try_from(surroundings.memory_mib / MEMORY_MIB_PER_SANDBOX).unwrap_or(usize::MAX);
+        let sandboxes_max = options.sandboxes_max.unwrap_or(derived.clamp(1, SANDBOXES_MAX));
+        if !(1..=SANDBOXES_MAX).contains(&sandboxes_max) {
+            bail!("--sandboxes-max {sandboxes_max}: choose 1 to {SANDBOXES_MAX}");
+        }
+        let ready_seconds = options.ready_seconds.unwrap_or(READY_SECONDS);
+        if !(1..=600).contains(&ready_seconds) {
+            bail!("--ready-seconds {ready_seconds}: choose 1 to 600");
+        }
+        Ok(Self {
+            data_dir,
+            api_listen: options.api_listen.unwrap_or(API_LISTEN.parse().expect("a socket address")),
+            edge_listen: options.edge_listen.unwrap_or(EDGE_LISTEN.parse().expect("a socket address")),
+            domain: options.domain,
+            node_id: node_id.parse().with_context(|| format!("--node-id {node_id}"))?,
+            sandboxes_max,
+            ready_timeout: Duration::from_secs(ready_seconds),
+            network_mode: options.network_mode.unwrap_or(NetworkMode::Auto),
+            network_block: options.network_block.unwrap_or(NETWORK_BLOCK),
+            slots_prepared: options.slots_prepared.unwrap_or(SLOTS_PREPARED),
+            accelerator: options.accelerator.unwrap_or(Accelerator::Auto),
+            qemu: options.qemu.unwrap_or_else(|| PathBuf::from("qemu-system-x86_64")),
+            mirror: options.mirror,
+            log: options.log,
+            log_format: options.log_format.unwrap_or(LogFormat::Text),
+        })
+    }
+
+    /// The options that lead to exactly these settings anywhere.
+    pub(crate) fn to_options(&self) -> Options {
+        let settings = self.clone();
+        Options {
+            data_dir: Some(settings.data_dir),
+            api_listen: Some(settings.api_listen),
+            edge_listen: Some(settings.edge_listen),
+            domain: settings.domain,
+            node_id: Some(settings.node_id.to_string()),
+            sandboxes_max: Some(settings.sandboxes_max),
+            ready_seconds: Some(settings.ready_timeout.as_secs()),
+            network_mode: Some(settings.network_mode),
+            network_block: Some(settings.network_block),
+            slots_prepared: Some(settings.slots_prepared),
+            accelerator: Some(settings.accelerator),
+            qemu: Some(settings.qemu),
+            mirror: settings.mirror,
+            log: settings.log,
+            log_format: Some(settings.log_format),
+        }
+    }
+}
+
+/// The effective configuration, as a file that says the same.
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&toml::to_string(&self.to_options()).map_err(|_| fmt::Error)?)
+    }
+}
+
+/// As many as there are network slots.
+const SANDBOXES_MAX: usize = 2048;
+/// The longest socket in the data directory is `run/node-proxy.sock`, and 107 bytes are all there is (unix(7)).
+const DATA_DIR_BYTES_MAX: usize = 107 - "/run/node-proxy.sock".len();
+
+/// Variables named `HEARTH_…` that mean nothing, most likely a typing mistake.
+pub(crate) fn unknown_variables<'a>(
+    known: &[String],
+    present: impl IntoIterator<Item = &'a str>,
+) -> Result<()> {
+    let unknown: Vec<&str> =
+        present.into_iter().filter(|name| name.starts_with("HEARTH_") && !known.iter().any(|k| k == name)).collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    bail!("unknown variable {}: `hearth --help` lists those that are known", unknown.join(", "));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user() -> Surroundings {
+        Surroundings {
+            is_root: false,
+            home: Some(PathBuf::from("/home/ada")),
+            xdg_data_home: None,
+            xdg_config_home: None,
+            memory_mib: 8192,
+        }
+    }
+
+    fn settle(flags: Options, file: Options) -> Result<Settings> {
+        Settings::settle(flags, file, &user())
+    }
+
+    #[test]
+    fn defaults_follow_the_surroundings() {
+        let settings = settle(Options::default(), Options::default()).expect("valid");
+        assert_eq!(settings.data_dir, Path::new("/home/ada/.local/share/hearth"));
+        assert_eq!(settings.sandboxes_max, 32);
+        let root = Surroundings { is_root: true, ..user() };
+        let settings = Settings::settle(Options::default(), Options::default(), &root).expect("valid");
+        assert_eq!(settings.data_dir, Path::new("/var/lib/hearth"));
+        let homeless = Surroundings { home: None, ..user() };
+        assert!(Settings::settle(Options::default(), Options::default(), &homeless).is_err());
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let file: Options =
+            toml::from_str("api_listen = '127.0.0.1:1'\nedge_listen = '127.0.0.1:2'").expect("valid");
+        let flags = Options { api_listen: Some("127.0.0.1:9".parse().expect("address")), ..Options::default() };
+        let settings = settle(flags, file).expect("valid");
+        assert_eq!(settings.api_listen.port(), 9);
+        assert_eq!(settings.edge_listen.port(), 2);
+    }
+
+    #[test]
+    fn unknown_keys_and_variables_are_refused_by_name() {
+        let error = toml::from_str::<Options>("api_lisen = '127.0.0.1:1'").expect_err("unknown");
+        assert!(error.to_string().contains("api_lisen"), "{error}");
+        let known = ["HEARTH_LOG".to_owned()];
+        unknown_variables(&known, ["HEARTH_LOG", "HOME"]).expect("known");
+        let error = unknown_variables(&known, ["HEARTH_LGO"]).expect_err("unknown");
+        assert!(error.to_string().contains("HEARTH_LGO"), "{error}");
+    }
+
+    #[test]
+    fn out_of_range_values_say_what_to_choose() {
+        for (options, part) in [
+            (Options { sandboxes_max: Some(0), ..Options::default() }, "1 to 2048"),
+            (Options { ready_seconds: Some(0), ..Options::default() }, "1 to 600"),
+            (Options { node_id: Some("a b".to_owned()), ..Options::default() }, "--node-id"),
+            (Options { data_dir: Some("/x".repeat(60).into()), ..Options::default() }, "shorter"),
+        ] {
+            let error = format!("{:#}", settle(options, Options::default()).expect_err("out of range"));
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_printed_configuration_leads_to_itself() {
+        let settings = settle(Options::default(), Options::default()).expect("valid");
+        let printed: Options = toml::from_str(&settings.to_string()).expect("valid");
+        assert_eq!(settle(Options::default(), printed).expect("valid"), settings);
+    }
+}

@@ -1,0 +1,32 @@
+//! Log lines on standard error.
+
+use std::io::IsTerminal;
+
+use anyhow::{Context, Result};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
+
+use crate::options::{LogFormat, Settings};
+
+/// What people see beside the banner: only what is odd.
+const FILTER_TERMINAL: &str = "warn";
+/// What a supervisor collects.
+const FILTER_COLLECTED: &str = "info";
+
+/// Begins to write log lines. Once per process.
+pub(crate) fn init(settings: &Settings) -> Result<()> {
+    let terminal = std::io::stderr().is_terminal();
+    let default = if terminal { FILTER_TERMINAL } else { FILTER_COLLECTED };
+    let text = settings.log.as_deref().unwrap_or(default);
+    let filter = EnvFilter::try_new(text).with_context(|| format!("--log {text}"))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal)
+        .with_span_events(FmtSpan::NONE);
+    match settings.log_format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}

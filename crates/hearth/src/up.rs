@@ -1,0 +1,229 @@
+//! `hearth up`: all roles in this process, from the lock on the data directory to the last sandbox ended.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hearth_api::{Api, Node};
+use hearth_catalog::Catalog;
+use hearth_cluster_api::NodeClient;
+use hearth_edge::Edge;
+use hearth_orchestrator::Orchestrator;
+use hearth_proxy::serve;
+use hearth_stdx::TaskSet;
+use hearth_store::Store;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::banner::{Banner, first_sandbox};
+use crate::endpoints::Endpoints;
+use crate::layout::Layout;
+use crate::options::Settings;
+use crate::setup::{Foundation, lock};
+use crate::{first_team, setup};
+
+/// One attempt to give a guest its identity. An answer takes 0.1 s under emulation, longer when many start at once; a second
+/// attempt in parallel would only slow it down.
+const INIT_ATTEMPT: Duration = Duration::from_secs(3);
+/// API connections: every client keeps a few.
+const API_CONNECTIONS_MAX: u32 = 4096;
+/// How long a request under way may take once the daemon is stopping.
+const DRAIN_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// Runs until a signal says stop.
+pub(crate) async fn run(settings: Settings, with_first_sandbox: bool) -> Result<()> {
+    let mut stop = Stop::listen()?;
+    let layout = Layout::new(&settings.data_dir);
+    layout.ensure()?;
+    let _lock = lock(&layout)?;
+    // Before anything that takes long: a port in use is told at once.
+    let api_listener = bind(settings.api_listen, "--api-listen").await?;
+    let edge_listener = bind(settings.edge_listen, "--edge-listen").await?;
+    // Cancel safe: what is half done is swept by the next start, and its child processes end with the future.
+    let foundation = tokio::select! {
+        foundation = setup::prepare(&settings, &layout, false) => foundation?,
+        signal = stop.wait() => return interrupted(signal),
+    };
+    let started = Instance::start(&settings, &layout, &foundation, api_listener, edge_listener).await;
+    let instance = match started {
+        Ok(instance) => instance,
+        Err(error) => {
+            foundation.close().await;
+            return Err(error);
+        }
+    };
+    let greeted = tokio::select! {
+        greeted = instance.greet(&settings, &foundation, with_first_sandbox) => greeted,
+        _ = stop.wait() => Ok(()),
+    };
+    let outcome = match greeted {
+        Ok(()) => {
+            stop.wait().await;
+            Ok(())
+        }
+        // What was to be proved does not work: better to say so than to wait for users to find out.
+        Err(error) => Err(error),
+    };
+    // A second signal does not wait for sandboxes: the next start ends them.
+    tokio::select! {
+        () = instance.stop(&layout, foundation) => outcome,
+        signal = stop.wait() => interrupted(signal),
+    }
+}
+
+fn interrupted(signal: &'static str) -> Result<()> {
+    anyhow::bail!("interrupted by {signal}; the next start goes on from here")
+}
+
+async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("listening on {address}: stop what uses it, or choose another address with {flag}")
+    })
+}
+
+/// The signals that end a daemon.
+struct Stop {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    fn listen() -> Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Cancel safe.
+    async fn wait(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// The roles at work.
+struct Instance {
+    store: Store,
+    orchestrator: Orchestrator,
+    api: Api,
+    edge: Edge,
+    servers: TaskSet,
+    endpoints: Endpoints,
+}
+
+impl Instance {
+    /// # Errors
+    /// What was started is stopped again.
+    async fn start(
+        settings: &Settings,
+        layout: &Layout,
+        foundation: &Foundation,
+        api_listener: TcpListener,
+        edge_listener: TcpListener,
+    ) -> Result<Self> {
+        let config = hearth_store::Config::sqlite(&layout.database()).context("the data directory's path is not UTF-8")?;
+        let store = Store::open(&config).await?;
+        let rows = async {
+            let key = first_team::ensure(&store, layout).await?;
+            foundation.register(&store).await?;
+            Ok((key, first_team::token_seed(layout)?))
+        };
+        let (key, seed) = match rows.await {
+            Ok(rows) => rows,
+            Err(error) => {
+                store.close().await;
+                return Err(error);
+            }
+        };
+        let endpoints = Endpoints {
+            api_url: format!("http://{}", reachable(api_listener.local_addr()?)),
+            sandbox_url: format!("http://{}", reachable(edge_listener.local_addr()?)),
+            api_key: key.expose().to_owned(),
+        };
+        let node = hearth_orchestrator::Config {
+            node_id: settings.node_id.clone(),
+            sandboxes_max: settings.sandboxes_max,
+            sandbox: hearth_sandbox::Config {
+                folder: layout.executions(),
+                init_attempt: INIT_ATTEMPT,
+                init_budget: settings.ready_timeout,
+            },
+            cluster_socket: layout.node_socket(),
+            proxy_socket: layout.node_proxy_socket(),
+        };
+        let orchestrator = match Orchestrator::start(node, foundation.parts(), foundation.cache()).await {
+            Ok(orchestrator) => orchestrator,
+            Err(error) => {
+                store.close().await;
+                return Err(error.into());
+            }
+        };
+        let catalog = Catalog::in_memory();
+        let nodes = vec![Node {
+            id: settings.node_id.clone(),
+            client: NodeClient::new(orchestrator.cluster_address()),
+            proxy: orchestrator.proxy_address(),
+        }];
+        let config = hearth_api::Config::new(seed, settings.domain.clone());
+        let api = match Api::start(config, store.clone(), catalog.clone(), nodes).await {
+            Ok(api) => api,
+            Err(error) => {
+                orchestrator.shutdown().await;
+                store.close().await;
+                return Err(error.into());
+            }
+        };
+        let edge = Edge::new(hearth_edge::Config::default(), catalog);
+        let servers = TaskSet::new();
+        let bounds = serve::Config { connections_max: API_CONNECTIONS_MAX, drain_patience: DRAIN_PATIENCE };
+        servers.spawn("API", serve::serve(api_listener, api.router(), bounds, servers.token()));
+        let serving = edge.clone();
+        let token = servers.token();
+        servers.spawn("edge", async move { serving.serve(edge_listener, token).await });
+        endpoints.publish(layout)?;
+        Ok(Self { store, orchestrator, api, edge, servers, endpoints })
+    }
+
+    /// Proves that all works, and says how to use it.
+    async fn greet(&self, settings: &Settings, foundation: &Foundation, with_first_sandbox: bool) -> Result<()> {
+        let first_sandbox = match with_first_sandbox {
+            true => Some(first_sandbox(&self.endpoints).await?),
+            false => None,
+        };
+        let verdict = foundation.verdict();
+        let banner = Banner {
+            endpoints: &self.endpoints,
+            first_sandbox,
+            accelerator: format!("{} ({})", verdict.accelerator.name(), verdict.reason),
+            network: foundation.network(),
+            sandboxes_max: settings.sandboxes_max,
+            data_dir: settings.data_dir.display().to_string(),
+        };
+        println!("{banner}");
+        Ok(())
+    }
+
+    /// Ends everything, in reverse order: first the sandboxes, so that the control role still hears of it.
+    async fn stop(self, layout: &Layout, foundation: Foundation) {
+        tracing::info!("stopping");
+        Endpoints::withdraw(layout);
+        self.orchestrator.end_sandboxes().await;
+        self.servers.shutdown(2 * DRAIN_PATIENCE).await;
+        self.edge.shutdown().await;
+        self.api.shutdown().await;
+        self.orchestrator.shutdown().await;
+        self.store.close().await;
+        foundation.close().await;
+    }
+}
+
+/// A listener on all addresses is reached on loopback from here.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        std::net::IpAddr::V4(ip) if ip.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
+        std::net::IpAddr::V6(ip) if ip.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+

@@ -1,0 +1,355 @@
+//! One request to an upstream and its answer back.
+//!
+//! ```text
+//! Engine ── map ──▶ Group (a sandbox's execution, or a node)      cut or close: every connection of it ends at once
+//!                     ├─ requests under way (bounded)
+//!                     └─ idle connections, by port (bounded)
+//!
+//! forward: admitted ─▶ idle connection, or dialled ─▶ head sent ─▶ head received ─▶ answer's body streams to the caller
+//!             │                    ▲                      │               │                    │
+//!             │                    └── stale, once ───────┘               └─ 101: spliced      └─ ended: idle again
+//!             └ too many: refused
+//! ```
+//!
+//! Bodies stream in both directions at the same time and are held nowhere: a slow reader slows the writer down. An upstream may
+//! answer before it has read the request. When either side goes away, the other is told: a client that leaves closes the
+//! upstream connection, an upstream that breaks off ends the answer with an error and not with its proper end.
+//!
+//! Tasks: one for each upstream connection, one for each upgraded stream, one that sweeps what was idle too long; all belong to
+//! the engine. Locks are held for a few map operations and never across an await.
+
+mod answer;
+mod connection;
+mod group;
+mod replay;
+mod splice;
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::fmt::Debug;
+use std::future::Future;
+use std::hash::Hash;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use hearth_stdx::TaskSet;
+use hearth_types::SandboxId;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::body::Body;
+use crate::dial::Io;
+use crate::engine::answer::Lease;
+use crate::engine::connection::Connection;
+use crate::engine::group::{Admission, Group};
+use crate::engine::replay::Replay;
+use crate::hop;
+use crate::pages::Page;
+
+/// How often idle connections are looked through.
+const SWEEP_PERIOD: Duration = Duration::from_secs(15);
+/// How many closed groups are remembered, so that a request that was on its way while its sandbox was closed does not open it
+/// again. Such a request is at most moments behind.
+const CLOSED_MAX: usize = 16_384;
+/// How long the engine's tasks may take to end after they were cut. They only have to be polled once.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Bounds of an engine.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Most requests and upgraded streams of one group at a time.
+    pub requests_per_group_max: usize,
+    /// Most idle connections kept for one key.
+    pub idle_per_key_max: usize,
+    /// How long a connection is kept idle. Less than the upstream keeps it, or requests meet closed connections.
+    pub idle_timeout: Duration,
+}
+
+impl Config {
+    /// For a node, whose groups are sandboxes: the guest daemon serves hundreds of streams and closes connections that were idle
+    /// for 640 s.
+    #[must_use]
+    pub fn for_guests() -> Self {
+        Self { requests_per_group_max: 1024, idle_per_key_max: 32, idle_timeout: Duration::from_secs(600) }
+    }
+
+    /// For an edge, whose groups are nodes: they keep connections idle longer than this, see
+    /// [`IDLE_TIMEOUT`](crate::serve::IDLE_TIMEOUT). How many requests there are is bounded where they come in.
+    #[must_use]
+    pub fn for_nodes() -> Self {
+        Self { requests_per_group_max: usize::MAX >> 4, idle_per_key_max: 256, idle_timeout: Duration::from_secs(600) }
+    }
+}
+
+/// What a connection leads to. Requests with equal keys share connections.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key<G> {
+    /// What is counted, cut and closed together: a sandbox's execution, or a node.
+    pub group: G,
+    /// Which port of it, where connections to its ports lead to different servers.
+    pub port: Option<u16>,
+}
+
+/// Why there is no answer of the upstream.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The group, or the engine, was cut or closed. The request may have had its effect.
+    #[error("the upstream was closed")]
+    Closed,
+    /// The group has as many requests under way as it may have. Nothing was sent.
+    #[error("{limit} requests to the upstream are already under way")]
+    TooManyRequests {
+        /// The bound.
+        limit: usize,
+    },
+    /// No connection. Nothing was sent.
+    #[error("connecting to the upstream")]
+    Dial(#[source] io::Error),
+    /// The connection ended, or something came that is no HTTP. The request may have had its effect.
+    #[error("waiting for the upstream's answer")]
+    NoAnswer(#[source] hyper::Error),
+    /// The upstream changed the protocol without having been asked to.
+    #[error("the upstream switched protocols unasked")]
+    UnaskedUpgrade,
+    /// `CONNECT` asks for a tunnel to anywhere, which nobody gets here. Nothing was sent.
+    #[error("refusing to open a tunnel")]
+    Tunnel,
+}
+
+impl Error {
+    /// The page that tells the client, where the upstream is a port of this sandbox.
+    #[must_use]
+    pub fn page<'a>(&self, sandbox_id: &'a SandboxId, port: u16) -> Page<'a> {
+        match self {
+            Self::Closed => Page::NotFound { sandbox_id },
+            Self::TooManyRequests { limit } => Page::TooManyConnections { sandbox_id, limit: *limit },
+            Self::Dial(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                Page::PortClosed { sandbox_id, port }
+            }
+            Self::Dial(_) | Self::NoAnswer(_) | Self::UnaskedUpgrade | Self::Tunnel => Page::Unreachable { sandbox_id },
+        }
+    }
+}
+
+/// Forwards requests. Cheap to clone: clones share connections and bounds. When the last clone is dropped, everything is cut.
+#[derive(Debug)]
+pub struct Engine<G> {
+    inner: Arc<Inner<G>>,
+}
+
+impl<G> Clone for Engine<G> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+#[derive(Debug)]
+struct Inner<G> {
+    config: Config,
+    groups: Mutex<Groups<G>>,
+    tasks: TaskSet,
+}
+
+#[derive(Debug)]
+struct Groups<G> {
+    open: HashMap<G, Arc<Group>>,
+    /// Closed for good, oldest first.
+    closed: VecDeque<G>,
+}
+
+impl<G> Drop for Inner<G> {
+    fn drop(&mut self) {
+        self.tasks.token().cancel();
+    }
+}
+
+impl<G> Inner<G> {
+    fn groups(&self) -> MutexGuard<'_, Groups<G>> {
+        // Every section is one step on valid state, so a panic elsewhere leaves it valid.
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
+    /// An engine without connections.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        let groups = Mutex::new(Groups { open: HashMap::new(), closed: VecDeque::new() });
+        let inner = Arc::new(Inner { config, groups, tasks: TaskSet::new() });
+        inner.tasks.spawn("idle connections", sweep(Arc::downgrade(&inner), inner.tasks.token()));
+        Self { inner }
+    }
+
+    /// Sends a request to what `key` stands for and returns its answer, whose body streams. `dial` connects there; it is called
+    /// when no idle connection is at hand, and again if an idle one turns out to be closed.
+    ///
+    /// The request goes out with the path, headers and body it has, without what [ends at a proxy](crate::hop); a request to
+    /// upgrade is passed on, and on `101` both sides are spliced.
+    ///
+    /// Cancel safe in the sense of HTTP: the upstream sees its connection close.
+    ///
+    /// # Errors
+    /// See [`Error`]. Once the answer has begun, errors are in its body.
+    pub async fn forward<D, F, S>(&self, key: &Key<G>, dial: D, request: Request<Body>) -> Result<Response<Body>, Error>
+    where
+        D: Fn() -> F,
+        F: Future<Output = io::Result<S>>,
+        S: Io,
+    {
+        if request.method() == Method::CONNECT {
+            return Err(Error::Tunnel);
+        }
+        let group = self.group(&key.group).ok_or(Error::Closed)?;
+        let admission = Group::admit(&group, self.inner.config.requests_per_group_max)?;
+        let cut = admission.cut();
+        let answered = cut.run_until_cancelled(self.exchange(admission, key.port, dial, request)).await;
+        match answered {
+            // Being cut shows as a broken connection, too.
+            Some(Err(_)) | None if cut.is_cancelled() => Err(Error::Closed),
+            Some(result) => result,
+            None => Err(Error::Closed),
+        }
+    }
+
+    async fn exchange<D, F, S>(
+        &self,
+        admission: Admission,
+        port: Option<u16>,
+        dial: D,
+        mut request: Request<Body>,
+    ) -> Result<Response<Body>, Error>
+    where
+        D: Fn() -> F,
+        F: Future<Output = io::Result<S>>,
+        S: Io,
+    {
+        let client_upgrade = hop::asks_upgrade(&request).then(|| hyper::upgrade::on(&mut request));
+        let (mut parts, body) = request.into_parts();
+        hop::prepare_request(&mut parts);
+        let mut replay = Replay::new(parts, body);
+
+        let idle = admission.take_idle(port, replay.idle_max());
+        let reused = idle.is_some();
+        let mut connection = match idle {
+            Some(connection) => connection,
+            None => self.connect(&admission, &dial).await?,
+        };
+        let sent = if reused { replay.first() } else { replay.last() };
+        let response = match connection.send(sent).await {
+            Ok(response) => response,
+            Err(unsent) if reused && replay.may_repeat(&connection, &unsent) => {
+                connection = self.connect(&admission, &dial).await?;
+                connection.send(replay.last()).await.map_err(|unsent| Error::NoAnswer(unsent.error))?
+            }
+            Err(unsent) => return Err(Error::NoAnswer(unsent.error)),
+        };
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let client_upgrade = client_upgrade.ok_or(Error::UnaskedUpgrade)?;
+            return Ok(self.splice(admission, client_upgrade, response));
+        }
+        let lease = Lease::new(admission, connection, port, &self.inner.config, &self.inner.tasks);
+        Ok(answer::stream(lease, response))
+    }
+
+    async fn connect<D, F, S>(&self, admission: &Admission, dial: &D) -> Result<Connection, Error>
+    where
+        D: Fn() -> F,
+        F: Future<Output = io::Result<S>>,
+        S: Io,
+    {
+        let io = dial().await.map_err(Error::Dial)?;
+        Connection::open(Box::new(io), &self.inner.tasks, admission.cut()).await.map_err(Error::NoAnswer)
+    }
+
+    fn splice(
+        &self,
+        admission: Admission,
+        client: hyper::upgrade::OnUpgrade,
+        mut response: Response<Incoming>,
+    ) -> Response<Body> {
+        let upstream = hyper::upgrade::on(&mut response);
+        let cut = admission.cut();
+        self.inner.tasks.spawn("upgraded stream", async move {
+            cut.run_until_cancelled(splice::both_ways(client, upstream)).await;
+            drop(admission);
+        });
+        answer::head_only(response)
+    }
+
+    /// Ends every connection, stream and waiting request of a group at once: whoever reads from it sees an abort. Requests that
+    /// come later are served anew.
+    pub fn cut(&self, group: &G) {
+        let open = self.inner.groups().open.get(group).cloned();
+        if let Some(group) = open {
+            group.cut(self.inner.tasks.token().child_token());
+        }
+    }
+
+    /// Like [`cut`](Self::cut), and for good: later requests get [`Error::Closed`]. For groups that never come back, such as
+    /// an execution that ended.
+    pub fn close(&self, group: &G) {
+        let open = {
+            let mut groups = self.inner.groups();
+            groups.closed.push_back(group.clone());
+            if groups.closed.len() > CLOSED_MAX {
+                groups.closed.pop_front();
+            }
+            groups.open.remove(group)
+        };
+        if let Some(group) = open {
+            group.close();
+        }
+    }
+
+    /// Cuts everything and waits until it has ended. Later requests get [`Error::Closed`].
+    pub async fn shutdown(&self) {
+        self.inner.tasks.shutdown(STOP_PATIENCE).await;
+        self.inner.groups().open.clear();
+    }
+
+    /// How many connections are idle, over all groups.
+    #[must_use]
+    pub fn idle_connections(&self) -> usize {
+        self.inner.groups().open.values().map(|group| group.idle_connections()).sum()
+    }
+
+    /// How many requests and upgraded streams of this group are under way.
+    #[must_use]
+    pub fn requests(&self, group: &G) -> usize {
+        self.inner.groups().open.get(group).map_or(0, |group| group.requests())
+    }
+
+    fn group(&self, key: &G) -> Option<Arc<Group>> {
+        let mut groups = self.inner.groups();
+        let Groups { open, closed } = &mut *groups;
+        match open.entry(key.clone()) {
+            Entry::Occupied(entry) => Some(Arc::clone(entry.get())),
+            // Only the first request of a group comes here, so that looking through the closed ones is cheap enough.
+            Entry::Vacant(_) if closed.contains(key) || self.inner.tasks.token().is_cancelled() => None,
+            Entry::Vacant(entry) => {
+                Some(Arc::clone(entry.insert(Arc::new(Group::new(self.inner.tasks.token().child_token())))))
+            }
+        }
+    }
+}
+
+/// Drops connections that were idle too long, and groups that nothing is left of.
+async fn sweep<G: Hash + Eq>(engine: Weak<Inner<G>>, stop: CancellationToken) {
+    let mut period = tokio::time::interval(SWEEP_PERIOD);
+    period.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(period.tick()).await.is_some() {
+        let Some(inner) = engine.upgrade() else { return };
+        let mut groups = inner.groups();
+        groups.open.retain(|_, group| {
+            group.drop_expired();
+            // Another holder is a request that was let in or is about to be.
+            Arc::strong_count(group) > 1 || !group.is_empty()
+        });
+    }
+}

@@ -1,0 +1,159 @@
+//! The answer of an upstream on its way to whoever asked.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hearth_stdx::TaskSet;
+use http::{HeaderMap, Response};
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use crate::body::{self, Body};
+use crate::engine::Config;
+use crate::engine::connection::Connection;
+use crate::engine::group::Admission;
+use crate::hop;
+
+/// How much earlier than the upstream says (`Keep-Alive: timeout=`) a connection is given up.
+const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
+
+/// What an exchange holds while it lasts: its place in its group, and its connection. Dropped before the end, it closes the
+/// connection.
+pub(super) struct Lease {
+    admission: Admission,
+    connection: Connection,
+    port: Option<u16>,
+    keep: Duration,
+    idle_max: usize,
+    tasks: TaskSet,
+}
+
+impl Lease {
+    pub(super) fn new(
+        admission: Admission,
+        connection: Connection,
+        port: Option<u16>,
+        config: &Config,
+        tasks: &TaskSet,
+    ) -> Self {
+        let (keep, idle_max) = (config.idle_timeout, config.idle_per_key_max);
+        Self { admission, connection, port, keep, idle_max, tasks: tasks.clone() }
+    }
+
+    /// The answer has been read to its end: keeps the connection for the next request as soon as it is ready for it. Until
+    /// then, the rest of the request may still be on its way.
+    fn end(mut self) {
+        if self.connection.is_ready() {
+            self.keep_idle();
+        } else if self.connection.is_open() && tokio::runtime::Handle::try_current().is_ok() {
+            let tasks = self.tasks.clone();
+            tasks.spawn("end of an exchange", async move {
+                let cut = self.admission.cut();
+                if cut.run_until_cancelled(self.connection.ready()).await == Some(true) {
+                    self.keep_idle();
+                }
+            });
+        }
+    }
+
+    fn keep_idle(self) {
+        self.admission.put_idle(self.port, self.connection, self.keep, self.idle_max);
+    }
+}
+
+/// How long the upstream keeps the connection, if it says so.
+fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get("keep-alive")?.to_str().ok()?;
+    let seconds = value.split(',').find_map(|part| part.trim().strip_prefix("timeout="))?;
+    Some(Duration::from_secs(seconds.parse().ok()?).saturating_sub(KEEP_ALIVE_MARGIN))
+}
+
+/// The answer, with its body streaming.
+pub(super) fn stream(mut lease: Lease, response: Response<Incoming>) -> Response<Body> {
+    let (mut parts, incoming) = response.into_parts();
+    lease.keep = keep_alive(&parts.headers).map_or(lease.keep, |told| told.min(lease.keep));
+    hop::prepare_response(&mut parts);
+    let mut answer = Answer { incoming, lease: Some(lease) };
+    // Nobody reads a body that is not there.
+    answer.end_if_over();
+    Response::from_parts(parts, answer.map_err(Into::into).boxed_unsync())
+}
+
+/// The answer of an upstream that has switched protocols.
+pub(super) fn head_only(response: Response<Incoming>) -> Response<Body> {
+    let (mut parts, _) = response.into_parts();
+    hop::prepare_response(&mut parts);
+    Response::from_parts(parts, body::empty())
+}
+
+struct Answer {
+    incoming: Incoming,
+    /// Until the body has ended.
+    lease: Option<Lease>,
+}
+
+impl Answer {
+    fn end_if_over(&mut self) {
+        if self.incoming.is_end_stream() {
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.end();
+        }
+    }
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.incoming).poll_frame(cx);
+        match &polled {
+            // Nothing comes after trailers, and after the last byte of a known length; nobody polls again to be told so.
+            Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => this.end(),
+            Poll::Ready(Some(Ok(_))) => this.end_if_over(),
+            Poll::Ready(Some(Err(_))) => drop(this.lease.take()),
+            Poll::Ready(None) => this.end(),
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstream_s_word_about_idle_connections_counts() {
+        let check = |value: &'static str, seconds: Option<u64>| {
+            let headers: HeaderMap =
+                [(http::HeaderName::from_static("keep-alive"), http::HeaderValue::from_static(value))]
+                    .into_iter()
+                    .collect();
+            assert_eq!(keep_alive(&headers), seconds.map(Duration::from_secs), "{value}");
+        };
+        check("timeout=5", Some(4));
+        check("max=100, timeout=5", Some(4));
+        check("timeout=5, max=100", Some(4));
+        check("timeout=0", Some(0));
+        check("timeout=x", None);
+        check("max=1", None);
+    }
+}

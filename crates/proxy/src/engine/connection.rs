@@ -1,0 +1,165 @@
+//! A connection to an upstream.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use hearth_stdx::TaskSet;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::CancellationToken;
+
+use crate::dial::Io;
+use crate::engine::replay::ReplayBody;
+use crate::serve::HEADERS_MAX;
+
+/// How much of a request is still taken from the client after the upstream has stopped reading it, so that the client gets to
+/// read the answer. The rest of what clients send without looking for an answer is an error to them.
+const UNREAD_BYTES_MAX: usize = 64 << 20;
+
+/// A connection to an upstream, for one request at a time. Dropping it closes it, unless an answer is still read from it.
+#[derive(Debug)]
+pub(super) struct Connection {
+    sender: SendRequest<ReplayBody>,
+    answered: Arc<AtomicBool>,
+}
+
+/// Why a request has no answer.
+#[derive(Debug)]
+pub(super) struct Unsent {
+    pub(super) error: hyper::Error,
+    /// Not a byte of it was written.
+    pub(super) untouched: bool,
+}
+
+impl Connection {
+    /// Speaks HTTP/1.1 on `io` until either side ends it, or `cut` is cancelled.
+    pub(super) async fn open(io: Box<dyn Io>, tasks: &TaskSet, cut: CancellationToken) -> Result<Self, hyper::Error> {
+        let answered = Arc::new(AtomicBool::new(false));
+        let watched = Watched { io, answered: Arc::clone(&answered), unread: None };
+        let (sender, connection) = Builder::new().max_headers(HEADERS_MAX).handshake(TokioIo::new(watched)).await?;
+        tasks.spawn("upstream connection", async move {
+            // When it is cut, dropping it tells whoever waits for the answer or reads it. All other errors are told there, too.
+            if let Some(Err(error)) = cut.run_until_cancelled(connection.with_upgrades()).await {
+                tracing::debug!(error = %hearth_stdx::chain(&error), "an upstream connection ended");
+            }
+        });
+        Ok(Self { sender, answered })
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub(super) async fn send(&mut self, request: Request<ReplayBody>) -> Result<Response<Incoming>, Unsent> {
+        self.answered.store(false, Ordering::Relaxed);
+        self.sender.try_send_request(request).await.map_err(|mut error: TrySendError<_>| Unsent {
+            untouched: error.take_message().is_some(),
+            error: error.into_error(),
+        })
+    }
+
+    /// Whether anything came back since the last request was sent.
+    pub(super) fn was_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Whether the next request can be sent now.
+    pub(super) fn is_ready(&self) -> bool {
+        self.sender.is_ready()
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        !self.sender.is_closed()
+    }
+
+    /// Waits until the request is sent to its end and the answer read to its end. `false`: the connection ended instead.
+    /// Cancel safe.
+    pub(super) async fn ready(&mut self) -> bool {
+        self.sender.ready().await.is_ok()
+    }
+}
+
+/// The bytes of a connection. Notes when an answer begins, and lets the answer be read when the upstream has stopped reading
+/// the request.
+///
+/// A server that refuses an upload answers and closes. Writing the rest of the upload then fails, usually before the answer was
+/// read. The failure is kept from hyper, which would give up at once: what comes next from reading decides, be it an answer or
+/// that the connection is over.
+struct Watched {
+    io: Box<dyn Io>,
+    answered: Arc<AtomicBool>,
+    /// How many bytes were written into the void.
+    unread: Option<usize>,
+}
+
+impl Watched {
+    fn void(&mut self, bytes: usize) -> io::Result<usize> {
+        let unread = self.unread.unwrap_or(0).saturating_add(bytes);
+        self.unread = Some(unread);
+        if unread > UNREAD_BYTES_MAX { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(bytes) }
+    }
+
+    fn written(&mut self, result: Poll<io::Result<usize>>, bytes: usize) -> Poll<io::Result<usize>> {
+        match result {
+            Poll::Ready(Err(error))
+                if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+            {
+                Poll::Ready(self.void(bytes))
+            }
+            result => result,
+        }
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut this.io).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            this.answered.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.unread.is_some() {
+            return Poll::Ready(this.void(bytes.len()));
+        }
+        let result = Pin::new(&mut this.io).poll_write(cx, bytes);
+        this.written(result, bytes.len())
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let bytes = slices.iter().map(|slice| slice.len()).sum();
+        if this.unread.is_some() {
+            return Poll::Ready(this.void(bytes));
+        }
+        let result = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
+        this.written(result, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,146 @@
+//! What is counted, cut and closed together.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::Error;
+use crate::engine::connection::Connection;
+
+/// The requests and idle connections of one execution or node.
+#[derive(Debug)]
+pub(super) struct Group {
+    requests: AtomicUsize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Ends everything that was begun under it. Replaced when the group is cut.
+    cut: CancellationToken,
+    idle: HashMap<Option<u16>, Vec<Idle>>,
+}
+
+/// A connection that waits for the next request.
+#[derive(Debug)]
+struct Idle {
+    connection: Connection,
+    since: Instant,
+    until: Instant,
+}
+
+impl Group {
+    pub(super) fn new(cut: CancellationToken) -> Self {
+        Self { requests: AtomicUsize::new(0), state: Mutex::new(State { cut, idle: HashMap::new() }) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every section is one step on valid state, so a panic elsewhere leaves it valid.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one more request, unless there are `limit` already.
+    pub(super) fn admit(group: &Arc<Self>, limit: usize) -> Result<Admission, Error> {
+        let one_more = |requests: usize| (requests < limit).then_some(requests + 1);
+        group
+            .requests
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+            .map_err(|_| Error::TooManyRequests { limit })?;
+        Ok(Admission { cut: group.state().cut.clone(), group: Arc::clone(group) })
+    }
+
+    pub(super) fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn idle_connections(&self) -> usize {
+        self.state().idle.values().map(Vec::len).sum()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.requests() == 0 && self.state().idle.is_empty()
+    }
+
+    /// Ends everything that runs; what comes later runs under `next`.
+    pub(super) fn cut(&self, next: CancellationToken) {
+        let mut state = self.state();
+        std::mem::replace(&mut state.cut, next).cancel();
+        state.idle.clear();
+    }
+
+    /// Ends everything, also what comes later.
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        state.cut.cancel();
+        state.idle.clear();
+    }
+
+    pub(super) fn drop_expired(&self) {
+        let now = Instant::now();
+        self.state().idle.retain(|_, waiting| {
+            waiting.retain(|idle| idle.until > now && idle.connection.is_open());
+            !waiting.is_empty()
+        });
+    }
+}
+
+/// A request that was let in: counted until it is dropped, and ended with its group.
+#[derive(Debug)]
+pub(super) struct Admission {
+    group: Arc<Group>,
+    cut: CancellationToken,
+}
+
+impl Admission {
+    /// Cancelled when the request is to end at once.
+    pub(super) fn cut(&self) -> CancellationToken {
+        self.cut.clone()
+    }
+
+    /// The idle connection that was used last, so that those that are not needed grow old. If even that one was idle for longer
+    /// than `idle_max` it is closed: the caller's new connection takes its place, and there are not more and more of them.
+    pub(super) fn take_idle(&self, port: Option<u16>, idle_max: Duration) -> Option<Connection> {
+        let now = Instant::now();
+        let mut state = self.group.state();
+        if self.cut.is_cancelled() {
+            return None;
+        }
+        let waiting = state.idle.get_mut(&port)?;
+        let mut found = None;
+        while let Some(idle) = waiting.pop() {
+            if idle.until > now && idle.connection.is_ready() {
+                found = (now.duration_since(idle.since) <= idle_max).then_some(idle.connection);
+                break;
+            }
+        }
+        if waiting.is_empty() {
+            state.idle.remove(&port);
+        }
+        found
+    }
+
+    /// Keeps a connection for the next request, for at most `keep`. When there are `max` already the oldest goes.
+    pub(super) fn put_idle(&self, port: Option<u16>, connection: Connection, keep: Duration, max: usize) {
+        let now = Instant::now();
+        let mut state = self.group.state();
+        // Checked under the lock: after a cut nothing of before comes back.
+        if self.cut.is_cancelled() || max == 0 {
+            return;
+        }
+        let waiting = state.idle.entry(port).or_default();
+        if waiting.len() >= max {
+            waiting.remove(0);
+        }
+        waiting.push(Idle { connection, since: now, until: now + keep });
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.group.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}

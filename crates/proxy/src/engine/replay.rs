@@ -1,0 +1,110 @@
+//! A request that may have to be sent a second time.
+//!
+//! An idle connection may have been closed by the upstream a moment ago. A request that met one is sent again on a new
+//! connection if that is sure to be no second time for the upstream: when nothing of it was written, or nothing came back and
+//! either the upstream cannot have seen it whole, or seeing it twice does no harm. (RFC 9110, 9.2.2, forbids more.)
+//!
+//! For all other requests the risk is kept away: they do not take a connection that was idle for long enough to be one that a
+//! common server is about to close.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, request};
+use http_body::{Frame, SizeHint};
+
+use crate::body::{self, Body, BoxError};
+use crate::engine::connection::{Connection, Unsent};
+use crate::hop;
+
+/// How long a connection may have been idle for a request that cannot be sent twice. Common servers close after 5 s; dialling
+/// a guest costs a fraction of a millisecond.
+const UNREPEATABLE_IDLE_MAX: Duration = Duration::from_secs(3);
+
+type Slot = Arc<Mutex<Option<Body>>>;
+
+fn lock(slot: &Slot) -> MutexGuard<'_, Option<Body>> {
+    // Taking out the body is the only change, so it is valid after a panic elsewhere.
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The request, until it is sent for the last time.
+pub(super) struct Replay {
+    parts: Option<request::Parts>,
+    slot: Slot,
+    has_body: bool,
+    idempotent: bool,
+}
+
+impl Replay {
+    pub(super) fn new(parts: request::Parts, body: Body) -> Self {
+        let idempotent = hop::is_idempotent(&parts.method);
+        let has_body = !http_body::Body::is_end_stream(&body);
+        Self { parts: Some(parts), slot: Arc::new(Mutex::new(Some(body))), has_body, idempotent }
+    }
+
+    /// How long a connection may have been idle to be used for this request.
+    pub(super) fn idle_max(&self) -> Duration {
+        if self.idempotent && !self.has_body { Duration::MAX } else { UNREPEATABLE_IDLE_MAX }
+    }
+
+    /// The request, to be sent on a connection that may be closed.
+    pub(super) fn first(&self) -> Request<ReplayBody> {
+        let parts = self.parts.clone().expect("it was not sent for the last time");
+        Request::from_parts(parts, ReplayBody::new(&self.slot))
+    }
+
+    /// Whether the request may be sent again after it got no answer on `connection`.
+    pub(super) fn may_repeat(&self, connection: &Connection, unsent: &Unsent) -> bool {
+        // hyper reads the body only after the head, and gives back what it has not begun.
+        let body_kept = lock(&self.slot).is_some();
+        let incomplete = self.has_body && body_kept;
+        body_kept && (unsent.untouched || !connection.was_answered() && (incomplete || self.idempotent))
+    }
+
+    /// The request, to be sent for the last time.
+    pub(super) fn last(&mut self) -> Request<ReplayBody> {
+        let parts = self.parts.take().expect("it is sent for the last time only once");
+        Request::from_parts(parts, ReplayBody::new(&self.slot))
+    }
+}
+
+/// The body of a request. It stays where the next attempt finds it until it is first read.
+pub(super) struct ReplayBody {
+    slot: Slot,
+    reading: Option<Body>,
+    ended: bool,
+    size: SizeHint,
+}
+
+impl ReplayBody {
+    fn new(slot: &Slot) -> Self {
+        let (ended, size) = match &*lock(slot) {
+            Some(body) => (http_body::Body::is_end_stream(body), http_body::Body::size_hint(body)),
+            None => (true, SizeHint::with_exact(0)),
+        };
+        Self { slot: Arc::clone(slot), reading: None, ended, size }
+    }
+}
+
+impl http_body::Body for ReplayBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        let reading = this.reading.get_or_insert_with(|| lock(&this.slot).take().unwrap_or_else(body::empty));
+        Pin::new(reading).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.reading.as_ref().map_or(self.ended, http_body::Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.reading.as_ref().map_or(self.size, http_body::Body::size_hint)
+    }
+}

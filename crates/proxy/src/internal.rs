@@ -1,0 +1,140 @@
+//! The guest daemon's routes that are not for clients.
+//!
+//! The daemon cannot tell a client from the node: whatever comes through the public address is checked here. A path is
+//! compared after it was decoded and cleaned, so that no spelling of it gets through. Decoding goes on while it changes
+//! something: a path that needs several rounds leads nowhere in the daemon, so refusing it takes nothing away, and it does not
+//! matter how often whoever stands between decodes.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode;
+
+/// The guest daemon's port. Other ports are the user's: nothing on them is reserved.
+pub const DAEMON_PORT: u16 = 49983;
+
+const RESERVED: [&str; 7] = ["/collapse", "/freeze", "/fsfreeze", "/fsthaw", "/init", "/unfreeze", "/upgrade"];
+
+/// How often a path is decoded at most. The daemon decodes once and nobody we know of twice; without a bound a long path of
+/// nested escapes would take quadratic time.
+const DECODINGS_MAX: usize = 4;
+
+/// The reserved route that this raw path (as in the request, without its query) leads to, on the daemon's port.
+#[must_use]
+pub fn reserved_route(path: &str) -> Option<&'static str> {
+    let mut path: Cow<'_, [u8]> = Cow::Borrowed(path.as_bytes());
+    for _ in 0..=DECODINGS_MAX {
+        if let Some(route) = matching(&path) {
+            return Some(route);
+        }
+        let decoded: Cow<'_, [u8]> = percent_decode(&path).into();
+        let Cow::Owned(decoded) = decoded else { return None };
+        path = Cow::Owned(decoded);
+    }
+    None
+}
+
+fn matching(path: &[u8]) -> Option<&'static str> {
+    let mut segments: Vec<&[u8]> = Vec::new();
+    for segment in path.split(|byte| *byte == b'/') {
+        match segment {
+            b"" | b"." => {}
+            b".." => drop(segments.pop()),
+            name => segments.push(name),
+        }
+    }
+    let [only] = segments[..] else { return None };
+    RESERVED.into_iter().find(|route| route.as_bytes()[1..] == *only)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn every_spelling_is_found() {
+        for path in [
+            "/init",
+            "/init/",
+            "//init",
+            "/./init",
+            "/init/.",
+            "/init//",
+            "/files/../init",
+            "/../init",
+            "/../../init",
+            "/a/b/../../init",
+            "/init/x/..",
+            "/%69nit",
+            "/%69%6E%69%74",
+            "/%69%6e%69%74/",
+            "/%2Finit",
+            "/init%2F",
+            "/%2e/init",
+            "/files/%2e%2e/init",
+            "/files%2F..%2Finit",
+            "/files/.%2E/%69nit",
+            "/%2569nit",
+            "/%252569nit",
+            "/files%252F%252e%252e%252Finit",
+        ] {
+            assert_eq!(reserved_route(path), Some("/init"), "{path}");
+        }
+        for route in RESERVED {
+            assert_eq!(reserved_route(route), Some(route));
+        }
+    }
+
+    #[test]
+    fn other_paths_are_not() {
+        for path in [
+            "",
+            "/",
+            "*",
+            "/files",
+            "/health",
+            "/INIT",
+            "/initial",
+            "/init/x",
+            "/files/init",
+            "/init/..",
+            "/init%00",
+            "/init%",
+            "/%init",
+            "/init%zz",
+            "/init;x",
+            "/process.Process/Start",
+            "/%ff%fe",
+        ] {
+            assert_eq!(reserved_route(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_long_nested_path_ends() {
+        assert_eq!(reserved_route(&format!("/%{}69nit", "25".repeat(30_000))), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_path_is_answered(path in ".*") {
+            let _ = reserved_route(&path);
+        }
+
+        #[test]
+        fn encoding_any_of_its_bytes_hides_nothing(
+            route in prop::sample::select(RESERVED.to_vec()),
+            encoded in prop::collection::vec(any::<bool>(), 16),
+            dots in "(/|/\\./|/[a-z]{1,3}/\\.\\.){0,3}",
+        ) {
+            let spelled: String = route[1..]
+                .bytes()
+                .zip(encoded)
+                .map(|(byte, encode)| if encode { format!("%{byte:02x}") } else { char::from(byte).to_string() })
+                .collect();
+            let path = format!("{dots}/{spelled}");
+            prop_assert_eq!(reserved_route(&path), Some(route));
+        }
+    }
+}

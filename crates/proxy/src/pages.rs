@@ -1,0 +1,294 @@
+//! What a client reads when the answer is the proxy's own.
+//!
+//! Two of the sentences are part of the contract: clients decide by them whether a sandbox is gone or only a port closed.
+//! Programs read JSON, people in a browser the same words as HTML.
+
+use hearth_types::SandboxId;
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use serde::Serialize;
+
+use crate::body::{self, Body};
+use crate::target::Unroutable;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// Tells clients whether to send the request again by themselves.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("should-retry");
+
+/// Who reads a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// A program: JSON.
+    Program,
+    /// A person who opened an address in a browser: HTML.
+    Browser,
+}
+
+impl Audience {
+    /// Who sent this request: a browser that opens an address, and not a script in one.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let agent = text(USER_AGENT.as_str()).to_ascii_lowercase();
+        let by_browser = ["mozilla/", "opera/"].iter().any(|name| agent.contains(name));
+        let by_script = headers.contains_key("x-requested-with")
+            || ["cors", "no-cors", "same-origin", "websocket"].contains(&text("sec-fetch-mode"));
+        if by_browser && !by_script && !prefers_json(text(ACCEPT.as_str())) { Self::Browser } else { Self::Program }
+    }
+}
+
+/// Whether an `Accept` header wants JSON more than HTML.
+fn prefers_json(accept: &str) -> bool {
+    let quality = |kind: &str, of_kind: &str| {
+        let entries = accept.split(',').filter_map(|entry| {
+            let mut parts = entry.split(';').map(str::trim);
+            let range = parts.next()?.to_ascii_lowercase();
+            let specificity = [kind, of_kind, "*/*"].iter().rev().position(|pattern| *pattern == range)?;
+            let weight = parts.find_map(|part| part.strip_prefix("q=")).and_then(|weight| weight.parse::<f32>().ok());
+            Some((specificity, weight.unwrap_or(1.0)))
+        });
+        // The most specific range that fits counts (RFC 9110, 12.5.1).
+        entries.max_by_key(|(specificity, _)| *specificity).map_or(0.0, |(_, weight)| weight)
+    };
+    quality("application/json", "application/*") > quality("text/html", "text/*")
+}
+
+/// An answer of the proxy itself about a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Page<'a> {
+    /// It does not exist, or does not run (any more).
+    NotFound {
+        /// The sandbox that was asked for.
+        sandbox_id: &'a SandboxId,
+    },
+    /// It runs, but nothing listens there.
+    PortClosed {
+        /// The sandbox.
+        sandbox_id: &'a SandboxId,
+        /// The port that was asked for.
+        port: u16,
+    },
+    /// It, or the node it runs on, cannot be reached, or broke off before it answered.
+    Unreachable {
+        /// The sandbox.
+        sandbox_id: &'a SandboxId,
+    },
+    /// Too many requests to it are under way.
+    TooManyConnections {
+        /// The sandbox.
+        sandbox_id: &'a SandboxId,
+        /// How many may be under way.
+        limit: usize,
+    },
+    /// The route is not for clients.
+    Reserved {
+        /// The route, in its plain spelling.
+        route: &'a str,
+    },
+}
+
+/// The members in the contract's order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Members<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sandbox_id: Option<&'a str>,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connection_limit: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a str>,
+    code: u16,
+}
+
+impl Page<'_> {
+    /// The answer's status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::NotFound { .. } | Self::PortClosed { .. } | Self::Unreachable { .. } => StatusCode::BAD_GATEWAY,
+            Self::TooManyConnections { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Reserved { .. } => StatusCode::NOT_FOUND,
+        }
+    }
+
+    fn message(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } => "The sandbox was not found",
+            Self::PortClosed { .. } => "The sandbox is running but port is not open",
+            Self::Unreachable { .. } => "The sandbox could not be reached or broke off before it answered",
+            Self::TooManyConnections { .. } => "Too many connections to the sandbox are open",
+            Self::Reserved { .. } => {
+                "This endpoint is reserved for the E2B control plane and is not reachable through the sandbox URL"
+            }
+        }
+    }
+
+    fn members(&self) -> Members<'_> {
+        let code = self.status().as_u16();
+        let members =
+            Members { sandbox_id: None, message: self.message(), port: None, connection_limit: None, path: None, code };
+        match *self {
+            Self::NotFound { sandbox_id } | Self::Unreachable { sandbox_id } => {
+                Members { sandbox_id: Some(sandbox_id.as_str()), ..members }
+            }
+            Self::PortClosed { sandbox_id, port } => {
+                Members { sandbox_id: Some(sandbox_id.as_str()), port: Some(port), ..members }
+            }
+            Self::TooManyConnections { sandbox_id, limit } => {
+                Members { sandbox_id: Some(sandbox_id.as_str()), connection_limit: Some(limit), ..members }
+            }
+            Self::Reserved { route } => Members { path: Some(route), ..members },
+        }
+    }
+
+    /// The answer. Nobody may keep it: the next moment it may be wrong.
+    ///
+    /// # Panics
+    /// Never: the members always have a JSON form.
+    #[must_use]
+    pub fn response(&self, audience: Audience) -> Response<Body> {
+        let members = self.members();
+        let (content_type, content) = match audience {
+            Audience::Program => (JSON, serde_json::to_string(&members).expect("texts and numbers have a JSON form")),
+            Audience::Browser => (HTML, html(&members)),
+        };
+        let mut response = Response::new(body::full(content));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, content_type);
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        match self {
+            // Room comes back as soon as another request ends.
+            Self::TooManyConnections { .. } => drop(headers.insert(RETRY_AFTER, HeaderValue::from_static("1"))),
+            // Either nothing changes soon, or nobody knows whether the request had its effect.
+            _ => drop(headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"))),
+        }
+        response
+    }
+}
+
+/// The plain-text answer to a request that names no target.
+#[must_use]
+pub fn unroutable(error: Unroutable) -> Response<Body> {
+    let mut response = Response::new(body::full(error.to_string()));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response.headers_mut().insert(CONTENT_TYPE, TEXT);
+    response
+}
+
+/// The same words for people. Nothing of the request but an id (`[a-z0-9]`), a number or one of our own routes gets in here,
+/// so that there is nothing to escape.
+fn html(members: &Members<'_>) -> String {
+    let Members { sandbox_id, message, port, connection_limit, path, code } = members;
+    let facts: String = [
+        sandbox_id.map(|id| ("Sandbox", id.to_owned())),
+        port.map(|port| ("Port", port.to_string())),
+        connection_limit.map(|limit| ("Limit", limit.to_string())),
+        path.map(|path| ("Path", path.to_owned())),
+    ]
+    .into_iter()
+    .flatten()
+    .map(|(name, value)| format!("<dt>{name}</dt><dd>{value}</dd>"))
+    .collect();
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>{message}</title>\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <style>:root{{color-scheme:light dark}}body{{font:16px/1.5 system-ui,sans-serif;max-width:36rem;\
+         margin:20vh auto 0;padding:0 1rem}}h1{{font-size:1.25rem}}dl{{display:grid;grid-template-columns:max-content \
+         1fr;gap:.25rem 1rem}}dt{{opacity:.6}}dd{{margin:0;font-family:ui-monospace,monospace}}</style></head>\n\
+         <body><h1>{message}</h1><dl>{facts}<dt>Code</dt><dd>{code}</dd></dl></body>\n</html>\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn check(page: Page<'_>, status: u16, expected: &str) {
+        let response = page.response(Audience::Program);
+        assert_eq!(response.status().as_u16(), status);
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/json; charset=utf-8");
+        let content = response.into_body().collect().await.expect("known").to_bytes();
+        assert_eq!(content, expected);
+
+        let response = page.response(Audience::Browser);
+        assert_eq!(response.status().as_u16(), status);
+        assert_eq!(response.headers()[CONTENT_TYPE], "text/html; charset=utf-8");
+        let content = response.into_body().collect().await.expect("known").to_bytes();
+        assert!(String::from_utf8_lossy(&content).contains(page.message()));
+    }
+
+    #[tokio::test]
+    async fn the_contract_s_bytes() {
+        let id: SandboxId = "i123".parse().expect("an id");
+        let sandbox_id = &id;
+        check(
+            Page::NotFound { sandbox_id },
+            502,
+            r#"{"sandboxId":"i123","message":"The sandbox was not found","code":502}"#,
+        )
+        .await;
+        check(
+            Page::PortClosed { sandbox_id, port: 8080 },
+            502,
+            r#"{"sandboxId":"i123","message":"The sandbox is running but port is not open","port":8080,"code":502}"#,
+        )
+        .await;
+        check(
+            Page::TooManyConnections { sandbox_id, limit: 7 },
+            429,
+            r#"{"sandboxId":"i123","message":"Too many connections to the sandbox are open","connectionLimit":7,"code":429}"#,
+        )
+        .await;
+        check(
+            Page::Reserved { route: "/init" },
+            404,
+            r#"{"message":"This endpoint is reserved for the E2B control plane and is not reachable through the sandbox URL","path":"/init","code":404}"#,
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn unreachable_is_neither_of_the_sentences_clients_decide_by() {
+        let message = Page::Unreachable { sandbox_id: &"i1".parse().expect("an id") }.message();
+        assert!(!message.contains("was not found") && !message.contains("port is not open"));
+    }
+
+    #[test]
+    fn browsers_that_open_an_address_get_html() {
+        const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+        const OPENS: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+        let cases: &[(&[(&str, &str)], Audience)] = &[
+            (&[], Audience::Program),
+            (&[("user-agent", "curl/8.5")], Audience::Program),
+            (&[("user-agent", "e2b-js-sdk/2.51.0"), ("accept", OPENS)], Audience::Program),
+            (&[("user-agent", FIREFOX)], Audience::Browser),
+            (&[("user-agent", FIREFOX), ("accept", OPENS), ("sec-fetch-mode", "navigate")], Audience::Browser),
+            (&[("user-agent", FIREFOX), ("accept", "*/*")], Audience::Browser),
+            (&[("user-agent", FIREFOX), ("accept", "*/*"), ("sec-fetch-mode", "cors")], Audience::Program),
+            (&[("user-agent", FIREFOX), ("sec-fetch-mode", "no-cors")], Audience::Program),
+            (&[("user-agent", FIREFOX), ("sec-fetch-mode", "same-origin")], Audience::Program),
+            (&[("user-agent", FIREFOX), ("sec-fetch-mode", "websocket")], Audience::Program),
+            (&[("user-agent", FIREFOX), ("x-requested-with", "XMLHttpRequest")], Audience::Program),
+            (&[("user-agent", FIREFOX), ("accept", "application/json")], Audience::Program),
+            (&[("user-agent", FIREFOX), ("accept", "application/json, text/plain, */*")], Audience::Browser),
+            (&[("user-agent", FIREFOX), ("accept", "text/html;q=0.5, application/json")], Audience::Program),
+            (&[("user-agent", FIREFOX), ("accept", "text/html, application/json;q=0.5")], Audience::Browser),
+        ];
+        for (headers, expected) in cases {
+            let headers: HeaderMap = headers
+                .iter()
+                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+                .collect();
+            assert_eq!(Audience::of(&headers), *expected, "{headers:?}");
+        }
+    }
+}

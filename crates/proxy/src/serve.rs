@@ -1,0 +1,236 @@
+//! Accepting connections and serving HTTP on them, until they are drained.
+//!
+//! ```text
+//! accept ─▶ first byte … head ─▶ exchange(s) ─▶ idle ─▶ head ─▶ …        shutdown: idle ones close at once, the others after
+//!           └ HEAD_TIMEOUT ┘     └ no limit ┘   └ IDLE_TIMEOUT           their exchanges, and those that take longer are cut
+//! ```
+//!
+//! Both kinds of listeners speak HTTP/1.1 (with upgrades) and HTTP/2 with prior knowledge; the first bytes tell. While a request
+//! is being answered nothing times out: streams are silent for days. Whoever connects and says nothing, or says it very slowly,
+//! is disconnected; so are peers that vanished without a word (TCP keep-alive).
+//!
+//! A handler may answer without having read the request's body: the rest is read and thrown away for a while, so that a client
+//! that looks for the answer only after it has sent everything finds it, and not a reset connection.
+//!
+//! Tasks: one for each connection, each HTTP/2 stream and each body that is thrown away, all owned by [`serve`]. An upgraded
+//! stream belongs to whoever took it.
+
+mod body;
+mod conversation;
+mod listener;
+mod socket;
+
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::TryFutureExt;
+use hearth_stdx::TaskSet;
+use http::{Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::body::{Body, BoxError, boxed};
+use crate::serve::body::{AnswerBody, RequestBody};
+use crate::serve::conversation::{Conversation, Exchange};
+use crate::serve::socket::Socket;
+
+pub use listener::{Listener, Peer};
+
+/// Most headers of a message. Clients put metadata of files into headers, a few hundred of them.
+pub const HEADERS_MAX: usize = 512;
+/// How long a connection may be idle. Clients may count on 610 s, and a proxy in front of us on 620 s.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(640);
+/// How long the head of a request may take, from its first byte on; or from the start of the connection on.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes that are read or written at once for a connection at most; a head has to fit into it.
+const BUFFER_BYTES_MAX: usize = 256 << 10;
+/// Bytes of headers of one HTTP/2 request, as much as fits into an HTTP/1.1 head.
+const HTTP2_HEADER_BYTES_MAX: u32 = 256 << 10;
+/// Streams of one HTTP/2 connection at a time. A client may hold hundreds of silent ones.
+const HTTP2_STREAMS_MAX: u32 = 1024;
+/// Bytes on their way in one HTTP/2 stream: a wide and long link is full with it.
+const HTTP2_STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// Bytes on their way in one HTTP/2 connection.
+const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// Bytes of one HTTP/2 stream that wait for the client to read them.
+const HTTP2_SEND_BYTES_MAX: usize = 256 << 10;
+/// How often a silent HTTP/2 peer is asked whether it is there, and how long it has to answer.
+const HTTP2_PING_PERIOD: Duration = Duration::from_secs(60);
+const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Pause after a failure to accept that does not go away at once: out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long tasks may take to end after they were cut. They only have to be polled once.
+const CUT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Bounds of a server.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Most connections at a time. Further ones wait in the listener's queue. Each takes a file descriptor here, and usually one
+    /// towards its upstream.
+    pub connections_max: u32,
+    /// How long requests under way may take after shutdown began.
+    pub drain_patience: Duration,
+}
+
+/// Serves until `shutdown`, then drains. Returns how many connections had to be cut, when none is left.
+///
+/// The handler finds the [`Peer`] in the request's extensions. Answers are streamed; an error in an answer's body is passed on as
+/// an abort: a reset stream in HTTP/2, an end without the proper end in HTTP/1.1.
+///
+/// Cancelling it cuts everything.
+pub async fn serve<S, B>(
+    listener: impl Into<Listener>,
+    handler: S,
+    config: Config,
+    shutdown: CancellationToken,
+) -> usize
+where
+    S: tower::Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    let listener = listener.into();
+    let tasks = TaskSet::new();
+    let _cut_when_dropped = tasks.token().drop_guard();
+    let builder = Arc::new(protocols(&tasks));
+    let room = Arc::new(Semaphore::new(config.connections_max as usize));
+    loop {
+        let next = async {
+            let place = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
+            (place, listener.accept().await)
+        };
+        let Some((place, accepted)) = shutdown.run_until_cancelled(next).await else { break };
+        match accepted {
+            Ok((stream, peer)) => {
+                let conversation = Arc::new(Conversation::new());
+                let socket = Socket::new(stream, Arc::clone(&conversation));
+                let border = Border { handler: handler.clone(), peer, conversation, tasks: tasks.clone() };
+                let served = connection(Arc::clone(&builder), socket, border, shutdown.clone(), tasks.token());
+                tasks.spawn("connection", async move {
+                    served.await;
+                    drop(place);
+                });
+            }
+            Err(error) if listener::is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "could not accept a connection");
+                let _ = shutdown.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
+            }
+        }
+    }
+    // New connections are refused while the others end.
+    drop(listener);
+    let all_ended = room.acquire_many(config.connections_max);
+    let cut = match tokio::time::timeout(config.drain_patience, all_ended).await {
+        Ok(_) => 0,
+        Err(_) => config.connections_max as usize - room.available_permits(),
+    };
+    tasks.shutdown(CUT_PATIENCE).await;
+    cut
+}
+
+fn protocols(tasks: &TaskSet) -> auto::Builder<Streams> {
+    let mut builder = auto::Builder::new(Streams { tasks: tasks.clone() });
+    builder.http1().max_headers(HEADERS_MAX).max_buf_size(BUFFER_BYTES_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(HTTP2_HEADER_BYTES_MAX)
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(HTTP2_SEND_BYTES_MAX)
+        .keep_alive_interval(HTTP2_PING_PERIOD)
+        .keep_alive_timeout(HTTP2_PING_TIMEOUT);
+    builder
+}
+
+async fn connection<S, B>(
+    builder: Arc<auto::Builder<Streams>>,
+    socket: Socket,
+    border: Border<S>,
+    drain: CancellationToken,
+    cut: CancellationToken,
+) where
+    S: tower::Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(socket), border));
+    let served = async {
+        tokio::select! {
+            result = connection.as_mut() => result,
+            () = drain.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    };
+    if let Some(Err(error)) = cut.run_until_cancelled(served).await {
+        // Clients leave as they like, and whoever broke off an answer has said why.
+        tracing::debug!(error = %hearth_stdx::chain(&*error), "a client's connection ended");
+    }
+}
+
+/// Runs HTTP/2 streams: their requests are answered at the same time.
+#[derive(Clone)]
+struct Streams {
+    tasks: TaskSet,
+}
+
+impl<F> hyper::rt::Executor<F> for Streams
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        let cut = self.tasks.token();
+        self.tasks.spawn("stream", async move {
+            cut.run_until_cancelled(stream).await;
+        });
+    }
+}
+
+/// Between hyper and the handler: tells the connection what happens, and the handler who asks.
+struct Border<S> {
+    handler: S,
+    peer: Peer,
+    conversation: Arc<Conversation>,
+    tasks: TaskSet,
+}
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for Border<S>
+where
+    S: tower::Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<AnswerBody<B>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let version = request.version();
+        let exchange = Arc::new(Exchange::begin(Arc::clone(&self.conversation), version));
+        request.extensions_mut().insert(self.peer);
+        let (parts, incoming) = request.into_parts();
+        let body = RequestBody::new(incoming, &parts, Arc::clone(&exchange), self.tasks.clone());
+        let handled = self.handler.clone().oneshot(Request::from_parts(parts, boxed(body)));
+        Box::pin(handled.map_ok(move |response| {
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                exchange.switch();
+            }
+            response.map(|body| AnswerBody::new(body, exchange, version == Version::HTTP_10))
+        }))
+    }
+}

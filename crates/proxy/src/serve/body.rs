@@ -1,0 +1,147 @@
+//! The two bodies of an exchange, as the server sees them.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hearth_stdx::TaskSet;
+use http::{Version, header, request};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use crate::body::BoxError;
+use crate::serve::conversation::Exchange;
+
+/// How much of a body nobody wants is read, and for how long, so that the client gets to read the answer.
+const UNWANTED_BYTES_MAX: usize = 64 << 20;
+const UNWANTED_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// The body of a request.
+pub(super) struct RequestBody {
+    /// Until it has ended.
+    incoming: Option<Incoming>,
+    /// Whether the rest is to be thrown away when nobody wants it. HTTP/2 can refuse a body without closing the connection.
+    discard: bool,
+    /// The client asks before it sends anything, and reading would tell it to.
+    asks_first: bool,
+    exchange: Arc<Exchange>,
+    tasks: TaskSet,
+}
+
+impl RequestBody {
+    pub(super) fn new(incoming: Incoming, parts: &request::Parts, exchange: Arc<Exchange>, tasks: TaskSet) -> Self {
+        let incoming = Some(incoming).filter(|incoming| !incoming.is_end_stream());
+        let discard = parts.version != Version::HTTP_2;
+        let asks_first = parts.headers.contains_key(header::EXPECT);
+        Self { incoming, discard, asks_first, exchange, tasks }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
+        this.asks_first = false;
+        let frame = ready!(Pin::new(incoming).poll_frame(cx));
+        if !matches!(frame, Some(Ok(_))) {
+            this.incoming = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        let Some(incoming) = self.incoming.take() else { return };
+        if !self.discard
+            || self.asks_first
+            || incoming.is_end_stream()
+            || tokio::runtime::Handle::try_current().is_err()
+        {
+            return;
+        }
+        let exchange = Arc::clone(&self.exchange);
+        let cut = self.tasks.token();
+        self.tasks.spawn("unwanted body", async move {
+            let discarded = tokio::time::timeout(UNWANTED_TIME_MAX, discard(incoming));
+            let _ = cut.run_until_cancelled(discarded).await;
+            drop(exchange);
+        });
+    }
+}
+
+async fn discard(mut incoming: Incoming) {
+    let mut bytes = 0;
+    while let Some(Ok(frame)) = incoming.frame().await {
+        bytes += frame.data_ref().map_or(0, Bytes::len);
+        if bytes > UNWANTED_BYTES_MAX {
+            return;
+        }
+    }
+}
+
+/// The body of an answer.
+pub(super) struct AnswerBody<B> {
+    body: B,
+    exchange: Arc<Exchange>,
+    /// Its end is the end of the connection.
+    close_delimited: bool,
+    failure: Option<BoxError>,
+}
+
+impl<B> AnswerBody<B> {
+    pub(super) fn new(body: B, exchange: Arc<Exchange>, close_delimited: bool) -> Self {
+        Self { body, exchange, close_delimited, failure: None }
+    }
+}
+
+impl<B> Body for AnswerBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if let Some(failure) = this.failure.take() {
+            return Poll::Ready(Some(Err(failure)));
+        }
+        match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+            Some(Err(failure)) => {
+                if this.close_delimited {
+                    this.exchange.set_broken();
+                }
+                // hyper drops at once what it has not written yet. The chunks before the failure are the client's: they are
+                // written while hyper believes that nothing is ready.
+                this.failure = Some(failure.into());
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            frame => Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.failure.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

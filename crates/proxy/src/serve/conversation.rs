@@ -1,0 +1,193 @@
+//! What the socket of a connection and the requests on it know of each other: above all, how long it may go on without saying
+//! anything.
+//!
+//! ```text
+//!               request               last exchange ends
+//!   Head ─────────────────▶ Busy(n) ────────────────────▶ Idle ──first byte (HTTP/1)──▶ Head
+//!   (until HEAD_TIMEOUT)   (no limit)                     (until IDLE_TIMEOUT)
+//!                             └── 101 ──▶ Switched (no limit: the stream is not ours any more)
+//! ```
+//!
+//! The connection's [socket](super::socket) asks for the deadline while it waits for bytes; requests and answers tell what
+//! happens, from other tasks. The lock is held for a few assignments.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use futures::task::AtomicWaker;
+use http::Version;
+use tokio::time::Instant;
+
+use super::{HEAD_TIMEOUT, IDLE_TIMEOUT};
+
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Head { until: Instant },
+    Idle { until: Instant },
+    Busy { exchanges: usize },
+    Switched,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    /// HTTP/2 peers talk about the connection itself between requests: bytes do not mean that a head has begun.
+    multiplexed: bool,
+}
+
+/// The state of one connection.
+#[derive(Debug)]
+pub(super) struct Conversation {
+    state: Mutex<State>,
+    /// The task that waits for bytes: it learns of a new deadline.
+    reader: AtomicWaker,
+    /// The last answer broke off, and only a reset connection can tell.
+    broken: AtomicBool,
+}
+
+impl Conversation {
+    pub(super) fn new() -> Self {
+        let phase = Phase::Head { until: Instant::now() + HEAD_TIMEOUT };
+        Self {
+            state: Mutex::new(State { phase, multiplexed: false }),
+            reader: AtomicWaker::new(),
+            broken: AtomicBool::new(false),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every section is one step on valid state, so a panic elsewhere leaves it valid.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When waiting for bytes is to end. `reader` is woken when that changes by itself.
+    pub(super) fn deadline(&self, reader: &Waker) -> Option<Instant> {
+        self.reader.register(reader);
+        match self.state().phase {
+            Phase::Head { until } | Phase::Idle { until } => Some(until),
+            Phase::Busy { .. } | Phase::Switched => None,
+        }
+    }
+
+    pub(super) fn bytes_arrived(&self) {
+        let mut state = self.state();
+        if matches!(state.phase, Phase::Idle { .. }) {
+            state.phase = if state.multiplexed {
+                Phase::Idle { until: Instant::now() + IDLE_TIMEOUT }
+            } else {
+                Phase::Head { until: Instant::now() + HEAD_TIMEOUT }
+            };
+        }
+    }
+
+    /// Whether the connection is to be reset instead of closed.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    fn begin(&self, multiplexed: bool) {
+        let mut state = self.state();
+        state.multiplexed = multiplexed;
+        state.phase = match state.phase {
+            Phase::Head { .. } | Phase::Idle { .. } => Phase::Busy { exchanges: 1 },
+            Phase::Busy { exchanges } => Phase::Busy { exchanges: exchanges + 1 },
+            Phase::Switched => Phase::Switched,
+        };
+    }
+
+    fn end(&self) {
+        let mut state = self.state();
+        state.phase = match state.phase {
+            Phase::Busy { exchanges: 0 | 1 } => Phase::Idle { until: Instant::now() + IDLE_TIMEOUT },
+            Phase::Busy { exchanges } => Phase::Busy { exchanges: exchanges - 1 },
+            other => other,
+        };
+        drop(state);
+        self.reader.wake();
+    }
+}
+
+/// A request and its answer: lasts until both bodies are gone.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    conversation: Arc<Conversation>,
+}
+
+impl Exchange {
+    pub(super) fn begin(conversation: Arc<Conversation>, version: Version) -> Self {
+        conversation.begin(version == Version::HTTP_2);
+        Self { conversation }
+    }
+
+    /// The connection stops speaking HTTP.
+    pub(super) fn switch(&self) {
+        self.conversation.state().phase = Phase::Switched;
+    }
+
+    /// The answer broke off, and its proper end would look the same: the end of the connection.
+    pub(super) fn set_broken(&self) {
+        self.conversation.broken.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.conversation.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn left(conversation: &Conversation) -> Option<Duration> {
+        conversation.deadline(Waker::noop()).map(|until| until - Instant::now())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_has_its_time_from_its_first_byte_on() {
+        let conversation = Arc::new(Conversation::new());
+        conversation.bytes_arrived();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        conversation.bytes_arrived();
+        assert_eq!(left(&conversation), Some(HEAD_TIMEOUT - Duration::from_secs(1)));
+
+        let exchange = Exchange::begin(Arc::clone(&conversation), Version::HTTP_11);
+        assert_eq!(left(&conversation), None);
+        drop(exchange);
+        assert_eq!(left(&conversation), Some(IDLE_TIMEOUT));
+
+        tokio::time::advance(Duration::from_secs(600)).await;
+        conversation.bytes_arrived();
+        assert_eq!(left(&conversation), Some(HEAD_TIMEOUT));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_late_while_an_exchange_lasts() {
+        let conversation = Arc::new(Conversation::new());
+        let first = Exchange::begin(Arc::clone(&conversation), Version::HTTP_2);
+        let second = Exchange::begin(Arc::clone(&conversation), Version::HTTP_2);
+        drop(first);
+        conversation.bytes_arrived();
+        assert_eq!(left(&conversation), None);
+        drop(second);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        // A ping of an idle HTTP/2 peer, not the beginning of a head.
+        conversation.bytes_arrived();
+        assert_eq!(left(&conversation), Some(IDLE_TIMEOUT));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upgraded_stream_is_never_late() {
+        let conversation = Arc::new(Conversation::new());
+        let exchange = Exchange::begin(Arc::clone(&conversation), Version::HTTP_11);
+        exchange.switch();
+        drop(exchange);
+        conversation.bytes_arrived();
+        assert_eq!(left(&conversation), None);
+    }
+}

@@ -1,0 +1,187 @@
+//! Which sandbox and port a request is for.
+//!
+//! A host `<port>-<sandbox>[-…].<domain>` names both. Where the host does not (an address, `localhost`,
+//! `sandbox.<domain>`, whatever `E2B_SANDBOX_URL` points to), two headers do. No host of those shared kinds can also be read
+//! as `<port>-<sandbox>.…`, so that "the host first, else the headers" is the whole rule.
+
+use hearth_types::SandboxId;
+use http::{HeaderMap, Request, header};
+
+/// Names the sandbox on hosts that do not.
+const SANDBOX_ID: &str = "e2b-sandbox-id";
+/// Names the port on hosts that do not.
+const SANDBOX_PORT: &str = "e2b-sandbox-port";
+
+/// A port of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The sandbox.
+    pub sandbox_id: SandboxId,
+    /// The port inside it; never 0.
+    pub port: u16,
+}
+
+/// Why a request names no target. The texts are what clients read, as plain text with status 400.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unroutable {
+    /// The host has no dot or its first label no dash, and no header names a sandbox either.
+    #[error("Invalid host")]
+    Host,
+    /// Not a port number.
+    #[error("Invalid sandbox port")]
+    Port,
+    /// Not a sandbox id.
+    #[error("Invalid sandbox ID")]
+    SandboxId,
+    /// Only one of the two headers is there.
+    #[error("missing header")]
+    MissingHeader,
+}
+
+impl Target {
+    /// The target of a request.
+    ///
+    /// # Errors
+    /// See [`Unroutable`].
+    pub fn of<B>(request: &Request<B>) -> Result<Self, Unroutable> {
+        // HTTP/2 and absolute URIs name the host in the URI, which then outranks the header (RFC 9112, 3.2.2).
+        let host = match request.uri().authority() {
+            Some(authority) => authority.as_str(),
+            None => text(request.headers(), header::HOST.as_str()).unwrap_or_default(),
+        };
+        Self::parse(host, text(request.headers(), SANDBOX_ID), text(request.headers(), SANDBOX_PORT))
+    }
+
+    fn parse(host: &str, sandbox_id: Option<&str>, port: Option<&str>) -> Result<Self, Unroutable> {
+        let by_host = Self::from_host(host);
+        match (by_host, sandbox_id, port) {
+            (Ok(target), ..) => Ok(target),
+            (Err(error), None, None) => Err(error),
+            (Err(_), Some(sandbox_id), Some(port)) => Self::from_parts(port, sandbox_id),
+            (Err(_), ..) => Err(Unroutable::MissingHeader),
+        }
+    }
+
+    fn from_host(host: &str) -> Result<Self, Unroutable> {
+        let (label, _domain) = host.split_once('.').ok_or(Unroutable::Host)?;
+        let (port, sandbox_id) = label.split_once('-').ok_or(Unroutable::Host)?;
+        // Host names have no case; ids are lowercase.
+        Self::from_parts(port, &sandbox_id.to_ascii_lowercase())
+    }
+
+    /// `sandbox_id` may be a long one, `<id>-<client>`: only the first part counts.
+    fn from_parts(port: &str, sandbox_id: &str) -> Result<Self, Unroutable> {
+        let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        let port = port.parse().ok().filter(|port| digits && *port != 0).ok_or(Unroutable::Port)?;
+        let sandbox_id = sandbox_id.split('-').next().unwrap_or_default();
+        let sandbox_id = sandbox_id.parse().map_err(|_| Unroutable::SandboxId)?;
+        Ok(Self { sandbox_id, port })
+    }
+}
+
+/// A header as text. One that is no text counts as an empty one: it is there, but names nothing.
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Host, the two headers, and what they name.
+    type Case = (&'static str, Option<&'static str>, Option<&'static str>, Result<(&'static str, u16), Unroutable>);
+
+    #[test]
+    fn hosts_and_headers_name_targets() {
+        let cases: &[Case] = &[
+            // By host.
+            ("49983-i123.example.com", None, None, Ok(("i123", 49983))),
+            ("49983-i123.example.com:3002", None, None, Ok(("i123", 49983))),
+            ("3000-i123-6532622b.example.com", None, None, Ok(("i123", 3000))),
+            ("3000-I12A.EXAMPLE.com", None, None, Ok(("i12a", 3000))),
+            ("0080-i123.example.com", None, None, Ok(("i123", 80))),
+            ("80-i123.", None, None, Ok(("i123", 80))),
+            // The host outranks headers.
+            ("80-i123.example.com", Some("i9"), Some("1"), Ok(("i123", 80))),
+            ("80-i123.example.com", Some("i9"), None, Ok(("i123", 80))),
+            // By headers.
+            ("localhost", Some("i9"), Some("49983"), Ok(("i9", 49983))),
+            ("localhost:3002", Some("i9"), Some("49983"), Ok(("i9", 49983))),
+            ("127.0.0.1:3002", Some("i9"), Some("49983"), Ok(("i9", 49983))),
+            ("[::1]:3002", Some("i9"), Some("49983"), Ok(("i9", 49983))),
+            ("[::ffff:127.0.0.1]", Some("i9"), Some("49983"), Ok(("i9", 49983))),
+            ("sandbox.example.com", Some("i9"), Some("49983"), Ok(("i9", 49983))),
+            ("my-server.example.com", Some("i9"), Some("49983"), Ok(("i9", 49983))),
+            ("hearth", Some("i9"), Some("49983"), Ok(("i9", 49983))),
+            ("", Some("i9"), Some("49983"), Ok(("i9", 49983))),
+            ("localhost", Some("i9-6532622b"), Some("49983"), Ok(("i9", 49983))),
+            // Refused.
+            ("localhost", Some("i9"), None, Err(Unroutable::MissingHeader)),
+            ("localhost", None, Some("49983"), Err(Unroutable::MissingHeader)),
+            ("my-server.example.com", None, Some("49983"), Err(Unroutable::MissingHeader)),
+            ("localhost", Some("I9"), Some("49983"), Err(Unroutable::SandboxId)),
+            ("localhost", Some(""), Some("49983"), Err(Unroutable::SandboxId)),
+            ("localhost", Some("i9"), Some("0"), Err(Unroutable::Port)),
+            ("localhost", Some("i9"), Some("+80"), Err(Unroutable::Port)),
+            ("localhost", Some("i9"), Some(""), Err(Unroutable::Port)),
+            ("localhost", None, None, Err(Unroutable::Host)),
+            ("", None, None, Err(Unroutable::Host)),
+            ("example.com", None, None, Err(Unroutable::Host)),
+            ("49983-i123", None, None, Err(Unroutable::Host)),
+            ("127.0.0.1:3002", None, None, Err(Unroutable::Host)),
+            ("sandbox.example.com", None, None, Err(Unroutable::Host)),
+            ("my-server.example.com", None, None, Err(Unroutable::Port)),
+            ("65536-i123.example.com", None, None, Err(Unroutable::Port)),
+            ("0-i123.example.com", None, None, Err(Unroutable::Port)),
+            ("-i123.example.com", None, None, Err(Unroutable::Port)),
+            ("80-.example.com", None, None, Err(Unroutable::SandboxId)),
+            ("80--i123.example.com", None, None, Err(Unroutable::SandboxId)),
+            ("80-i_3.example.com", None, None, Err(Unroutable::SandboxId)),
+        ];
+        for (host, sandbox_id, port, expected) in cases {
+            let target = Target::parse(host, *sandbox_id, *port);
+            let target =
+                target.as_ref().map(|target| (target.sandbox_id.as_str(), target.port)).map_err(|error| *error);
+            assert_eq!(target, *expected, "{host} {sandbox_id:?} {port:?}");
+        }
+    }
+
+    #[test]
+    fn the_uri_s_authority_outranks_the_host_header() {
+        let request = Request::get("http://80-i1.example.com/").header("host", "81-i2.example.com").body(());
+        let target = Target::of(&request.expect("a request")).expect("a target");
+        assert_eq!((target.sandbox_id.as_str(), target.port), ("i1", 80));
+    }
+
+    #[test]
+    fn a_header_that_is_no_text_names_nothing() {
+        let mut request = Request::new(());
+        request.headers_mut().insert(header::HOST, http::HeaderValue::from_static("localhost"));
+        request.headers_mut().insert(SANDBOX_PORT, http::HeaderValue::from_static("80"));
+        request.headers_mut().insert(SANDBOX_ID, http::HeaderValue::from_bytes(b"i\xff").expect("opaque bytes"));
+        assert_eq!(Target::of(&request), Err(Unroutable::SandboxId));
+    }
+
+    proptest! {
+        #[test]
+        fn every_target_survives_its_host_name(id in "[a-z0-9]{1,64}", port in 1u16.., tail in "(-[a-z0-9]{0,8}){0,2}") {
+            let target = Target::parse(&format!("{port}-{id}{tail}.example.com:1"), None, None).expect("a target");
+            prop_assert_eq!((target.sandbox_id.as_str(), target.port), (id.as_str(), port));
+        }
+
+        #[test]
+        fn any_text_is_answered(host in ".*", sandbox_id: Option<String>, port: Option<String>) {
+            if let Ok(target) = Target::parse(&host, sandbox_id.as_deref(), port.as_deref()) {
+                prop_assert_ne!(target.port, 0);
+                prop_assert!(target.sandbox_id.as_str().bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()));
+            }
+        }
+
+        #[test]
+        fn hosts_that_look_like_targets_never_panic(host in "[0-9a-z.:\\[\\]-]{0,40}") {
+            let _ = Target::parse(&host, None, None);
+        }
+    }
+}

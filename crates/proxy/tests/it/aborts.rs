@@ -1,0 +1,282 @@
+//! When one side breaks off the other is told: never does a part of a message look like the whole.
+
+use std::time::Duration;
+
+use hearth_proxy::body::{self, Body};
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+use crate::stage::{
+    Client, GROUP, Handed, Source, Stage, abort, chunk, get, post, raw_upstream, read_head, soon, text, until,
+    upstream, write,
+};
+
+const NOT_FOUND: &str = r#"{"sandboxId":"i123","message":"The sandbox was not found","code":502}"#;
+
+/// An answer that is never ended, and how it says where it would end.
+const HEADS: [&str; 3] =
+    ["transfer-encoding: chunked\r\n\r\n4\r\npart\r\n", "content-length: 100\r\n\r\npart", "\r\npart"];
+
+#[tokio::test]
+async fn an_upstream_that_resets_in_the_middle_is_an_abort() {
+    for head in HEADS {
+        for http2 in [false, true] {
+            // Taken by the first connection only.
+            let (arrived, wait) = oneshot::channel::<()>();
+            let wait = std::sync::Mutex::new(Some(wait));
+            let upstream = raw_upstream(move |_, mut stream| {
+                let wait = wait.lock().expect("no panic").take().expect("one connection");
+                async move {
+                    read_head(&mut stream).await;
+                    write(&mut stream, &format!("HTTP/1.1 200 OK\r\n{head}")).await;
+                    let _ = wait.await;
+                    stream.set_zero_linger().expect("a TCP socket");
+                }
+            })
+            .await;
+            let stage = Stage::before(upstream).await;
+            let mut client = if http2 { Client::connect_http2(stage.address).await } else { stage.client().await };
+            let mut response = client.get("/").await;
+            assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("part"));
+            arrived.send(()).expect("the upstream waits");
+            abort(response.body_mut()).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_ends_too_early_is_an_abort() {
+    // Without a length and chunks, the end of the connection is a proper end.
+    for head in &HEADS[..2] {
+        let upstream = raw_upstream(move |_, mut stream| async move {
+            read_head(&mut stream).await;
+            write(&mut stream, &format!("HTTP/1.1 200 OK\r\n{head}")).await;
+        })
+        .await;
+        let stage = Stage::before(upstream).await;
+        let mut response = stage.client().await.get("/").await;
+        // What came before the failure is not lost with it.
+        assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("part"));
+        abort(response.body_mut()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_only_knows_the_end_of_the_connection_gets_a_reset() {
+    let (mut source, body) = Source::body();
+    let body = std::sync::Arc::new(std::sync::Mutex::new(Some(body)));
+    let upstream = upstream(move |_: Request<Incoming>| {
+        let body = body.lock().expect("no panic").take().expect("one request");
+        std::future::ready(Response::new(body))
+    })
+    .await;
+    let stage = Stage::before(upstream).await;
+    let mut client = stage.raw().await;
+    write(&mut client, "GET / HTTP/1.0\r\nhost: a\r\n\r\n").await;
+    assert!(read_head(&mut client).await.starts_with("HTTP/1.0 200"));
+    source.send("part").await;
+    let mut part = [0; 4];
+    client.read_exact(&mut part).await.expect("the part");
+    stage.engine.cut(&GROUP);
+    let error = soon("the reset", client.read(&mut part)).await.expect_err("no proper end");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+/// Answers `/stream` with a body that the test feeds, reads everything of `/upload`, never answers `/silent`.
+async fn endless(mut request: Request<Incoming>, hand: impl Fn(Source)) -> Response<Body> {
+    match request.uri().path() {
+        "/stream" => {
+            let (source, body) = Source::body();
+            hand(source);
+            Response::new(body)
+        }
+        "/silent" => {
+            let (source, _) = Source::body();
+            hand(source);
+            std::future::pending().await
+        }
+        "/upload" => {
+            let (source, _) = Source::body();
+            hand(source);
+            while let Some(Ok(_)) = request.body_mut().frame().await {}
+            Response::new(body::full("never"))
+        }
+        _ => Response::new(body::full("fine")),
+    }
+}
+
+async fn check_cut(cut: impl Fn(&Stage), then: Result<&str, &str>) {
+    let mut sources = Handed::new();
+    let hand = sources.hand();
+    let stage = Stage::before(upstream(move |request| endless(request, hand.clone())).await).await;
+    for http2 in [false, true] {
+        let client = || async { if http2 { Client::connect_http2(stage.address).await } else { stage.client().await } };
+        let mut client_of_stream = client().await;
+        if then.is_err() && http2 {
+            // The first round closed it.
+            assert_eq!(text(client_of_stream.get("/stream").await).await, NOT_FOUND);
+            continue;
+        }
+        let mut stream = client_of_stream.get("/stream").await;
+        let mut source = sources.take().await;
+        source.send("part").await;
+        assert_eq!(chunk(stream.body_mut()).await.as_deref(), Some("part"));
+
+        let mut client_of_silence = client().await;
+        let mut client_of_upload = client().await;
+        let (_upload, upload_body) = Source::body();
+        let waiting = async {
+            tokio::join!(client_of_silence.get("/silent"), client_of_upload.send(post("/upload", upload_body)))
+        };
+        let cut_them = async {
+            let both = (sources.take().await, sources.take().await);
+            assert_eq!(stage.engine.requests(&GROUP), 3);
+            cut(&stage);
+            drop(both);
+        };
+        let ((silence, upload), ()) = tokio::join!(waiting, cut_them);
+        abort(stream.body_mut()).await;
+        for response in [silence, upload] {
+            assert_eq!(response.status(), 502);
+            assert_eq!(text(response).await, NOT_FOUND);
+        }
+        until("the upstream to see it", || source.is_abandoned()).await;
+        until("the places to be free again", || stage.engine.requests(&GROUP) == 0).await;
+        assert_eq!(stage.engine.idle_connections(), 0);
+
+        let later = text(client().await.get("/later").await).await;
+        assert_eq!(later, then.unwrap_or_else(|page| page));
+    }
+}
+
+#[tokio::test]
+async fn a_cut_ends_everything_at_once_and_later_requests_are_served() {
+    check_cut(|stage| stage.engine.cut(&GROUP), Ok("fine")).await;
+}
+
+#[tokio::test]
+async fn a_closed_group_stays_closed() {
+    check_cut(|stage| stage.engine.close(&GROUP), Err(NOT_FOUND)).await;
+}
+
+#[tokio::test]
+async fn a_group_without_requests_can_be_closed_too() {
+    let stage = Stage::before(upstream(|_| async { Response::new(body::full("fine")) }).await).await;
+    stage.engine.close(&GROUP);
+    let response = stage.client().await.get("/").await;
+    assert_eq!((response.status().as_u16(), text(response).await.as_str()), (502, NOT_FOUND));
+    assert_eq!(stage.dials(), 0);
+}
+
+#[tokio::test]
+async fn a_shut_down_engine_serves_nothing() {
+    let stage = Stage::before(upstream(|_| async { Response::new(body::full("fine")) }).await).await;
+    let mut client = stage.client().await;
+    assert_eq!(text(client.get("/").await).await, "fine");
+    stage.engine.shutdown().await;
+    assert_eq!(client.get("/").await.status(), 502);
+}
+
+/// What an upstream sees of a client that leaves: at most the end of the connection, never the end of a message.
+async fn check_client_leaves(request: &'static str, answer: &'static str) {
+    let mut seen = Handed::new();
+    let hand = seen.hand();
+    let upstream = raw_upstream(move |_, mut stream: TcpStream| {
+        let hand = hand.clone();
+        async move {
+            read_head(&mut stream).await;
+            write(&mut stream, answer).await;
+            hand(None);
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest).await;
+            hand(Some(String::from_utf8(rest).expect("text")));
+        }
+    })
+    .await;
+    let stage = Stage::before(upstream).await;
+    let mut client = stage.raw().await;
+    write(&mut client, request).await;
+    assert_eq!(seen.take().await, None);
+    drop(client);
+    let rest = seen.take().await.expect("the end");
+    assert!(!rest.contains("0\r\n\r\n"), "{rest:?}");
+    until("the places to be free again", || stage.engine.requests(&GROUP) == 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_closes_the_upstream() {
+    const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    const UPLOAD: &str = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n4\r\npart\r\n";
+    const STREAM: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\npart\r\n";
+    // Before the answer, in its middle, in the middle of the upload, and with both under way.
+    for (request, answer) in [(GET, ""), (GET, STREAM), (UPLOAD, ""), (UPLOAD, STREAM)] {
+        check_client_leaves(request, answer).await;
+    }
+}
+
+#[tokio::test]
+async fn a_reset_stream_closes_only_its_upstream() {
+    let mut sources = Handed::new();
+    let hand = sources.hand();
+    let stage = Stage::before(upstream(move |request| endless(request, hand.clone())).await).await;
+    let mut client = Client::connect_http2(stage.address).await;
+    let first = client.get("/stream").await;
+    let first_source = sources.take().await;
+    let mut second = client.get("/stream").await;
+    let mut second_source = sources.take().await;
+    drop(first);
+    until("the upstream to see it", || first_source.is_abandoned()).await;
+    second_source.send("alive").await;
+    assert_eq!(chunk(second.body_mut()).await.as_deref(), Some("alive"));
+}
+
+#[tokio::test]
+async fn no_answer_is_told_with_the_right_page() {
+    let unreachable = |answer: &'static str| async move {
+        let upstream = raw_upstream(move |_, mut stream| async move {
+            read_head(&mut stream).await;
+            write(&mut stream, answer).await;
+        })
+        .await;
+        let stage = Stage::before(upstream).await;
+        let response = stage.client().await.send(get("/")).await;
+        assert_eq!(response.status(), 502);
+        let page = text(response).await;
+        assert!(!page.contains("was not found") && !page.contains("port is not open"), "{page}");
+        assert!(page.starts_with(r#"{"sandboxId":"i123","message":""#), "{page}");
+        assert_eq!(stage.dials(), 1);
+    };
+    unreachable("").await;
+    unreachable("no HTTP at all\r\n\r\n").await;
+    unreachable("HTTP/1.1 200 OK\r\ncontent-le").await;
+}
+
+#[tokio::test]
+async fn a_slow_reader_holds_the_writer_back() {
+    let mut progress = Handed::new();
+    let hand = progress.hand();
+    let upstream = raw_upstream(move |_, mut stream: TcpStream| {
+        let hand = hand.clone();
+        async move {
+            read_head(&mut stream).await;
+            write(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 1073741824\r\n\r\n").await;
+            let chunk = vec![b'x'; 1 << 20];
+            let mut written = 0;
+            // Until the buffers on the way are full: then a write does not end.
+            while let Ok(Ok(())) = tokio::time::timeout(Duration::from_millis(500), stream.write_all(&chunk)).await {
+                written += chunk.len();
+            }
+            hand(written);
+        }
+    })
+    .await;
+    let stage = Stage::before(upstream).await;
+    let response = stage.client().await.get("/").await;
+    // Nobody reads the gigabyte, so it must not have been taken either.
+    assert!(progress.take().await < 64 << 20);
+    drop(response);
+}

@@ -1,0 +1,223 @@
+//! What becomes of heads on their way.
+
+use std::time::Duration;
+
+use hearth_proxy::body;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::stage::{Client, Handed, Stage, get, post, raw_upstream, read_head, soon, text, upstream, write};
+
+/// The head that the upstream reads, its header lines sorted, when the client writes `request`.
+async fn passed_on(request: &str) -> Vec<String> {
+    let mut heads = Handed::new();
+    let hand = heads.hand();
+    let upstream = raw_upstream(move |_, mut stream| {
+        let hand = hand.clone();
+        async move {
+            hand(read_head(&mut stream).await);
+            write(&mut stream, "HTTP/1.1 204 No Content\r\n\r\n").await;
+        }
+    })
+    .await;
+    let stage = Stage::before(upstream).await;
+    let mut client = stage.raw().await;
+    write(&mut client, request).await;
+    let head = heads.take().await;
+    let mut lines: Vec<String> = head.trim_end().lines().map(str::to_owned).collect();
+    lines[1..].sort();
+    lines
+}
+
+#[tokio::test]
+async fn connection_bound_headers_end_at_the_proxy_and_the_host_does_not() {
+    let head = passed_on(
+        "GET /a%2Fb/../c?d=%20&e HTTP/1.1\r\nHost: 8080-I123.Example.com:3002\r\nConnection: keep-alive, X-Mine\r\n\
+         Keep-Alive: timeout=5\r\nX-Mine: 1\r\nProxy-Authorization: Basic x\r\nX-Yours: 1\r\nlang_version: 3\r\n\
+         Authorization: Basic dXNlcjo=\r\nUser-Agent: t\r\n\r\n",
+    )
+    .await;
+    let expected = [
+        // The path goes on as it was written.
+        "GET /a%2Fb/../c?d=%20&e HTTP/1.1",
+        "authorization: Basic dXNlcjo=",
+        "host: 8080-I123.Example.com:3002",
+        "lang_version: 3",
+        "user-agent: t",
+        "x-yours: 1",
+    ];
+    assert_eq!(head, expected);
+}
+
+#[tokio::test]
+async fn an_absolute_address_becomes_a_path_and_a_host() {
+    let head = passed_on("GET http://8080-i123.example.com/x?y HTTP/1.1\r\nHost: other\r\n\r\n").await;
+    assert_eq!(head, ["GET /x?y HTTP/1.1", "host: 8080-i123.example.com"]);
+    let head = passed_on("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(head, ["OPTIONS * HTTP/1.1", "host: a"]);
+}
+
+#[tokio::test]
+async fn a_length_next_to_chunks_never_reaches_the_upstream() {
+    let request = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    let head = passed_on(request).await;
+    assert!(!head.iter().any(|line| line.starts_with("content-length")), "{head:?}");
+}
+
+#[tokio::test]
+async fn http_2_becomes_http_1() {
+    let handler = |request: Request<Incoming>| async move {
+        let header = |name: &str| request.headers().get(name).map(|value| value.to_str().expect("text").to_owned());
+        let seen = (request.version(), request.uri().to_string(), header("host"), header("cookie"));
+        Response::new(body::full(format!("{seen:?}")))
+    };
+    let stage = Stage::before(upstream(handler).await).await;
+    let mut client = Client::connect_http2(stage.address).await;
+    let mut request = get("/x?y");
+    request.headers_mut().append("cookie", "a=1".parse().expect("a value"));
+    request.headers_mut().append("cookie", "b=2".parse().expect("a value"));
+    let response = client.send(request).await;
+    assert!(!response.headers().contains_key("connection"));
+    assert_eq!(text(response).await, r#"(HTTP/1.1, "/x?y", Some("8080-i123.example.com"), Some("a=1; b=2"))"#);
+}
+
+#[tokio::test]
+async fn hundreds_of_headers_pass() {
+    let handler = |request: Request<Incoming>| async move {
+        let mut response = Response::new(body::empty());
+        *response.headers_mut() = request.headers().clone();
+        response.headers_mut().remove("host");
+        response
+    };
+    let stage = Stage::before(upstream_with_many_headers(handler).await).await;
+    for http2 in [false, true] {
+        // As many as hyper's client takes back in HTTP/1.1; what the proxy takes is more.
+        let mut client = if http2 { Client::connect_http2(stage.address).await } else { many_headers(&stage).await };
+        let mut request = post("/", body::empty());
+        for number in 0..400 {
+            let name: http::HeaderName = format!("x-metadata-{number}").parse().expect("a name");
+            request.headers_mut().insert(name, "v".repeat(128).parse().expect("a value"));
+        }
+        let response = client.send(request).await;
+        assert_eq!(response.status(), 200);
+        let metadata = response.headers().keys().filter(|name| name.as_str().starts_with("x-metadata-"));
+        assert_eq!(metadata.count(), 400);
+    }
+}
+
+async fn many_headers(stage: &Stage) -> Client {
+    let mut builder = hyper::client::conn::http1::Builder::new();
+    let io = hyper_util::rt::TokioIo::new(stage.raw().await);
+    let (sender, connection) = builder.max_headers(512).handshake(io).await.expect("a handshake");
+    tokio::spawn(connection);
+    Client::Http1(sender)
+}
+
+async fn upstream_with_many_headers<H, F>(handler: H) -> hearth_types::NodeAddress
+where
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<hearth_proxy::Body>> + Send + 'static,
+{
+    raw_upstream(move |_, stream| {
+        let handler = handler.clone();
+        async move {
+            let service = hyper::service::service_fn(move |request| {
+                let answer = handler(request);
+                async move { Ok::<_, std::convert::Infallible>(answer.await) }
+            });
+            let mut builder = hyper::server::conn::http1::Builder::new();
+            let _ = builder.max_headers(512).serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_client_that_asks_first_is_told_to_go_on() {
+    let echo = |request: Request<Incoming>| async move {
+        assert!(!request.headers().contains_key("expect"));
+        Response::new(body::boxed(request.into_body()))
+    };
+    let stage = Stage::before(upstream(echo).await).await;
+    let mut client = stage.raw().await;
+    write(&mut client, "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n").await;
+    assert_eq!(soon("the go-ahead", read_head(&mut client)).await, "HTTP/1.1 100 Continue\r\n\r\n");
+    write(&mut client, "body").await;
+    assert!(soon("the answer", read_head(&mut client)).await.starts_with("HTTP/1.1 200 OK\r\n"));
+    let mut answer = [0; 4];
+    client.read_exact(&mut answer).await.expect("the echo");
+    assert_eq!(&answer, b"body");
+}
+
+#[tokio::test]
+async fn a_client_that_asks_first_is_not_told_to_go_on_in_vain() {
+    let (listener, address) = crate::stage::listen().await;
+    drop(listener);
+    let stage = Stage::before(hearth_types::NodeAddress::Tcp(address)).await;
+    let mut client = stage.raw().await;
+    write(&mut client, "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n").await;
+    assert!(soon("the answer", read_head(&mut client)).await.starts_with("HTTP/1.1 502 Bad Gateway\r\n"));
+}
+
+#[tokio::test]
+async fn nobody_gets_a_tunnel() {
+    let stage = Stage::before(upstream(|_| async { Response::new(body::empty()) }).await).await;
+    let mut client = stage.raw().await;
+    write(&mut client, "CONNECT 169.254.169.254:80 HTTP/1.1\r\nhost: 169.254.169.254:80\r\n\r\n").await;
+    assert!(soon("the answer", read_head(&mut client)).await.starts_with("HTTP/1.1 502 "));
+    assert_eq!(stage.dials(), 0);
+}
+
+/// What a connection says to the end after `sent` was written and `quiet` has passed.
+async fn after(stage: &Stage, sent: &str, quiet: Duration) -> TcpStream {
+    let mut client = stage.raw().await;
+    write(&mut client, sent).await;
+    // The proxy has read what was sent, or else has seen the connection, when it answers another.
+    let _ = stage.client().await.get("/").await;
+    tokio::time::pause();
+    tokio::time::advance(quiet).await;
+    tokio::time::resume();
+    client
+}
+
+async fn is_closed(client: &mut TcpStream) -> bool {
+    let mut rest = Vec::new();
+    soon("the end", client.read_to_end(&mut rest)).await.is_err() || rest.is_empty()
+}
+
+#[tokio::test]
+async fn who_says_nothing_or_says_it_slowly_is_disconnected() {
+    let stage = Stage::before(upstream(|_| async { Response::new(body::empty()) }).await).await;
+    for sent in ["", "P", "PRI * HTTP/2.0\r\n", "GET / HTTP/1.1\r\nhost: a\r\nx-slow"] {
+        assert!(is_closed(&mut after(&stage, sent, Duration::from_secs(31)).await).await, "{sent}");
+        // Until then there is time.
+        let mut client = after(&stage, sent, Duration::from_secs(29)).await;
+        client.write_all(b"").await.expect("still open");
+        if sent.starts_with("GET") {
+            write(&mut client, ": 1\r\n\r\n").await;
+            assert!(soon("the answer", read_head(&mut client)).await.starts_with("HTTP/1.1 200 OK\r\n"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_kept_for_as_long_as_clients_count_on() {
+    const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    let stage = Stage::before(upstream(|_| async { Response::new(body::empty()) }).await).await;
+    let mut client = stage.raw().await;
+    for _ in 0..3 {
+        write(&mut client, GET).await;
+        assert!(soon("the answer", read_head(&mut client)).await.starts_with("HTTP/1.1 200 OK\r\n"));
+        let _ = stage.client().await.get("/").await;
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(630)).await;
+        tokio::time::resume();
+    }
+    let _ = stage.client().await.get("/").await;
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(11)).await;
+    tokio::time::resume();
+    assert!(is_closed(&mut client).await);
+}

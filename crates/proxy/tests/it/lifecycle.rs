@@ -1,0 +1,113 @@
+//! From the first connection until nothing is left.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use hearth_proxy::serve::{self, Peer};
+use hearth_proxy::{Body, Config, body};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::stage::{Client, Handed, Source, Stage, abort, chunk, get, serving, soon, text, upstream};
+
+/// An upstream whose answers the test feeds.
+async fn fed(sources: &Handed<Source>) -> hearth_types::NodeAddress {
+    let hand = sources.hand();
+    upstream(move |_: Request<Incoming>| {
+        let (source, body) = Source::body();
+        hand(source);
+        std::future::ready(Response::new(body))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_drain_lets_answers_end_and_takes_no_new_connections() {
+    for http2 in [false, true] {
+        let mut sources = Handed::new();
+        let stage = Stage::before(fed(&sources).await).await;
+        let mut client = if http2 { Client::connect_http2(stage.address).await } else { stage.client().await };
+        let mut response = client.get("/").await;
+        let mut source = sources.take().await;
+        let mut silent = stage.raw().await;
+        // The silent connection has been accepted, too.
+        let idle = stage.client().await.get("/").await;
+        sources.take().await.end();
+        assert_eq!(text(idle).await, "");
+
+        stage.shutdown.cancel();
+        // Idle ones are closed at once.
+        assert_eq!(soon("the end", silent.read(&mut [0; 1])).await.expect("a proper end"), 0);
+        source.send("late").await;
+        assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("late"));
+        assert!(TcpStream::connect(stage.address).await.is_err());
+        source.end();
+        assert_eq!(chunk(response.body_mut()).await, None);
+        assert_eq!(soon("the drain", stage.served).await.expect("no panic"), 0);
+    }
+}
+
+#[tokio::test]
+async fn what_outlives_the_patience_is_cut() {
+    for http2 in [false, true] {
+        let mut sources = Handed::new();
+        let serving = serve::Config { drain_patience: Duration::from_millis(50), ..serving() };
+        let stage = Stage::with(fed(&sources).await, Config::for_guests(), serving).await;
+        let mut client = if http2 { Client::connect_http2(stage.address).await } else { stage.client().await };
+        let mut response = client.get("/").await;
+        let mut source = sources.take().await;
+        source.send("part").await;
+        assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("part"));
+        stage.shutdown.cancel();
+        assert_eq!(soon("the cut", stage.served).await.expect("no panic"), 1);
+        abort(response.body_mut()).await;
+    }
+}
+
+#[tokio::test]
+async fn dropping_the_server_cuts_everything() {
+    let mut sources = Handed::new();
+    let stage = Stage::before(fed(&sources).await).await;
+    let mut response = stage.client().await.get("/").await;
+    let _source = sources.take().await;
+    stage.served.abort();
+    abort(response.body_mut()).await;
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_served_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("proxy");
+    let listener = UnixListener::bind(&path).expect("a free path");
+    let service = tower::service_fn(|request: Request<Body>| async move {
+        let peer = request.extensions().get::<Peer>().copied();
+        Ok::<_, Infallible>(Response::new(body::full(format!("{peer:?}"))))
+    });
+    let shutdown = CancellationToken::new();
+    let served = tokio::spawn(serve::serve(listener, service, serving(), shutdown.clone()));
+    let stream = UnixStream::connect(&path).await.expect("it listens");
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a handshake");
+    tokio::spawn(connection);
+    assert_eq!(text(Client::Http1(sender).send(get("/")).await).await, "Some(Unix)");
+    shutdown.cancel();
+    assert_eq!(soon("the drain", served).await.expect("no panic"), 0);
+}
+
+#[tokio::test]
+async fn handlers_know_the_peer() {
+    let (listener, address) = crate::stage::listen().await;
+    let service = tower::service_fn(|request: Request<Body>| async move {
+        let peer = request.extensions().get::<Peer>().and_then(Peer::ip);
+        Ok::<_, Infallible>(Response::new(body::full(format!("{peer:?}"))))
+    });
+    let shutdown = CancellationToken::new();
+    let _end = shutdown.clone().drop_guard();
+    tokio::spawn(serve::serve(listener, service, serving(), shutdown));
+    for mut client in [Client::connect(address).await, Client::connect_http2(address).await] {
+        assert_eq!(text(client.get("/").await).await, "Some(127.0.0.1)");
+    }
+}

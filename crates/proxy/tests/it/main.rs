@@ -1,0 +1,10 @@
+//! The proxy between real sockets: clients and upstreams are other programs as far as it can tell.
+
+mod aborts;
+mod heads;
+mod lifecycle;
+mod limits;
+mod pool;
+mod stage;
+mod streaming;
+mod upgrades;

@@ -1,0 +1,278 @@
+//! Connections to upstreams are used again while that is safe.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hearth_proxy::{Config, body};
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+use crate::stage::{
+    Client, GROUP, Handed, Source, Stage, get, post, raw_upstream, read_head, serving, soon, text, until, upstream,
+    write,
+};
+
+async fn fine(_: Request<Incoming>) -> Response<hearth_proxy::Body> {
+    Response::new(body::full("fine"))
+}
+
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+/// Until the connections of answered requests are ready for the next.
+async fn settled(stage: &Stage, idle: usize) {
+    until("connections to be idle", || stage.engine.idle_connections() == idle).await;
+    assert_eq!(stage.engine.requests(&GROUP), 0);
+}
+
+#[tokio::test]
+async fn one_connection_serves_many_requests() {
+    let stage = Stage::before(upstream(fine).await).await;
+    let mut client = stage.client().await;
+    for _ in 0..20 {
+        assert_eq!(text(client.get("/").await).await, "fine");
+        assert_eq!(text(client.send(post("/", body::full("upload"))).await).await, "fine");
+        settled(&stage, 1).await;
+    }
+    assert_eq!(stage.dials(), 1);
+}
+
+#[tokio::test]
+async fn requests_at_the_same_time_have_a_connection_each_and_few_are_kept() {
+    const REQUESTS: usize = 8;
+    let mut sources = Handed::new();
+    let hand = sources.hand();
+    let upstream = upstream(move |_| {
+        let (source, body) = Source::body();
+        hand(source);
+        std::future::ready(Response::new(body))
+    })
+    .await;
+    let config = Config { idle_per_key_max: 3, ..Config::for_guests() };
+    let stage = Stage::with(upstream, config, serving()).await;
+    let mut client = Client::connect_http2(stage.address).await;
+    let mut responses = Vec::new();
+    for _ in 0..REQUESTS {
+        responses.push(client.get("/").await);
+    }
+    assert_eq!(stage.dials(), REQUESTS);
+    for response in responses {
+        sources.take().await.end();
+        assert_eq!(text(response).await, "");
+    }
+    settled(&stage, 3).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_the_upstream_ends_is_not_used_again() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nfine",
+        "HTTP/1.0 200 OK\r\ncontent-length: 4\r\n\r\nfine",
+        "HTTP/1.1 200 OK\r\n\r\nfine",
+    ] {
+        let upstream = raw_upstream(move |_, mut stream| async move {
+            read_head(&mut stream).await;
+            stream.read_exact(&mut [0; 6]).await.expect("the upload");
+            write(&mut stream, answer).await;
+        })
+        .await;
+        let stage = Stage::before(upstream).await;
+        let mut client = stage.client().await;
+        for dials in 1..4 {
+            let response = client.send(post("/", body::full("upload"))).await;
+            assert_eq!(text(response).await, "fine", "{answer}");
+            assert_eq!(stage.dials(), dials);
+        }
+    }
+}
+
+/// An upstream whose first connection answers one request and closes on the second without a word; all others answer. Counts
+/// the requests it has seen.
+async fn forgetful(requests: Arc<AtomicUsize>) -> hearth_types::NodeAddress {
+    raw_upstream(move |number, mut stream: TcpStream| {
+        let requests = Arc::clone(&requests);
+        async move {
+            loop {
+                let head = read_head(&mut stream).await;
+                if head.is_empty() {
+                    return;
+                }
+                let requests = requests.fetch_add(1, Ordering::SeqCst) + 1;
+                if head.contains("content-length: 6") {
+                    stream.read_exact(&mut [0; 6]).await.expect("the upload");
+                }
+                if number == 0 && requests == 2 {
+                    return;
+                }
+                write(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfine").await;
+            }
+        }
+    })
+    .await
+}
+
+async fn check_stale(request: Request<hearth_proxy::Body>, expected_status: u16, expected_seen: usize) {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let stage = Stage::before(forgetful(Arc::clone(&requests)).await).await;
+    let mut client = stage.client().await;
+    assert_eq!(text(client.get("/").await).await, "fine");
+    settled(&stage, 1).await;
+    let what = format!("{} {:?}", request.method(), request.headers());
+    let response = client.send(request).await;
+    assert_eq!(response.status().as_u16(), expected_status, "{what}");
+    assert_eq!(requests.load(Ordering::SeqCst), expected_seen, "{what}");
+}
+
+#[tokio::test]
+async fn a_request_that_met_a_closed_connection_is_sent_again_if_that_does_no_harm() {
+    let with = |method: Method| {
+        let mut request = get("/");
+        *request.method_mut() = method;
+        request
+    };
+    for method in [Method::GET, Method::HEAD, Method::OPTIONS, Method::DELETE, Method::PUT] {
+        check_stale(with(method), 200, 3).await;
+    }
+    // The upstream may have done what it was asked to.
+    check_stale(with(Method::POST), 502, 2).await;
+    check_stale(with(Method::PATCH), 502, 2).await;
+    // The body is gone.
+    check_stale(post("/", body::full("upload")), 502, 2).await;
+    let mut put = post("/", body::full("upload"));
+    *put.method_mut() = Method::PUT;
+    check_stale(put, 502, 2).await;
+}
+
+#[tokio::test]
+async fn a_request_that_nobody_answers_is_sent_again_only_once() {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&requests);
+    let upstream = raw_upstream(move |number, mut stream: TcpStream| {
+        let seen = Arc::clone(&seen);
+        async move {
+            while !read_head(&mut stream).await.is_empty() {
+                seen.fetch_add(1, Ordering::SeqCst);
+                if number > 0 || seen.load(Ordering::SeqCst) > 1 {
+                    return;
+                }
+                write(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfine").await;
+            }
+        }
+    })
+    .await;
+    let stage = Stage::before(upstream).await;
+    let mut client = stage.client().await;
+    assert_eq!(text(client.get("/").await).await, "fine");
+    settled(&stage, 1).await;
+    assert_eq!(client.get("/").await.status(), 502);
+    assert_eq!((requests.load(Ordering::SeqCst), stage.dials()), (3, 2));
+}
+
+#[tokio::test]
+async fn an_answer_that_broke_off_is_not_asked_for_again() {
+    let upstream = raw_upstream(|_, mut stream: TcpStream| async move {
+        read_head(&mut stream).await;
+        write(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfine").await;
+        read_head(&mut stream).await;
+        write(&mut stream, "HTTP/1.1 200 O").await;
+    })
+    .await;
+    let stage = Stage::before(upstream).await;
+    let mut client = stage.client().await;
+    assert_eq!(text(client.get("/").await).await, "fine");
+    settled(&stage, 1).await;
+    assert_eq!(client.get("/").await.status(), 502);
+    assert_eq!(stage.dials(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_closed_while_idle_is_never_noticed() {
+    let mut closed = Handed::new();
+    let hand = closed.hand();
+    let upstream = raw_upstream(move |_, mut stream| {
+        let hand = hand.clone();
+        async move {
+            read_head(&mut stream).await;
+            write(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfine").await;
+            drop(stream);
+            hand(());
+        }
+    })
+    .await;
+    let stage = Stage::before(upstream).await;
+    let mut client = stage.client().await;
+    for _ in 0..20 {
+        assert_eq!(text(client.get("/").await).await, "fine");
+        closed.take().await;
+    }
+}
+
+#[tokio::test]
+async fn idle_connections_grow_old() {
+    let stage = Stage::before(upstream(fine).await).await;
+    let mut client = stage.client().await;
+    assert_eq!(text(client.get("/").await).await, "fine");
+    settled(&stage, 1).await;
+    pass(Duration::from_secs(599)).await;
+    assert_eq!(text(client.get("/").await).await, "fine");
+    settled(&stage, 1).await;
+    assert_eq!(stage.dials(), 1);
+    // It began anew, and is over before a guest's own 640 s.
+    pass(Duration::from_secs(620)).await;
+    until("the old connection to be dropped", || stage.engine.idle_connections() == 0).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_repeated_takes_no_old_connection() {
+    let stage = Stage::before(upstream(fine).await).await;
+    let mut client = stage.client().await;
+    for dials in 1..5 {
+        assert_eq!(text(client.send(post("/", body::full("upload"))).await).await, "fine");
+        assert_eq!(stage.dials(), dials);
+        // The old one is replaced, not added to.
+        settled(&stage, 1).await;
+        pass(Duration::from_secs(4)).await;
+    }
+    // A repeatable one does.
+    assert_eq!(text(client.get("/").await).await, "fine");
+    assert_eq!(stage.dials(), 4);
+}
+
+#[tokio::test]
+async fn an_upstream_s_word_about_its_patience_counts() {
+    let answer = |_| async {
+        Response::builder().header("keep-alive", "timeout=5").body(body::full("fine")).expect("a response")
+    };
+    let stage = Stage::before(upstream(answer).await).await;
+    let mut client = stage.client().await;
+    for dials in 1..4 {
+        let response = client.get("/").await;
+        assert!(!response.headers().contains_key("keep-alive"));
+        assert_eq!(text(response).await, "fine");
+        assert_eq!(stage.dials(), dials);
+        settled(&stage, 1).await;
+        pass(Duration::from_millis(4100)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_talks_unasked_is_left() {
+    let upstream = raw_upstream(|_, mut stream: TcpStream| async move {
+        while !read_head(&mut stream).await.is_empty() {
+            write(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfineHTTP/1.1 200 OK\r\n").await;
+        }
+    })
+    .await;
+    let stage = Stage::before(upstream).await;
+    let mut client = stage.client().await;
+    for _ in 0..3 {
+        // What came after one answer is never the answer to the next request.
+        assert_eq!(text(soon("an answer", client.get("/")).await).await, "fine");
+    }
+}

@@ -1,0 +1,332 @@
+//! A proxy with a client on one side and an upstream on the other, all over sockets.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::channel::mpsc;
+use futures::{SinkExt, StreamExt};
+use hearth_proxy::body::{Body, boxed};
+use hearth_proxy::pages::Audience;
+use hearth_proxy::{Config, Engine, Error, Key, dial, serve};
+use hearth_types::{NodeAddress, SandboxId};
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// How long anything may take before a test says that it hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The one group of requests on a stage.
+pub(crate) const GROUP: &str = "sandbox";
+
+pub(crate) fn sandbox_id() -> SandboxId {
+    "i123".parse().expect("an id")
+}
+
+/// Fails the test instead of hanging.
+#[track_caller]
+pub(crate) fn soon<F: Future>(what: &'static str, future: F) -> impl Future<Output = F::Output> {
+    let hangs = move |_| panic!("waited too long for {what}");
+    async move { tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(hangs) }
+}
+
+/// Waits until something is so that other tasks are bringing about.
+pub(crate) async fn until(what: &'static str, so: impl Fn() -> bool) {
+    let look = async {
+        while !so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(what, look).await;
+}
+
+pub(crate) struct Stage {
+    pub(crate) address: SocketAddr,
+    pub(crate) engine: Engine<&'static str>,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) served: JoinHandle<usize>,
+    pub(crate) dials: Arc<AtomicUsize>,
+}
+
+impl Stage {
+    pub(crate) async fn before(upstream: NodeAddress) -> Self {
+        Self::with(upstream, Config::for_guests(), serving()).await
+    }
+
+    /// A proxy that does what a node's does.
+    pub(crate) async fn with(upstream: NodeAddress, config: Config, serving: serve::Config) -> Self {
+        let engine = Engine::new(config);
+        let dials = Arc::new(AtomicUsize::new(0));
+        let (listener, address) = listen().await;
+        let shutdown = CancellationToken::new();
+        let forward = {
+            let (engine, dials) = (engine.clone(), Arc::clone(&dials));
+            move |request: Request<Body>| {
+                let (engine, dials, upstream) = (engine.clone(), Arc::clone(&dials), upstream.clone());
+                async move { Ok::<_, Infallible>(answer(&engine, &dials, &upstream, request).await) }
+            }
+        };
+        let served = tokio::spawn(serve::serve(listener, tower::service_fn(forward), serving, shutdown.clone()));
+        Self { address, engine, shutdown, served, dials }
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        Client::connect(self.address).await
+    }
+
+    pub(crate) async fn raw(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.expect("the proxy listens")
+    }
+
+    pub(crate) fn dials(&self) -> usize {
+        self.dials.load(Ordering::SeqCst)
+    }
+}
+
+async fn answer(
+    engine: &Engine<&'static str>,
+    dials: &AtomicUsize,
+    upstream: &NodeAddress,
+    request: Request<Body>,
+) -> Response<Body> {
+    let audience = Audience::of(request.headers());
+    let connect = || {
+        dials.fetch_add(1, Ordering::SeqCst);
+        dial::node(upstream)
+    };
+    let key = Key { group: GROUP, port: Some(8080) };
+    let forwarded = engine.forward(&key, || dial::retry_refused(connect), request).await;
+    forwarded.unwrap_or_else(|error: Error| error.page(&sandbox_id(), 8080).response(audience))
+}
+
+pub(crate) fn serving() -> serve::Config {
+    serve::Config { connections_max: 1000, drain_patience: PATIENCE }
+}
+
+pub(crate) async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    (listener, address)
+}
+
+/// An upstream that hyper serves, one request after the other on each connection.
+pub(crate) async fn upstream<H, F>(handler: H) -> NodeAddress
+where
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let (listener, address) = listen().await;
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.expect("the listener works");
+            tokio::spawn(serve_http1(stream, handler.clone()));
+        }
+    });
+    NodeAddress::Tcp(address)
+}
+
+/// The same behind a Unix socket.
+pub(crate) async fn unix_upstream<H, F>(path: PathBuf, handler: H) -> NodeAddress
+where
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let listener = UnixListener::bind(&path).expect("a free path");
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.expect("the listener works");
+            tokio::spawn(serve_http1(stream, handler.clone()));
+        }
+    });
+    NodeAddress::Unix(path)
+}
+
+async fn serve_http1<S, H, F>(stream: S, handler: H)
+where
+    S: dial::Io,
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let answer = handler(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    // Tests break connections on purpose.
+    let _ = connection.with_upgrades().await;
+}
+
+/// An upstream that does with the n-th connection what `script` says.
+pub(crate) async fn raw_upstream<H, F>(script: H) -> NodeAddress
+where
+    H: Fn(usize, TcpStream) -> F + Send + Sync + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (listener, address) = listen().await;
+    tokio::spawn(async move {
+        for number in 0.. {
+            let (stream, _) = listener.accept().await.expect("the listener works");
+            tokio::spawn(script(number, stream));
+        }
+    });
+    NodeAddress::Tcp(address)
+}
+
+/// Reads a head, byte by byte so as not to take more.
+pub(crate) async fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => break,
+        }
+    }
+    String::from_utf8(head).expect("heads are ASCII")
+}
+
+pub(crate) async fn write(stream: &mut TcpStream, text: &str) {
+    stream.write_all(text.as_bytes()).await.expect("the other side reads");
+}
+
+/// A body whose chunks the test sends one by one.
+pub(crate) struct Source(mpsc::UnboundedSender<Result<Frame<Bytes>, std::io::Error>>);
+
+impl Source {
+    pub(crate) fn body() -> (Self, Body) {
+        let (sender, receiver) = mpsc::unbounded();
+        (Self(sender), boxed(StreamBody::new(receiver)))
+    }
+
+    pub(crate) async fn send(&mut self, chunk: &'static str) {
+        self.0.send(Ok(Frame::data(Bytes::from_static(chunk.as_bytes())))).await.expect("somebody reads");
+    }
+
+    pub(crate) async fn send_trailers(&mut self, trailers: http::HeaderMap) {
+        self.0.send(Ok(Frame::trailers(trailers))).await.expect("somebody reads");
+    }
+
+    /// Whether nobody reads the body any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    pub(crate) fn end(self) {}
+}
+
+/// What is handed from one task of a test to another.
+pub(crate) struct Handed<T> {
+    sender: mpsc::UnboundedSender<T>,
+    receiver: mpsc::UnboundedReceiver<T>,
+}
+
+impl<T: Send> Handed<T> {
+    pub(crate) fn new() -> Self {
+        let (sender, receiver) = mpsc::unbounded();
+        Self { sender, receiver }
+    }
+
+    pub(crate) fn hand(&self) -> impl Fn(T) + Clone + Send + Sync + use<T> {
+        let sender = self.sender.clone();
+        move |value| sender.unbounded_send(value).expect("the test waits for it")
+    }
+
+    pub(crate) async fn take(&mut self) -> T {
+        soon("something handed over", self.receiver.next()).await.expect("the sender is here")
+    }
+}
+
+/// The next chunk of a body as text, `None` at its end. HTTP/2 may end with an empty one.
+pub(crate) async fn chunk(body: &mut Incoming) -> Option<String> {
+    loop {
+        let frame = soon("a chunk", body.frame()).await?.expect("the body goes on");
+        let data = frame.into_data().expect("no trailers");
+        if !data.is_empty() {
+            return Some(String::from_utf8(data.to_vec()).expect("text"));
+        }
+    }
+}
+
+/// Waits for the abort of a body of which nothing is left.
+pub(crate) async fn abort(body: &mut Incoming) {
+    match soon("an abort", body.frame()).await {
+        Some(Err(_)) => {}
+        other => panic!("expected an abort, got {other:?}"),
+    }
+}
+
+/// The whole of a body as text.
+pub(crate) async fn text(response: Response<Incoming>) -> String {
+    let bytes = soon("a body", response.into_body().collect()).await.expect("the body ends").to_bytes();
+    String::from_utf8(bytes.to_vec()).expect("text")
+}
+
+/// A client with one connection, either HTTP/1.1 or HTTP/2.
+pub(crate) enum Client {
+    Http1(hyper::client::conn::http1::SendRequest<Body>),
+    Http2(hyper::client::conn::http2::SendRequest<Body>),
+}
+
+impl Client {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.expect("the proxy listens");
+        stream.set_nodelay(true).expect("a TCP socket");
+        let (sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a handshake");
+        tokio::spawn(connection.with_upgrades());
+        Self::Http1(sender)
+    }
+
+    pub(crate) async fn connect_http2(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.expect("the proxy listens");
+        stream.set_nodelay(true).expect("a TCP socket");
+        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        builder.max_header_list_size(256 << 10);
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.expect("a handshake");
+        tokio::spawn(connection);
+        Self::Http2(sender)
+    }
+
+    pub(crate) async fn try_send(&mut self, mut request: Request<Body>) -> Result<Response<Incoming>, hyper::Error> {
+        match self {
+            Self::Http1(sender) => {
+                soon("the connection", sender.ready()).await?;
+                soon("an answer", sender.send_request(request)).await
+            }
+            Self::Http2(sender) => {
+                let uri = format!("http://8080-i123.example.com{}", request.uri());
+                *request.uri_mut() = uri.parse().expect("a URI");
+                request.headers_mut().remove("host");
+                soon("an answer", sender.send_request(request)).await
+            }
+        }
+    }
+
+    pub(crate) async fn send(&mut self, request: Request<Body>) -> Response<Incoming> {
+        self.try_send(request).await.expect("an answer")
+    }
+
+    pub(crate) async fn get(&mut self, path: &str) -> Response<Incoming> {
+        self.send(get(path)).await
+    }
+}
+
+pub(crate) fn get(path: &str) -> Request<Body> {
+    let request = Request::get(path).header("host", "8080-i123.example.com");
+    request.body(hearth_proxy::body::empty()).expect("a request")
+}
+
+pub(crate) fn post(path: &str, body: Body) -> Request<Body> {
+    Request::post(path).header("host", "8080-i123.example.com").body(body).expect("a request")
+}

@@ -1,0 +1,235 @@
+//! Both directions stream, at the same time, without being held back.
+
+use std::sync::Mutex;
+
+use hearth_proxy::body::{self, Body, boxed};
+use hearth_types::NodeAddress;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::stage::{
+    Client, Handed, Source, Stage, chunk, get, post, raw_upstream, read_head, soon, text, unix_upstream, upstream,
+    write,
+};
+
+const PIECES: [&str; 4] = ["data: one\n\n", "data: two\n\n", "x", "data: four\n\n"];
+
+/// Hands out a body that the test feeds, once.
+fn fed(body: Body) -> impl Fn(Request<Incoming>) -> std::future::Ready<Response<Body>> + Clone + Send + Sync {
+    let body = std::sync::Arc::new(Mutex::new(Some(body)));
+    move |_| {
+        let body = body.lock().expect("no panic").take().expect("one request");
+        let response = Response::builder().header("content-type", "text/event-stream").body(body);
+        std::future::ready(response.expect("a response"))
+    }
+}
+
+async fn check_download(upstream: NodeAddress, mut source: Source, http2: bool) {
+    let stage = Stage::before(upstream).await;
+    let mut client = if http2 { Client::connect_http2(stage.address).await } else { stage.client().await };
+    let mut response = client.get("/events").await;
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    for piece in PIECES {
+        source.send(piece).await;
+        // The next piece is only made after this one has arrived.
+        assert_eq!(chunk(response.body_mut()).await.as_deref(), Some(piece));
+    }
+    source.end();
+    assert_eq!(chunk(response.body_mut()).await, None);
+}
+
+#[tokio::test]
+async fn each_piece_arrives_before_the_next_is_sent() {
+    for http2 in [false, true] {
+        let (source, body) = Source::body();
+        check_download(upstream(fed(body)).await, source, http2).await;
+    }
+}
+
+#[tokio::test]
+async fn each_piece_arrives_over_a_unix_socket() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (source, body) = Source::body();
+    check_download(unix_upstream(folder.path().join("upstream"), fed(body)).await, source, false).await;
+}
+
+#[tokio::test]
+async fn each_piece_of_an_upload_arrives_before_the_next_is_sent() {
+    for http2 in [false, true] {
+        let mut received = Handed::new();
+        let hand = received.hand();
+        let upstream = upstream(move |mut request: Request<Incoming>| {
+            let hand = hand.clone();
+            async move {
+                while let Some(piece) = chunk(request.body_mut()).await {
+                    hand(piece);
+                }
+                Response::new(body::full("done"))
+            }
+        })
+        .await;
+        let stage = Stage::before(upstream).await;
+        let mut client = if http2 { Client::connect_http2(stage.address).await } else { stage.client().await };
+        let (mut source, body) = Source::body();
+        let pieces = async {
+            for piece in PIECES {
+                source.send(piece).await;
+                assert_eq!(received.take().await, piece);
+            }
+            source.end();
+        };
+        let (response, ()) = tokio::join!(client.send(post("/", body)), pieces);
+        assert_eq!(text(response).await, "done");
+    }
+}
+
+#[tokio::test]
+async fn both_directions_flow_at_the_same_time() {
+    let echo = |request: Request<Incoming>| async move { Response::new(boxed(request.into_body())) };
+    let stage = Stage::before(upstream(echo).await).await;
+    for mut client in [stage.client().await, Client::connect_http2(stage.address).await] {
+        let (mut source, body) = Source::body();
+        let mut response = client.send(post("/", body)).await;
+        for piece in PIECES {
+            source.send(piece).await;
+            assert_eq!(chunk(response.body_mut()).await.as_deref(), Some(piece));
+        }
+        source.end();
+        assert_eq!(chunk(response.body_mut()).await, None);
+    }
+}
+
+#[tokio::test]
+async fn an_early_answer_arrives_and_the_upload_goes_on() {
+    let mut rest = Handed::new();
+    let hand = rest.hand();
+    let upstream = upstream(move |request: Request<Incoming>| {
+        let hand = hand.clone();
+        // Answers at once, and reads the upload afterwards.
+        tokio::spawn(async move {
+            let upload = request.into_body().collect().await.expect("the upload ends").to_bytes();
+            hand(String::from_utf8(upload.to_vec()).expect("text"));
+        });
+        async { Response::new(body::full("early")) }
+    })
+    .await;
+    let stage = Stage::before(upstream).await;
+    let mut client = stage.client().await;
+    let (mut source, body) = Source::body();
+    assert_eq!(text(client.send(post("/", body)).await).await, "early");
+    source.send("late").await;
+    source.end();
+    assert_eq!(rest.take().await, "late");
+    // Both connections are good for another request.
+    let (source, body) = Source::body();
+    source.end();
+    assert_eq!(text(client.send(post("/", body)).await).await, "early");
+}
+
+#[tokio::test]
+async fn an_upload_that_is_refused_early_still_shows_the_refusal() {
+    const UPLOAD_BYTES: usize = 24 << 20;
+    let upstream = raw_upstream(|_, mut stream| async move {
+        read_head(&mut stream).await;
+        write(&mut stream, "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 2\r\n\r\nno").await;
+        // Closed with the upload unread, so that the rest of it is answered with a reset.
+    })
+    .await;
+    let stage = Stage::before(upstream).await;
+    let mut client = stage.raw().await;
+    // A client that looks for an answer only when it has sent everything.
+    write(&mut client, &format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {UPLOAD_BYTES}\r\n\r\n")).await;
+    soon("the upload", client.write_all(&vec![b'x'; UPLOAD_BYTES])).await.expect("the proxy takes all of it");
+    assert!(read_head(&mut client).await.starts_with("HTTP/1.1 401 Unauthorized\r\n"));
+    let mut answer = [0; 2];
+    client.read_exact(&mut answer).await.expect("the body");
+    assert_eq!(&answer, b"no");
+}
+
+#[tokio::test]
+async fn an_upload_that_nobody_reads_still_shows_the_proxy_s_own_answer() {
+    const UPLOAD_BYTES: usize = 24 << 20;
+    let (listener, address) = crate::stage::listen().await;
+    drop(listener);
+    let stage = Stage::before(NodeAddress::Tcp(address)).await;
+    let mut client = stage.raw().await;
+    write(&mut client, &format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {UPLOAD_BYTES}\r\n\r\n")).await;
+    soon("the upload", client.write_all(&vec![b'x'; UPLOAD_BYTES])).await.expect("the proxy takes all of it");
+    assert!(read_head(&mut client).await.starts_with("HTTP/1.1 502 Bad Gateway\r\n"));
+}
+
+#[tokio::test]
+async fn trailers_pass_both_ways() {
+    let echo = |request: Request<Incoming>| async move {
+        let collected = request.into_body().collect().await.expect("a body");
+        let trailers = collected.trailers().cloned().unwrap_or_default();
+        let (mut source, body) = Source::body();
+        source.send("body").await;
+        source.send_trailers(trailers).await;
+        Response::builder().header("trailer", "x-sum").body(body).expect("a response")
+    };
+    let stage = Stage::before(upstream(echo).await).await;
+    for mut client in [stage.client().await, Client::connect_http2(stage.address).await] {
+        let (mut source, body) = Source::body();
+        source.send("body").await;
+        let trailers: HeaderMap =
+            [("x-sum".parse().expect("a name"), HeaderValue::from_static("42"))].into_iter().collect();
+        source.send_trailers(trailers.clone()).await;
+        source.end();
+        let mut request = post("/", body);
+        request.headers_mut().insert("te", HeaderValue::from_static("trailers"));
+        request.headers_mut().insert("trailer", HeaderValue::from_static("x-sum"));
+        let answer = client.send(request).await.into_body().collect().await.expect("a body");
+        assert_eq!(answer.trailers(), Some(&trailers));
+    }
+}
+
+#[tokio::test]
+async fn a_stream_may_be_silent_for_days() {
+    let (mut source, body) = Source::body();
+    let stage = Stage::before(upstream(fed(body)).await).await;
+    let mut client = stage.client().await;
+    let mut response = client.get("/").await;
+    source.send("before").await;
+    assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("before"));
+    tokio::time::pause();
+    tokio::time::advance(std::time::Duration::from_secs(3 * 24 * 60 * 60)).await;
+    tokio::time::resume();
+    source.send("after").await;
+    assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("after"));
+}
+
+#[tokio::test]
+async fn lengths_methods_and_statuses_pass() {
+    let handler = |request: Request<Incoming>| async move {
+        let method = request.method().to_string();
+        let response = Response::builder().header("x-method", method);
+        match request.uri().path() {
+            "/empty" => response.status(204).body(body::empty()),
+            "/head" => response.header("content-length", "12345").body(body::empty()),
+            "/teapot" => response.status(418).body(body::full("tea")),
+            _ => response.body(body::full("fallback")),
+        }
+        .expect("a response")
+    };
+    let stage = Stage::before(upstream(handler).await).await;
+    for mut client in [stage.client().await, Client::connect_http2(stage.address).await] {
+        assert_eq!(client.get("/empty").await.status(), 204);
+        let mut head = get("/head");
+        *head.method_mut() = http::Method::HEAD;
+        let response = client.send(head).await;
+        assert_eq!(response.headers()["content-length"], "12345");
+        assert_eq!(text(response).await, "");
+        let response = client.get("/teapot").await;
+        assert_eq!(response.status(), 418);
+        assert_eq!(response.headers()["content-length"], "3");
+        assert_eq!(text(response).await, "tea");
+        let mut custom = post("/", body::empty());
+        *custom.method_mut() = "PROPFIND".parse().expect("a method");
+        assert_eq!(client.send(custom).await.headers()["x-method"], "PROPFIND");
+    }
+    // Eight requests one after the other, of two clients: one connection was enough.
+    assert_eq!(stage.dials(), 1);
+}

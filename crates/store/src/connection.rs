@@ -1,0 +1,269 @@
+//! Opening and closing the database, and the turn to write.
+//!
+//! SQLite has one writer at a time. Within this process writers wait in a fair queue ([`Store::begin`]) instead of
+//! polling the file's lock; between processes the busy timeout polls it. Readers use snapshots of the write-ahead log
+//! and wait for nobody. Each commit is synced before it is acknowledged.
+//!
+//! Lock rule: a [`Write`] holds the only in-process lock, for one short transaction without any IO but the database's.
+//! A task that holds one begins no other.
+
+use std::fmt::{self, Display};
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sea_orm::{
+    ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbErr, SqliteTransactionMode,
+    TransactionOptions, TransactionTrait,
+};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use crate::error::{Cause, Error, failed};
+use crate::migration;
+
+/// Connections of one store: one writes, the others read. Queries take well below a millisecond, so few are enough.
+const CONNECTIONS_MAX: u32 = 4;
+/// How long a write waits for another process to finish its own.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a call waits for a connection when all are in use.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Attempts to open a database that another process is just changing to write-ahead logging, for which SQLite cannot
+/// wait by itself (<https://www.sqlite.org/c3ref/busy_handler.html>).
+const OPEN_ATTEMPTS: u32 = 50;
+/// Pause between them: that change takes a few milliseconds.
+const OPEN_PAUSE: Duration = Duration::from_millis(100);
+/// The database's mode: it holds metadata and environments of sandboxes.
+const FILE_MODE: u32 = 0o600;
+
+/// Where the rows are.
+#[derive(Clone)]
+pub struct Config {
+    /// `sqlite:///absolute/path?mode=rwc`. See [`Config::sqlite`].
+    pub url: String,
+}
+
+impl Config {
+    /// The SQLite file at `path`, created if it is missing. `None`: the path is not UTF-8.
+    #[must_use]
+    pub fn sqlite(path: &Path) -> Option<Self> {
+        // A path that says `%`, `?` or `#` must not be taken for a URL that does.
+        let path = path.to_str()?.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+        Some(Self { url: format!("sqlite://{path}?mode=rwc") })
+    }
+
+    /// The SQLite file.
+    fn file(&self) -> Result<PathBuf, &'static str> {
+        const EXPECTED: &str = "the address of a SQLite file, `sqlite://PATH?mode=rwc`, is expected";
+        if !self.url.starts_with("sqlite:") {
+            return Err(EXPECTED);
+        }
+        let options: SqliteConnectOptions = self.url.parse().map_err(|_| EXPECTED)?;
+        let path = options.get_filename();
+        if path.as_os_str().is_empty() {
+            return Err(EXPECTED);
+        }
+        // Each connection would have a memory of its own, and a restart would lose what was acknowledged.
+        if self.url.contains(":memory:") || self.has_parameter("mode=memory") {
+            return Err("a database in memory does not outlive the process");
+        }
+        Ok(path.to_owned())
+    }
+
+    fn has_parameter(&self, parameter: &str) -> bool {
+        self.url.split_once('?').is_some_and(|(_, query)| query.split('&').any(|found| found == parameter))
+    }
+
+    /// The address without its credentials, for messages.
+    fn display(&self) -> String {
+        let Some((scheme, rest)) = self.url.split_once("://") else { return self.url.clone() };
+        match rest.rsplit_once('@') {
+            Some((_, host)) if scheme != "sqlite" => format!("{scheme}://{host}"),
+            _ => self.url.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").field("url", &self.display()).finish()
+    }
+}
+
+/// The durable rows. Cheap to clone: clones share connections and the turn to write.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pub(crate) database: DatabaseConnection,
+    turn: Arc<Mutex<()>>,
+}
+
+impl Store {
+    /// Opens the database, creates it if the address says so, and brings its tables up to date. Several processes may
+    /// do so at once. A dropped call leaves an empty or an up-to-date database.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`], [`Error::CreateFile`], [`Error::Open`], [`Error::Newer`], [`Error::Migrate`].
+    pub async fn open(config: &Config) -> Result<Self, Error> {
+        let url = config.display();
+        let path = config.file().map_err(|rule| Error::Unsupported { url: url.clone(), rule })?;
+        if config.has_parameter("mode=rwc") {
+            create_private(&path).map_err(|source| Error::CreateFile { path: path.display().to_string(), source })?;
+        }
+        let database = connect(config).await.map_err(|source| Error::Open { url: url.clone(), source })?;
+        let store = Self { database, turn: Arc::new(Mutex::new(())) };
+        match migration::run(&store, &url).await {
+            Ok(()) => Ok(store),
+            Err(error) => {
+                store.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for what runs and closes all connections, also those of clones; calls after it fail. Idempotent.
+    pub async fn close(&self) {
+        if let Err(error) = self.database.close_by_ref().await {
+            tracing::warn!(%error, "closing the database");
+        }
+    }
+
+    /// Begins a transaction that writes, when it is its turn. Dropping it undoes it.
+    pub(crate) async fn begin(&self, action: &'static str, subject: impl Display + Send) -> Result<Write, Error> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let options = TransactionOptions {
+            // The lock is taken before anything is read, so that no decision rests on what another process changes.
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        let subject = subject.to_string();
+        let transaction = self.database.begin_with_options(options).await.map_err(failed(action, &subject))?;
+        Ok(Write { transaction, _turn: turn, action, subject })
+    }
+}
+
+/// A transaction that has its turn to write. Dropping it undoes it, before the next one begins.
+pub(crate) struct Write {
+    // In this order: the undoing of a dropped transaction is queued before the turn ends.
+    pub(crate) transaction: DatabaseTransaction,
+    _turn: OwnedMutexGuard<()>,
+    action: &'static str,
+    subject: String,
+}
+
+impl Write {
+    /// Makes the changes durable.
+    pub(crate) async fn commit(self) -> Result<(), Error> {
+        let Self { transaction, _turn, action, subject } = self;
+        transaction.commit().await.map_err(|error| Error::Commit { action, subject, source: Cause::from(error) })
+    }
+
+    /// What a query of this transaction failed to do.
+    pub(crate) fn failed(&self, error: DbErr) -> Error {
+        failed(self.action, &self.subject)(error)
+    }
+}
+
+/// SQLite gives the log files the mode of the database.
+fn create_private(path: &Path) -> std::io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+async fn connect(config: &Config) -> Result<DatabaseConnection, Cause> {
+    let mut options = ConnectOptions::new(&config.url);
+    options
+        .max_connections(CONNECTIONS_MAX)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        // A file does not hang up.
+        .test_before_acquire(false)
+        // Statements carry the contents of rows.
+        .sqlx_logging(false)
+        .record_stmt_in_spans(false)
+        .map_sqlx_sqlite_opts(|options| {
+            options
+                .journal_mode(SqliteJournalMode::Wal)
+                .synchronous(SqliteSynchronous::Full)
+                .foreign_keys(true)
+                .busy_timeout(BUSY_TIMEOUT)
+        });
+    let mut attempt = 1;
+    loop {
+        match Database::connect(options.clone()).await.map_err(Cause::from) {
+            Err(cause) if cause.is_busy() && attempt < OPEN_ATTEMPTS => attempt += 1,
+            outcome => return outcome,
+        }
+        tokio::time::sleep(OPEN_PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::{ConnectionTrait as _, Statement};
+
+    use super::*;
+
+    fn config(folder: &tempfile::TempDir) -> Config {
+        Config::sqlite(&folder.path().join("hearth.db")).expect("the path is UTF-8")
+    }
+
+    #[tokio::test]
+    async fn every_connection_keeps_what_it_acknowledges() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(&config(&folder)).await.expect("an empty database");
+        let mut held = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            // A transaction keeps its connection, so that the next one asks another.
+            held.push(store.database.begin().await.expect("a connection"));
+            let asked = held.last().expect("just begun");
+            for (name, expected) in [("journal_mode", "wal"), ("synchronous", "2"), ("foreign_keys", "1")] {
+                let sql = format!("PRAGMA {name}");
+                let row = asked.query_one_raw(Statement::from_string(asked.get_database_backend(), sql)).await;
+                let row = row.expect("a query").expect("a row");
+                let found =
+                    row.try_get_by::<String, _>(0).or_else(|_| row.try_get_by::<i64, _>(0).map(|n| n.to_string()));
+                assert_eq!(found.expect("a value"), expected, "{name}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_database_that_another_process_writes_is_busy() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(&config(&folder)).await.expect("an empty database");
+        let mut options = ConnectOptions::new(&config(&folder).url);
+        options.map_sqlx_sqlite_opts(|options| options.busy_timeout(Duration::ZERO));
+        let other = Store { database: Database::connect(options).await.expect("it opens"), ..second(&store) };
+        let write = store.begin("writing", "something").await.expect("the first turn");
+        let error = other.begin("writing", "something").await.map(drop).expect_err("the lock is held");
+        assert!(error.is_retryable() && !error.is_effect_unknown(), "{error:?}");
+        assert_eq!(error.to_string(), "writing something");
+        drop(write);
+        store.begin("writing", "something").await.expect("a dropped turn is over").commit().await.expect("no change");
+        other.begin("writing", "something").await.expect("the lock is free");
+    }
+
+    /// Another process has a queue of its own.
+    fn second(store: &Store) -> Store {
+        Store { turn: Arc::default(), ..store.clone() }
+    }
+
+    #[test]
+    fn credentials_are_not_printed() {
+        for (url, shown) in [
+            ("postgres://user:hunter2@host:5432/hearth", "postgres://host:5432/hearth"),
+            ("postgres://user:hunter@2@host/hearth", "postgres://host/hearth"),
+            ("sqlite:///home/me@home/hearth.db", "sqlite:///home/me@home/hearth.db"),
+            ("sqlite:hearth.db", "sqlite:hearth.db"),
+        ] {
+            let config = Config { url: url.to_owned() };
+            assert_eq!(config.display(), shown);
+            assert_eq!(format!("{config:?}"), format!("Config {{ url: {shown:?} }}"));
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The tables, as sea-orm sees them. They never leave the crate.
+//!
+//! The derives make public items that nothing outside can reach.
+#![allow(unreachable_pub)]
+
+pub(crate) mod api_key;
+pub(crate) mod build;
+pub(crate) mod sandbox;
+pub(crate) mod tag_assignment;
+pub(crate) mod team;
+pub(crate) mod template;
+pub(crate) mod template_alias;

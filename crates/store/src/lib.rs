@@ -1,0 +1,43 @@
+//! Durable rows: teams, API keys, templates with their aliases, tags and builds, and the sandboxes that should exist.
+//!
+//! The control role is the only writer of these facts, the store is where they are. It says what *should* be; what
+//! *is*, nodes say, and reconcilers of the control role close the gap.
+//!
+//! ```text
+//!   Store ── connection   opening: WAL, every commit synced, one writer at a time; closing
+//!     ├──── team          teams, API keys, who presents a key            key: secrets, hashes and masks of API keys
+//!     ├──── template      templates, aliases, tags, builds; what a reference means
+//!     └──── sandbox       intended state of sandboxes, fenced by execution id; lists
+//!   row                   between column values and domain values        entity, migration: the tables
+//! ```
+//!
+//! * **Atomic and durable**: a call that returned `Ok` is on the disk. One that returned an error changed nothing,
+//!   except where [`Error::is_effect_unknown`] says otherwise.
+//! * **Cancel safety**: a read may be dropped at any time. A dropped write has happened wholly or not at all, and the
+//!   caller does not know which: hand writes to a task that is not dropped with a connection.
+//! * **Time** is kept in microseconds: what is read back is what was written, cut to those.
+//! * **No locks of callers**: writes wait in order for the one writer; reads never wait for it.
+//!
+//! SQLite is the only backend so far. Rows are sea-orm entities and never leave the crate.
+
+#![forbid(unsafe_code)]
+
+mod connection;
+mod entity;
+mod error;
+pub mod key;
+mod migration;
+mod row;
+mod sandbox;
+mod team;
+mod template;
+
+pub use connection::{Config, Store};
+pub use error::{Cause, Error};
+pub use key::{KeyHash, KeyMask, KeySecret};
+pub use sandbox::{
+    Expiry, InsertSandboxError, Order, PAGE_MAX, Sandbox, SandboxCursor, SandboxPage, SandboxQuery, SandboxState,
+    Started, StateMove, UpdateSandboxError,
+};
+pub use team::{ApiKey, CreateApiKeyError, CreateTeamError, Limits, NewTeam, Standing, Team};
+pub use template::{Alias, Build, BuildStatus, NewBuild, RegisterBuildError, ResolveError, Resolved, Template};

@@ -1,0 +1,40 @@
+//! The tables, step by step. Steps are only added, never changed once released, and never undone: going back is
+//! restoring a copy. A step says the names of tables and columns itself, because entities change with later steps.
+//!
+//! All pending steps run in one transaction that has the database's only write lock: of processes that open a database
+//! at once one brings it up to date and the others find that done, and a step that fails leaves what was there before.
+
+mod m0001_first_tables;
+
+use sea_orm::{DbErr, EntityTrait as _, QueryOrder as _};
+use sea_orm_migration::{MigrationTrait, MigratorTrait, seaql_migrations};
+
+use crate::connection::Store;
+use crate::error::{Cause, Error};
+
+struct Steps;
+
+impl MigratorTrait for Steps {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m0001_first_tables::Step)]
+    }
+}
+
+/// Brings the tables up to date, unless a newer version did so before.
+pub(crate) async fn run(store: &Store, url: &str) -> Result<(), Error> {
+    let failed = |error: DbErr| Error::Migrate { url: url.to_owned(), source: Cause::from(error) };
+    let write = store.begin("bringing up to date", "the tables").await?;
+    Steps::install(&write.transaction).await.map_err(failed)?;
+    let applied = seaql_migrations::Entity::find()
+        .order_by_asc(seaql_migrations::Column::Version)
+        .all(&write.transaction)
+        .await
+        .map_err(failed)?;
+    let known = Steps::migrations();
+    let newer = applied.into_iter().find(|row| known.iter().all(|step| step.name() != row.version));
+    if let Some(newer) = newer {
+        return Err(Error::Newer { url: url.to_owned(), migration: newer.version });
+    }
+    Steps::up(&write.transaction, None).await.map_err(failed)?;
+    write.commit().await
+}

@@ -1,0 +1,109 @@
+//! Between a sandbox and its row.
+
+use hearth_types::{BuildId, ExecutionId, Resources, TeamId};
+use sea_orm::ActiveValue::Set;
+
+use super::{Sandbox, SandboxState};
+use crate::entity::sandbox::{self, Texts};
+use crate::error::Error;
+use crate::row::{Reading, UnknownWord, micros, millis};
+
+pub(super) fn read_state(reading: &Reading, text: &str) -> Result<SandboxState, Error> {
+    let known = SandboxState::ALL.into_iter().find(|known| known.as_str() == text);
+    known.ok_or_else(|| reading.damaged("state", UnknownWord(text.to_owned())))
+}
+
+pub(super) fn row(sandbox: &Sandbox) -> sandbox::ActiveModel {
+    let Sandbox {
+        sandbox_id,
+        execution_id,
+        team_id,
+        template_id,
+        build_id,
+        alias,
+        node_id,
+        state,
+        metadata,
+        env_vars,
+        envd_version,
+        secured,
+        allow_internet_access,
+        timeout,
+        started_at,
+        end_at,
+        resources: Resources { vcpus, memory_mib, disk_mib },
+    } = sandbox;
+    sandbox::ActiveModel {
+        id: Set(sandbox_id.as_str().to_owned()),
+        execution_id: Set(execution_id.as_uuid()),
+        team_id: Set(team_id.as_uuid()),
+        template_id: Set(template_id.as_str().to_owned()),
+        build_id: Set(build_id.as_uuid()),
+        alias: Set(alias.clone()),
+        node_id: Set(node_id.as_str().to_owned()),
+        state: Set(state.as_str().to_owned()),
+        metadata: Set(Texts(metadata.clone())),
+        env_vars: Set(Texts(env_vars.clone())),
+        envd_version: Set(envd_version.clone()),
+        secured: Set(*secured),
+        allow_internet_access: Set(*allow_internet_access),
+        timeout_ms: Set(millis(*timeout)),
+        started_at_us: Set(micros(*started_at)),
+        end_at_us: Set(micros(*end_at)),
+        vcpus: Set(i64::from(*vcpus)),
+        memory_mib: Set(i64::from(*memory_mib)),
+        disk_mib: Set(i64::from(*disk_mib)),
+    }
+}
+
+impl TryFrom<sandbox::Model> for Sandbox {
+    type Error = Error;
+
+    fn try_from(row: sandbox::Model) -> Result<Self, Error> {
+        let sandbox::Model {
+            id,
+            execution_id,
+            team_id,
+            template_id,
+            build_id,
+            alias,
+            node_id,
+            state,
+            metadata: Texts(metadata),
+            env_vars: Texts(env_vars),
+            envd_version,
+            secured,
+            allow_internet_access,
+            timeout_ms,
+            started_at_us,
+            end_at_us,
+            vcpus,
+            memory_mib,
+            disk_mib,
+        } = row;
+        let reading = Reading::new("sandbox", &id);
+        Ok(Self {
+            sandbox_id: reading.text("id", &id)?,
+            execution_id: ExecutionId::from_uuid(execution_id),
+            team_id: TeamId::from_uuid(team_id),
+            template_id: reading.text("template_id", &template_id)?,
+            build_id: BuildId::from_uuid(build_id),
+            alias,
+            node_id: reading.text("node_id", &node_id)?,
+            state: read_state(&reading, &state)?,
+            metadata,
+            env_vars,
+            envd_version,
+            secured,
+            allow_internet_access,
+            timeout: reading.length("timeout_ms", timeout_ms)?,
+            started_at: reading.time("started_at_us", started_at_us)?,
+            end_at: reading.time("end_at_us", end_at_us)?,
+            resources: Resources {
+                vcpus: reading.number("vcpus", vcpus)?,
+                memory_mib: reading.number("memory_mib", memory_mib)?,
+                disk_mib: reading.number("disk_mib", disk_mib)?,
+            },
+        })
+    }
+}

@@ -1,0 +1,158 @@
+//! What every backend of the store does, as one suite over a [`Store`] on an empty database; and what only files do.
+
+#[path = "conformance/files.rs"]
+mod files;
+#[path = "conformance/lists.rs"]
+mod lists;
+#[path = "conformance/sandboxes.rs"]
+mod sandboxes;
+#[path = "conformance/teams.rs"]
+mod teams;
+#[path = "conformance/templates.rs"]
+mod templates;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hearth_store::{Alias, Build, Config, Limits, NewBuild, NewTeam, Sandbox, SandboxState, Store, Team};
+use hearth_types::{BuildId, ExecutionId, Resources, SandboxId, Tag, TemplateId, TemplateReference};
+use jiff::Timestamp;
+use sea_orm::{ConnectionTrait as _, Database};
+use tempfile::TempDir;
+
+/// An empty database.
+struct Fixture {
+    store: Store,
+    config: Config,
+    folder: TempDir,
+}
+
+impl Fixture {
+    async fn sqlite() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = Config::sqlite(&folder.path().join("hearth.db")).expect("the path is UTF-8");
+        let store = Store::open(&config).await.expect("an empty database");
+        Self { store, config, folder }
+    }
+
+    /// Another connection pool to the same database, as another process would have.
+    async fn open_again(&self) -> Store {
+        Store::open(&self.config).await.expect("the database opens again")
+    }
+
+    /// What no caller of the store can do.
+    async fn tamper(&self, sql: &str) {
+        let database = Database::connect(&self.config.url).await.expect("the database opens");
+        database.execute_unprepared(sql).await.expect(sql);
+        database.close().await.expect("the database closes");
+    }
+
+    async fn team(&self, slug: &str) -> Team {
+        let limits = Limits { sandboxes_max: 20, sandbox_length_max: Duration::from_secs(3600) };
+        let team = NewTeam { slug: slug.to_owned(), name: format!("The team {slug}"), limits };
+        self.store.create_team(team).await.expect("the slug is free")
+    }
+
+    async fn base(&self) -> Build {
+        self.store.register_build(base()).await.expect("nothing is registered yet")
+    }
+}
+
+/// A build as it is registered at first start.
+fn base() -> NewBuild {
+    NewBuild {
+        template_id: TemplateId::generate(),
+        team_id: None,
+        public: true,
+        alias: Alias { namespace: None, name: "base".to_owned() },
+        tag: Tag::default(),
+        build_id: BuildId::generate(),
+        resources: Resources { vcpus: 2, memory_mib: 1024, disk_mib: 10_240 },
+        envd_version: "0.6.4".to_owned(),
+        kernel_version: "6.12.48".to_owned(),
+        created_at: at(1_000_000),
+        finished_at: at(2_000_000),
+    }
+}
+
+/// A sandbox that is being created.
+fn sandbox(team: &Team, build: &Build) -> Sandbox {
+    Sandbox {
+        sandbox_id: SandboxId::generate(),
+        execution_id: ExecutionId::generate(),
+        team_id: team.id,
+        template_id: build.template_id.clone(),
+        build_id: build.id,
+        alias: Some("base".to_owned()),
+        node_id: "node-1".parse().expect("valid"),
+        state: SandboxState::Creating,
+        metadata: BTreeMap::new(),
+        env_vars: BTreeMap::new(),
+        envd_version: build.envd_version.clone(),
+        secured: true,
+        allow_internet_access: None,
+        timeout: Duration::from_secs(300),
+        started_at: at(10_000_000),
+        end_at: at(310_000_000),
+        resources: build.resources,
+    }
+}
+
+fn at(micros: i64) -> Timestamp {
+    Timestamp::from_microsecond(1_800_000_000_000_000 + micros).expect("a time")
+}
+
+fn reference(text: &str) -> TemplateReference {
+    text.parse().expect(text)
+}
+
+fn texts<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+macro_rules! conformance {
+    ($backend:ident: $($module:ident::$case:ident,)*) => {
+        mod $backend {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    super::$module::$case(&super::Fixture::$backend().await).await;
+                }
+            )*
+        }
+    };
+}
+
+conformance! {
+    sqlite:
+    teams::a_team_is_found_as_created,
+    teams::slugs_are_unique_and_fit_into_references,
+    teams::a_team_changes_its_standing,
+    teams::a_key_leads_to_its_team,
+    teams::a_secret_is_one_key,
+    teams::the_latest_use_of_a_key_is_kept,
+    templates::a_registered_build_is_what_its_names_mean,
+    templates::registering_again_changes_nothing,
+    templates::a_tag_means_its_newest_ready_build,
+    templates::a_build_id_stands_for_a_tag,
+    templates::names_are_looked_up_in_order,
+    templates::private_templates_are_their_team_s,
+    templates::an_alias_moves_between_templates_of_one_owner,
+    templates::what_belongs_to_others_is_refused,
+    sandboxes::a_sandbox_is_read_as_written,
+    sandboxes::what_it_refers_to_must_exist,
+    sandboxes::exactly_the_limit_wins,
+    sandboxes::a_place_is_free_when_the_row_is_gone,
+    sandboxes::it_runs_and_ends,
+    sandboxes::a_creation_cannot_revive_what_was_killed,
+    sandboxes::stale_executions_change_nothing,
+    sandboxes::changes_are_for_the_state_they_were_decided_on,
+    sandboxes::extending_never_shortens,
+    sandboxes::expiry_and_extension_exclude_each_other,
+    sandboxes::a_damaged_row_is_told,
+    sandboxes::dropped_calls_leave_whole_rows,
+    lists::all_sandboxes_of_all_teams_are_listed,
+    lists::pages_agree_with_a_model,
+    lists::a_place_outlives_its_sandbox,
+    lists::metadata_is_compared_exactly,
+}

@@ -1,0 +1,94 @@
+//! What is mounted where.
+
+use std::ffi::CStr;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount};
+
+use crate::Error;
+use crate::console::complain;
+
+/// A file system without a device behind it.
+struct Pseudo {
+    kind: &'static str,
+    target: &'static str,
+    flags: MountFlags,
+    options: &'static CStr,
+}
+
+const NO_PROGRAMS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+const NO_DEVICES: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
+
+/// Wanted before the root filesystem is there; they move to it.
+const FIRST: &[Pseudo] = &[
+    Pseudo { kind: "proc", target: "/proc", flags: NO_PROGRAMS, options: c"" },
+    Pseudo { kind: "sysfs", target: "/sys", flags: NO_PROGRAMS, options: c"" },
+    Pseudo { kind: "devtmpfs", target: "/dev", flags: MountFlags::NOSUID, options: c"mode=0755" },
+];
+
+/// The targets of [`FIRST`].
+pub(crate) fn first_targets() -> impl Iterator<Item = &'static str> {
+    FIRST.iter().map(|pseudo| pseudo.target)
+}
+
+/// `/tmp` is not among them: it is on the disk, because a guest's memory is small and uploads are not.
+const REST: &[Pseudo] = &[
+    // Group 5 is `tty` in every distribution.
+    Pseudo {
+        kind: "devpts",
+        target: "/dev/pts",
+        flags: MountFlags::NOSUID.union(MountFlags::NOEXEC),
+        options: c"gid=5,mode=0620,ptmxmode=0666",
+    },
+    Pseudo { kind: "tmpfs", target: "/dev/shm", flags: NO_DEVICES, options: c"mode=1777" },
+    Pseudo { kind: "mqueue", target: "/dev/mqueue", flags: NO_PROGRAMS, options: c"" },
+    Pseudo { kind: "tmpfs", target: "/run", flags: NO_DEVICES, options: c"mode=0755,size=20%" },
+    Pseudo { kind: "tmpfs", target: "/run/lock", flags: NO_PROGRAMS, options: c"mode=1777,size=5m" },
+    Pseudo { kind: "cgroup2", target: "/sys/fs/cgroup", flags: NO_PROGRAMS, options: c"nsdelegate" },
+];
+
+/// Names below `/dev` that programs expect and that udev would make.
+const LINKS: &[(&str, &str)] = &[
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+];
+
+/// Devices that every user may use, as udev would have it.
+const FOR_ALL: &[&str] = &["/dev/fuse", "/dev/net/tun"];
+
+/// Mounts what the initramfs needs.
+pub(crate) fn first() -> Result<(), Error> {
+    FIRST.iter().try_for_each(Pseudo::mount)
+}
+
+/// Mounts the rest, in the new root.
+pub(crate) fn rest() -> Result<(), Error> {
+    REST.iter().try_for_each(Pseudo::mount)?;
+    for (link, target) in LINKS {
+        if let Err(error) = symlink(target, link) {
+            complain(&format!("could not make {link}"), &error);
+        }
+    }
+    for device in FOR_ALL.iter().filter(|device| Path::new(device).exists()) {
+        if let Err(error) = fs::set_permissions(device, fs::Permissions::from_mode(0o666)) {
+            complain(&format!("could not open {device} for all"), &error);
+        }
+    }
+    Ok(())
+}
+
+impl Pseudo {
+    fn mount(&self) -> Result<(), Error> {
+        fs::create_dir_all(self.target).map_err(Error::on("creating", self.target))?;
+        match mount(self.kind, self.target, self.kind, self.flags, self.options) {
+            // The kernel mounts devtmpfs by itself when it is told to.
+            Ok(()) | Err(Errno::BUSY) => Ok(()),
+            Err(errno) => Err(Error::on("mounting", self.target)(errno)),
+        }
+    }
+}

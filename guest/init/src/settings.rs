@@ -1,0 +1,78 @@
+//! What every process of the guest inherits, and the kernel's parameters.
+
+use std::fs;
+use std::path::Path;
+
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, setpriority_process, setrlimit, umask};
+
+use crate::Error;
+use crate::console::complain;
+
+/// Kernel parameters of the guest contract, and those that a distribution's init would set.
+const PARAMETERS: &[(&str, &str)] = &[
+    ("fs/inotify/max_user_watches", "65536"),
+    ("vm/compaction_proactiveness", "0"),
+    // Any user may ping.
+    ("net/ipv4/ping_group_range", "0 2147483647"),
+    ("kernel/pid_max", "4194304"),
+    ("fs/protected_hardlinks", "1"),
+    ("fs/protected_symlinks", "1"),
+];
+
+const CGROUPS: &str = "/sys/fs/cgroup";
+/// The group of this process and of the daemon, which inherits it; the daemon makes groups beside it for its children.
+const OWN_GROUP: &str = "/sys/fs/cgroup/envd";
+const CONTROLLERS: &[&str] = &["+cpu", "+io", "+memory", "+pids"];
+/// So that the daemon answers however hard its children work: reserved memory, and weights against their 50 to 200.
+const OWN_SHARE: &[(&str, &str)] =
+    &[("memory.min", "52428800"), ("memory.low", "104857600"), ("cpu.weight", "1000"), ("io.weight", "default 10000")];
+
+/// Limits as systemd gives them to its units: (soft, hard).
+const OPEN_FILES: (u64, u64) = (1024, 524_288);
+
+const HOST_NAME: &str = "/etc/hostname";
+const HOST_NAME_DEFAULT: &str = "e2b.local";
+
+/// Applies everything. Only what makes a guest unusable is an error; a missing controller or parameter is a console line.
+pub(crate) fn apply() -> Result<(), Error> {
+    umask(Mode::WGRP | Mode::WOTH);
+    let name = fs::read_to_string(HOST_NAME).unwrap_or_default();
+    let name = Some(name.trim()).filter(|name| !name.is_empty()).unwrap_or(HOST_NAME_DEFAULT);
+    rustix::system::sethostname(name.as_bytes()).map_err(Error::on("setting the host name", name))?;
+    for (name, value) in PARAMETERS {
+        try_write(&format!("/proc/sys/{name}"), value);
+    }
+    let (soft, hard) = OPEN_FILES;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum: Some(hard) })
+        .map_err(Error::on("raising the limit of", "open files"))?;
+    // The daemon goes last when memory is short and first when the CPU is; it takes both back from its children.
+    try_write("/proc/self/oom_score_adj", "-1000");
+    setpriority_process(None, -20).map_err(Error::on("raising the priority of", "PID 1"))?;
+    join_own_group();
+    Ok(())
+}
+
+fn join_own_group() {
+    for controller in CONTROLLERS {
+        try_write(&format!("{CGROUPS}/cgroup.subtree_control"), controller);
+    }
+    if let Err(error) = fs::create_dir_all(OWN_GROUP) {
+        return complain("could not make a control group", &error);
+    }
+    for (file, value) in OWN_SHARE {
+        let path = format!("{OWN_GROUP}/{file}");
+        // Absent where its controller is.
+        if Path::new(&path).exists() {
+            try_write(&path, value);
+        }
+    }
+    // 0: the writing process (cgroups(7)).
+    try_write(&format!("{OWN_GROUP}/cgroup.procs"), "0");
+}
+
+fn try_write(path: &str, value: &str) {
+    if let Err(error) = fs::write(path, value) {
+        complain(&format!("could not write {value} to {path}"), &error);
+    }
+}

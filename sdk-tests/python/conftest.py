@@ -1,0 +1,89 @@
+"""What all journeys share: where the server is, sandboxes that are killed afterwards, and a count at the end."""
+
+from collections.abc import Callable, Iterator
+from uuid import uuid4
+
+import httpx
+import pytest
+from e2b import Sandbox, SandboxException, SandboxQuery
+
+from journeys import API_KEY, API_URL, MARK, SANDBOX_URL, Guest
+
+NewSandbox = Callable[..., Sandbox]
+
+
+def _sandboxes(stack: list[Sandbox]) -> NewSandbox:
+    def create(**options) -> Sandbox:
+        options["metadata"] = {**MARK, **options.get("metadata", {})}
+        options.setdefault("timeout", 300)
+        sandbox = Sandbox.create(**options)
+        stack.append(sandbox)
+        return sandbox
+
+    return create
+
+
+def _kill_all(stack: list[Sandbox]) -> None:
+    for sandbox in stack:
+        # A test may have killed it, or it may have expired: then there is nothing to do.
+        sandbox.kill()
+
+
+@pytest.fixture
+def new_sandbox() -> Iterator[NewSandbox]:
+    """Creates sandboxes; they are killed after the test."""
+    stack: list[Sandbox] = []
+    yield _sandboxes(stack)
+    _kill_all(stack)
+
+
+@pytest.fixture(scope="module")
+def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    """One sandbox for all tests of a file that do not disturb each other."""
+    stack: list[Sandbox] = []
+    yield _sandboxes(stack)(timeout=900, metadata={"module": request.module.__name__})
+    _kill_all(stack)
+
+
+@pytest.fixture
+def folder(sandbox: Sandbox) -> str:
+    """A folder of the shared sandbox that only this test uses."""
+    path = f"/home/user/{uuid4().hex[:12]}"
+    assert sandbox.files.make_dir(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def api() -> Iterator[httpx.Client]:
+    """The REST API without an SDK, with the right key."""
+    with httpx.Client(base_url=API_URL, headers={"X-API-Key": API_KEY}, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def edge() -> Iterator[httpx.Client]:
+    """The edge without an SDK, without any routing of its own."""
+    with httpx.Client(base_url=SANDBOX_URL, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def guest(sandbox: Sandbox) -> Guest:
+    """The HTTP server of `guest/server.py`, running in the shared sandbox."""
+    return Guest.start(sandbox)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """After all tests no sandbox of theirs is left."""
+    yield
+    left = []
+    pages = Sandbox.list(query=SandboxQuery(metadata=MARK))
+    while pages.has_next:
+        left.extend(pages.next_items())
+    for info in left:
+        try:
+            Sandbox.kill(info.sandbox_id)
+        except SandboxException as error:
+            print(f"killing {info.sandbox_id}: {error}")
+    assert not left, f"tests left sandboxes: {[(info.sandbox_id, info.metadata) for info in left]}"

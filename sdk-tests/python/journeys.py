@@ -1,0 +1,101 @@
+"""Names and tools of the journeys."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+from e2b import Sandbox
+
+Found = TypeVar("Found")
+
+
+def _from_environment(name: str) -> str:
+    value = os.environ.get(name)
+    if not value:
+        pytest.exit(f"{name} is not set: start the journeys with `make sdk-tests`", returncode=4)
+    return value
+
+
+API_KEY = _from_environment("E2B_API_KEY")
+API_URL = _from_environment("E2B_API_URL")
+SANDBOX_URL = _from_environment("E2B_SANDBOX_URL")
+# Every sandbox of this run carries it, so that the end of the run can tell its own from others.
+MARK = {"journeys": uuid4().hex}
+# A base domain for routing by host name; it need not exist, the edge looks at the first label only.
+DOMAIN = "sandboxes.test"
+ENVD_PORT = 49983
+NOT_FOUND = "The sandbox was not found"
+PORT_CLOSED = "The sandbox is running but port is not open"
+
+_GUEST_PROGRAMS = Path(__file__).parent / "guest"
+
+
+def eventually(look: Callable[[], Found], within: float, every: float = 0.05) -> Found:
+    """What `look` returns as soon as that is something; fails when it is not within so many seconds."""
+    deadline = time.monotonic() + within
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"not within {within} s"
+        time.sleep(every)
+
+
+def program(name: str) -> str:
+    """The text of a program for the guest."""
+    return (_GUEST_PROGRAMS / name).read_text()
+
+
+def host(port: int, sandbox_id: str) -> str:
+    """The host name of a port of a sandbox."""
+    return f"{port}-{sandbox_id}.{DOMAIN}"
+
+
+def by_headers(sandbox_id: str, port: int) -> dict[str, str]:
+    """Routing by the two headers."""
+    return {"E2b-Sandbox-Id": sandbox_id, "E2b-Sandbox-Port": str(port)}
+
+
+def by_host(sandbox_id: str, port: int) -> dict[str, str]:
+    """Routing by host name."""
+    return {"Host": host(port, sandbox_id)}
+
+
+def edge_address() -> tuple[str, int]:
+    """Where the edge listens."""
+    url = urlsplit(SANDBOX_URL)
+    assert url.hostname and url.port
+    return url.hostname, url.port
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A server that runs in a sandbox."""
+
+    sandbox: Sandbox
+    port: int
+
+    @classmethod
+    def start(cls, sandbox: Sandbox, port: int = 8000) -> "Guest":
+        """Starts `guest/server.py` and waits until it listens."""
+        sandbox.files.write("/home/user/server.py", program("server.py"))
+        handle = sandbox.commands.run(f"python3 server.py {port}", background=True, timeout=0)
+        # It says so when it listens; nobody has to ask again and again.
+        for stdout, stderr, _ in handle:
+            if stdout and "listening" in stdout:
+                handle.disconnect()
+                return cls(sandbox, port)
+            assert not stderr, stderr
+        raise AssertionError("the server in the guest ended")
+
+    def by_headers(self) -> dict[str, str]:
+        return by_headers(self.sandbox.sandbox_id, self.port)
+
+    def by_host(self) -> dict[str, str]:
+        return by_host(self.sandbox.sandbox_id, self.port)

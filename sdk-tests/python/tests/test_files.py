@@ -1,0 +1,234 @@
+"""Files: write, read, list, info, rename, remove, metadata, big and binary ones, signed addresses."""
+
+import gzip
+import hashlib
+import io
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from e2b import FileNotFoundException, FileType, InvalidArgumentException, SandboxException
+from e2b.sandbox.filesystem.filesystem import WriteEntry
+
+from journeys import ENVD_PORT, by_host
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def files(sandbox):
+    return sandbox.files
+
+
+def noise(size: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def test_text_is_written_and_read(files, folder):
+    path = f"{folder}/new/nested/note.txt"
+    info = files.write(path, "first\n")
+    assert (info.name, info.path, info.type) == ("note.txt", path, FileType.FILE)
+    assert files.read(path) == "first\n"
+    files.write(path, "ü")
+    assert files.read(path) == "ü"
+    assert files.exists(path) and not files.exists(f"{path}.missing")
+
+
+def test_binary_is_written_and_read(files, folder):
+    content = bytes(range(256)) * 17 + b"\r\n--boundary\r\n\x00"
+    files.write(f"{folder}/binary", content)
+    assert files.read(f"{folder}/binary", format="bytes") == bytearray(content)
+    files.write(f"{folder}/from-file", io.BytesIO(content))
+    assert files.read(f"{folder}/from-file", format="bytes") == bytearray(content)
+
+
+@pytest.mark.parametrize("options", [{}, {"gzip": True}, {"use_octet_stream": True}], ids=["multipart", "gzip", "raw"])
+def test_ways_to_upload(files, folder, options):
+    content = noise(230_000)
+    files.write(f"{folder}/upload", content, **options)
+    assert files.read(f"{folder}/upload", format="bytes", gzip=options.get("gzip", False)) == bytearray(content)
+    files.write(f"{folder}/empty", b"", **options)
+    assert files.read(f"{folder}/empty") == "" and files.read(f"{folder}/empty", format="bytes") == b""
+    assert list(files.read(f"{folder}/empty", format="stream")) in ([], [b""])
+
+
+def test_a_hundred_mebibytes_both_ways(sandbox, folder):
+    block = noise(MIB)
+    expected = hashlib.sha256()
+
+    def blocks() -> Iterator[bytes]:
+        for number in range(100):
+            # No two blocks are equal, so none can be lost, doubled or swapped unseen.
+            part = number.to_bytes(8, "big") + block[8:]
+            expected.update(part)
+            yield part
+
+    sandbox.files.write(f"{folder}/big", blocks(), request_timeout=110)
+    assert sandbox.files.get_info(f"{folder}/big").size == 100 * MIB
+    received = hashlib.sha256()
+    for part in sandbox.files.read(f"{folder}/big", format="stream", request_timeout=110):
+        received.update(part)
+    assert received.hexdigest() == expected.hexdigest()
+    sandbox.files.remove(f"{folder}/big")
+
+
+def test_many_files_in_one_request(files, folder):
+    entries = [WriteEntry(path=f"{folder}/many/{number}.txt", data=f"content {number}") for number in range(10)]
+    name = folder.removeprefix("/home/user/")
+    entries.append(WriteEntry(path=f"{name}/relative.txt", data=b"\x00"))
+    infos = files.write_files(entries)
+    assert [info.path for info in infos] == [*(entry["path"] for entry in entries[:-1]), f"{folder}/relative.txt"]
+    assert [files.read(entry["path"]) for entry in entries[:3]] == ["content 0", "content 1", "content 2"]
+    assert files.write_files([]) == []
+
+
+def test_writing_at_once_into_one_new_tree(files, folder):
+    def write(number: int) -> None:
+        files.write(f"{folder}/a/b/c/{number}", str(number))
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        list(pool.map(write, range(16)))
+    assert sorted(int(entry.name) for entry in files.list(f"{folder}/a/b/c")) == list(range(16))
+
+
+def test_missing_files(files, folder):
+    for format in ("text", "bytes", "stream"):
+        with pytest.raises(FileNotFoundException):
+            files.read(f"{folder}/missing", format=format)
+    for fail in (files.get_info, files.list):
+        with pytest.raises(FileNotFoundException):
+            fail(f"{folder}/missing")
+    with pytest.raises(FileNotFoundException):
+        files.rename(f"{folder}/missing", f"{folder}/new")
+    with pytest.raises(InvalidArgumentException):
+        files.read(folder)
+    files.write(f"{folder}/file", "x")
+    with pytest.raises(SandboxException):
+        files.list(f"{folder}/file")
+    with pytest.raises(InvalidArgumentException):
+        files.write(folder, "a folder is no file")
+
+
+def test_folders_are_listed_in_order(files, folder):
+    for path in ("file1.txt", "subdir2/deep/x", "subdir1/subdir1_2/y", "subdir1/subdir1_1/file"):
+        files.write(f"{folder}/{path}", path)
+
+    def listed(depth):
+        return [entry.path.removeprefix(f"{folder}/") for entry in files.list(folder, depth=depth)]
+
+    assert listed(None) == ["file1.txt", "subdir1", "subdir2"] == listed(1)
+    assert listed(2) == ["file1.txt", "subdir1", "subdir1/subdir1_1", "subdir1/subdir1_2", "subdir2", "subdir2/deep"]
+    assert len(listed(3)) == 9
+    assert files.list(f"{folder}/subdir1/subdir1_1")[0].type == FileType.FILE
+    name = folder.removeprefix("/home/user/")
+    assert [entry.path for entry in files.list(name)][:1] == [f"{folder}/file1.txt"]
+    files.make_dir(f"{folder}/void")
+    assert files.list(f"{folder}/void") == []
+
+
+def test_information_about_entries(sandbox, files, folder):
+    files.write(f"{folder}/file", "12345")
+    files.make_dir(f"{folder}/dir")
+    sandbox.commands.run(f"cd {folder} && ln -s file link && chmod 750 dir && ln -s nowhere broken")
+    entry = files.get_info(f"{folder}/file")
+    assert (entry.name, entry.path, entry.type, entry.size) == ("file", f"{folder}/file", FileType.FILE, 5)
+    assert (entry.mode, entry.permissions, entry.owner, entry.group) == (0o644, "-rw-r--r--", "user", "user")
+    assert abs(entry.modified_time - datetime.now(timezone.utc)) < timedelta(minutes=1)
+    assert entry.symlink_target is None
+    entry = files.get_info(f"{folder}/dir")
+    assert (entry.type, entry.mode, entry.permissions) == (FileType.DIR, 0o750, "drwxr-x---")
+    entry = files.get_info(f"{folder}/link")
+    assert (entry.name, entry.symlink_target) == ("link", f"{folder}/file")
+    # A link to nothing has no type, and the SDK leaves such entries out.
+    assert [entry.name for entry in files.list(folder)] == ["dir", "file", "link"]
+    assert files.exists(f"{folder}/broken")
+    for name in (".bashrc", ".profile"):
+        assert files.get_info(name).owner == "user"
+
+
+def test_folders_are_made_moved_and_removed(files, folder):
+    assert files.make_dir(f"{folder}/a/b/c") is True
+    assert files.make_dir(f"{folder}/a/b/c") is False
+    assert files.get_info(f"{folder}/a").owner == "user"
+    files.write(f"{folder}/a/b/c/file", "moved")
+    entry = files.rename(f"{folder}/a/b", f"{folder}/x/y")
+    assert (entry.name, entry.path, entry.type) == ("y", f"{folder}/x/y", FileType.DIR)
+    assert files.read(f"{folder}/x/y/c/file") == "moved" and not files.exists(f"{folder}/a/b")
+    files.write(f"{folder}/other", "replaced")
+    files.rename(f"{folder}/x/y/c/file", f"{folder}/other")
+    assert files.read(f"{folder}/other") == "moved"
+    files.remove(f"{folder}/x")
+    assert not files.exists(f"{folder}/x")
+    files.remove(f"{folder}/other")
+    files.remove(f"{folder}/never-there")
+    files.write(f"{folder}/file", "")
+    with pytest.raises(SandboxException):
+        files.make_dir(f"{folder}/file/below")
+
+
+def test_files_of_other_users(sandbox, files, folder):
+    files.write("only-roots.txt", "secret", user="root")
+    assert sandbox.commands.run("stat -c '%U %n' /root/only-roots.txt", user="root").stdout == "root /root/only-roots.txt\n"
+    assert files.read("only-roots.txt", user="root") == "secret"
+    assert files.exists("only-roots.txt") is False
+    files.write(f"{folder}/taken", "x", user="root")
+    files.write(f"{folder}/taken", "y")
+    assert files.get_info(f"{folder}/taken").owner == "user"
+
+
+def test_metadata_of_files(sandbox, files, folder):
+    path = f"{folder}/tagged"
+    assert files.write(path, "x", metadata={"Author": "Ada", "step": "1 of 2"}).metadata == {"author": "Ada", "step": "1 of 2"}
+    assert files.get_info(path).metadata == {"author": "Ada", "step": "1 of 2"}
+    assert files.list(folder)[0].metadata == {"author": "Ada", "step": "1 of 2"}
+    assert files.rename(path, f"{path}2").metadata == {"author": "Ada", "step": "1 of 2"}
+    files.write(f"{path}2", "y", metadata={"step": "2 of 2"}, use_octet_stream=True)
+    assert files.get_info(f"{path}2").metadata == {"step": "2 of 2"}
+    files.write(f"{path}2", "z")
+    assert files.get_info(f"{path}2").metadata is None
+    command = f"import os; os.setxattr('{path}2', 'user.e2b.from', b'inside'); os.setxattr('{path}2', 'user.other', b'no')"
+    sandbox.commands.run(f'python3 -c "{command}"')
+    assert files.get_info(f"{path}2").metadata == {"from": "inside"}
+
+
+def test_signed_addresses(sandbox, files, edge, folder):
+    """The SDK signs; the way there is by host name, as in production."""
+    headers = by_host(sandbox.sandbox_id, ENVD_PORT)
+
+    def get(url, **options):
+        return edge.get(url, headers=headers, **options)
+
+    path = f"{folder}/signed name+1.txt"
+    files.write(path, "for everyone with the address")
+    url = sandbox.download_url(path)
+    assert get(url).text == "for everyone with the address"
+    assert get(sandbox.download_url(path, use_signature_expiration=60)).status_code == 200
+    for user, home in (("user", "/home/user"), ("root", "/root")):
+        upload = edge.post(sandbox.upload_url("hello.txt", user=user), headers=headers, files={"file": ("", b"hi")})
+        assert upload.json() == [{"name": "hello.txt", "path": f"{home}/hello.txt", "type": "file"}], upload.text
+        assert get(sandbox.download_url("hello.txt", user=user)).text == "hi"
+
+    expired = get(sandbox.download_url(path, use_signature_expiration=-60))
+    assert (expired.status_code, expired.json()) == (401, {"code": 401, "message": "signature is already expired"})
+    without = sandbox.download_url(path, use_signature_expiration=60).split("&signature_expiration")[0]
+    answer = get(without)
+    assert (answer.status_code, answer.json()) == (401, {"code": 401, "message": "invalid signature"})
+    assert get(url.split("&signature")[0]).status_code == 401
+    # Right to read is no right to write.
+    assert edge.post(url, headers=headers, files={"file": ("x", b"hi")}).status_code == 401
+    missing = get(sandbox.download_url(f"{folder}/demo/test.txt"))
+    assert (missing.status_code, missing.json()) == (404, {"code": 404, "message": f"path '{folder}/demo/test.txt' does not exist"})
+
+
+def test_parts_of_a_file(sandbox, files, edge, folder):
+    headers = by_host(sandbox.sandbox_id, ENVD_PORT)
+    files.write(f"{folder}/parts.txt", "0123456789" * 100)
+    url = sandbox.download_url(f"{folder}/parts.txt")
+    part = edge.get(url, headers={**headers, "Range": "bytes=5-14"})
+    assert (part.status_code, part.text, part.headers["Content-Range"]) == (206, "5678901234", "bytes 5-14/1000")
+    assert edge.get(url, headers={**headers, "Range": "bytes=1000-"}).status_code == 416
+    with edge.stream("GET", url, headers={**headers, "Accept-Encoding": "gzip"}) as packed:
+        assert packed.headers["Content-Encoding"] == "gzip"
+        assert gzip.decompress(b"".join(packed.iter_raw())) == b"0123456789" * 100

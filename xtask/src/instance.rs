@@ -1,0 +1,277 @@
+//! A private server for journeys and demonstrations: free ports, a data directory of its own, gone afterwards.
+//!
+//! The kernel and the base template are prepared once, in `target/hearth-data`; every instance gets hard links to them.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant as Clock};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+
+use crate::leftovers;
+use crate::phases::{run, say};
+
+/// Where the kernel and the base template are prepared, relative to `target`; Rust tests use the same.
+const PREPARED: &str = "hearth-data";
+/// Folders of a data directory that `hearth setup` fills, and whose files never change afterwards.
+const LINKED: [&str; 2] = ["guest", "artifacts"];
+/// Files that a server may replace. The verdict on KVM is worth a boot.
+const COPIED: [&str; 1] = ["accelerator.json"];
+/// Data directories of instances begin with this; short, because sockets lie in them and their paths may have 107 bytes.
+const PREFIX: &str = "run-";
+/// What is prepared already is only opened, so a start is quick, but the machine may be busy.
+const START_MAX: Duration = Duration::from_secs(120);
+/// A stop is promised within ten seconds.
+const STOP_MAX: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(50);
+/// Lines of the log that an error shows.
+const LOG_LINES: usize = 40;
+
+/// What a server writes to `<data>/run/endpoints.json` when it serves.
+#[derive(Debug, Deserialize)]
+struct Endpoints {
+    api_url: String,
+    sandbox_url: String,
+    api_key: String,
+}
+
+/// A running server.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    process: Child,
+    endpoints: Endpoints,
+    data: PathBuf,
+    log: PathBuf,
+    stopped: bool,
+}
+
+impl Instance {
+    /// Starts the release binary and waits until it serves. Its log is `target/NAME.log`.
+    pub(crate) fn start(root: &Path, name: &str) -> Result<Self> {
+        let program = root.join("target/release/hearth");
+        let target = root.join("target");
+        let prepared = prepare(&program, &target)?;
+        sweep(&target)?;
+        let data = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&target)?.keep();
+        furnish(&prepared, &data).context("filling the data directory")?;
+        let log = target.join(format!("{name}.log"));
+        let output = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
+        let process = hearth(&program)
+            .args(["up", "--no-first-sandbox", "--api-listen", "127.0.0.1:0", "--edge-listen", "127.0.0.1:0"])
+            .arg("--data-dir")
+            .arg(&data)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("starting {}", program.display()))?;
+        let endpoints = Endpoints { api_url: String::new(), sandbox_url: String::new(), api_key: String::new() };
+        let mut instance = Self { process, endpoints, data, log, stopped: false };
+        instance.endpoints = instance.wait_until_serving()?;
+        say(&format!(
+            "server {} and {}, log {}",
+            instance.endpoints.api_url,
+            instance.endpoints.sandbox_url,
+            instance.log.display()
+        ));
+        Ok(instance)
+    }
+
+    /// What the SDKs read from the environment.
+    pub(crate) fn environment(&self) -> [(&'static str, &str); 3] {
+        [
+            ("E2B_API_KEY", &self.endpoints.api_key),
+            ("E2B_API_URL", &self.endpoints.api_url),
+            ("E2B_SANDBOX_URL", &self.endpoints.sandbox_url),
+        ]
+    }
+
+    /// Stops the server and checks that nothing of it is left and nothing in its log went wrong.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        let since = Clock::now();
+        let status = self.terminate()?;
+        let time = since.elapsed();
+        let mut faults = Vec::new();
+        if !status.success() {
+            faults.push(format!("the server ended with {status}"));
+        }
+        if time > STOP_MAX {
+            faults.push(format!("the server took {time:.1?} to stop"));
+        }
+        faults.extend(leftovers::of(&self.data));
+        faults.extend(log_faults(&fs::read_to_string(&self.log).unwrap_or_default()));
+        if faults.is_empty() {
+            say(&format!("server stopped in {:.1} s, nothing is left of it", time.as_secs_f64()));
+            return Ok(());
+        }
+        for fault in &faults {
+            say(&format!("  {fault}"));
+        }
+        bail!("{} faults after the server stopped (log: {})", faults.len(), self.log.display());
+    }
+
+    fn wait_until_serving(&mut self) -> Result<Endpoints> {
+        let file = self.data.join("run/endpoints.json");
+        let deadline = Clock::now() + START_MAX;
+        loop {
+            if let Ok(text) = fs::read(&file) {
+                return serde_json::from_slice(&text).with_context(|| format!("understanding {}", file.display()));
+            }
+            if let Some(status) = self.process.try_wait()? {
+                bail!("the server ended with {status} before it served:\n{}", self.last_lines());
+            }
+            if Clock::now() > deadline {
+                bail!("the server does not serve after {START_MAX:?}:\n{}", self.last_lines());
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn last_lines(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+    }
+
+    /// Asks the server to end; after twice the promised time makes it.
+    fn terminate(&mut self) -> Result<ExitStatus> {
+        self.stopped = true;
+        let deadline = Clock::now() + STOP_MAX * 2;
+        // It may have ended by itself meanwhile, which its status tells.
+        let _ = kill_process(Pid::from_child(&self.process), Signal::TERM);
+        while Clock::now() < deadline {
+            if let Some(status) = self.process.try_wait()? {
+                return Ok(status);
+            }
+            std::thread::sleep(POLL);
+        }
+        self.process.kill()?;
+        Ok(self.process.wait()?)
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        // After a failure: the error is reported already, only the machine is left to clean.
+        if !self.stopped && self.terminate().is_err() {
+            say("the server could not be stopped");
+        }
+        if leftovers::processes(&self.data).is_empty() {
+            let _ = fs::remove_dir_all(&self.data);
+        }
+    }
+}
+
+/// The binary, deaf to what the developer's environment configures.
+fn hearth(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("HEARTH_") || text.starts_with("E2B_") {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+/// Removes the data directories of runs that were killed. One that a process still uses is left alone.
+fn sweep(target: &Path) -> Result<()> {
+    for entry in fs::read_dir(target).with_context(|| format!("listing {}", target.display()))? {
+        let path = entry?.path();
+        let is_run = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+        if is_run && path.is_dir() && leftovers::processes(&path).is_empty() {
+            fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Kernel and base template: minutes the first time, nothing afterwards. Several at once wait for each other.
+fn prepare(program: &Path, target: &Path) -> Result<PathBuf> {
+    let prepared = target.join(PREPARED);
+    let lock = target.join(format!("{PREPARED}.lock"));
+    let lock = File::create(&lock).with_context(|| format!("creating {}", lock.display()))?;
+    lock.lock().context("waiting for another preparation")?;
+    run(hearth(program).arg("setup").arg("--data-dir").arg(&prepared)).context("preparing kernel and base template")?;
+    Ok(prepared)
+}
+
+/// Gives a data directory what is prepared.
+fn furnish(prepared: &Path, data: &Path) -> Result<()> {
+    for folder in LINKED {
+        link_tree(&prepared.join(folder), &data.join(folder))?;
+    }
+    for file in COPIED {
+        let from = prepared.join(file);
+        if from.exists() {
+            fs::copy(&from, data.join(file)).with_context(|| format!("copying {}", from.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// New folders, and hard links for what is in them.
+fn link_tree(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir(to).with_context(|| format!("creating {}", to.display()))?;
+    for entry in fs::read_dir(from).with_context(|| format!("listing {}", from.display()))? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            link_tree(&entry.path(), &target)?;
+        } else {
+            fs::hard_link(entry.path(), &target).with_context(|| format!("linking {}", target.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Lines of a log that must not be there.
+fn log_faults(log: &str) -> Vec<String> {
+    let bad = log.lines().filter(|line| line.contains(" ERROR ") || line.contains("panicked at"));
+    bad.map(|line| format!("log: {line}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn images_are_linked_and_rows_left_out() {
+        let prepared = tempfile::tempdir().expect("a folder");
+        let data = tempfile::tempdir().expect("a folder");
+        for folder in ["guest", "artifacts/set", "run"] {
+            fs::create_dir_all(prepared.path().join(folder)).expect("a folder");
+        }
+        for file in ["artifacts/set/memory", "accelerator.json", "hearth.db", "run/endpoints.json"] {
+            fs::write(prepared.path().join(file), file).expect("a file");
+        }
+
+        furnish(prepared.path(), data.path()).expect("it is filled");
+
+        let inode = |folder: &Path, file| fs::metadata(folder.join(file)).expect("it is there").ino();
+        for (file, same) in [("artifacts/set/memory", true), ("accelerator.json", false)] {
+            assert_eq!(inode(data.path(), file) == inode(prepared.path(), file), same, "{file}");
+        }
+        assert!(!data.path().join("run").exists() && !data.path().join("hearth.db").exists());
+    }
+
+    #[test]
+    fn killed_runs_are_swept() {
+        let target = tempfile::tempdir().expect("a folder");
+        fs::create_dir_all(target.path().join("run-abc/executions")).expect("a folder");
+        fs::create_dir_all(target.path().join("release")).expect("a folder");
+        sweep(target.path()).expect("it is swept");
+        assert!(!target.path().join("run-abc").exists() && target.path().join("release").exists());
+    }
+
+    #[test]
+    fn errors_and_panics_in_a_log_are_faults() {
+        let log = "2026-01-01T00:00:00Z  INFO hearth: serving\n2026-01-01T00:00:00Z ERROR hearth: lost\nthread 'a' panicked at b";
+        assert_eq!(log_faults(log).len(), 2);
+    }
+}

@@ -1,0 +1,95 @@
+//! The layer check: the rules of ARCHITECTURE.md that a machine can see.
+//!
+//! [`table`] is the architecture's table of crates, [`graph`] judges who imports whom, [`sources`] judges the text of the
+//! source files. Both are pure functions from plain values to findings; only this file asks cargo and reads folders.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
+use graph::{Crate, Import, Use};
+use sources::Source;
+
+mod graph;
+mod sources;
+mod table;
+
+/// Checks the whole workspace and reports every finding.
+pub(crate) fn run(root: &Path) -> Result<()> {
+    // Without dependencies: who imports whom stands in the manifests, and nothing is asked of a registry.
+    let metadata = MetadataCommand::new()
+        .manifest_path(root.join("Cargo.toml"))
+        .no_deps()
+        .exec()
+        .context("reading the workspace with `cargo metadata`")?;
+    let crates = crates(&metadata, root)?;
+    let mut findings = graph::findings(&crates);
+    let mut files = 0_usize;
+    for member in &crates {
+        for source in read_sources(root, member)? {
+            files += 1;
+            findings.extend(sources::findings(member, &source));
+        }
+    }
+    if files == 0 {
+        bail!("no source file was found below {}: the check would be empty", root.display());
+    }
+    if findings.is_empty() {
+        println!("{} crates and {files} files keep to the architecture", crates.len());
+        return Ok(());
+    }
+    for finding in &findings {
+        println!("{finding}");
+    }
+    bail!("{} findings against ARCHITECTURE.md", findings.len());
+}
+
+/// The workspace's members as plain values.
+fn crates(metadata: &Metadata, root: &Path) -> Result<Vec<Crate>> {
+    let mut crates = Vec::new();
+    for package in metadata.workspace_packages() {
+        let folder = package.manifest_path.parent().context("a manifest lies in a folder")?;
+        let folder = folder.strip_prefix(root).with_context(|| format!("{folder} is outside of the repository"))?;
+        let imports = package.dependencies.iter().map(|dependency| Import {
+            package: dependency.name.clone(),
+            ours: dependency.path.is_some(),
+            used_for: match dependency.kind {
+                DependencyKind::Development => Use::Tests,
+                _ => Use::Code,
+            },
+        });
+        let roots = package.targets.iter().filter(|target| target.is_lib() || target.is_bin());
+        let roots = roots.filter_map(|target| target.src_path.strip_prefix(root).ok().map(ToString::to_string));
+        crates.push(Crate {
+            package: package.name.to_string(),
+            folder: folder.to_string(),
+            roots: roots.collect(),
+            imports: imports.collect(),
+        });
+    }
+    Ok(crates)
+}
+
+/// The Rust files of one crate, in a stable order.
+fn read_sources(root: &Path, member: &Crate) -> Result<Vec<Source>> {
+    let mut sources = Vec::new();
+    let mut folders = vec![root.join(&member.folder)];
+    while let Some(folder) = folders.pop() {
+        let mut entries: Vec<_> = fs::read_dir(&folder)
+            .and_then(Iterator::collect::<Result<_, _>>)
+            .with_context(|| format!("listing {}", folder.display()))?;
+        entries.sort_by_key(fs::DirEntry::path);
+        for entry in entries {
+            let path = entry.path();
+            if entry.file_type()?.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+                let path = path.strip_prefix(root).unwrap_or(&path).display().to_string();
+                sources.push(Source { path, text });
+            }
+        }
+    }
+    Ok(sources)
+}

@@ -1,0 +1,336 @@
+//! The rules about the text of source files: names, sizes, unsafe code, the environment.
+//!
+//! Files are read as tokens, so that comments and strings are never mistaken for code.
+
+use std::path::Path;
+use std::str::FromStr;
+
+use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
+
+use super::graph::Crate;
+
+/// A file longer than this is split.
+const LINES_MAX: usize = 800;
+/// No module or type is called one of these: they say nothing.
+const EMPTY_WORDS: &[&str] = &["manager", "service", "util", "helper", "common", "data", "info"];
+/// What reads or changes the environment in `std::env`.
+const ENVIRONMENT: &[&str] = &["var", "var_os", "vars", "vars_os", "set_var", "remove_var"];
+/// Who may read the whole environment: the binary, and what only developers run.
+const READS_ENVIRONMENT: &[&str] = &["hearth", "testkit", "xtask"];
+/// Where programs are found is a fact of the machine, not configuration of ours.
+const READS_PATH: &[&str] = &["host", "envd", "init"];
+
+/// A Rust file, by its path relative to the repository.
+#[derive(Debug, Clone)]
+pub(super) struct Source {
+    /// With `/` between its parts.
+    pub(super) path: String,
+    /// Its text.
+    pub(super) text: String,
+}
+
+/// What is wrong with a file of a crate.
+pub(super) fn findings(member: &Crate, source: &Source) -> Vec<String> {
+    let path = Path::new(&source.path);
+    // Generated code has its generator's taste.
+    if path.iter().any(|part| part == "generated") {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    let mut report = |line: usize, what: &str| findings.push(format!("{}:{line}: {what}", source.path));
+    if path.file_name().is_some_and(|name| name == "mod.rs") {
+        report(1, "a module `foo` is `foo.rs` beside the folder `foo`, never `mod.rs`");
+    }
+    let lines = source.text.lines().count();
+    if lines > LINES_MAX {
+        report(lines, &format!("a file has at most {LINES_MAX} lines: split it"));
+    }
+    if let Some(word) = path.file_stem().and_then(|stem| empty_word_of_module(&stem.to_string_lossy())) {
+        report(1, &format!("a module called `{word}` says nothing: name what it is about"));
+    }
+    let tokens = match TokenStream::from_str(&source.text) {
+        Ok(tokens) => tokens,
+        Err(error) => {
+            report(1, &format!("this is not Rust: {error}"));
+            return findings;
+        }
+    };
+    let is_root = member.roots.contains(&source.path);
+    if is_root && !guards_unsafe(&tokens, lint_for_unsafe(member.name())) {
+        let wanted = lint_for_unsafe(member.name()).unwrap_or_default();
+        report(1, &format!("missing `#![{wanted}(unsafe_code)]`"));
+    }
+    let outside_src = path.iter().any(|part| part == "tests" || part == "benches" || part == "examples");
+    let scan = Scan {
+        unsafe_allowed: member.name() == "host" || is_sys_module(member, path),
+        environment: if outside_src { Environment::Free } else { environment_of(member.name()) },
+    };
+    scan.walk(tokens, Place { in_impl: false, in_attribute: false }, &mut report);
+    findings
+}
+
+/// The lint that a crate's root must set for unsafe code; `host` needs none, its point is to contain it.
+fn lint_for_unsafe(name: &str) -> Option<&'static str> {
+    match name {
+        "host" => None,
+        // Their one `sys` module is let through, which `forbid` would not allow.
+        "envd" | "init" => Some("deny"),
+        _ => Some("forbid"),
+    }
+}
+
+fn is_sys_module(member: &Crate, path: &Path) -> bool {
+    let inside = path.strip_prefix(&member.folder).unwrap_or(path);
+    matches!(member.name(), "envd" | "init") && (inside == Path::new("src/sys.rs") || inside.starts_with("src/sys"))
+}
+
+/// `#![forbid(unsafe_code)]` or stronger is among the inner attributes.
+fn guards_unsafe(tokens: &TokenStream, lint: Option<&str>) -> bool {
+    let Some(lint) = lint else { return true };
+    let mut accepted = vec![format!("{lint}(unsafe_code)")];
+    if lint == "deny" {
+        accepted.push("forbid(unsafe_code)".to_owned());
+    }
+    tokens.clone().into_iter().any(|token| match token {
+        TokenTree::Group(group) if group.delimiter() == Delimiter::Bracket => {
+            accepted.contains(&group.stream().to_string().replace(' ', ""))
+        }
+        _ => false,
+    })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Environment {
+    /// All of it may be read.
+    Free,
+    /// Only `PATH`.
+    PathOnly,
+    /// Nothing.
+    Closed,
+}
+
+fn environment_of(name: &str) -> Environment {
+    if READS_ENVIRONMENT.contains(&name) {
+        Environment::Free
+    } else if READS_PATH.contains(&name) {
+        Environment::PathOnly
+    } else {
+        Environment::Closed
+    }
+}
+
+/// What a file may do.
+#[derive(Debug, Clone, Copy)]
+struct Scan {
+    unsafe_allowed: bool,
+    environment: Environment,
+}
+
+/// Where in a file a token stands.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// Associated types of an `impl` are named by the trait, which may not be ours.
+    in_impl: bool,
+    in_attribute: bool,
+}
+
+impl Scan {
+    fn walk(self, tokens: TokenStream, place: Place, report: &mut dyn FnMut(usize, &str)) {
+        let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+        let mut scan = self;
+        let mut in_impl = place.in_impl;
+        for (at, token) in tokens.iter().enumerate() {
+            let rest = &tokens[at + 1..];
+            match token {
+                TokenTree::Ident(ident) => {
+                    in_impl |= ident == "impl";
+                    let here = Place { in_impl, ..place };
+                    scan.judge(ident, rest, here, report);
+                }
+                TokenTree::Group(group) => {
+                    let in_attribute = group.delimiter() == Delimiter::Bracket && follows_hash(&tokens[..at]);
+                    if in_attribute && group.stream().to_string().replace(' ', "") == "cfg(test)" {
+                        // The item that follows is a test: it may read what it likes.
+                        scan.environment = Environment::Free;
+                    }
+                    scan.walk(
+                        group.stream(),
+                        Place { in_impl, in_attribute: in_attribute || place.in_attribute },
+                        report,
+                    );
+                    if group.delimiter() == Delimiter::Brace {
+                        // The body of an item ends the item.
+                        scan = self;
+                        in_impl = place.in_impl;
+                    }
+                }
+                TokenTree::Punct(punct) if punct.as_char() == ';' => {
+                    scan = self;
+                    in_impl = place.in_impl;
+                }
+                TokenTree::Punct(_) | TokenTree::Literal(_) => {}
+            }
+        }
+    }
+
+    fn judge(self, ident: &Ident, rest: &[TokenTree], place: Place, report: &mut dyn FnMut(usize, &str)) {
+        let line = ident.span().start().line;
+        if ident == "unsafe" && !self.unsafe_allowed && !place.in_attribute {
+            report(line, "unsafe code belongs into `host`, or into the `sys` module of a guest program");
+        }
+        if ident == "env" && self.reads_environment(rest, place) {
+            report(line, "only `hearth` reads the environment: take a `Config` by value");
+        }
+        let Some(TokenTree::Ident(name)) = rest.first() else { return };
+        let name = name.to_string();
+        let empty = match ident.to_string().as_str() {
+            "mod" => empty_word_of_module(&name),
+            "struct" | "enum" | "trait" | "union" => empty_word_of_type(&name),
+            "type" if !place.in_impl => empty_word_of_type(&name),
+            _ => None,
+        };
+        if let Some(word) = empty {
+            report(line, &format!("`{name}`: `{word}` says nothing, name what it is about"));
+        }
+    }
+
+    fn reads_environment(self, rest: &[TokenTree], place: Place) -> bool {
+        if self.environment == Environment::Free {
+            return false;
+        }
+        if place.in_attribute {
+            // clap's `#[arg(env = ..)]`.
+            return true;
+        }
+        let [TokenTree::Punct(first), TokenTree::Punct(second), what, after @ ..] = rest else { return false };
+        if first.as_char() != ':' || second.as_char() != ':' {
+            return false;
+        }
+        let is_reader = |token: &TokenTree| match token {
+            TokenTree::Ident(name) => ENVIRONMENT.iter().any(|reader| name == reader),
+            _ => false,
+        };
+        let reads = match what {
+            TokenTree::Group(group) => group.stream().into_iter().any(|token| is_reader(&token)),
+            other => is_reader(other),
+        };
+        let only_path = match after.first() {
+            Some(TokenTree::Group(arguments)) => arguments.stream().to_string() == "\"PATH\"",
+            _ => false,
+        };
+        reads && !(self.environment == Environment::PathOnly && only_path)
+    }
+}
+
+fn follows_hash(before: &[TokenTree]) -> bool {
+    let is = |token: &TokenTree, wanted: char| matches!(token, TokenTree::Punct(punct) if punct.as_char() == wanted);
+    match before {
+        [.., hash, bang] if is(bang, '!') => is(hash, '#'),
+        [.., hash] => is(hash, '#'),
+        [] => false,
+    }
+}
+
+/// The last word of a module's name, if it says nothing: `helpers` in `test_helpers`.
+fn empty_word_of_module(name: &str) -> Option<&'static str> {
+    name.split('_').find_map(empty_word)
+}
+
+/// The last word of a type's name, if it says nothing: `SlotManager`. Protobuf services keep their suffix.
+fn empty_word_of_type(name: &str) -> Option<&'static str> {
+    let start = name.rfind(|character: char| character.is_ascii_uppercase())?;
+    let alone = start == 0;
+    empty_word(&name[start..].to_ascii_lowercase()).filter(|word| alone || *word != "service")
+}
+
+fn empty_word(word: &str) -> Option<&'static str> {
+    let singular = word.strip_suffix('s').unwrap_or(word);
+    EMPTY_WORDS.iter().find(|empty| **empty == word || **empty == singular).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is found in a file of a crate, as `line: text` without the path.
+    fn found(package: &str, path: &str, text: &str) -> Vec<String> {
+        let folder = format!("crates/{package}");
+        let path = format!("{folder}/{path}");
+        let member = Crate {
+            package: format!("hearth-{package}"),
+            roots: vec![format!("{folder}/src/lib.rs")],
+            folder,
+            imports: Vec::new(),
+        };
+        let prefix = format!("{path}:");
+        let source = Source { path, text: text.to_owned() };
+        findings(&member, &source)
+            .iter()
+            .map(|finding| finding.strip_prefix(&prefix).expect("findings begin with the path").to_owned())
+            .collect()
+    }
+
+    fn check(package: &str, path: &str, text: &str, expected: &[&str]) {
+        let found = found(package, path, text);
+        assert_eq!(found.len(), expected.len(), "{package} {path}: {text}\n{found:#?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.contains(expected), "{package} {path}: {text}\n`{found}` has no `{expected}`");
+        }
+    }
+
+    #[test]
+    fn unsafe_code_has_its_places() {
+        let block = "fn f() {\n    unsafe { g() }\n}";
+        check("vmm", "src/qemu.rs", block, &["2: unsafe code"]);
+        check("vmm", "tests/real.rs", block, &["2: unsafe code"]);
+        check("host", "src/process.rs", block, &[]);
+        check("envd", "src/sys.rs", block, &[]);
+        check("envd", "src/system.rs", block, &["unsafe code"]);
+        check("vmm", "src/qemu.rs", "/// unsafe\nconst A: &str = \"unsafe\"; // unsafe", &[]);
+    }
+
+    #[test]
+    fn roots_forbid_unsafe_code() {
+        check("vmm", "src/lib.rs", "//! Doc.\n#![forbid(unsafe_code)]\nmod a;", &[]);
+        check("vmm", "src/lib.rs", "#![deny(unsafe_code)]", &["missing `#![forbid(unsafe_code)]`"]);
+        check("envd", "src/lib.rs", "#![deny(unsafe_code)]", &[]);
+        check("envd", "src/lib.rs", "", &["missing `#![deny(unsafe_code)]`"]);
+        check("host", "src/lib.rs", "", &[]);
+    }
+
+    #[test]
+    fn only_the_binary_reads_the_environment() {
+        let read = "fn f() { std::env::var(\"HEARTH_X\"); }";
+        check("api", "src/config.rs", read, &["1: only `hearth` reads"]);
+        check("api", "tests/rest.rs", read, &[]);
+        check("hearth", "src/config.rs", read, &[]);
+        check("api", "src/config.rs", "use std::env::{args, var_os};", &["only `hearth` reads"]);
+        check("api", "src/config.rs", "struct A { #[arg(long, env = \"X\")] b: u8 }", &["only `hearth` reads"]);
+        check("api", "src/config.rs", "const A: &str = env!(\"CARGO_PKG_VERSION\");", &[]);
+        check("api", "src/config.rs", "#[cfg(test)]\nmod tests { fn f() { env::var(\"X\"); } }", &[]);
+        check("api", "src/config.rs", "#[cfg(test)]\nuse a;\nfn f() { env::var(\"X\"); }", &["3: only `hearth` reads"]);
+        check("host", "src/process.rs", "fn f() { env::var_os(\"PATH\"); env::var_os(\"HOME\"); }", &["only `hearth`"]);
+    }
+
+    #[test]
+    fn names_say_something() {
+        check(
+            "api",
+            "src/teams.rs",
+            "struct SlotManager; enum Data {} trait Helper {} mod utils;",
+            &["`SlotManager`: `manager`", "`Data`: `data`", "`Helper`: `helper`", "`utils`: `util`"],
+        );
+        check("api", "src/teams.rs", "struct Metadata; struct ProcessService; mod database; struct Infovore;", &[]);
+        check("api", "src/teams.rs", "impl Body for A { type Data = Bytes; } type Data = u8;", &["`Data`"]);
+        check("api", "src/test_helpers.rs", "", &["a module called `helper`"]);
+        check("api", "src/teams/mod.rs", "", &["never `mod.rs`"]);
+    }
+
+    #[test]
+    fn generated_files_are_let_through_and_long_ones_are_not() {
+        let long = "const A: u8 = 1;\n".repeat(LINES_MAX + 1);
+        check("api", "src/teams.rs", &long, &["801: a file has at most 800 lines"]);
+        check("api", "src/generated/mod.rs", &format!("{long} struct Data;"), &[]);
+        check("api", "src/teams.rs", "fn (", &["1: this is not Rust"]);
+    }
+}

@@ -1,0 +1,14 @@
+//! `make up`: the server in the foreground.
+
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+/// Becomes `hearth up`, so that signals and the terminal are its own.
+pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
+    let program = root.join("target/release/hearth");
+    let error = Command::new(&program).arg("up").args(arguments).exec();
+    Err::<(), _>(error).with_context(|| format!("starting {}", program.display()))
+}
