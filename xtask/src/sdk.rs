@@ -24,7 +24,7 @@ pub(crate) struct Selection {
     only: Option<Language>,
     /// Use the server that E2B_API_KEY, E2B_API_URL and E2B_SANDBOX_URL name, instead of a private one.
     #[arg(long)]
-    running: bool,
+    pub(crate) running: bool,
     /// Given to pytest and vitest as they are.
     #[arg(last = true)]
     arguments: Vec<String>,

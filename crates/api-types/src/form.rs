@@ -1,7 +1,7 @@
 //! Form encoding, decoded strictly.
 //!
-//! The ordinary decoders pass malformed input on as it is. The contract's metadata filter is decoded three times, where a
-//! guess at one level changes the meaning of the next, so a malformed text is an error here.
+//! The ordinary decoders pass malformed input on as it is. The contract's metadata filter is decoded three times, where
+//! a guess at one level changes the meaning of the next, so a malformed text is an error here.
 
 /// A text that is not form encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

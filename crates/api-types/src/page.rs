@@ -1,7 +1,7 @@
 //! Where a list goes on: the opaque text of `X-Next-Token`.
 //!
-//! The form is E2B's: URL-safe base64 of `<RFC 3339 time>__<id>`, and `__asc` after it in an ascending list. Clients must not
-//! look inside, but operators who debug a client may.
+//! The form is E2B's: URL-safe base64 of `<RFC 3339 time>__<id>`, and `__asc` after it in an ascending list. Clients
+//! must not look inside, but operators who debug a client may.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;

@@ -23,15 +23,15 @@ pub struct Config {
     pub request_deadline: Duration,
     /// Longest time a client may take to send a body.
     pub body_read_max: Duration,
-    /// Longest time in which a sandbox has to be started. Shorter than the request deadline, so that the client hears why it
-    /// was not, and shorter than what the client of nodes waits, so that it is this role that decides.
+    /// Longest time in which a sandbox has to be started. Shorter than the request deadline, so that the client hears
+    /// why it was not, and shorter than what the client of nodes waits, so that it is this role that decides.
     pub create_budget: Duration,
     /// How long a route is found after this role was last sure of it.
     pub route_lease: Duration,
     /// Time between two comparisons of what should be with what is.
     pub reconcile_interval: Duration,
-    /// How long [`Api::start`](crate::Api::start) waits for nodes, so that the first answers are not about sandboxes that
-    /// are long gone. A node that takes longer is compared when it comes.
+    /// How long [`Api::start`](crate::Api::start) waits for nodes, so that the first answers are not about sandboxes
+    /// that are long gone. A node that takes longer is compared when it comes.
     pub node_patience: Duration,
 }
 

@@ -66,8 +66,8 @@ pub struct Api {
 }
 
 impl Api {
-    /// Starts timers, node watchers and reconcilers, and adopts the sandboxes of the server before. Waits a little for the
-    /// nodes to tell what runs ([`Config::node_patience`]). Not cancel safe: what was started goes on.
+    /// Starts timers, node watchers and reconcilers, and adopts the sandboxes of the server before. Waits a little for
+    /// the nodes to tell what runs ([`Config::node_patience`]). Not cancel safe: what was started goes on.
     ///
     /// # Errors
     /// [`StartError`].
@@ -104,8 +104,8 @@ impl Api {
         routes::router(Arc::clone(&self.control))
     }
 
-    /// Stops everything that was started; sandboxes go on. Call it when the listener takes no more requests. Returns the
-    /// names of tasks that did not stop in time.
+    /// Stops everything that was started; sandboxes go on. Call it when the listener takes no more requests. Returns
+    /// the names of tasks that did not stop in time.
     pub async fn shutdown(&self) -> Vec<&'static str> {
         self.control.tasks.shutdown(SHUTDOWN_PATIENCE).await
     }

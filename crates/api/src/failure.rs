@@ -1,7 +1,7 @@
 //! The one place where the control role's refusals and failures become HTTP answers.
 //!
-//! A failure's message is for the client. What happened inside is logged where it is swallowed ([`Failure::internal`]) and
-//! never sent.
+//! A failure's message is for the client. What happened inside is logged where it is swallowed ([`Failure::internal`])
+//! and never sent.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -16,7 +16,8 @@ use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::live::{CreateError, Refusal, Unanswered};
 
-/// Tells clients whether the same request may be sent again. Without it, the Python SDK repeats every 429, 502, 503 and 504.
+/// Tells clients whether the same request may be sent again. Without it, the Python SDK repeats every 429, 502, 503 and
+/// 504.
 pub(crate) const SHOULD_RETRY: HeaderName = HeaderName::from_static("should-retry");
 
 /// When a request may be repeated after a failure that passes: the shortest time the header can tell.

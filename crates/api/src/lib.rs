@@ -1,7 +1,7 @@
 //! The control role: the public REST interface, and the intended state of all sandboxes.
 //!
 //! ```text
-//!   http ── routes, auth, bodies, deadline ──▶ sandboxes, templates, health: handlers, one module for each thing to ask
+//!   http ── routes, auth, bodies, deadline ──▶ sandboxes, templates, health: one module for each thing to ask
 //!                                                   │                │
 //!   failure: the one place where errors             ▼                ▼
 //!   become HTTP answers                     live: one owner       store (reads)
@@ -11,7 +11,8 @@
 //!   reconcile ── rows, routes and timers ───────────┘
 //! ```
 //!
-//! * The store says which sandboxes *should* be, nodes say which *are*; this crate alone writes the one and follows the other.
+//! * The store says which sandboxes *should* be, nodes say which *are*; this crate alone writes the one and follows the
+//!   other.
 //! * A handler that changes something hands the work to a task and waits for it, so a dropped connection cuts nothing.
 //! * No route leads to a sandbox without a row, and no sandbox runs for long without one.
 //!

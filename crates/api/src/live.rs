@@ -7,17 +7,18 @@
 //!     Live: sandbox id to Handle          reconcilers ──▶ Handle: ended there, confirmed there
 //! ```
 //!
-//! * **One task owns each sandbox** from before its row is written until after its row is deleted: [`create`] → [`run`] →
-//!   [`end`]. Nobody else writes its row or its route, sets its expiry or asks a node about it. So a request that is dropped
-//!   with its connection cuts nothing, and nothing has to be locked across an await.
-//! * **A kill is a token**: it cannot queue up behind anything, be lost or be undone. The same holds for a node's word that
-//!   the sandbox ended.
-//! * **Expiry is a timer of the owner**, so the runtime's timer wheel holds as many as there are sandboxes and nobody polls.
-//!   The wall clock decides when it fires; reconcilers wake the owner in case that clock was moved or the machine slept.
-//! * A stopping server leaves rows as they are. The next one adopts them: what runs goes on, what was half created or half
-//!   ended is ended.
+//! * **One task owns each sandbox** from before its row is written until after its row is deleted: [`mod@create`] →
+//!   [`run`] → [`end`]. Nobody else writes its row or its route, sets its expiry or asks a node about it. So a request
+//!   that is dropped with its connection cuts nothing, and nothing has to be locked across an await.
+//! * **A kill is a token**: it cannot queue up behind anything, be lost or be undone. The same holds for a node's word
+//!   that the sandbox ended.
+//! * **Expiry is a timer of the owner**, so the runtime's timer wheel holds as many as there are sandboxes and nobody
+//!   polls. The wall clock decides when it fires; reconcilers wake the owner in case that clock was moved or the
+//!   machine slept.
+//! * A stopping server leaves rows as they are. The next one adopts them: what runs goes on, what was half created or
+//!   half ended is ended.
 
-pub(crate) mod create;
+mod create;
 mod end;
 pub(crate) mod expiry;
 mod handle;
@@ -46,7 +47,8 @@ pub(crate) struct Place {
 
 type Handles = HashMap<SandboxId, Handle>;
 
-/// Handles of all sandboxes with an owner. Bounded by the teams' limits, which the store enforces before a node is asked.
+/// Handles of all sandboxes with an owner. Bounded by the teams' limits, which the store enforces before a node is
+/// asked.
 #[derive(Debug, Default)]
 pub(crate) struct Live {
     handles: RwLock<Handles>,

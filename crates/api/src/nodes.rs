@@ -3,9 +3,9 @@
 //! Two tasks for each node keep what should be and what is together:
 //!
 //! * [`follow`] watches the node's news: whether it can be reached, and which sandboxes ended by themselves.
-//! * [`compare`](mod@compare) compares all that runs there with all that should, when the node comes (back), on a nudge and
-//!   on a timer, because what happened while nobody watched is not told. It also is what keeps routes alive: a sandbox that
-//!   no node confirms loses its route when the lease ends.
+//! * [`compare`](mod@compare) compares all that runs there with all that should, when the node comes (back), on a nudge
+//!   and on a timer, because what happened while nobody watched is not told. It also is what keeps routes alive: a
+//!   sandbox that no node confirms loses its route when the lease ends.
 
 pub(crate) mod compare;
 pub(crate) mod follow;

@@ -1,7 +1,7 @@
 //! `/sandboxes`: one module for each thing that can be asked.
 //!
-//! Handlers check what they were given, hand the rest to the sandbox's owner (`live`) or ask the store, and describe the
-//! outcome. They hold nothing across requests.
+//! Handlers check what they were given, hand the rest to the sandbox's owner (`live`) or ask the store, and describe
+//! the outcome. They hold nothing across requests.
 
 pub(crate) mod connect;
 pub(crate) mod create;

@@ -14,8 +14,8 @@ use crate::failure::Failure;
 use crate::http::auth::Reader;
 use crate::http::path::AliasPath;
 
-/// `GET /templates/aliases/{alias}`: 200 for the caller's own template, 403 for anybody else's, which clients read as "the
-/// name is taken".
+/// `GET /templates/aliases/{alias}`: 200 for the caller's own template, 403 for anybody else's, which clients read as
+/// "the name is taken".
 pub(crate) async fn find_alias(
     State(control): State<Arc<Control>>,
     Reader(team): Reader,

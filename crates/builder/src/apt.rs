@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
+use crate::Error;
 use crate::mirror::Mirror;
 use crate::progress::{Progress, Unit};
 use crate::tool::Tool;
-use crate::Error;
 
 /// Settings of the host that are taken over: how it reaches mirrors, and whether it trusts its clock.
 const NETWORK_SETTINGS: &[&str] = &[

@@ -166,6 +166,7 @@ fn initramfs(init: Vec<u8>, envd: Vec<u8>, modules: &Modules) -> Result<Vec<u8>,
     let mut archive = cpio::Archive::default();
     // The kernel opens it for PID 1 before anything is mounted.
     archive.character_device("dev/console", 5, 1);
+    archive.folder("proc").folder("sys").folder("root");
     archive.file("init", 0o755, init).file("envd", 0o755, envd);
     let mut order = String::new();
     for (name, bytes) in modules.in_load_order(MODULES)? {

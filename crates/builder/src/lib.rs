@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod apt;
+mod base;
 mod config;
 mod cpio;
 mod error;
@@ -23,10 +24,22 @@ mod files;
 mod kernel;
 mod mirror;
 mod progress;
+mod rootfs;
 mod tool;
 mod workshop;
 
+pub use base::{Base, ensure_base};
 pub use config::{Config, GuestPrograms, NAMESERVER, RESOURCES, SUITE};
 pub use error::Error;
 pub use kernel::ensure_kernel;
 pub use progress::{Progress, Silent, Unit};
+
+/// Refuses to begin what would fill the disk.
+fn require_space(folder: &std::path::Path, needed_bytes: u64, purpose: &'static str) -> Result<(), Error> {
+    let free = hearth_host::disk::free_bytes(folder);
+    let free_bytes = free.map_err(Error::file("looking at the free space of", folder))?;
+    if free_bytes >= needed_bytes {
+        return Ok(());
+    }
+    Err(Error::NoSpace { path: folder.to_owned(), free_bytes, needed_bytes, purpose })
+}

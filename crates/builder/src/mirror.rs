@@ -129,9 +129,8 @@ fn stanzas(text: &str) -> Vec<Source> {
 
 fn stanza(lines: &[&str]) -> Option<Source> {
     let words = |key: &str| -> Vec<String> {
-        let start = lines.iter().position(|line| {
-            line.split_once(':').is_some_and(|(name, _)| name.eq_ignore_ascii_case(key))
-        });
+        let start =
+            lines.iter().position(|line| line.split_once(':').is_some_and(|(name, _)| name.eq_ignore_ascii_case(key)));
         let Some(start) = start else { return Vec::new() };
         let first = lines[start].split_once(':').map_or("", |(_, value)| value);
         let continued = lines[start + 1..].iter().take_while(|line| line.starts_with([' ', '\t']));
@@ -190,6 +189,9 @@ mod tests {
         let mirror = Mirror { suite: "s".into(), main: "http://m".into(), security: "http://x".into() };
         let lines = mirror.lines();
         assert_eq!(lines.len(), 3);
-        assert!(lines[0].ends_with("] http://m s main") && lines[2].ends_with("] http://x s-security main"), "{lines:?}");
+        assert!(
+            lines[0].ends_with("] http://m s main") && lines[2].ends_with("] http://x s-security main"),
+            "{lines:?}"
+        );
     }
 }

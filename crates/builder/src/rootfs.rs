@@ -170,12 +170,7 @@ impl Privilege {
 }
 
 /// Installs the packages into an archive.
-async fn install(
-    workshop: &Workshop,
-    config: &Config,
-    work: &Work,
-    progress: &dyn Progress,
-) -> Result<PathBuf, Error> {
+async fn install(workshop: &Workshop, config: &Config, work: &Work, progress: &dyn Progress) -> Result<PathBuf, Error> {
     // The program is looked up first: it is the one that people lack, and the packages are many.
     Tool::new("mmdebstrap", "mmdebstrap").arg("--version").lines("looking at mmdebstrap").await?;
     let mirror = Mirror::choose(&config.suite, config.mirror.as_deref())?;
@@ -282,7 +277,12 @@ mod tests {
         let packages = packages();
         assert!(packages.contains(&"python3") && packages.contains(&"nodejs"));
         for package in &packages {
-            assert!(package.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte)), "{package}");
+            assert!(
+                package
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte)),
+                "{package}"
+            );
             assert_eq!(packages.iter().filter(|other| *other == package).count(), 1, "{package} stands twice");
         }
     }

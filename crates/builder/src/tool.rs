@@ -72,7 +72,11 @@ impl Tool {
         mut tick: impl FnMut(),
     ) -> Result<(), Error> {
         let mut command = Command::new(self.path()?);
-        command.args(&self.arguments).envs(self.environment).env("LC_ALL", "C.UTF-8").env("DEBIAN_FRONTEND", "noninteractive");
+        command
+            .args(&self.arguments)
+            .envs(self.environment)
+            .env("LC_ALL", "C.UTF-8")
+            .env("DEBIAN_FRONTEND", "noninteractive");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
         if let Some(folder) = &self.folder {
             command.current_dir(folder);

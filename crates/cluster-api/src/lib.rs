@@ -9,6 +9,7 @@ mod convert;
 mod node;
 
 #[allow(clippy::all, clippy::pedantic, unreachable_pub, unused_qualifications, missing_docs)]
+#[rustfmt::skip]
 mod generated;
 
 pub use convert::{ConvertError, RunningSandbox, parse_id};

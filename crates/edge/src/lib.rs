@@ -1,1 +1,157 @@
+//! The edge role: from a client to the node that runs its sandbox.
+//!
+//! ```text
+//! client ──▶ Edge: which sandbox and port? ──▶ reserved? ──▶ route in the catalog? ──▶ the node's proxy ──▶ guest
+//!                    400                       404           502                       (answers for itself)
+//! ```
+//!
+//! The edge keeps nothing about sandboxes: each request looks its route up. What happens to a sandbox while a stream is open
+//! shows on the way to its node, which cuts what it has to cut; the edge passes that on. Whether the guest can be reached, and
+//! how many requests it gets at a time, is the node's to know and to tell.
+//!
+//! Clients are believed nothing: headers of our own conversation with nodes are removed from what they send.
+
 #![forbid(unsafe_code)]
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_catalog::Catalog;
+use hearth_proxy::hop::{Address, Forwarded, set_forwarded};
+use hearth_proxy::pages::{Audience, Page};
+use hearth_proxy::serve::{self, Peer};
+use hearth_proxy::target::{Target, Unroutable};
+use hearth_proxy::{Body, Engine, Error, Key, body, dial, internal, pages};
+use hearth_types::{NodeAddress, Route};
+use http::{Method, Request, Response};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Most connections of clients at a time. Each takes two file descriptors, one towards its node.
+const CONNECTIONS_MAX: u32 = 16_384;
+/// How long requests under way may take when the edge stops. Streams last longer anyway: their clients connect again.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How an edge works.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Most connections of clients at a time.
+    pub connections_max: u32,
+    /// How long requests under way may take after shutdown began.
+    pub drain_patience: Duration,
+    /// Whether what requests say about earlier proxies is believed: only when there is one of the operator's own.
+    pub forwarded: Forwarded,
+}
+
+impl Default for Config {
+    /// For clients that connect directly.
+    fn default() -> Self {
+        Self { connections_max: CONNECTIONS_MAX, drain_patience: DRAIN_PATIENCE, forwarded: Forwarded::Replace }
+    }
+}
+
+/// The edge. Cheap to clone: clones share their connections to nodes.
+#[derive(Debug, Clone)]
+pub struct Edge {
+    config: Arc<Config>,
+    catalog: Catalog,
+    engine: Engine<NodeAddress>,
+}
+
+impl Edge {
+    /// An edge that finds routes in `catalog`.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    #[must_use]
+    pub fn new(config: Config, catalog: Catalog) -> Self {
+        Self { config: Arc::new(config), catalog, engine: Engine::new(hearth_proxy::Config::for_nodes()) }
+    }
+
+    /// Serves HTTP/1.1 and HTTP/2 (prior knowledge) until `shutdown`, then drains; returns how many connections had to be cut.
+    /// Upgraded streams go on until [`shutdown`](Self::shutdown).
+    ///
+    /// Cancelling it cuts everything.
+    pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) -> usize {
+        let bounds =
+            serve::Config { connections_max: self.config.connections_max, drain_patience: self.config.drain_patience };
+        let edge = self.clone();
+        let handler = tower::service_fn(move |request| {
+            let edge = edge.clone();
+            async move { Ok::<_, Infallible>(edge.answer(request).await) }
+        });
+        serve::serve(listener, handler, bounds, shutdown).await
+    }
+
+    /// Cuts whatever is left of the way to the nodes, upgraded streams above all.
+    pub async fn shutdown(&self) {
+        self.engine.shutdown().await;
+    }
+
+    /// The answer to one request. Cancel safe in the sense of HTTP: the guest sees its connection close.
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let target = match Target::of(&request) {
+            Ok(target) => target,
+            Err(Unroutable::Host) if asks_health(&request) => return Response::new(body::empty()),
+            Err(error) => return pages::unroutable(error),
+        };
+        let audience = Audience::of(request.headers());
+        if target.port == internal::DAEMON_PORT
+            && let Some(route) = internal::reserved_route(request.uri().path())
+        {
+            return Page::Reserved { route }.response(audience);
+        }
+        let sandbox_id = &target.sandbox_id;
+        match self.catalog.find(sandbox_id).await {
+            Ok(Some(route)) => self.forward(route, &target, request, audience).await,
+            Ok(None) => Page::NotFound { sandbox_id }.response(audience),
+            Err(error) => {
+                tracing::warn!(sandbox = %sandbox_id, error = %hearth_stdx::chain(&error), "could not look up a route");
+                Page::Unreachable { sandbox_id }.response(audience)
+            }
+        }
+    }
+
+    async fn forward(
+        &self,
+        route: Route,
+        target: &Target,
+        request: Request<Body>,
+        audience: Audience,
+    ) -> Response<Body> {
+        let (mut parts, body) = request.into_parts();
+        let peer = parts.extensions.get::<Peer>().and_then(Peer::ip);
+        set_forwarded(&mut parts, self.config.forwarded, peer, "http");
+        let sandbox_id = target.sandbox_id.clone();
+        Address { sandbox_id, execution_id: route.execution_id, port: target.port }.write(&mut parts.headers);
+
+        let key = Key { group: route.node_proxy, port: None };
+        let dial = || dial::node(&key.group);
+        match self.engine.forward(&key, dial, Request::from_parts(parts, body)).await {
+            Ok(response) => response,
+            Err(error) => {
+                log(&error, target, &key.group);
+                Page::Unreachable { sandbox_id: &target.sandbox_id }.response(audience)
+            }
+        }
+    }
+}
+
+/// Whether somebody asks the edge itself how it is: a load balancer, by address.
+fn asks_health(request: &Request<Body>) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD) && request.uri().path() == "/health"
+}
+
+/// A node answers for its sandboxes, also when they cannot be reached: silence is about the node.
+fn log(error: &Error, target: &Target, node: &NodeAddress) {
+    let (sandbox, chain) = (&target.sandbox_id, hearth_stdx::chain(error));
+    match error {
+        Error::Dial(_) | Error::NoAnswer(_) | Error::UnaskedUpgrade => {
+            tracing::warn!(%sandbox, %node, error = %chain, "a node gave no answer");
+        }
+        Error::Closed | Error::TooManyRequests { .. } | Error::Tunnel => {
+            tracing::debug!(%sandbox, %node, error = %chain, "refused a request");
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! The host's side of the guest daemon: identity, health, and running a command.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -51,8 +52,8 @@ pub enum Error {
 /// How a connection to the guest daemon is made, directly or through proxies.
 pub type Dial = dyn Fn() -> Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>> + Send + Sync;
 
-/// What a guest is told about itself (the body of `POST /init`).
-#[derive(Debug, Clone, Default, Serialize)]
+/// What a guest is told about itself (the body of `POST /init`). Its debug form shows no secrets.
+#[derive(Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Init {
     /// What clients must present.
@@ -75,6 +76,22 @@ pub struct Init {
     /// Where they run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_workdir: Option<String>,
+}
+
+impl fmt::Debug for Init {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Every field is looked at, so that a new one is either shown or kept back by decision. Variables hold secrets.
+        let Self { access_token, env_vars, sandbox_id, template_id, random_seed, default_user, default_workdir } = self;
+        f.debug_struct("Init")
+            .field("access_token", &access_token.as_ref().map(|_| "<redacted>"))
+            .field("env_vars", &env_vars.keys().collect::<Vec<_>>())
+            .field("sandbox_id", sandbox_id)
+            .field("template_id", template_id)
+            .field("random_seed", &random_seed.as_ref().map(|_| "<redacted>"))
+            .field("default_user", default_user)
+            .field("default_workdir", default_workdir)
+            .finish()
+    }
 }
 
 #[derive(Serialize)]
@@ -129,7 +146,8 @@ impl Client {
     }
 
     async fn init_once(&self, init: &Init) -> Result<String, Error> {
-        let body = serde_json::to_vec(&Timed { timestamp: timestamp(), init }).map_err(|error| transport(error.into()))?;
+        let body =
+            serde_json::to_vec(&Timed { timestamp: timestamp(), init }).map_err(|error| transport(error.into()))?;
         let response = self.send(Method::POST, "/init", "application/json", body.into()).await?;
         let version = response.headers().get("x-envd-version").and_then(|value| value.to_str().ok()).map(str::to_owned);
         expect(response, StatusCode::NO_CONTENT).await?;
@@ -286,4 +304,47 @@ fn hyper_error(error: hyper::Error) -> Error {
 /// Now, as RFC 3339 with nanoseconds: the daemon orders requests by it.
 fn timestamp() -> String {
     format!("{:.9}", jiff::Timestamp::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packed(flags: u8, message: &str) -> Vec<u8> {
+        let mut bytes = vec![flags];
+        bytes.put_u32(message.len().try_into().expect("short"));
+        bytes.extend(message.bytes());
+        bytes
+    }
+
+    #[test]
+    fn envelopes_come_whole_or_not_yet() {
+        let whole = [packed(0, "one"), packed(2, "{}")].concat();
+        let mut buffer = BytesMut::new();
+        let mut found = Vec::new();
+        for byte in whole {
+            buffer.put_u8(byte);
+            found.extend(envelope(&mut buffer).expect("short"));
+        }
+        assert_eq!(found, [(0, "one".into()), (2, "{}".into())]);
+        assert!(buffer.is_empty());
+        assert!(envelope(&mut BytesMut::from(&[0, 0xFF, 0, 0, 0][..])).is_err(), "the guest may send anything");
+    }
+
+    #[test]
+    fn a_stream_ends_well_only_after_the_command() {
+        let output = || Output { stdout: Vec::new(), stderr: Vec::new(), exit_code: 0 };
+        assert!(end_of_stream(b"{}", true, output()).is_ok());
+        for (message, ended) in
+            [(&b"{}"[..], false), (b"{\"error\":{\"code\":\"not_found\"}}", true), (b"nonsense", true)]
+        {
+            assert!(end_of_stream(message, ended, output()).is_err(), "{}", String::from_utf8_lossy(message));
+        }
+    }
+
+    #[test]
+    fn times_have_nanoseconds() {
+        let text = timestamp();
+        assert_eq!(text.len(), "2026-01-01T00:00:00.000000000Z".len(), "{text}");
+    }
 }

@@ -6,6 +6,7 @@
 mod client;
 
 #[allow(clippy::all, clippy::pedantic, unreachable_pub, unused_qualifications, missing_docs)]
+#[rustfmt::skip]
 mod generated;
 
 pub use client::{Client, Dial, Error, Init, Output};

@@ -83,10 +83,11 @@ pub(crate) async fn init(Extract(state): Extract<Arc<State>>, body: Result<Bytes
 
 /// Cancel safe: it waits for its turn only, and then does all of its work at once.
 async fn apply(state: &State, body: &[u8]) -> Result<(), Refusal> {
-    let request: Request = if body.trim_ascii().is_empty() {
-        Request::default()
-    } else {
-        serde_json::from_slice(body).map_err(|_| (StatusCode::BAD_REQUEST, ""))?
+    let request: Request = match body.trim_ascii().first() {
+        None => Request::default(),
+        Some(b'{') => serde_json::from_slice(body).map_err(|_| (StatusCode::BAD_REQUEST, ""))?,
+        // A list would do for the parser.
+        Some(_) => return Err((StatusCode::BAD_REQUEST, "")),
     };
     let mut progress = state.init.lock().await;
     authorise(state, request.access_token.as_ref())?;

@@ -79,6 +79,8 @@ fn main() -> ExitCode {
     };
     // What is made must be readable for the guest's users, whoever started the daemon.
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    sys::keep_inherited_files();
+    sys::tame_allocator();
     let child_descriptors = Some(sys::raise_descriptor_limit());
     let state = State::new(Surroundings { in_microvm: options.in_microvm, child_descriptors });
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -111,11 +113,17 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Request, String> {
             "version" => return Ok(Request::Print(VERSION)),
             "commit" => return Ok(Request::Print(option_env!("HEARTH_COMMIT").unwrap_or("unknown"))),
             "isnotfc" => options.in_microvm = false,
+            // There are none that could be disabled.
+            "no-cgroups" => {}
             "port" => {
                 let value = value.or_else(|| args.next()).ok_or("-port needs a number")?;
                 options.port = value.parse().map_err(|_| format!("`{value}` is not a port"))?;
             }
-            _ => return Err(format!("unknown option `{arg}`; known are -version, -commit, -port N and -isnotfc")),
+            _ => {
+                return Err(format!(
+                    "unknown option `{arg}`; known are -version, -commit, -port N, -isnotfc and -no-cgroups"
+                ));
+            }
         }
     }
     Ok(Request::Serve(options))
@@ -132,7 +140,7 @@ mod tests {
     #[test]
     fn options_with_one_and_two_dashes() {
         assert_eq!(request(&[]), Ok(Request::Serve(Options { port: PORT, in_microvm: true })));
-        for args in [&["-port", "1234", "-isnotfc"][..], &["--port=1234", "--isnotfc"]] {
+        for args in [&["-port", "1234", "-isnotfc"][..], &["--port=1234", "--isnotfc", "-no-cgroups"]] {
             assert_eq!(request(args), Ok(Request::Serve(Options { port: 1234, in_microvm: false })));
         }
         for version in ["-version", "--version"] {

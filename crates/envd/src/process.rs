@@ -20,7 +20,9 @@ use crate::state::State;
 
 mod child;
 mod events;
+mod followers;
 mod live;
+mod output;
 mod registry;
 
 use child::Child;

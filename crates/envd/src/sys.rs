@@ -26,6 +26,13 @@ const IO_PRIORITY_OF_PROCESS: libc::c_int = 1;
 /// The last signal number of Linux (signal(7)).
 const SIGNAL_MAX: libc::c_int = 64;
 
+/// What the kernel is told of a signal: room for the structure of every architecture, whose layouts differ. All zero is the
+/// default action without flags.
+type KernelAction = [u64; 8];
+const DEFAULT_ACTION: KernelAction = [0; 8];
+/// A bit for each signal.
+const SIGNAL_SET_BYTES: usize = SIGNAL_MAX as usize / 8;
+
 /// What a child becomes before its program runs.
 #[derive(Debug)]
 pub(crate) struct Role {
@@ -52,12 +59,15 @@ impl Role {
     }
 
     /// Runs between fork and exec: system calls only. Standard streams are in place and no signal is blocked; the standard
-    /// library has seen to both.
+    /// library has seen to both. A control group would be entered first, while the child has root's rights.
     fn take(&self) -> io::Result<()> {
         self.take_priorities();
         for signal in 1..=SIGNAL_MAX {
-            // SAFETY: only sets a disposition to the default. It fails for signals that have none, which is well.
-            unsafe { libc::signal(signal, libc::SIG_DFL) };
+            let action: *const KernelAction = &DEFAULT_ACTION;
+            let none: *const KernelAction = std::ptr::null();
+            // SAFETY: the kernel reads one action and writes none. The call fails for signals that have no choice, which is
+            // well. The C library's own function would not touch the signals it keeps for itself.
+            let _ = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action, none, SIGNAL_SET_BYTES) };
         }
         if let Some(limit) = &self.descriptors {
             rustix::process::setrlimit(Resource::Nofile, *limit)?;
@@ -102,6 +112,25 @@ pub(crate) fn pollable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     rustix::io::ioctl_fionbio(&descriptor, true)?;
     // SAFETY: the reactor must see the descriptor open until it is deregistered; `AsyncFd` owns it and closes it last.
     Ok(unsafe { AsyncFd::register(descriptor) }?)
+}
+
+/// Has the allocator give memory back: what a burst of requests needed must not stay with an idle guest. One arena, because
+/// there are few threads; blocks of a buffer's size go back to the kernel at once, and the end of the heap soon.
+pub(crate) fn tame_allocator() {
+    #[cfg(target_env = "gnu")]
+    for (parameter, value) in
+        [(libc::M_ARENA_MAX, 1), (libc::M_MMAP_THRESHOLD, 512 * 1024), (libc::M_TRIM_THRESHOLD, 512 * 1024)]
+    {
+        // SAFETY: the call takes two numbers; no other thread runs yet.
+        let _ = unsafe { libc::mallopt(parameter, value) };
+    }
+}
+
+/// Keeps files that this process was started with from its children: who starts the daemon may not have taken care.
+pub(crate) fn keep_inherited_files() {
+    let (first, last) = (libc::STDERR_FILENO + 1, libc::c_uint::MAX);
+    // SAFETY: the call only sets a flag on descriptors. Where the kernel does not know it (before 5.11), nothing happens.
+    let _ = unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) };
 }
 
 /// Lets this process open as many files as it is allowed to, and returns the limit it had before.

@@ -87,7 +87,8 @@ mod tests {
             data_dir: "/data".to_owned(),
         };
         let text = banner.to_string();
-        for part in ["123 ms", "export E2B_API_KEY=e2b_00", "from e2b import Sandbox", "import { Sandbox } from 'e2b'"] {
+        for part in ["123 ms", "export E2B_API_KEY=e2b_00", "from e2b import Sandbox", "import { Sandbox } from 'e2b'"]
+        {
             assert!(text.contains(part), "{part} in {text}");
         }
     }

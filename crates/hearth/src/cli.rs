@@ -94,7 +94,8 @@ mod tests {
     #[test]
     fn each_option_has_a_variable_of_its_name() {
         let command = Cli::command();
-        let options = command.get_arguments().filter(|argument| !matches!(argument.get_id().as_str(), "help" | "version"));
+        let options =
+            command.get_arguments().filter(|argument| !matches!(argument.get_id().as_str(), "help" | "version"));
         for option in options {
             let name = option.get_long().expect("a long flag");
             let variable = option.get_env().and_then(|name| name.to_str()).unwrap_or_default().to_owned();

@@ -88,8 +88,7 @@ fn network(settings: &Settings) -> Vec<Finding> {
     };
     let cost = "no network namespaces for guests";
     let demanded = settings.network_mode == NetworkMode::Namespaces;
-    let mut findings =
-        vec![Finding { need: if demanded { Need::Required } else { Need::Recommended }, ..namespaces }];
+    let mut findings = vec![Finding { need: if demanded { Need::Required } else { Need::Recommended }, ..namespaces }];
     if wants_namespaces {
         findings.push(requirement::program("ip", need, cost, "install the package iproute2"));
         findings.push(requirement::program("nft", need, cost, "install the package nftables"));

@@ -24,7 +24,8 @@ impl Endpoints {
             return serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()));
         }
         let key = read_secret(&layout.api_key())?;
-        let key = key.context("there is no API key yet: start `hearth up` once, which makes the first team and its key")?;
+        let key =
+            key.context("there is no API key yet: start `hearth up` once, which makes the first team and its key")?;
         Ok(Self {
             api_url: format!("http://{}", settings.api_listen),
             sandbox_url: format!("http://{}", settings.edge_listen),

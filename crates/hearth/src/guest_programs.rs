@@ -20,7 +20,10 @@ pub(crate) fn ensure(folder: &Path) -> Result<GuestPrograms> {
         "this hearth was built without its guest programs: run `cargo xtask guest` and build it again"
     );
     fs::create_dir_all(folder).with_context(|| format!("creating the folder {}", folder.display()))?;
-    Ok(GuestPrograms { init: unpacked(&folder.join("hearth-init"), INIT)?, envd: unpacked(&folder.join("envd"), ENVD)? })
+    Ok(GuestPrograms {
+        init: unpacked(&folder.join("hearth-init"), INIT)?,
+        envd: unpacked(&folder.join("envd"), ENVD)?,
+    })
 }
 
 fn unpacked(path: &Path, program: &[u8]) -> Result<PathBuf> {

@@ -194,7 +194,8 @@ impl Options {
             (None, Some(path)) if path.exists() => path,
             (None, _) => return Ok(Self::default()),
         };
-        let text = fs::read_to_string(&path).with_context(|| format!("reading the configuration {}", path.display()))?;
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("reading the configuration {}", path.display()))?;
         toml::from_str(&text).with_context(|| format!("in the configuration {}", path.display()))
     }
 
@@ -316,10 +317,7 @@ const SANDBOXES_MAX: usize = 2048;
 const DATA_DIR_BYTES_MAX: usize = 107 - "/run/node-proxy.sock".len();
 
 /// Variables named `HEARTH_…` that mean nothing, most likely a typing mistake.
-pub(crate) fn unknown_variables<'a>(
-    known: &[String],
-    present: impl IntoIterator<Item = &'a str>,
-) -> Result<()> {
+pub(crate) fn unknown_variables<'a>(known: &[String], present: impl IntoIterator<Item = &'a str>) -> Result<()> {
     let unknown: Vec<&str> =
         present.into_iter().filter(|name| name.starts_with("HEARTH_") && !known.iter().any(|k| k == name)).collect();
     if unknown.is_empty() {
@@ -360,8 +358,7 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file() {
-        let file: Options =
-            toml::from_str("api_listen = '127.0.0.1:1'\nedge_listen = '127.0.0.1:2'").expect("valid");
+        let file: Options = toml::from_str("api_listen = '127.0.0.1:1'\nedge_listen = '127.0.0.1:2'").expect("valid");
         let flags = Options { api_listen: Some("127.0.0.1:9".parse().expect("address")), ..Options::default() };
         let settings = settle(flags, file).expect("valid");
         assert_eq!(settings.api_listen.port(), 9);

@@ -35,7 +35,8 @@ pub(crate) struct Foundation {
 /// Takes the data directory for this process.
 pub(crate) fn lock(layout: &Layout) -> Result<Lock> {
     let owner = format!("hearth, process {}", std::process::id());
-    Lock::take(&layout.lock(), &owner).context("another hearth works in this data directory: stop it, or choose another with --data-dir")
+    Lock::take(&layout.lock(), &owner)
+        .context("another hearth works in this data directory: stop it, or choose another with --data-dir")
 }
 
 /// `hearth setup`: makes what is missing, and goes.
@@ -112,8 +113,6 @@ fn network_config(settings: &Settings) -> hearth_network::Config {
             NetworkMode::User => Mode::User,
         },
         owner: settings.data_dir.display().to_string(),
-        // Numbers are machine-wide, so their locks are where every daemon of the machine looks (hier(7)).
-        lock_folder: "/run/lock/hearth".into(),
         block: settings.network_block,
         prepared_target: settings.slots_prepared,
     }

@@ -76,9 +76,9 @@ fn interrupted(signal: &'static str) -> Result<()> {
 }
 
 async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
-        format!("listening on {address}: stop what uses it, or choose another address with {flag}")
-    })
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening on {address}: stop what uses it, or choose another address with {flag}"))
 }
 
 /// The signals that end a daemon.
@@ -121,7 +121,8 @@ impl Instance {
         api_listener: TcpListener,
         edge_listener: TcpListener,
     ) -> Result<Self> {
-        let config = hearth_store::Config::sqlite(&layout.database()).context("the data directory's path is not UTF-8")?;
+        let config =
+            hearth_store::Config::sqlite(&layout.database()).context("the data directory's path is not UTF-8")?;
         let store = Store::open(&config).await?;
         let rows = async {
             let key = first_team::ensure(&store, layout).await?;
@@ -226,4 +227,3 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     };
     SocketAddr::new(ip, address.port())
 }
-

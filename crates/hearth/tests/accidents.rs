@@ -160,7 +160,8 @@ async fn fifty_creates_and_kills_with_failures_leave_nothing() -> Result<()> {
     }
     assert!(created > CREATES / 3 && failed >= CREATES / 4, "{created} created, {failed} failed");
     until("nothing left of any attempt", || async {
-        Ok((instance.leftovers().of_sandboxes() == Leftovers::default() && client.list().await?.is_empty()).then_some(()))
+        Ok((instance.leftovers().of_sandboxes() == Leftovers::default() && client.list().await?.is_empty())
+            .then_some(()))
     })
     .await?;
     let (status, folder) = instance.terminate().await?;

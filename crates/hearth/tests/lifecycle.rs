@@ -46,7 +46,10 @@ async fn a_sandbox_is_a_machine_of_its_own() -> Result<()> {
     };
     let (one, two) = (client.create(&new).await?, client.create(&NewSandbox::of("base")).await?);
 
-    assert_eq!(output(&one, "id -un; pwd; echo $GREETING $E2B_SANDBOX_ID").await?, format!("user\n/home/user\nhello {}", one.id()));
+    assert_eq!(
+        output(&one, "id -un; pwd; echo $GREETING $E2B_SANDBOX_ID").await?,
+        format!("user\n/home/user\nhello {}", one.id())
+    );
     let boot = "cat /proc/sys/kernel/random/uuid; head -c 16 /dev/urandom | base64";
     assert_ne!(output(&one, boot).await?, output(&two, boot).await?, "two sandboxes draw the same random numbers");
     let drift = output(&one, "date +%s").await?.parse::<i64>()? - output(&two, "date +%s").await?.parse::<i64>()?;
@@ -80,7 +83,10 @@ async fn a_guest_that_powers_off_is_gone_everywhere() -> Result<()> {
     let _ = by_itself.run("sudo kill -TERM 1").await;
     until("one VMM", || async { Ok((instance.leftovers().processes.len() == 1).then_some(())) }).await?;
     let pid = instance.leftovers().processes[0].split(' ').next().unwrap_or_default().parse()?;
-    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).context("a pid")?, rustix::process::Signal::KILL)?;
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(pid).context("a pid")?,
+        rustix::process::Signal::KILL,
+    )?;
     until("an empty list", || async { Ok(client.list().await?.is_empty().then_some(())) }).await?;
     for sandbox in [by_itself, by_accident] {
         assert!(client.info(sandbox.id()).await.expect_err("gone").is_not_found());
@@ -116,8 +122,11 @@ async fn the_next_daemon_ends_what_a_killed_one_left() -> Result<()> {
     let key = instance.key().clone();
     let client = instance.client();
     let new = NewSandbox::of("base");
-    let known: Vec<String> =
-        try_join_all((0..3).map(|_| client.create(&new))).await?.iter().map(|sandbox| sandbox.id().to_owned()).collect();
+    let known: Vec<String> = try_join_all((0..3).map(|_| client.create(&new)))
+        .await?
+        .iter()
+        .map(|sandbox| sandbox.id().to_owned())
+        .collect();
     // Killed half-way through more creates.
     let half_way: Vec<_> = (0..4)
         .map(|_| {

@@ -22,8 +22,6 @@ pub struct Config {
     pub mode: Mode,
     /// Who opens the pool, for people who find its lock: the data directory.
     pub owner: String,
-    /// Where instances lock their numbers; the same for all daemons of a machine.
-    pub lock_folder: PathBuf,
     /// The first address of the range that uplinks get addresses from. Its size is fixed: 16 instances of 2048 slots with
     /// two addresses each, a /16.
     pub block: Ipv4Addr,

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use hearth_host::lock::{self, Lock};
 
@@ -11,6 +12,10 @@ use crate::config::{Config, Error};
 const INSTANCES: u32 = 16;
 /// Slots of an instance: two addresses each.
 pub(crate) const SLOTS: u32 = 2048;
+
+/// Where daemons lock their numbers. Names and addresses follow from the number alone, so this is one place for all of a
+/// machine, emptied by its start (hier(7), `/run/lock`).
+pub const LOCK_FOLDER: &str = "/run/lock/hearth";
 
 /// An instance number, held for the life of the daemon.
 #[derive(Debug)]
@@ -23,9 +28,8 @@ pub(crate) struct Instance {
 impl Instance {
     /// Takes a number: the one this owner had before, if it is free, so that what it left is removed; then one nobody used;
     /// then any that is free.
-    pub(crate) fn claim(config: &Config) -> Result<Self, Error> {
-        let folder = &config.lock_folder;
-        fs::create_dir_all(folder).map_err(|source| Error::LockFolder { path: folder.clone(), source })?;
+    pub(crate) fn claim(folder: &Path, config: &Config) -> Result<Self, Error> {
+        fs::create_dir_all(folder).map_err(|source| Error::LockFolder { path: folder.to_owned(), source })?;
         let path = |number: u32| folder.join(format!("instance-{number}.lock"));
         let last_owner = |number: &u32| fs::read_to_string(path(*number)).unwrap_or_default();
         let mut numbers: Vec<u32> = (0..INSTANCES).collect();
@@ -86,29 +90,23 @@ mod tests {
     use super::*;
     use crate::Mode;
 
-    fn config(folder: &std::path::Path, owner: &str) -> Config {
-        Config {
-            mode: Mode::Auto,
-            owner: owner.to_owned(),
-            lock_folder: folder.to_owned(),
-            block: Ipv4Addr::new(10, 11, 0, 0),
-            prepared_target: 0,
-        }
+    fn config(owner: &str) -> Config {
+        Config { mode: Mode::Auto, owner: owner.to_owned(), block: Ipv4Addr::new(10, 11, 0, 0), prepared_target: 0 }
     }
 
     #[test]
     fn instances_do_not_meet_and_owners_return() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let a = Instance::claim(&config(folder.path(), "a")).expect("free");
-        let b = Instance::claim(&config(folder.path(), "b")).expect("free");
+        let a = Instance::claim(folder.path(), &config("a")).expect("free");
+        let b = Instance::claim(folder.path(), &config("b")).expect("free");
         assert_ne!(a.number, b.number);
         let was = b.number;
         drop((a, b));
-        let b = Instance::claim(&config(folder.path(), "b")).expect("free");
+        let b = Instance::claim(folder.path(), &config("b")).expect("free");
         assert_eq!(b.number, was);
         let all: Vec<Instance> =
-            (1..INSTANCES).map(|_| Instance::claim(&config(folder.path(), "c")).expect("free")).collect();
-        assert!(matches!(Instance::claim(&config(folder.path(), "d")), Err(Error::InstancesExhausted(INSTANCES))));
+            (1..INSTANCES).map(|_| Instance::claim(folder.path(), &config("c")).expect("free")).collect();
+        assert!(matches!(Instance::claim(folder.path(), &config("d")), Err(Error::InstancesExhausted(INSTANCES))));
         let last = all.iter().map(|instance| instance.number).max().expect("some");
         assert!(last < INSTANCES);
     }
@@ -116,7 +114,7 @@ mod tests {
     #[test]
     fn addresses_fit_the_block() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let first = Instance::claim(&config(folder.path(), "a")).expect("free");
+        let first = Instance::claim(folder.path(), &config("a")).expect("free");
         assert_eq!(first.addresses(0), (Ipv4Addr::new(10, 11, 0, 0), Ipv4Addr::new(10, 11, 0, 1)));
         assert_eq!(first.range(), "10.11.0.0/20");
         let last = Instance { number: INSTANCES - 1, ..first };

@@ -25,5 +25,6 @@ mod rules;
 mod slot;
 
 pub use config::{Config, Error, Mode};
+pub use instance::LOCK_FOLDER;
 pub use pool::Pool;
 pub use slot::{Attachment, Slot};

@@ -4,6 +4,7 @@
 //! state, rules, addresses in use) goes with its namespace, and a fresh one takes its place.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 
 use crate::config::{Config, Error, Mode};
-use crate::instance::{Instance, SLOTS};
+use crate::instance::{Instance, LOCK_FOLDER, SLOTS};
 use crate::rules;
 use crate::slot::{Slot, remove};
 
@@ -74,7 +75,7 @@ impl Pool {
         }
         let target = config.prepared_target;
         let instance = blocking(move || {
-            let instance = Instance::claim(&config)?;
+            let instance = Instance::claim(Path::new(LOCK_FOLDER), &config)?;
             sweep(&instance);
             let setup = |action| move |source| Error::Setup { action, source };
             namespace::sysctl("net/ipv4/ip_forward", "1").map_err(setup("switching IPv4 forwarding on"))?;

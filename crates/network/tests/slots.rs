@@ -15,8 +15,7 @@ fn config(folder: &Path, prepared_target: usize) -> Config {
     Config {
         mode: Mode::Namespaces,
         owner: folder.display().to_string(),
-        lock_folder: folder.to_owned(),
-        // Not the default, so that a daemon on this machine is left alone; its instance locks are in another folder too.
+        // Not the default; with the number, which is locked machine-wide, it keeps apart from daemons on this machine.
         block: Ipv4Addr::new(10, 251, 0, 0),
         prepared_target,
     }

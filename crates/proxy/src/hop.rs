@@ -118,14 +118,23 @@ pub fn set_forwarded(parts: &mut request::Parts, forwarded: Forwarded, peer: Opt
     }
     if let Some(peer) = peer {
         // An address of IPv4 that was accepted on an IPv6 socket is known by its IPv4 form.
-        let peer = HeaderValue::try_from(peer.to_canonical().to_string()).expect("an IP address is ASCII");
-        // Several lines of it mean the same as one, joined.
-        headers.append(FORWARDED_FOR, peer);
+        add_to_list(headers, FORWARDED_FOR, &peer.to_canonical().to_string());
     }
     if let Some(host) = host {
         headers.entry(FORWARDED_HOST).or_insert(host);
     }
     headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(scheme));
+}
+
+/// Adds a member to a list header, in one line: not every reader knows that several lines mean the same.
+///
+/// # Panics
+/// If the member is not visible ASCII.
+fn add_to_list(headers: &mut HeaderMap, name: HeaderName, member: &str) {
+    let mut members: Vec<&[u8]> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
+    members.push(member.as_bytes());
+    let joined = HeaderValue::from_bytes(&members.join(&b", "[..])).expect("it is made of header values");
+    headers.insert(name, joined);
 }
 
 fn host_of(parts: &request::Parts) -> Option<HeaderValue> {
@@ -376,8 +385,7 @@ mod tests {
             &[
                 "forwarded: for=1.1.1.1",
                 "host: a",
-                "x-forwarded-for: 1.1.1.1",
-                "x-forwarded-for: 2.2.2.2",
+                "x-forwarded-for: 1.1.1.1, 2.2.2.2",
                 "x-forwarded-host: a",
                 "x-forwarded-proto: https",
             ],

@@ -50,7 +50,7 @@ impl NewSandbox {
 /// What the server tells about a sandbox.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct SandboxInfo {
+pub struct SandboxDetail {
     /// Its id.
     #[serde(rename = "sandboxID")]
     pub sandbox_id: String,
@@ -112,13 +112,13 @@ impl Client {
     }
 
     /// What the server knows of a sandbox.
-    pub async fn info(&self, sandbox_id: &str) -> Result<SandboxInfo, Error> {
+    pub async fn info(&self, sandbox_id: &str) -> Result<SandboxDetail, Error> {
         let path = format!("/sandboxes/{sandbox_id}");
         self.api.json(self.call(Method::GET, &path, Bytes::new())).await
     }
 
     /// The first page of running sandboxes, newest first.
-    pub async fn list(&self) -> Result<Vec<SandboxInfo>, Error> {
+    pub async fn list(&self) -> Result<Vec<SandboxDetail>, Error> {
         self.api.json(self.call(Method::GET, "/v2/sandboxes?limit=100", Bytes::new())).await
     }
 

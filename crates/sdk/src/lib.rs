@@ -24,7 +24,7 @@ mod error;
 mod files;
 mod sandbox;
 
-pub use client::{Client, NewSandbox, SandboxInfo};
+pub use client::{Client, NewSandbox, SandboxDetail};
 pub use error::Error;
 pub use hearth_envd_api::Output;
 pub use sandbox::Sandbox;

@@ -34,8 +34,7 @@ impl Sandbox {
 
     /// What tells the edge which sandbox is meant, and the guest daemon that we may.
     pub(crate) fn headers(&self) -> Vec<(&'static str, String)> {
-        let mut headers =
-            vec![("e2b-sandbox-id", self.sandbox_id.clone()), ("e2b-sandbox-port", PORT.to_string())];
+        let mut headers = vec![("e2b-sandbox-id", self.sandbox_id.clone()), ("e2b-sandbox-port", PORT.to_string())];
         if let Some(token) = &self.token {
             headers.push(("x-access-token", token.expose().to_owned()));
         }
@@ -57,7 +56,8 @@ impl Sandbox {
         };
         let mut headers = HeaderMap::new();
         for (name, value) in self.headers() {
-            let value = HeaderValue::from_str(&value).map_err(|_| self.odd("an id or token that no header can carry"))?;
+            let value =
+                HeaderValue::from_str(&value).map_err(|_| self.odd("an id or token that no header can carry"))?;
             headers.insert(HeaderName::from_static(name), value);
         }
         let guest = Guest::new(Box::new(dial), edge.authority().as_str(), headers);

@@ -1,7 +1,7 @@
 //! A running `hearth up`.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -68,7 +68,8 @@ impl Instance {
         };
         let text = tokio::time::timeout(START_PATIENCE, listening).await.context("hearth did not listen in time")??;
         let value: Value = serde_json::from_str(&text)?;
-        let field = |name: &str| value[name].as_str().map(str::to_owned).with_context(|| format!("no {name} in {text}"));
+        let field =
+            |name: &str| value[name].as_str().map(str::to_owned).with_context(|| format!("no {name} in {text}"));
         Ok(Self {
             api_url: field("api_url")?,
             sandbox_url: field("sandbox_url")?,
@@ -146,7 +147,8 @@ impl Instance {
         let pid = self.child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
         kill_process(pid.context("the daemon has ended already")?, signal)?;
         let ended = tokio::time::timeout(STOP_PATIENCE, self.child.wait()).await;
-        let status = ended.with_context(|| format!("no end within {STOP_PATIENCE:?}: {}", log_of(self.folder.path())))??;
+        let status =
+            ended.with_context(|| format!("no end within {STOP_PATIENCE:?}: {}", log_of(self.folder.path())))??;
         Ok((status, self.folder))
     }
 }
@@ -154,9 +156,4 @@ impl Instance {
 /// What an instance printed.
 fn log_of(folder: &Path) -> String {
     fs::read_to_string(folder.join("hearth.log")).unwrap_or_default()
-}
-
-/// Where the instances of this machine lock their numbers.
-pub(crate) fn lock_folder() -> PathBuf {
-    PathBuf::from("/run/lock/hearth")
 }

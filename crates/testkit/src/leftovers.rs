@@ -4,8 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use hearth_host::namespace;
-
-use crate::instance::lock_folder;
+use hearth_network::LOCK_FOLDER;
 
 /// Everything outside of the data directory's rows that belongs to one instance, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -74,7 +73,7 @@ impl Leftovers {
 fn instances(data_dir: &Path) -> Vec<u32> {
     let owner = data_dir.display().to_string();
     let owned = |number: &u32| {
-        let path = lock_folder().join(format!("instance-{number}.lock"));
+        let path = Path::new(LOCK_FOLDER).join(format!("instance-{number}.lock"));
         fs::read_to_string(path).is_ok_and(|text| text.trim() == owner)
     };
     (0..16).filter(owned).collect()

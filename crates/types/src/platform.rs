@@ -42,6 +42,9 @@ impl Platform {
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { driver, vmm_version, machine, cpu_model, accelerator, nic } = self;
-        write!(f, "{driver} {vmm_version}, machine {machine}, CPU {cpu_model}, accelerator {accelerator}, network {nic}")
+        write!(
+            f,
+            "{driver} {vmm_version}, machine {machine}, CPU {cpu_model}, accelerator {accelerator}, network {nic}"
+        )
     }
 }

@@ -2,9 +2,11 @@
 
 use std::ffi::CStr;
 use std::fs;
+use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 
@@ -58,6 +60,9 @@ const LINKS: &[(&str, &str)] = &[
     ("/dev/stderr", "/proc/self/fd/2"),
 ];
 
+/// Devices whose driver the kernel loads when they are first opened (devname in modules(5)): name, major, minor.
+const ON_DEMAND: &[(&str, u32, u32)] = &[("/dev/net/tun", 10, 200), ("/dev/loop-control", 10, 237)];
+
 /// Devices that every user may use, as udev would have it.
 const FOR_ALL: &[&str] = &["/dev/fuse", "/dev/net/tun"];
 
@@ -74,12 +79,26 @@ pub(crate) fn rest() -> Result<(), Error> {
             complain(&format!("could not make {link}"), &error);
         }
     }
+    for (device, major, minor) in ON_DEMAND {
+        if let Err(error) = make_device(Path::new(device), *major, *minor) {
+            complain(&format!("could not make {device}"), &error);
+        }
+    }
     for device in FOR_ALL.iter().filter(|device| Path::new(device).exists()) {
         if let Err(error) = fs::set_permissions(device, fs::Permissions::from_mode(0o666)) {
             complain(&format!("could not open {device} for all"), &error);
         }
     }
     Ok(())
+}
+
+fn make_device(path: &Path, major: u32, minor: u32) -> io::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(path.parent().unwrap_or(Path::new("/dev")))?;
+    let mode = Mode::RUSR | Mode::WUSR;
+    Ok(mknodat(CWD, path, FileType::CharacterDevice, mode, makedev(major, minor))?)
 }
 
 impl Pseudo {

@@ -131,7 +131,9 @@ def test_who_runs_commands(run):
 
 
 @pytest.mark.parametrize(
-    "text", ["line\n", "no end of line", "", "ünï $x `y` \\z\n\nlast\n", "x" * 200_000], ids=["line", "open", "empty", "special", "long"]
+    "text",
+    ["line\n", "no end of line", "", "ünï $x `y` \\z\n\nlast\n", "x" * 200_000],
+    ids=["line", "open", "empty", "special", "long"],
 )
 def test_input_comes_back_as_it_is(sandbox, text):
     handle = sandbox.commands.run("cat", background=True, stdin=True)

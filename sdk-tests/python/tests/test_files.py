@@ -9,7 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from e2b import FileNotFoundException, FileType, InvalidArgumentException, SandboxException
+from e2b import (
+    FileNotFoundException,
+    FileType,
+    InvalidArgumentException,
+    SandboxException,
+)
 from e2b.sandbox.filesystem.filesystem import WriteEntry
 
 from journeys import ENVD_PORT, by_host
@@ -170,7 +175,10 @@ def test_folders_are_made_moved_and_removed(files, folder):
 
 def test_files_of_other_users(sandbox, files, folder):
     files.write("only-roots.txt", "secret", user="root")
-    assert sandbox.commands.run("stat -c '%U %n' /root/only-roots.txt", user="root").stdout == "root /root/only-roots.txt\n"
+    assert (
+        sandbox.commands.run("stat -c '%U %n' /root/only-roots.txt", user="root").stdout
+        == "root /root/only-roots.txt\n"
+    )
     assert files.read("only-roots.txt", user="root") == "secret"
     assert files.exists("only-roots.txt") is False
     files.write(f"{folder}/taken", "x", user="root")
@@ -180,7 +188,10 @@ def test_files_of_other_users(sandbox, files, folder):
 
 def test_metadata_of_files(sandbox, files, folder):
     path = f"{folder}/tagged"
-    assert files.write(path, "x", metadata={"Author": "Ada", "step": "1 of 2"}).metadata == {"author": "Ada", "step": "1 of 2"}
+    assert files.write(path, "x", metadata={"Author": "Ada", "step": "1 of 2"}).metadata == {
+        "author": "Ada",
+        "step": "1 of 2",
+    }
     assert files.get_info(path).metadata == {"author": "Ada", "step": "1 of 2"}
     assert files.list(folder)[0].metadata == {"author": "Ada", "step": "1 of 2"}
     assert files.rename(path, f"{path}2").metadata == {"author": "Ada", "step": "1 of 2"}
@@ -188,7 +199,9 @@ def test_metadata_of_files(sandbox, files, folder):
     assert files.get_info(f"{path}2").metadata == {"step": "2 of 2"}
     files.write(f"{path}2", "z")
     assert files.get_info(f"{path}2").metadata is None
-    command = f"import os; os.setxattr('{path}2', 'user.e2b.from', b'inside'); os.setxattr('{path}2', 'user.other', b'no')"
+    command = (
+        f"import os; os.setxattr('{path}2', 'user.e2b.from', b'inside'); os.setxattr('{path}2', 'user.other', b'no')"
+    )
     sandbox.commands.run(f'python3 -c "{command}"')
     assert files.get_info(f"{path}2").metadata == {"from": "inside"}
 
@@ -219,7 +232,10 @@ def test_signed_addresses(sandbox, files, edge, folder):
     # Right to read is no right to write.
     assert edge.post(url, headers=headers, files={"file": ("x", b"hi")}).status_code == 401
     missing = get(sandbox.download_url(f"{folder}/demo/test.txt"))
-    assert (missing.status_code, missing.json()) == (404, {"code": 404, "message": f"path '{folder}/demo/test.txt' does not exist"})
+    assert (missing.status_code, missing.json()) == (
+        404,
+        {"code": 404, "message": f"path '{folder}/demo/test.txt' does not exist"},
+    )
 
 
 def test_parts_of_a_file(sandbox, files, edge, folder):

@@ -1,8 +1,7 @@
 """Terminals."""
 
 import pytest
-from e2b import CommandExitException
-from e2b.sandbox.commands.command_handle import PtySize
+from e2b import CommandExitException, PtySize
 
 NOBODY = 999999
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use hearth_types::Resources;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -91,15 +90,6 @@ pub struct ListedSandbox {
     /// Volumes in its file system.
     #[serde(default)]
     pub volume_mounts: Vec<VolumeMount>,
-}
-
-impl ListedSandbox {
-    /// Fills in the virtual hardware.
-    #[must_use]
-    pub fn with_resources(self, resources: Resources) -> Self {
-        let Resources { vcpus, memory_mib, disk_mib } = resources;
-        Self { cpu_count: vcpus, memory_mb: memory_mib, disk_size_mb: disk_mib, ..self }
-    }
 }
 
 /// Everything about a sandbox.

@@ -1,6 +1,7 @@
 //! Who calls: API keys in the header `X-API-Key`.
 //!
-//! A handler asks for a [`Reader`] or a [`Writer`], so that a route without a check does not come to be by forgetting one.
+//! A handler asks for a [`Reader`] or a [`Writer`], so that a route without a check does not come to be by forgetting
+//! one.
 
 use std::sync::Arc;
 use std::time::Duration;

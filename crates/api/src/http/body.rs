@@ -12,16 +12,18 @@ use crate::failure::Failure;
 /// Reads a body that has to be there.
 pub(crate) async fn required<T: DeserializeOwned>(config: &Config, body: Body) -> Result<T, Failure> {
     let bytes = read(config, body).await?;
-    if is_blank(&bytes) {
+    let text = bytes.trim_ascii();
+    if text.is_empty() {
         return Err(Failure::invalid("the request has no body"));
     }
-    parse(&bytes)
+    parse(text)
 }
 
 /// Reads a body that may be absent, empty, or `null`.
 pub(crate) async fn optional<T: DeserializeOwned + Default>(config: &Config, body: Body) -> Result<T, Failure> {
     let bytes = read(config, body).await?;
-    if is_blank(&bytes) { Ok(T::default()) } else { parse::<Option<T>>(&bytes).map(Option::unwrap_or_default) }
+    let text = bytes.trim_ascii();
+    if text.is_empty() || text == b"null" { Ok(T::default()) } else { parse(text) }
 }
 
 async fn read(config: &Config, body: Body) -> Result<Bytes, Failure> {
@@ -38,10 +40,10 @@ async fn read(config: &Config, body: Body) -> Result<Bytes, Failure> {
     }
 }
 
-fn is_blank(bytes: &[u8]) -> bool {
-    bytes.iter().all(u8::is_ascii_whitespace)
-}
-
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(bytes).map_err(Failure::invalid)
+fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Failure> {
+    // serde would take an array for an object whose members come in order.
+    if !text.starts_with(b"{") {
+        return Err(Failure::invalid("the request body is not a JSON object"));
+    }
+    serde_json::from_slice(text).map_err(Failure::invalid)
 }

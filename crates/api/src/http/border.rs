@@ -17,8 +17,8 @@ use crate::sandboxes::list::{NEXT_TOKEN, TOTAL_RUNNING};
 /// How long a browser may rely on a preflight.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(60 * 60);
 
-/// Headers of requests that scripts of any origin may set: the contract's, and those of newer clients.
-const REQUEST_HEADERS: [&str; 21] = [
+/// Headers of requests that scripts of any origin may set.
+const REQUEST_HEADERS: [&str; 19] = [
     "origin",
     "content-length",
     "content-type",
@@ -38,8 +38,6 @@ const REQUEST_HEADERS: [&str; 21] = [
     "sdk_runtime",
     "system",
     "idempotency-key",
-    "e2b-sandbox-id",
-    "e2b-sandbox-port",
 ];
 
 /// Scripts of any origin may call: the credential is a header that no browser sends by itself.

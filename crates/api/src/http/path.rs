@@ -1,7 +1,7 @@
 //! What a path names.
 //!
-//! Routes are matched on the raw path and decoded afterwards, one segment at a time, so that `%2F` and `%3A` inside of a
-//! segment stay inside.
+//! Routes are matched on the raw path and decoded afterwards, one segment at a time, so that `%2F` and `%3A` inside of
+//! a segment stay inside.
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use hearth_types::SandboxId;

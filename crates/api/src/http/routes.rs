@@ -1,8 +1,7 @@
 //! The table of routes: all of the contract, built or not.
 //!
-//! A route that the contract knows and this server has not built answers with an error that says so, in the contract's shape.
-//! Only what the contract does not know is a 404. The table of the unbuilt is also what the documentation of compatibility
-//! is checked against.
+//! A route that the contract knows and this server has not built answers with an error that says so, in the contract's
+//! shape. Only what the contract does not know is a 404.
 
 use std::sync::Arc;
 

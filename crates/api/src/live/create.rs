@@ -1,7 +1,7 @@
 //! How a sandbox begins.
 //!
-//! A row is written before a node is asked, so that whatever happens afterwards, somebody knows that there may be a sandbox.
-//! The row takes the team's place among its concurrent sandboxes in the same transaction.
+//! A row is written before a node is asked, so that whatever happens afterwards, somebody knows that there may be a
+//! sandbox. The row takes the team's place among its concurrent sandboxes in the same transaction.
 //!
 //! ```text
 //!   for each node worth asking, best first:
@@ -41,7 +41,8 @@ pub(crate) struct Creation {
     pub(crate) timeout: Duration,
 }
 
-/// Why a sandbox was not created. The client hears of it before what was begun is cleared away, except where nothing is left.
+/// Why a sandbox was not created. The client hears of it before what was begun is cleared away, except where nothing is
+/// left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CreateError {
     /// Too many creates are under way.

@@ -1,8 +1,8 @@
 //! How a sandbox ends.
 //!
-//! First it is hidden, then it is released: the row says that it is being killed (so that a crash from here on leads to the
-//! same end), its route goes, the node ends it, its row goes. Whatever fails is tried until it succeeds, because there is
-//! nobody else who would: as long as the row is there, somebody owns the sandbox.
+//! First it is hidden, then it is released: the row says that it is being killed (so that a crash from here on leads to
+//! the same end), its route goes, the node ends it, its row goes. Whatever fails is tried until it succeeds, because
+//! there is nobody else who would: as long as the row is there, somebody owns the sandbox.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use super::Place;
 use super::handle::{Phase, Progress, Reply};
 use super::owner::Owner;
 
-/// Between two attempts to release a sandbox. The first pause is what a busy node needs, the longest one keeps thousands of
-/// owners from storming a node that is down; its return wakes them anyway.
+/// Between two attempts to release a sandbox. The first pause is what a busy node needs, the longest one keeps
+/// thousands of owners from storming a node that is down; its return wakes them anyway.
 const RELEASE_PAUSE_FIRST: Duration = Duration::from_millis(100);
 const RELEASE_PAUSE_MAX: Duration = Duration::from_secs(30);
 
@@ -91,7 +91,8 @@ impl Owner {
         self.become_(Phase::Gone);
     }
 
-    /// From here on clients can neither see nor reach it. Failures do not stop the end; they are made good by the release.
+    /// From here on clients can neither see nor reach it. Failures do not stop the end; they are made good by the
+    /// release.
     async fn hide(&self, row: &mut Sandbox) {
         if row.state != SandboxState::Killing {
             let step = StateMove { from: row.state, to: SandboxState::Killing };

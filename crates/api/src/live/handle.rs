@@ -93,7 +93,8 @@ pub(crate) enum Unanswered {
     Refused(Refusal),
     /// It has lived as long as it may.
     LengthUsedUp,
-    /// It is hidden from clients, but a node or the store did not confirm that nothing is left. It is tried until they do.
+    /// It is hidden from clients, but a node or the store did not confirm that nothing is left. It is tried until they
+    /// do.
     NotReleased,
     /// Something went wrong, and was logged.
     Broken,

@@ -51,7 +51,8 @@ pub(crate) async fn create(control: &Arc<Control>, creation: Creation) -> Result
     answer.await.unwrap_or(Err(CreateError::Broken))
 }
 
-/// Goes on with a sandbox that an earlier server, or an owner that failed, left a row of. Nothing happens if it has an owner.
+/// Goes on with a sandbox that an earlier server, or an owner that failed, left a row of. Nothing happens if it has an
+/// owner.
 pub(crate) fn adopt(control: &Arc<Control>, row: Sandbox) {
     let place = Place { node_id: row.node_id.clone(), execution_id: row.execution_id };
     let phase = match row.state {

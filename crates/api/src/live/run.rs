@@ -17,7 +17,9 @@ use super::owner::Owner;
 
 impl Owner {
     /// Looks after a running sandbox, until its end or the server's.
-    pub(super) async fn run(mut self, row: Sandbox) {
+    pub(super) async fn run(mut self, mut row: Sandbox) {
+        // It may be a megabyte, and only the node needed it.
+        row.env_vars.clear();
         if let Some(ending) = self.serve(row).await {
             self.end(ending).await;
         }
@@ -115,7 +117,8 @@ impl Owner {
         }
     }
 
-    /// The node runs it, so its route may live on. Publishes the route if it is not there: after a restart it never was.
+    /// The node runs it, so its route may live on. Publishes the route if it is not there: after a restart it never
+    /// was.
     async fn keep_route(&self, row: &Sandbox) {
         let Some(node) = self.control.nodes.find(&row.node_id) else { return };
         let lease = self.control.config.route_lease;

@@ -8,8 +8,8 @@
 //!      └── refused, nothing is left ───────┘
 //! ```
 //!
-//! The answers are section 5.5 of the contract. Clients only ever see running sandboxes: one that is being created has an id
-//! that nobody was told yet, one that is being killed is as good as gone.
+//! The answers are section 5.5 of the contract. Clients only ever see running sandboxes: one that is being created has
+//! an id that nobody was told yet, one that is being killed is as good as gone.
 
 use hearth_store::SandboxState;
 

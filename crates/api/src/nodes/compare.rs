@@ -6,9 +6,9 @@
 //!   does not, but should        ended: its owner clears it away
 //! ```
 //!
-//! Takes no input and may be repeated at any time. What should run is looked at before the node is asked, so a sandbox that is
-//! started meanwhile is not taken for missing; what the node lists is looked for among the known ones afterwards, so a
-//! sandbox that is started meanwhile is not taken for an orphan.
+//! Takes no input and may be repeated at any time. What should run is looked at before the node is asked, so a sandbox
+//! that is started meanwhile is not taken for missing; what the node lists is looked for among the known ones
+//! afterwards, so a sandbox that is started meanwhile is not taken for an orphan.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -86,6 +86,6 @@ async fn end_orphan(control: &Control, member: &Member, running: &RunningSandbox
         "a sandbox runs that should not: it is ended"
     );
     if let Err(error) = member.client.delete(sandbox_id, *execution_id).await {
-        tracing::warn!(sandbox = %sandbox_id, error = %chain(&error), "a sandbox that should not run was not ended yet");
+        tracing::warn!(sandbox = %sandbox_id, error = %chain(&error), "an orphan was not ended yet");
     }
 }

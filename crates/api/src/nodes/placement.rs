@@ -15,7 +15,8 @@ pub(crate) struct Candidate {
 
 /// The nodes worth asking, best first: the emptiest, in proportion to its size; between equals, by name.
 ///
-/// A node that seems full is still asked, last: only it knows, since what we count as its sandboxes may be ending there.
+/// A node that seems full is still asked, last: only it knows, since what we count as its sandboxes may be ending
+/// there.
 pub(crate) fn rank(mut candidates: Vec<Candidate>) -> Vec<NodeId> {
     candidates.retain(|candidate| candidate.sandboxes_max.is_some_and(|max| max > 0));
     candidates.sort_by(|a, b| {

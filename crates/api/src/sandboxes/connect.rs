@@ -1,7 +1,7 @@
 //! `POST /sandboxes/{sandboxID}/connect` and `POST /v2/sandboxes/{sandboxID}/connect`.
 //!
-//! There are no paused sandboxes yet, so there is nothing to resume, and whether a resume would keep the memory is of no
-//! consequence.
+//! There are no paused sandboxes yet, so there is nothing to resume, and whether a resume would keep the memory is of
+//! no consequence.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use hearth_api_types::sandbox::{Connect, Sandbox};
-use hearth_store::Team;
+use hearth_store::{Limits, Team};
 use hearth_types::SandboxId;
 
 use super::describe;
@@ -23,8 +23,8 @@ use crate::http::path::SandboxPath;
 use crate::live::Request;
 use crate::live::expiry::Wish;
 
-/// Seconds before which a sandbox shall not expire, when a client of the second generation does not say.
-const TIMEOUT_DEFAULT: i32 = 300;
+/// Before which a sandbox shall not expire, when a client of the second generation does not say.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
 
 /// The timeout has to be given.
 pub(crate) async fn first_generation(
@@ -35,7 +35,7 @@ pub(crate) async fn first_generation(
 ) -> Result<Json<Sandbox>, Failure> {
     let Connect { timeout, memory: _ } = body::required(&control.config, body).await?;
     let timeout = timeout.ok_or_else(|| Failure::invalid("missing field `timeout`"))?;
-    connect(&control, &team, &sandbox_id, timeout).await
+    connect(&control, &team, &sandbox_id, check_timeout(timeout, team.limits)?).await
 }
 
 /// The timeout, and the body itself, may be left out.
@@ -46,17 +46,25 @@ pub(crate) async fn second_generation(
     body: Body,
 ) -> Result<Json<Sandbox>, Failure> {
     let Connect { timeout, memory: _ } = body::optional(&control.config, body).await?;
-    connect(&control, &team, &sandbox_id, timeout.unwrap_or(TIMEOUT_DEFAULT)).await
+    let timeout = match timeout {
+        Some(timeout) => check_timeout(timeout, team.limits)?,
+        // Nobody asked for more than the team may have.
+        None => TIMEOUT_DEFAULT.min(team.limits.sandbox_length_max),
+    };
+    connect(&control, &team, &sandbox_id, timeout).await
+}
+
+fn check_timeout(seconds: i32, limits: Limits) -> Result<Duration, Failure> {
+    let seconds = u64::try_from(seconds).map_err(|_| Failure::invalid("timeout must not be negative"))?;
+    check_length(Duration::from_secs(seconds), limits)
 }
 
 async fn connect(
     control: &Control,
     team: &Team,
     sandbox_id: &SandboxId,
-    timeout: i32,
+    timeout: Duration,
 ) -> Result<Json<Sandbox>, Failure> {
-    let timeout = u64::try_from(timeout).map_err(|_| Failure::invalid("timeout must not be negative"))?;
-    let timeout = check_length(Duration::from_secs(timeout), team.limits)?;
     let handle = super::find(control, team, sandbox_id)?;
     let row = handle.wish(Request::Connect, Wish::LastAtLeast(timeout), team.limits.sandbox_length_max).await?;
     Ok(Json(describe::sandbox(control, &row)))

@@ -1,8 +1,8 @@
 //! What a client wants a new sandbox to be, checked.
 //!
-//! Three kinds of refusal: what makes no sense, what the team may not have, and what the contract knows but this server does
-//! not do. The last is refused wherever ignoring it would let the client believe in something that is not so; members that
-//! only spell out a default are accepted.
+//! Three kinds of refusal: what makes no sense, what the team may not have, and what the contract knows but this server
+//! does not do. The last is refused wherever ignoring it would let the client believe in something that is not so;
+//! members that only spell out a default are accepted.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use semver::Version;
 
 use crate::failure::Failure;
 
-/// Most bytes of all environment variables together. They travel to the node in one message of at most 4 MiB, and end up in
-/// the argument area of every process in the sandbox, which Linux bounds to 2 MiB by default.
+/// Most bytes of all environment variables together. They travel to the node in one message of at most 4 MiB, and end
+/// up in the argument area of every process in the sandbox, which Linux bounds to 2 MiB by default.
 const ENV_VARS_BYTES_MAX: usize = 1024 * 1024;
 /// Most bytes of all metadata together: a list shows it for up to a hundred sandboxes at once.
 const METADATA_BYTES_MAX: usize = 256 * 1024;
@@ -206,7 +206,8 @@ mod tests {
             r#""autoPause":false,"autoPauseMemory":true,"autoResume":{"enabled":false}"#,
             r#""network":{}"#,
             r#""network":null"#,
-            r#""network":{"allowOut":[],"denyOut":[],"allowPublicTraffic":true,"httpsPorts":[],"rules":{},"egressProxy":null}"#,
+            r#""network":{"allowOut":[],"denyOut":[],"allowPublicTraffic":true}"#,
+            r#""network":{"httpsPorts":[],"rules":{},"egressProxy":null}"#,
             r#""network":{"allowPublicTraffic":null}"#,
             r#""volumeMounts":[]"#,
             r#""iam":{"tokens":{}}"#,

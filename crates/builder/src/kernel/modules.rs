@@ -52,12 +52,7 @@ impl Modules {
         Ok(order)
     }
 
-    fn visit(
-        &self,
-        name: &str,
-        seen: &mut BTreeSet<String>,
-        order: &mut Vec<(String, Vec<u8>)>,
-    ) -> Result<(), Error> {
+    fn visit(&self, name: &str, seen: &mut BTreeSet<String>, order: &mut Vec<(String, Vec<u8>)>) -> Result<(), Error> {
         // Dependencies have no cycles: such modules could not be loaded.
         if !seen.insert(name.to_owned()) || self.built_in.contains(name) {
             return Ok(());

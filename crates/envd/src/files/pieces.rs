@@ -16,6 +16,9 @@ const CHUNK_BYTES: usize = 256 * 1024;
 /// How much is read before the headers are sent. Smaller files are sent from memory, and their size is what was read.
 const BEGINNING_BYTES: usize = 64 * 1024;
 
+/// How much is compressed on trial.
+const SAMPLE_BYTES: usize = 32 * 1024;
+
 /// How a file begins.
 pub(super) struct Beginning {
     pub(super) bytes: Bytes,
@@ -119,9 +122,7 @@ async fn read(file: Arc<File>, start: Option<u64>, wanted: usize) -> io::Result<
 
 /// The whole file, compressed on the way.
 pub(super) fn compressed(file: File) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    // Speed before size: the other side is a network away at most.
-    let encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    futures::stream::unfold(Some((file, encoder)), |state| async move {
+    futures::stream::unfold(Some((file, None)), |state| async move {
         let (file, encoder) = state?;
         let step = tokio::task::spawn_blocking(move || compress(file, encoder)).await;
         match step.unwrap_or_else(|error| Err(io::Error::other(error))) {
@@ -131,20 +132,83 @@ pub(super) fn compressed(file: File) -> impl Stream<Item = io::Result<Bytes>> + 
     })
 }
 
-type Compressing = Option<(File, GzEncoder<Vec<u8>>)>;
+type Encoder = GzEncoder<Vec<u8>>;
 
 /// The next compressed bytes, and what is left to do. Blocks.
-fn compress(mut file: File, mut encoder: GzEncoder<Vec<u8>>) -> io::Result<(Bytes, Compressing)> {
+fn compress(mut file: File, encoder: Option<Encoder>) -> io::Result<(Bytes, Option<(File, Option<Encoder>)>)> {
     let mut chunk = vec![0; CHUNK_BYTES];
+    let mut encoder = encoder;
     loop {
         let read = file.read(&mut chunk)?;
+        let bytes = &chunk[..read];
+        let current = encoder.get_or_insert_with(|| GzEncoder::new(Vec::new(), level(bytes)));
+        current.write_all(bytes)?;
         if read == 0 {
-            return Ok((encoder.finish()?.into(), None));
+            current.try_finish()?;
+            return Ok((std::mem::take(current.get_mut()).into(), None));
         }
-        encoder.write_all(&chunk[..read])?;
-        let ready = std::mem::take(encoder.get_mut());
+        let ready = std::mem::take(current.get_mut());
         if !ready.is_empty() {
             return Ok((ready.into(), Some((file, encoder))));
         }
+    }
+}
+
+/// How hard to try, by a file's beginning. Speed before size: the other side is a network away at most. Images, archives
+/// and the like only cost time, so they are packed without being compressed.
+fn level(beginning: &[u8]) -> Compression {
+    let sample = &beginning[..beginning.len().min(SAMPLE_BYTES)];
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    let packed = encoder.write_all(sample).and_then(|()| encoder.finish());
+    // 95 of 100 bytes is not worth it. Small files are compressed always: nobody waits for them.
+    let is_dense = packed.is_ok_and(|packed| packed.len() > sample.len() / 100 * 95);
+    if is_dense && sample.len() == SAMPLE_BYTES { Compression::none() } else { Compression::fast() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, SeekFrom};
+
+    use flate2::read::GzDecoder;
+    use futures::StreamExt;
+
+    use super::*;
+
+    /// Bytes without any pattern (xorshift).
+    fn noise(length: usize) -> Vec<u8> {
+        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
+        };
+        std::iter::repeat_with(&mut next).flatten().take(length).collect()
+    }
+
+    #[tokio::test]
+    async fn what_is_compressed_can_be_read_and_what_is_dense_is_left() {
+        let text = b"all work and no play ".repeat(40_000);
+        for (content, smaller) in [(&b""[..], false), (b"x", false), (&text, true), (&noise(600_000), false)] {
+            let mut file = tempfile::tempfile().expect("temporary file");
+            file.write_all(content).expect("writes");
+            file.seek(SeekFrom::Start(0)).expect("seeks");
+            let pieces: Vec<Bytes> = compressed(file).map(|piece| piece.expect("reads")).collect().await;
+            let packed = pieces.concat();
+            let mut plain = Vec::new();
+            GzDecoder::new(&packed[..]).read_to_end(&mut plain).expect("compressed");
+            assert!(plain == content, "{} bytes", content.len());
+            assert_eq!(packed.len() * 10 < content.len(), smaller, "{} of {} bytes", packed.len(), content.len());
+            assert!(packed.len() < content.len() + 100 + content.len() / 1000);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_shrinks_is_an_error_and_not_a_short_answer() {
+        let mut file = tempfile::tempfile().expect("temporary file");
+        file.write_all(b"0123456789").expect("writes");
+        let pieces = [Piece::Bytes("a".into()), Piece::File { start: 5, length: 100 }];
+        let told: Vec<_> = stream(file, pieces).map(|piece| piece.map_err(|error| error.kind())).collect().await;
+        assert_eq!(told, [Ok("a".into()), Ok("56789".into()), Err(io::ErrorKind::UnexpectedEof)]);
     }
 }

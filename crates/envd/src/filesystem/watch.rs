@@ -262,3 +262,61 @@ fn is_network_mount(path: &Path) -> bool {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     rustix::fs::statfs(path).is_ok_and(|stat| NETWORK.contains(&(stat.f_type as u32)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const EVERYTHING: Options = Options { recursive: true, include_entry: false, allow_network_mounts: true };
+
+    fn drain(watch: &mut Watch) -> Vec<String> {
+        let mut names = Vec::new();
+        loop {
+            let drained = watch.drain().expect("goes on");
+            names.extend(drained.events.into_iter().map(|event| event.name));
+            if drained.is_empty {
+                return names;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn after_an_overflow_it_goes_on_with_what_is_there() {
+        let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").expect("Linux has it");
+        let limit: usize = limit.trim().parse().expect("a number");
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let mut watch = Watch::open(folder.path().to_owned(), EVERYTHING).expect("watches");
+        // Two events each time, and no two of the same kind in a row, which the kernel would join.
+        for _ in 0..=limit / 2 {
+            fs::create_dir(folder.path().join("flood")).expect("creates");
+            fs::remove_dir(folder.path().join("flood")).expect("removes");
+        }
+        fs::create_dir_all(folder.path().join("late/deep")).expect("creates");
+        let names = drain(&mut watch);
+        assert!(names.len() >= limit && !names.contains(&"late".to_owned()), "the queue overflowed before");
+        fs::write(folder.path().join("late/deep/file"), "x").expect("writes");
+        assert_eq!(drain(&mut watch), ["late/deep/file", "late/deep/file"]);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_of_directories_that_went() {
+        let (inside, outside) = (tempfile::tempdir().expect("temporary"), tempfile::tempdir().expect("temporary"));
+        let mut watch = Watch::open(inside.path().to_owned(), EVERYTHING).expect("watches");
+        for round in 0..10 {
+            fs::create_dir_all(inside.path().join("a/b/c")).expect("creates");
+            drain(&mut watch);
+            assert_eq!(watch.folders.len(), 4);
+            if round % 2 == 0 {
+                fs::remove_dir_all(inside.path().join("a")).expect("removes");
+            } else {
+                fs::rename(inside.path().join("a"), outside.path().join(round.to_string())).expect("moves");
+            }
+            drain(&mut watch);
+            // The kernel tells of the end of a watch after it was asked for.
+            drain(&mut watch);
+            assert_eq!(watch.folders.len(), 1, "after round {round}: {:?}", watch.folders);
+        }
+    }
+}

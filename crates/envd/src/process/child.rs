@@ -13,7 +13,7 @@ use hearth_envd_api::process::{PTY, ProcessConfig, StartRequest};
 use rustix::process::{Pid, PidfdFlags};
 use rustix::termios::Winsize;
 use tokio::io::unix::AsyncFd;
-use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::process::{ChildStdin, Command};
 
 use crate::paths;
 use crate::state::State;
@@ -40,7 +40,7 @@ pub(super) struct Child {
 
 /// Its streams, from our side.
 pub(super) enum Streams {
-    Pipes { stdin: Option<ChildStdin>, stdout: ChildStdout, stderr: ChildStderr },
+    Pipes { stdin: Option<ChildStdin>, stdout: AsyncFd<OwnedFd>, stderr: AsyncFd<OwnedFd> },
     Terminal(AsyncFd<OwnedFd>),
 }
 
@@ -65,14 +65,25 @@ impl Child {
         // Nobody has waited for it yet, so the number is still its own.
         let pidfd = pid_of(pid).and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
         let streams = match terminal {
-            Some(terminal) => Streams::Terminal(terminal.ours),
-            None => match (process.stdout.take(), process.stderr.take()) {
-                (Some(stdout), Some(stderr)) => Streams::Pipes { stdin: process.stdin.take(), stdout, stderr },
-                _ => return Err(ConnectError::internal("the process has no output pipes")),
-            },
+            Some(terminal) => Ok(Streams::Terminal(terminal.ours)),
+            None => pipes(&mut process),
         };
+        let streams = streams.map_err(|error| {
+            // Nobody will hear of it.
+            let _ = process.start_kill();
+            starting(&error)
+        })?;
         Ok(Self { process, pid, pidfd, config, tag: request.tag, streams })
     }
+}
+
+/// Our ends of a child's pipes.
+fn pipes(process: &mut tokio::process::Child) -> io::Result<Streams> {
+    let (Some(stdout), Some(stderr)) = (process.stdout.take(), process.stderr.take()) else {
+        return Err(io::Error::other("the process has no output pipes"));
+    };
+    let (stdout, stderr) = (sys::pollable(stdout.into_owned_fd()?)?, sys::pollable(stderr.into_owned_fd()?)?);
+    Ok(Streams::Pipes { stdin: process.stdin.take(), stdout, stderr })
 }
 
 /// The kernel's form of a process number.
@@ -127,8 +138,8 @@ fn executable(command: &str, environment: &BTreeMap<String, String>, workdir: &P
         return None;
     }
     if command.contains('/') {
-        let path = workdir.join(command);
-        return runs(&path).then_some(path);
+        // Named as the client wrote it, so that scripts see the same; the child is in the working directory by then.
+        return runs(&workdir.join(command)).then(|| command.into());
     }
     let search = environment.get("PATH").map(String::as_str).unwrap_or_default();
     search.split(':').map(|folder| workdir.join(folder).join(command)).find(|path| runs(path))
@@ -259,7 +270,7 @@ mod tests {
         let search = BTreeMap::from([("PATH".to_owned(), format!("/nonexistent:{}", folder.path().display()))]);
         let find = |command: &str| executable(command, &search, folder.path());
         assert_eq!(find("tool"), Some(folder.path().join("tool")));
-        assert_eq!(find("./tool"), Some(folder.path().join("./tool")));
+        assert_eq!(find("./tool"), Some("./tool".into()));
         for missing in ["", "text", "./text", "other", "/nonexistent/tool"] {
             assert_eq!(find(missing), None, "{missing}");
         }

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use connectrpc::ConnectError;
@@ -17,14 +17,15 @@ use hearth_envd_api::process::__buffa::oneof::process_event::data_event::Output;
 use hearth_envd_api::process::ProcessConfig;
 use hearth_envd_api::process::process_event::EndEvent;
 use rustix::process::{Signal, kill_process, pidfd_send_signal};
+use tokio::io::AsyncWriteExt;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
-use tokio::sync::mpsc;
+use tokio::process::ChildStdin;
 use tokio_util::sync::CancellationToken;
 
 use super::child::{Child, Streams, pid_of, window};
-use super::events::{Feed, Item};
+use super::events::Feed;
+use super::followers::Followers;
+use super::output::Source;
 use super::registry::Registry;
 
 /// Largest piece of output in one event.
@@ -35,6 +36,10 @@ const REAP_PATIENCE: Duration = Duration::from_secs(2);
 /// After a kill, how long output that is still on its way is waited for. Whoever holds a pipe open longer is a grandchild,
 /// and nobody waits for those.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(20);
+
+/// A terminal is hung up when the process that it was made for ends, and nothing more can be written to it. Output that is
+/// silent for this long after that has ended, whoever still has the terminal open.
+const HANG_UP_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Which kind of input a client means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,81 +69,29 @@ enum Input {
     Terminal { descriptor: Arc<AsyncFd<OwnedFd>>, turn: tokio::sync::Mutex<()> },
 }
 
-#[derive(Debug, Default)]
-struct Followers {
-    inner: Mutex<Fan>,
-}
-
-#[derive(Debug, Default)]
-struct Fan {
-    queues: Vec<mpsc::Sender<Item>>,
-    /// Once it is told, for those who come in the moment after.
-    end: Option<EndEvent>,
-}
-
-impl Followers {
-    fn inner(&self) -> MutexGuard<'_, Fan> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn add(&self) -> Feed {
-        let mut fan = self.inner();
-        if let Some(end) = &fan.end {
-            return Feed::ended(end.clone());
-        }
-        let (sender, feed) = Feed::new();
-        fan.queues.push(sender);
-        feed
-    }
-
-    /// Hands a piece of output to every follower, waiting for each; those who left are forgotten at once.
-    async fn tell(&self, output: Output) {
-        let queues = {
-            let mut fan = self.inner();
-            fan.queues.retain(|queue| !queue.is_closed());
-            fan.queues.clone()
-        };
-        send(queues, Item::Data(output)).await;
-    }
-
-    /// Tells the end to every follower, now and later. A follower that does not listen keeps no other one from hearing it.
-    async fn finish(&self, end: EndEvent) {
-        let queues = {
-            let mut fan = self.inner();
-            fan.end = Some(end.clone());
-            std::mem::take(&mut fan.queues)
-        };
-        send(queues, Item::End(end)).await;
-    }
-}
-
-async fn send(queues: Vec<mpsc::Sender<Item>>, item: Item) {
-    // Sending fails when the follower leaves, also while this waits for it.
-    if let [only] = queues.as_slice() {
-        let _ = only.send(item).await;
-        return;
-    }
-    futures::future::join_all(queues.iter().map(|queue| queue.send(item.clone()))).await;
-}
-
-enum Readers {
-    Pipes { stdout: ChildStdout, stderr: ChildStderr },
-    Terminal(Arc<AsyncFd<OwnedFd>>),
+/// Where output comes from.
+enum Sources {
+    Pipes(Source, Source),
+    Terminal(Source),
 }
 
 impl Live {
     /// Makes the process known and starts its task; the feed hears everything from the beginning.
     pub(super) fn start(child: Child, registry: &Arc<Registry>) -> (Arc<Self>, Feed) {
         let Child { process, pid, pidfd, config, tag, streams } = child;
-        let (input, readers) = match streams {
+        let (input, sources) = match streams {
             Streams::Pipes { stdin, stdout, stderr } => {
-                (Input::Pipe(tokio::sync::Mutex::new(stdin)), Readers::Pipes { stdout, stderr })
+                let pipe =
+                    |descriptor, kind| Source { descriptor: Arc::new(descriptor), kind, chunk_bytes: PIPE_CHUNK_BYTES };
+                let sources = Sources::Pipes(pipe(stdout, Output::Stdout), pipe(stderr, Output::Stderr));
+                (Input::Pipe(tokio::sync::Mutex::new(stdin)), sources)
             }
             Streams::Terminal(descriptor) => {
                 let descriptor = Arc::new(descriptor);
                 let input =
                     Input::Terminal { descriptor: Arc::clone(&descriptor), turn: tokio::sync::Mutex::default() };
-                (input, Readers::Terminal(descriptor))
+                let source = Source { descriptor, kind: Output::Pty, chunk_bytes: TERMINAL_CHUNK_BYTES };
+                (input, Sources::Terminal(source))
             }
         };
         let live = Arc::new(Self {
@@ -153,7 +106,7 @@ impl Live {
         });
         let feed = live.followers.add();
         registry.insert(Arc::clone(&live));
-        tokio::spawn(Arc::clone(&live).run(process, readers, Arc::clone(registry)));
+        tokio::spawn(Arc::clone(&live).run(process, sources, Arc::clone(registry)));
         (live, feed)
     }
 
@@ -174,8 +127,8 @@ impl Live {
         self.followers.add()
     }
 
-    async fn run(self: Arc<Self>, mut process: tokio::process::Child, readers: Readers, registry: Arc<Registry>) {
-        let mut output = Box::pin(self.read(readers));
+    async fn run(self: Arc<Self>, mut process: tokio::process::Child, sources: Sources, registry: Arc<Registry>) {
+        let mut output = Box::pin(self.read(sources));
         let mut drained = false;
         let mut status = None;
         // All arms are cancel safe: output that is being handed out goes on where it was, and waiting takes nothing.
@@ -199,35 +152,19 @@ impl Live {
         self.followers.finish(end).await;
     }
 
-    async fn read(&self, readers: Readers) {
-        match readers {
-            Readers::Pipes { stdout, stderr } => {
-                tokio::join!(self.copy(stdout, Output::Stdout), self.copy(stderr, Output::Stderr));
+    async fn read(&self, sources: Sources) {
+        match sources {
+            Sources::Pipes(stdout, stderr) => {
+                let (followers, never) = (&self.followers, std::future::pending);
+                tokio::join!(stdout.copy(followers, never), stderr.copy(followers, never));
             }
-            Readers::Terminal(descriptor) => self.copy_terminal(&descriptor).await,
+            Sources::Terminal(source) => source.copy(&self.followers, || self.reaped_and_silent()).await,
         }
     }
 
-    async fn copy(&self, mut stream: impl tokio::io::AsyncRead + Unpin, kind: impl Fn(Vec<u8>) -> Output) {
-        let mut buffer = vec![0; PIPE_CHUNK_BYTES];
-        // An error of a pipe is its end.
-        while let Ok(length @ 1..) = stream.read(&mut buffer).await {
-            self.followers.tell(kind(buffer[..length].to_vec())).await;
-        }
-    }
-
-    async fn copy_terminal(&self, descriptor: &AsyncFd<OwnedFd>) {
-        let mut buffer = vec![0; TERMINAL_CHUNK_BYTES];
-        loop {
-            let Ok(mut ready) = descriptor.readable().await else { return };
-            let read = ready.try_io(|inner| Ok(rustix::io::read(inner.get_ref(), &mut buffer)?));
-            match read {
-                // EIO: the last process has closed its side (pty(7)).
-                Ok(Ok(0) | Err(_)) => return,
-                Ok(Ok(length)) => self.followers.tell(Output::Pty(buffer[..length].to_vec())).await,
-                Err(_would_block) => {}
-            }
-        }
+    async fn reaped_and_silent(&self) {
+        self.reaped.cancelled().await;
+        tokio::time::sleep(HANG_UP_PATIENCE).await;
     }
 
     /// Writes all of it, waiting while the process does not read.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::future::Future;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -66,6 +67,11 @@ impl Daemon {
 
     pub(crate) async fn get(&self, path: &str) -> Reply {
         get(self, path, &[]).await
+    }
+
+    /// The folder of its open files.
+    pub(crate) fn descriptors(&self) -> PathBuf {
+        format!("/proc/{}/fd", self.child.id()).into()
     }
 
     /// What the daemon holds in memory, in KiB.

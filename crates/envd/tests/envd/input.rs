@@ -11,7 +11,7 @@ use hearth_envd_api::process::{
 use http::Method;
 
 use crate::connect::{CODECS, Codec, Messages, Refused, by_pid, by_tag, envelope, unary, unary_with};
-use crate::daemon::{Daemon, within};
+use crate::daemon::{Daemon, until, within};
 use crate::http::{Body, chunked, open, whole};
 use crate::process::{command, shell};
 
@@ -99,10 +99,17 @@ async fn input_that_nobody_takes() {
     assert_eq!(code(daemon.send(by_pid(pid), ProcessInput::default()).await), Some("unimplemented".to_owned()));
     assert_eq!(code(daemon.send(by_pid(999_999_999), stdin(b"x")).await), Some("not_found".to_owned()));
     assert_eq!(code(daemon.send(by_tag("x"), stdin(b"x")).await), Some("not_found".to_owned()));
+    assert_eq!(code(daemon.close_stdin(pid).await), None);
+    assert_eq!(events.rest().await.code(), 0);
+    // Closed by a client, more than once.
+    let mut request = command("sleep", &["1000"]);
+    request.stdin = Some(true);
+    let pid = daemon.launch(&request).await.pid().await;
     for _ in 0..2 {
         assert_eq!(code(daemon.close_stdin(pid).await), None);
     }
-    assert_eq!(events.rest().await.code(), 0);
+    assert_eq!(code(daemon.send(by_pid(pid), stdin(b"x")).await), internal);
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
     // Never opened.
     let mut events = daemon.launch(&command("sleep", &["1000"])).await;
     let pid = events.pid().await;
@@ -129,10 +136,16 @@ async fn a_full_pipe_waits_and_a_kill_ends_the_waiting() {
     let much = stdin(&vec![0; 1 << 20]);
     let sending = daemon.send(by_pid(pid), much);
     tokio::pin!(sending);
+    let pipe = std::fs::File::open(format!("/proc/{pid}/fd/0")).expect("its input");
+    let full = until("the pipe to be full", || {
+        let waiting = rustix::io::ioctl_fionread(&pipe).expect("a pipe");
+        async move { (waiting >= 64 * 1024).then_some(waiting) }
+    });
     tokio::select! {
         sent = &mut sending => panic!("nobody reads, and yet: {sent:?}"),
-        () = tokio::time::sleep(std::time::Duration::from_millis(300)) => {}
+        waiting = full => assert!(waiting < 1 << 20),
     }
+    drop(pipe);
     daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
     assert_eq!(within("the error", sending).await.expect_err("the reader is gone").code, "internal");
     assert_eq!(events.rest().await.code(), -1);

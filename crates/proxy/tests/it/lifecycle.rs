@@ -3,9 +3,12 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hearth_proxy::serve::{self, Peer};
 use hearth_proxy::{Body, Config, body};
 use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::StreamBody;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
@@ -109,5 +112,24 @@ async fn handlers_know_the_peer() {
     tokio::spawn(serve::serve(listener, service, serving(), shutdown));
     for mut client in [Client::connect(address).await, Client::connect_http2(address).await] {
         assert_eq!(text(client.get("/").await).await, "Some(127.0.0.1)");
+    }
+}
+
+#[tokio::test]
+async fn what_came_before_a_failure_is_still_the_client_s() {
+    let (listener, address) = crate::stage::listen().await;
+    let service = tower::service_fn(|_: Request<Body>| async {
+        // Both are there at once, so that nothing but care keeps the failure from overtaking the part.
+        let part = Ok(Frame::data(Bytes::from_static(b"part")));
+        let frames = futures::stream::iter([part, Err(std::io::Error::other("broken"))]);
+        Ok::<_, Infallible>(Response::new(body::boxed(StreamBody::new(frames))))
+    });
+    let shutdown = CancellationToken::new();
+    let _end = shutdown.clone().drop_guard();
+    tokio::spawn(serve::serve(listener, service, serving(), shutdown));
+    for mut client in [Client::connect(address).await, Client::connect_http2(address).await] {
+        let mut response = client.get("/").await;
+        assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("part"));
+        abort(response.body_mut()).await;
     }
 }

@@ -233,3 +233,34 @@ async fn lengths_methods_and_statuses_pass() {
     // Eight requests one after the other, of two clients: one connection was enough.
     assert_eq!(stage.dials(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_crowd_gets_each_its_own_answer() {
+    const CLIENTS: usize = 24;
+    const REQUESTS: usize = 60;
+    let echo = |request: Request<Incoming>| async move { Response::new(boxed(request.into_body())) };
+    let stage = std::sync::Arc::new(Stage::before(upstream(echo).await).await);
+    let clients = (0..CLIENTS).map(|number| {
+        let stage = std::sync::Arc::clone(&stage);
+        tokio::spawn(async move {
+            let mut client =
+                if number % 3 == 0 { Client::connect_http2(stage.address).await } else { stage.client().await };
+            for round in 0..REQUESTS {
+                let question = format!("{number}-{round} ").repeat(1 + round * 50);
+                let response = client.send(post("/", body::full(question.clone()))).await;
+                // Some leave in the middle, and come again.
+                if round % 7 == 6 {
+                    drop(response);
+                    client = stage.client().await;
+                    continue;
+                }
+                assert!(text(response).await == question, "another's answer, or a part of it");
+            }
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.await.expect("no panic");
+    }
+    crate::stage::until("the places to be free again", || stage.engine.requests(&crate::stage::GROUP) == 0).await;
+    assert!(stage.engine.idle_connections() <= 32);
+}

@@ -114,6 +114,20 @@ async fn an_upgraded_stream_is_cut_with_its_sandbox() {
 }
 
 #[tokio::test]
+async fn an_upgraded_stream_may_be_silent_for_days() {
+    let stage = Stage::before(upstream(echo).await).await;
+    let mut client = upgraded(&stage, "websocket").await;
+    // Before anything was said, and afterwards.
+    for text in ["before", "after"] {
+        tokio::time::pause();
+        tokio::time::advance(std::time::Duration::from_secs(3 * 24 * 60 * 60)).await;
+        tokio::time::resume();
+        write(&mut client, text).await;
+        expect(&mut client, text).await;
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_vanishes_is_seen_by_the_upstream() {
     let mut ended = Handed::new();
     let hand = ended.hand();

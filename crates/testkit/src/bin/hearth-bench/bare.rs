@@ -50,16 +50,12 @@ impl Bare {
             verdict_file: folder.path().join("accelerator.json"),
         };
         // Nothing is booted: the accelerator is the one the template was made with.
-        let kernel = Kernel {
-            version: set.manifest().kernel_version.clone(),
-            image: PathBuf::new(),
-            initramfs: PathBuf::new(),
-        };
+        let kernel =
+            Kernel { version: set.manifest().kernel_version.clone(), image: PathBuf::new(), initramfs: PathBuf::new() };
         let driver = Driver::open(&config, &kernel).await?;
         let pool = Pool::open(Config {
             mode: Mode::Namespaces,
             owner: folder.path().display().to_string(),
-            lock_folder: "/run/lock/hearth".into(),
             block: Ipv4Addr::new(10, 11, 0, 0),
             prepared_target: SLOTS,
         })

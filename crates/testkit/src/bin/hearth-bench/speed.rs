@@ -132,7 +132,8 @@ pub(crate) async fn transfers(report: &mut Report, bare: &Bare, instance: &Insta
         let content = Bytes::from(vec![b'x'; bytes]);
         let bound = transfer(&direct, &content, rounds).await?;
         let ours = transfer(&sandbox, &content, rounds).await?;
-        let rate = |took: Duration| f64::from(u32::try_from(bytes * rounds).unwrap_or(u32::MAX)) / 1e6 / took.as_secs_f64();
+        let rate =
+            |took: Duration| f64::from(u32::try_from(bytes * rounds).unwrap_or(u32::MAX)) / 1e6 / took.as_secs_f64();
         report.bounded(&format!("upload of {name}"), "MB/s", rate(ours.0), rate(bound.0), None);
         report.bounded(&format!("download of {name}"), "MB/s", rate(ours.1), rate(bound.1), None);
     }

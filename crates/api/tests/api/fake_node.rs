@@ -1,0 +1,260 @@
+//! A node that speaks the cluster API and keeps its sandboxes in a map. It can be full, fail, hang and die.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use connectrpc::{
+    ConnectError, ConnectRpcService, Encodable, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
+};
+use futures::StreamExt as _;
+use hearth_cluster_api::proto::__buffa::oneof::node_event::Event;
+use hearth_cluster_api::proto::{
+    CreateSandboxRequest, CreateSandboxResponse, DeleteSandboxRequest, DeleteSandboxResponse, ListSandboxesRequest,
+    ListSandboxesResponse, NodeEvent, NodeService, NodeServiceExt as _, NodeStatus, SandboxEnded, WatchNodeRequest,
+};
+use hearth_cluster_api::{NodeClient, RunningSandbox};
+use hearth_types::{ExecutionId, NodeAddress, NodeId, SandboxId, SandboxSpec};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::UnixListener;
+use tokio::sync::{broadcast, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+pub(crate) const ENVD_VERSION: &str = "0.6.4";
+
+/// How the node answers creates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnCreate {
+    Start,
+    /// Until told otherwise.
+    Hang,
+    Full,
+    WithoutBuild,
+    Refuse,
+    Fail,
+}
+
+/// How the node answers deletes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnDelete {
+    End,
+    Fail,
+    /// Until told otherwise.
+    Hang,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct State {
+    /// What it has, started or being started.
+    pub(crate) sandboxes: BTreeMap<SandboxId, SandboxSpec>,
+    /// Every create that arrived.
+    pub(crate) creates: Vec<SandboxSpec>,
+    /// Every delete that arrived.
+    pub(crate) deletes: Vec<(SandboxId, ExecutionId)>,
+    pub(crate) lists: usize,
+    pub(crate) on_create: OnCreate,
+    pub(crate) on_delete: OnDelete,
+}
+
+struct Inner {
+    id: NodeId,
+    socket: PathBuf,
+    state: watch::Sender<State>,
+    events: broadcast::Sender<(SandboxId, ExecutionId, String)>,
+    server: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Clone)]
+pub(crate) struct FakeNode {
+    inner: Arc<Inner>,
+}
+
+impl FakeNode {
+    pub(crate) fn start(id: &str, folder: &Path) -> Self {
+        let state = State {
+            sandboxes: BTreeMap::new(),
+            creates: Vec::new(),
+            deletes: Vec::new(),
+            lists: 0,
+            on_create: OnCreate::Start,
+            on_delete: OnDelete::End,
+        };
+        let inner = Inner {
+            id: id.parse().expect("valid"),
+            socket: folder.join(format!("{id}.sock")),
+            state: watch::Sender::new(state),
+            events: broadcast::Sender::new(64),
+            server: Mutex::new(None),
+        };
+        let node = Self { inner: Arc::new(inner) };
+        node.listen();
+        node
+    }
+
+    /// The node as the control role is told of it.
+    pub(crate) fn as_node(&self) -> hearth_api::Node {
+        let address = NodeAddress::Unix(self.inner.socket.clone());
+        hearth_api::Node { id: self.inner.id.clone(), client: NodeClient::new(address.clone()), proxy: address }
+    }
+
+    pub(crate) fn listen(&self) {
+        let _ = std::fs::remove_file(&self.inner.socket);
+        let listener = UnixListener::bind(&self.inner.socket).expect("a fresh socket");
+        let router = Arc::new(self.clone()).register(connectrpc::Router::new());
+        let service = ConnectRpcService::new(router);
+        let server = tokio::spawn(async move {
+            // Dropped with the task, and all connections with it.
+            let mut connections = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.expect("accepting");
+                let service = TowerToHyperService::new(service.clone());
+                connections.spawn(async move {
+                    let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        *self.inner.server.lock().expect("unpoisoned") = Some(server);
+    }
+
+    /// Its daemon is killed, and its sandboxes with it.
+    pub(crate) async fn die(&self) {
+        let server = self.inner.server.lock().expect("unpoisoned").take();
+        if let Some(server) = server {
+            server.abort();
+            let _ = server.await;
+        }
+        self.change(|state| state.sandboxes.clear());
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.inner.state.borrow().clone()
+    }
+
+    pub(crate) fn change(&self, change: impl FnOnce(&mut State)) {
+        self.inner.state.send_modify(change);
+    }
+
+    /// Waits until the node is in such a state.
+    pub(crate) async fn until(&self, what: &str, condition: impl FnMut(&State) -> bool) -> State {
+        let mut state = self.inner.state.subscribe();
+        let waiting = state.wait_for(condition);
+        match tokio::time::timeout(std::time::Duration::from_secs(20), waiting).await {
+            Ok(state) => state.expect("the sender lives").clone(),
+            Err(_) => panic!("the node never came to this: {what}"),
+        }
+    }
+
+    /// A sandbox ends by itself.
+    pub(crate) fn end(&self, sandbox_id: &SandboxId, reason: &str) {
+        let spec = self.state().sandboxes.get(sandbox_id).cloned().expect("it runs here");
+        self.change(|state| {
+            state.sandboxes.remove(sandbox_id);
+        });
+        let _ = self.inner.events.send((sandbox_id.clone(), spec.execution_id, reason.to_owned()));
+    }
+
+    /// A sandbox is gone without a word.
+    pub(crate) fn lose(&self, sandbox_id: &SandboxId) {
+        self.change(|state| {
+            state.sandboxes.remove(sandbox_id).expect("it runs here");
+        });
+    }
+}
+
+impl NodeService for FakeNode {
+    async fn create_sandbox<'a>(
+        &'a self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, CreateSandboxRequest>,
+    ) -> ServiceResult<impl Encodable<CreateSandboxResponse> + Send + use<'a>> {
+        let spec = SandboxSpec::try_from(request.to_owned_message()).expect("a valid request");
+        let (sandbox_id, execution_id) = (spec.sandbox_id.clone(), spec.execution_id);
+        self.change(|state| {
+            state.creates.push(spec.clone());
+            if matches!(state.on_create, OnCreate::Start | OnCreate::Hang) {
+                state.sandboxes.insert(spec.sandbox_id.clone(), spec);
+            }
+        });
+        match self.state().on_create {
+            OnCreate::Full => return Err(ConnectError::resource_exhausted("full")),
+            OnCreate::WithoutBuild => return Err(ConnectError::not_found("no such build")),
+            OnCreate::Refuse => return Err(ConnectError::failed_precondition("refused")),
+            OnCreate::Fail => return Err(ConnectError::internal("disk on fire")),
+            OnCreate::Start | OnCreate::Hang => {}
+        }
+        let mut state = self.inner.state.subscribe();
+        let has_it =
+            |state: &State| state.sandboxes.get(&sandbox_id).is_some_and(|spec| spec.execution_id == execution_id);
+        let settled = state.wait_for(|state| !has_it(state) || state.on_create == OnCreate::Start).await;
+        if !settled.is_ok_and(|state| has_it(&state)) {
+            return Err(ConnectError::failed_precondition("killed"));
+        }
+        Response::ok(CreateSandboxResponse { envd_version: ENVD_VERSION.to_owned(), ..Default::default() })
+    }
+
+    async fn delete_sandbox<'a>(
+        &'a self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, DeleteSandboxRequest>,
+    ) -> ServiceResult<impl Encodable<DeleteSandboxResponse> + Send + use<'a>> {
+        let sandbox_id: SandboxId = request.sandbox_id.parse().expect("valid");
+        let execution_id: ExecutionId = request.execution_id.parse().expect("valid");
+        self.change(|state| state.deletes.push((sandbox_id.clone(), execution_id)));
+        let mut state = self.inner.state.subscribe();
+        let on_delete = state.wait_for(|state| state.on_delete != OnDelete::Hang).await.map(|state| state.on_delete);
+        if matches!(on_delete, Ok(OnDelete::Fail)) {
+            return Err(ConnectError::internal("the VMM does not die"));
+        }
+        let here = self.state().sandboxes.get(&sandbox_id).map(|spec| spec.execution_id);
+        if here.is_some_and(|here| here != execution_id) {
+            return Err(ConnectError::failed_precondition("another execution runs"));
+        }
+        self.change(|state| {
+            state.sandboxes.remove(&sandbox_id);
+        });
+        Response::ok(DeleteSandboxResponse { existed: here.is_some(), ..Default::default() })
+    }
+
+    async fn list_sandboxes<'a>(
+        &'a self,
+        _context: RequestContext,
+        _request: ServiceRequest<'_, ListSandboxesRequest>,
+    ) -> ServiceResult<impl Encodable<ListSandboxesResponse> + Send + use<'a>> {
+        let state = self.state();
+        let sandboxes = state.sandboxes.values().map(|spec| {
+            let SandboxSpec { sandbox_id, execution_id, team_id, .. } = spec.clone();
+            RunningSandbox { sandbox_id, execution_id, team_id }.into()
+        });
+        let response = ListSandboxesResponse { sandboxes: sandboxes.collect(), ..Default::default() };
+        self.change(|state| state.lists += 1);
+        Response::ok(response)
+    }
+
+    async fn watch_node(
+        &self,
+        _context: RequestContext,
+        _request: ServiceRequest<'_, WatchNodeRequest>,
+    ) -> ServiceResult<ServiceStream<impl Encodable<NodeEvent> + Send + use<>>> {
+        let events = self.inner.events.subscribe();
+        let status = NodeStatus {
+            node_id: self.inner.id.to_string(),
+            sandboxes_running: 0,
+            sandboxes_max: 100,
+            ..Default::default()
+        };
+        let first = NodeEvent { event: Some(Event::from(status)), ..Default::default() };
+        let rest = futures::stream::unfold(events, |mut events| async move {
+            let (sandbox_id, execution_id, reason) = events.recv().await.ok()?;
+            let ended = SandboxEnded {
+                sandbox_id: sandbox_id.to_string(),
+                execution_id: execution_id.to_string(),
+                reason,
+                ..Default::default()
+            };
+            Some((Ok(NodeEvent { event: Some(Event::from(ended)), ..Default::default() }), events))
+        });
+        Ok(Response::stream(futures::stream::iter([Ok(first)]).chain(rest)))
+    }
+}

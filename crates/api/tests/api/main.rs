@@ -1,0 +1,14 @@
+//! The control role through its public face: real HTTP, a real SQLite store, the real catalog, and a node that speaks
+//! the real cluster API but keeps its sandboxes in a map.
+
+mod accidents;
+mod borders;
+mod client;
+mod creates;
+mod ends;
+mod fake_node;
+mod lists;
+mod races;
+mod restarts;
+mod routes;
+mod world;

@@ -1,0 +1,258 @@
+//! Every route of the contract answers, built or not; who may ask.
+
+use hearth_store::Limits;
+use serde_json::Value;
+
+use crate::world::{LIMITS, World};
+
+/// Routes of the contract that are not built: method, path, status with an API key, status without.
+const UNBUILT: &[(&str, &str, u16, u16)] = &[
+    ("POST", "/sandboxes/i1/pause", 501, 401),
+    ("POST", "/sandboxes/i1/resume", 501, 401),
+    ("POST", "/sandboxes/i1/fork", 501, 401),
+    ("POST", "/sandboxes/i1/snapshots", 501, 401),
+    ("GET", "/snapshots", 501, 401),
+    ("PUT", "/sandboxes/i1/network", 501, 401),
+    ("GET", "/sandboxes/metrics?sandbox_ids=i1", 501, 401),
+    ("GET", "/sandboxes/i1/metrics", 501, 401),
+    ("GET", "/sandboxes/i1/logs", 501, 401),
+    ("GET", "/v2/sandboxes/i1/logs", 501, 401),
+    ("GET", "/templates", 501, 401),
+    ("GET", "/v2/templates", 501, 401),
+    ("GET", "/default-templates", 501, 401),
+    ("GET", "/templates/t1", 501, 401),
+    ("DELETE", "/templates/team%2Fsnap%3Adefault", 501, 401),
+    ("PATCH", "/templates/t1", 501, 401),
+    ("PATCH", "/v2/templates/t1", 501, 401),
+    ("POST", "/v3/templates", 501, 401),
+    ("GET", "/templates/t1/files/00", 501, 401),
+    ("POST", "/v2/templates/t1/builds/b1", 501, 401),
+    ("GET", "/templates/t1/builds/b1/status", 501, 401),
+    ("GET", "/templates/t1/builds/b1/logs", 501, 401),
+    ("POST", "/templates/tags", 501, 401),
+    ("DELETE", "/templates/tags", 501, 401),
+    ("GET", "/templates/t1/tags", 501, 401),
+    ("GET", "/templates/t1/tags/count", 501, 401),
+    ("GET", "/templates/t1/tags/exists?tag=v1", 501, 401),
+    ("GET", "/templates/t1/tags/groups", 501, 401),
+    ("GET", "/templates/t1/tags/v1/assignments", 501, 401),
+    ("POST", "/templates", 410, 410),
+    ("POST", "/templates/t1", 410, 410),
+    ("POST", "/templates/t1/builds/b1", 410, 410),
+    ("POST", "/v2/templates", 410, 410),
+    ("GET", "/teams", 501, 501),
+    ("GET", "/teams/x/metrics", 501, 401),
+    ("GET", "/teams/x/metrics/max", 501, 401),
+    ("GET", "/api-keys", 501, 501),
+    ("POST", "/api-keys", 501, 501),
+    ("PATCH", "/api-keys/x", 501, 501),
+    ("DELETE", "/api-keys/x", 501, 501),
+    ("POST", "/access-tokens", 410, 410),
+    ("DELETE", "/access-tokens/x", 410, 410),
+    ("GET", "/volumes", 403, 401),
+    ("POST", "/volumes", 403, 401),
+    ("GET", "/volumes/x", 403, 401),
+    ("DELETE", "/volumes/x", 403, 401),
+    ("GET", "/volumecontent/x/path", 403, 403),
+    ("PATCH", "/volumecontent/x/path", 403, 403),
+    ("DELETE", "/volumecontent/x/path", 403, 403),
+    ("GET", "/volumecontent/x/dir", 403, 403),
+    ("POST", "/volumecontent/x/dir", 403, 403),
+    ("GET", "/volumecontent/x/file", 403, 403),
+    ("PUT", "/volumecontent/x/file", 403, 403),
+    ("GET", "/secrets", 403, 401),
+    ("POST", "/secrets", 403, 401),
+    ("GET", "/secrets/x", 403, 401),
+    ("POST", "/secrets/x", 403, 401),
+    ("DELETE", "/secrets/x", 403, 401),
+    ("GET", "/nodes", 501, 501),
+    ("GET", "/nodes/x", 501, 501),
+    ("POST", "/nodes/x", 501, 501),
+    ("POST", "/admin/teams/x/sandboxes/kill", 501, 501),
+    ("GET", "/admin/sandboxes/running-counts", 501, 501),
+    ("POST", "/admin/teams/x/builds/cancel", 501, 501),
+    ("POST", "/admin/teams/x/api-keys", 501, 501),
+    ("DELETE", "/admin/teams/x/api-keys/y", 501, 501),
+];
+
+/// Routes that are built, with a body that gets past the schema: method, path, body, whether it changes something.
+const BUILT: &[(&str, &str, &str, bool)] = &[
+    ("POST", "/sandboxes", r#"{"templateID":"base"}"#, true),
+    ("POST", "/v2/sandboxes", r#"{"templateID":"base"}"#, true),
+    ("GET", "/sandboxes", "", false),
+    ("GET", "/v2/sandboxes", "", false),
+    ("GET", "/sandboxes/{id}", "", false),
+    ("DELETE", "/sandboxes/{id}", "", false),
+    ("POST", "/sandboxes/{id}/timeout", r#"{"timeout":60}"#, true),
+    ("POST", "/sandboxes/{id}/refreshes", "{}", true),
+    ("POST", "/sandboxes/{id}/connect", r#"{"timeout":60}"#, true),
+    ("POST", "/v2/sandboxes/{id}/connect", "{}", true),
+    ("GET", "/templates/aliases/base", "", false),
+];
+
+#[tokio::test]
+async fn what_is_not_built_says_so() {
+    let world = World::start().await;
+    let nobody = world.client_with(None);
+    for (method, path, with_key, without) in UNBUILT {
+        let answer = world.client.send(method, path, &[], "").await.assert_error(*with_key, "does not support");
+        assert_eq!(answer.json()["error_code"], "feature_not_supported", "{method} {path}");
+        nobody.send(method, path, &[], "").await.assert_error(*without, "");
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_knows_is_not_found() {
+    let world = World::start().await;
+    for path in ["/", "/sandbox", "/sandboxes/", "/v3/sandboxes", "/sandboxes/i1/x", "/%73andboxes", "//sandboxes"] {
+        world.client.get(path).await.assert_error(404, "no such route");
+    }
+    for (method, path) in [("PUT", "/sandboxes"), ("DELETE", "/health"), ("PATCH", "/sandboxes/i1")] {
+        world.client.send(method, path, &[], "").await.assert_error(405, "method");
+    }
+}
+
+#[tokio::test]
+async fn health_is_open_and_plain() {
+    let world = World::start().await;
+    let answer = world.client_with(None).get("/health").await.assert_status(200);
+    assert_eq!(answer.text, "Health check successful");
+    assert!(answer.header("content-type").is_some_and(|text| text.starts_with("text/plain")), "{answer:?}");
+    world.store.close().await;
+    world.client_with(None).get("/health").await.assert_error(503, "database");
+}
+
+#[tokio::test]
+async fn only_known_keys_get_in() {
+    let world = World::start().await;
+    let wrong = format!("e2b_{}", "0".repeat(40));
+    let own = world.client.key();
+    for (key, message) in [
+        (None, "no API key"),
+        (Some(wrong.as_str()), "invalid API key"),
+        (Some(""), "invalid API key"),
+        (Some("e2b_"), "invalid API key"),
+        (Some("nonsense"), "invalid API key"),
+        (Some(&own.to_uppercase()), "invalid API key"),
+        (Some(own.strip_prefix("e2b_").expect("the prefix")), "invalid API key"),
+        (Some(&own[..own.len() - 1]), "invalid API key"),
+    ] {
+        let client = world.client_with(key.map(str::to_owned));
+        for (method, path, body, _) in BUILT {
+            let path = path.replace("{id}", "i1");
+            client.send(method, &path, &[], *body).await.assert_error(401, message);
+        }
+        let bearer = [("authorization", "Bearer sk_e2b_0123456789012345678901234567890123456789")];
+        client.send("GET", "/v2/sandboxes", &bearer, "").await.assert_error(401, message);
+    }
+    // Credentials come before everything else about a request.
+    world.client_with(None).post("/v2/sandboxes", "{").await.assert_error(401, "no API key");
+    world.client_with(None).get("/sandboxes/A-B-C").await.assert_error(401, "no API key");
+}
+
+#[tokio::test]
+async fn the_use_of_a_key_is_noted() {
+    let world = World::start().await;
+    world.client.get("/v2/sandboxes").await.assert_status(200);
+    let secret: hearth_store::KeySecret = world.client.key().parse().expect("a key");
+    world
+        .eventually("the key was used", async || {
+            let (_, key) = world.store.authenticate(&secret.hash()).await.expect("reads").expect("known");
+            key.last_used_at.map(drop).ok_or_else(|| "not noted".to_owned())
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn blocked_teams_may_look_and_delete_and_banned_ones_nothing() {
+    let world = World::start().await;
+    let id = world.running().await;
+    world.sql("UPDATE team SET standing = 'blocked', standing_reason = 'unpaid bill' WHERE slug = 'first'").await;
+    for (method, path, body, changes) in BUILT.iter().filter(|(method, ..)| *method != "DELETE") {
+        let answer = world.client.send(method, &path.replace("{id}", id.as_str()), &[], *body).await;
+        match *changes {
+            true => drop(answer.assert_error(403, "unpaid bill")),
+            // 403 for an alias tells that the name is taken.
+            false if path.contains("aliases") => drop(answer.assert_error(403, "another team")),
+            false => drop(answer.assert_status(200)),
+        }
+    }
+    world.client.delete(&format!("/sandboxes/{id}")).await.assert_status(204);
+    world.sql("UPDATE team SET standing = 'banned' WHERE slug = 'first'").await;
+    for (method, path, body, _) in BUILT {
+        world.client.send(method, &path.replace("{id}", id.as_str()), &[], *body).await.assert_error(403, "banned");
+    }
+}
+
+#[tokio::test]
+async fn another_team_s_sandbox_does_not_exist() {
+    let world = World::start().await;
+    let id = world.running().await;
+    let (_, stranger) = world.other_team("stranger", LIMITS).await;
+    let before = world.client.get(&format!("/sandboxes/{id}")).await.assert_status(200).json();
+    for (method, path, body, _) in BUILT.iter().filter(|(_, path, ..)| path.contains("{id}")) {
+        for (client, id) in [(&stranger, id.as_str()), (&world.client, "i0unknown")] {
+            let answer = client.send(method, &path.replace("{id}", id), &[], *body).await;
+            assert_eq!(answer.assert_error(404, "").text_of("message"), "sandbox not found", "{method} {path}");
+        }
+    }
+    for path in ["/sandboxes", "/v2/sandboxes"] {
+        assert_eq!(stranger.get(path).await.assert_status(200).json(), Value::Array(Vec::new()));
+    }
+    assert_eq!(world.client.get(&format!("/sandboxes/{id}")).await.assert_status(200).json(), before);
+}
+
+#[tokio::test]
+async fn sandbox_ids_may_be_long_and_must_be_well_formed() {
+    let world = World::start().await;
+    let id = world.running().await;
+    world.client.get(&format!("/sandboxes/{id}-6532622b")).await.assert_status(200);
+    for wrong in ["A", "a-b-c", "-b", "a_b", "a%2Fb", "%ff", "%00", "..", "a%20b"] {
+        for (method, path, body, _) in BUILT.iter().filter(|(_, path, ..)| path.contains("{id}")) {
+            let answer = world.client.send(method, &path.replace("{id}", wrong), &[], *body).await;
+            answer.assert_error(400, "invalid sandbox");
+        }
+    }
+    world.client.delete(&format!("/sandboxes/{id}-6532622b")).await.assert_status(204);
+}
+
+#[tokio::test]
+async fn aliases_tell_whether_a_name_is_taken() {
+    let world = World::start().await;
+    let (other, stranger) = world.other_team("other", Limits { sandboxes_max: 0, ..LIMITS }).await;
+    let own = world.template(&world.team, false, "own", "0.6.4").await;
+    world.template(&world.team, true, "both", "0.6.4").await;
+    world.template(&other, false, "both", "0.6.4").await;
+    let hidden = world.template(&other, false, "hidden", "0.6.4").await;
+    for (alias, status) in [
+        ("own", 200),
+        ("OWN", 200),
+        ("first%2Fown", 200),
+        ("first/own", 404),
+        ("own%3Adefault", 200),
+        ("first%2Fown%3Adefault", 200),
+        (own.as_str(), 200),
+        ("own%3Av2", 404),
+        ("base", 403),
+        ("base%3Anothing", 404),
+        (hidden.as_str(), 403),
+        ("nothing", 404),
+        ("other%2Fhidden", 400),
+        ("a%2Fb%2Fc", 400),
+        ("%20", 400),
+        ("%ff", 400),
+    ] {
+        let answer = world.client.get(&format!("/templates/aliases/{alias}")).await;
+        match status {
+            200 => {
+                let expected = serde_json::json!({"templateID": own.as_str(), "public": false});
+                assert_eq!(answer.assert_status(200).json(), expected, "{alias}");
+            }
+            status => drop(answer.assert_error(status, "")),
+        }
+    }
+    // Each finds its own.
+    let ours = world.client.get("/templates/aliases/both").await.assert_status(200);
+    let theirs = stranger.get("/templates/aliases/both").await.assert_status(200);
+    assert_eq!((ours.json()["public"].clone(), theirs.json()["public"].clone()), (true.into(), false.into()));
+}

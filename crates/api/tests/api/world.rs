@@ -1,0 +1,211 @@
+//! One control role with a node, a team and a template, on free ports and in a temporary folder.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use hearth_api::{Api, Config};
+use hearth_catalog::Catalog;
+use hearth_store::{Alias, KeySecret, Limits, NewBuild, NewTeam, Store, Team};
+use hearth_types::{BuildId, Resources, SandboxId, Secret, Tag, TeamId, TemplateId};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::client::{Answer, Client};
+use crate::fake_node::FakeNode;
+
+pub(crate) const SEED: &str = "seed-for-tests";
+pub(crate) const DOMAIN: &str = "hearth.test:3002";
+pub(crate) const LIMITS: Limits = Limits { sandboxes_max: 20, sandbox_length_max: Duration::from_secs(3600) };
+
+pub(crate) struct World {
+    folder: TempDir,
+    pub(crate) store: Store,
+    pub(crate) catalog: Catalog,
+    pub(crate) node: FakeNode,
+    /// Nodes besides the first.
+    others: Vec<FakeNode>,
+    pub(crate) team: Team,
+    /// The platform's template `base`.
+    pub(crate) base: TemplateId,
+    pub(crate) client: Client,
+    config: Config,
+    server: Option<Server>,
+}
+
+struct Server {
+    api: Api,
+    address: SocketAddr,
+    listening: JoinHandle<()>,
+}
+
+/// The contract's values, but impatient where a test would have to wait.
+pub(crate) fn config() -> Config {
+    Config { reconcile_interval: Duration::from_millis(100), ..Config::new(Secret::new(SEED), Some(DOMAIN.to_owned())) }
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        Self::with(config()).await
+    }
+
+    pub(crate) async fn with(config: Config) -> Self {
+        Self::with_nodes(config, &["node-1"]).await
+    }
+
+    pub(crate) async fn with_nodes(config: Config, nodes: &[&str]) -> Self {
+        let _ = tracing_subscriber::fmt().with_test_writer().with_env_filter("info,sqlx=warn").try_init();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = open(folder.path()).await;
+        let mut nodes: Vec<FakeNode> = nodes.iter().map(|id| FakeNode::start(id, folder.path())).collect();
+        let node = nodes.remove(0);
+        let (team, key) = create_team(&store, "first", LIMITS).await;
+        let base = register(&store, None, true, None, "base", "0.6.4").await;
+        let catalog = Catalog::in_memory();
+        let client = Client::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Some(key));
+        let mut world = Self { folder, store, catalog, node, others: nodes, team, base, client, config, server: None };
+        world.start_server().await;
+        world
+    }
+
+    pub(crate) async fn start_server(&mut self) {
+        let nodes = [&self.node].into_iter().chain(&self.others).map(FakeNode::as_node).collect();
+        let api =
+            Api::start(self.config.clone(), self.store.clone(), self.catalog.clone(), nodes).await.expect("starts");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let router = api.router();
+        let listening = tokio::spawn(async move { axum::serve(listener, router).await.expect("serving") });
+        self.client = Client::new(address, Some(self.client.key().to_owned()));
+        self.server = Some(Server { api, address, listening });
+    }
+
+    /// The daemon stops in order, as for an update.
+    pub(crate) async fn stop_server(&mut self) {
+        let Server { api, listening, .. } = self.server.take().expect("a running server");
+        assert_eq!(api.shutdown().await, Vec::<&str>::new(), "no task is left behind");
+        listening.abort();
+        let _ = listening.await;
+    }
+
+    /// Also what the memory held is gone.
+    pub(crate) async fn restart(&mut self) {
+        self.stop_server().await;
+        self.store.close().await;
+        self.store = open(self.folder.path()).await;
+        self.catalog = Catalog::in_memory();
+        self.start_server().await;
+    }
+
+    pub(crate) fn client_with(&self, key: Option<String>) -> Client {
+        Client::new(self.server.as_ref().expect("a running server").address, key)
+    }
+
+    /// Another team, and a client that speaks for it.
+    pub(crate) async fn other_team(&self, slug: &str, limits: Limits) -> (Team, Client) {
+        let (team, key) = create_team(&self.store, slug, limits).await;
+        (team, self.client_with(Some(key)))
+    }
+
+    /// A template of a team.
+    pub(crate) async fn template(&self, team: &Team, public: bool, alias: &str, envd_version: &str) -> TemplateId {
+        register(&self.store, Some(team.id), public, Some(team.slug.clone()), alias, envd_version).await
+    }
+
+    /// What no interface offers yet.
+    pub(crate) async fn sql(&self, statement: &str) {
+        use sea_orm::ConnectionTrait as _;
+        let config = hearth_store::Config::sqlite(&self.folder.path().join("hearth.db")).expect("UTF-8");
+        let database = sea_orm::Database::connect(config.url).await.expect("opens");
+        let done = database.execute_unprepared(statement).await.expect(statement);
+        assert_eq!(done.rows_affected(), 1, "{statement}");
+        database.close().await.expect("closes");
+    }
+
+    /// A sandbox from `body`, through the second generation.
+    pub(crate) async fn create(&self, body: &str) -> Answer {
+        self.client.post("/v2/sandboxes", body).await
+    }
+
+    /// A running sandbox.
+    pub(crate) async fn running(&self) -> SandboxId {
+        let answer = self.create(r#"{"templateID":"base"}"#).await.assert_status(201);
+        answer.text_of("sandboxID").parse().expect("an id")
+    }
+
+    /// Nothing of any sandbox is left anywhere: on the node, as a row, as a route.
+    pub(crate) async fn assert_nothing_left(&self) {
+        self.eventually("nothing is left", async || {
+            let rows = self.store.sandboxes().await.expect("reads");
+            let routes = self.catalog.list().await.expect("reads");
+            let nodes = [&self.node].into_iter().chain(&self.others);
+            let on_nodes: usize = nodes.map(|node| node.state().sandboxes.len()).sum();
+            if rows.is_empty() && routes.is_empty() && on_nodes == 0 {
+                Ok(())
+            } else {
+                Err(format!("rows {rows:?}, routes {routes:?}, on nodes {on_nodes}"))
+            }
+        })
+        .await;
+    }
+
+    /// Waits for a condition that nothing announces.
+    pub(crate) async fn eventually(&self, what: &str, mut check: impl AsyncFnMut() -> Result<(), String>) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            match check().await {
+                Ok(()) => return,
+                Err(reason) if tokio::time::Instant::now() > deadline => panic!("{what}: {reason}"),
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
+    /// Waits until the API says that there is no such sandbox.
+    pub(crate) async fn until_gone(&self, sandbox_id: &SandboxId) {
+        self.eventually("the sandbox is gone", async || {
+            let answer = self.client.get(&format!("/sandboxes/{sandbox_id}")).await;
+            if answer.status == 404 { Ok(()) } else { Err(format!("{answer:?}")) }
+        })
+        .await;
+    }
+}
+
+async fn open(folder: &Path) -> Store {
+    let config = hearth_store::Config::sqlite(&folder.join("hearth.db")).expect("UTF-8");
+    Store::open(&config).await.expect("opens")
+}
+
+async fn create_team(store: &Store, slug: &str, limits: Limits) -> (Team, String) {
+    let new = NewTeam { slug: slug.to_owned(), name: slug.to_owned(), limits };
+    let team = store.create_team(new).await.expect("created");
+    let secret = KeySecret::generate();
+    store.create_api_key(team.id, "test", &secret).await.expect("created");
+    (team, secret.expose().to_owned())
+}
+
+async fn register(
+    store: &Store,
+    team_id: Option<TeamId>,
+    public: bool,
+    namespace: Option<String>,
+    alias: &str,
+    envd_version: &str,
+) -> TemplateId {
+    let now = jiff::Timestamp::now();
+    let new = NewBuild {
+        template_id: TemplateId::generate(),
+        team_id,
+        public,
+        alias: Alias { namespace, name: alias.to_owned() },
+        tag: Tag::default(),
+        build_id: BuildId::generate(),
+        resources: Resources { vcpus: 2, memory_mib: 512, disk_mib: 1024 },
+        envd_version: envd_version.to_owned(),
+        kernel_version: "6.12".to_owned(),
+        created_at: now,
+        finished_at: now,
+    };
+    store.register_build(new).await.expect("registered").template_id
+}

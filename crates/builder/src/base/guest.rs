@@ -1,0 +1,164 @@
+//! The VM in which a template gets ready.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use hearth_artifact::Draft;
+use hearth_envd_api::{Client, Init, PORT};
+use hearth_host::process::Process;
+use hearth_network::{Attachment, Slot};
+use hearth_types::Resources;
+use hearth_vmm::{Boot, Driver, Kernel, Machine, Nic, Running};
+use http::HeaderMap;
+use tokio::net::TcpStream;
+
+use crate::Error;
+
+/// How long one attempt to reach a booting guest may take. It refuses or answers at once, or is not there yet.
+const ATTEMPT: Duration = Duration::from_millis(500);
+/// How long a command of the preparation may take. Emulated on a busy host the slowest takes 30 s.
+const COMMAND_LIMIT: Duration = Duration::from_secs(300);
+/// How much of a failed command's output is quoted.
+const OUTPUT_CHARS: usize = 1000;
+
+/// Run last: the disk has everything that the snapshot's memory believes it has.
+pub(super) const PREPARATION: &[&str] = &["sync"];
+
+/// How the VM of a slot gets its network device.
+pub(super) fn nic(slot: &Slot) -> Nic {
+    match slot.attachment() {
+        Attachment::Tap { name } => Nic::Tap { name: name.to_owned() },
+        Attachment::User => Nic::User { forwards: Vec::new() },
+    }
+}
+
+/// A running template.
+pub(super) struct Guest {
+    vm: Running,
+    client: Client,
+    _guard: KillOnDrop,
+}
+
+/// A VMM outlives whoever started it; this one must not outlive a build that is cut short.
+struct KillOnDrop(Process);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        // Its end was awaited where the build went its way.
+        let _ = self.0.kill();
+    }
+}
+
+impl Guest {
+    /// Boots the draft's disk; guest memory becomes the draft's. Cancel safe.
+    pub(super) async fn boot(
+        driver: &Driver,
+        kernel: &Kernel,
+        resources: Resources,
+        folder: &Path,
+        draft: &Draft,
+        slot: &Slot,
+    ) -> Result<Self, Error> {
+        let machine = Machine {
+            folder: folder.to_owned(),
+            resources,
+            base: draft.rootfs(),
+            overlay: None,
+            nic: nic(slot),
+            namespace: slot.namespace().map(Path::to_owned),
+            cgroup: None,
+        };
+        let boot = Boot { kernel: kernel.clone(), arguments: std::env::var("HARGS").unwrap_or_default().split_whitespace().map(str::to_owned).collect(), memory: draft.memory() };
+        let error = |action| move |source| Error::Vm { action, source };
+        let mut vm = driver.boot(&machine, &boot).await.map_err(error("starting the template's VM"))?;
+        let guard = KillOnDrop(vm.process().clone());
+        let address = match slot.guest_address() {
+            Some(address) => SocketAddr::new(address, PORT),
+            None => {
+                let port = vm.forward(PORT).await.map_err(error("reaching the template's VM"))?;
+                SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+            }
+        };
+        let dial = Box::new(move || -> std::pin::Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>> {
+            Box::pin(TcpStream::connect(address))
+        });
+        let client = Client::new(dial, &address.to_string(), HeaderMap::new());
+        Ok(Self { vm, client, _guard: guard })
+    }
+
+    /// Waits for the daemon and tells it who it is; returns its version. Cancel safe.
+    pub(super) async fn identify(&mut self, init: &Init, limit: Duration) -> Result<String, Error> {
+        let action = "waiting for the guest daemon";
+        let result = tokio::select! {
+            () = self.vm.ended() => None,
+            result = self.client.init(init, ATTEMPT, limit) => Some(result),
+        };
+        match result {
+            Some(Ok(version)) => Ok(version),
+            Some(Err(source)) => Err(Error::Guest { action, console: self.vm.console().await, source }),
+            None => Err(self.ended(action).await),
+        }
+    }
+
+    /// Writes which template and build this is, for programs in the guest.
+    pub(super) async fn mark(&mut self, template_id: &str, build_id: &str) -> Result<(), Error> {
+        let text = format!("ENV_ID={template_id}\\nTEMPLATE_ID={template_id}\\nBUILD_ID={build_id}\\n");
+        self.execute("marking the template", &format!("printf '{text}' | sudo tee /.e2b > /dev/null")).await
+    }
+
+    /// Runs a command of the preparation to success. Cancel safe: it is then left running.
+    pub(super) async fn run(&mut self, command: &'static str) -> Result<(), Error> {
+        self.execute(command, command).await
+    }
+
+    async fn execute(&mut self, name: &'static str, command: &str) -> Result<(), Error> {
+        let action = "running a command";
+        let output = tokio::select! {
+            () = self.vm.ended() => None,
+            output = tokio::time::timeout(COMMAND_LIMIT, self.client.run(command)) => Some(output),
+        };
+        let output = match output {
+            Some(Ok(Ok(output))) => output,
+            Some(Ok(Err(source))) => {
+                return Err(Error::Guest { action, console: self.vm.console().await, source });
+            }
+            Some(Err(_)) => {
+                let source = hearth_envd_api::Error::Silent { budget: COMMAND_LIMIT };
+                return Err(Error::Guest { action, console: self.vm.console().await, source });
+            }
+            None => return Err(self.ended(action).await),
+        };
+        if output.exit_code == 0 {
+            return Ok(());
+        }
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        let skipped = text.chars().count().saturating_sub(OUTPUT_CHARS);
+        Err(Error::Command { command: name, exit_code: output.exit_code, output: text.chars().skip(skipped).collect() })
+    }
+
+    async fn ended(&mut self, action: &'static str) -> Error {
+        Error::VmEnded { action, console: self.vm.console().await }
+    }
+
+    /// Stops the VM, writes its state and ends it: what its memory file has is the memory image then.
+    pub(super) async fn save(self, state: &Path) -> Result<(), Error> {
+        let mut paused = match self.vm.pause().await {
+            Ok(paused) => paused,
+            Err((vm, source)) => {
+                vm.kill().await;
+                return Err(Error::Vm { action: "stopping the template's VM", source });
+            }
+        };
+        let saved = paused.save_state(state).await;
+        paused.kill().await;
+        saved.map_err(|source| Error::Vm { action: "saving the template's VM", source })
+    }
+
+    /// Ends the VM and waits until it is gone.
+    pub(super) async fn kill(self) {
+        self.vm.kill().await;
+    }
+}

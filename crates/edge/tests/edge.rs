@@ -1,0 +1,516 @@
+//! A client, an edge, a node's proxy and a guest, each behind its own socket.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::SinkExt;
+use futures::channel::mpsc;
+use hearth_catalog::Catalog;
+use hearth_edge::{Config, Edge};
+use hearth_proxy::body::{self, Body, boxed};
+use hearth_proxy::hop::{Address, Forwarded};
+use hearth_proxy::pages::{Audience, Page};
+use hearth_proxy::{Engine, Key, dial, serve};
+use hearth_types::{ExecutionId, NodeAddress, Route, SandboxId, TeamId};
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// How long anything may take before a test says that it hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_secs(3600);
+const DAEMON_PORT: u16 = 49983;
+const NOT_FOUND: &str = r#"{"sandboxId":"i123","message":"The sandbox was not found","code":502}"#;
+
+async fn soon<F: Future>(what: &str, future: F) -> F::Output {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
+}
+
+async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    (listener, address)
+}
+
+/// One sandbox on one node, whose every port is the guest's server.
+struct World {
+    edge_address: SocketAddr,
+    edge: Edge,
+    edge_served: JoinHandle<usize>,
+    edge_shutdown: CancellationToken,
+    catalog: Catalog,
+    route: Route,
+    node: Engine<ExecutionId>,
+    node_end: DropGuard,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    async fn with_guest(guest: SocketAddr) -> Self {
+        Self::with(guest, Config::default()).await
+    }
+
+    async fn with(guest: SocketAddr, config: Config) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("node");
+        let route = Route {
+            sandbox_id: "i123".parse().expect("an id"),
+            execution_id: ExecutionId::generate(),
+            team_id: TeamId::generate(),
+            node_id: "node-1".parse().expect("an id"),
+            node_proxy: NodeAddress::Unix(path.clone()),
+        };
+        let node = Engine::new(hearth_proxy::Config::for_guests());
+        let node_end = serve_node(path, node.clone(), route.execution_id, guest).drop_guard();
+        let catalog = Catalog::in_memory();
+        catalog.publish(route.clone(), LEASE, None).await.expect("there is room");
+
+        let edge = Edge::new(config, catalog.clone());
+        let (listener, edge_address) = listen().await;
+        let edge_shutdown = CancellationToken::new();
+        let (serving, token) = (edge.clone(), edge_shutdown.clone());
+        let edge_served = tokio::spawn(async move { serving.serve(listener, token).await });
+        Self { edge_address, edge, edge_served, edge_shutdown, catalog, route, node, node_end, _folder: folder }
+    }
+
+    async fn raw(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.edge_address).await.expect("the edge listens");
+        stream.set_nodelay(true).expect("a TCP socket");
+        stream
+    }
+
+    /// Sends one request on a connection of its own.
+    async fn send(&self, request: Request<Body>) -> Response<Incoming> {
+        let io = TokioIo::new(self.raw().await);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.expect("a handshake");
+        tokio::spawn(connection.with_upgrades());
+        soon("an answer", sender.send_request(request)).await.expect("an answer")
+    }
+
+    async fn get(&self, host: &str, path: &str) -> Response<Incoming> {
+        self.send(Request::get(path).header("host", host).body(body::empty()).expect("a request")).await
+    }
+}
+
+/// What an orchestrator does, without an orchestrator.
+fn serve_node(
+    path: PathBuf,
+    engine: Engine<ExecutionId>,
+    running: ExecutionId,
+    guest: SocketAddr,
+) -> CancellationToken {
+    let handler = tower::service_fn(move |mut request: Request<Body>| {
+        let engine = engine.clone();
+        async move {
+            let audience = Audience::of(request.headers());
+            let address = Address::take(request.headers_mut()).expect("an edge of ours");
+            let sandbox_id = &address.sandbox_id;
+            if address.execution_id != running {
+                return Ok::<_, Infallible>(Page::NotFound { sandbox_id }.response(audience));
+            }
+            let key = Key { group: address.execution_id, port: Some(address.port) };
+            let dial = || dial::retry_refused(|| TcpStream::connect(guest));
+            let forwarded = engine.forward(&key, dial, request).await;
+            Ok(forwarded.unwrap_or_else(|error| error.page(sandbox_id, address.port).response(audience)))
+        }
+    });
+    let shutdown = CancellationToken::new();
+    let bounds = serve::Config { connections_max: 100, drain_patience: Duration::ZERO };
+    let listener = UnixListener::bind(path).expect("a free path");
+    tokio::spawn(serve::serve(listener, handler, bounds, shutdown.clone()));
+    shutdown
+}
+
+/// A guest's server.
+async fn guest<H, F>(handler: H) -> SocketAddr
+where
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let (listener, address) = listen().await;
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.expect("the listener works");
+            let handler = handler.clone();
+            let service = hyper::service::service_fn(move |request| {
+                let answer = handler(request);
+                async move { Ok::<_, Infallible>(answer.await) }
+            });
+            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(connection.with_upgrades());
+        }
+    });
+    address
+}
+
+/// Tells in its answer what it was asked.
+async fn mirror(request: Request<Incoming>) -> Response<Body> {
+    let mut lines: Vec<String> =
+        request.headers().iter().map(|(name, value)| format!("{name}: {}", value.to_str().expect("text"))).collect();
+    lines.sort();
+    lines.insert(0, format!("{} {}", request.method(), request.uri()));
+    Response::new(body::full(lines.join("\n")))
+}
+
+async fn text(response: Response<Incoming>) -> String {
+    let bytes = soon("a body", response.into_body().collect()).await.expect("the body ends").to_bytes();
+    String::from_utf8(bytes.to_vec()).expect("text")
+}
+
+async fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match soon("a head", stream.read_u8()).await {
+            Ok(byte) => head.push(byte),
+            Err(_) => break,
+        }
+    }
+    String::from_utf8(head).expect("heads are ASCII")
+}
+
+/// A body that the test feeds.
+fn fed() -> (mpsc::UnboundedSender<Result<Frame<Bytes>, Infallible>>, Body) {
+    let (sender, receiver) = mpsc::unbounded();
+    (sender, boxed(StreamBody::new(receiver)))
+}
+
+fn data(text: &'static str) -> Result<Frame<Bytes>, Infallible> {
+    Ok(Frame::data(Bytes::from_static(text.as_bytes())))
+}
+
+#[tokio::test]
+async fn a_host_names_the_sandbox_and_the_guest_sees_what_the_client_sent() {
+    let world = World::with_guest(guest(mirror).await).await;
+    let request = Request::post("/a%2Fb?c")
+        .header("host", "8080-I123-6532622b.Example.com:3002")
+        .header("x-access-token", "t")
+        .header("hearth-sandbox-id", "i999")
+        .header("hearth-port", "22")
+        .header("hearth-anything", "1")
+        .header("x-forwarded-for", "9.9.9.9")
+        .header("x-forwarded-proto", "gopher")
+        .header("connection", "hearth-port, hearth-execution-id, x-gone")
+        .header("x-gone", "1")
+        .body(body::full("upload"));
+    let seen = text(world.send(request.expect("a request")).await).await;
+    let expected = [
+        "POST /a%2Fb?c",
+        "content-length: 6",
+        "host: 8080-I123-6532622b.Example.com:3002",
+        "x-access-token: t",
+        "x-forwarded-for: 127.0.0.1",
+        "x-forwarded-host: 8080-I123-6532622b.Example.com:3002",
+        "x-forwarded-proto: http",
+    ];
+    assert_eq!(seen.lines().collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
+async fn what_a_load_balancer_says_is_passed_on() {
+    let config = Config { forwarded: Forwarded::Believe, ..Config::default() };
+    let world = World::with(guest(mirror).await, config).await;
+    let request = Request::get("/").header("host", "8080-i123.example.com").header("x-forwarded-proto", "https");
+    let request = request.header("x-forwarded-for", "9.9.9.9").body(body::empty()).expect("a request");
+    let seen = text(world.send(request).await).await;
+    assert!(seen.contains("x-forwarded-proto: https"), "{seen}");
+    assert!(seen.contains("x-forwarded-for: 9.9.9.9, 127.0.0.1"), "{seen}");
+}
+
+#[tokio::test]
+async fn headers_name_the_sandbox_on_shared_hosts() {
+    let world = World::with_guest(guest(mirror).await).await;
+    for host in ["localhost:3002", "127.0.0.1", "[::1]:3002", "sandbox.example.com", "my-server.example.com", "hearth"]
+    {
+        let request = Request::get("/health").header("host", host).header("e2b-sandbox-id", "i123");
+        let request = request.header("e2b-sandbox-port", "49983").body(body::empty()).expect("a request");
+        let response = world.send(request).await;
+        assert_eq!(response.status(), 200, "{host}");
+        assert!(text(response).await.starts_with("GET /health\n"), "{host}");
+    }
+}
+
+type Headers = &'static [(&'static str, &'static str)];
+
+#[tokio::test]
+async fn who_names_nothing_reads_why() {
+    let world = World::with_guest(guest(mirror).await).await;
+    let cases: [(&str, Headers, &str); 7] = [
+        ("example.com", &[], "Invalid host"),
+        ("49983-i123", &[], "Invalid host"),
+        ("127.0.0.1:3002", &[], "Invalid host"),
+        ("x-i123.example.com", &[], "Invalid sandbox port"),
+        ("80-i_3.example.com", &[], "Invalid sandbox ID"),
+        ("localhost", &[("e2b-sandbox-id", "i123")], "missing header"),
+        ("sandbox.example.com", &[("e2b-sandbox-port", "80")], "missing header"),
+    ];
+    for (host, headers, expected) in cases {
+        let request = Request::get("/").header("host", host);
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let response = world.send(request.body(body::empty()).expect("a request")).await;
+        assert_eq!(response.status(), 400);
+        assert_eq!(response.headers()["content-type"], "text/plain; charset=utf-8");
+        assert_eq!(text(response).await, expected, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn the_edge_tells_its_own_health_only_where_no_sandbox_is_named() {
+    let world = World::with_guest(guest(mirror).await).await;
+    for host in ["127.0.0.1:3002", "localhost", "edge.example.com"] {
+        let response = world.get(host, "/health").await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(text(response).await, "");
+    }
+    assert_eq!(world.get("49983-i9.example.com", "/health").await.status(), 502);
+    assert!(text(world.get("49983-i123.example.com", "/health").await).await.starts_with("GET /health"));
+    let half = Request::get("/health").header("host", "localhost").header("e2b-sandbox-id", "i123");
+    assert_eq!(world.send(half.body(body::empty()).expect("a request")).await.status(), 400);
+}
+
+#[tokio::test]
+async fn an_unknown_sandbox_is_told_in_the_contract_s_bytes() {
+    let world = World::with_guest(guest(mirror).await).await;
+    let response = world.get("49983-i999.example.com", "/health").await;
+    assert_eq!(response.status(), 502);
+    assert_eq!(response.headers()["content-type"], "application/json; charset=utf-8");
+    assert_eq!(response.headers()["should-retry"], "false");
+    assert_eq!(text(response).await, r#"{"sandboxId":"i999","message":"The sandbox was not found","code":502}"#);
+
+    let browser = Request::get("/").header("host", "8080-i999.example.com").header("accept", "text/html,*/*;q=0.8");
+    let browser = browser.header("user-agent", "Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0");
+    let response = world.send(browser.body(body::empty()).expect("a request")).await;
+    assert_eq!(response.status(), 502);
+    assert_eq!(response.headers()["content-type"], "text/html; charset=utf-8");
+    assert!(text(response).await.contains("<h1>The sandbox was not found</h1>"));
+}
+
+#[tokio::test]
+async fn reserved_routes_of_the_daemon_are_refused_in_every_spelling() {
+    const EXPECTED: &str = r#"{"message":"This endpoint is reserved for the E2B control plane and is not reachable through the sandbox URL","path":"/init","code":404}"#;
+    let world = World::with_guest(guest(mirror).await).await;
+    for method in ["GET", "POST", "OPTIONS", "PROPFIND"] {
+        for path in [
+            "/init",
+            "/init?x=y",
+            "/init/",
+            "//init",
+            "/./init",
+            "/files/../init",
+            "/../init",
+            "/%69nit",
+            "/%2569nit",
+            "/files%2f..%2finit",
+            "/%2e%2e/init",
+            "http://49983-i123.example.com/init",
+            "http://49983-i123.example.com//init",
+        ] {
+            let mut client = world.raw().await;
+            let request = format!("{method} {path} HTTP/1.1\r\nhost: 49983-i123.example.com\r\n\r\n");
+            client.write_all(request.as_bytes()).await.expect("the edge reads");
+            let head = read_head(&mut client).await;
+            assert!(head.starts_with("HTTP/1.1 404 Not Found\r\n"), "{method} {path}: {head}");
+            let mut page = vec![0; EXPECTED.len()];
+            client.read_exact(&mut page).await.expect("the page");
+            assert_eq!(String::from_utf8_lossy(&page), EXPECTED, "{method} {path}");
+        }
+    }
+    // A user's server may have such routes, and the daemon others.
+    assert_eq!(text(world.get("8080-i123.example.com", "/init").await).await.lines().next(), Some("GET /init"));
+    assert_eq!(text(world.get("49983-i123.example.com", "/files").await).await.lines().next(), Some("GET /files"));
+}
+
+#[tokio::test]
+async fn pieces_arrive_through_both_proxies_one_by_one_also_over_http_2() {
+    let echo = |request: Request<Incoming>| async move { Response::new(boxed(request.into_body())) };
+    let world = World::with_guest(guest(echo).await).await;
+    let io = TokioIo::new(world.raw().await);
+    let (mut http2, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.expect("a handshake");
+    tokio::spawn(connection);
+    for by_http2 in [false, true] {
+        let (mut sender, upload) = fed();
+        let mut response = if by_http2 {
+            let request = Request::post("http://8080-i123.example.com/").body(upload).expect("a request");
+            soon("an answer", http2.send_request(request)).await.expect("an answer")
+        } else {
+            let request = Request::post("/").header("host", "8080-i123.example.com").body(upload);
+            world.send(request.expect("a request")).await
+        };
+        for piece in ["one", "two", "three"] {
+            sender.send(data(piece)).await.expect("somebody reads");
+            let frame = soon("a piece", response.body_mut().frame()).await.expect("a frame").expect("no abort");
+            assert_eq!(frame.into_data().expect("data"), piece);
+        }
+    }
+}
+
+/// A guest that upgrades, echoes, and says goodbye when the client has ended its direction.
+async fn upgrading(mut request: Request<Incoming>) -> Response<Body> {
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let mut stream = TokioIo::new(upgrade.await.expect("it is upgraded"));
+        let mut buffer = [0; 64];
+        while let Ok(bytes @ 1..) = stream.read(&mut buffer).await {
+            stream.write_all(&buffer[..bytes]).await.expect("the client reads");
+        }
+        let _ = stream.write_all(b"goodbye").await;
+        let _ = stream.shutdown().await;
+    });
+    let response = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "websocket");
+    response.body(body::empty()).expect("a response")
+}
+
+async fn upgraded(world: &World) -> TcpStream {
+    let mut client = world.raw().await;
+    let request = "GET / HTTP/1.1\r\nhost: 8080-i123.example.com\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    client.write_all(request.as_bytes()).await.expect("the edge reads");
+    assert!(read_head(&mut client).await.starts_with("HTTP/1.1 101 "));
+    client.write_all(b"hello").await.expect("the edge reads");
+    let mut echo = [0; 5];
+    soon("the echo", client.read_exact(&mut echo)).await.expect("the echo");
+    assert_eq!(&echo, b"hello");
+    client
+}
+
+#[tokio::test]
+async fn a_websocket_is_half_closed_through_both_proxies() {
+    let world = World::with_guest(guest(upgrading).await).await;
+    let mut client = upgraded(&world).await;
+    client.shutdown().await.expect("half a close");
+    let mut rest = String::new();
+    soon("the goodbye", client.read_to_string(&mut rest)).await.expect("a proper end");
+    assert_eq!(rest, "goodbye");
+}
+
+#[tokio::test]
+async fn a_killed_sandbox_ends_its_streams_and_is_not_found() {
+    let (mut sender, download) = fed();
+    let download = std::sync::Arc::new(std::sync::Mutex::new(Some(download)));
+    let world = World::with_guest(
+        guest(move |request| {
+            let download = download.clone();
+            async move {
+                if request.headers().contains_key("upgrade") {
+                    return upgrading(request).await;
+                }
+                Response::new(download.lock().expect("no panic").take().expect("one download"))
+            }
+        })
+        .await,
+    )
+    .await;
+    let mut socket = upgraded(&world).await;
+    let mut stream = world.get("8080-i123.example.com", "/").await;
+    sender.send(data("part")).await.expect("somebody reads");
+    let part = soon("the part", stream.body_mut().frame()).await.expect("a frame").expect("no abort");
+    assert_eq!(part.into_data().expect("data"), "part");
+
+    // What killing does, in its order: no route, no streams.
+    assert!(world.catalog.remove(&world.route.sandbox_id, world.route.execution_id).await.expect("in memory"));
+    world.node.close(&world.route.execution_id);
+    assert!(soon("the abort", stream.body_mut().frame()).await.expect("no proper end").is_err());
+    let mut rest = Vec::new();
+    let _ = soon("the end", socket.read_to_end(&mut rest)).await;
+    assert!(rest.is_empty());
+    let response = world.get("49983-i123.example.com", "/health").await;
+    assert_eq!((response.status().as_u16(), text(response).await.as_str()), (502, NOT_FOUND));
+}
+
+#[tokio::test]
+async fn an_outdated_route_leads_to_no_other_execution() {
+    let world = World::with_guest(guest(mirror).await).await;
+    let outdated = Route { execution_id: ExecutionId::generate(), ..world.route.clone() };
+    let replaced = world.catalog.publish(outdated, LEASE, Some(world.route.execution_id)).await;
+    replaced.expect("it names the holder");
+    let response = world.get("8080-i123.example.com", "/").await;
+    assert_eq!((response.status().as_u16(), text(response).await.as_str()), (502, NOT_FOUND));
+}
+
+#[tokio::test]
+async fn a_closed_port_and_a_dead_node_are_told_apart() {
+    let (listener, closed) = listen().await;
+    drop(listener);
+    let world = World::with_guest(closed).await;
+    let page = text(world.get("8080-i123.example.com", "/").await).await;
+    assert_eq!(
+        page,
+        r#"{"sandboxId":"i123","message":"The sandbox is running but port is not open","port":8080,"code":502}"#
+    );
+
+    drop(world.node_end);
+    let NodeAddress::Unix(path) = &world.route.node_proxy else { panic!("a Unix socket") };
+    soon("the node to be gone", async {
+        while tokio::net::UnixStream::connect(path).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let io = TokioIo::new(TcpStream::connect(world.edge_address).await.expect("the edge listens"));
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.expect("a handshake");
+    tokio::spawn(connection);
+    let request = Request::get("/").header("host", "8080-i123.example.com").body(body::empty()).expect("a request");
+    let response: Response<Incoming> = soon("an answer", sender.send_request(request)).await.expect("an answer");
+    assert_eq!(response.status(), 502);
+    let page = text(response).await;
+    assert!(!page.contains("was not found") && !page.contains("port is not open"), "{page}");
+}
+
+#[tokio::test]
+async fn shutdown_drains_requests_and_ends_upgraded_streams() {
+    let world = World::with_guest(guest(upgrading).await).await;
+    let mut socket = upgraded(&world).await;
+    world.edge_shutdown.cancel();
+    assert_eq!(soon("the drain", world.edge_served).await.expect("no panic"), 0);
+    // Upgraded streams are not connections of the server any more, and go on until the end.
+    socket.write_all(b"still").await.expect("the edge reads");
+    let mut echo = [0; 5];
+    soon("the echo", socket.read_exact(&mut echo)).await.expect("the echo");
+    world.edge.shutdown().await;
+    let mut rest = Vec::new();
+    let _ = soon("the end", socket.read_to_end(&mut rest)).await;
+    assert!(rest.is_empty());
+}
+
+#[tokio::test]
+async fn every_id_of_ours_can_be_a_host() {
+    let world = World::with_guest(guest(mirror).await).await;
+    for _ in 0..20 {
+        let sandbox_id = SandboxId::generate();
+        let route = Route { sandbox_id: sandbox_id.clone(), ..world.route.clone() };
+        world.catalog.publish(route, LEASE, None).await.expect("there is room");
+        let response = world.get(&format!("{DAEMON_PORT}-{sandbox_id}.example.com"), "/health").await;
+        assert_eq!(response.status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn requests_one_after_the_other_need_one_connection_to_the_guest() {
+    let (listener, address) = listen().await;
+    let world = World::with_guest(address).await;
+    let answers = async {
+        // Everything comes on the first connection; a second would never be accepted.
+        let (mut stream, _) = listener.accept().await.expect("the listener works");
+        for _ in 0..100 {
+            assert!(read_head(&mut stream).await.starts_with("GET / HTTP/1.1\r\n"));
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfine").await.expect("the node reads");
+        }
+    };
+    let mut client = world.raw().await;
+    let questions = async {
+        for _ in 0..100 {
+            client.write_all(b"GET / HTTP/1.1\r\nhost: 8080-i123.example.com\r\n\r\n").await.expect("the edge reads");
+            assert!(read_head(&mut client).await.starts_with("HTTP/1.1 200 OK\r\n"));
+            soon("the answer", client.read_exact(&mut [0; 4])).await.expect("the answer");
+        }
+    };
+    tokio::join!(answers, questions);
+}

@@ -1,0 +1,48 @@
+//! Reading what a process writes.
+
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use hearth_envd_api::process::__buffa::oneof::process_event::data_event::Output;
+use rustix::buffer::spare_capacity;
+use tokio::io::unix::AsyncFd;
+
+use super::followers::Followers;
+
+/// A descriptor that output comes from.
+pub(super) struct Source {
+    pub(super) descriptor: Arc<AsyncFd<OwnedFd>>,
+    /// Which stream it is.
+    pub(super) kind: fn(Vec<u8>) -> Output,
+    /// Largest piece in one event.
+    pub(super) chunk_bytes: usize,
+}
+
+impl Source {
+    /// Hands everything to the followers, as fast as they take it, until the output ends or `over` says that no more will
+    /// come. `over` is made anew for each piece. Not cancel safe: a piece may be lost.
+    pub(super) async fn copy<F: Future<Output = ()>>(self, followers: &Followers, over: impl Fn() -> F) {
+        loop {
+            // Both arms are cancel safe: becoming readable takes nothing.
+            let ready = tokio::select! {
+                biased;
+                ready = self.descriptor.readable() => ready,
+                () = over() => return,
+            };
+            let Ok(mut ready) = ready else { return };
+            // Made for each piece: nothing is kept for the many processes that are silent.
+            let mut bytes = Vec::with_capacity(self.chunk_bytes);
+            let read = ready.try_io(|inner| Ok(rustix::io::read(inner.get_ref(), spare_capacity(&mut bytes))?));
+            match read {
+                // EIO: the last process has closed its side of a terminal (pty(7)).
+                Ok(Ok(0) | Err(_)) => return,
+                Ok(Ok(_)) => {
+                    bytes.shrink_to_fit();
+                    followers.tell((self.kind)(bytes)).await;
+                }
+                Err(_would_block) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The host's client against the real daemon.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hearth_envd_api::{Client, Error, Init};
+use http::HeaderMap;
+use tokio::net::TcpStream;
+
+use crate::daemon::{Daemon, me};
+
+fn client(port: u16, headers: HeaderMap) -> Client {
+    Client::new(Box::new(move || Box::pin(TcpStream::connect(("127.0.0.1", port)))), "guest", headers)
+}
+
+fn token(text: &str) -> HeaderMap {
+    HeaderMap::from_iter([("x-access-token".parse().expect("a name"), text.parse().expect("a value"))])
+}
+
+const ATTEMPT: Duration = Duration::from_secs(5);
+const BUDGET: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn identity_health_and_commands() {
+    let daemon = Daemon::start().await;
+    let host = client(daemon.port, token("secret"));
+    let init = Init {
+        access_token: Some("secret".to_owned()),
+        env_vars: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
+        sandbox_id: Some("s".to_owned()),
+        random_seed: Some("00ff".to_owned()),
+        default_user: Some(me()),
+        default_workdir: Some("/".to_owned()),
+        ..Init::default()
+    };
+    assert!(!format!("{init:?}").contains("secret") && !format!("{init:?}").contains("00ff"));
+    for _ in 0..2 {
+        assert_eq!(host.init(&init, ATTEMPT, BUDGET).await.expect("answered"), "0.6.13");
+    }
+    host.health().await.expect("well");
+    let output = host.run("pwd; echo $A $E2B_SANDBOX_ID; echo oops >&2; exit 3").await.expect("ran");
+    assert_eq!((output.stdout, output.stderr, output.exit_code), (b"/\nb s\n".to_vec(), b"oops\n".to_vec(), 3));
+    assert_eq!(host.run("kill -9 $$").await.expect("ran").exit_code, -1);
+    let stranger = client(daemon.port, token("wrong"));
+    stranger.health().await.expect("open to all");
+    assert!(matches!(stranger.run("true").await, Err(Error::Status { status, .. }) if status == 401));
+    let other = Init { access_token: Some("other".to_owned()), ..Init::default() };
+    let refused = host.init(&other, ATTEMPT, BUDGET).await;
+    assert!(
+        matches!(&refused, Err(Error::Status { status, text }) if *status == 401 && text == "access token validation failed"),
+        "{refused:?}"
+    );
+    let lost = Init { default_user: Some("no-such-user".to_owned()), ..init };
+    host.init(&lost, ATTEMPT, BUDGET).await.expect("answered");
+    assert!(matches!(host.run("true").await, Err(Error::Command(text)) if text.contains("invalid default user")));
+}
+
+#[tokio::test]
+async fn a_guest_that_never_answers() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let (attempt, budget) = (Duration::from_millis(20), Duration::from_millis(100));
+    // It listens and says nothing; then nobody listens.
+    let silent = client(port, HeaderMap::new()).init(&Init::default(), attempt, budget).await;
+    assert!(matches!(silent, Err(Error::Silent { budget: told }) if told == budget));
+    drop(listener);
+    let gone = client(port, HeaderMap::new());
+    assert!(matches!(gone.init(&Init::default(), attempt, budget).await, Err(Error::Silent { .. })));
+    assert!(matches!(gone.health().await, Err(Error::Transport(_))));
+}

@@ -1,0 +1,99 @@
+// Create, info, list, connect, timeout, expiry, kill.
+
+import { randomUUID } from 'node:crypto'
+
+import { AuthenticationError, Sandbox, SandboxNotFoundError, TimeoutError } from 'e2b'
+import { expect, test } from 'vitest'
+
+import { byHeaders, ENVD_PORT, eventually, newSandbox, SANDBOX_URL, Transcript } from '../journeys.js'
+
+test('a new sandbox tells about itself', async () => {
+  const metadata = { purpose: 'tell', 'ümläut & = %': 'a b+c%20d' }
+  const sandbox = await newSandbox({ metadata, timeoutMs: 119_100 })
+  expect(sandbox.sandboxId).toMatch(/^[a-z0-9]+$/)
+  const info = await sandbox.getInfo()
+  expect(info).toMatchObject({ sandboxId: sandbox.sandboxId, name: 'base', state: 'running', metadata })
+  // Milliseconds become whole seconds, rounded up by the SDK.
+  expect(Math.abs(info.endAt - info.startedAt - 120_000)).toBeLessThan(1000)
+  expect(await sandbox.isRunning()).toBe(true)
+  expect(sandbox.getHost(8000)).toMatch(new RegExp(`^8000-${sandbox.sandboxId}\\.`))
+})
+
+test('lists filter, order and page', async () => {
+  const group = { group: randomUUID(), 'what & why = 50%': 'a+b c' }
+  const first = await newSandbox({ metadata: { ...group, n: '1' } })
+  const second = await newSandbox({ metadata: { ...group, n: '2' } })
+  async function ids(options) {
+    const pages = Sandbox.list(options)
+    const found = []
+    while (pages.hasNext) found.push((await pages.nextItems()).map((info) => info.sandboxId))
+    return found
+  }
+  const newestFirst = [second.sandboxId, first.sandboxId]
+  expect(await ids({ query: { metadata: group } })).toEqual([newestFirst])
+  expect(await ids({ query: { metadata: group, state: ['running', 'paused'] }, limit: 1 })).toEqual(newestFirst.map((id) => [id]))
+  expect(await ids({ query: { metadata: group }, order: 'asc' })).toEqual([[...newestFirst].reverse()])
+  expect(await ids({ query: { metadata: { ...group, n: '1' } } })).toEqual([[first.sandboxId]])
+  expect(await ids({ query: { metadata: group, state: ['paused'] } })).toEqual([[]])
+})
+
+test('connecting to a running sandbox never shortens its life', async () => {
+  const sandbox = await newSandbox({ envs: { NAME: 'Ada' } })
+  const { endAt } = await sandbox.getInfo()
+  const same = await Sandbox.connect(sandbox.sandboxId, { timeoutMs: 10_000 })
+  expect((await same.commands.run('echo $NAME')).stdout).toBe('Ada\n')
+  expect((await sandbox.getInfo()).endAt).toEqual(endAt)
+  await sandbox.connect({ timeoutMs: 900_000 })
+  expect((await sandbox.getInfo()).endAt - Date.now()).toBeGreaterThan(890_000)
+})
+
+test('a sandbox expires on the second', async () => {
+  const sandbox = await newSandbox()
+  await sandbox.setTimeout(3000)
+  const { endAt } = await sandbox.getInfo()
+  const seen = await eventually(async () => !(await sandbox.isRunning()) && Date.now(), 10_000)
+  expect(seen).toBeGreaterThanOrEqual(endAt.getTime())
+  expect(seen - endAt.getTime()).toBeLessThan(1500)
+  await expect(sandbox.getInfo()).rejects.toThrow(SandboxNotFoundError)
+  await expect(sandbox.commands.run('true')).rejects.toThrow(TimeoutError)
+})
+
+test('after a kill it is gone at once', async () => {
+  const sandbox = await newSandbox()
+  expect(await sandbox.kill()).toBe(true)
+  const answer = await fetch(`${SANDBOX_URL}/health`, { headers: byHeaders(sandbox.sandboxId, ENVD_PORT) })
+  expect(answer.status).toBe(502)
+  expect(await answer.json()).toEqual({ sandboxId: sandbox.sandboxId, message: 'The sandbox was not found', code: 502 })
+  expect(await sandbox.isRunning()).toBe(false)
+  expect(await Sandbox.kill(sandbox.sandboxId)).toBe(false)
+  await expect(Sandbox.getInfo(sandbox.sandboxId)).rejects.toThrow(SandboxNotFoundError)
+  await expect(Sandbox.connect(sandbox.sandboxId)).rejects.toThrow(SandboxNotFoundError)
+  await expect(sandbox.setTimeout(1000)).rejects.toThrow(SandboxNotFoundError)
+})
+
+test('a kill cuts a running command', async () => {
+  const sandbox = await newSandbox()
+  const said = new Transcript()
+  const handle = await sandbox.commands.run('echo started; sleep 300', { background: true, timeoutMs: 0, onStdout: said.add })
+  await said.until('started')
+  const waiting = expect(handle.wait()).rejects.toThrow(TimeoutError)
+  expect(await sandbox.kill()).toBe(true)
+  await waiting
+})
+
+test('a wrong key and an unknown template are told', async () => {
+  await expect(Sandbox.create({ apiKey: `e2b_${'0'.repeat(40)}` })).rejects.toThrow(AuthenticationError)
+  await expect(Sandbox.create(`missing-${randomUUID().slice(0, 8)}`)).rejects.toThrow(/404/)
+})
+
+test('many lives at once', async () => {
+  const numbers = [0, 1, 2, 3, 4]
+  const outputs = await Promise.all(
+    numbers.map(async (number) => {
+      const sandbox = await newSandbox()
+      await sandbox.files.write('number', String(number))
+      return (await sandbox.commands.run('cat number')).stdout
+    }),
+  )
+  expect(outputs).toEqual(numbers.map(String))
+})

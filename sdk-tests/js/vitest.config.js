@@ -1,0 +1,13 @@
+import { defineConfig } from 'vitest/config'
+
+export default defineConfig({
+  test: {
+    include: ['tests/**/*.test.js'],
+    globalSetup: ['./nothing-is-left.js'],
+    // Under emulation a command takes up to a few seconds; a test that hangs must still end the run in time.
+    testTimeout: 120_000,
+    hookTimeout: 60_000,
+    // One file after another: the machine has few processors, and sandboxes need them.
+    fileParallelism: false,
+  },
+})
