@@ -5,7 +5,8 @@
 //! confirmed: nobody in the guest can replace it. What identity a metadata service would tell (`sandboxId`, `templateId`)
 //! comes with the request, and with it `randomSeed`, by which the guests of one snapshot part ways.
 //!
-//! Certificates and volumes are refused by name, because a host that asks for them must not believe they are there.
+//! Certificates and volumes are refused by name, because a host that asks for them must not believe they are there. The
+//! address of an events service (`hyperloopIP`) is passed over: it is not an error to have none.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;

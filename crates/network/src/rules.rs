@@ -8,6 +8,10 @@ use crate::instance::Instance;
 /// The guest's address and its gateway, the same in every slot.
 pub(crate) const GUEST: &str = "169.254.0.21";
 pub(crate) const GATEWAY: &str = "169.254.0.22";
+/// Their Ethernet addresses, also the same: a restored guest remembers its gateway's from the slot it was saved in, and
+/// neither side has to ask before the first packet. The guest's is the one that VMMs give its network device.
+pub(crate) const GUEST_MAC: &str = "02:fc:00:00:00:05";
+pub(crate) const GATEWAY_MAC: &str = "02:fc:00:00:00:06";
 /// The tap device, and the slot's end of the link to the host.
 pub(crate) const TAP: &str = "tap0";
 pub(crate) const UPLINK: &str = "uplink";

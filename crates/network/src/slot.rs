@@ -117,13 +117,17 @@ fn furnish(host: Ipv4Addr, address: Ipv4Addr) -> Result<(), namespace::Error> {
     namespace::nft(&rules::namespace(&address.to_string(), true))?;
     namespace::ip(&format!(
         "tuntap add {tap} mode tap\n\
+         link set {tap} address {gateway_mac} up\n\
          addr add {gateway}/30 dev {tap}\n\
-         link set {tap} up\n\
+         neigh add {guest} lladdr {guest_mac} dev {tap} nud permanent\n\
          addr add {address}/31 dev {uplink}\n\
          link set {uplink} up\n\
          route add default via {host}\n",
         tap = rules::TAP,
         gateway = rules::GATEWAY,
+        gateway_mac = rules::GATEWAY_MAC,
+        guest = rules::GUEST,
+        guest_mac = rules::GUEST_MAC,
         uplink = rules::UPLINK,
     ))
 }

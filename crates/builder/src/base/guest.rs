@@ -70,7 +70,7 @@ impl Guest {
             namespace: slot.namespace().map(Path::to_owned),
             cgroup: None,
         };
-        let boot = Boot { kernel: kernel.clone(), arguments: std::env::var("HARGS").unwrap_or_default().split_whitespace().map(str::to_owned).collect(), memory: draft.memory() };
+        let boot = Boot { kernel: kernel.clone(), arguments: Vec::new(), memory: draft.memory() };
         let error = |action| move |source| Error::Vm { action, source };
         let mut vm = driver.boot(&machine, &boot).await.map_err(error("starting the template's VM"))?;
         let guard = KillOnDrop(vm.process().clone());

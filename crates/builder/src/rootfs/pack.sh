@@ -1,9 +1,10 @@
 # From an archive to an image. Run by `sh -eu` as root of namespaces that nobody else sees.
-archive=$1 tree=$2 modules=$3 kernel_version=$4 provision=$5 nameserver=$6 image=$7 size=$8
+archive=$1 tree=$2 modules=$3 kernel_version=$4 provision=$5 nameserver=$6 image=$7 size=$8 place=$9
 PATH=$PATH:/usr/sbin:/sbin
 
 # The kernel fills /dev when the guest boots, and a user namespace may not make device files.
 mkdir -p "$tree"
+if [ "$place" = memory ]; then mount -t tmpfs tmpfs "$tree"; fi
 tar --extract --file "$archive" --directory "$tree" --numeric-owner --same-owner --preserve-permissions \
     --xattrs --xattrs-include='*' --exclude='./dev/*'
 mkdir -p "$tree/usr/lib/modules"

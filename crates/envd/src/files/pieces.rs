@@ -133,9 +133,11 @@ pub(super) fn compressed(file: File) -> impl Stream<Item = io::Result<Bytes>> + 
 }
 
 type Encoder = GzEncoder<Vec<u8>>;
+/// A file on its way, with its encoder once there is something to compress.
+type Compressing = (File, Option<Encoder>);
 
 /// The next compressed bytes, and what is left to do. Blocks.
-fn compress(mut file: File, encoder: Option<Encoder>) -> io::Result<(Bytes, Option<(File, Option<Encoder>)>)> {
+fn compress(mut file: File, encoder: Option<Encoder>) -> io::Result<(Bytes, Option<Compressing>)> {
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut encoder = encoder;
     loop {

@@ -94,9 +94,10 @@ async fn input_of_a_terminal_is_typed() {
     daemon.type_in(pid, "\x04").await;
     assert_eq!(screen(&mut events).await.1, 0);
     // Interrupting reaches whoever is in the foreground.
-    let mut events = daemon.launch(&terminal("/bin/sh", &["-c", "echo go; sleep 1000"], Some((80, 24)))).await;
+    let mut events = daemon.launch(&terminal("cat", &[], Some((80, 24)))).await;
     let pid = events.pid().await;
-    events.wait_for("go").await;
+    daemon.type_in(pid, "go\n").await;
+    events.wait_for("go\r\ngo\r\n").await;
     daemon.type_in(pid, "\x03").await;
     let outcome = events.rest().await;
     assert_eq!(outcome.end.expect("it ended").status, "signal: interrupt");

@@ -206,7 +206,10 @@ async fn a_new_tree_by_many_at_once() {
 async fn metadata_is_kept_with_the_file() {
     let daemon = Daemon::start().await;
     // Not every temporary folder has extended attributes.
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("temporary folder");
+    let Ok(folder) = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")) else {
+        eprintln!("skipped: {} is not writable", env!("CARGO_TARGET_TMPDIR"));
+        return;
+    };
     let path = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
     fs::write(path("probe"), "").expect("writes");
     if let Err(error) = xattr::set(path("probe"), "user.probe", b"x") {

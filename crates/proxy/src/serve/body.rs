@@ -67,7 +67,7 @@ impl Body for RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         let Some(incoming) = self.incoming.take() else { return };
-        if true || !self.discard
+        if !self.discard
             || self.asks_first
             || incoming.is_end_stream()
             || tokio::runtime::Handle::try_current().is_err()

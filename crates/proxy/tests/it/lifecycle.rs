@@ -15,7 +15,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::stage::{Client, Handed, Source, Stage, abort, chunk, get, serving, soon, text, upstream};
+use crate::stage::{Client, Handed, Source, Stage, abort, chunk, get, read_head, serving, soon, text, upstream, write};
 
 /// An upstream whose answers the test feeds.
 async fn fed(sources: &Handed<Source>) -> hearth_types::NodeAddress {
@@ -132,4 +132,23 @@ async fn what_came_before_a_failure_is_still_the_client_s() {
         assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("part"));
         abort(response.body_mut()).await;
     }
+}
+
+#[tokio::test]
+async fn a_client_that_asks_first_is_not_told_to_send_what_nobody_wants() {
+    let (listener, address) = crate::stage::listen().await;
+    let service = tower::service_fn(|request: Request<Body>| async {
+        drop(request);
+        // Whoever reads the body in our place would do so now.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        Ok::<_, Infallible>(Response::builder().status(413).body(body::empty()).expect("a response"))
+    });
+    let shutdown = CancellationToken::new();
+    let _end = shutdown.clone().drop_guard();
+    tokio::spawn(serve::serve(listener, service, serving(), shutdown));
+    let mut client = TcpStream::connect(address).await.expect("it listens");
+    write(&mut client, "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n").await;
+    assert!(soon("the answer", read_head(&mut client)).await.starts_with("HTTP/1.1 413 "));
 }
