@@ -16,7 +16,8 @@ pub struct Config {
     /// Node.js 20) holds for [`SUITE`].
     pub suite: String,
     /// The mirror of Debian to use, such as `http://mirror.example/debian`. `None`: the one that this host uses itself if it
-    /// is a Debian, otherwise Debian's own.
+    /// is a Debian, otherwise Debian's own. A named mirror is the only one asked: security updates come from its sibling
+    /// `debian-security`, or not at all if it is not called `debian`.
     pub mirror: Option<String>,
     /// What guests ask for names.
     pub nameserver: IpAddr,

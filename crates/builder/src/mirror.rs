@@ -20,7 +20,7 @@ const KEYRING_PACKAGE: &str = "debian-archive-keyring";
 pub(crate) struct Mirror {
     suite: String,
     main: String,
-    security: String,
+    security: Option<String>,
 }
 
 impl Mirror {
@@ -29,21 +29,28 @@ impl Mirror {
         if !Path::new(KEYRING).exists() {
             return Err(Error::ToolMissing { program: KEYRING.to_owned(), package: KEYRING_PACKAGE });
         }
-        let host = Host::read(Path::new("/etc"));
-        let main = configured.map(str::to_owned).or(host.main);
-        Ok(Self {
-            suite: suite.to_owned(),
-            main: main.unwrap_or_else(|| DEFAULT.to_owned()),
-            security: host.security.unwrap_or_else(|| DEFAULT_SECURITY.to_owned()),
-        })
+        Ok(Self::of(suite, configured, Host::read(Path::new("/etc"))))
+    }
+
+    fn of(suite: &str, configured: Option<&str>, host: Host) -> Self {
+        let suite = suite.to_owned();
+        let Some(configured) = configured else {
+            let main = host.main.unwrap_or_else(|| DEFAULT.to_owned());
+            let security = host.security.unwrap_or_else(|| DEFAULT_SECURITY.to_owned());
+            return Self { suite, main, security: Some(security) };
+        };
+        // Who names a mirror may reach no other. Mirrors have the two archives beside each other.
+        let main = trimmed(configured);
+        let security = main.ends_with("/debian").then(|| format!("{main}-security"));
+        Self { suite, main, security }
     }
 
     /// The lines of a `sources.list` (sources.list(5)).
     pub(crate) fn lines(&self) -> Vec<String> {
         let Self { suite, main, security } = self;
-        [format!("{main} {suite}"), format!("{main} {suite}-updates"), format!("{security} {suite}-security")]
-            .map(|source| format!("deb [signed-by={KEYRING}] {source} main"))
-            .to_vec()
+        let mut sources = vec![format!("{main} {suite}"), format!("{main} {suite}-updates")];
+        sources.extend(security.iter().map(|security| format!("{security} {suite}-security")));
+        sources.into_iter().map(|source| format!("deb [signed-by={KEYRING}] {source} main")).collect()
     }
 }
 
@@ -186,12 +193,21 @@ mod tests {
 
     #[test]
     fn a_release_has_three_suites() {
-        let mirror = Mirror { suite: "s".into(), main: "http://m".into(), security: "http://x".into() };
-        let lines = mirror.lines();
-        assert_eq!(lines.len(), 3);
-        assert!(
-            lines[0].ends_with("] http://m s main") && lines[2].ends_with("] http://x s-security main"),
-            "{lines:?}"
-        );
+        let lines = Mirror::of("s", None, Host::default()).lines();
+        let expected = [
+            format!("{DEFAULT} s main"),
+            format!("{DEFAULT} s-updates main"),
+            format!("{DEFAULT_SECURITY} s-security main"),
+        ];
+        assert_eq!(lines, expected.map(|source| format!("deb [signed-by={KEYRING}] {source}")));
+    }
+
+    #[test]
+    fn a_configured_mirror_is_the_only_one() {
+        let host = || Host { main: Some("http://h/debian".into()), security: Some("http://h/security".into()) };
+        let security = |configured| Mirror::of("s", Some(configured), host()).security;
+        assert_eq!(security("http://m.example/debian/").as_deref(), Some("http://m.example/debian-security"));
+        assert_eq!(security("http://m.example/copy"), None);
+        assert_eq!(Mirror::of("s", None, host()).main, "http://h/debian");
     }
 }

@@ -29,7 +29,7 @@ pub struct Group {
 }
 
 impl Groups {
-    /// The groups below `hearth-<instance>`. Leftovers of an earlier daemon that are empty are removed.
+    /// The groups below `hearth-<instance>`. What an earlier daemon left there is for [`sweep`](Self::sweep).
     #[must_use]
     pub fn open(instance: &str) -> Self {
         let Some(mount) = unified_mount() else {
@@ -40,10 +40,6 @@ impl Groups {
         if let Err(error) = fs::create_dir_all(&root) {
             let limits = format!("control groups cannot be made in {} ({error})", mount.display());
             return Self { root: None, limits };
-        }
-        for leftover in fs::read_dir(&root).into_iter().flatten().flatten() {
-            // Fails for files and for groups with processes, which are not ours to remove here.
-            let _ = fs::remove_dir(leftover.path());
         }
         let limits = match controllers.trim() {
             "" => "the unified hierarchy has no controllers: processes are grouped, not limited".to_owned(),
@@ -66,6 +62,15 @@ impl Groups {
             Ok(()) => Ok(Some(Group { path })),
             Err(source) if source.kind() == io::ErrorKind::AlreadyExists => Ok(Some(Group { path })),
             Err(source) => Err(Error { path, source }),
+        }
+    }
+
+    /// Ends and removes what an earlier daemon left. Only before the first group is made.
+    pub async fn sweep(&self) {
+        let Some(root) = &self.root else { return };
+        let groups = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+        for path in groups.filter(|path| path.is_dir()) {
+            Group { path }.remove().await;
         }
     }
 
@@ -141,6 +146,16 @@ mod tests {
         process.wait().await;
         let path = group.path.clone();
         group.remove().await;
+        assert!(!path.exists());
+        // A daemon that dies leaves a group with a process in it.
+        let lost = groups.create("two").expect("creates").expect("groups are there");
+        let mut spawn = crate::process::Spawn::new("sleep");
+        spawn.args(["1000".into()]).cgroup(&lost);
+        let process = spawn.spawn().expect("starts");
+        let path = lost.path.clone();
+        drop(lost);
+        groups.sweep().await;
+        process.wait().await;
         assert!(!path.exists());
         groups.close();
     }

@@ -137,7 +137,7 @@ pub(crate) fn remove(instance: &Instance, index: u32) {
     let name = instance.namespace(index);
     let link = instance.link(index);
     // The link first: it goes now, and not when the kernel gets to tearing the namespace down.
-    if !namespace::links(&link).iter().any(|found| *found == link) {
+    if !namespace::links(&link).contains(&link) {
         tracing::debug!(link, "the link of a slot is gone already");
     } else if let Err(error) = namespace::ip(&format!("link del {link}\n")) {
         tracing::warn!(link, %error, "could not remove a slot's link");

@@ -91,6 +91,7 @@ impl Orchestrator {
     /// Nothing runs then.
     pub async fn start(config: Config, parts: Parts, cache: Cache) -> Result<Self, Error> {
         let reclaimed = hearth_sandbox::reclaim(&config.sandbox).await.map_err(Error::Reclaim)?;
+        parts.groups.sweep().await;
         if reclaimed > 0 {
             tracing::warn!(reclaimed, "ended sandboxes that an earlier daemon left");
         }
