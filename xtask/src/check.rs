@@ -24,6 +24,7 @@ pub(crate) fn check(root: &Path, phases: &Phases) -> Result<()> {
 
 /// Everything: what CI runs.
 pub(crate) fn test(root: &Path, phases: &Phases) -> Result<()> {
+    phases.run("guest programs", || guest::run(root))?;
     check(root, phases)?;
     build_all(root, phases)?;
     phases.run("tests", || run(NEXTEST.command(root)?.args(["run", "--locked", "--workspace"])))?;
@@ -51,5 +52,5 @@ pub(crate) fn bench(root: &Path, arguments: &[String]) -> Result<()> {
         "--bin",
         "hearth-bench",
     ]);
-    run(bench.arg("--").args(arguments))
+    run(bench.arg("--").args(arguments).arg(root.join("target/release/hearth")))
 }

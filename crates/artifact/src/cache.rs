@@ -272,7 +272,7 @@ mod tests {
         fill(&draft);
         assert!(cache.list().expect("lists").is_empty());
         let set = draft.commit(manifest.clone()).expect("commits");
-        assert_eq!(cache.list().expect("lists"), [set.clone()]);
+        assert_eq!(cache.list().expect("lists"), std::slice::from_ref(&set));
         assert_eq!(cache.get(id).expect("known").manifest(), &manifest);
         assert!(set.memory().exists());
         cache.remove(id).expect("removes");

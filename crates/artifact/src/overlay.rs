@@ -56,7 +56,7 @@ pub fn create_overlay(path: &Path, size_bytes: u64) -> Result<(), OverlayError> 
 }
 
 fn empty_image(size_bytes: u64) -> Result<Vec<u8>, OverlayError> {
-    if size_bytes == 0 || size_bytes % 512 != 0 || size_bytes > SIZE_MAX {
+    if size_bytes == 0 || !size_bytes.is_multiple_of(512) || size_bytes > SIZE_MAX {
         return Err(OverlayError::Size(size_bytes));
     }
     let l1_entries = u32::try_from(size_bytes.div_ceil(L2_ENTRIES * CLUSTER)).expect("bounded by SIZE_MAX");

@@ -3,7 +3,7 @@
 //! So a host of any distribution that has apt gets the same packages, nothing is installed on it, and no hook of its apt
 //! runs. Of the host's settings only those count that say how the network is reached.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
@@ -145,7 +145,7 @@ fn size_in_plan(line: &str) -> Option<u64> {
 /// Bytes of all files below a folder that other processes write to.
 fn bytes_in(folder: &Path) -> u64 {
     let entries = WalkDir::new(folder).into_iter().flatten();
-    let files = entries.filter_map(|entry| entry.metadata().ok()).filter(std::fs::Metadata::is_file);
+    let files = entries.filter_map(|entry| entry.metadata().ok()).filter(Metadata::is_file);
     files.map(|file| file.len()).sum()
 }
 
@@ -158,11 +158,11 @@ async fn host_settings() -> Result<Vec<String>, Error> {
 /// A line of `apt-config dump`: `Name "value";`. Settings for single hosts are named below the general ones.
 fn is_network_setting(line: &str) -> bool {
     let Some((name, value)) = line.split_once(' ') else { return false };
-    let known = |setting: &&str| {
+    let known = |setting: &str| {
         let rest = name.get(..setting.len()).filter(|head| head.eq_ignore_ascii_case(setting));
         rest.is_some() && matches!(name[setting.len()..].chars().next(), None | Some(':'))
     };
-    value != "\"\";" && NETWORK_SETTINGS.iter().any(|setting| known(&setting))
+    value != "\"\";" && NETWORK_SETTINGS.iter().any(|setting| known(setting))
 }
 
 #[cfg(test)]

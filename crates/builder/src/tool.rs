@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use hearth_host::process::find_program;
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::unix::pipe::Receiver;
 use tokio::process::Command;
 use tokio::sync::mpsc;
 
@@ -77,26 +78,26 @@ impl Tool {
             .envs(self.environment)
             .env("LC_ALL", "C.UTF-8")
             .env("DEBIAN_FRONTEND", "noninteractive");
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+        // One pipe for both outputs: what is said last on either comes last.
+        let pipe = || Error::file("making a pipe for", self.program);
+        let (output, input) = std::io::pipe().map_err(pipe())?;
+        command.stdout(input.try_clone().map_err(pipe())?).stderr(input);
+        command.stdin(Stdio::null()).process_group(0).kill_on_drop(true);
         if let Some(folder) = &self.folder {
             command.current_dir(folder);
         }
         let mut child = command.spawn().map_err(Error::file("starting", self.program))?;
         let mut group = Group::of(&child);
+        // It holds our copies of the pipe's other end.
+        drop(command);
+        let output = Receiver::from_owned_fd(output.into()).map_err(pipe())?;
         let (sender, mut lines) = mpsc::channel(LINES_BUFFERED);
-        let outputs = (child.stdout.take(), child.stderr.take());
-        let reading = async move {
-            let stdout = outputs.0.map(|output| forward(output, sender.clone()));
-            let stderr = outputs.1.map(|output| forward(output, sender));
-            if let (Some(stdout), Some(stderr)) = (stdout, stderr) {
-                tokio::join!(stdout, stderr);
-            }
-        };
+        let reading = forward(output, sender);
         tokio::pin!(reading);
         let mut tail = VecDeque::new();
         let mut clock = tokio::time::interval(TICK);
         let mut still_reading = true;
-        // Both outputs end when the last process that holds them does. All arms are cancel safe.
+        // The output ends when the last process that holds it does. All arms are cancel safe.
         while still_reading {
             tokio::select! {
                 () = &mut reading => still_reading = false,
@@ -138,7 +139,7 @@ fn keep(tail: &mut VecDeque<String>, text: String, line: &mut impl FnMut(&str)) 
 }
 
 /// Sends what is read, line by line, to the end.
-async fn forward(output: impl AsyncRead + Unpin, lines: mpsc::Sender<String>) {
+async fn forward(output: Receiver, lines: mpsc::Sender<String>) {
     let mut reader = BufReader::new(output);
     let mut bytes = Vec::new();
     // A tool that writes no text or breaks off is judged by its exit status.
@@ -201,7 +202,7 @@ mod tests {
         let mark = format!("1000.{}", std::process::id());
         let script = format!("sleep {mark} & echo started; wait");
         let (started, mut is_started) = mpsc::channel(1);
-        let run = shell(&script).run("sleeping", move |_| drop(started.try_send(())), || {});
+        let run = shell(&script).run("sleeping", move |_| started.try_send(()).unwrap_or(()), || {});
         tokio::select! {
             result = run => panic!("ended: {result:?}"),
             _ = is_started.recv() => {}

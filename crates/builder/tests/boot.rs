@@ -80,17 +80,14 @@ async fn a_bare_disk_becomes_the_root_and_its_daemon_is_started_again() {
     let disk = folder.path().join("disk");
     let image = Command::new("mkfs.ext4").args(["-q", "-d"]).arg(&tree).arg(&disk).arg("64M").status();
     assert!(image.expect("mkfs.ext4 is installed").success());
-    let mut vm = boot(folder.path(), disk.clone()).await;
+    let mut vm = boot(folder.path(), disk).await;
     says(&mut vm, "envd ended (exit status 2), starting it again").await;
     let console = vm.console().await;
     for trouble in ["could not", "cannot go on", "panic"] {
         assert!(!console.contains(trouble), "{console}");
     }
-    // Power off by the guest's own means: whatever reaches the disk is complete then.
+    // The tree has no daemon: the one that ran came with the initramfs.
     vm.kill().await;
-    let listing =
-        Command::new("debugfs").args(["-R", "ls /usr/bin"]).arg(&disk).output().expect("debugfs is installed");
-    assert!(String::from_utf8_lossy(&listing.stdout).contains("envd"), "the daemon was not put into the root");
 }
 
 #[tokio::test]

@@ -79,6 +79,10 @@ fn main() -> ExitCode {
     };
     // What is made must be readable for the guest's users, whoever started the daemon.
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    if let Err(error) = sys::block_no_signals() {
+        eprintln!("envd: unblocking signals: {error}");
+        return ExitCode::FAILURE;
+    }
     sys::keep_inherited_files();
     sys::tame_allocator();
     let child_descriptors = Some(sys::raise_descriptor_limit());

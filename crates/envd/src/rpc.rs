@@ -33,17 +33,17 @@ const KEEPALIVE: &str = "keepalive-ping-interval";
 #[derive(Debug, Clone, Copy)]
 struct Deadline(Instant);
 
-/// The services, ready to be called.
-pub(crate) type Services = ConnectRpcService<Router>;
+/// The procedures of the services, ready to be called.
+pub(crate) type Procedures = ConnectRpcService<Router>;
 
 /// Makes services callable. The contract has no limit on messages: the daemon serves one tenant, in that tenant's own
 /// machine.
-pub(crate) fn services(router: Router) -> Services {
+pub(crate) fn services(router: Router) -> Procedures {
     ConnectRpcService::new(router).with_limits(Limits::unlimited())
 }
 
 /// Answers a call.
-pub(crate) async fn serve(Extract(mut services): Extract<Services>, request: Request) -> Response {
+pub(crate) async fn serve(Extract(mut services): Extract<Procedures>, request: Request) -> Response {
     let kind = services.dispatcher().lookup(request.uri().path().trim_start_matches('/')).map(|method| method.kind);
     let Some(kind) = kind else { return not_found() };
     if request.method() != Method::POST {

@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::libc;
+use nix::sys::signal::SigSet;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Gid, Resource, Rlimit, Uid};
 use tokio::io::unix::AsyncFd;
@@ -58,8 +59,8 @@ impl Role {
         })
     }
 
-    /// Runs between fork and exec: system calls only. Standard streams are in place and no signal is blocked; the standard
-    /// library has seen to both. A control group would be entered first, while the child has root's rights.
+    /// Runs between fork and exec: system calls only. Standard streams are in place; the standard library has seen to that, and
+    /// to no more. A control group would be entered first, while the child has root's rights.
     fn take(&self) -> io::Result<()> {
         self.take_priorities();
         for signal in 1..=SIGNAL_MAX {
@@ -69,6 +70,7 @@ impl Role {
             // well. The C library's own function would not touch the signals it keeps for itself.
             let _ = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action, none, SIGNAL_SET_BYTES) };
         }
+        block_no_signals()?;
         if let Some(limit) = &self.descriptors {
             rustix::process::setrlimit(Resource::Nofile, *limit)?;
         }
@@ -105,6 +107,12 @@ pub(crate) fn play(command: &mut Command, role: Role) {
     unsafe {
         command.pre_exec(move || role.take());
     }
+}
+
+/// Lets this thread, and whatever it starts from now on, receive all signals. What a parent blocked is inherited through exec:
+/// a program would be deaf to control-C and to a polite request to end.
+pub(crate) fn block_no_signals() -> io::Result<()> {
+    Ok(SigSet::empty().thread_set_mask()?)
 }
 
 /// A descriptor that the runtime waits for. Needs a runtime around it.

@@ -66,11 +66,9 @@ impl Prepared {
             link_tree(&self.folder.join(folder), &data_dir.join(folder))?;
         }
         // The verdict on KVM is worth a boot.
-        for file in ["accelerator.json"] {
-            let from = self.folder.join(file);
-            if from.exists() {
-                fs::copy(&from, data_dir.join(file))?;
-            }
+        let verdict = self.folder.join("accelerator.json");
+        if verdict.exists() {
+            fs::copy(&verdict, data_dir.join("accelerator.json"))?;
         }
         Ok(())
     }

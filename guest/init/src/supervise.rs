@@ -78,7 +78,7 @@ fn signals() -> io::Result<SignalFd> {
     for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGPWR] {
         set.add(signal);
     }
-    // Children get an empty mask again: std sees to that.
+    // The daemon inherits it and unblocks everything first of all, for itself and its children.
     set.thread_block()?;
     Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }

@@ -7,6 +7,14 @@ import { expect, test } from 'vitest'
 
 import { byHeaders, ENVD_PORT, eventually, newSandbox, SANDBOX_URL, Transcript } from '../journeys.js'
 
+/** Whether nothing is left of a sandbox that ends; until then it cannot be connected to either. */
+async function isUnknown(sandboxId) {
+  const error = await Sandbox.connect(sandboxId).catch((error) => error)
+  if (error instanceof SandboxNotFoundError) return true
+  expect(error).toMatchObject({ statusCode: 409 })
+  return false
+}
+
 test('a new sandbox tells about itself', async () => {
   const metadata = { purpose: 'tell', 'ümläut & = %': 'a b+c%20d' }
   const sandbox = await newSandbox({ metadata, timeoutMs: 119_100 })
@@ -55,7 +63,8 @@ test('a sandbox expires on the second', async () => {
   expect(seen).toBeGreaterThanOrEqual(endAt.getTime())
   expect(seen - endAt.getTime()).toBeLessThan(1500)
   await expect(sandbox.getInfo()).rejects.toThrow(SandboxNotFoundError)
-  await expect(sandbox.commands.run('true')).rejects.toThrow(TimeoutError)
+  await expect(sandbox.commands.run('true')).rejects.toThrow(SandboxNotFoundError)
+  await expect(sandbox.files.read('note')).rejects.toThrow(TimeoutError)
 })
 
 test('after a kill it is gone at once', async () => {
@@ -67,7 +76,8 @@ test('after a kill it is gone at once', async () => {
   expect(await sandbox.isRunning()).toBe(false)
   expect(await Sandbox.kill(sandbox.sandboxId)).toBe(false)
   await expect(Sandbox.getInfo(sandbox.sandboxId)).rejects.toThrow(SandboxNotFoundError)
-  await expect(Sandbox.connect(sandbox.sandboxId)).rejects.toThrow(SandboxNotFoundError)
+  // While it is being taken apart these are told 409, afterwards 404.
+  await eventually(() => isUnknown(sandbox.sandboxId), 20_000)
   await expect(sandbox.setTimeout(1000)).rejects.toThrow(SandboxNotFoundError)
 })
 

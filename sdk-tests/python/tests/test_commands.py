@@ -47,6 +47,9 @@ def test_both_outputs_and_a_bad_exit(run):
         ("no-such-command-here", 127, "not found"),
         ("/etc/passwd", 126, "Permission denied"),
         ("kill -9 $$", -1, ""),
+        # Not blocked, as the first process of the guest has them.
+        ("kill -TERM $$", -1, ""),
+        ("kill -INT $$", -1, ""),
         ("python3 -c 'import sys; sys.exit(42)'", 42, ""),
     ],
 )

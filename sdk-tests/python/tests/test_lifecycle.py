@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 from e2b import (
     Sandbox,
+    SandboxException,
     SandboxNotFoundException,
     SandboxNotRunningException,
     SandboxQuery,
@@ -34,6 +35,16 @@ def all_pages(**options):
     while pages.has_next:
         found.append(pages.next_items())
     return found
+
+
+def is_unknown(sandbox_id):
+    """Whether nothing is left of a sandbox that ends; until then it cannot be connected to either."""
+    with pytest.raises(SandboxException) as caught:
+        Sandbox.connect(sandbox_id)
+    if isinstance(caught.value, SandboxNotFoundException):
+        return True
+    assert caught.value.status_code == 409, caught.value
+    return False
 
 
 def test_a_new_sandbox_tells_about_itself(new_sandbox):
@@ -155,8 +166,8 @@ def test_a_sandbox_expires_on_the_second(new_sandbox, edge):
     assert end_at <= seen <= end_at + LATE_MAX
     with pytest.raises(SandboxNotFoundException):
         sandbox.get_info()
-    with pytest.raises(SandboxNotFoundException):
-        Sandbox.connect(sandbox.sandbox_id)
+    # While it is being taken apart these are told 409, afterwards 404.
+    eventually(lambda: is_unknown(sandbox.sandbox_id), within=20)
     with pytest.raises(SandboxNotFoundException):
         sandbox.set_timeout(60)
     assert sandbox.kill() is False
@@ -198,7 +209,8 @@ def test_a_kill_cuts_a_running_command(new_sandbox):
         except TimeoutException as error:
             failures.append(error)
 
-    waiting = threading.Thread(target=wait)
+    # A stream that hangs must not keep pytest from ending.
+    waiting = threading.Thread(target=wait, daemon=True)
     waiting.start()
     assert sandbox.kill()
     waiting.join(timeout=20)

@@ -76,7 +76,8 @@ def test_leaving_a_terminal_and_coming_back(pty):
 def test_keys_reach_the_program_in_front(pty):
     terminal = open_terminal(pty)
     pid = terminal.handle.pid
-    pty.send_stdin(pid, b"echo ready-$((1+1)); sleep 300\n")
+    # It says so itself: before, the shell might still be the one in front.
+    pty.send_stdin(pid, b"sh -c 'echo ready-$((1+1)); exec sleep 300'\n")
     terminal.read_until("ready-2")
     # Control-C ends the program, not the shell.
     pty.send_stdin(pid, b"\x03")

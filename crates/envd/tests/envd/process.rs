@@ -259,13 +259,13 @@ async fn the_environment_is_only_what_was_asked_for() {
     }
 }
 
-/// A daemon that was started with ignored signals, a low limit on files and a low priority passes none of it on.
+/// A daemon that was started with ignored and blocked signals, a low limit on files and a low priority passes none of it on.
 #[tokio::test]
 async fn children_start_fresh() {
     let mut command_line = Command::new("/bin/sh");
     // Only root can give itself a higher priority; others start as they are.
     let script = "trap '' HUP INT QUIT PIPE USR1 TERM; umask 077; ulimit -S -n 200; \
-        echo -500 2> /dev/null > /proc/self/oom_score_adj; exec nice -n -5 \"$0\" \"$@\" 2> /dev/null";
+        echo -500 2> /dev/null > /proc/self/oom_score_adj; exec env --block-signal nice -n -5 \"$0\" \"$@\" 2> /dev/null";
     command_line.args(["-c", script, env!("CARGO_BIN_EXE_hearth-envd")]);
     let daemon = Daemon::bare(command_line).await;
     daemon.init(serde_json::json!({ "defaultUser": me() })).await;
