@@ -36,6 +36,11 @@ pub(crate) async fn guard(Extract(state): Extract<Arc<State>>, request: Request,
 }
 
 fn refusal(state: &State, request: &Request) -> Option<Response> {
+    if state.is_closed()
+        && !matches!((request.method().as_str(), request.uri().path()), ("GET", "/health") | ("POST", "/init"))
+    {
+        return Some(Failure::unauthorized("envd not initialized").into_response());
+    }
     let given = request.headers().get(TOKEN).map(HeaderValue::as_bytes);
     if !is_open(request.method(), request.uri().path()) && !state.admits(given) {
         let text = "unauthorized access, please provide a valid access token or method signing if supported";

@@ -68,7 +68,7 @@ type Refusal = (StatusCode, &'static str);
 
 pub(crate) async fn init(Extract(state): Extract<Arc<State>>, body: Result<Bytes, BytesRejection>) -> Response {
     let outcome = match body {
-        Ok(body) => apply(&state, &body).await,
+        Ok(body) => apply(&state, &body).await.inspect(|()| state.open()),
         Err(_) => Err((StatusCode::BAD_REQUEST, "")),
     };
     let mut response = match outcome {

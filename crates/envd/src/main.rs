@@ -56,6 +56,7 @@ const STACK_BYTES: usize = 1 << 20;
 struct Options {
     port: u16,
     in_microvm: bool,
+    is_restart: bool,
 }
 
 /// What to do.
@@ -86,7 +87,8 @@ fn main() -> ExitCode {
     sys::keep_inherited_files();
     sys::tame_allocator();
     let child_descriptors = Some(sys::raise_descriptor_limit());
-    let state = State::new(Surroundings { in_microvm: options.in_microvm, child_descriptors });
+    let state =
+        State::new(Surroundings { in_microvm: options.in_microvm, child_descriptors, is_restart: options.is_restart });
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -106,7 +108,7 @@ fn main() -> ExitCode {
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Request, String> {
-    let mut options = Options { port: PORT, in_microvm: true };
+    let mut options = Options { port: PORT, in_microvm: true, is_restart: false };
     while let Some(arg) = args.next() {
         let name = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).unwrap_or(&arg);
         let (name, value) = match name.split_once('=') {
@@ -117,6 +119,8 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Request, String> {
             "version" => return Ok(Request::Print(VERSION)),
             "commit" => return Ok(Request::Print(option_env!("HEARTH_COMMIT").unwrap_or("unknown"))),
             "isnotfc" => options.in_microvm = false,
+            // Ours: PID 1 says that an earlier daemon ended.
+            "restarted" => options.is_restart = true,
             // There are none that could be disabled.
             "no-cgroups" => {}
             "port" => {
@@ -125,7 +129,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Request, String> {
             }
             _ => {
                 return Err(format!(
-                    "unknown option `{arg}`; known are -version, -commit, -port N, -isnotfc and -no-cgroups"
+                    "unknown option `{arg}`; known are -version, -commit, -port N, -isnotfc, -no-cgroups and -restarted"
                 ));
             }
         }
@@ -143,9 +147,13 @@ mod tests {
 
     #[test]
     fn options_with_one_and_two_dashes() {
-        assert_eq!(request(&[]), Ok(Request::Serve(Options { port: PORT, in_microvm: true })));
+        assert_eq!(request(&[]), Ok(Request::Serve(Options { port: PORT, in_microvm: true, is_restart: false })));
+        assert_eq!(
+            request(&["-restarted"]),
+            Ok(Request::Serve(Options { port: PORT, in_microvm: true, is_restart: true }))
+        );
         for args in [&["-port", "1234", "-isnotfc"][..], &["--port=1234", "--isnotfc", "-no-cgroups"]] {
-            assert_eq!(request(args), Ok(Request::Serve(Options { port: 1234, in_microvm: false })));
+            assert_eq!(request(args), Ok(Request::Serve(Options { port: 1234, in_microvm: false, is_restart: false })));
         }
         for version in ["-version", "--version"] {
             assert_eq!(request(&[version]), Ok(Request::Print(VERSION)));

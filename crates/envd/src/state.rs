@@ -32,10 +32,14 @@ pub(crate) struct Surroundings {
     pub(crate) in_microvm: bool,
     /// The limit on open files that children get back, if the daemon changed its own.
     pub(crate) child_descriptors: Option<Rlimit>,
+    /// Another daemon ran here before and took the identity with it.
+    pub(crate) is_restart: bool,
 }
 
 #[derive(Debug, Default)]
 struct Identity {
+    /// Nobody may do anything until the host has told who this is: a daemon that was started again knows no token.
+    is_closed: bool,
     access_token: Option<Secret>,
     /// Variables of the daemon itself; `/init` cannot replace them.
     internal: BTreeMap<String, String>,
@@ -48,7 +52,11 @@ impl State {
     pub(crate) fn new(surroundings: Surroundings) -> Arc<Self> {
         let in_microvm = surroundings.in_microvm;
         let state = Self {
-            identity: RwLock::new(Identity { default_user: "root".to_owned(), ..Identity::default() }),
+            identity: RwLock::new(Identity {
+                is_closed: surroundings.is_restart,
+                default_user: "root".to_owned(),
+                ..Identity::default()
+            }),
             init: tokio::sync::Mutex::default(),
             surroundings,
         };
@@ -60,6 +68,16 @@ impl State {
     #[cfg(test)]
     pub(crate) fn outside() -> Arc<Self> {
         Self::new(Surroundings::default())
+    }
+
+    /// Whether the host has yet to say who this is.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.read(|identity| identity.is_closed)
+    }
+
+    /// The host has said who this is.
+    pub(crate) fn open(&self) {
+        self.write(|identity| identity.is_closed = false);
     }
 
     pub(crate) fn in_microvm(&self) -> bool {

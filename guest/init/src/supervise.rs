@@ -39,7 +39,7 @@ enum Daemon {
 pub(crate) fn forever() -> Result<Infallible, Error> {
     let signals = signals().map_err(Error::on("receiving", "signals"))?;
     let mut pause = PAUSE_FIRST;
-    let mut daemon = start()?;
+    let mut daemon = start(&[])?;
     loop {
         match next_signal(&signals, &daemon) {
             Some(Signal::SIGCHLD) => {}
@@ -60,7 +60,7 @@ pub(crate) fn forever() -> Result<Infallible, Error> {
                 pause = (pause * 2).min(PAUSE_MAX);
                 Daemon::Resting { until }
             }
-            (Daemon::Resting { until }, _) if Instant::now() >= until => match start() {
+            (Daemon::Resting { until }, _) if Instant::now() >= until => match start(&["-restarted"]) {
                 Ok(started) => started,
                 // It may be about to be replaced: it was there once.
                 Err(error) => {
@@ -111,9 +111,12 @@ fn reap(daemon: &Daemon) -> Option<WaitStatus> {
     ended
 }
 
-fn start() -> Result<Daemon, Error> {
+/// Starts the daemon. One that is started again is told so: it has lost the guest's identity, and keeps everybody out until the
+/// host has told it anew.
+fn start(arguments: &[&str]) -> Result<Daemon, Error> {
     let console = || File::options().write(true).open("/dev/console").map_or_else(|_| Stdio::null(), Stdio::from);
     let child = Command::new(DAEMON)
+        .args(arguments)
         .env_clear()
         .env("PATH", PATH)
         .env("HOME", "/root")

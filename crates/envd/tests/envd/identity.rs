@@ -11,6 +11,28 @@ const JSON: (&str, &str) = ("content-type", "application/json");
 const REFUSED: &str = "{\"code\":401,\"message\":\"unauthorized access, please provide a valid access token or method signing if supported\"}\n";
 
 #[tokio::test]
+async fn a_daemon_that_was_started_again_keeps_everybody_out_until_it_is_told_who_it_is() {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hearth-envd"));
+    command.arg("-restarted");
+    let daemon = Daemon::bare(command).await;
+    assert_eq!(daemon.get("/health").await.status, 204);
+    for path in ["/files?path=/etc/passwd", "/envs", "/metrics", "/nope"] {
+        let reply = daemon.get(path).await;
+        assert_eq!(
+            (reply.status, reply.text()),
+            (401, "{\"code\":401,\"message\":\"envd not initialized\"}\n"),
+            "{path}"
+        );
+    }
+    let reply = post_json(&daemon, "/process.Process/List", &json!({})).await;
+    assert_eq!(reply.status, 401);
+    assert_eq!(daemon.init(json!({ "accessToken": "" })).await.status, 400);
+    assert_eq!(daemon.get("/envs").await.status, 401, "a refused /init opened the door");
+    assert_eq!(daemon.init(json!({ "accessToken": "secret" })).await.status, 204);
+    assert_eq!(get(&daemon, "/envs", &[TOKEN]).await.status, 200);
+}
+
+#[tokio::test]
 async fn small_routes() {
     let daemon = Daemon::start().await;
     let reply = daemon.get("/health").await;
