@@ -95,7 +95,9 @@ Acquire::Languages \"none\";
     }
 
     fn tool(&self, program: &'static str) -> Tool {
-        Tool::new(program, "apt").env("APT_CONFIG", self.folder.join("apt.conf")).arg("-q")
+        let configuration = self.folder.join("apt.conf");
+        // Named on the command line too: what a killed run left is found by it.
+        Tool::new(program, "apt").env("APT_CONFIG", &configuration).arg("-q").arg("-c").arg(configuration)
     }
 
     /// Fetches the lists of packages.

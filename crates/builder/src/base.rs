@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use hearth_artifact::{ArtifactSet, Cache, Draft, Manifest};
 use hearth_envd_api::Init;
-use hearth_host::process::Process;
 use hearth_types::{BuildId, Platform, TemplateId};
 use hearth_vmm::{Driver, Kernel};
 use tokio::task::spawn_blocking;
@@ -27,7 +26,7 @@ mod guest;
 use guest::Guest;
 
 /// Raised when the same inputs become another snapshot.
-const REVISION: &str = "1";
+const REVISION: &str = "2";
 /// The copy of the root filesystem and the memory of its VM.
 const NEEDED_BYTES: u64 = 3 << 30;
 /// Who commands run as when nobody is named.
@@ -70,8 +69,7 @@ pub async fn ensure_base(
     kernel: &Kernel,
     progress: &dyn Progress,
 ) -> Result<Base, Error> {
-    let workshop = Workshop::open(config)?;
-    end_leftovers(&workshop).await?;
+    let workshop = Workshop::open(config).await?;
     let template_id = workshop.base_template_id()?;
     let root = rootfs::ensure(&workshop, config, kernel, progress).await?;
     let slot = pool.acquire(true).await.map_err(Error::Network)?;
@@ -100,17 +98,6 @@ pub async fn ensure_base(
     progress.finished();
     let (_, superseded) = sets(cache, &template_id, &content_key, &platform)?;
     Ok(Base { set, template_id, superseded })
-}
-
-/// Ends VMs that a killed run left, and removes their folder.
-async fn end_leftovers(workshop: &Workshop) -> Result<(), Error> {
-    let folder = workshop.boot();
-    for process in Process::find_by_argument(&format!("{}/", folder.display())) {
-        tracing::info!(pid = process.pid(), "ending a template's VM that an interrupted run left");
-        process.kill().map_err(Error::file("ending the VM of", &folder))?;
-        process.wait().await;
-    }
-    remove(&folder)
 }
 
 fn content_key(config: &Config, kernel: &Kernel, root: &RootFilesystem, platform: &Platform) -> Result<String, Error> {

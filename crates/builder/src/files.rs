@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::Error;
 
 /// Begins the names of what is not finished. [`sweep`] removes them.
-const SCRATCH_PREFIX: &str = ".new-";
+pub(crate) const SCRATCH_PREFIX: &str = ".new-";
 
 /// A folder that is being filled; removed unless it is published.
 #[derive(Debug)]

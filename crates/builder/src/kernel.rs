@@ -38,7 +38,7 @@ const MODULES: &[&str] = &["virtio_mmio", "virtio_blk", "virtio_net"];
 /// # Errors
 /// A tool or its mirror failed; nothing that was there before is lost.
 pub async fn ensure_kernel(config: &Config, progress: &dyn Progress) -> Result<Kernel, Error> {
-    let workshop = Workshop::open(config)?;
+    let workshop = Workshop::open(config).await?;
     let unpacked = match Unpacked::current(&workshop, &config.suite)? {
         Some(unpacked) => unpacked,
         None => fetch(&workshop, config, progress).await?,

@@ -61,7 +61,7 @@ pub(crate) async fn ensure(
     kernel: &Kernel,
     progress: &dyn Progress,
 ) -> Result<RootFilesystem, Error> {
-    let work = Work { folder: workshop.root_filesystems().join("work"), privilege: Privilege::of_this_process() };
+    let work = Work { folder: workshop.work(), privilege: Privilege::of_this_process() };
     work.clear().await?;
     let key = key(config, kernel);
     let image = workshop.root_filesystems().join(format!("base-{}.ext4", &key[..16]));

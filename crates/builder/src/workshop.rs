@@ -11,11 +11,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use hearth_host::lock::Lock;
+use hearth_host::process::Process;
 use hearth_types::TemplateId;
 
-use crate::files::{publish, remove, sweep};
+use crate::files::{SCRATCH_PREFIX, publish, remove, sweep};
 use crate::{Config, Error};
 
 /// The builder's folder.
@@ -26,19 +28,33 @@ pub(crate) struct Workshop {
 }
 
 impl Workshop {
-    /// Takes the folder and removes what interrupted runs left in it.
-    pub(crate) fn open(config: &Config) -> Result<Self, Error> {
+    /// Takes the folder, ends what a killed run left running and removes what it left in the folder.
+    pub(crate) async fn open(config: &Config) -> Result<Self, Error> {
         let folder = config.folder.clone();
         for part in ["", "apt", "kernel", "rootfs"] {
             let path = folder.join(part);
             fs::create_dir_all(&path).map_err(Error::file("creating the folder", &path))?;
         }
-        let lock = Lock::take(&folder.join("lock"), &format!("process {}", std::process::id())).map_err(Error::Busy)?;
+        let lock = take_lock(&folder.join("lock")).await?;
         let workshop = Self { folder, _lock: lock };
+        workshop.end_leftovers().await?;
         for folder in [&workshop.folder, &workshop.kernels(), &workshop.root_filesystems()] {
             sweep(folder)?;
         }
         Ok(workshop)
+    }
+
+    /// The tools and the VM of a killed run outlive it. They are found by the paths they work on, which nobody else works on
+    /// while the lock is held.
+    async fn end_leftovers(&self) -> Result<(), Error> {
+        for folder in [self.apt(), self.kernels().join(SCRATCH_PREFIX), self.work(), self.boot()] {
+            for process in Process::find_by_argument(&folder.to_string_lossy()) {
+                tracing::info!(pid = process.pid(), "ending a process that an interrupted run left");
+                process.kill().map_err(Error::file("ending what works on", &folder))?;
+                process.wait().await;
+            }
+        }
+        remove(&self.boot())
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -55,6 +71,11 @@ impl Workshop {
 
     pub(crate) fn root_filesystems(&self) -> PathBuf {
         self.folder.join("rootfs")
+    }
+
+    /// Where a root filesystem is made. It may have files that only root of a user namespace can remove.
+    pub(crate) fn work(&self) -> PathBuf {
+        self.root_filesystems().join("work")
     }
 
     pub(crate) fn boot(&self) -> PathBuf {
@@ -80,27 +101,60 @@ impl Workshop {
     }
 }
 
+/// A process that is being started has copies of all descriptors until it runs its program (flock(2)), so a lock that was
+/// just given back may seem held for a moment.
+async fn take_lock(path: &Path) -> Result<Lock, Error> {
+    const PATIENCE: Duration = Duration::from_millis(500);
+    const PAUSE: Duration = Duration::from_millis(10);
+    let start = Instant::now();
+    loop {
+        match Lock::take(path, &format!("process {}", std::process::id())) {
+            Ok(lock) => return Ok(lock),
+            Err(hearth_host::lock::Error::Held { .. }) if start.elapsed() < PATIENCE => tokio::time::sleep(PAUSE).await,
+            Err(error) => return Err(Error::Busy(error)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{GuestPrograms, NAMESERVER, RESOURCES, SUITE};
 
-    #[test]
-    fn one_process_at_a_time_and_one_template_id_for_ever() {
-        let root = tempfile::tempdir().expect("temporary folder");
-        let config = Config {
-            folder: root.path().join("builder"),
+    fn config(root: &Path) -> Config {
+        Config {
+            folder: root.join("builder"),
             guest: GuestPrograms { init: PathBuf::new(), envd: PathBuf::new() },
             suite: SUITE.to_owned(),
             mirror: None,
             nameserver: NAMESERVER,
             resources: RESOURCES,
-        };
-        let workshop = Workshop::open(&config).expect("opens");
-        assert!(matches!(Workshop::open(&config), Err(Error::Busy(_))));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_run_left_running_is_ended() {
+        let root = tempfile::tempdir().expect("temporary folder");
+        let config = config(root.path());
+        let archive = config.folder.join("rootfs/work/root.tar");
+        fs::create_dir_all(config.folder.join("rootfs/work")).expect("creates");
+        fs::write(&archive, "").expect("writes");
+        let mut spawn = hearth_host::process::Spawn::new("tail");
+        spawn.args(["-f".into(), archive.into()]);
+        let process = spawn.spawn().expect("starts");
+        Workshop::open(&config).await.expect("opens");
+        tokio::time::timeout(Duration::from_secs(10), process.wait()).await.expect("was ended");
+    }
+
+    #[tokio::test]
+    async fn one_process_at_a_time_and_one_template_id_for_ever() {
+        let root = tempfile::tempdir().expect("temporary folder");
+        let config = config(root.path());
+        let workshop = Workshop::open(&config).await.expect("opens");
+        assert!(matches!(Workshop::open(&config).await, Err(Error::Busy(_))));
         let id = workshop.base_template_id().expect("chooses");
         drop(workshop);
-        let workshop = Workshop::open(&config).expect("opens again");
+        let workshop = Workshop::open(&config).await.expect("opens again");
         assert_eq!(workshop.base_template_id().expect("remembers"), id);
     }
 }

@@ -148,7 +148,7 @@ impl Driver {
     pub(crate) async fn boot(&self, machine: &Machine, boot: &Boot) -> Result<Vm, Error> {
         let mut boot = boot.clone();
         if self.verdict.accelerator == Accelerator::Tcg {
-            boot.arguments.push(tsc_argument().await?);
+            boot.arguments.extend(clock_arguments().await?);
         }
         let mut vm = self.start(machine, &Origin::Boot(&boot))?;
         vm.connected("starting the guest").await?;
@@ -167,12 +167,13 @@ impl Driver {
     }
 }
 
-/// An emulated guest sees the host's time stamp counter, and this machine has no other clock to measure it by: unless it is
-/// told the frequency, a kernel that finds the host busy waits for its first tick for ever.
-async fn tsc_argument() -> Result<String, Error> {
+/// An emulated guest sees the host's time stamp counter, and this machine has no other clock to measure it by. Unless it is
+/// told the frequency, a kernel that finds the host busy waits for its first tick for ever; and unless it is told to trust
+/// the counter, it checks it by counting ticks, of which a busy host loses some, and then counts ticks instead.
+async fn clock_arguments() -> Result<[String; 2], Error> {
     let measured = tokio::task::spawn_blocking(hearth_host::clock::tsc_khz).await;
     let khz = measured.map_err(|error| Error::Monitor { action: "measuring the clock", source: error.into() })?;
-    Ok(format!("tsc_early_khz={khz}"))
+    Ok([format!("tsc_early_khz={khz}"), "tsc=reliable".to_owned()])
 }
 
 /// The host CPU's name, as far as the kernel tells.
