@@ -15,7 +15,8 @@ mount --rbind /dev "$tree/dev"
 mount -t proc proc "$tree/proc"
 chroot "$tree" /bin/sh -eu /provision "$kernel_version" "$nameserver"
 umount "$tree/proc"
-umount --recursive "$tree/dev"
+# Lazily, so as a whole: a user namespace may not take apart what it was given together.
+umount --lazy "$tree/dev"
 rm "$tree/provision"
 
 # No reserved blocks: root of a sandbox is its user. No lazy initialization: the guest's kernel would do it in the
