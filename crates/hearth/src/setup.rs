@@ -165,11 +165,8 @@ impl Foundation {
             })
             .await
             .context("registering the base template")?;
-        for set in self.cache.list()? {
-            let other = set.manifest();
-            if other.template_id == manifest.template_id && other.build_id != manifest.build_id {
-                self.cache.remove(other.build_id)?;
-            }
+        for build_id in &self.base.superseded {
+            self.cache.remove(*build_id)?;
         }
         Ok(())
     }
