@@ -23,6 +23,8 @@ const SLOTS_PREPARED: usize = 8;
 const MEMORY_MIB_PER_SANDBOX: u64 = 256;
 /// How long a guest may take until it answers, with many starting at once under emulation.
 const READY_SECONDS: u64 = 30;
+/// The control role gives a create up after 55 s: the node must have told why before.
+const READY_SECONDS_MAX: u64 = 50;
 
 /// What an operator may set. All optional: see [`Settings`] for what becomes of it.
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
@@ -259,8 +261,8 @@ impl Settings {
             bail!("--sandboxes-max {sandboxes_max}: choose 1 to {SANDBOXES_MAX}");
         }
         let ready_seconds = options.ready_seconds.unwrap_or(READY_SECONDS);
-        if !(1..=600).contains(&ready_seconds) {
-            bail!("--ready-seconds {ready_seconds}: choose 1 to 600");
+        if !(1..=READY_SECONDS_MAX).contains(&ready_seconds) {
+            bail!("--ready-seconds {ready_seconds}: choose 1 to {READY_SECONDS_MAX}, a create is given up soon after");
         }
         Ok(Self {
             data_dir,
@@ -379,7 +381,7 @@ mod tests {
     fn out_of_range_values_say_what_to_choose() {
         for (options, part) in [
             (Options { sandboxes_max: Some(0), ..Options::default() }, "1 to 2048"),
-            (Options { ready_seconds: Some(0), ..Options::default() }, "1 to 600"),
+            (Options { ready_seconds: Some(0), ..Options::default() }, "1 to 50"),
             (Options { node_id: Some("a b".to_owned()), ..Options::default() }, "--node-id"),
             (Options { data_dir: Some("/x".repeat(60).into()), ..Options::default() }, "shorter"),
         ] {
