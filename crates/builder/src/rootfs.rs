@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! rootfs/base-<key>.ext4   a finished image, sparse
-//! rootfs/work/             where one is made
+//! rootfs/making/           where one is made
 //! ```
 //!
 //! `mmdebstrap` installs the packages; the image is filled by `mkfs.ext4 -d`, so nothing is mounted on the host. What has to

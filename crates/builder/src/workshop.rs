@@ -75,7 +75,7 @@ impl Workshop {
 
     /// Where a root filesystem is made. It may have files that only root of a user namespace can remove.
     pub(crate) fn work(&self) -> PathBuf {
-        self.root_filesystems().join("work")
+        self.root_filesystems().join("making")
     }
 
     pub(crate) fn boot(&self) -> PathBuf {
@@ -136,8 +136,8 @@ mod tests {
     async fn what_a_killed_run_left_running_is_ended() {
         let root = tempfile::tempdir().expect("temporary folder");
         let config = config(root.path());
-        let archive = config.folder.join("rootfs/work/root.tar");
-        fs::create_dir_all(config.folder.join("rootfs/work")).expect("creates");
+        let archive = config.folder.join("rootfs/making/root.tar");
+        fs::create_dir_all(config.folder.join("rootfs/making")).expect("creates");
         fs::write(&archive, "").expect("writes");
         let mut spawn = hearth_host::process::Spawn::new("tail");
         spawn.args(["-f".into(), archive.into()]);
