@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::json;
 
+use crate::connections::Connection;
 use crate::failure::Failure;
 use crate::state::{State, basic_user};
 use crate::users::User;
@@ -42,7 +43,7 @@ fn refusal(state: &State, request: &Request) -> Option<Response> {
         return Some(Failure::unauthorized("envd not initialized").into_response());
     }
     let given = request.headers().get(TOKEN).map(HeaderValue::as_bytes);
-    if !is_open(request.method(), request.uri().path()) && !state.admits(given) {
+    if !is_open(request) && !state.admits(given) {
         let text = "unauthorized access, please provide a valid access token or method signing if supported";
         return Some(Failure::unauthorized(text).into_response());
     }
@@ -50,9 +51,16 @@ fn refusal(state: &State, request: &Request) -> Option<Response> {
     User::find(&name).is_none().then(|| unknown_user(request.headers(), &name))
 }
 
-/// Routes that judge the token themselves, or need none. Exactly these spellings.
-fn is_open(method: &Method, path: &str) -> bool {
-    matches!((method.as_str(), path), ("GET", "/health") | ("GET" | "POST", "/files") | ("POST", "/init"))
+/// Routes that judge the token themselves, or need none. Exactly these spellings. A program may ask what sandbox it is in; it
+/// sees it in its environment anyway.
+fn is_open(request: &Request) -> bool {
+    match (request.method().as_str(), request.uri().path()) {
+        ("GET", "/health") | ("GET" | "POST", "/files") | ("POST", "/init") => true,
+        ("GET", "/me") => {
+            request.extensions().get::<Connection>().is_some_and(|connection| connection.is_from_inside())
+        }
+        _ => false,
+    }
 }
 
 /// A Connect error: in the end-of-stream message of a streaming call, as the body otherwise.

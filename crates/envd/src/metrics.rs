@@ -54,6 +54,11 @@ fn sample(meter: &Meter) -> Option<serde_json::Value> {
     }))
 }
 
+/// The guest's memory in bytes.
+pub(crate) fn memory_total() -> Option<u64> {
+    memory_bytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal")
+}
+
 /// Busy share between two looks, with two decimals.
 #[allow(clippy::cast_precision_loss)]
 fn percent(before: Option<CpuTime>, now: CpuTime) -> f64 {

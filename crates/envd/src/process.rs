@@ -71,7 +71,7 @@ impl Process for ProcessService {
         // is either known to the registry or was never started.
         let started = tokio::task::spawn_blocking(move || {
             let child = Child::spawn(request, &user, &state)?;
-            let (live, feed) = Live::start(child, &registry);
+            let (live, feed) = Live::start(child, &registry, state);
             if let Some(deadline) = deadline {
                 live.kill_at(deadline);
             }

@@ -8,21 +8,25 @@ use std::time::Duration;
 use axum::extract::{DefaultBodyLimit, State as Extract};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
-use axum::{Json, Router, middleware};
+use axum::{Extension, Json, Router, middleware};
 use hearth_envd_api::filesystem::FilesystemExt as _;
 use hearth_envd_api::process::ProcessExt as _;
-use http::{StatusCode, header};
+use http::{Request, StatusCode, header};
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
+use tower::ServiceExt as _;
 
+use crate::connections::Connection;
 use crate::failure::Failure;
 use crate::filesystem::FilesystemService;
 use crate::guard::guard;
 use crate::metrics::{Meter, metrics};
 use crate::process::ProcessService;
-use crate::state::State;
-use crate::{files, init, rpc};
+use crate::state::{SANDBOX_ID, State};
+use crate::{collapse, files, freeze, init, log, relay, rpc};
 
 /// Largest body of `/init`: variables and a few texts.
 const INIT_BYTES_MAX: usize = 4 << 20;
@@ -33,20 +37,25 @@ const HEADERS_MAX: usize = 512;
 /// How long a connection may wait for its next request. Longer than the proxy keeps an idle one (620 s), so that it never
 /// sends on a connection that is being closed. Measured by the monotonic clock, so a pause does not count.
 const IDLE_MAX: Duration = Duration::from_secs(640);
+/// The address of the guest's interface, in every guest.
+const INTERFACE: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 21);
 /// Pause after a failure to accept, which most often is a lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until the process ends.
 pub(crate) async fn serve(port: u16, state: Arc<State>) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?;
-    let router = router(state);
+    if state.in_microvm() {
+        tokio::spawn(relay::run(INTERFACE));
+    }
+    let router = router(Arc::clone(&state));
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::spawn(connection(stream, router.clone()));
+                tokio::spawn(connection(stream, router.clone(), Arc::clone(&state)));
             }
             Err(error) => {
-                eprintln!("envd: accepting a connection: {error}");
+                state.log().error("envd", format!("accepting a connection: {error}"));
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -55,12 +64,22 @@ pub(crate) async fn serve(port: u16, state: Arc<State>) -> io::Result<()> {
 
 /// HTTP/1.1. Requests and answers have no time limit: streams may be silent for days. A client that closes its side is gone,
 /// and its call with it.
-async fn connection(stream: TcpStream, router: Router) {
+async fn connection(stream: TcpStream, router: Router, state: Arc<State>) {
+    let Ok(local) = stream.local_addr() else { return };
     let _ = stream.set_nodelay(true);
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(IDLE_MAX).max_headers(HEADERS_MAX);
-    // An error is the client's going away.
-    let _ = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).await;
+    let (connection, entry) = state.connections.enter(local);
+    let service = router.map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(connection);
+        request
+    });
+    // An error is the client's going away. Dropping the connection cuts its calls, as a client that leaves does.
+    tokio::select! {
+        biased;
+        () = entry.dropped.cancelled() => {}
+        _ = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)) => {}
+    }
 }
 
 fn router(state: Arc<State>) -> Router {
@@ -68,7 +87,7 @@ fn router(state: Arc<State>) -> Router {
     let files = Arc::new(FilesystemService::new(Arc::clone(&state)));
     let services = rpc::services(files.register(processes.register(connectrpc::Router::new())));
     let call = any(rpc::serve).with_state(services);
-    let mut router = Router::new()
+    let router = Router::new()
         .route("/process.Process/{method}", call.clone())
         .route("/filesystem.Filesystem/{method}", call)
         // `get` alone would answer HEAD as well, which the contract does not have.
@@ -77,10 +96,16 @@ fn router(state: Arc<State>) -> Router {
         .route("/envs", get(envs).head(not_allowed))
         .route("/files", get(files::download).post(files::upload).head(not_allowed))
         .route("/files/compose", post(files::compose).layer(DefaultBodyLimit::max(COMPOSE_BYTES_MAX)))
+        .route("/me", get(me).head(not_allowed))
+        // What only the host asks for; the edge answers for these.
+        .route("/logs", get(log::logs).head(not_allowed))
+        .route("/freeze", post(freeze::freeze))
+        .route("/unfreeze", post(freeze::unfreeze))
+        .route("/fsfreeze", post(freeze::fsfreeze))
+        .route("/fsthaw", post(freeze::fsthaw))
+        .route("/collapse", post(collapse::collapse))
+        .route("/upgrade", post(upgrade))
         .route("/init", post(init::init).layer(DefaultBodyLimit::max(INIT_BYTES_MAX)));
-    for path in ["/freeze", "/unfreeze", "/collapse", "/fsfreeze", "/fsthaw", "/upgrade"] {
-        router = router.route(path, post(move || later(path)));
-    }
     router
         .fallback(|| async { not_found() })
         .layer(DefaultBodyLimit::disable())
@@ -96,9 +121,20 @@ async fn envs(Extract(state): Extract<Arc<State>>) -> Response {
     ([(header::CACHE_CONTROL, "no-store")], Json(state.envs())).into_response()
 }
 
-/// Routes of the contract that come later say so, with its error shape.
-async fn later(path: &'static str) -> Failure {
-    Failure::new(StatusCode::NOT_IMPLEMENTED, format!("{path} is not supported by this version of the guest daemon"))
+/// Which sandbox a program is in. Only for programs inside of it.
+async fn me(Extract(state): Extract<Arc<State>>, connection: Option<Extension<Connection>>) -> Response {
+    match connection {
+        Some(Extension(connection)) if connection.is_from_inside() => {
+            let sandbox_id = state.envs().remove(SANDBOX_ID).unwrap_or_default();
+            ([(header::CACHE_CONTROL, "no-store")], Json(json!({ "sandboxID": sandbox_id }))).into_response()
+        }
+        _ => not_found(),
+    }
+}
+
+/// A node that has a newer daemon makes a new snapshot with it; nothing is replaced under running processes.
+async fn upgrade() -> Failure {
+    Failure::new(StatusCode::NOT_IMPLEMENTED, "/upgrade is not supported by this guest daemon")
 }
 
 async fn not_allowed() -> StatusCode {

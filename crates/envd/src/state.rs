@@ -12,8 +12,14 @@ use http::HeaderMap;
 use rustix::process::Rlimit;
 use subtle::ConstantTimeEq;
 
+use crate::cgroups::Groups;
+use crate::connections::Connections;
+use crate::freeze::Freezer;
+use crate::log::Log;
 use crate::users::User;
 
+/// The variable with the sandbox's id.
+pub(crate) const SANDBOX_ID: &str = "E2B_SANDBOX_ID";
 /// Where programs find the identity of their sandbox.
 const RUN_FOLDER: &str = "/run/e2b";
 
@@ -22,6 +28,9 @@ const RUN_FOLDER: &str = "/run/e2b";
 pub(crate) struct State {
     identity: RwLock<Identity>,
     pub(crate) init: tokio::sync::Mutex<crate::init::Progress>,
+    pub(crate) freezer: Freezer,
+    pub(crate) connections: Arc<Connections>,
+    log: Log,
     surroundings: Surroundings,
 }
 
@@ -32,8 +41,12 @@ pub(crate) struct Surroundings {
     pub(crate) in_microvm: bool,
     /// The limit on open files that children get back, if the daemon changed its own.
     pub(crate) child_descriptors: Option<Rlimit>,
+    /// Control groups for processes, where there are any.
+    pub(crate) groups: Option<Arc<Groups>>,
     /// Another daemon ran here before and took the identity with it.
     pub(crate) is_restart: bool,
+    /// Log lines go to standard output as well.
+    pub(crate) is_verbose: bool,
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +71,9 @@ impl State {
                 ..Identity::default()
             }),
             init: tokio::sync::Mutex::default(),
+            freezer: Freezer::default(),
+            connections: Arc::default(),
+            log: Log::new(surroundings.is_verbose),
             surroundings,
         };
         state.set_internal("E2B_SANDBOX", if in_microvm { "true" } else { "false" }, 0o444);
@@ -88,6 +104,14 @@ impl State {
         self.surroundings.child_descriptors
     }
 
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub(crate) fn groups(&self) -> Option<&Arc<Groups>> {
+        self.surroundings.groups.as_ref()
+    }
+
     fn read<T>(&self, look: impl FnOnce(&Identity) -> T) -> T {
         look(&self.identity.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -113,7 +137,7 @@ impl State {
             .and_then(|()| fs::write(&path, value))
             .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(mode)));
         if let Err(error) = written {
-            eprintln!("envd: writing {}: {error}", path.display());
+            self.log.error("envd", format!("writing {}: {error}", path.display()));
         }
     }
 

@@ -20,6 +20,10 @@ use crate::users::User;
 
 /// How readily the kernel kills children when memory is short; the daemon itself is at the other end of the scale.
 const CHILD_OOM_SCORE: &[u8] = b"100";
+/// What enters the writer itself into a control group (cgroups(7)).
+const THIS_PROCESS: &[u8] = b"0";
+/// Class "realtime", level 4: the daemon answers however busy the disk is.
+const DAEMON_IO_PRIORITY: libc::c_int = 1 << 13 | 4;
 /// Class "best effort", level 4: what a process has that never asked for anything (ioprio_set(2)).
 const CHILD_IO_PRIORITY: libc::c_int = 2 << 13 | 4;
 /// `IOPRIO_WHO_PROCESS`: one process, here the caller.
@@ -43,12 +47,20 @@ pub(crate) struct Role {
     workdir: CString,
     terminal: bool,
     descriptors: Option<Rlimit>,
+    /// The door of a control group.
+    group: Option<File>,
 }
 
 impl Role {
     /// The user's rights, in `workdir`; with a `terminal`, standard input becomes the controlling one of a new session. The
     /// limit on open files is the one the daemon was started with, not the one it raised for itself.
-    pub(crate) fn new(user: &User, workdir: &Path, terminal: bool, descriptors: Option<Rlimit>) -> io::Result<Self> {
+    pub(crate) fn new(
+        user: &User,
+        workdir: &Path,
+        terminal: bool,
+        descriptors: Option<Rlimit>,
+        group: Option<File>,
+    ) -> io::Result<Self> {
         Ok(Self {
             uid: Uid::from_raw(user.uid),
             gid: Gid::from_raw(user.gid),
@@ -56,12 +68,16 @@ impl Role {
             workdir: CString::new(workdir.as_os_str().as_bytes())?,
             terminal,
             descriptors,
+            group,
         })
     }
 
     /// Runs between fork and exec: system calls only. Standard streams are in place; the standard library has seen to that, and
-    /// to no more. A control group would be entered first, while the child has root's rights.
+    /// to no more. The control group is entered first, while the child has root's rights: nothing of the program runs outside.
     fn take(&self) -> io::Result<()> {
+        if let Some(group) = &self.group {
+            rustix::io::write(group, THIS_PROCESS)?;
+        }
         self.take_priorities();
         for signal in 1..=SIGNAL_MAX {
             let action: *const KernelAction = &DEFAULT_ACTION;
@@ -96,9 +112,18 @@ impl Role {
         let score = rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
         let _ = score.and_then(|file| rustix::io::write(&file, CHILD_OOM_SCORE));
         let _ = rustix::process::setpriority_process(None, 0);
-        // SAFETY: the call takes three numbers and has no other effect than the priority.
-        let _ = unsafe { libc::syscall(libc::SYS_ioprio_set, IO_PRIORITY_OF_PROCESS, 0, CHILD_IO_PRIORITY) };
+        set_io_priority(CHILD_IO_PRIORITY);
     }
+}
+
+/// Puts the daemon first at the disk; threads that it starts from now on inherit it. Only root may.
+pub(crate) fn raise_io_priority() {
+    set_io_priority(DAEMON_IO_PRIORITY);
+}
+
+fn set_io_priority(priority: libc::c_int) {
+    // SAFETY: the call takes three numbers and has no other effect than the priority of this thread.
+    let _ = unsafe { libc::syscall(libc::SYS_ioprio_set, IO_PRIORITY_OF_PROCESS, 0, priority) };
 }
 
 /// Makes `command` start in a role.
@@ -176,4 +201,33 @@ pub(crate) fn random_hex<const BYTES: usize>() -> io::Result<String> {
 /// How many CPUs this process may use.
 pub(crate) fn cpus() -> usize {
     rustix::thread::sched_getaffinity(None).map_or(1, |set| usize::try_from(set.count()).unwrap_or(1).max(1))
+}
+
+/// Keeps writers of the file system that `root` is on waiting, with everything written out (FIFREEZE, ioctl_fs(2)). One that
+/// stands still already is no error.
+pub(crate) fn freeze_file_system(root: &File) -> io::Result<()> {
+    nix::ioctl_readwrite!(freeze, b'X', 119, libc::c_int);
+    // SAFETY: the kernel ignores the argument and the descriptor is open.
+    match unsafe { freeze(root.as_fd().as_raw_fd(), &mut 0) } {
+        Ok(_) | Err(nix::errno::Errno::EBUSY) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Lets them go on (FITHAW). One that does not stand still is no error.
+pub(crate) fn thaw_file_system(root: &File) -> io::Result<()> {
+    nix::ioctl_readwrite!(thaw, b'X', 120, libc::c_int);
+    // SAFETY: the kernel ignores the argument and the descriptor is open.
+    match unsafe { thaw(root.as_fd().as_raw_fd(), &mut 0) } {
+        Ok(_) | Err(nix::errno::Errno::EINVAL) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Has the kernel back `length` bytes of this process's memory from `start` by huge pages (MADV_COLLAPSE, madvise(2)).
+pub(crate) fn collapse(start: usize, length: usize) -> io::Result<()> {
+    const MADV_COLLAPSE: libc::c_int = 25;
+    // SAFETY: the advice changes how memory is backed and not what is in it; the kernel refuses what is no memory of ours.
+    let outcome = unsafe { libc::madvise(std::ptr::without_provenance_mut(start), length, MADV_COLLAPSE) };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   initramfs: first mounts -> modules -> disk -> envd into it -> disk becomes the root
-//!   root:      mounts, settings, network -> envd, for ever: reap orphans, start it again when it ends
+//!   root:      mounts, ids, settings, network -> envd, for ever: reap orphans, start it again when it ends
 //!   SIGTERM, SIGINT, SIGPWR, or a step that fails: power off
 //! ```
 //!
@@ -20,6 +20,7 @@
 
 mod console;
 mod error;
+mod identity;
 mod modules;
 mod mounts;
 mod network;
@@ -50,6 +51,7 @@ fn run() -> Result<Infallible, Error> {
     modules::load()?;
     root::switch()?;
     mounts::rest()?;
+    identity::overlay();
     settings::apply()?;
     network::configure()?;
     supervise::forever()

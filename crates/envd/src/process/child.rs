@@ -15,6 +15,7 @@ use rustix::termios::Winsize;
 use tokio::io::unix::AsyncFd;
 use tokio::process::{ChildStdin, Command};
 
+use crate::cgroups::{Kind, Leaf};
 use crate::paths;
 use crate::state::State;
 use crate::sys::{self, Role};
@@ -27,6 +28,9 @@ const SHELL_TELLS: [io::ErrorKind; 2] = [io::ErrorKind::NotFound, io::ErrorKind:
 /// ENOEXEC: a script without an interpreter line, which a shell runs itself.
 const NOT_A_BINARY: i32 = 8;
 
+/// The tag of the host's own commands: they stay in the daemon's group, so that they run while the others are frozen.
+const SYSTEM_TAG: &str = "_system";
+
 /// A child that was just started.
 pub(super) struct Child {
     pub(super) process: tokio::process::Child,
@@ -36,6 +40,8 @@ pub(super) struct Child {
     pub(super) config: ProcessConfig,
     pub(super) tag: Option<String>,
     pub(super) streams: Streams,
+    /// Its control group, if there are any.
+    pub(super) group: Option<Leaf>,
 }
 
 /// Its streams, from our side.
@@ -58,7 +64,19 @@ impl Child {
             None => None,
         };
         let wants_stdin = request.stdin.unwrap_or(true);
-        let launch = Launch { config: &config, user, workdir: &workdir, environment: &environment, state };
+        let kind = if terminal.is_some() { Kind::Terminal } else { Kind::User };
+        let group = match state.groups().filter(|_| request.tag.as_deref() != Some(SYSTEM_TAG)) {
+            Some(groups) => Some(groups.leaf(kind).map_err(|error| starting(&error))?),
+            None => None,
+        };
+        let launch = Launch {
+            config: &config,
+            user,
+            workdir: &workdir,
+            environment: &environment,
+            group: group.as_ref(),
+            state,
+        };
         let program = executable(&config.cmd, &environment, &workdir);
         let mut process = launch.run(program, terminal.as_ref(), wants_stdin).map_err(|error| starting(&error))?;
         let pid = process.id().ok_or_else(|| ConnectError::internal("the process has no number"))?;
@@ -73,7 +91,7 @@ impl Child {
             let _ = process.start_kill();
             starting(&error)
         })?;
-        Ok(Self { process, pid, pidfd, config, tag: request.tag, streams })
+        Ok(Self { process, pid, pidfd, config, tag: request.tag, streams, group })
     }
 }
 
@@ -150,6 +168,7 @@ struct Launch<'a> {
     user: &'a User,
     workdir: &'a Path,
     environment: &'a BTreeMap<String, String>,
+    group: Option<&'a Leaf>,
     state: &'a State,
 }
 
@@ -189,7 +208,8 @@ impl Launch<'_> {
                 command.stdout(Stdio::piped()).stderr(Stdio::piped());
             }
         }
-        let role = Role::new(self.user, self.workdir, terminal.is_some(), self.state.child_descriptors())?;
+        let door = self.group.map(Leaf::door).transpose()?;
+        let role = Role::new(self.user, self.workdir, terminal.is_some(), self.state.child_descriptors(), door)?;
         sys::play(&mut command, role);
         Ok(command)
     }

@@ -18,6 +18,8 @@ struct Fan {
     queues: Vec<mpsc::Sender<Item>>,
     /// Once it is told, for those who come in the moment after.
     end: Option<EndEvent>,
+    /// Output that came, whoever heard it.
+    bytes: u64,
 }
 
 impl Followers {
@@ -42,10 +44,16 @@ impl Followers {
     pub(super) async fn tell(&self, output: Output) {
         let queues = {
             let mut fan = self.inner();
+            fan.bytes += length(&output);
             fan.queues.retain(|queue| !queue.is_closed());
             fan.queues.clone()
         };
         send(queues, Item::Data(output)).await;
+    }
+
+    /// How much output there was.
+    pub(super) fn bytes(&self) -> u64 {
+        self.inner().bytes
     }
 
     /// Tells the end to every follower, now and later. A follower that does not listen keeps no other one from hearing it.
@@ -57,6 +65,11 @@ impl Followers {
         };
         send(queues, Item::End(end)).await;
     }
+}
+
+fn length(output: &Output) -> u64 {
+    let (Output::Stdout(bytes) | Output::Stderr(bytes) | Output::Pty(bytes)) = output;
+    bytes.len() as u64
 }
 
 async fn send(queues: Vec<mpsc::Sender<Item>>, item: Item) {

@@ -17,15 +17,20 @@ use hearth_envd_api::process::__buffa::oneof::process_event::data_event::Output;
 use hearth_envd_api::process::ProcessConfig;
 use hearth_envd_api::process::process_event::EndEvent;
 use rustix::process::{Signal, kill_process, pidfd_send_signal};
+use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::io::unix::AsyncFd;
 use tokio::process::ChildStdin;
 use tokio_util::sync::CancellationToken;
 
+use crate::cgroups::Leaf;
+use crate::log::{Level, Log, OutputLines};
+use crate::state::State;
+
 use super::child::{Child, Streams, pid_of, window};
 use super::events::Feed;
 use super::followers::Followers;
-use super::output::Source;
+use super::output::{Destination, Source};
 use super::registry::Registry;
 
 /// Largest piece of output in one event.
@@ -57,6 +62,8 @@ pub(super) struct Live {
     tag: Option<String>,
     input: Input,
     followers: Followers,
+    group: Option<Leaf>,
+    state: Arc<State>,
     /// A signal was sent through the daemon.
     signalled: CancellationToken,
     reaped: CancellationToken,
@@ -77,8 +84,8 @@ enum Sources {
 
 impl Live {
     /// Makes the process known and starts its task; the feed hears everything from the beginning.
-    pub(super) fn start(child: Child, registry: &Arc<Registry>) -> (Arc<Self>, Feed) {
-        let Child { process, pid, pidfd, config, tag, streams } = child;
+    pub(super) fn start(child: Child, registry: &Arc<Registry>, state: Arc<State>) -> (Arc<Self>, Feed) {
+        let Child { process, pid, pidfd, config, tag, streams, group } = child;
         let (input, sources) = match streams {
             Streams::Pipes { stdin, stdout, stderr } => {
                 let pipe =
@@ -101,10 +108,13 @@ impl Live {
             tag,
             input,
             followers: Followers::default(),
+            group,
+            state,
             signalled: CancellationToken::new(),
             reaped: CancellationToken::new(),
         });
         let feed = live.followers.add();
+        live.log_start();
         registry.insert(Arc::clone(&live));
         tokio::spawn(Arc::clone(&live).run(process, sources, Arc::clone(registry)));
         (live, feed)
@@ -148,18 +158,45 @@ impl Live {
         // Closes our ends of the pipes: who still writes to them learns that nobody reads.
         drop(output);
         let end = end_event(status.and_then(Result::ok));
+        self.log_end(&end);
         registry.retire(&self, &end);
         self.followers.finish(end).await;
     }
 
     async fn read(&self, sources: Sources) {
+        let never = std::future::pending;
         match sources {
             Sources::Pipes(stdout, stderr) => {
-                let (followers, never) = (&self.followers, std::future::pending);
-                tokio::join!(stdout.copy(followers, never), stderr.copy(followers, never));
+                let (out, err) = (self.destination("stdout"), self.destination("stderr"));
+                tokio::join!(stdout.copy(out, never), stderr.copy(err, never));
             }
-            Sources::Terminal(source) => source.copy(&self.followers, || self.reaped_and_silent()).await,
+            Sources::Terminal(source) => source.copy(self.destination("pty"), || self.reaped_and_silent()).await,
         }
+    }
+
+    fn destination(&self, stream: &'static str) -> Destination<'_> {
+        Destination { followers: &self.followers, log: self.log(), lines: OutputLines::new(self.pid, stream) }
+    }
+
+    fn log(&self) -> &Log {
+        self.state.log()
+    }
+
+    fn log_start(&self) {
+        let command: Vec<&str> =
+            std::iter::once(&self.config.cmd).chain(&self.config.args).map(String::as_str).collect();
+        let fields = [("event_type", json!("process_start")), ("pid", self.pid.into())];
+        self.log().write(Level::Info, "process", &command.join(" "), fields);
+    }
+
+    fn log_end(&self, end: &EndEvent) {
+        let fields = [
+            ("event_type", json!("process_end")),
+            ("pid", self.pid.into()),
+            ("exit_code", end.exit_code.into()),
+            ("output_bytes", self.followers.bytes().into()),
+        ];
+        self.log().write(Level::Info, "process", &end.status, fields);
     }
 
     async fn reaped_and_silent(&self) {
@@ -208,8 +245,8 @@ impl Live {
         }
     }
 
-    /// Sends a signal to this one process, and ends the wait for its output. After SIGKILL it is reaped when this returns.
-    /// Cancel safe: the signal is sent before the first wait.
+    /// Sends a signal to this one process, and ends the wait for its output. SIGKILL also ends everything that the process
+    /// started, and the process is reaped when this returns. Cancel safe: the signal is sent before the first wait.
     pub(super) async fn signal(&self, signal: Signal) -> Result<(), ConnectError> {
         // A process that is gone and still listed waits for a grandchild to close its output: no longer.
         if !self.reaped.is_cancelled() {
@@ -227,6 +264,9 @@ impl Live {
         }
         self.signalled.cancel();
         if signal == Signal::KILL {
+            if let Some(Err(error)) = self.group.as_ref().map(Leaf::kill) {
+                self.log().error("process", format!("killing what process {} started: {error}", self.pid));
+            }
             // A process in an uninterruptible sleep dies later; the signal was delivered.
             let _ = tokio::time::timeout(REAP_PATIENCE, self.reaped.cancelled()).await;
         }

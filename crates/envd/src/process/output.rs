@@ -9,6 +9,7 @@ use rustix::buffer::spare_capacity;
 use tokio::io::unix::AsyncFd;
 
 use super::followers::Followers;
+use crate::log::{Log, OutputLines};
 
 /// A descriptor that output comes from.
 pub(super) struct Source {
@@ -19,10 +20,32 @@ pub(super) struct Source {
     pub(super) chunk_bytes: usize,
 }
 
+/// Where it goes.
+pub(super) struct Destination<'a> {
+    pub(super) followers: &'a Followers,
+    pub(super) log: &'a Log,
+    pub(super) lines: OutputLines,
+}
+
+impl Destination<'_> {
+    async fn take(&mut self, bytes: Vec<u8>, kind: fn(Vec<u8>) -> Output) {
+        if self.log.takes_output() {
+            self.lines.take(self.log, &bytes);
+        }
+        self.followers.tell(kind(bytes)).await;
+    }
+}
+
+impl Drop for Destination<'_> {
+    fn drop(&mut self) {
+        self.lines.end(self.log);
+    }
+}
+
 impl Source {
-    /// Hands everything to the followers, as fast as they take it, until the output ends or `over` says that no more will
+    /// Hands everything to the followers, and to the log if it wants it, as fast as the followers take it, until the output ends or `over` says that no more will
     /// come. `over` is made anew for each piece. Not cancel safe: a piece may be lost.
-    pub(super) async fn copy<F: Future<Output = ()>>(self, followers: &Followers, over: impl Fn() -> F) {
+    pub(super) async fn copy<F: Future<Output = ()>>(self, mut destination: Destination<'_>, over: impl Fn() -> F) {
         loop {
             // Both arms are cancel safe: becoming readable takes nothing.
             let ready = tokio::select! {
@@ -39,7 +62,7 @@ impl Source {
                 Ok(Ok(0) | Err(_)) => return,
                 Ok(Ok(_)) => {
                     bytes.shrink_to_fit();
-                    followers.tell((self.kind)(bytes)).await;
+                    destination.take(bytes, self.kind).await;
                 }
                 Err(_would_block) => {}
             }

@@ -1,5 +1,7 @@
 //! The Connect protocol, by hand: the tests must not share a mistake with the library.
 
+use std::time::Duration;
+
 use buffa::Message;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use hearth_envd_api::process::process_event::EndEvent;
@@ -230,6 +232,22 @@ impl Events {
         }
         assert!(outcome.end.is_some(), "every stream has an end event");
         outcome
+    }
+
+    /// Takes what is on its way, until nothing comes for that long.
+    pub(crate) async fn until_silent_for(&mut self, time: Duration) {
+        within("silence", async { while tokio::time::timeout(time, self.next()).await.is_ok() {} }).await;
+    }
+
+    /// Whether the connection is lost in the middle of the stream, sooner or later.
+    pub(crate) async fn broke_off(&mut self) -> bool {
+        loop {
+            match within("the end of a stream", self.messages.body.frame()).await {
+                Some(Ok(_)) => {}
+                Some(Err(_)) => return true,
+                None => return false,
+            }
+        }
     }
 
     /// Output up to and with `text`.

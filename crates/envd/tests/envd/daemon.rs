@@ -38,7 +38,12 @@ impl Daemon {
 
     /// As `command` starts it, with the options added.
     pub(crate) async fn bare(mut command: Command) -> Self {
-        command.stdin(Stdio::null()).arg("-isnotfc").arg("-port");
+        command.stdin(Stdio::null()).arg("-isnotfc");
+        // The machine's control groups are not the tests'.
+        if !command.get_args().any(|argument| argument == "-cgroup-root") {
+            command.arg("-no-cgroups");
+        }
+        command.arg("-port");
         let deadline = Instant::now() + PATIENCE;
         loop {
             // Somebody else may take the port before the daemon does; then it ends, and the next port is tried.
@@ -67,6 +72,11 @@ impl Daemon {
 
     pub(crate) async fn get(&self, path: &str) -> Reply {
         get(self, path, &[]).await
+    }
+
+    /// Its process number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// The folder of its open files.

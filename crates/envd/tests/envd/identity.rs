@@ -68,11 +68,6 @@ async fn small_routes() {
         (Method::POST, "/health", 405),
         (Method::GET, "/init", 405),
         (Method::PUT, "/files", 405),
-        (Method::POST, "/freeze?maxWaitMs=1", 501),
-        (Method::POST, "/unfreeze", 501),
-        (Method::POST, "/collapse", 501),
-        (Method::POST, "/fsfreeze", 501),
-        (Method::POST, "/fsthaw", 501),
         (Method::POST, "/upgrade", 501),
     ] {
         let reply = send(&daemon, method.clone(), path, &[], whole("")).await;

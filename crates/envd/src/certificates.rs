@@ -1,0 +1,91 @@
+//! A certificate authority of the host, trusted by the guest's programs.
+//!
+//! Its certificates are appended to the bundle that TLS libraries read, in a directory that PID 1 keeps in memory; what was
+//! appended before for this sandbox goes. A copy where `update-ca-certificates` finds it keeps it there when a program
+//! rebuilds the bundle.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// The bundle (Debian's ca-certificates), relative to the root of the file system.
+const BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
+/// Its local sources.
+const SOURCE: &str = "usr/local/share/ca-certificates/e2b-ca.crt";
+
+/// What is trusted beside the distribution's.
+#[derive(Debug, Default)]
+pub(crate) struct Injected {
+    text: Option<String>,
+}
+
+impl Injected {
+    /// Trusts `certificates` (PEM, one or several) below `root`, in the place of those before. Does nothing for the same text.
+    pub(crate) fn trust(&mut self, root: &Path, certificates: &str) -> io::Result<()> {
+        let text = format!("{}\n", certificates.trim_end_matches('\n'));
+        if self.text.as_ref() == Some(&text) {
+            return Ok(());
+        }
+        let bundle = root.join(BUNDLE);
+        let mut content = fs::read_to_string(&bundle)?;
+        if let Some(before) = self.text.take()
+            && let Some(start) = content.rfind(&before)
+        {
+            content.replace_range(start..start + before.len(), "");
+        }
+        if !content.is_empty() && !content.ends_with('\n') {
+            content.push('\n');
+        }
+        content.push_str(&text);
+        replace(&bundle, &content)?;
+        self.text = Some(text);
+        Ok(())
+    }
+
+    /// Keeps what is trusted as a source of the bundle. Writes to the disk, so nobody should wait for it.
+    pub(crate) fn keep(root: &Path, certificates: &str) -> io::Result<()> {
+        let source = root.join(SOURCE);
+        fs::create_dir_all(source.parent().unwrap_or(root))?;
+        replace(&source, &format!("{}\n", certificates.trim_end_matches('\n')))
+    }
+}
+
+/// Writes a whole file or nothing of it, readable by all.
+fn replace(path: &Path, content: &str) -> io::Result<()> {
+    let fresh = PathBuf::from(format!("{}.e2b-new", path.display()));
+    let written = fs::write(&fresh, content)
+        .and_then(|()| fs::set_permissions(&fresh, Permissions::from_mode(0o644)))
+        .and_then(|()| fs::rename(&fresh, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&fresh);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // envd: X3
+    #[test]
+    fn certificates_are_appended_once_and_replaced() {
+        let root = tempfile::tempdir().expect("a folder");
+        let bundle = root.path().join(BUNDLE);
+        let mut injected = Injected::default();
+        assert!(injected.trust(root.path(), "new").is_err(), "no bundle, nothing to trust with");
+        fs::create_dir_all(bundle.parent().expect("has one")).expect("made");
+        fs::write(&bundle, "one\ntwo").expect("written");
+        let read = || fs::read_to_string(&bundle).expect("there");
+        for _ in 0..2 {
+            injected.trust(root.path(), "first\n\n").expect("trusted");
+            assert_eq!(read(), "one\ntwo\nfirst\n");
+        }
+        injected.trust(root.path(), "second\nthird").expect("trusted");
+        assert_eq!(read(), "one\ntwo\nsecond\nthird\n");
+        Injected::keep(root.path(), "second").expect("kept");
+        assert_eq!(fs::read_to_string(root.path().join(SOURCE)).expect("there"), "second\n");
+        let entries = fs::read_dir(bundle.parent().expect("has one")).expect("there").count();
+        assert_eq!(entries, 1, "no temporary file stays");
+    }
+}

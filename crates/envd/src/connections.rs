@@ -1,0 +1,87 @@
+//! The connections of this moment, so that dead ones can be dropped.
+//!
+//! After a restore every earlier connection is dead, and nothing says so: the peer's machine has forgotten it. A stream to such a
+//! peer would hold back a process's output until the kernel gives up, a quarter of an hour later.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+/// All that are open.
+#[derive(Debug, Default)]
+pub(crate) struct Connections {
+    next: AtomicU64,
+    open: Mutex<HashMap<u64, CancellationToken>>,
+}
+
+/// One of them, as an extension of its requests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Connection {
+    id: u64,
+    /// Our side's address.
+    pub(crate) local: SocketAddr,
+}
+
+impl Connection {
+    /// Whether a program of this guest is at the other end, and asked for it by a loopback address.
+    pub(crate) fn is_from_inside(self) -> bool {
+        self.local.ip().is_loopback()
+    }
+}
+
+/// An open connection's entry. Dropping it takes it out.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    connections: Arc<Connections>,
+    id: u64,
+    pub(crate) dropped: CancellationToken,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.connections.open().remove(&self.id);
+    }
+}
+
+impl Connections {
+    fn open(&self) -> MutexGuard<'_, HashMap<u64, CancellationToken>> {
+        // Every section is one step on a valid map.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a connection.
+    pub(crate) fn enter(self: &Arc<Self>, local: SocketAddr) -> (Connection, Entry) {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let dropped = CancellationToken::new();
+        self.open().insert(id, dropped.clone());
+        (Connection { id, local }, Entry { connections: Arc::clone(self), id, dropped })
+    }
+
+    /// Drops all but `kept`; how many that were.
+    pub(crate) fn drop_others(&self, kept: Option<Connection>) -> usize {
+        let open = self.open();
+        let others = open.iter().filter(|(id, _)| kept.is_none_or(|kept| kept.id != **id));
+        others.map(|(_, dropped)| dropped.cancel()).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_but_one_are_dropped() {
+        let connections = Arc::new(Connections::default());
+        let local = SocketAddr::from(([127, 0, 0, 1], 1));
+        let (kept, kept_entry) = connections.enter(local);
+        let (_, other) = connections.enter(SocketAddr::from(([10, 0, 0, 1], 1)));
+        assert_eq!(connections.drop_others(Some(kept)), 1);
+        assert!(other.dropped.is_cancelled() && !kept_entry.dropped.is_cancelled());
+        drop(other);
+        assert_eq!(connections.open().len(), 1);
+        assert!(kept.is_from_inside());
+    }
+}

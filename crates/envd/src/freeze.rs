@@ -1,0 +1,296 @@
+//! Stopping the guest's programs before a snapshot, and letting them go on after it.
+//!
+//! ```text
+//!   running ──freeze──> frozen (a window) ──unfreeze, /init, or ten minutes──> running
+//! ```
+//!
+//! What is stopped are control groups: the two of the daemon's children, or with `mode=hierarchy` also what stands beside the
+//! daemon's own group. Groups that the guest itself had frozen (a paused container) are remembered when the window opens, and
+//! stay as they were. All of it takes one lock. Nothing here touches the disk: the root may be frozen as well.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State as Extract};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use crate::failure::Failure;
+use crate::state::State;
+
+mod tree;
+
+use tree::Sweep;
+
+/// Groups that are frozen at most in hierarchy mode when the caller names no bound, and however high the bound.
+const GROUPS_DEFAULT: usize = 512;
+const GROUPS_MAX: usize = 8192;
+/// Between two looks at a group that is about to stand still.
+const POLL: Duration = Duration::from_millis(2);
+/// After this long without a thaw, whoever froze has forgotten it.
+const WINDOW_MAX: Duration = Duration::from_secs(600);
+/// Between two tries to thaw when something would not.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What is frozen. The lock is held for the length of a freeze or a thaw.
+#[derive(Debug, Default)]
+pub(crate) struct Freezer {
+    window: Arc<Mutex<Window>>,
+}
+
+#[derive(Debug, Default)]
+struct Window {
+    /// Counts windows, so that a watchdog knows its own. Odd while one is open.
+    turn: u64,
+    /// Groups that the guest had frozen before.
+    guests_own: BTreeSet<PathBuf>,
+    /// What the last sweep over the hierarchy asked to stand still.
+    hierarchy: Option<BTreeSet<PathBuf>>,
+}
+
+impl Window {
+    fn is_open(&self) -> bool {
+        self.turn % 2 == 1
+    }
+}
+
+/// Which groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Mode {
+    Legacy,
+    Hierarchy,
+}
+
+/// The query. Numbers are read later, so that a refusal can name them.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Parameters {
+    max_wait_ms: Option<String>,
+    mode: Option<String>,
+    max_cgroups: Option<String>,
+}
+
+/// A number of the query; zero, less, and nothing are all the same.
+fn positive(name: &'static str, text: Option<&str>) -> Result<Option<u64>, Failure> {
+    let Some(text) = text else { return Ok(None) };
+    let number: i64 = text.parse().map_err(|_| Failure::parameter(name, format_args!("`{text}` is not a number")))?;
+    Ok(u64::try_from(number).ok().filter(|number| *number > 0))
+}
+
+/// What a freeze did, in the contract's words.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Frozen {
+    mode: Mode,
+    visited: usize,
+    allowlisted: usize,
+    truncated: bool,
+    pre_frozen: usize,
+    requested: usize,
+    frozen: usize,
+    not_frozen: usize,
+    failed: usize,
+    unobservable: bool,
+    sweep_ms: u64,
+    wait_ms: u64,
+}
+
+/// How a frozen hierarchy looks later, in the contract's words.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Audit {
+    visited: usize,
+    frozen: usize,
+    /// Groups that should stand still and do not: made since, or let go by somebody.
+    escaped: usize,
+    /// Those of them that were let go.
+    violations: usize,
+    truncated: bool,
+}
+
+pub(crate) async fn freeze(
+    Extract(state): Extract<Arc<State>>,
+    query: Result<Query<Parameters>, QueryRejection>,
+) -> Result<Response, Failure> {
+    let Query(parameters) = query.map_err(|error| Failure::parameter("mode", error.body_text()))?;
+    let hierarchy = parameters.mode.as_deref() == Some("hierarchy");
+    let wait = positive("maxWaitMs", parameters.max_wait_ms.as_deref())?;
+    let bound = positive("maxCgroups", parameters.max_cgroups.as_deref())?;
+    let bound = bound.and_then(|bound| usize::try_from(bound).ok()).unwrap_or(GROUPS_DEFAULT).min(GROUPS_MAX);
+    let window = state.freezer.lock().await;
+    // In a task of its own: a client that goes away must not leave half a freeze behind.
+    let frozen = tokio::spawn(async move { freeze_now(&state, window, hierarchy, bound, wait).await });
+    let frozen = frozen.await.map_err(|error| Failure::internal(format!("freezing: {error}")))?;
+    if wait.is_none() {
+        return Ok((StatusCode::NO_CONTENT, NO_STORE).into_response());
+    }
+    Ok((NO_STORE, Json(frozen)).into_response())
+}
+
+const NO_STORE: [(header::HeaderName, HeaderValue); 1] =
+    [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+
+async fn freeze_now(
+    state: &Arc<State>,
+    mut window: OwnedMutexGuard<Window>,
+    hierarchy: bool,
+    bound: usize,
+    wait: Option<u64>,
+) -> Frozen {
+    let Some(groups) = state.groups() else {
+        return Frozen {
+            mode: Mode::Legacy,
+            visited: 0,
+            allowlisted: 0,
+            truncated: false,
+            pre_frozen: 0,
+            requested: 0,
+            frozen: 0,
+            not_frozen: 0,
+            failed: 0,
+            unobservable: true,
+            sweep_ms: 0,
+            wait_ms: 0,
+        };
+    };
+    let root = groups.root();
+    let since = Instant::now();
+    if !window.is_open() {
+        window.guests_own = tree::frozen_groups(root, GROUPS_MAX);
+        window.turn += 1;
+        watch(state, window.turn);
+    }
+    let own = hierarchy.then(|| tree::own_group(root)).flatten();
+    let mode = if own.is_some() { Mode::Hierarchy } else { Mode::Legacy };
+    let sweep = tree::freeze(root, own.as_deref(), bound, &window.guests_own);
+    let sweep_time = since.elapsed();
+    window.hierarchy = own.map(|_| sweep.requested.clone());
+    let since = Instant::now();
+    let deadline = since + Duration::from_millis(wait.unwrap_or_default());
+    let frozen = standing_still(&sweep, deadline).await;
+    let Sweep { visited, allowlisted, truncated, pre_frozen, requested, failed } = sweep;
+    Frozen {
+        mode,
+        visited,
+        allowlisted,
+        truncated,
+        pre_frozen,
+        requested: requested.len(),
+        frozen,
+        not_frozen: requested.len() - frozen,
+        failed,
+        unobservable: false,
+        sweep_ms: milliseconds(sweep_time),
+        wait_ms: milliseconds(since.elapsed()),
+    }
+}
+
+/// How many groups of a sweep stand still, once all do or the time is over.
+async fn standing_still(sweep: &Sweep, deadline: Instant) -> usize {
+    loop {
+        let frozen = sweep.requested.iter().filter(|group| tree::stands_still(group)).count();
+        if frozen == sweep.requested.len() || Instant::now() >= deadline {
+            return frozen;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Lets everything go when a window stays open for too long.
+fn watch(state: &Arc<State>, turn: u64) {
+    let state = Arc::clone(state);
+    tokio::spawn(async move {
+        tokio::time::sleep(WINDOW_MAX).await;
+        loop {
+            let mut window = state.freezer.lock().await;
+            if window.turn != turn {
+                return;
+            }
+            state.log().warn("freezer", "frozen for too long, thawing");
+            if thaw(&state, &mut window) {
+                return;
+            }
+            drop(window);
+            tokio::time::sleep(RETRY).await;
+        }
+    });
+}
+
+pub(crate) async fn unfreeze(Extract(state): Extract<Arc<State>>) -> Result<Response, Failure> {
+    // The thaw itself does not wait for anything, so it cannot be cut.
+    let mut window = state.freezer.lock().await;
+    if !thaw(&state, &mut window) {
+        return Err(Failure::internal("some control groups could not be thawed"));
+    }
+    Ok((StatusCode::NO_CONTENT, NO_STORE).into_response())
+}
+
+/// Lets everything go that a freeze of ours stopped; whether all went. The two groups of the daemon's children always go.
+fn thaw(state: &State, window: &mut Window) -> bool {
+    let Some(groups) = state.groups() else { return true };
+    let complete = tree::thaw(groups.root(), window.is_open().then_some(&window.guests_own), GROUPS_MAX);
+    if complete && window.is_open() {
+        *window = Window { turn: window.turn + 1, ..Window::default() };
+    }
+    complete
+}
+
+impl Freezer {
+    async fn lock(&self) -> OwnedMutexGuard<Window> {
+        Arc::clone(&self.window).lock_owned().await
+    }
+}
+
+impl State {
+    /// Ends a freeze, if there is one; how its hierarchy looked before, if it had one. Quick where nothing is frozen.
+    pub(crate) async fn end_freeze(&self) -> Option<Audit> {
+        let mut window = self.freezer.lock().await;
+        if !window.is_open() {
+            return None;
+        }
+        let audit = self
+            .groups()
+            .zip(window.hierarchy.as_ref())
+            .map(|(groups, requested)| audit(groups.root(), requested, &window.guests_own));
+        if !thaw(self, &mut window) {
+            self.log().warn("freezer", "some control groups could not be thawed");
+        }
+        audit
+    }
+}
+
+fn audit(root: &Path, requested: &BTreeSet<PathBuf>, guests_own: &BTreeSet<PathBuf>) -> Audit {
+    let Some(own) = tree::own_group(root) else { return Audit::default() };
+    let now = tree::targets(root, Some(&own), GROUPS_MAX, guests_own);
+    let frozen = now.requested.iter().filter(|group| tree::stands_still(group)).count();
+    let violations = requested.iter().filter(|group| group.exists() && !tree::is_told_to_freeze(group)).count();
+    Audit { visited: now.visited, frozen, escaped: now.requested.len() - frozen, violations, truncated: now.truncated }
+}
+
+/// `POST /fsfreeze`: the root file system stands still on the disk.
+pub(crate) async fn fsfreeze() -> Result<Response, Failure> {
+    on_root("freezing", crate::sys::freeze_file_system).await
+}
+
+/// `POST /fsthaw`.
+pub(crate) async fn fsthaw() -> Result<Response, Failure> {
+    on_root("thawing", crate::sys::thaw_file_system).await
+}
+
+async fn on_root(what: &'static str, act: fn(&std::fs::File) -> std::io::Result<()>) -> Result<Response, Failure> {
+    // Freezing writes out what is dirty, which takes a while.
+    let done = tokio::task::spawn_blocking(move || std::fs::File::open("/").and_then(|root| act(&root))).await;
+    let done = done.map_err(|error| Failure::internal(format!("{what} the root file system: {error}")))?;
+    done.map_err(|error| Failure::internal(format!("{what} the root file system: {error}")))?;
+    Ok((StatusCode::NO_CONTENT, NO_STORE).into_response())
+}

@@ -1,0 +1,236 @@
+//! The tree of control groups: which stand still, and which shall.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::cgroups::Kind;
+
+/// Groups that go on in hierarchy mode, with everything below them: without them a guest with an init system of its own could
+/// not be frozen safely. Relative to the root.
+const ALLOWED: [&str; 6] = [
+    "init.scope",
+    "system.slice/systemd-journald.service",
+    "system.slice/rpcbind.service",
+    "system.slice/rpcbind.socket",
+    "system.slice/rpc-statd.service",
+    "socats",
+];
+
+/// What a look over the tree found, and what was asked of it.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    pub(super) visited: usize,
+    pub(super) allowlisted: usize,
+    pub(super) truncated: bool,
+    pub(super) pre_frozen: usize,
+    /// Groups that shall stand still, each with everything below it.
+    pub(super) requested: BTreeSet<PathBuf>,
+    pub(super) failed: usize,
+}
+
+/// The daemon's own group (`/proc/self/cgroup`, cgroups(7)), if it is below `root`. The kernel tells it from the mount point; the
+/// root may be deeper.
+pub(super) fn own_group(root: &Path) -> Option<PathBuf> {
+    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let mut path = Path::new(own_path(&text)?);
+    while path.components().next().is_some() {
+        let group = root.join(path);
+        if group.join("cgroup.procs").exists() {
+            return Some(group);
+        }
+        let mut deeper = path.components();
+        deeper.next();
+        path = deeper.as_path();
+    }
+    None
+}
+
+fn own_path(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.strip_prefix("0::/"))
+}
+
+/// Which groups a freeze stops: the daemon's children, and with the daemon's `own` group everything that stands beside the
+/// way from the root to it.
+pub(super) fn targets(root: &Path, own: Option<&Path>, bound: usize, guests_own: &BTreeSet<PathBuf>) -> Sweep {
+    let mut sweep = Sweep::default();
+    let children = [Kind::User, Kind::Terminal].map(|kind| root.join(kind.name()));
+    for group in &children {
+        sweep.consider(group, guests_own);
+    }
+    let Some(own) = own else { return sweep };
+    let allowed: Vec<PathBuf> = ALLOWED.iter().map(|path| root.join(path)).collect();
+    // A group is opened, instead of frozen, when somebody below it must go on.
+    let on_the_way = |group: &Path| own.starts_with(group) || allowed.iter().any(|path| path.starts_with(group));
+    let mut open = vec![root.to_owned()];
+    while let Some(folder) = open.pop() {
+        for group in subgroups(&folder) {
+            if children.contains(&group) {
+                continue;
+            }
+            if sweep.visited >= bound {
+                sweep.truncated = true;
+                return sweep;
+            }
+            if allowed.contains(&group) {
+                sweep.visited += 1;
+                sweep.allowlisted += 1;
+            } else if group == own {
+                // What the daemon's own commands made in its group goes on with it.
+                sweep.visited += 1;
+            } else if on_the_way(&group) {
+                sweep.visited += 1;
+                open.push(group);
+            } else {
+                sweep.consider(&group, guests_own);
+            }
+        }
+    }
+    sweep
+}
+
+impl Sweep {
+    fn consider(&mut self, group: &Path, guests_own: &BTreeSet<PathBuf>) {
+        self.visited += 1;
+        if guests_own.contains(group) {
+            self.pre_frozen += 1;
+        } else {
+            self.requested.insert(group.to_owned());
+        }
+    }
+}
+
+/// Tells the targets to stand still.
+pub(super) fn freeze(root: &Path, own: Option<&Path>, bound: usize, guests_own: &BTreeSet<PathBuf>) -> Sweep {
+    let mut sweep = targets(root, own, bound, guests_own);
+    let (requested, failed) = std::mem::take(&mut sweep.requested).into_iter().partition(|group| tell(group, "1"));
+    let failed: BTreeSet<PathBuf> = failed;
+    sweep.requested = requested;
+    // A group that went away meanwhile has nothing to stop.
+    sweep.failed = failed.iter().filter(|group| group.exists()).count();
+    sweep
+}
+
+/// Lets the daemon's children go, and with the list of the guest's own frozen groups everything that is not on it. Whether all
+/// of it went.
+pub(super) fn thaw(root: &Path, guests_own: Option<&BTreeSet<PathBuf>>, bound: usize) -> bool {
+    let mut groups: BTreeSet<PathBuf> = match guests_own {
+        Some(guests_own) => frozen_groups(root, bound).difference(guests_own).cloned().collect(),
+        None => BTreeSet::new(),
+    };
+    groups.extend([Kind::User, Kind::Terminal].map(|kind| root.join(kind.name())));
+    // All are told, also when one fails.
+    let failed = groups.iter().filter(|group| !tell(group, "0") && group.exists()).count();
+    failed == 0
+}
+
+/// Every group of the tree that somebody told to stand still; a look at `bound` groups at most.
+pub(super) fn frozen_groups(root: &Path, bound: usize) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    let mut open = subgroups(root);
+    let mut visited = 0;
+    while let Some(group) = open.pop() {
+        visited += 1;
+        if visited > bound {
+            break;
+        }
+        open.extend(subgroups(&group));
+        if is_told_to_freeze(&group) {
+            found.insert(group);
+        }
+    }
+    found
+}
+
+pub(super) fn is_told_to_freeze(group: &Path) -> bool {
+    fs::read_to_string(group.join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1")
+}
+
+/// Whether everything in a group has stopped. One that went away has.
+pub(super) fn stands_still(group: &Path) -> bool {
+    match fs::read_to_string(group.join("cgroup.events")) {
+        Ok(events) => events.lines().any(|line| line == "frozen 1"),
+        Err(_) => !group.exists(),
+    }
+}
+
+fn tell(group: &Path, value: &str) -> bool {
+    fs::write(group.join("cgroup.freeze"), value).is_ok()
+}
+
+/// The groups right below one, in order.
+fn subgroups(group: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(group).into_iter().flatten().flatten();
+    let mut found: Vec<_> =
+        entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect();
+    found.sort();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder that looks like a tree of groups. The real ones are tested with the whole daemon.
+    fn tree(groups: &[&str]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().expect("a folder");
+        for group in groups {
+            let path = root.path().join(group);
+            fs::create_dir_all(&path).expect("made");
+            fs::write(path.join("cgroup.freeze"), "0\n").expect("written");
+        }
+        root
+    }
+
+    fn names(root: &Path, groups: &BTreeSet<PathBuf>) -> Vec<String> {
+        groups.iter().map(|group| group.strip_prefix(root).expect("below").display().to_string()).collect()
+    }
+
+    #[test]
+    fn the_hierarchy_without_what_must_go_on() {
+        let root = tree(&[
+            "user",
+            "ptys",
+            "init.scope",
+            "machine.slice/a",
+            "system.slice/cron.service",
+            "system.slice/envd.service",
+            "system.slice/rpcbind.service",
+            "system.slice/systemd-journald.service",
+        ]);
+        let own = root.path().join("system.slice/envd.service");
+        let sweep = targets(root.path(), Some(&own), 512, &BTreeSet::new());
+        assert_eq!(
+            names(root.path(), &sweep.requested),
+            ["machine.slice", "ptys", "system.slice/cron.service", "user"]
+        );
+        assert_eq!((sweep.allowlisted, sweep.truncated, sweep.pre_frozen), (3, false, 0));
+        let guests_own = BTreeSet::from([root.path().join("machine.slice")]);
+        let sweep = targets(root.path(), Some(&own), 512, &guests_own);
+        assert_eq!(sweep.pre_frozen, 1);
+        assert!(!sweep.requested.contains(&root.path().join("machine.slice")));
+        assert!(targets(root.path(), Some(&own), 3, &BTreeSet::new()).truncated);
+        let legacy = targets(root.path(), None, 512, &BTreeSet::new());
+        assert_eq!(names(root.path(), &legacy.requested), ["ptys", "user"]);
+    }
+
+    #[test]
+    fn the_guest_s_own_frozen_groups_stay_frozen() {
+        let root = tree(&["user/a", "ptys", "box/paused", "box/other"]);
+        fs::write(root.path().join("box/paused/cgroup.freeze"), "1\n").expect("written");
+        let guests_own = frozen_groups(root.path(), 100);
+        assert_eq!(names(root.path(), &guests_own), ["box/paused"]);
+        let sweep = freeze(root.path(), Some(&root.path().join("envd")), 100, &guests_own);
+        assert_eq!(names(root.path(), &sweep.requested), ["box", "ptys", "user"]);
+        assert!(is_told_to_freeze(&root.path().join("user")));
+        assert!(thaw(root.path(), Some(&guests_own), 100));
+        assert_eq!(frozen_groups(root.path(), 100), guests_own);
+    }
+
+    #[test]
+    fn own_group_of_the_unified_hierarchy() {
+        assert_eq!(own_path("0::/system.slice/envd.service\n"), Some("system.slice/envd.service"));
+        assert_eq!(own_path("12:pids:/x\n0::/\n"), Some(""));
+        assert_eq!(own_path("12:pids:/x\n"), None);
+    }
+}

@@ -1,0 +1,171 @@
+//! What makes this guest another one than its siblings of the same snapshot: names, ids, and who it talks with.
+//!
+//! PID 1 puts files in memory over the machine's ids ([`FOLDER`]), so that becoming somebody writes nothing to the disk but,
+//! where the name is new, `/etc/hosts`. All of it is written in place: the files are mount points.
+
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::fs::OFlags;
+use sha2::{Digest, Sha256};
+
+use crate::sys;
+
+/// Where PID 1 keeps the files that it put over `/etc/machine-id`, `/etc/hostname` and the kernel's boot id.
+const FOLDER: &str = "/run/hearth";
+/// A file that is other after each restore, for programs that keep random state of their own: when it changed, seed anew.
+const GENERATION: &str = "generation";
+const HOSTS: &str = "/etc/hosts";
+/// The address of the machine's own name where it has no fixed one (Debian's convention).
+const OWN_NAME: &str = "127.0.1.1";
+/// A name service for the host's events.
+pub(crate) const EVENTS_NAME: &str = "events.e2b.local";
+/// Largest `/etc/hosts` that is touched. The guest writes it.
+const HOSTS_BYTES_MAX: u64 = 1 << 20;
+/// Longest host name of the kernel (gethostname(2)).
+const HOST_NAME_BYTES_MAX: usize = 64;
+
+/// Takes the sandbox's name and ids. Every step is tried; the first failure is returned.
+pub(crate) fn become_sandbox(sandbox_id: &str) -> io::Result<()> {
+    if !is_host_name(sandbox_id) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("`{sandbox_id}` is not a host name")));
+    }
+    let named = rustix::system::sethostname(sandbox_id.as_bytes()).map_err(io::Error::from);
+    let written = replace("hostname", &format!("{sandbox_id}\n"))
+        .and(replace("machine-id", &format!("{}\n", machine_id(sandbox_id))));
+    named.and(written).and(map_host(OWN_NAME, sandbox_id))
+}
+
+/// What is new with each restore, also of the same sandbox.
+pub(crate) fn begin_generation() -> io::Result<()> {
+    let boot_id = sys::random_hex::<16>()?;
+    replace("boot-id", &format!("{}\n", as_uuid(&boot_id))).and(replace(GENERATION, &sys::random_hex::<16>()?))
+}
+
+/// The same for one sandbox for ever, and of the form that machine-id(5) asks for.
+fn machine_id(sandbox_id: &str) -> String {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&Sha256::digest(format!("hearth machine id {sandbox_id}"))[..16]);
+    // Version 4, variant 1 of a UUID.
+    bytes[6] = bytes[6] & 0x0F | 0x40;
+    bytes[8] = bytes[8] & 0x3F | 0x80;
+    hex::encode(bytes)
+}
+
+/// 32 digits with the dashes of a UUID.
+fn as_uuid(hex: &str) -> String {
+    let mut text = String::with_capacity(36);
+    for (index, digit) in hex.chars().enumerate() {
+        if matches!(index, 8 | 12 | 16 | 20) {
+            text.push('-');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn is_host_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    !name.is_empty() && name.len() <= HOST_NAME_BYTES_MAX && name.bytes().all(plain)
+}
+
+/// Writes a file of ours in place. Without PID 1's folder, which only our guests have, there is nothing to write.
+fn replace(name: &str, text: &str) -> io::Result<()> {
+    let path = Path::new(FOLDER).join(name);
+    if !path.parent().is_some_and(Path::is_dir) {
+        return Ok(());
+    }
+    std::fs::write(path, text)
+}
+
+/// Has `name`, and no other name of its line's kind, stand for `address` in `/etc/hosts`: lines of the address and lines that
+/// have the name are replaced. Does not write when that is so already.
+pub(crate) fn map_host(address: &str, name: &str) -> io::Result<()> {
+    let mut file = open_hosts()?;
+    let mut text = String::new();
+    Read::by_ref(&mut file).take(HOSTS_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > HOSTS_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("{HOSTS} is too long to be changed")));
+    }
+    let mapped = mapped(&text, address, name);
+    if mapped == text {
+        return Ok(());
+    }
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(mapped.as_bytes())?;
+    file.set_len(mapped.len() as u64)
+}
+
+/// The file, if it is one: a guest may have put anything in its place.
+fn open_hosts() -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o644).custom_flags(flags);
+    let file = options.open(HOSTS)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{HOSTS} is not a file")))
+}
+
+fn mapped(text: &str, address: &str, name: &str) -> String {
+    let is_old = |line: &str| {
+        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
+        words.next() == Some(address) || words.any(|word| word == name)
+    };
+    let mut lines = String::with_capacity(text.len() + 64);
+    for line in text.lines().filter(|line| !is_old(line)) {
+        lines.push_str(line);
+        lines.push('\n');
+    }
+    // Writing to a string does not fail.
+    let _ = writeln!(lines, "{address}\t{name}");
+    lines
+}
+
+/// Makes the events service known under its name; its address.
+pub(crate) fn map_events(address: &str) -> io::Result<IpAddr> {
+    let parsed: IpAddr = address
+        .parse()
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("`{address}` is not an address")))?;
+    map_host(&parsed.to_string(), EVENTS_NAME)?;
+    Ok(parsed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_mapped_once() {
+        let before = "127.0.0.1\tlocalhost\n127.0.1.1 e2b.local # ours\n10.0.0.1 a b\n";
+        let after = mapped(before, OWN_NAME, "isandbox");
+        assert_eq!(after, "127.0.0.1\tlocalhost\n10.0.0.1 a b\n127.0.1.1\tisandbox\n");
+        assert_eq!(mapped(&after, OWN_NAME, "isandbox"), after, "nothing to do");
+        let moved = mapped("10.0.0.9 events.e2b.local\n127.0.0.1 localhost", "192.0.2.1", EVENTS_NAME);
+        assert_eq!(moved, "127.0.0.1 localhost\n192.0.2.1\tevents.e2b.local\n");
+        assert_eq!(mapped("", "192.0.2.1", "x"), "192.0.2.1\tx\n");
+    }
+
+    #[test]
+    fn ids_belong_to_a_sandbox() {
+        let id = machine_id("iabc");
+        assert_eq!(id, machine_id("iabc"));
+        assert_ne!(id, machine_id("iabd"));
+        assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) && id.as_bytes()[12] == b'4');
+        assert_eq!(as_uuid("00112233445566778899aabbccddeeff"), "00112233-4455-6677-8899-aabbccddeeff");
+    }
+
+    #[test]
+    fn only_host_names_become_one() {
+        for odd in ["", "a b", "a\n127.0.0.1 x", "ä", &"x".repeat(65)] {
+            assert!(become_sandbox(odd).is_err(), "{odd:?}");
+        }
+        assert!(is_host_name("i2m4x-7"));
+    }
+}

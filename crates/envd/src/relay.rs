@@ -1,0 +1,184 @@
+//! Services that listen on loopback only, made reachable for the host.
+//!
+//! The host connects to the address of the guest's interface, where such a service does not listen. So every second the
+//! daemon looks which ports are listened on at `127.0.0.1` and `::1`, and listens on the same port of the interface itself; a
+//! visitor is joined with the service. A listener that goes away takes its relay with it, one that comes back gets a new
+//! one. A port that cannot be had, because somebody listens on all addresses as well, is tried again at the next look.
+//!
+//! Connections that were joined go on until one side closes.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+mod listening;
+
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Ports that are relayed at most.
+const PORTS_MAX: usize = 512;
+/// Visitors at once, over all ports; more wait until one leaves.
+const VISITORS_MAX: usize = 2048;
+/// Pause after a failure to accept, which most often is a lack of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Relays for ever, on `address`.
+pub(crate) async fn run(address: Ipv4Addr) {
+    let mut relays = Relays::new(address);
+    let mut looks = tokio::time::interval(INTERVAL);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        relays.update(listening::on_loopback());
+    }
+}
+
+/// The relays of this moment, by port.
+#[derive(Debug)]
+struct Relays {
+    address: Ipv4Addr,
+    running: BTreeMap<u16, Relay>,
+    visitors: Arc<Semaphore>,
+}
+
+/// One relay. Dropping it stops the listening.
+#[derive(Debug)]
+struct Relay {
+    service: IpAddr,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Relays {
+    fn new(address: Ipv4Addr) -> Self {
+        Self { address, running: BTreeMap::new(), visitors: Arc::new(Semaphore::new(VISITORS_MAX)) }
+    }
+
+    /// Makes the relays fit what is listened on. Needs a runtime around it.
+    fn update(&mut self, listening: BTreeMap<u16, IpAddr>) {
+        self.running.retain(|port, relay| listening.get(port) == Some(&relay.service) && !relay.task.is_finished());
+        for (port, service) in listening {
+            if self.running.contains_key(&port) || self.running.len() >= PORTS_MAX {
+                continue;
+            }
+            // Taken by a service that listens on all addresses: it needs no relay.
+            let Ok(listener) = self.listen(port) else { continue };
+            let target = SocketAddr::new(service, port);
+            let task = tokio::spawn(accept(listener, target, Arc::clone(&self.visitors)));
+            self.running.insert(port, Relay { service, task });
+        }
+    }
+
+    fn listen(&self, port: u16) -> io::Result<TcpListener> {
+        // With the address free for reuse (the standard library's choice), a relay can come back while old connections end.
+        let listener = std::net::TcpListener::bind((self.address, port))?;
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    }
+}
+
+async fn accept(listener: TcpListener, service: SocketAddr, visitors: Arc<Semaphore>) {
+    loop {
+        // The semaphore is never closed.
+        let Ok(permit) = Arc::clone(&visitors).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((visitor, _)) => {
+                tokio::spawn(async move {
+                    // Either side's failure ends both.
+                    let _ = join(visitor, service).await;
+                    drop(permit);
+                });
+            }
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+async fn join(mut visitor: TcpStream, service: SocketAddr) -> io::Result<()> {
+    let mut service = TcpStream::connect(service).await?;
+    visitor.set_nodelay(true)?;
+    service.set_nodelay(true)?;
+    tokio::io::copy_bidirectional(&mut visitor, &mut service).await?;
+    Ok(())
+}
+
+/// The two addresses that count as loopback.
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// Any address of the loopback network that services do not use stands for the guest's interface.
+    const INTERFACE: Ipv4Addr = Ipv4Addr::new(127, 83, 1, 2);
+
+    async fn service(address: IpAddr, port: u16) -> (u16, JoinHandle<()>) {
+        let listener = TcpListener::bind((address, port)).await.expect("binds");
+        let port = listener.local_addr().expect("bound").port();
+        let task = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut name = [0; 4];
+                stream.read_exact(&mut name).await.expect("the visitor speaks");
+                stream.write_all(&[&name[..], b" was here"].concat()).await.expect("the visitor listens");
+            }
+        });
+        (port, task)
+    }
+
+    async fn visit(port: u16) -> io::Result<String> {
+        let mut stream = TcpStream::connect((INTERFACE, port)).await?;
+        stream.write_all(b"test").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
+    // envd: X1
+    #[tokio::test]
+    async fn services_come_go_and_come_back() {
+        let mut relays = Relays::new(INTERFACE);
+        for address in LOOPBACK {
+            let (port, task) = service(address, 0).await;
+            let listening = BTreeMap::from([(port, address)]);
+            assert!(visit(port).await.is_err(), "not yet");
+            relays.update(listening.clone());
+            relays.update(listening.clone());
+            assert_eq!(visit(port).await.expect("answers"), "test was here");
+            task.abort();
+            let _ = task.await;
+            relays.update(BTreeMap::new());
+            tokio::task::yield_now().await;
+            assert!(visit(port).await.is_err(), "nobody listens");
+            let (_, again) = service(address, port).await;
+            relays.update(listening);
+            assert_eq!(visit(port).await.expect("answers again"), "test was here");
+            again.abort();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_tried_again() {
+        let mut relays = Relays::new(INTERFACE);
+        let (port, _service) = service(LOOPBACK[0], 0).await;
+        let taken = TcpListener::bind((INTERFACE, port)).await.expect("binds");
+        let listening = BTreeMap::from([(port, LOOPBACK[0])]);
+        relays.update(listening.clone());
+        assert!(relays.running.is_empty());
+        drop(taken);
+        relays.update(listening);
+        assert_eq!(visit(port).await.expect("answers"), "test was here");
+    }
+}
