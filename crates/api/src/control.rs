@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_analytics::Logs;
 use hearth_catalog::Catalog;
 use hearth_stdx::TaskSet;
 use hearth_store::Store;
@@ -28,6 +29,8 @@ pub(crate) struct Control {
     pub(crate) tokens: TokenSource,
     pub(crate) store: Store,
     pub(crate) catalog: Catalog,
+    /// What sandboxes said. Nodes append to it, this role only reads.
+    pub(crate) logs: Arc<dyn Logs>,
     pub(crate) nodes: Nodes,
     pub(crate) live: Arc<Live>,
     /// Creates under way.
@@ -71,13 +74,20 @@ impl Api {
     ///
     /// # Errors
     /// [`StartError`].
-    pub async fn start(config: Config, store: Store, catalog: Catalog, nodes: Vec<Node>) -> Result<Self, StartError> {
+    pub async fn start(
+        config: Config,
+        store: Store,
+        catalog: Catalog,
+        logs: Arc<dyn Logs>,
+        nodes: Vec<Node>,
+    ) -> Result<Self, StartError> {
         let rows = store.sandboxes().await.map_err(StartError::Sandboxes)?;
         let control = Arc::new(Control {
             tokens: TokenSource::new(config.token_seed.clone()),
             config,
             store,
             catalog,
+            logs,
             nodes: Nodes::new(nodes),
             live: Arc::new(Live::default()),
             creates: Arc::new(Semaphore::new(CREATES_AT_ONCE_MAX)),

@@ -4,7 +4,7 @@
 //!   http ── routes, auth, bodies, deadline ──▶ sandboxes, templates, health: one module for each thing to ask
 //!                                                   │                │
 //!   failure: the one place where errors             ▼                ▼
-//!   become HTTP answers                     live: one owner       store (reads)
+//!   become HTTP answers                     live: one owner       store, analytics (reads)
 //!                                           task per sandbox ──▶ store, catalog, node
 //!                                                   ▲
 //!   nodes ── news and comparisons, placement ───────┤

@@ -10,6 +10,7 @@ pub(crate) mod detail;
 pub(crate) mod end;
 pub(crate) mod kill;
 pub(crate) mod list;
+pub(crate) mod logs;
 mod wanted;
 
 use hearth_store::Team;

@@ -76,12 +76,23 @@ pub struct Init {
     /// Where they run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_workdir: Option<String>,
+    /// Whether the guest's log has what processes print.
+    pub log_output: bool,
 }
 
 impl fmt::Debug for Init {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Every field is looked at, so that a new one is either shown or kept back by decision. Variables hold secrets.
-        let Self { access_token, env_vars, sandbox_id, template_id, random_seed, default_user, default_workdir } = self;
+        let Self {
+            access_token,
+            env_vars,
+            sandbox_id,
+            template_id,
+            random_seed,
+            default_user,
+            default_workdir,
+            log_output,
+        } = self;
         f.debug_struct("Init")
             .field("access_token", &access_token.as_ref().map(|_| "<redacted>"))
             .field("env_vars", &env_vars.keys().collect::<Vec<_>>())
@@ -90,6 +101,7 @@ impl fmt::Debug for Init {
             .field("random_seed", &random_seed.as_ref().map(|_| "<redacted>"))
             .field("default_user", default_user)
             .field("default_workdir", default_workdir)
+            .field("log_output", log_output)
             .finish()
     }
 }
@@ -157,7 +169,7 @@ impl Client {
     /// Whether the daemon answers.
     pub async fn health(&self) -> Result<(), Error> {
         let response = self.send(Method::GET, "/health", "application/json", Bytes::new()).await?;
-        expect(response, StatusCode::NO_CONTENT).await
+        expect(response, StatusCode::NO_CONTENT).await.map(drop)
     }
 
     /// Runs a shell command to its end and returns its output. Dropping the future leaves the command running.
@@ -185,7 +197,7 @@ impl Client {
         collect(response.into_body()).await
     }
 
-    async fn send(
+    pub(crate) async fn send(
         &self,
         method: Method,
         path: &str,
@@ -282,8 +294,12 @@ fn absorb(response: StartResponse, output: &mut Output) -> Result<bool, Error> {
     }
 }
 
-async fn expect(response: http::Response<hyper::body::Incoming>, status: StatusCode) -> Result<(), Error> {
-    if response.status() == status { Ok(()) } else { Err(refused(response).await) }
+/// The answer, if it has the status.
+pub(crate) async fn expect(
+    response: http::Response<hyper::body::Incoming>,
+    status: StatusCode,
+) -> Result<http::Response<hyper::body::Incoming>, Error> {
+    if response.status() == status { Ok(response) } else { Err(refused(response).await) }
 }
 
 async fn refused(response: http::Response<hyper::body::Incoming>) -> Error {
@@ -297,7 +313,7 @@ fn transport(error: io::Error) -> Error {
     Error::Transport(error)
 }
 
-fn hyper_error(error: hyper::Error) -> Error {
+pub(crate) fn hyper_error(error: hyper::Error) -> Error {
     Error::Transport(io::Error::other(error))
 }
 

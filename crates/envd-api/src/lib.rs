@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod logs;
 
 #[allow(clippy::all, clippy::pedantic, unreachable_pub, unused_qualifications, missing_docs)]
 #[rustfmt::skip]
@@ -11,6 +12,7 @@ mod generated;
 
 pub use client::{Client, Dial, Error, Init, Output};
 pub use generated::{filesystem, process};
+pub use logs::{GuestLine, LogStream};
 
 /// The port the guest daemon listens on.
 pub const PORT: u16 = 49_983;

@@ -3,6 +3,7 @@
 //! ```text
 //! hearth.lock            held by the one daemon of this directory
 //! hearth.db              rows: teams, keys, templates, sandboxes
+//! analytics.db           what sandboxes said: bounded, and safe to remove while nothing runs
 //! api-key                the first team's key, for `hearth env`
 //! token-seed             what access tokens of sandboxes are derived from
 //! accelerator.json       the remembered verdict on KVM
@@ -51,6 +52,10 @@ impl Layout {
 
     pub(crate) fn database(&self) -> PathBuf {
         self.root.join("hearth.db")
+    }
+
+    pub(crate) fn analytics(&self) -> PathBuf {
+        self.root.join("analytics.db")
     }
 
     pub(crate) fn api_key(&self) -> PathBuf {

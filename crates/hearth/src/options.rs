@@ -90,6 +90,20 @@ pub(crate) struct Options {
     #[arg(long, env = "HEARTH_LOG_FORMAT", global = true, value_name = "FORMAT", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) log_format: Option<LogFormat>,
+    /// What sandboxes' logs have [default: events]
+    #[arg(long, env = "HEARTH_GUEST_LOGS", global = true, value_name = "WHAT", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) guest_logs: Option<GuestLogs>,
+}
+
+/// What sandboxes' logs have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum GuestLogs {
+    /// Starts and ends of processes, and errors
+    Events,
+    /// What processes print as well
+    Output,
 }
 
 /// How guests are connected.
@@ -144,6 +158,7 @@ pub(crate) struct Settings {
     pub(crate) mirror: Option<String>,
     pub(crate) log: Option<String>,
     pub(crate) log_format: LogFormat,
+    pub(crate) guest_logs: GuestLogs,
 }
 
 /// What of the surroundings has a say in defaults. By value, so that the rules can be tested.
@@ -219,6 +234,7 @@ impl Options {
             mirror,
             log,
             log_format,
+            guest_logs,
         } = self;
         Self {
             data_dir: data_dir.or(lower.data_dir),
@@ -236,6 +252,7 @@ impl Options {
             mirror: mirror.or(lower.mirror),
             log: log.or(lower.log),
             log_format: log_format.or(lower.log_format),
+            guest_logs: guest_logs.or(lower.guest_logs),
         }
     }
 }
@@ -280,6 +297,7 @@ impl Settings {
             mirror: options.mirror,
             log: options.log,
             log_format: options.log_format.unwrap_or(LogFormat::Text),
+            guest_logs: options.guest_logs.unwrap_or(GuestLogs::Events),
         })
     }
 
@@ -302,6 +320,7 @@ impl Settings {
             mirror: settings.mirror,
             log: settings.log,
             log_format: Some(settings.log_format),
+            guest_logs: Some(settings.guest_logs),
         }
     }
 }

@@ -1,15 +1,18 @@
 //! `hearth up`: all roles in this process, from the lock on the data directory to the last sandbox ended.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use hearth_analytics::Embedded;
 use hearth_api::{Api, Node};
 use hearth_catalog::Catalog;
 use hearth_cluster_api::NodeClient;
 use hearth_edge::Edge;
 use hearth_orchestrator::Orchestrator;
 use hearth_proxy::serve;
+use hearth_sandbox::GuestLogs;
 use hearth_stdx::TaskSet;
 use hearth_store::Store;
 use tokio::net::TcpListener;
@@ -20,7 +23,7 @@ use crate::endpoints::Endpoints;
 use crate::layout::Layout;
 use crate::options::Settings;
 use crate::setup::{Foundation, lock};
-use crate::{first_team, setup};
+use crate::{first_team, options, setup};
 
 /// One attempt to give a guest its identity. An answer takes 0.1 s under emulation, longer when many start at once; a second
 /// attempt in parallel would only slow it down.
@@ -104,6 +107,7 @@ impl Stop {
 /// The roles at work.
 struct Instance {
     store: Store,
+    analytics: Arc<Embedded>,
     orchestrator: Orchestrator,
     api: Api,
     edge: Edge,
@@ -136,6 +140,13 @@ impl Instance {
                 return Err(error);
             }
         };
+        let analytics = match Embedded::open(hearth_analytics::Config::new(layout.analytics())).await {
+            Ok(analytics) => Arc::new(analytics),
+            Err(error) => {
+                store.close().await;
+                return Err(error.into());
+            }
+        };
         let endpoints = Endpoints {
             api_url: format!("http://{}", reachable(api_listener.local_addr()?)),
             sandbox_url: format!("http://{}", reachable(edge_listener.local_addr()?)),
@@ -148,6 +159,10 @@ impl Instance {
                 folder: layout.executions(),
                 init_attempt: INIT_ATTEMPT,
                 init_budget: settings.ready_timeout,
+                logs: GuestLogs {
+                    keeper: analytics.clone(),
+                    with_output: settings.guest_logs == options::GuestLogs::Output,
+                },
             },
             cluster_socket: layout.node_socket(),
             proxy_socket: layout.node_proxy_socket(),
@@ -155,6 +170,7 @@ impl Instance {
         let orchestrator = match Orchestrator::start(node, foundation.parts(), foundation.cache()).await {
             Ok(orchestrator) => orchestrator,
             Err(error) => {
+                analytics.close().await;
                 store.close().await;
                 return Err(error.into());
             }
@@ -166,10 +182,11 @@ impl Instance {
             proxy: orchestrator.proxy_address(),
         }];
         let config = hearth_api::Config::new(seed, settings.domain.clone());
-        let api = match Api::start(config, store.clone(), catalog.clone(), nodes).await {
+        let api = match Api::start(config, store.clone(), catalog.clone(), analytics.clone(), nodes).await {
             Ok(api) => api,
             Err(error) => {
                 orchestrator.shutdown().await;
+                analytics.close().await;
                 store.close().await;
                 return Err(error.into());
             }
@@ -181,8 +198,10 @@ impl Instance {
         let serving = edge.clone();
         let token = servers.token();
         servers.spawn("edge", async move { serving.serve(edge_listener, token).await });
+        let (tidied, token) = (Arc::clone(&analytics), servers.token());
+        servers.spawn("analytics", async move { tidied.keep_tidy(token).await });
         endpoints.publish(layout)?;
-        Ok(Self { store, orchestrator, api, edge, servers, endpoints })
+        Ok(Self { store, analytics, orchestrator, api, edge, servers, endpoints })
     }
 
     /// Proves that all works, and says how to use it.
@@ -213,6 +232,8 @@ impl Instance {
         self.edge.shutdown().await;
         self.api.shutdown().await;
         self.orchestrator.shutdown().await;
+        // Last of all to be told anything: the node's last words are in it.
+        self.analytics.close().await;
         self.store.close().await;
         foundation.close().await;
     }

@@ -15,7 +15,7 @@ use hearth_host::cgroup::Group;
 use hearth_network::{Attachment, Slot};
 use hearth_types::SandboxSpec;
 use hearth_vmm::{Machine, Nic, Running, Saved};
-use http::HeaderMap;
+use http::HeaderName;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -56,6 +56,8 @@ struct Reachable {
 pub(crate) struct Assembled {
     reachable: Reachable,
     pub(crate) envd_version: String,
+    /// What its guest was told.
+    pub(crate) init: Init,
 }
 
 /// Goes through all phases. Not cancel safe: end it by `kill`, upon which everything is undone.
@@ -189,14 +191,16 @@ impl Reachable {
         kill: &CancellationToken,
     ) -> Result<Assembled, Error> {
         // All three arms are cancel safe: the first two only wait, the last only talks to a guest that is thrown away.
+        let init = identity(config, spec);
+        let client = daemon(spec, &self.reach);
         let result = tokio::select! {
             biased;
             () = kill.cancelled() => Err(Error::Killed),
             () = self.restored.vm.ended() => Err(Error::VmEnded),
-            version = identify(config, spec, &self.reach) => version,
+            version = client.init(&init, config.init_attempt, config.init_budget) => version.map_err(Error::Guest),
         };
         match result {
-            Ok(envd_version) => Ok(Assembled { reachable: self, envd_version }),
+            Ok(envd_version) => Ok(Assembled { reachable: self, envd_version, init }),
             Err(error) => {
                 if matches!(error, Error::Guest(_)) {
                     let console = self.restored.vm.console().await;
@@ -256,30 +260,37 @@ fn nic(slot: &Slot) -> Nic {
     }
 }
 
-/// Tells the guest daemon who it is; returns its version. Cancel safe.
-async fn identify(config: &Config, spec: &SandboxSpec, reach: &Reach) -> Result<String, Error> {
+/// The guest's daemon, as its host talks to it.
+pub(crate) fn daemon(spec: &SandboxSpec, reach: &Reach) -> Client {
     let reach = reach.clone();
     let dial = move || -> std::pin::Pin<Box<dyn Future<Output = std::io::Result<tokio::net::TcpStream>> + Send>> {
         let reach = reach.clone();
         Box::pin(async move { reach.dial(PORT).await })
     };
-    let client = Client::new(Box::new(dial), &format!("localhost:{PORT}"), HeaderMap::new());
-    let init = Init {
+    // Tokens are made by us, of characters that fit into a header.
+    let token = spec.envd_access_token.as_ref().and_then(|token| token.expose().parse().ok());
+    let headers = token.into_iter().map(|token| (HeaderName::from_static("x-access-token"), token));
+    Client::new(Box::new(dial), &format!("localhost:{PORT}"), headers.collect())
+}
+
+/// What a guest is told about itself.
+fn identity(config: &Config, spec: &SandboxSpec) -> Init {
+    Init {
         access_token: spec.envd_access_token.as_ref().map(|token| token.expose().to_owned()),
         env_vars: spec.env_vars.clone(),
         sandbox_id: Some(spec.sandbox_id.to_string()),
         template_id: Some(spec.template_id.to_string()),
         random_seed: Some(random_seed()),
+        log_output: config.logs.with_output,
         ..Init::default()
-    };
-    client.init(&init, config.init_attempt, config.init_budget).await.map_err(Error::Guest)
+    }
 }
 
 /// Bytes for the guest's random pool: as many as a pool of 256 bits holds.
 ///
 /// # Panics
 /// If the operating system has no random source (`getrandom(2)` fails), in which case no guest could be told apart.
-fn random_seed() -> String {
+pub(crate) fn random_seed() -> String {
     let mut bytes = [0u8; 32];
     getrandom::fill(&mut bytes).expect("the operating system has a random source");
     hex::encode(bytes)

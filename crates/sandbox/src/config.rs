@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::GuestLogs;
+
 /// How sandboxes are run on this node.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -12,6 +14,8 @@ pub struct Config {
     pub init_attempt: Duration,
     /// All attempts together; a guest that has not answered by then never becomes ready.
     pub init_budget: Duration,
+    /// Where guests' logs go.
+    pub logs: GuestLogs,
 }
 
 /// The rooms a sandbox takes its parts from. Cheap to clone.

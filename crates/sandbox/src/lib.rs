@@ -13,14 +13,17 @@
 //! killed half-way is released in reverse order before the failure is told. Release is explicit and awaited; nothing here
 //! relies on `Drop`. A kill outranks everything: it is looked at between phases and while waiting for the guest.
 //!
+//! While it runs, one connection to its daemon is kept: the guest's log comes over it ([`link`](mod@link)).
+//!
 //! Neighbours: `orchestrator` keeps the handles in its registry; `network`, `artifact` and `vmm` give the parts;
-//! `envd-api` speaks to the guest.
+//! `envd-api` speaks to the guest; `analytics` keeps what guests say.
 
 #![forbid(unsafe_code)]
 
 mod assemble;
 mod config;
 mod error;
+mod link;
 mod reach;
 mod reclaim;
 mod state;
@@ -28,6 +31,7 @@ mod task;
 
 pub use config::{Config, Parts};
 pub use error::Error;
+pub use link::GuestLogs;
 pub use reach::Reach;
 pub use reclaim::reclaim;
 pub use state::{EndReason, State};

@@ -4,7 +4,9 @@
 //! and so cannot queue up or be lost, and watches the state. The handle's reach of the guest is set once.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use hearth_analytics::Source;
 use hearth_artifact::ArtifactSet;
 use hearth_stdx::TaskSet;
 use hearth_types::{ExecutionId, SandboxId, SandboxSpec, TeamId};
@@ -12,10 +14,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::assemble::{Assembled, assemble};
+use crate::assemble::{Assembled, assemble, daemon};
+use crate::link::Link;
 use crate::reach::Reach;
 use crate::state::{EndReason, State};
 use crate::{Config, Error, Parts};
+
+/// How long the last lines of a sandbox's log may take to be kept when it ends.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A sandbox, as its node's registry and proxy see it. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -142,7 +148,7 @@ impl Owner {
             }
         };
         match result {
-            Ok(assembled) => self.drive(assembled).await,
+            Ok(assembled) => self.drive(assembled, &spec).await,
             Err(error) => {
                 self.inner.closed.cancel();
                 self.become_(State::Failed(Arc::new(error)));
@@ -150,7 +156,15 @@ impl Owner {
         }
     }
 
-    async fn drive(&self, mut assembled: Assembled) {
+    async fn drive(&self, mut assembled: Assembled, spec: &SandboxSpec) {
+        let source = Source {
+            team_id: spec.team_id,
+            sandbox_id: spec.sandbox_id.clone(),
+            template_id: Some(spec.template_id.clone()),
+            execution_id: spec.execution_id,
+        };
+        let client = daemon(spec, &assembled.reach());
+        let mut link = Link::new(client, assembled.init.clone(), Arc::clone(&self.config), source);
         let envd_version = assembled.envd_version.clone();
         // The only place that sets it.
         let _ = self.inner.reach.set(assembled.reach());
@@ -160,10 +174,13 @@ impl Owner {
             () = self.inner.kill.cancelled() => EndReason::Killed,
             () = self.node.cancelled() => EndReason::NodeStopped,
             () = assembled.ended() => EndReason::VmEnded,
+            () = link.run() => unreachable!("the guest is followed for ever"),
         };
         self.inner.closed.cancel();
         self.become_(State::Stopping);
-        assembled.release(&self.parts).await;
+        // A disk that does not answer must not hold the release up.
+        let flushed = tokio::time::timeout(FLUSH_PATIENCE, link.flush());
+        let ((), _kept) = tokio::join!(assembled.release(&self.parts), flushed);
         self.become_(State::Stopped(reason));
     }
 

@@ -63,8 +63,6 @@ const UNBUILT: &[Unbuilt] = &[
     unbuilt(PUT, "/sandboxes/{sandboxID}/network", "changing network rules", LATER),
     unbuilt(GET, "/sandboxes/metrics", "metrics", LATER),
     unbuilt(GET, "/sandboxes/{sandboxID}/metrics", "metrics", LATER),
-    unbuilt(GET, "/sandboxes/{sandboxID}/logs", "logs of sandboxes", LATER),
-    unbuilt(GET, "/v2/sandboxes/{sandboxID}/logs", "logs of sandboxes", LATER),
     unbuilt(GET, "/templates", "listing templates", LATER),
     unbuilt(GET, "/v2/templates", "listing templates", LATER),
     unbuilt(GET, "/default-templates", "listing templates", LATER),
@@ -145,6 +143,8 @@ pub(crate) fn router(control: Arc<Control>) -> Router {
         .route("/sandboxes/{sandboxID}/refreshes", post(sandboxes::end::refresh))
         .route("/sandboxes/{sandboxID}/connect", post(sandboxes::connect::first_generation))
         .route("/v2/sandboxes/{sandboxID}/connect", post(sandboxes::connect::second_generation))
+        .route("/sandboxes/{sandboxID}/logs", get(sandboxes::logs::first_generation))
+        .route("/v2/sandboxes/{sandboxID}/logs", get(sandboxes::logs::second_generation))
         .route("/templates/aliases/{alias}", get(templates::find_alias));
     UNBUILT
         .iter()

@@ -8,6 +8,7 @@ mod creates;
 mod ends;
 mod fake_node;
 mod lists;
+mod logs;
 mod races;
 mod restarts;
 mod routes;

@@ -15,8 +15,6 @@ const UNBUILT: &[(&str, &str, u16, u16)] = &[
     ("PUT", "/sandboxes/i1/network", 501, 401),
     ("GET", "/sandboxes/metrics?sandbox_ids=i1", 501, 401),
     ("GET", "/sandboxes/i1/metrics", 501, 401),
-    ("GET", "/sandboxes/i1/logs", 501, 401),
-    ("GET", "/v2/sandboxes/i1/logs", 501, 401),
     ("GET", "/templates", 501, 401),
     ("GET", "/v2/templates", 501, 401),
     ("GET", "/default-templates", 501, 401),
@@ -87,8 +85,15 @@ const BUILT: &[(&str, &str, &str, bool)] = &[
     ("POST", "/sandboxes/{id}/refreshes", "{}", true),
     ("POST", "/sandboxes/{id}/connect", r#"{"timeout":60}"#, true),
     ("POST", "/v2/sandboxes/{id}/connect", "{}", true),
+    ("GET", "/sandboxes/{id}/logs", "", false),
+    ("GET", "/v2/sandboxes/{id}/logs", "", false),
     ("GET", "/templates/aliases/base", "", false),
 ];
+
+/// Whether a route answers for sandboxes that are unknown, as for those that said nothing: they may be gone since.
+fn outlives_sandboxes(path: &str) -> bool {
+    path.ends_with("/logs")
+}
 
 #[tokio::test]
 async fn what_is_not_built_says_so() {
@@ -190,7 +195,9 @@ async fn another_team_s_sandbox_does_not_exist() {
     let id = world.running().await;
     let (_, stranger) = world.other_team("stranger", LIMITS).await;
     let before = world.client.get(&format!("/sandboxes/{id}")).await.assert_status(200).json();
-    for (method, path, body, _) in BUILT.iter().filter(|(_, path, ..)| path.contains("{id}")) {
+    for (method, path, body, _) in
+        BUILT.iter().filter(|(_, path, ..)| path.contains("{id}") && !outlives_sandboxes(path))
+    {
         for (client, id) in [(&stranger, id.as_str()), (&world.client, "i0unknown")] {
             let answer = client.send(method, &path.replace("{id}", id), &[], *body).await;
             assert_eq!(answer.assert_error(404, "").text_of("message"), "sandbox not found", "{method} {path}");

@@ -2,8 +2,10 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_analytics::{Embedded, Logs};
 use hearth_api::{Api, Config};
 use hearth_catalog::Catalog;
 use hearth_store::{Alias, KeySecret, Limits, NewBuild, NewTeam, Store, Team};
@@ -23,6 +25,8 @@ pub(crate) struct World {
     folder: TempDir,
     pub(crate) store: Store,
     pub(crate) catalog: Catalog,
+    /// Where nodes would append what sandboxes say.
+    pub(crate) logs: Arc<dyn Logs>,
     pub(crate) node: FakeNode,
     /// Nodes besides the first.
     others: Vec<FakeNode>,
@@ -63,16 +67,19 @@ impl World {
         let (team, key) = create_team(&store, "first", LIMITS).await;
         let base = register(&store, None, true, None, "base", "0.6.4").await;
         let catalog = Catalog::in_memory();
+        let analytics = hearth_analytics::Config::new(folder.path().join("analytics.db"));
+        let logs = Arc::new(Embedded::open(analytics).await.expect("opens"));
         let client = Client::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Some(key));
-        let mut world = Self { folder, store, catalog, node, others: nodes, team, base, client, config, server: None };
+        let mut world =
+            Self { folder, store, catalog, logs, node, others: nodes, team, base, client, config, server: None };
         world.start_server().await;
         world
     }
 
     pub(crate) async fn start_server(&mut self) {
         let nodes = [&self.node].into_iter().chain(&self.others).map(FakeNode::as_node).collect();
-        let api =
-            Api::start(self.config.clone(), self.store.clone(), self.catalog.clone(), nodes).await.expect("starts");
+        let (store, catalog, logs) = (self.store.clone(), self.catalog.clone(), Arc::clone(&self.logs));
+        let api = Api::start(self.config.clone(), store, catalog, logs, nodes).await.expect("starts");
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let router = api.router();

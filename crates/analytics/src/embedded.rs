@@ -1,0 +1,282 @@
+//! Lines in one SQLite file of the data directory.
+//!
+//! One connection writes, in the order of calls; a few read snapshots of the write-ahead log and wait for nobody. Each
+//! connection has a thread of its own, so the runtime never waits for the disk. Commits are not synced: a power cut may
+//! cost the last lines, which nobody was promised.
+//!
+//! How the bounds are kept, all before a line is inserted (`space`):
+//!
+//! * **Age**: no query sees a line older than the retention, [`Embedded::tidy`] deletes it.
+//! * **A sandbox**: the database counts the bytes of each, by triggers; its own oldest lines go.
+//! * **The file**: the oldest lines of all go while the pages in use, with those that the new lines need, are too many.
+//!   Their pages are free for the next lines, so the file stays as large as it is; when many are free, after lines aged
+//!   or the bound was lowered, [`Embedded::tidy`] gives them back to the file system. Behind that stands SQLite's own
+//!   cap, `max_page_count`: a mistake here would be a failing append, never a full disk. The write-ahead log has its part
+//!   of the bound set aside and is emptied when it comes near it.
+
+mod read;
+mod schema;
+mod space;
+mod write;
+
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hearth_stdx::chain;
+use hearth_types::{SandboxId, TeamId};
+use jiff::{SignedDuration, Timestamp};
+use sea_orm::sqlx::ConnectOptions as _;
+use sea_orm::sqlx::sqlite::{
+    SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Cause, Error, OpenError};
+use crate::line::{LogLine, Source, Stored};
+use crate::query::Query;
+use crate::{Logs, intake};
+
+use space::{Space, WAL_BYTES_MAX};
+
+/// How long lines are kept.
+pub const RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Smallest bound of the file: its write-ahead log, some lines, and what appending them needs.
+pub const BYTES_MIN: u64 = 16 * 1024 * 1024;
+/// Smallest bound of one sandbox: what is inserted at once always fits.
+pub const SANDBOX_BYTES_MIN: u64 = 2 * 1024 * 1024;
+
+/// Bound of the file unless somebody says otherwise.
+const BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Bound of one sandbox unless somebody says otherwise: tens of thousands of ordinary lines, a thirtieth of the file.
+const SANDBOX_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Connections that read: a query takes milliseconds.
+const READERS_MAX: u32 = 3;
+/// How long a connection waits for another's lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a call waits for a connection when all are in use.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long lines may take to be kept. Nodes drop what takes longer.
+const APPEND_TIME_MAX: Duration = Duration::from_secs(10);
+/// Time between two removals of what has aged: exact enough for an age of days.
+const TIDY_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// The file's mode: it holds what users' programs say.
+const FILE_MODE: u32 = 0o600;
+
+/// Where the lines are, and how many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The file; made if it is missing.
+    pub path: PathBuf,
+    /// Most bytes of the file with its write-ahead log; at least [`BYTES_MIN`].
+    pub bytes_max: u64,
+    /// Most bytes of one sandbox's lines, with about what the file needs for them besides their texts; at least
+    /// [`SANDBOX_BYTES_MIN`].
+    pub sandbox_bytes_max: u64,
+    /// How long lines are kept and shown.
+    pub retention: Duration,
+}
+
+impl Config {
+    /// 256 MiB, 8 MiB for each sandbox, seven days.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, bytes_max: BYTES_MAX, sandbox_bytes_max: SANDBOX_BYTES_MAX, retention: RETENTION }
+    }
+}
+
+/// The embedded backend.
+#[derive(Debug)]
+pub struct Embedded {
+    path: PathBuf,
+    retention: SignedDuration,
+    space: Space,
+    /// One connection.
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl Embedded {
+    /// Opens the file, makes it if it is missing, brings its tables up to date and removes what is too much.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open(config: Config) -> Result<Self, OpenError> {
+        let Config { path, bytes_max, sandbox_bytes_max, retention } = config;
+        let bounds = |rule| OpenError::Bounds { rule };
+        if bytes_max < BYTES_MIN {
+            return Err(bounds("the file needs 16 MiB or more"));
+        }
+        if sandbox_bytes_max < SANDBOX_BYTES_MIN {
+            return Err(bounds("a sandbox needs 2 MiB or more"));
+        }
+        let retention = SignedDuration::try_from(retention).map_err(|_| bounds("the retention is too long"))?;
+        create_private(&path).map_err(|source| OpenError::CreateFile { path: path.clone(), source })?;
+        let space = Space::new(bytes_max, sandbox_bytes_max, write_ahead_log(&path));
+        let failed = |source| OpenError::Open { path: path.clone(), source };
+        let writer = pool(1).connect_with(writing(&path)).await.map_err(|error| failed(error.into()))?;
+        let readers = pool(READERS_MAX).connect_lazy_with(options(&path).pragma("query_only", "ON"));
+        let embedded = Self { path: path.clone(), retention, space, writer, readers };
+        let is_known = match schema::ensure(&embedded.writer).await {
+            Ok(true) => embedded.remove_old().await.map(|()| true),
+            outcome => outcome,
+        };
+        let refusal = match is_known {
+            Ok(true) => return Ok(embedded),
+            Ok(false) => OpenError::Newer { path },
+            Err(source) => failed(source),
+        };
+        embedded.close().await;
+        Err(refusal)
+    }
+
+    /// Removes what has aged, makes the file as small as it should be, and empties the write-ahead log. Cancel safe, and
+    /// may be called at any time.
+    ///
+    /// # Errors
+    /// [`Error::Tidy`]. Whatever was removed is removed.
+    pub async fn tidy(&self) -> Result<(), Error> {
+        self.remove_old().await.map_err(|source| Error::Tidy { source })
+    }
+
+    /// Tidies until `stop`. Cancel safe.
+    pub async fn keep_tidy(&self, stop: CancellationToken) {
+        let mut timer = tokio::time::interval(TIDY_INTERVAL);
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = timer.tick() => {}
+            }
+            if let Err(error) = self.tidy().await {
+                tracing::warn!(error = %chain(&error), path = %self.path.display(), "old log lines stay for now");
+            }
+        }
+    }
+
+    /// Waits for what runs and closes the file; calls after it fail. Idempotent.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+
+    async fn remove_old(&self) -> Result<(), Cause> {
+        let mut connection = self.writer.acquire().await?;
+        self.space.tidy(&mut connection, self.oldest(Timestamp::now())).await
+    }
+
+    /// Lines from before are too old.
+    fn oldest(&self, now: Timestamp) -> Timestamp {
+        // A retention that reaches back before all times keeps everything.
+        now.checked_sub(self.retention).unwrap_or(Timestamp::MIN)
+    }
+}
+
+#[async_trait]
+impl Logs for Embedded {
+    async fn append(&self, source: &Source, lines: Vec<LogLine>) -> Result<(), Error> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let failed = {
+            let lines = lines.len();
+            move |cause| Error::Append { sandbox_id: source.sandbox_id.clone(), lines, source: cause }
+        };
+        let now = Timestamp::now();
+        let believable = self.oldest(now)..=now;
+        let lines = lines.into_iter().map(|line| intake::accept(line, &believable)).collect();
+        let writing = write::append(&self.writer, &self.space, source, lines);
+        match tokio::time::timeout(APPEND_TIME_MAX, writing).await {
+            Ok(outcome) => outcome.map_err(failed),
+            Err(_) => Err(failed(Cause::too_slow(APPEND_TIME_MAX))),
+        }
+    }
+
+    async fn query(&self, team_id: TeamId, sandbox_id: &SandboxId, query: &Query) -> Result<Vec<Stored>, Error> {
+        let oldest = self.oldest(Timestamp::now());
+        let read = read::query(&self.readers, team_id, sandbox_id, query, oldest).await;
+        read.map_err(|source| Error::Query { sandbox_id: sandbox_id.clone(), source })
+    }
+}
+
+fn pool(connections_max: u32) -> SqlitePoolOptions {
+    SqlitePoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        // A file does not hang up.
+        .test_before_acquire(false)
+        .idle_timeout(None)
+        .max_lifetime(None)
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Normal)
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        // Statements carry what users' programs say.
+        .disable_statement_logging()
+}
+
+fn writing(path: &Path) -> SqliteConnectOptions {
+    options(path)
+        // These two are settled when the file is made. Asking for them takes the lock to write.
+        .page_size(space::PAGE_BYTES)
+        .auto_vacuum(SqliteAutoVacuum::Incremental)
+        .pragma("wal_autocheckpoint", space::CHECKPOINT_PAGES.to_string())
+        .pragma("journal_size_limit", (WAL_BYTES_MAX / 2).to_string())
+}
+
+/// SQLite gives the log files the mode of the database.
+fn create_private(path: &Path) -> std::io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn write_ahead_log(path: &Path) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push("-wal");
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::sqlx::{AssertSqlSafe, Row as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_file_can_shrink_and_cannot_grow_too_far() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = Config { bytes_max: BYTES_MIN, ..Config::new(folder.path().join("analytics.db")) };
+        let pages_max = (BYTES_MIN - WAL_BYTES_MAX) / u64::from(space::PAGE_BYTES);
+        for _ in 0..2 {
+            let embedded = Embedded::open(config.clone()).await.expect("it opens");
+            let pages_max = pages_max.to_string();
+            for (pool, name, expected) in [
+                (&embedded.writer, "journal_mode", "wal"),
+                (&embedded.writer, "synchronous", "1"),
+                (&embedded.writer, "auto_vacuum", "2"),
+                (&embedded.writer, "max_page_count", &pages_max),
+                (&embedded.readers, "journal_mode", "wal"),
+                (&embedded.readers, "query_only", "1"),
+            ] {
+                let row = sea_orm::sqlx::query(AssertSqlSafe(format!("PRAGMA {name}"))).fetch_one(pool).await;
+                let row = row.expect("a row");
+                let found = row.try_get::<String, _>(0).or_else(|_| row.try_get::<i64, _>(0).map(|n| n.to_string()));
+                assert_eq!(found.expect("a value"), expected, "{name}");
+            }
+            embedded.close().await;
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! What has to go, and giving space back.
+//!
+//! Everything is deleted in small steps, each a transaction of its own: a step touches at most some hundred pages, which is
+//! what bounds the write-ahead log, and a failure or a cancelled call keeps what the steps before it achieved.
+
+use std::path::PathBuf;
+
+use hearth_types::{SandboxId, TeamId};
+use jiff::Timestamp;
+use sea_orm::sqlx::sqlite::SqliteConnection;
+use sea_orm::sqlx::{AssertSqlSafe, Connection as _, query, query_as, query_scalar, raw_sql};
+
+use crate::error::Cause;
+
+/// Size of a page.
+pub(super) const PAGE_BYTES: u32 = 4096;
+/// The part of the file's bound that is set aside for the write-ahead log. It is emptied at half of it.
+pub(super) const WAL_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Pages in the write-ahead log after which SQLite moves them into the file: 2 MiB.
+pub(super) const CHECKPOINT_PAGES: u64 = 512;
+/// What a line needs besides its texts: ids, times, headers, its place in the index, and what stays free in a page.
+pub(super) const LINE_OVERHEAD_BYTES: usize = 128;
+
+/// Pages that new lines need for each page of their texts, at worst: a text that is just longer than a page takes two.
+const PAGES_PER_TEXT_PAGE: u64 = 2;
+/// Lines that one step deletes, at most: at worst each is on a page of its own.
+const STEP_LINES: i64 = 512;
+/// When something has to go, this part of the bound goes with it, so that not every append has to delete.
+const GOES_WITH_IT: u64 = 64;
+/// Free pages that stay in the file for the next lines: 4 MiB, which is also what goes at once of the default bound.
+const FREE_PAGES_KEPT: i64 = 1024;
+
+/// The bounds.
+#[derive(Debug)]
+pub(super) struct Space {
+    pages_max: u64,
+    sandbox_bytes_max: u64,
+    write_ahead_log: PathBuf,
+}
+
+impl Space {
+    pub(super) fn new(bytes_max: u64, sandbox_bytes_max: u64, write_ahead_log: PathBuf) -> Self {
+        let pages_max = bytes_max.saturating_sub(WAL_BYTES_MAX) / u64::from(PAGE_BYTES);
+        Self { pages_max, sandbox_bytes_max, write_ahead_log }
+    }
+
+    /// Makes room for so many bytes of a sandbox's lines: first at its own cost, then at that of the oldest.
+    pub(super) async fn make_room(
+        &self,
+        connection: &mut SqliteConnection,
+        team_id: TeamId,
+        sandbox_id: &SandboxId,
+        bytes: u64,
+    ) -> Result<(), Cause> {
+        self.make_room_in_sandbox(connection, team_id, sandbox_id, bytes).await?;
+        self.make_room_in_file(connection, bytes.div_ceil(PAGE_BYTES.into()) * PAGES_PER_TEXT_PAGE).await?;
+        // Readers that follow each other without a gap keep SQLite from beginning the log anew.
+        let log_bytes = tokio::fs::metadata(&self.write_ahead_log).await.map_or(0, |metadata| metadata.len());
+        if log_bytes > WAL_BYTES_MAX / 2 {
+            empty_write_ahead_log(connection).await?;
+        }
+        Ok(())
+    }
+
+    async fn make_room_in_sandbox(
+        &self,
+        connection: &mut SqliteConnection,
+        team_id: TeamId,
+        sandbox_id: &SandboxId,
+        bytes: u64,
+    ) -> Result<(), Cause> {
+        const COUNTED: &str = "SELECT id, bytes FROM sandbox WHERE team_id = ? AND sandbox_id = ?";
+        let mut excess = Excess::new(self.sandbox_bytes_max);
+        loop {
+            let counted: Option<(i64, i64)> = query_as(COUNTED)
+                .bind(team_id.as_uuid())
+                .bind(sandbox_id.as_str())
+                .fetch_optional(&mut *connection)
+                .await?;
+            let Some((sandbox, used)) = counted else { return Ok(()) };
+            let Some(excess) = excess.of(u64::try_from(used).unwrap_or(0) + bytes) else { return Ok(()) };
+            delete_oldest_of(connection, sandbox, excess).await?;
+        }
+    }
+
+    async fn make_room_in_file(&self, connection: &mut SqliteConnection, pages: u64) -> Result<(), Cause> {
+        const USED: &str = "SELECT page_count - freelist_count FROM pragma_page_count, pragma_freelist_count";
+        let mut excess = Excess::new(self.pages_max);
+        loop {
+            let used: i64 = query_scalar(USED).fetch_one(&mut *connection).await?;
+            let Some(excess) = excess.of(u64::try_from(used).unwrap_or(0) + pages) else { return Ok(()) };
+            if !delete_oldest(connection, excess * u64::from(PAGE_BYTES)).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Removes what is older than `oldest`, what is too much, and what is free.
+    pub(super) async fn tidy(&self, connection: &mut SqliteConnection, oldest: Timestamp) -> Result<(), Cause> {
+        while delete_aged(connection, oldest).await? {}
+        self.make_room_in_file(connection, 0).await?;
+        give_back(connection).await?;
+        // Never lower than what the file has, so it is set again when that became less. A pragma takes no parameters;
+        // this is a number of ours.
+        let cap = AssertSqlSafe(format!("PRAGMA max_page_count = {}", self.pages_max));
+        raw_sql(cap).execute(&mut *connection).await?;
+        empty_write_ahead_log(connection).await
+    }
+}
+
+/// How much is too much. Once something is, more goes than has to.
+#[derive(Debug)]
+struct Excess {
+    max: u64,
+    target: u64,
+}
+
+impl Excess {
+    fn new(max: u64) -> Self {
+        Self { max, target: max }
+    }
+
+    fn of(&mut self, wanted: u64) -> Option<u64> {
+        if wanted <= self.target {
+            return None;
+        }
+        self.target = self.max - self.max / GOES_WITH_IT;
+        Some(wanted - self.target)
+    }
+}
+
+/// The place of the last line that has to go, of lines in the order in which they go.
+fn last_to_go<P>(lines: impl IntoIterator<Item = (P, i64)>, bytes: u64) -> Option<P> {
+    let mut gone = 0u64;
+    let mut last = None;
+    for (place, line_bytes) in lines {
+        if gone >= bytes && last.is_some() {
+            break;
+        }
+        gone += u64::try_from(line_bytes).unwrap_or(0);
+        last = Some(place);
+    }
+    last
+}
+
+/// One step: the oldest lines of a sandbox, of about so many bytes.
+async fn delete_oldest_of(connection: &mut SqliteConnection, sandbox: i64, bytes: u64) -> Result<(), Cause> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let lines: Vec<(i64, i64, i64)> =
+        query_as("SELECT at_us, id, bytes FROM line WHERE sandbox = ? ORDER BY at_us, id LIMIT ?")
+            .bind(sandbox)
+            .bind(STEP_LINES)
+            .fetch_all(&mut *transaction)
+            .await?;
+    let last = last_to_go(lines.into_iter().map(|(at_us, id, bytes)| ((at_us, id), bytes)), bytes);
+    // The count would be wrong, and this would never end.
+    let (at_us, id) = last.ok_or_else(|| Cause::damaged("bytes", "a sandbox has bytes but no lines"))?;
+    query("DELETE FROM line WHERE sandbox = ? AND (at_us, id) <= (?, ?)")
+        .bind(sandbox)
+        .bind(at_us)
+        .bind(id)
+        .execute(&mut *transaction)
+        .await?;
+    Ok(transaction.commit().await?)
+}
+
+/// One step: the oldest lines of all, of about so many bytes; `false`: there are none.
+async fn delete_oldest(connection: &mut SqliteConnection, bytes: u64) -> Result<bool, Cause> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let lines: Vec<(i64, i64)> = query_as("SELECT id, bytes FROM line ORDER BY id LIMIT ?")
+        .bind(STEP_LINES)
+        .fetch_all(&mut *transaction)
+        .await?;
+    let Some(last) = last_to_go(lines, bytes) else { return Ok(false) };
+    query("DELETE FROM line WHERE id <= ?").bind(last).execute(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(true)
+}
+
+/// One step of deleting what is older; `false`: it was the last one.
+///
+/// A line was never said after it arrived (`intake` sees to it), and ids grow with arrival. So what arrived too long ago
+/// is a run of lowest ids that are all too old, and looking at those is enough: what a guest dated back is
+/// invisible like the rest, and goes when it comes to be among them.
+async fn delete_aged(connection: &mut SqliteConnection, oldest: Timestamp) -> Result<bool, Cause> {
+    let deleted = query(
+        "DELETE FROM line WHERE id IN
+            (SELECT id FROM (SELECT id, at_us FROM line ORDER BY id LIMIT ?) WHERE at_us < ?)",
+    )
+    .bind(STEP_LINES)
+    .bind(oldest.as_microsecond())
+    .execute(connection)
+    .await?;
+    Ok(deleted.rows_affected() == u64::try_from(STEP_LINES).unwrap_or(0))
+}
+
+/// Gives free pages back to the file system, but for some.
+async fn give_back(connection: &mut SqliteConnection) -> Result<(), Cause> {
+    let mut before = i64::MAX;
+    loop {
+        let free: i64 = query_scalar("PRAGMA freelist_count").fetch_one(&mut *connection).await?;
+        // A file that was made without the means to shrink keeps its pages, for reuse.
+        if free <= FREE_PAGES_KEPT || free >= before {
+            return Ok(());
+        }
+        before = free;
+        // At most 256 pages move.
+        raw_sql("PRAGMA incremental_vacuum(256)").execute(&mut *connection).await?;
+    }
+}
+
+/// Moves all that the write-ahead log has into the file, and makes it empty. Waits for readers, but not for long: they may
+/// keep it for a while.
+async fn empty_write_ahead_log(connection: &mut SqliteConnection) -> Result<(), Cause> {
+    raw_sql("PRAGMA wal_checkpoint(TRUNCATE)").execute(connection).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn once_something_has_to_go_more_goes() {
+        let mut excess = Excess::new(640);
+        assert_eq!(excess.of(640), None);
+        assert_eq!(excess.of(641), Some(11));
+        assert_eq!(excess.of(635), Some(5));
+        assert_eq!(excess.of(630), None);
+    }
+
+    proptest! {
+        #[test]
+        fn as_few_go_as_have_to_and_at_least_one(
+            lines in prop::collection::vec(1i64..20, 0..20),
+            bytes in 0u64..200,
+        ) {
+            let last = last_to_go(lines.iter().copied().enumerate(), bytes);
+            let Some(last) = last else {
+                prop_assert!(lines.is_empty());
+                return Ok(());
+            };
+            let sum = |lines: &[i64]| u64::try_from(lines.iter().sum::<i64>()).expect("positive");
+            prop_assert!(sum(&lines[..=last]) >= bytes || last + 1 == lines.len());
+            prop_assert!(last == 0 || sum(&lines[..last]) < bytes);
+        }
+    }
+}

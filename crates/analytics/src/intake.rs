@@ -1,0 +1,139 @@
+//! What becomes of a guest's line before it is kept: the same for every backend.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use jiff::Timestamp;
+
+use crate::line::{
+    CUT_MARK, FIELD_NAME_BYTES_MAX, FIELDS_BYTES_MAX, FIELDS_MAX, LOGGER_BYTES_MAX, LogLine, MESSAGE_BYTES_MAX,
+};
+
+/// A line within its bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Accepted {
+    pub(crate) line: LogLine,
+    pub(crate) is_cut: bool,
+}
+
+/// Cuts a line to its bounds. `believable` ends now, and begins where lines are too old to be kept: a line from outside
+/// of it comes from a guest whose clock is wrong, or that would like to outlive the retention or to be first in every
+/// list. It gets the time of its arrival.
+pub(crate) fn accept(line: LogLine, believable: &RangeInclusive<Timestamp>) -> Accepted {
+    let LogLine { at, level, mut logger, mut message, fields } = line;
+    let at = if believable.contains(&at) { at } else { *believable.end() };
+    let (fields, are_fields_cut) = cut_fields(fields);
+    let is_logger_cut = cut(&mut logger, LOGGER_BYTES_MAX);
+    let is_message_cut = cut(&mut message, MESSAGE_BYTES_MAX);
+    let line = LogLine { at, level, logger, message, fields };
+    Accepted { line, is_cut: are_fields_cut || is_logger_cut || is_message_cut }
+}
+
+fn cut_fields(fields: BTreeMap<String, String>) -> (BTreeMap<String, String>, bool) {
+    let mut kept = BTreeMap::new();
+    let mut is_cut = false;
+    let mut room = FIELDS_BYTES_MAX;
+    for (name, mut value) in fields {
+        if kept.len() == FIELDS_MAX || name.len() > FIELD_NAME_BYTES_MAX || name.len() > room {
+            is_cut = true;
+            continue;
+        }
+        room -= name.len();
+        is_cut |= cut(&mut value, room);
+        room -= value.len();
+        kept.insert(name, value);
+    }
+    (kept, is_cut)
+}
+
+/// Shortens a text to so many bytes, between characters and with the mark; whether it had to.
+fn cut(text: &mut String, bytes_max: usize) -> bool {
+    if text.len() <= bytes_max {
+        return false;
+    }
+    match bytes_max.checked_sub(CUT_MARK.len()) {
+        Some(rest) => {
+            text.truncate(text.floor_char_boundary(rest));
+            text.push_str(CUT_MARK);
+        }
+        None => text.clear(),
+    }
+    // A hostile length must not stay in memory behind a short text.
+    text.shrink_to_fit();
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::line::{LINE_BYTES_MAX, Level};
+
+    fn second(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    fn line(message: String, fields: BTreeMap<String, String>) -> LogLine {
+        LogLine { at: second(5), level: Level::Info, logger: "process".to_owned(), message, fields }
+    }
+
+    #[test]
+    fn times_that_cannot_be_true_are_those_of_arrival() {
+        let believable = second(10)..=second(20);
+        for (claimed, kept) in [(9, 20), (10, 10), (15, 15), (20, 20), (21, 20), (-377_705_000_000, 20)] {
+            let line = LogLine { at: second(claimed), ..line(String::new(), BTreeMap::new()) };
+            assert_eq!(accept(line, &believable).line.at, second(kept), "{claimed}");
+        }
+    }
+
+    #[test]
+    fn long_fields_are_cut_and_the_rest_is_left_out() {
+        let fields = BTreeMap::from([
+            ("a".to_owned(), "x".repeat(10)),
+            ("b".to_owned(), "y".repeat(FIELDS_BYTES_MAX)),
+            ("c".to_owned(), "z".to_owned()),
+            ("n".repeat(FIELD_NAME_BYTES_MAX + 1), String::new()),
+        ]);
+        let (kept, is_cut) = cut_fields(fields);
+        assert!(is_cut);
+        assert_eq!(kept.keys().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!((kept["a"].len(), kept["b"].len()), (10, FIELDS_BYTES_MAX - 12));
+        assert!(kept["b"].ends_with(CUT_MARK));
+        let many: BTreeMap<_, _> = (0..=FIELDS_MAX).map(|number| (format!("{number:03}"), String::new())).collect();
+        let (kept, is_cut) = cut_fields(many);
+        assert_eq!((kept.len(), is_cut), (FIELDS_MAX, true));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn texts_are_cut_between_characters(text in ".{0,40}", bytes_max in 0usize..60) {
+            let mut short = text.clone();
+            let is_cut = cut(&mut short, bytes_max);
+            prop_assert!(short.len() <= bytes_max);
+            prop_assert_eq!(is_cut, text.len() > bytes_max);
+            prop_assert!(is_cut || short == text);
+            let kept = short.strip_suffix(CUT_MARK).unwrap_or(&short);
+            prop_assert!(!is_cut || text.starts_with(kept));
+            // As much as fits: the longest character has four bytes.
+            prop_assert!(!is_cut || bytes_max < CUT_MARK.len() || short.len() + 4 > bytes_max);
+        }
+
+        #[test]
+        fn what_is_accepted_is_within_bounds_and_accepted_as_it_is(
+            message in prop_oneof![".{0,20}", Just("ä".repeat(MESSAGE_BYTES_MAX))],
+            logger in prop_oneof![".{0,20}", Just("l".repeat(LOGGER_BYTES_MAX * 2))],
+            fields in prop::collection::btree_map(".{0,50}", "(.{0,10}|(ab){2000})", 0..40),
+        ) {
+            let believable = second(0)..=second(10);
+            let claimed = LogLine { logger, ..line(message, fields) };
+            let accepted = accept(claimed.clone(), &believable);
+            prop_assert!(accepted.line.bytes() <= LINE_BYTES_MAX);
+            prop_assert_eq!(accepted.is_cut, accepted.line != claimed);
+            let again = accept(accepted.line.clone(), &believable);
+            prop_assert_eq!(again, Accepted { is_cut: false, ..accepted });
+        }
+    }
+}

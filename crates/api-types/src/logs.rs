@@ -1,0 +1,359 @@
+//! Log lines of sandboxes, and the queries of both generations of the route.
+//!
+//! Times in queries are Unix milliseconds; in answers they are texts as everywhere.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::form::{FormError, pairs};
+
+/// Most lines of an answer, and how many it has when the client does not say.
+pub const LIMIT_MAX: u32 = 1000;
+/// Longest text to search for.
+pub const SEARCH_CHARS_MAX: usize = 256;
+
+/// Why a query is refused. The texts are for clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LogQueryError {
+    /// Not form encoded.
+    #[error("query is malformed: {0}")]
+    Form(FormError),
+    /// Not a time.
+    #[error("{0} must be a time in Unix milliseconds")]
+    Time(&'static str),
+    /// Not a number of lines.
+    #[error("limit must be an integer from 0{}", if *bounded { " to 1000" } else { "" })]
+    Limit {
+        /// Whether this generation of the route refuses more than [`LIMIT_MAX`].
+        bounded: bool,
+    },
+    /// Not a direction.
+    #[error("direction must be `forward` or `backward`")]
+    Direction,
+    /// Not a level.
+    #[error("level must be `debug`, `info`, `warn` or `error`")]
+    Level,
+    /// Too long.
+    #[error("search must have at most {SEARCH_CHARS_MAX} characters")]
+    Search,
+}
+
+/// How much a line matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// For those who look for a mistake.
+    Debug,
+    /// A change of state.
+    Info,
+    /// Odd, but it went on.
+    Warn,
+    /// Somebody has to look.
+    Error,
+}
+
+/// From which end of the log lines are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogDirection {
+    /// Oldest first, from the cursor on.
+    Forward,
+    /// Newest first, before the cursor.
+    Backward,
+}
+
+/// The query of `GET /sandboxes/{sandboxID}/logs`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogQuery {
+    /// Said at this time or later.
+    pub start: Option<Timestamp>,
+    /// 0 to [`LIMIT_MAX`]; a greater one that a client sent is cut to it.
+    pub limit: u32,
+}
+
+impl LogQuery {
+    /// Reads the text after the `?`. Parameters that are unknown are ignored; one without a value counts as not given.
+    ///
+    /// # Errors
+    /// What is wrong, in words for the client.
+    pub fn parse(query: &str) -> Result<Self, LogQueryError> {
+        let parameters = parameters(query)?;
+        let start = parameters.get("start").map(|text| time("start", text)).transpose()?;
+        let limit = parameters.get("limit").map_or(Some(LIMIT_MAX), |text| number(text));
+        let limit = limit.ok_or(LogQueryError::Limit { bounded: false })?;
+        Ok(Self { start, limit: limit.min(LIMIT_MAX) })
+    }
+}
+
+/// The query of `GET /v2/sandboxes/{sandboxID}/logs`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPageQuery {
+    /// Where to begin; `None`: at the end of the log that the direction begins with.
+    pub cursor: Option<Timestamp>,
+    /// 0 to [`LIMIT_MAX`].
+    pub limit: u32,
+    /// From which end.
+    pub direction: LogDirection,
+    /// Of this level or a greater one.
+    pub level: Option<LogLevel>,
+    /// With this text in them, of at most [`SEARCH_CHARS_MAX`] characters.
+    pub search: Option<String>,
+}
+
+impl LogPageQuery {
+    /// Reads the text after the `?`. Parameters that are unknown are ignored; one without a value counts as not given.
+    ///
+    /// # Errors
+    /// What is wrong, in words for the client.
+    pub fn parse(query: &str) -> Result<Self, LogQueryError> {
+        let mut parameters = parameters(query)?;
+        let cursor = parameters.get("cursor").map(|text| time("cursor", text)).transpose()?;
+        let limit = parameters.get("limit").map_or(Some(LIMIT_MAX), |text| number(text));
+        let limit = limit.filter(|limit| *limit <= LIMIT_MAX).ok_or(LogQueryError::Limit { bounded: true })?;
+        let direction = parameters.get("direction").map_or(Ok(LogDirection::Backward), |text| direction(text))?;
+        let level = parameters.get("level").map(|text| level(text)).transpose()?;
+        let search = parameters.remove("search");
+        if search.as_ref().is_some_and(|text| text.chars().count() > SEARCH_CHARS_MAX) {
+            return Err(LogQueryError::Search);
+        }
+        Ok(Self { cursor, limit, direction, level, search })
+    }
+}
+
+/// The first of each name.
+fn parameters(query: &str) -> Result<BTreeMap<String, String>, LogQueryError> {
+    let pairs = pairs(query).map_err(LogQueryError::Form)?;
+    // Of equal names a map keeps the last.
+    Ok(pairs.into_iter().rev().filter(|(_, value)| !value.is_empty()).collect())
+}
+
+/// Digits only: a sign is no part of any number here.
+fn digits<N: std::str::FromStr>(text: &str) -> Option<N> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// A number; one too great to count with is still a great number.
+fn number(text: &str) -> Option<u32> {
+    digits::<u64>(text).map(|number| u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+fn time(name: &'static str, text: &str) -> Result<Timestamp, LogQueryError> {
+    let time = digits(text).and_then(|millis| Timestamp::from_millisecond(millis).ok());
+    time.ok_or(LogQueryError::Time(name))
+}
+
+fn direction(text: &str) -> Result<LogDirection, LogQueryError> {
+    match text {
+        "forward" => Ok(LogDirection::Forward),
+        "backward" => Ok(LogDirection::Backward),
+        _ => Err(LogQueryError::Direction),
+    }
+}
+
+fn level(text: &str) -> Result<LogLevel, LogQueryError> {
+    match text {
+        "debug" => Ok(LogLevel::Debug),
+        "info" => Ok(LogLevel::Info),
+        "warn" => Ok(LogLevel::Warn),
+        "error" => Ok(LogLevel::Error),
+        _ => Err(LogQueryError::Level),
+    }
+}
+
+/// A line, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// When it was said.
+    pub timestamp: Timestamp,
+    /// How much it matters.
+    pub level: LogLevel,
+    /// What was said.
+    pub message: String,
+    /// The circumstances; never `null`.
+    pub fields: BTreeMap<String, String>,
+}
+
+impl LogEntry {
+    /// The line as one text, which is a JSON object: the fields, and under `timestamp`, `level` and `message` what they
+    /// are here, whatever fields call themselves so. The CLI reads `level` without protection, and filters by `logger`.
+    #[must_use]
+    pub fn to_line(&self) -> LogLine {
+        let Self { timestamp, level, message, fields } = self;
+        let mut object: serde_json::Map<String, serde_json::Value> =
+            fields.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
+        object.insert("timestamp".to_owned(), timestamp.to_string().into());
+        object.insert("level".to_owned(), level.as_str().into());
+        object.insert("message".to_owned(), message.as_str().into());
+        LogLine { timestamp: *timestamp, line: serde_json::Value::Object(object).to_string() }
+    }
+}
+
+impl LogLevel {
+    /// The text on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// A line as one text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When it was said.
+    pub timestamp: Timestamp,
+    /// A JSON object.
+    pub line: String,
+}
+
+/// What the first generation of the route answers: every line twice, in both forms.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Logs {
+    /// As texts.
+    pub logs: Vec<LogLine>,
+    /// Taken apart.
+    pub log_entries: Vec<LogEntry>,
+}
+
+/// What the second generation answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPage {
+    /// Taken apart.
+    pub logs: Vec<LogEntry>,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Members of a line that are not for fields to set.
+    const HOSTS_OWN: [&str; 3] = ["timestamp", "level", "message"];
+
+    fn millis(millis: i64) -> Timestamp {
+        Timestamp::from_millisecond(millis).expect("a time")
+    }
+
+    #[test]
+    fn an_empty_query_means_the_contract_s_defaults() {
+        for text in ["", "start=&limit=", "x=y"] {
+            assert_eq!(LogQuery::parse(text), Ok(LogQuery { start: None, limit: 1000 }), "{text}");
+        }
+        for text in ["", "cursor=&limit=&direction=&level=&search=", "x=y"] {
+            let direction = LogDirection::Backward;
+            let expected = LogPageQuery { cursor: None, limit: 1000, direction, level: None, search: None };
+            assert_eq!(LogPageQuery::parse(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn everything_is_read() {
+        let query = LogQuery::parse("start=1700000000123&limit=7").expect("valid");
+        assert_eq!(query, LogQuery { start: Some(millis(1_700_000_000_123)), limit: 7 });
+        for (text, limit) in [("limit=0", 0), ("limit=1000", 1000), ("limit=1001", 1000), ("limit=99999999999", 1000)] {
+            assert_eq!(LogQuery::parse(text).expect(text).limit, limit, "{text}");
+        }
+        let text = "cursor=0&limit=1000&direction=forward&level=warn&search=a%20%00%C3%A9&search=ignored";
+        let expected = LogPageQuery {
+            cursor: Some(Timestamp::UNIX_EPOCH),
+            limit: 1000,
+            direction: LogDirection::Forward,
+            level: Some(LogLevel::Warn),
+            search: Some("a \0é".to_owned()),
+        };
+        assert_eq!(LogPageQuery::parse(text), Ok(expected));
+        for level in [LogLevel::Debug, LogLevel::Info, LogLevel::Warn, LogLevel::Error] {
+            let query = LogPageQuery::parse(&format!("level={}", level.as_str())).expect("valid");
+            assert_eq!(query.level, Some(level));
+            assert_eq!(serde_json::to_value(level).expect("plain"), level.as_str());
+        }
+        let longest = format!("search={}", "%C3%A9".repeat(SEARCH_CHARS_MAX));
+        assert!(LogPageQuery::parse(&longest).is_ok(), "characters, not bytes");
+    }
+
+    #[test]
+    fn wrong_queries_are_refused() {
+        for value in ["-1", "+1", "1.5", "x", "2026-01-02T03:04:05Z", "9999999999999999", "99999999999999999999"] {
+            assert_eq!(LogQuery::parse(&format!("start={value}")), Err(LogQueryError::Time("start")), "{value}");
+            assert_eq!(LogPageQuery::parse(&format!("cursor={value}")), Err(LogQueryError::Time("cursor")), "{value}");
+        }
+        for value in ["-1", "1.5", "x", "%201"] {
+            let text = format!("limit={value}");
+            assert_eq!(LogQuery::parse(&text), Err(LogQueryError::Limit { bounded: false }), "{value}");
+            assert_eq!(LogPageQuery::parse(&text), Err(LogQueryError::Limit { bounded: true }), "{value}");
+        }
+        let long = format!("search={}", "x".repeat(SEARCH_CHARS_MAX + 1));
+        for (text, expected) in [
+            ("limit=1001", LogQueryError::Limit { bounded: true }),
+            ("direction=sideways", LogQueryError::Direction),
+            ("level=INFO", LogQueryError::Level),
+            ("level=trace", LogQueryError::Level),
+            ("search=%zz", LogQueryError::Form(FormError::Escape)),
+            (long.as_str(), LogQueryError::Search),
+        ] {
+            assert_eq!(LogPageQuery::parse(text), Err(expected), "{text}");
+        }
+        assert_eq!(LogQueryError::Limit { bounded: true }.to_string(), "limit must be an integer from 0 to 1000");
+        assert_eq!(LogQueryError::Limit { bounded: false }.to_string(), "limit must be an integer from 0");
+    }
+
+    #[test]
+    fn an_answer_has_the_contract_s_form() {
+        let entry = LogEntry {
+            timestamp: "2026-01-02T03:04:05.000006Z".parse().expect("a time"),
+            level: LogLevel::Warn,
+            message: "odd".to_owned(),
+            fields: BTreeMap::from([("logger".to_owned(), "process".to_owned())]),
+        };
+        let line = r#"{"level":"warn","logger":"process","message":"odd","timestamp":"2026-01-02T03:04:05.000006Z"}"#;
+        let shown = json!({
+            "timestamp": "2026-01-02T03:04:05.000006Z", "level": "warn", "message": "odd",
+            "fields": {"logger": "process"},
+        });
+        let logs = Logs { logs: vec![entry.to_line()], log_entries: vec![entry.clone()] };
+        let expected =
+            json!({"logs": [{"timestamp": "2026-01-02T03:04:05.000006Z", "line": line}], "logEntries": [shown]});
+        assert_eq!(serde_json::to_value(logs).expect("plain"), expected);
+        assert_eq!(serde_json::to_value(LogPage { logs: vec![entry] }).expect("plain"), json!({"logs": [shown]}));
+    }
+
+    proptest! {
+        /// Whatever a guest says, the line is an object that says who is who.
+        #[test]
+        fn a_line_is_always_an_object_with_a_level(
+            message in any::<String>(),
+            fields in prop::collection::btree_map(
+                prop_oneof![prop::sample::select(&HOSTS_OWN[..]).prop_map(str::to_owned), any::<String>()],
+                any::<String>(),
+                0..6,
+            ),
+        ) {
+            let timestamp = Timestamp::UNIX_EPOCH;
+            let level = LogLevel::Debug;
+            let entry = LogEntry { timestamp, level, message: message.clone(), fields: fields.clone() };
+            let line = entry.to_line().line;
+            let object: BTreeMap<String, Value> = serde_json::from_str(&line).expect("an object");
+            prop_assert_eq!(&object["level"], "debug");
+            prop_assert_eq!(&object["message"], &message);
+            prop_assert_eq!(&object["timestamp"], "1970-01-01T00:00:00Z");
+            for (name, value) in fields.iter().filter(|(name, _)| !HOSTS_OWN.contains(&name.as_str())) {
+                prop_assert_eq!(&object[name], value);
+            }
+            prop_assert!(!line.bytes().any(|byte| byte < b' '), "no control character is sent as it is");
+        }
+
+        #[test]
+        fn no_query_panics(text in ".*") {
+            let _ = LogQuery::parse(&text);
+            let _ = LogPageQuery::parse(&text);
+        }
+    }
+}
