@@ -27,8 +27,9 @@ use modules::Modules;
 
 /// Depends on the newest kernel for virtual machines.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
-/// What every guest needs before its root filesystem is there. Others are loaded on demand, from the root filesystem.
-const MODULES: &[&str] = &["virtio_mmio", "virtio_blk", "virtio_net"];
+/// What every guest needs before its root filesystem is there, and what the daemon ends dead connections with. Others are loaded
+/// on demand, from the root filesystem.
+const MODULES: &[&str] = &["virtio_mmio", "virtio_blk", "virtio_net", "tcp_diag"];
 
 /// Makes sure that the kernel and the first root filesystem with our programs are there. Without a need for either it takes
 /// as long as reading our programs.

@@ -23,6 +23,7 @@ pub(crate) struct Connection {
     id: u64,
     /// Our side's address.
     pub(crate) local: SocketAddr,
+    pub(crate) peer: SocketAddr,
 }
 
 impl Connection {
@@ -53,11 +54,11 @@ impl Connections {
     }
 
     /// Enters a connection.
-    pub(crate) fn enter(self: &Arc<Self>, local: SocketAddr) -> (Connection, Entry) {
+    pub(crate) fn enter(self: &Arc<Self>, local: SocketAddr, peer: SocketAddr) -> (Connection, Entry) {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let dropped = CancellationToken::new();
         self.open().insert(id, dropped.clone());
-        (Connection { id, local }, Entry { connections: Arc::clone(self), id, dropped })
+        (Connection { id, local, peer }, Entry { connections: Arc::clone(self), id, dropped })
     }
 
     /// Drops all but `kept`; how many that were.
@@ -76,8 +77,8 @@ mod tests {
     fn all_but_one_are_dropped() {
         let connections = Arc::new(Connections::default());
         let local = SocketAddr::from(([127, 0, 0, 1], 1));
-        let (kept, kept_entry) = connections.enter(local);
-        let (_, other) = connections.enter(SocketAddr::from(([10, 0, 0, 1], 1)));
+        let (kept, kept_entry) = connections.enter(local, local);
+        let (_, other) = connections.enter(SocketAddr::from(([10, 0, 0, 1], 1)), local);
         assert_eq!(connections.drop_others(Some(kept)), 1);
         assert!(other.dropped.is_cancelled() && !kept_entry.dropped.is_cancelled());
         drop(other);

@@ -24,6 +24,7 @@ use crate::users::User;
 mod content;
 mod download;
 mod encoding;
+pub(crate) mod fuzz;
 mod gunzip;
 mod incoming;
 mod metadata;

@@ -42,22 +42,27 @@ pub(crate) fn become_sandbox(sandbox_id: &str) -> io::Result<()> {
 
 /// What is new with each restore, also of the same sandbox.
 pub(crate) fn begin_generation() -> io::Result<()> {
-    let boot_id = sys::random_hex::<16>()?;
-    replace("boot-id", &format!("{}\n", as_uuid(&boot_id))).and(replace(GENERATION, &sys::random_hex::<16>()?))
+    let boot_id = as_uuid(marked(sys::random()?));
+    replace("boot-id", &format!("{boot_id}\n")).and(replace(GENERATION, &hex::encode(sys::random::<16>()?)))
 }
 
 /// The same for one sandbox for ever, and of the form that machine-id(5) asks for.
 fn machine_id(sandbox_id: &str) -> String {
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&Sha256::digest(format!("hearth machine id {sandbox_id}"))[..16]);
-    // Version 4, variant 1 of a UUID.
+    hex::encode(marked(bytes))
+}
+
+/// Bytes with the marks of a random UUID (RFC 9562): version 4, variant 1.
+fn marked(mut bytes: [u8; 16]) -> [u8; 16] {
     bytes[6] = bytes[6] & 0x0F | 0x40;
     bytes[8] = bytes[8] & 0x3F | 0x80;
-    hex::encode(bytes)
+    bytes
 }
 
 /// 32 digits with the dashes of a UUID.
-fn as_uuid(hex: &str) -> String {
+fn as_uuid(bytes: [u8; 16]) -> String {
+    let hex = hex::encode(bytes);
     let mut text = String::with_capacity(36);
     for (index, digit) in hex.chars().enumerate() {
         if matches!(index, 8 | 12 | 16 | 20) {
@@ -158,7 +163,8 @@ mod tests {
         assert_eq!(id, machine_id("iabc"));
         assert_ne!(id, machine_id("iabd"));
         assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) && id.as_bytes()[12] == b'4');
-        assert_eq!(as_uuid("00112233445566778899aabbccddeeff"), "00112233-4455-6677-8899-aabbccddeeff");
+        let counted = std::array::from_fn(|index| u8::try_from(index * 17).expect("small"));
+        assert_eq!(as_uuid(marked(counted)), "00112233-4455-4677-8899-aabbccddeeff");
     }
 
     #[test]

@@ -34,7 +34,7 @@ use crate::connections::Connection;
 use crate::freeze::Audit;
 use crate::log::Level;
 use crate::state::{SANDBOX_ID, State};
-use crate::{VERSION, identity, sys};
+use crate::{VERSION, identity, sockets, sys};
 
 /// A clock this far behind is set; reading it late by less is normal.
 const BEHIND_MAX: Duration = Duration::from_millis(50);
@@ -194,16 +194,21 @@ fn apply(
 /// The guest was restored from a snapshot, as one of several perhaps.
 fn restore(state: &State, seed: &str, connection: Option<Connection>) {
     state.log().clear();
-    let dropped = state.connections.drop_others(connection);
-    if state.in_microvm() {
-        reseed(state, seed);
-        if let Err(error) = identity::begin_generation() {
-            state.log().error("envd", format!("beginning a generation: {error}"));
-        }
+    state.connections.drop_others(connection);
+    if !state.in_microvm() {
+        return;
     }
-    if dropped > 0 {
-        let fields = [("connections", dropped.into())];
-        state.log().write(Level::Info, "envd", "restored, connections from before are dropped", fields);
+    reseed(state, seed);
+    if let Err(error) = identity::begin_generation() {
+        state.log().error("envd", format!("beginning a generation: {error}"));
+    }
+    match sockets::end_outward(connection.map(|connection| (connection.local, connection.peer))) {
+        Ok(0) => {}
+        Ok(ended) => {
+            let fields = [("connections", ended.into())];
+            state.log().write(Level::Info, "envd", "ended connections from before the restore", fields);
+        }
+        Err(error) => state.log().error("envd", format!("ending connections from before the restore: {error}")),
     }
 }
 

@@ -8,6 +8,7 @@
 //! - [`process`]: children, their streams and their subscribers.
 //! - [`filesystem`]: unary calls on files and watches; [`files`]: contents up and down.
 //! - [`cgroups`] and [`freeze`]: groups of processes, to bound, kill and stop them whole. [`relay`]: services on loopback.
+//!   [`connections`] and [`sockets`]: what a restore has cut.
 //! - [`identity`] and [`certificates`]: what becomes of the machine when it becomes a sandbox. [`log`]: what happened.
 //! - [`sys`]: the only unsafe code.
 //!
@@ -27,6 +28,8 @@ mod failure;
 mod files;
 mod filesystem;
 mod freeze;
+#[doc(hidden)]
+pub mod fuzz;
 mod guard;
 mod identity;
 mod init;
@@ -38,6 +41,7 @@ mod process;
 mod relay;
 mod rpc;
 mod server;
+mod sockets;
 mod state;
 mod sys;
 mod users;

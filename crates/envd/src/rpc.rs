@@ -28,6 +28,7 @@ const TIMEOUT_DIGITS_MAX: usize = 10;
 const TIMEOUT: &str = "connect-timeout-ms";
 const VERSION: &str = "connect-protocol-version";
 const KEEPALIVE: &str = "keepalive-ping-interval";
+const STREAM_ACCEPT: &str = "connect-accept-encoding";
 
 /// When the call is over, counted from its arrival.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +62,10 @@ pub(crate) async fn serve(Extract(mut services): Extract<Procedures>, request: R
     let (mut parts, body) = request.into_parts();
     // Ours from here on: the library's own deadline has other words and takes zero for "at once".
     parts.headers.remove(TIMEOUT);
+    if kind != MethodKind::Unary {
+        // The library would take a compressed request for a wish to get compressed messages back.
+        parts.headers.entry(STREAM_ACCEPT).or_insert(HeaderValue::from_static("identity"));
+    }
     if let Some(deadline) = deadline {
         parts.extensions.insert(Deadline(deadline));
     }

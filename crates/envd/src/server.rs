@@ -65,11 +65,11 @@ pub(crate) async fn serve(port: u16, state: Arc<State>) -> io::Result<()> {
 /// HTTP/1.1. Requests and answers have no time limit: streams may be silent for days. A client that closes its side is gone,
 /// and its call with it.
 async fn connection(stream: TcpStream, router: Router, state: Arc<State>) {
-    let Ok(local) = stream.local_addr() else { return };
+    let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else { return };
     let _ = stream.set_nodelay(true);
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(IDLE_MAX).max_headers(HEADERS_MAX);
-    let (connection, entry) = state.connections.enter(local);
+    let (connection, entry) = state.connections.enter(local, peer);
     let service = router.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(connection);
         request

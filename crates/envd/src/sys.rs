@@ -190,12 +190,17 @@ pub(crate) fn reseed_kernel_random(device: &File) -> io::Result<()> {
 }
 
 /// Bytes from the kernel's generator at each call: guests of one snapshot must not draw the same ones, so nothing of them
-/// is kept in this process. Hexadecimal.
-pub(crate) fn random_hex<const BYTES: usize>() -> io::Result<String> {
+/// is kept in this process.
+pub(crate) fn random<const BYTES: usize>() -> io::Result<[u8; BYTES]> {
     let mut bytes = [0u8; BYTES];
     let drawn = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     debug_assert_eq!(drawn, BYTES, "up to 256 bytes come whole (getrandom(2))");
-    Ok(hex::encode(bytes))
+    Ok(bytes)
+}
+
+/// The same, as hexadecimal text.
+pub(crate) fn random_hex<const BYTES: usize>() -> io::Result<String> {
+    random::<BYTES>().map(hex::encode)
 }
 
 /// How many CPUs this process may use.

@@ -1,0 +1,354 @@
+//! Calls of the Connect protocol, and what an answer must look like.
+
+use axum::body::Body;
+use axum::extract::State as Extract;
+use axum::response::Response;
+use bytes::Bytes;
+use connectrpc::MethodKind;
+use hearth_envd_api::filesystem::FilesystemExt as _;
+use hearth_envd_api::process::ProcessExt as _;
+use http::{HeaderMap, HeaderValue, Method, Request, header};
+use serde_json::{Value, json};
+
+use super::{Ending, gzip, pieces, settle};
+use crate::filesystem::FilesystemService;
+use crate::process::ProcessService;
+use crate::rpc;
+use crate::state::{State, Surroundings};
+
+/// A procedure that only looks at what the daemon itself knows. `Start` and everything with a path must never stand here: a
+/// fuzzer may be root.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Procedure {
+    pub(super) path: &'static str,
+    kind: MethodKind,
+}
+
+const fn unary(path: &'static str) -> Procedure {
+    Procedure { path, kind: MethodKind::Unary }
+}
+
+pub(super) const PROCEDURES: [Procedure; 9] = [
+    LIST,
+    CONNECT,
+    unary("/process.Process/Update"),
+    Procedure { path: "/process.Process/StreamInput", kind: MethodKind::ClientStreaming },
+    unary("/process.Process/SendInput"),
+    unary("/process.Process/SendSignal"),
+    unary("/process.Process/CloseStdin"),
+    unary("/filesystem.Filesystem/GetWatcherEvents"),
+    unary("/filesystem.Filesystem/RemoveWatcher"),
+];
+pub(super) const LIST: Procedure = unary("/process.Process/List");
+pub(super) const CONNECT: Procedure = Procedure { path: "/process.Process/Connect", kind: MethodKind::ServerStreaming };
+
+/// Bytes before the body.
+pub(super) const HEAD_BYTES: usize = 5;
+const ENCODINGS: [Option<&str>; 4] = [None, Some("gzip"), Some("identity"), Some("br")];
+const ACCEPTED: [Option<&str>; 4] = [None, Some("gzip, deflate"), Some("identity"), Some("zstd,gzip,br")];
+const TIMEOUTS: [Option<&str>; 8] =
+    [None, Some("1"), Some("60000"), Some("9999999999"), Some("0"), Some(""), Some("+5"), Some("10000000000")];
+const VERSIONS: [Option<&str>; 4] = [None, Some("1"), Some("1"), Some("2")];
+
+/// A call, as the bytes before the body choose it:
+///
+/// | byte | bits | |
+/// |---|---|---|
+/// | 0 | all | the procedure, modulo their number |
+/// | 1 | 0 | the codec: JSON, binary |
+/// | | 1-2 | the content type: as it should be, twice; with a parameter; of the other kind of procedure |
+/// | | 3-4 | the body's encoding ([`ENCODINGS`]) |
+/// | | 5-6 | what is accepted ([`ACCEPTED`]) |
+/// | | 7 | a client of the first schema |
+/// | 2 | all | the size of the body's pieces; 0: one piece |
+/// | 3 | 0-2 | the deadline ([`TIMEOUTS`]) |
+/// | | 3-4 | the protocol's version ([`VERSIONS`]) |
+/// | | 5-6 | how the body ends: whole, twice; broken; never, which needs a deadline |
+/// | | 7 | GET instead of POST |
+/// | 4 | 0-1 | what is made of the rest ([`Call::wrap`]) |
+#[derive(Debug)]
+pub(super) struct Call {
+    procedure: Procedure,
+    method: Method,
+    headers: HeaderMap,
+    body: Vec<u8>,
+    piece_bytes: usize,
+    ending: Ending,
+}
+
+impl Call {
+    pub(super) fn read(data: &[u8]) -> Option<Self> {
+        let (head, rest) = data.split_at_checked(HEAD_BYTES)?;
+        let &[procedure, form, piece_bytes, times, shape] = head else { return None };
+        let procedure = PROCEDURES[usize::from(procedure) % PROCEDURES.len()];
+        let is_stream = is_stream(procedure.kind);
+        let choice = |byte: u8, shift: u8, count: u8| usize::from(byte >> shift) % usize::from(count);
+
+        let mut headers = HeaderMap::new();
+        let mut put = |name: &'static str, value: Option<&str>| {
+            if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
+                headers.insert(name, value);
+            }
+        };
+        let content_choice = choice(form, 1, 4);
+        let prefix = if is_stream == (content_choice != 3) { "application/connect+" } else { "application/" };
+        let codec = ["json", "proto"][choice(form, 0, 2)];
+        let parameter = if content_choice == 2 { "; charset=utf-8" } else { "" };
+        put("content-type", Some(&format!("{prefix}{codec}{parameter}")));
+        let encoding = ENCODINGS[choice(form, 3, 4)];
+        put(if is_stream { "connect-content-encoding" } else { "content-encoding" }, encoding);
+        put(if is_stream { "connect-accept-encoding" } else { "accept-encoding" }, ACCEPTED[choice(form, 5, 4)]);
+        if is_stream {
+            // From a client's HTTP library; it means nothing.
+            put("accept-encoding", Some("zstd,gzip,br"));
+        }
+        put("user-agent", (form >> 7 == 1).then_some("connect-python"));
+        let timeout = choice(times, 0, 8);
+        put("connect-timeout-ms", TIMEOUTS[timeout]);
+        put("connect-protocol-version", VERSIONS[choice(times, 3, 4)]);
+
+        let ending = match choice(times, 5, 4) {
+            2 => Ending::Broken,
+            3 if (1..=3).contains(&timeout) => Ending::Never,
+            _ => Ending::Whole,
+        };
+        let body = Self::wrap(choice(shape, 0, 4), is_stream, rest);
+        let method = if times >> 7 == 1 { Method::GET } else { Method::POST };
+        Some(Self { procedure, method, headers, body, piece_bytes: piece_bytes.into(), ending })
+    }
+
+    /// The body: the rest as it is, as a message, as a compressed message, or as many messages, each with a byte of flags and
+    /// a byte of length in front. A fuzzer does not find checksums and long lengths by itself.
+    fn wrap(shape: usize, is_stream: bool, rest: &[u8]) -> Vec<u8> {
+        match (shape, is_stream) {
+            (1, true) => envelope(0, rest),
+            (2, true) => envelope(1, &gzip(rest)),
+            (2, false) => gzip(rest),
+            (3, true) => {
+                let mut body = Vec::new();
+                let mut rest = rest;
+                while let [flags, length, after @ ..] = rest {
+                    let (message, behind) = after.split_at(after.len().min((*length).into()));
+                    let compressed = if flags & 1 == 1 { gzip(message) } else { message.to_vec() };
+                    body.extend(envelope(*flags, &compressed));
+                    rest = behind;
+                }
+                body
+            }
+            _ => rest.to_vec(),
+        }
+    }
+
+    pub(super) fn ask(&self) -> Answer {
+        self.ask_in(self.piece_bytes)
+    }
+
+    fn ask_in(&self, piece_bytes: usize) -> Answer {
+        let body = Body::from_stream(pieces(&self.body, piece_bytes, self.ending));
+        ask(self.procedure, &self.method, &self.headers, body)
+    }
+}
+
+pub(super) fn run(data: &[u8]) {
+    let Some(call) = Call::read(data) else { return };
+    let answer = call.ask();
+    check(call.procedure, &call.method, &call.headers, &answer);
+    match call.ending {
+        Ending::Never => assert_eq!(answer.headers.get(header::CONNECTION), Some(&HeaderValue::from_static("close"))),
+        Ending::Whole if call.piece_bytes != 0 => {
+            let at_once = call.ask_in(0);
+            assert_eq!((answer.status, answer.code()), (at_once.status, at_once.code()), "pieces make a difference");
+        }
+        Ending::Whole | Ending::Broken => {}
+    }
+}
+
+pub(super) fn envelope(flags: u8, message: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(message.len()).expect("inputs are short");
+    [&[flags][..], &length.to_be_bytes(), message].concat()
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Answer {
+    fn header(&self, name: impl header::AsHeaderName) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("headers of ours are text"))
+    }
+
+    /// The content type that tells what the body is.
+    fn is_stream(&self) -> bool {
+        self.header(header::CONTENT_TYPE).starts_with("application/connect+")
+    }
+
+    /// The error's code, of either kind of answer.
+    pub(super) fn code(&self) -> Option<String> {
+        let error = if self.is_stream() {
+            let (_, end) = envelopes(&self.body).pop()?;
+            serde_json::from_slice::<Value>(&end).ok()?.get_mut("error")?.take()
+        } else {
+            serde_json::from_slice::<Value>(&self.body).ok()?
+        };
+        error.get("code")?.as_str().map(str::to_owned)
+    }
+}
+
+/// Calls a procedure of a daemon that has just started.
+pub(super) fn ask(procedure: Procedure, method: &Method, headers: &HeaderMap, body: Body) -> Answer {
+    assert!(PROCEDURES.iter().any(|known| known.path == procedure.path), "only what is harmless is called");
+    let state = State::new(Surroundings::default());
+    let processes = std::sync::Arc::new(ProcessService::new(state.clone()));
+    let files = std::sync::Arc::new(FilesystemService::new(state));
+    let services = rpc::services(files.register(processes.register(connectrpc::Router::new())));
+    let mut request = Request::new(body);
+    *request.method_mut() = method.clone();
+    *request.uri_mut() = http::Uri::from_static(procedure.path);
+    *request.headers_mut() = headers.clone();
+    settle(async {
+        let response: Response = rpc::serve(Extract(services), request).await;
+        let (parts, body) = response.into_parts();
+        let body = axum::body::to_bytes(body, usize::MAX).await.expect("an answer is never cut");
+        Answer { status: parts.status.as_u16(), headers: parts.headers, body }
+    })
+}
+
+/// What the contract says of every answer (sections 3.2 to 3.7).
+pub(super) fn check(procedure: Procedure, method: &Method, headers: &HeaderMap, answer: &Answer) {
+    let is_stream = is_stream(procedure.kind);
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let content_type = text("content-type").split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let prefix = if is_stream { "application/connect+" } else { "application/" };
+    let codec = content_type.strip_prefix(prefix).filter(|codec| ["json", "proto"].contains(codec));
+    if method != Method::POST {
+        assert_eq!((answer.status, answer.header(header::ALLOW), answer.body.len()), (405, "POST", 0));
+        return;
+    }
+    let Some(codec) = codec else {
+        assert_eq!((answer.status, answer.body.len()), (415, 0), "{content_type:?}");
+        assert_eq!(answer.header("accept-post"), format!("{prefix}json, {prefix}proto"));
+        return;
+    };
+    if is_stream {
+        let accepted = text("connect-accept-encoding").to_ascii_lowercase();
+        check_stream(procedure, codec, accepted.contains("gzip"), answer);
+    } else {
+        // As the protocol has it, an encoding that the request had may be used for the answer.
+        let accepted = format!("{} {}", text("accept-encoding"), text("content-encoding")).to_ascii_lowercase();
+        check_unary(procedure, codec, accepted.contains("gzip"), answer);
+    }
+}
+
+fn check_unary(procedure: Procedure, codec: &str, takes_gzip: bool, answer: &Answer) {
+    let encoding = answer.header(header::CONTENT_ENCODING);
+    if answer.status != 200 {
+        assert_eq!((answer.header(header::CONTENT_TYPE), encoding), ("application/json", ""), "{answer:?}");
+        let error: Value = serde_json::from_slice(&answer.body).expect("an error is JSON");
+        check_error(&error, Some(answer.status));
+        return;
+    }
+    assert_eq!(answer.header(header::CONTENT_TYPE), format!("application/{codec}"));
+    let body = match encoding {
+        "" => answer.body.to_vec(),
+        "gzip" if takes_gzip => gunzip(&answer.body),
+        other => panic!("nobody asked for {other:?}"),
+    };
+    check_message(procedure, codec, &body);
+}
+
+fn check_stream(procedure: Procedure, codec: &str, takes_gzip: bool, answer: &Answer) {
+    assert_eq!(answer.status, 200, "the status of a stream tells nothing");
+    assert_eq!(answer.header(header::CONTENT_TYPE), format!("application/connect+{codec}"));
+    assert_eq!(answer.header(header::CONTENT_ENCODING), "", "a stream is compressed by messages");
+    let encoding = answer.header("connect-content-encoding");
+    assert!(encoding.is_empty() || (encoding == "gzip" && takes_gzip), "nobody asked for {encoding:?}");
+    let mut messages = envelopes(&answer.body);
+    for (flags, message) in &mut messages {
+        assert!(*flags <= 3, "unknown flags {flags}");
+        if *flags & 1 == 1 {
+            assert_eq!(encoding, "gzip", "compressed without a word");
+            *message = gunzip(message);
+        }
+    }
+    let (flags, end) = messages.pop().expect("a stream has an end message");
+    assert!(flags & 2 == 2, "the last message is no end");
+    assert!(messages.iter().all(|(flags, _)| flags & 2 == 0), "two ends");
+    let end: Value = serde_json::from_slice(&end).expect("the end is JSON");
+    let end = end.as_object().expect("the end is an object");
+    match end.get("error") {
+        // What had an error has no messages: nothing of ours fails in the middle here.
+        Some(error) => {
+            check_error(error, None);
+            assert!(messages.is_empty(), "an answer and an error");
+        }
+        None => {
+            assert_eq!(messages.len(), 1, "a client's stream has one answer");
+            check_message(procedure, codec, &messages[0].1);
+        }
+    }
+}
+
+/// Where nothing runs and nothing is watched, only two procedures succeed, and both have nothing to say.
+fn check_message(procedure: Procedure, codec: &str, message: &[u8]) {
+    assert!(["/process.Process/List", "/process.Process/StreamInput"].contains(&procedure.path), "{procedure:?}");
+    if codec == "json" {
+        assert_eq!(serde_json::from_slice::<Value>(message).expect("JSON"), json!({}));
+    } else {
+        assert!(message.is_empty(), "{message:?}");
+    }
+}
+
+fn check_error(error: &Value, status: Option<u16>) {
+    let code = error["code"].as_str().expect("a code is a word");
+    assert!(error.get("message").is_none_or(Value::is_string), "a message is text");
+    let expected = status_of(code).unwrap_or_else(|| panic!("`{code}` is no code"));
+    assert!(status.is_none_or(|status| status == expected), "{status:?} for `{code}`");
+    // These would be mistakes of ours.
+    assert!(!["unknown", "data_loss"].contains(&code), "{error}");
+}
+
+/// The contract's table (section 3.7).
+fn status_of(code: &str) -> Option<u16> {
+    Some(match code {
+        "canceled" => 499,
+        "unknown" | "internal" | "data_loss" => 500,
+        "invalid_argument" | "failed_precondition" | "out_of_range" => 400,
+        "deadline_exceeded" => 504,
+        "not_found" => 404,
+        "already_exists" | "aborted" => 409,
+        "permission_denied" => 403,
+        "resource_exhausted" => 429,
+        "unimplemented" => 501,
+        "unavailable" => 503,
+        "unauthenticated" => 401,
+        _ => return None,
+    })
+}
+
+/// Flags and content of every envelope. Panics if the last one is cut.
+fn envelopes(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let mut found = Vec::new();
+    while !bytes.is_empty() {
+        let ([flags, length @ ..], rest) = bytes.split_first_chunk::<5>().expect("a whole head of an envelope");
+        let length = u32::from_be_bytes(*length) as usize;
+        let (message, rest) = rest.split_at_checked(length).expect("a whole envelope");
+        found.push((*flags, message.to_vec()));
+        bytes = rest;
+    }
+    found
+}
+
+fn gunzip(bytes: &[u8]) -> Vec<u8> {
+    let mut content = Vec::new();
+    let read = std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(bytes), &mut content);
+    read.expect("what is called gzip is gzip");
+    content
+}
+
+fn is_stream(kind: MethodKind) -> bool {
+    kind != MethodKind::Unary
+}
