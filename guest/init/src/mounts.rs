@@ -49,7 +49,9 @@ const REST: &[Pseudo] = &[
     Pseudo { kind: "mqueue", target: "/dev/mqueue", flags: NO_PROGRAMS, options: c"" },
     Pseudo { kind: "tmpfs", target: "/run", flags: NO_DEVICES, options: c"mode=0755,size=20%" },
     Pseudo { kind: "tmpfs", target: "/run/lock", flags: NO_PROGRAMS, options: c"mode=1777,size=5m" },
-    Pseudo { kind: "cgroup2", target: "/sys/fs/cgroup", flags: NO_PROGRAMS, options: c"nsdelegate" },
+    // Every command enters a group of its own: without the second option (Linux 6.0) each would wait out a grace period of the
+    // kernel's, some 20 ms.
+    Pseudo { kind: "cgroup2", target: "/sys/fs/cgroup", flags: NO_PROGRAMS, options: c"nsdelegate,favordynmods" },
 ];
 
 /// Names below `/dev` that programs expect and that udev would make.
