@@ -23,10 +23,15 @@ pub(crate) async fn guard(Extract(state): Extract<Arc<State>>, request: Request,
         return preflight(request.headers());
     }
     let has_origin = request.headers().contains_key(header::ORIGIN);
+    let (method, uri) = (request.method().clone(), request.uri().clone());
     let mut response = match refusal(&state, &request) {
         Some(refusal) => refusal,
         None => next.run(request).await,
     };
+    if is_a_failure_of_ours(response.status()) {
+        // Without the query: it may have a signature.
+        state.log().error("envd", format!("{method} {} was answered {}", uri.path(), response.status()));
+    }
     if has_origin {
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
@@ -34,6 +39,11 @@ pub(crate) async fn guard(Extract(state): Extract<Arc<State>>, request: Request,
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
     }
     response
+}
+
+/// What the host should hear of: not a client's mistake, nor something that this daemon does not do.
+fn is_a_failure_of_ours(status: StatusCode) -> bool {
+    status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED && status != StatusCode::GATEWAY_TIMEOUT
 }
 
 fn refusal(state: &State, request: &Request) -> Option<Response> {

@@ -47,6 +47,7 @@ mod sys;
 mod users;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::Mode;
@@ -99,6 +100,7 @@ pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
         is_restart: options.is_restart,
         is_verbose: options.is_verbose,
     });
+    log_panics(Arc::clone(&state));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -115,4 +117,13 @@ pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Has a mistake of ours told to the host, beside the console. It ends one request, or one process's streams.
+fn log_panics(state: Arc<State>) {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        state.log().error("envd", format!("the daemon panicked: {panic}"));
+        before(panic);
+    }));
 }

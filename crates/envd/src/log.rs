@@ -9,6 +9,7 @@
 //! file contents and tokens are never logged; output of processes is when the host wants it ([`Log::take_output`]).
 
 use std::collections::VecDeque;
+use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -136,12 +137,13 @@ impl Log {
         let mut ring = self.ring();
         ring.last += 1;
         line.insert("seq".to_owned(), ring.last.into());
-        let text = format!("{}\n", Value::Object(line));
-        if self.is_verbose {
-            print!("{text}");
-        }
-        ring.push(text.into());
+        let text = Bytes::from(format!("{}\n", Value::Object(line)));
+        ring.push(text.clone());
         drop(ring);
+        if self.is_verbose {
+            // A closed standard output is not worth failing for.
+            let _ = std::io::stdout().write_all(&text);
+        }
         self.news.notify_waiters();
     }
 

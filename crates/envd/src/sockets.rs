@@ -5,7 +5,7 @@
 //! stays inside of the guest goes on.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
@@ -116,6 +116,8 @@ fn receive(socket: &OwnedFd) -> io::Result<Vec<NetlinkMessage<SockDiagMessage>>>
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     #[test]
