@@ -26,8 +26,8 @@ export async function newSandbox(options = {}) {
 }
 
 /** A sandbox for all tests of a file that do not disturb each other; the caller kills it. */
-export function sharedSandbox() {
-  return Sandbox.create({ timeoutMs: 900_000, metadata: MARK })
+export function sharedSandbox(options = {}) {
+  return Sandbox.create({ timeoutMs: 900_000, metadata: MARK, ...options })
 }
 
 /** Routing by the two headers. */

@@ -39,9 +39,10 @@ def new_sandbox() -> Iterator[NewSandbox]:
 
 @pytest.fixture(scope="module")
 def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
-    """One sandbox for all tests of a file that do not disturb each other."""
+    """One sandbox for all tests of a file that do not disturb each other; `SANDBOX` in it are options of its own."""
     stack: list[Sandbox] = []
-    yield _sandboxes(stack)(timeout=900, metadata={"module": request.module.__name__})
+    options = getattr(request.module, "SANDBOX", {})
+    yield _sandboxes(stack)(timeout=900, metadata={"module": request.module.__name__}, **options)
     _kill_all(stack)
 
 

@@ -1,11 +1,12 @@
 // Files, watches, and a server in a sandbox.
 
 import { createHash, randomBytes, randomUUID } from 'node:crypto'
+import { readFile } from 'node:fs/promises'
 
-import { FileNotFoundError, FilesystemEventType, FileType } from 'e2b'
+import { FileNotFoundError, FilesystemEventType, FileType, InvalidArgumentError } from 'e2b'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 
-import { byHeaders, SANDBOX_URL, sharedSandbox, Transcript } from '../journeys.js'
+import { byHeaders, eventually, SANDBOX_URL, sharedSandbox, Transcript } from '../journeys.js'
 
 const MIB = 1024 * 1024
 
@@ -21,14 +22,35 @@ beforeEach(async () => {
 })
 
 describe('contents', () => {
+  // envd: F1, F2
   test('text', async () => {
     const info = await sandbox.files.write(`${folder}/new/nested/note.txt`, 'ünï')
     expect(info).toMatchObject({ name: 'note.txt', path: `${folder}/new/nested/note.txt`, type: FileType.FILE })
     expect(await sandbox.files.read(info.path)).toBe('ünï')
-    await sandbox.files.write(info.path, '')
-    expect(await sandbox.files.read(info.path)).toBe('')
+    await sandbox.files.write(info.path, 'over')
+    expect(await sandbox.files.read(info.path)).toBe('over')
   })
 
+  // envd: F2
+  test('many at once into one new tree', async () => {
+    const numbers = Array.from({ length: 16 }, (_, number) => String(number))
+    await Promise.all(numbers.map((number) => sandbox.files.write(`${folder}/a/b/c/${number}`, number)))
+    expect(await Promise.all(numbers.map((number) => sandbox.files.read(`${folder}/a/b/c/${number}`)))).toEqual(numbers)
+  })
+
+  // envd: F5
+  test('nothing in all forms', async () => {
+    const path = `${folder}/empty`
+    for (const data of ['', new ArrayBuffer(0), new Blob([]), new Blob([]).stream()]) {
+      await sandbox.files.write(path, data)
+      expect(await sandbox.files.read(path)).toBe('')
+      expect((await sandbox.files.read(path, { format: 'bytes' })).length).toBe(0)
+      expect((await sandbox.files.read(path, { format: 'blob' })).size).toBe(0)
+      for await (const part of await sandbox.files.read(path, { format: 'stream' })) expect(part.length).toBe(0)
+    }
+  })
+
+  // envd: F4
   test.each([{}, { gzip: true }, { useOctetStream: true }])('bytes of all kinds with %j', async (options) => {
     const content = randomBytes(230_000)
     const path = `${folder}/binary`
@@ -41,6 +63,7 @@ describe('contents', () => {
     expect(Buffer.from(await blob.arrayBuffer()).equals(content)).toBe(true)
   })
 
+  // envd: F4
   test('sixteen mebibytes as a stream both ways', async () => {
     const block = randomBytes(MIB)
     const sent = createHash('sha256')
@@ -61,41 +84,92 @@ describe('contents', () => {
     expect(received.digest('hex')).toBe(sent.digest('hex'))
   })
 
+  // envd: F3
   test('many in one request, in order', async () => {
     const entries = Array.from({ length: 10 }, (_, number) => ({ path: `${folder}/many/${number}`, data: `content ${number}` }))
-    const infos = await sandbox.files.write(entries)
-    expect(infos.map(({ path }) => path)).toEqual(entries.map(({ path }) => path))
+    const relative = `${folder.slice('/home/user/'.length)}/relative`
+    const infos = await sandbox.files.write([...entries, { path: relative, data: 'near' }])
+    expect(infos.map(({ path }) => path)).toEqual([...entries.map(({ path }) => path), `/home/user/${relative}`])
+    expect(await sandbox.files.read(`${folder}/relative`)).toBe('near')
     expect(await sandbox.files.read(`${folder}/many/7`)).toBe('content 7')
   })
 
-  test('metadata', async () => {
-    const info = await sandbox.files.write(`${folder}/tagged`, 'x', { metadata: { Author: 'Ada' } })
+  // envd: F16
+  test.each([{}, { useOctetStream: true }])('metadata with %j', async (options) => {
+    const path = `${folder}/tagged`
+    const info = await sandbox.files.write(path, 'x', { metadata: { Author: 'Ada' }, ...options })
     expect(info.metadata).toEqual({ author: 'Ada' })
-    expect((await sandbox.files.getInfo(`${folder}/tagged`)).metadata).toEqual({ author: 'Ada' })
+    expect((await sandbox.files.getInfo(path)).metadata).toEqual({ author: 'Ada' })
+    expect((await sandbox.files.list(folder)).map(({ metadata }) => metadata)).toEqual([{ author: 'Ada' }])
+    expect((await sandbox.files.rename(path, `${path}2`)).metadata).toEqual({ author: 'Ada' })
+    await sandbox.files.write(`${path}2`, 'y', options)
+    expect((await sandbox.files.getInfo(`${path}2`)).metadata).toBeUndefined()
+    await sandbox.commands.run(`python3 -c "import os; os.setxattr('${path}2', 'user.e2b.author', b'inside')"`)
+    expect((await sandbox.files.getInfo(`${path}2`)).metadata).toEqual({ author: 'inside' })
+    const entries = [1, 2].map((number) => ({ path: `${folder}/several/${number}`, data: 'x' }))
+    const infos = await sandbox.files.write(entries, { metadata: { batch: '7' }, ...options })
+    expect(infos.map(({ metadata }) => metadata)).toEqual([{ batch: '7' }, { batch: '7' }])
+    for (const metadata of [{ 'a b': 'x' }, { key: 'ü' }]) {
+      await expect(sandbox.files.write(path, 'x', { metadata, ...options })).rejects.toThrow(InvalidArgumentError)
+    }
+    expect(await sandbox.files.exists(path)).toBe(false)
   })
 })
 
 describe('entries', () => {
+  // envd: F7, F10
   test('listed in order and to a depth', async () => {
     for (const path of ['file1.txt', 'subdir2/x', 'subdir1/deep/y']) await sandbox.files.write(`${folder}/${path}`, path)
     const listed = async (depth) => (await sandbox.files.list(folder, { depth })).map(({ path }) => path.slice(folder.length + 1))
-    expect(await listed(1)).toEqual(['file1.txt', 'subdir1', 'subdir2'])
+    expect(await listed()).toEqual(['file1.txt', 'subdir1', 'subdir2'])
+    expect(await listed(1)).toEqual(await listed())
+    expect(await listed(2)).toEqual(['file1.txt', 'subdir1', 'subdir1/deep', 'subdir2', 'subdir2/x'])
     expect(await listed(3)).toEqual(['file1.txt', 'subdir1', 'subdir1/deep', 'subdir1/deep/y', 'subdir2', 'subdir2/x'])
+    await expect(listed(0)).rejects.toThrow(InvalidArgumentError)
+    const near = await sandbox.files.list(folder.slice('/home/user/'.length))
+    expect(near.map(({ path }) => path)).toEqual(['file1.txt', 'subdir1', 'subdir2'].map((name) => `${folder}/${name}`))
   })
 
+  // envd: F8, F12, F13, F14, F15
   test('described, moved and removed', async () => {
     await sandbox.files.write(`${folder}/file`, '12345')
     expect(await sandbox.files.getInfo(`${folder}/file`)).toMatchObject({
       name: 'file', type: FileType.FILE, size: 5, mode: 0o644, permissions: '-rw-r--r--', owner: 'user', group: 'user',
     })
+    const { modifiedTime, symlinkTarget } = await sandbox.files.getInfo(`${folder}/file`)
+    expect(Math.abs(modifiedTime - Date.now())).toBeLessThan(60_000)
+    expect(symlinkTarget).toBeUndefined()
     expect(await sandbox.files.makeDir(folder)).toBe(false)
+    expect(await sandbox.files.makeDir(`${folder}/nested/deeper`)).toBe(true)
+    expect(await sandbox.files.getInfo(`${folder}/nested`)).toMatchObject({
+      type: FileType.DIR, mode: 0o755, permissions: 'drwxr-xr-x', owner: 'user', group: 'user',
+    })
+    expect(await sandbox.files.exists(`${folder}/nested/deeper`)).toBe(true)
     expect(await sandbox.files.rename(`${folder}/file`, `${folder}/a/b`)).toMatchObject({ name: 'b', path: `${folder}/a/b` })
     expect(await sandbox.files.exists(`${folder}/file`)).toBe(false)
-    await sandbox.files.remove(`${folder}/a`)
-    await sandbox.files.remove(`${folder}/a`)
+    await sandbox.files.remove(`${folder}/a/b`)
     expect(await sandbox.files.exists(`${folder}/a/b`)).toBe(false)
+    await sandbox.files.remove(`${folder}/nested`)
+    // Missing now, and no error.
+    await sandbox.files.remove(`${folder}/nested`)
+    expect(await sandbox.files.exists(`${folder}/nested`)).toBe(false)
   })
 
+  // envd: F9, F11
+  test('links, and what a home comes with', async () => {
+    await sandbox.files.write(`${folder}/file`, 'x')
+    await sandbox.commands.run('ln -s file link && mkdir dir && ln -s dir dirlink', { cwd: folder })
+    const info = (name) => sandbox.files.getInfo(`${folder}/${name}`)
+    expect(await info('file')).toMatchObject({ name: 'file', type: FileType.FILE })
+    expect(await info('dir')).toMatchObject({ name: 'dir', type: FileType.DIR })
+    expect(await info('link')).toMatchObject({ name: 'link', path: `${folder}/link`, symlinkTarget: `${folder}/file` })
+    expect(await info('dirlink')).toMatchObject({ name: 'dirlink', symlinkTarget: `${folder}/dir` })
+    for (const name of ['.bashrc', '.profile']) {
+      expect(await sandbox.files.getInfo(name)).toMatchObject({ path: `/home/user/${name}`, owner: 'user', group: 'user' })
+    }
+  })
+
+  // envd: F6, F14, W5
   test('missing ones are told', async () => {
     const path = `${folder}/missing`
     for (const format of ['text', 'bytes', 'blob', 'stream']) {
@@ -105,14 +179,19 @@ describe('entries', () => {
     await expect(sandbox.files.list(path)).rejects.toThrow(FileNotFoundError)
     await expect(sandbox.files.rename(path, `${path}2`)).rejects.toThrow(FileNotFoundError)
     await expect(sandbox.files.watchDir(path, () => {})).rejects.toThrow(FileNotFoundError)
+    await sandbox.files.write(path, 'x')
+    await expect(sandbox.files.watchDir(path, () => {})).rejects.toThrow(InvalidArgumentError)
   })
 })
 
+// envd: W1, W2, W3, W8
 test('watching below a folder is pushed', async () => {
   const said = new Transcript()
+  const ends = []
   const handle = await sandbox.files.watchDir(folder, (event) => said.add(`${event.type}:${event.name}:${event.entry?.path ?? ''}\n`), {
     recursive: true,
     includeEntry: true,
+    onExit: (error) => ends.push(error),
   })
   await sandbox.files.write(`${folder}/nested/file`, 'x')
   await said.until(`${FilesystemEventType.CREATE}:nested/file:${folder}/nested/file\n`)
@@ -121,8 +200,39 @@ test('watching below a folder is pushed', async () => {
   await sandbox.files.remove(`${folder}/nested/file`)
   await said.until(`${FilesystemEventType.REMOVE}:nested/file:\n`)
   await handle.stop()
+  expect(ends.filter(Boolean)).toEqual([])
 })
 
+// envd: W3, W4
+test('watching tells entries only on request, and asks before it watches a network mount', async () => {
+  const events = []
+  const plain = await sandbox.files.watchDir(folder, (event) => events.push(event))
+  const full = new Transcript()
+  const asking = await sandbox.files.watchDir(folder, ({ type, name, entry }) => full.add(`${type} ${name} ${entry?.type}\n`), {
+    includeEntry: true,
+    allowNetworkMounts: true,
+  })
+  await sandbox.files.write(`${folder}/file`, 'x')
+  await full.until(`${FilesystemEventType.WRITE} file ${FileType.FILE}\n`)
+  const written = await eventually(() => events.find(({ type }) => type === FilesystemEventType.WRITE), 20_000)
+  expect(written).toEqual({ type: FilesystemEventType.WRITE, name: 'file' })
+  await plain.stop()
+  await asking.stop()
+
+  const program = await readFile(new URL('../../python/guest/fuse_mount.py', import.meta.url), 'utf8')
+  await sandbox.files.write('/root/fuse_mount.py', program, { user: 'root' })
+  const said = new Transcript()
+  const mount = await sandbox.commands.run('mkdir -p /mnt/remote && exec python3 fuse_mount.py /mnt/remote', {
+    background: true, timeoutMs: 0, user: 'root', onStdout: said.add,
+  })
+  await said.until('mounted')
+  await expect(sandbox.files.watchDir('/mnt/remote', () => {})).rejects.toThrow(InvalidArgumentError)
+  await (await sandbox.files.watchDir('/mnt/remote', () => {}, { allowNetworkMounts: true })).stop()
+  await sandbox.commands.run('umount -l /mnt/remote', { user: 'root' })
+  await mount.kill()
+})
+
+// envd: X4
 test('a server in a sandbox is reached through the edge', async () => {
   await sandbox.files.write(`${folder}/index.html`, '<h1>from inside</h1>')
   const said = new Transcript()

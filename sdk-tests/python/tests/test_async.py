@@ -8,8 +8,13 @@ import pytest_asyncio
 from e2b import (
     AsyncSandbox,
     CommandExitException,
+    FilesystemEvent,
     FilesystemEventType,
     PtySize,
+    FileNotFoundException,
+    FileType,
+    InvalidArgumentException,
+    NotFoundException,
     SandboxNotFoundException,
     SandboxQuery,
 )
@@ -17,6 +22,7 @@ from e2b import (
 from journeys import MARK
 
 SECONDS = 60
+NOBODY = 999999
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -26,6 +32,7 @@ async def shared() -> AsyncIterator[AsyncSandbox]:
     await sandbox.kill()
 
 
+# envd: C10
 async def test_a_whole_life():
     sandbox = await AsyncSandbox.create(timeout=120, metadata={**MARK, "life": "whole"}, envs={"NAME": "Ada"})
     try:
@@ -59,6 +66,7 @@ async def test_many_at_once():
     assert await asyncio.gather(*(life(number) for number in range(5))) == [str(number) for number in range(5)]
 
 
+# envd: C1, C3
 async def test_commands_at_once(shared):
     results = await asyncio.gather(*(shared.commands.run(f"echo {number}") for number in range(10)))
     assert [result.stdout for result in results] == [f"{number}\n" for number in range(10)]
@@ -67,6 +75,7 @@ async def test_commands_at_once(shared):
     assert (caught.value.exit_code, caught.value.stderr) == (9, "bad\n")
 
 
+# envd: C9, C11, C12
 async def test_background_input_and_kill(shared):
     said: asyncio.Queue[str] = asyncio.Queue()
     handle = await shared.commands.run("cat", background=True, stdin=True, on_stdout=said.put_nowait, timeout=0)
@@ -81,6 +90,31 @@ async def test_background_input_and_kill(shared):
         await other.wait()
 
 
+# envd: C18
+async def test_input_as_a_stream(shared):
+    said = asyncio.Queue()
+    handle = await shared.commands.run("cat", background=True, stdin=True, on_stdout=said.put_nowait, timeout=0)
+    stream = shared.commands.stream_input(handle.pid)
+    # Fifty seconds otherwise; it is read when the stream begins, which is not yet.
+    stream._keepalive_interval = 0.05
+    heard = ""
+    for number in range(5):
+        await stream.send(f"{number}\n")
+        # Silent meanwhile for longer than the interval: keepalives go between.
+        while not heard.endswith(f"{number}\n"):
+            heard += await asyncio.wait_for(said.get(), SECONDS)
+        await asyncio.sleep(0.2)
+    for number in range(5, 200):
+        await stream.send(f"{number}\n")
+    await stream.close()
+    # The end of the stream is not the end of the input.
+    await handle.send_stdin("after\n")
+    await handle.close_stdin()
+    assert (await handle.wait()).stdout == "".join(f"{number}\n" for number in range(200)) + "after\n"
+    with pytest.raises(NotFoundException):
+        await shared.commands.stream_input(NOBODY).close()
+
+
 async def test_files(shared):
     await asyncio.gather(*(shared.files.write(f"many/{number}", str(number) * 1000) for number in range(10)))
     assert sorted(entry.name for entry in await shared.files.list("many")) == [str(number) for number in range(10)]
@@ -92,6 +126,7 @@ async def test_files(shared):
     assert b"".join(parts) == b"9" * 1000
 
 
+# envd: W2, W3, W8
 async def test_watching_is_pushed(shared):
     events: asyncio.Queue = asyncio.Queue()
     await shared.files.make_dir("watched")
@@ -108,6 +143,39 @@ async def test_watching_is_pushed(shared):
     await handle.stop()
 
 
+# envd: W1, W3, W4, W5, W8
+async def test_what_a_pushed_watch_tells(shared):
+    events, ends = asyncio.Queue(), asyncio.Queue()
+    path = (await shared.files.write("told/file", "x")).path
+
+    async def written() -> FilesystemEvent:
+        while True:
+            event = await asyncio.wait_for(events.get(), SECONDS)
+            if event.type == FilesystemEventType.WRITE:
+                return event
+
+    for options in ({}, {"include_entry": True, "allow_network_mounts": True}):
+        handle = await shared.files.watch_dir("told", on_event=events.put_nowait, on_exit=ends.put_nowait, **options)
+        await shared.files.write("told/file", "overwritten")
+        event = await written()
+        assert event.name == "file"
+        if options:
+            assert (event.entry.name, event.entry.path, event.entry.type) == ("file", path, FileType.FILE)
+        else:
+            assert event.entry is None
+        await handle.stop()
+        while not events.empty():
+            events.get_nowait()
+    # What ended by its own stop tells no error.
+    while not ends.empty():
+        assert ends.get_nowait() is None
+    with pytest.raises(FileNotFoundException):
+        await shared.files.watch_dir("missing", on_event=events.put_nowait)
+    with pytest.raises(InvalidArgumentException):
+        await shared.files.watch_dir("told/file", on_event=events.put_nowait)
+
+
+# envd: P5
 async def test_a_terminal(shared):
     output = bytearray()
     seen = asyncio.Event()

@@ -1,5 +1,7 @@
 """Commands: output, exit codes, environment, folder, user, stdin, background, signals, reconnecting."""
 
+import shlex
+
 import pytest
 from e2b import (
     AuthenticationException,
@@ -19,6 +21,7 @@ def run(sandbox):
     return sandbox.commands.run
 
 
+# envd: C1
 @pytest.mark.parametrize(
     "text",
     [
@@ -35,6 +38,18 @@ def test_text_comes_back_as_it_is(run, text):
     assert (result.stdout, result.stderr, result.exit_code) == (f"{text}\n", "", 0)
 
 
+# envd: C1
+@pytest.mark.parametrize(
+    "text",
+    ["plain text", "signs ' \" ` $HOME \\ ! * ? [a] {b,c} ~ # & ; | < > ( )", "first\nsecond\n\nfourth"],
+    ids=["plain", "signs", "lines"],
+)
+def test_echo_gives_text_back(run, text):
+    result = run(f"echo {shlex.quote(text)}")
+    assert (result.stdout, result.stderr, result.exit_code) == (f"{text}\n", "", 0)
+
+
+# envd: C3
 def test_both_outputs_and_a_bad_exit(run):
     with pytest.raises(CommandExitException) as caught:
         run("echo to out; echo to err >&2; exit 3")
@@ -81,15 +96,18 @@ def test_large_output_is_complete(run):
     assert output == "".join(f"{number}\n" for number in range(1, 300001))
 
 
+# envd: C4
 def test_broken_text_is_replaced_not_lost(run):
     output = run("head -c 8191 /dev/zero | tr '\\0' a; printf '\\xe2'").stdout
     assert output == "a" * 8191 + "\ufffd"
 
 
+# envd: C4
 def test_letters_survive_being_cut(run):
     assert run("for i in $(seq 20000); do printf 漢; done").stdout == "漢" * 20000
 
 
+# envd: C2
 def test_a_command_has_its_time(run, sandbox):
     assert run("sleep 0.2; echo done", timeout=30).stdout == "done\n"
     with pytest.raises(TimeoutException):
@@ -103,6 +121,7 @@ def test_a_command_has_its_time(run, sandbox):
         run("pgrep -x -f 'sleep 31.7'")
 
 
+# envd: C10
 def test_environment_of_one_command(run):
     envs = {"ONE": "1", "WITH_SPACE": "a b", "EMPTY": ""}
     assert run('echo "$ONE,$WITH_SPACE,${EMPTY-unset}"', envs=envs).stdout == "1,a b,\n"
@@ -110,6 +129,7 @@ def test_environment_of_one_command(run):
     assert run('echo "${ONE-unset}"').stdout == "unset\n"
 
 
+# envd: C14
 def test_where_commands_run(run, folder):
     assert run("pwd").stdout == "/home/user\n"
     assert run("pwd", cwd="/tmp").stdout == "/tmp\n"
@@ -118,6 +138,11 @@ def test_where_commands_run(run, folder):
     assert run("pwd", cwd=f"~/{name}").stdout == f"{folder}\n"
     with pytest.raises(InvalidArgumentException, match="does not exist"):
         run("pwd", cwd=f"{folder}/missing")
+    # It was there, and a command ran in it.
+    run("mkdir here")
+    assert run("pwd; rmdir ~/here", cwd="~/here").stdout == "/home/user/here\n"
+    with pytest.raises(InvalidArgumentException, match="does not exist"):
+        run("pwd", cwd="~/here")
     run("mkdir -m 700 /root/closed 2>/dev/null || true", user="root")
     with pytest.raises(InvalidArgumentException):
         run("pwd", cwd="/root/closed")
@@ -133,6 +158,7 @@ def test_who_runs_commands(run):
         run("whoami", user="nobody-here")
 
 
+# envd: C11, C12
 @pytest.mark.parametrize(
     "text",
     ["line\n", "no end of line", "", "ünï $x `y` \\z\n\nlast\n", "x" * 200_000],
@@ -142,9 +168,11 @@ def test_input_comes_back_as_it_is(sandbox, text):
     handle = sandbox.commands.run("cat", background=True, stdin=True)
     handle.send_stdin(text)
     handle.close_stdin()
-    assert handle.wait().stdout == text
+    result = handle.wait()
+    assert (result.stdout, result.stderr, result.exit_code) == (text, "", 0)
 
 
+# envd: C11, C12
 def test_input_may_be_bytes_and_come_in_pieces(sandbox):
     handle = sandbox.commands.run("od -An -tx1", background=True, stdin=True)
     handle.send_stdin(b"\x00\xff")
@@ -154,6 +182,7 @@ def test_input_may_be_bytes_and_come_in_pieces(sandbox):
     assert handle.wait().stdout.split() == ["00", "ff", "80"]
 
 
+# envd: C18
 def test_input_as_a_stream(sandbox):
     handle = sandbox.commands.run("cat", background=True, stdin=True)
     sandbox.commands.stream_input(handle.pid, (f"{number}\n" for number in range(200)))
@@ -163,12 +192,14 @@ def test_input_as_a_stream(sandbox):
         sandbox.commands.stream_input(NOBODY, ["x"])
 
 
+# envd: C13
 def test_without_input_there_is_its_end(run):
     with pytest.raises(CommandExitException) as caught:
         run("read line", user="root")
     assert caught.value.exit_code == 1
 
 
+# envd: C5, C7, C8, C9
 def test_background_commands_are_listed_and_killed(sandbox):
     handles = [sandbox.commands.run(f"sleep 30{number}", background=True, timeout=0) for number in range(2)]
     listed = {process.pid: process for process in sandbox.commands.list()}
@@ -187,13 +218,33 @@ def test_background_commands_are_listed_and_killed(sandbox):
     assert sandbox.commands.kill(NOBODY) is False
 
 
+# envd: C15
 def test_killing_a_shell_with_children_ends_the_stream(sandbox):
+    others = {process.pid for process in sandbox.commands.list()}
     handle = sandbox.commands.run("sleep 300 && echo done", background=True, timeout=0)
     assert sandbox.commands.kill(handle.pid)
-    with pytest.raises(CommandExitException):
+    with pytest.raises(CommandExitException) as caught:
         handle.wait()
+    assert (caught.value.exit_code, caught.value.stdout) == (-1, "")
+    assert {process.pid for process in sandbox.commands.list()} == others
 
 
+# envd: C15
+def test_killing_a_development_server_ends_the_stream(sandbox, folder):
+    others = {process.pid for process in sandbox.commands.list()}
+    server = "require('http').createServer((_, answer) => answer.end('up')).listen(4173, () => console.log('ready'))"
+    sandbox.files.write(f"{folder}/server.js", server)
+    handle = sandbox.commands.run("node server.js", cwd=folder, background=True, timeout=0)
+    assert next(iter(handle))[0] == "ready\n"
+    assert sandbox.commands.run("curl -s http://127.0.0.1:4173").stdout == "up"
+    assert handle.kill()
+    with pytest.raises(CommandExitException) as caught:
+        handle.wait()
+    assert (caught.value.exit_code, caught.value.error) == (-1, "signal: killed")
+    assert {process.pid for process in sandbox.commands.list()} == others
+
+
+# envd: C5, C6, C17
 def test_leaving_a_command_and_coming_back(sandbox):
     handle = sandbox.commands.run("read line; echo got $line", background=True, stdin=True, timeout=0)
     handle.disconnect()

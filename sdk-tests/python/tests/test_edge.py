@@ -118,6 +118,7 @@ def test_many_requests_at_once(way):
     assert sorted(answers) == sorted(f"/{number}" for number in range(20))
 
 
+# envd: X4
 def test_a_closed_port_is_told(edge, guest):
     sandbox_id = guest.sandbox.sandbox_id
     for headers in (by_headers(sandbox_id, 9), by_host(sandbox_id, 9)):
@@ -127,6 +128,7 @@ def test_a_closed_port_is_told(edge, guest):
         assert answer.json() == {"sandboxId": sandbox_id, "message": PORT_CLOSED, "port": 9, "code": 502}
 
 
+# envd: X4
 def test_an_unknown_sandbox_is_told(edge):
     missing = "inotthere0000000000000"
     for headers in (by_headers(missing, 8000), by_host(missing, 8000)):
@@ -166,6 +168,7 @@ def test_half_a_route_is_refused(edge, guest):
         assert edge.get("/", headers=dict([header])).status_code == 400
 
 
+# envd: S10
 @pytest.mark.parametrize(
     "path",
     [

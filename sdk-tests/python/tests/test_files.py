@@ -17,7 +17,7 @@ from e2b import (
 )
 from e2b.sandbox.filesystem.filesystem import WriteEntry
 
-from journeys import ENVD_PORT, by_host
+from journeys import ENVD_PORT, by_headers, by_host
 
 MIB = 1024 * 1024
 
@@ -31,6 +31,7 @@ def noise(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
+# envd: F1, F2, F12
 def test_text_is_written_and_read(files, folder):
     path = f"{folder}/new/nested/note.txt"
     info = files.write(path, "first\n")
@@ -41,6 +42,7 @@ def test_text_is_written_and_read(files, folder):
     assert files.exists(path) and not files.exists(f"{path}.missing")
 
 
+# envd: F4
 def test_binary_is_written_and_read(files, folder):
     content = bytes(range(256)) * 17 + b"\r\n--boundary\r\n\x00"
     files.write(f"{folder}/binary", content)
@@ -49,11 +51,14 @@ def test_binary_is_written_and_read(files, folder):
     assert files.read(f"{folder}/from-file", format="bytes") == bytearray(content)
 
 
+# envd: F4, F5
 @pytest.mark.parametrize("options", [{}, {"gzip": True}, {"use_octet_stream": True}], ids=["multipart", "gzip", "raw"])
 def test_ways_to_upload(files, folder, options):
     content = noise(230_000)
     files.write(f"{folder}/upload", content, **options)
     assert files.read(f"{folder}/upload", format="bytes", gzip=options.get("gzip", False)) == bytearray(content)
+    files.write(f"{folder}/streamed", io.BytesIO(content), **options)
+    assert b"".join(files.read(f"{folder}/streamed", format="stream")) == content
     files.write(f"{folder}/empty", b"", **options)
     assert files.read(f"{folder}/empty") == "" and files.read(f"{folder}/empty", format="bytes") == b""
     assert list(files.read(f"{folder}/empty", format="stream")) in ([], [b""])
@@ -79,6 +84,7 @@ def test_a_hundred_mebibytes_both_ways(sandbox, folder):
     sandbox.files.remove(f"{folder}/big")
 
 
+# envd: F3
 def test_many_files_in_one_request(files, folder):
     entries = [WriteEntry(path=f"{folder}/many/{number}.txt", data=f"content {number}") for number in range(10)]
     name = folder.removeprefix("/home/user/")
@@ -89,6 +95,7 @@ def test_many_files_in_one_request(files, folder):
     assert files.write_files([]) == []
 
 
+# envd: F2
 def test_writing_at_once_into_one_new_tree(files, folder):
     def write(number: int) -> None:
         files.write(f"{folder}/a/b/c/{number}", str(number))
@@ -98,6 +105,7 @@ def test_writing_at_once_into_one_new_tree(files, folder):
     assert sorted(int(entry.name) for entry in files.list(f"{folder}/a/b/c")) == list(range(16))
 
 
+# envd: F6, F14
 def test_missing_files(files, folder):
     for format in ("text", "bytes", "stream"):
         with pytest.raises(FileNotFoundException):
@@ -116,6 +124,7 @@ def test_missing_files(files, folder):
         files.write(folder, "a folder is no file")
 
 
+# envd: F7, F10
 def test_folders_are_listed_in_order(files, folder):
     for path in ("file1.txt", "subdir2/deep/x", "subdir1/subdir1_2/y", "subdir1/subdir1_1/file"):
         files.write(f"{folder}/{path}", path)
@@ -125,7 +134,20 @@ def test_folders_are_listed_in_order(files, folder):
 
     assert listed(None) == ["file1.txt", "subdir1", "subdir2"] == listed(1)
     assert listed(2) == ["file1.txt", "subdir1", "subdir1/subdir1_1", "subdir1/subdir1_2", "subdir2", "subdir2/deep"]
-    assert len(listed(3)) == 9
+    assert listed(3) == [
+        "file1.txt",
+        "subdir1",
+        "subdir1/subdir1_1",
+        "subdir1/subdir1_1/file",
+        "subdir1/subdir1_2",
+        "subdir1/subdir1_2/y",
+        "subdir2",
+        "subdir2/deep",
+        "subdir2/deep/x",
+    ]
+    for depth in (0, -1):
+        with pytest.raises(InvalidArgumentException):
+            files.list(folder, depth=depth)
     assert files.list(f"{folder}/subdir1/subdir1_1")[0].type == FileType.FILE
     name = folder.removeprefix("/home/user/")
     assert [entry.path for entry in files.list(name)][:1] == [f"{folder}/file1.txt"]
@@ -133,9 +155,12 @@ def test_folders_are_listed_in_order(files, folder):
     assert files.list(f"{folder}/void") == []
 
 
+# envd: F8, F9, F11
 def test_information_about_entries(sandbox, files, folder):
     files.write(f"{folder}/file", "12345")
     files.make_dir(f"{folder}/dir")
+    entry = files.get_info(f"{folder}/dir")
+    assert (entry.mode, entry.permissions, entry.owner, entry.group) == (0o755, "drwxr-xr-x", "user", "user")
     sandbox.commands.run(f"cd {folder} && ln -s file link && chmod 750 dir && ln -s nowhere broken")
     entry = files.get_info(f"{folder}/file")
     assert (entry.name, entry.path, entry.type, entry.size) == ("file", f"{folder}/file", FileType.FILE, 5)
@@ -145,14 +170,16 @@ def test_information_about_entries(sandbox, files, folder):
     entry = files.get_info(f"{folder}/dir")
     assert (entry.type, entry.mode, entry.permissions) == (FileType.DIR, 0o750, "drwxr-x---")
     entry = files.get_info(f"{folder}/link")
-    assert (entry.name, entry.symlink_target) == ("link", f"{folder}/file")
+    assert (entry.name, entry.path, entry.symlink_target) == ("link", f"{folder}/link", f"{folder}/file")
     # A link to nothing has no type, and the SDK leaves such entries out.
     assert [entry.name for entry in files.list(folder)] == ["dir", "file", "link"]
     assert files.exists(f"{folder}/broken")
     for name in (".bashrc", ".profile"):
-        assert files.get_info(name).owner == "user"
+        entry = files.get_info(name)
+        assert (entry.path, entry.owner, entry.group) == (f"/home/user/{name}", "user", "user")
 
 
+# envd: F12, F13, F14, F15
 def test_folders_are_made_moved_and_removed(files, folder):
     assert files.make_dir(f"{folder}/a/b/c") is True
     assert files.make_dir(f"{folder}/a/b/c") is False
@@ -186,6 +213,7 @@ def test_files_of_other_users(sandbox, files, folder):
     assert files.get_info(f"{folder}/taken").owner == "user"
 
 
+# envd: F16
 def test_metadata_of_files(sandbox, files, folder):
     path = f"{folder}/tagged"
     assert files.write(path, "x", metadata={"Author": "Ada", "step": "1 of 2"}).metadata == {
@@ -204,8 +232,32 @@ def test_metadata_of_files(sandbox, files, folder):
     )
     sandbox.commands.run(f'python3 -c "{command}"')
     assert files.get_info(f"{path}2").metadata == {"from": "inside"}
+    # All files of one request get the same.
+    entries = [WriteEntry(path=f"{folder}/several/{number}", data="x") for number in range(3)]
+    assert [info.metadata for info in files.write_files(entries, metadata={"batch": "7"})] == [{"batch": "7"}] * 3
+    assert [entry.metadata for entry in files.list(f"{folder}/several")] == [{"batch": "7"}] * 3
 
 
+# envd: F16
+def test_invalid_metadata_is_refused(sandbox, files, edge, folder):
+    for metadata in ({"": "x"}, {"a b": "x"}, {"key": "ü"}, {"key": "line\n"}):
+        with pytest.raises(InvalidArgumentException):
+            files.write(f"{folder}/refused", "x", metadata=metadata)
+    # What no SDK sends is refused by the daemon itself, before anything is written.
+    headers = {**by_headers(sandbox.sandbox_id, ENVD_PORT), "X-Access-Token": sandbox._envd_access_token}
+    headers["Content-Type"] = "application/octet-stream"
+    for name, value in (
+        (b"X-Metadata-Key", "ü".encode()),
+        (b"X-Metadata-" + b"k" * 247, b"x"),
+        (b"X-Metadata-Key", b"v" * 4097),
+    ):
+        sent = [*((key.encode(), text.encode()) for key, text in headers.items()), (name, value)]
+        answer = edge.post("/files", params={"path": f"{folder}/refused"}, headers=sent, content=b"x")
+        assert answer.status_code == 400 and "invalid metadata" in answer.json()["message"], answer.text
+    assert not files.exists(f"{folder}/refused")
+
+
+# envd: S2, S3, S4, S5, S6
 def test_signed_addresses(sandbox, files, edge, folder):
     """The SDK signs; the way there is by host name, as in production."""
     headers = by_host(sandbox.sandbox_id, ENVD_PORT)
@@ -228,7 +280,8 @@ def test_signed_addresses(sandbox, files, edge, folder):
     without = sandbox.download_url(path, use_signature_expiration=60).split("&signature_expiration")[0]
     answer = get(without)
     assert (answer.status_code, answer.json()) == (401, {"code": 401, "message": "invalid signature"})
-    assert get(url.split("&signature")[0]).status_code == 401
+    unsigned = get(url.split("&signature")[0])
+    assert (unsigned.status_code, unsigned.json()["code"]) == (401, 401)
     # Right to read is no right to write.
     assert edge.post(url, headers=headers, files={"file": ("x", b"hi")}).status_code == 401
     missing = get(sandbox.download_url(f"{folder}/demo/test.txt"))

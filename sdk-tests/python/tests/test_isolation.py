@@ -118,6 +118,7 @@ def test_files_and_processes_are_their_own(sandbox, new_sandbox):
     assert new_sandbox().commands.run("test -d /opt && ls /home/user").stdout == ""
 
 
+# envd: S8
 def test_a_token_opens_one_sandbox(sandbox, new_sandbox, edge):
     from journeys import ENVD_PORT, by_headers
 

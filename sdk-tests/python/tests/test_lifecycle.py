@@ -175,6 +175,7 @@ def test_a_sandbox_expires_on_the_second(new_sandbox, edge):
     assert (answer.status_code, answer.json()["message"]) == (502, NOT_FOUND)
 
 
+# envd: X4
 def test_after_a_kill_it_is_gone_at_once(new_sandbox, edge):
     sandbox = new_sandbox()
     headers = by_headers(sandbox.sandbox_id, ENVD_PORT)
@@ -196,6 +197,7 @@ def test_after_a_kill_it_is_gone_at_once(new_sandbox, edge):
     assert sandbox.sandbox_id not in listed
 
 
+# envd: C16
 def test_a_kill_cuts_a_running_command(new_sandbox):
     sandbox = new_sandbox()
     handle = sandbox.commands.run("echo started; sleep 300", background=True, timeout=0)

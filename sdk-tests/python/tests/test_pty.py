@@ -35,6 +35,7 @@ def open_terminal(pty, **options):
     return Terminal(pty.create(PtySize(rows=24, cols=80), timeout=60, **options))
 
 
+# envd: P1, P5
 def test_a_terminal_takes_input_and_ends(pty):
     terminal = open_terminal(pty, cwd="/", envs={"ABC": "123"})
     pid = terminal.handle.pid
@@ -44,20 +45,22 @@ def test_a_terminal_takes_input_and_ends(pty):
     assert terminal.handle.wait().exit_code == 0
 
 
+# envd: P3
 def test_its_size_is_set_and_changed(pty):
     terminal = open_terminal(pty)
     pid = terminal.handle.pid
-    pty.send_stdin(pid, b'echo "size=$(stty size)."\n')
-    terminal.read_until("size=24 80.")
+    pty.send_stdin(pid, b'echo "size=$(stty size), $(tput cols)."\n')
+    terminal.read_until("size=24 80, 80.")
     pty.resize(pid, PtySize(rows=40, cols=100))
-    pty.send_stdin(pid, b'echo "size=$(stty size)."\n')
-    terminal.read_until("size=40 100.")
+    pty.send_stdin(pid, b'echo "size=$(stty size), $(tput cols)."\n')
+    terminal.read_until("size=40 100, 100.")
     pty.send_stdin(pid, b"exit 5\n")
     with pytest.raises(CommandExitException) as caught:
         terminal.handle.wait()
     assert caught.value.exit_code == 5
 
 
+# envd: P2
 def test_leaving_a_terminal_and_coming_back(pty):
     first = open_terminal(pty)
     pid = first.handle.pid
@@ -88,6 +91,7 @@ def test_keys_reach_the_program_in_front(pty):
         terminal.handle.wait()
 
 
+# envd: P4
 def test_a_terminal_is_killed(sandbox, pty):
     terminal = open_terminal(pty, user="root")
     assert pty.kill(terminal.handle.pid) is True

@@ -78,6 +78,7 @@ def test_python_packages_are_installed_without_a_virtual_environment(sandbox, ru
     assert run(f"python3 -c 'import {name}; print({name}.ANSWER)'", user=user) == "42\n"
 
 
+# envd: C19
 def test_git_works(run, folder):
     commands = [
         "git init -q -b main repository && cd repository",

@@ -1,9 +1,9 @@
 """Watching folders, by polling (the synchronous SDK)."""
 
 import pytest
-from e2b import FileNotFoundException, FilesystemEventType, FileType, SandboxException
+from e2b import FileNotFoundException, FilesystemEventType, FileType, InvalidArgumentException, SandboxException
 
-from journeys import eventually
+from journeys import eventually, program
 
 CREATE, WRITE, REMOVE, RENAME, CHMOD = (
     FilesystemEventType.CREATE,
@@ -23,6 +23,7 @@ def seen(handle):
     return [(event.type, event.name) for event in handle.get_new_events()]
 
 
+# envd: W6
 def test_a_new_file_makes_three_events_at_once(files, folder):
     handle = files.watch_dir(folder)
     assert seen(handle) == []
@@ -34,6 +35,7 @@ def test_a_new_file_makes_three_events_at_once(files, folder):
     handle.stop()
 
 
+# envd: W1
 def test_every_change_has_its_event(files, folder):
     files.write(f"{folder}/file", "x")
     handle = files.watch_dir(folder)
@@ -46,17 +48,20 @@ def test_every_change_has_its_event(files, folder):
     handle.stop()
 
 
+# envd: W2, W6
 def test_below_a_folder(sandbox, files, folder):
     files.make_dir(f"{folder}/old")
     flat = files.watch_dir(folder)
     deep = files.watch_dir(folder, recursive=True)
     files.write(f"{folder}/old/file", "x")
     assert seen(flat) == []
-    assert seen(deep)[0] == (CREATE, "old/file")
+    events = seen(deep)
+    assert events[0] == (CREATE, "old/file")
+    assert sorted(events, key=str) == sorted([(kind, "old/file") for kind in (CREATE, CHMOD, WRITE)], key=str)
 
     # A folder made by someone inside: the watch has to follow by itself.
     sandbox.commands.run(f"mkdir -p {folder}/new/deeper")
-    events: list = []
+    events = []
     eventually(lambda: events.extend(seen(deep)) or (CREATE, "new/deeper") in events, within=10)
     sandbox.commands.run(f"echo x > {folder}/new/deeper/file")
     eventually(lambda: events.extend(seen(deep)) or (WRITE, "new/deeper/file") in events, within=10)
@@ -66,6 +71,7 @@ def test_below_a_folder(sandbox, files, folder):
     deep.stop()
 
 
+# envd: W3, W4
 def test_events_tell_about_entries_when_asked(files, folder):
     plain = files.watch_dir(folder)
     full = files.watch_dir(folder, include_entry=True, allow_network_mounts=True)
@@ -79,6 +85,7 @@ def test_events_tell_about_entries_when_asked(files, folder):
     full.stop()
 
 
+# envd: W5, W7
 def test_what_cannot_be_watched(files, folder):
     with pytest.raises(FileNotFoundException):
         files.watch_dir(f"{folder}/missing")
@@ -89,3 +96,19 @@ def test_what_cannot_be_watched(files, folder):
     handle.stop()
     with pytest.raises(SandboxException):
         handle.get_new_events()
+
+
+# envd: W4
+def test_a_network_mount_is_watched_only_on_request(sandbox, files):
+    mount = "/mnt/remote"
+    files.write("/root/fuse_mount.py", program("fuse_mount.py"), user="root")
+    command = f"mkdir -p {mount} && exec python3 fuse_mount.py {mount}"
+    server = sandbox.commands.run(command, user="root", background=True, timeout=0)
+    assert next(iter(server))[0] == "mounted\n"
+    with pytest.raises(InvalidArgumentException):
+        files.watch_dir(mount)
+    handle = files.watch_dir(mount, allow_network_mounts=True)
+    assert seen(handle) == []
+    handle.stop()
+    sandbox.commands.run(f"umount -l {mount}", user="root")
+    server.kill()

@@ -37,6 +37,7 @@ fn numbers(count: u32) -> Vec<u8> {
     (0..count).flat_map(u32::to_le_bytes).collect()
 }
 
+// envd: F4, F5
 #[tokio::test]
 async fn contents_come_as_they_are_or_compressed() {
     let daemon = Daemon::start().await;
@@ -182,6 +183,7 @@ async fn files_of_the_kernel_have_content_whatever_their_size_says() {
     assert_eq!(reply.body.len(), symbols.len());
 }
 
+// envd: F6
 #[tokio::test]
 async fn refusals() {
     let daemon = Daemon::start().await;
@@ -238,6 +240,7 @@ async fn waiting_for_a_pipe_stops_nobody() {
     assert_eq!(replies.iter().map(|reply| reply.body.len()).sum::<usize>(), 1);
 }
 
+// envd: S2, S3, S4, S5, S6, S7
 #[tokio::test]
 async fn signed_downloads() {
     let daemon = Daemon::start().await;

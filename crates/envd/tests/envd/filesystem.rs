@@ -75,6 +75,7 @@ pub(crate) fn code<T: std::fmt::Debug>(result: Result<T, Refused>) -> String {
     result.expect_err("refused").code
 }
 
+// envd: F8, F11, F12
 #[tokio::test]
 async fn entries_tell_what_is_there() {
     let daemon = Daemon::start().await;
@@ -130,6 +131,7 @@ async fn paths_begin_at_home() {
     assert_eq!(missing.message, format!("file not found: {home}/no-such-file-of-a-test"));
 }
 
+// envd: F7
 #[tokio::test]
 async fn listings_have_depth_and_order() {
     let daemon = Daemon::start().await;
@@ -168,6 +170,7 @@ async fn listings_have_depth_and_order() {
     assert!(file.message.starts_with("path is not a directory: "));
 }
 
+// envd: F13, F14, F15
 #[tokio::test]
 async fn folders_are_made_moved_and_removed() {
     let daemon = Daemon::start().await;

@@ -36,6 +36,7 @@ fn cat() -> hearth_envd_api::process::StartRequest {
     request
 }
 
+// envd: C5
 #[tokio::test]
 async fn every_follower_hears_everything_from_its_beginning() {
     let daemon = Daemon::start().await;
@@ -59,6 +60,7 @@ async fn every_follower_hears_everything_from_its_beginning() {
     }
 }
 
+// envd: C17
 #[tokio::test]
 async fn a_client_that_goes_leaves_the_process() {
     let daemon = Daemon::start().await;
@@ -74,6 +76,7 @@ async fn a_client_that_goes_leaves_the_process() {
     assert_eq!((outcome.stdout().as_str(), outcome.code()), ("got hello\n", 7));
 }
 
+// envd: C6, C17
 #[tokio::test]
 async fn who_comes_late_hears_the_end() {
     let daemon = Daemon::start().await;

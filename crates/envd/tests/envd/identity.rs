@@ -32,6 +32,7 @@ async fn a_daemon_that_was_started_again_keeps_everybody_out_until_it_is_told_wh
     assert_eq!(get(&daemon, "/envs", &[TOKEN]).await.status, 200);
 }
 
+// envd: X8
 #[tokio::test]
 async fn small_routes() {
     let daemon = Daemon::start().await;
@@ -83,6 +84,7 @@ async fn small_routes() {
     }
 }
 
+// envd: S1, S8
 #[tokio::test]
 async fn the_token_guards_what_it_should() {
     let daemon = Daemon::start().await;
@@ -111,6 +113,7 @@ async fn the_token_guards_what_it_should() {
     assert_eq!(post(&daemon, "/process.Process/List", &[JSON, TOKEN], "{}").await.status, 200);
 }
 
+// envd: X9
 #[tokio::test]
 async fn identity_is_given_confirmed_and_kept() {
     let daemon = Daemon::start().await;

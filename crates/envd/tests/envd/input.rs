@@ -67,6 +67,7 @@ fn envelopes(codec: Codec, messages: &[StreamInputRequest]) -> Bytes {
     messages.iter().map(|message| envelope(0, &codec.encode(message))).collect::<Vec<_>>().concat().into()
 }
 
+// envd: C11, C12
 #[tokio::test]
 async fn input_is_echoed_and_ends() {
     let daemon = Daemon::start().await;
@@ -151,6 +152,7 @@ async fn a_full_pipe_waits_and_a_kill_ends_the_waiting() {
     assert_eq!(events.rest().await.code(), -1);
 }
 
+// envd: C18
 #[tokio::test]
 async fn streams_of_input_are_written_in_order_and_leave_it_open() {
     let daemon = Daemon::start().await;
@@ -180,6 +182,7 @@ async fn streams_of_input_are_written_in_order_and_leave_it_open() {
 }
 
 /// The request goes on for ever, and still the answer comes and the connection is closed.
+// envd: C18
 #[tokio::test]
 async fn streams_of_input_hear_errors_while_they_send() {
     let daemon = Daemon::start().await;

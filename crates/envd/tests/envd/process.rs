@@ -65,6 +65,7 @@ impl Daemon {
     }
 }
 
+// envd: C3, C4
 #[tokio::test]
 async fn output_and_exits() {
     let daemon = Daemon::start().await;
@@ -135,6 +136,7 @@ async fn what_cannot_run_says_so_like_a_shell() {
     assert_eq!(daemon.run(&request).await.stdout(), "from ./script x\n");
 }
 
+// envd: C14
 #[tokio::test]
 async fn working_directories() {
     let daemon = Daemon::start().await;
@@ -222,6 +224,7 @@ async fn a_default_user_that_does_not_exist() {
     assert_eq!(refused.message, "invalid default user: 'no-such-user'");
 }
 
+// envd: C10
 #[tokio::test]
 async fn the_environment_is_only_what_was_asked_for() {
     let daemon = Daemon::start().await;
@@ -288,6 +291,7 @@ async fn children_start_fresh() {
     assert_eq!(lines[0], lines[1]);
 }
 
+// envd: C7, C8
 #[tokio::test]
 async fn signals_reach_the_one_process_and_it_is_gone_at_once() {
     let daemon = Daemon::start().await;
@@ -323,6 +327,7 @@ async fn signals_reach_the_one_process_and_it_is_gone_at_once() {
     daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
 }
 
+// envd: C15
 #[tokio::test]
 async fn grandchildren_hold_the_end_until_somebody_kills() {
     let daemon = Daemon::start().await;
@@ -352,6 +357,7 @@ async fn grandchildren_hold_the_end_until_somebody_kills() {
     assert_eq!(events.rest().await.code(), 0);
 }
 
+// envd: C9
 #[tokio::test]
 async fn lists_what_lives() {
     let daemon = Daemon::start().await;
@@ -383,6 +389,7 @@ async fn lists_what_lives() {
     daemon.signal(two, Signal::SIGNAL_SIGKILL).await.expect("sent");
 }
 
+// envd: C2
 #[tokio::test]
 async fn deadlines_kill_even_if_nobody_follows() {
     let daemon = Daemon::start().await;

@@ -40,6 +40,7 @@ async fn screen(events: &mut Events) -> (String, i32) {
     (String::from_utf8_lossy(&outcome.pty).into_owned(), code)
 }
 
+// envd: P1
 #[tokio::test]
 async fn a_shell_at_a_terminal() {
     let daemon = Daemon::start().await;
@@ -59,6 +60,7 @@ async fn a_shell_at_a_terminal() {
     }
 }
 
+// envd: P3, P4
 #[tokio::test]
 async fn windows_change() {
     let daemon = Daemon::start().await;
@@ -103,6 +105,7 @@ async fn input_of_a_terminal_is_typed() {
     assert_eq!(outcome.end.expect("it ended").status, "signal: interrupt");
 }
 
+// envd: P2
 #[tokio::test]
 async fn leaving_and_coming_back() {
     let daemon = Daemon::start().await;

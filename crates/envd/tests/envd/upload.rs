@@ -55,6 +55,7 @@ fn message(reply: &Reply) -> String {
     value["message"].as_str().expect("text").to_owned()
 }
 
+// envd: F1, F4
 #[tokio::test]
 async fn every_way_up() {
     let daemon = Daemon::start().await;
@@ -91,6 +92,7 @@ async fn every_way_up() {
     assert_eq!(fs::metadata(place.path("new/tree")).expect("exists").permissions().mode() & 0o777, 0o755);
 }
 
+// envd: F3
 #[tokio::test]
 async fn several_files_in_one_form() {
     let daemon = Daemon::start().await;
@@ -190,6 +192,7 @@ async fn owners_and_modes() {
     assert!(fs::symlink_metadata(place.path("link")).expect("exists").is_symlink());
 }
 
+// envd: F2
 #[tokio::test]
 async fn a_new_tree_by_many_at_once() {
     let daemon = Daemon::start().await;
@@ -202,6 +205,7 @@ async fn a_new_tree_by_many_at_once() {
     }
 }
 
+// envd: F16
 #[tokio::test]
 async fn metadata_is_kept_with_the_file() {
     let daemon = Daemon::start().await;
@@ -274,6 +278,7 @@ async fn composing() {
     assert_eq!(fs::read_dir(place.path("new")).expect("lists").count(), 1, "and there is nothing temporary");
 }
 
+// envd: S2
 #[tokio::test]
 async fn signed_uploads() {
     let daemon = Daemon::start().await;

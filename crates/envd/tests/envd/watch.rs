@@ -99,6 +99,7 @@ fn recursive(path: String) -> WatchDirRequest {
 }
 
 /// The contract's exact sequence for a new small file, available at once.
+// envd: W1, W6
 #[tokio::test]
 async fn an_upload_is_three_events() {
     let daemon = Daemon::start().await;
@@ -137,6 +138,7 @@ async fn an_upload_is_three_events() {
     assert!(!events[1..].is_empty() && events[1..].iter().all(|event| *event == ("a.txt".to_owned(), WRITE)));
 }
 
+// envd: W3
 #[tokio::test]
 async fn what_happens_to_files() {
     let daemon = Daemon::start().await;
@@ -173,6 +175,7 @@ async fn what_happens_to_files() {
     }
 }
 
+// envd: W2
 #[tokio::test]
 async fn new_directories_are_watched_at_once() {
     let daemon = Daemon::start().await;
@@ -253,6 +256,7 @@ async fn the_watched_directory_itself() {
     assert_eq!(daemon.events(Codec::Json, &polled).await, Ok(told(&[("file", CREATE), ("file", WRITE)])));
 }
 
+// envd: W5
 #[tokio::test]
 async fn refusals() {
     let daemon = Daemon::start().await;
@@ -271,6 +275,7 @@ async fn refusals() {
     assert_eq!((unknown.code.as_str(), unknown.message.as_str()), ("not_found", "watcher with id wx not found"));
 }
 
+// envd: W7
 #[tokio::test]
 async fn a_removed_watcher_is_gone() {
     let daemon = Daemon::start().await;

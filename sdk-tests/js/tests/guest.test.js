@@ -1,0 +1,96 @@
+// What the platform gives to programs in a sandbox: an identity, its environment, its numbers, and ways in.
+
+import { afterAll, beforeAll, expect, test } from 'vitest'
+
+import { byHeaders, ENVD_PORT, eventually, newSandbox, SANDBOX_URL, sharedSandbox, Transcript } from '../journeys.js'
+
+// The daemon looks for new listeners every second; the rest is for a busy machine.
+const FORWARDED_WITHIN_MS = 20_000
+
+let sandbox
+beforeAll(async () => {
+  sandbox = await sharedSandbox({ envs: { TEAM: 'blue' } })
+})
+afterAll(() => sandbox?.kill())
+
+async function output(command, options) {
+  return (await sandbox.commands.run(command, options)).stdout
+}
+
+// envd: X1
+test.each([
+  ['0.0.0.0', 8130],
+  ['::', 8131],
+  ['127.0.0.1', 8132],
+  ['localhost', 8133],
+  ['::1', 8134],
+])('a server on %s is reached', async (address, port) => {
+  const folder = `/home/user/${address.replaceAll(/\W/g, '_')}`
+  await sandbox.files.write(`${folder}/index.html`, address)
+  const said = new Transcript()
+  const server = await sandbox.commands.run(`python3 -u -m http.server ${port} --bind ${address} --directory ${folder}`, {
+    background: true, timeoutMs: 0, onStdout: said.add,
+  })
+  await said.until('Serving')
+  const ask = () => fetch(SANDBOX_URL, { headers: byHeaders(sandbox.sandboxId, port) })
+  await eventually(async () => (await (await ask()).text()) === address, FORWARDED_WITHIN_MS)
+  await server.kill()
+  await eventually(async () => (await ask()).status === 502, FORWARDED_WITHIN_MS)
+})
+
+// envd: X2
+test('the events address tells who this is', async () => {
+  expect(JSON.parse(await output('curl -s -m 20 $E2B_EVENTS_ADDRESS/me'))).toEqual({ sandboxID: sandbox.sandboxId })
+})
+
+// envd: X3
+test('certificates are in memory', async () => {
+  expect(await output('findmnt -n -o FSTYPE /etc/ssl/certs')).toBe('tmpfs\n')
+  expect(await output("grep -c 'BEGIN CERTIFICATE' /etc/ssl/certs/ca-certificates.crt")).toMatch(/^\d{2,}\n$/)
+})
+
+// envd: X8
+test('metrics are plausible', async () => {
+  const headers = { ...byHeaders(sandbox.sandboxId, ENVD_PORT), 'X-Access-Token': sandbox.envdAccessToken }
+  const metrics = await (await fetch(`${SANDBOX_URL}/metrics`, { headers })).json()
+  const { cpuCount, memoryMB } = await sandbox.getInfo()
+  expect(metrics.cpu_count).toBe(cpuCount)
+  expect(Math.abs(metrics.ts - Date.now() / 1000)).toBeLessThan(5)
+  expect(metrics.cpu_used_pct).toBeGreaterThanOrEqual(0)
+  expect(metrics.cpu_used_pct).toBeLessThanOrEqual(100)
+  expect(metrics.mem_total).toBeLessThanOrEqual(memoryMB * 2 ** 20)
+  const parts = { mem_used: 'mem_total', mem_cache: 'mem_total', mem_used_mib: 'mem_total_mib', disk_used: 'disk_total' }
+  for (const [used, total] of Object.entries(parts)) {
+    expect(metrics[used]).toBeGreaterThan(0)
+    expect(metrics[used]).toBeLessThan(metrics[total])
+  }
+})
+
+// envd: C10, X9
+test('the environment is everywhere, and told inside', async () => {
+  expect(await output('echo $TEAM')).toBe('blue\n')
+  expect(await output('echo $TEAM', { user: 'root', envs: { TEAM: 'red' } })).toBe('red\n')
+  const ask = `curl -s -H "X-Access-Token: $TOKEN" http://localhost:${ENVD_PORT}/envs`
+  const told = await output(ask, { envs: { TOKEN: sandbox.envdAccessToken } })
+  expect(JSON.parse(told)).toMatchObject({ TEAM: 'blue', E2B_SANDBOX: 'true', E2B_SANDBOX_ID: sandbox.sandboxId })
+})
+
+test('two of one template are two', async () => {
+  const other = await newSandbox()
+  const facts = [
+    'echo $(cat /etc/machine-id)',
+    'echo $(cat /proc/sys/kernel/random/boot_id)',
+    'cat /proc/sys/kernel/random/uuid',
+    'head -c16 /dev/urandom | od -An -tx1',
+    "python3 -c 'import random; print(random.random())'",
+    'openssl rand -hex 16',
+    'mktemp -u',
+    'echo $RANDOM $RANDOM $RANDOM',
+    'hostname',
+  ]
+  const told = async ({ commands }) => (await commands.run(facts.join('; '))).stdout.trimEnd().split('\n')
+  const lines = [await told(sandbox), await told(other)]
+  expect(lines.map(({ length }) => length)).toEqual([facts.length, facts.length])
+  for (const [number, fact] of facts.entries()) expect(lines[0][number], fact).not.toBe(lines[1][number])
+  expect([lines[0].at(-1), lines[1].at(-1)]).toEqual([sandbox.sandboxId, other.sandboxId])
+})

@@ -1,0 +1,66 @@
+"""A guest whose programs take all they can get: its daemon goes on answering."""
+
+import json
+
+import pytest
+from e2b import AuthenticationException, CommandExitException, SandboxException
+
+from journeys import eventually, program
+
+# Larger than the guest's memory.
+GREEDY = "python3 -c 'x = [bytearray(16 << 20) for _ in range(1000)]'"
+BUSY_LOOPS = 16
+
+
+def test_programs_die_of_a_lack_of_memory_and_the_daemon_does_not(sandbox):
+    greedy = sandbox.commands.run(GREEDY, background=True, timeout=0)
+    assert sandbox.is_running()
+    with pytest.raises(CommandExitException) as ended:
+        greedy.wait()
+    # The shell may tell of its child's death, or be killed with it.
+    assert ended.value.exit_code in (-1, 137)
+    assert sandbox.commands.run("echo still here").stdout == "still here\n"
+
+
+def test_the_daemon_answers_when_all_cpus_are_taken(sandbox):
+    loops = "for _ in $(seq %d); do while :; do :; done & done; wait" % BUSY_LOOPS
+    busy = sandbox.commands.run(loops, background=True, timeout=0)
+    for _ in range(3):
+        assert sandbox.is_running()
+        sandbox.files.write("/tmp/busy", "text")
+        assert sandbox.files.read("/tmp/busy") == "text"
+    assert sandbox.commands.run("echo still here").stdout == "still here\n"
+    # One kill ends all of them.
+    assert busy.kill()
+    left = sandbox.commands.run("ps -eo args | grep -c '[w]hile :; do' || true").stdout
+    assert left == "0\n"
+
+
+def test_a_daemon_that_was_killed_comes_back_as_the_same_sandbox(sandbox):
+    before = sandbox.commands.run("hostname; echo $E2B_SANDBOX_ID").stdout
+    with pytest.raises(SandboxException):
+        sandbox.commands.run("pkill -9 -x envd; sleep 60", user="root")
+
+    def again():
+        # Nobody gets in until the host has told the new daemon who it is.
+        try:
+            return sandbox.commands.run("hostname; echo $E2B_SANDBOX_ID").stdout
+        except (SandboxException, AuthenticationException):
+            return None
+
+    assert eventually(again, within=60) == before
+
+
+def test_a_restore_ends_connections_that_leave_the_guest(new_sandbox):
+    sandbox = new_sandbox()
+    sandbox.files.write("/tmp/restored.py", program("restored.py"))
+    token = sandbox._envd_access_token
+    # It ends the SDK's own stream as well, so the outcome goes to a file.
+    with pytest.raises(SandboxException):
+        sandbox.commands.run(f"python3 /tmp/restored.py {token} > /tmp/outcome; sleep 60", user="root")
+    outcome = json.loads(sandbox.files.read("/tmp/outcome"))
+    assert outcome["status"] == 204
+    assert outcome["before"] == {"outward": "alive", "inward": "alive"}
+    assert outcome["after"]["inward"] == "alive"
+    assert outcome["after"]["outward"] in ("ConnectionAbortedError", "ConnectionResetError", "BrokenPipeError")
+    assert outcome["new_generation"]
