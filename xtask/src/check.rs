@@ -1,18 +1,19 @@
 //! What is checked without running anything of ours, and all tests.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use crate::phases::{Phases, cargo, run};
 use crate::tools::{DENY, NEXTEST};
-use crate::{codegen, guest, layers, sdk};
+use crate::{checklist, codegen, fuzz, guest, layers, sdk};
 
-/// Formatting, lints, layers, generated code, licences.
+/// Formatting, lints, layers, generated code, the checklist of the guest daemon, licences.
 pub(crate) fn check(root: &Path, phases: &Phases) -> Result<()> {
     phases.run("format", || run(cargo().current_dir(root).args(["fmt", "--all", "--check"])))?;
     phases.run("layers", || layers::run(root))?;
     phases.run("generated code", || codegen::run(root, true))?;
+    phases.run("acceptance checklist", || checklist::run(root, true))?;
     phases.run("licences, bans, sources", || {
         run(DENY.command(root)?.args(["--log-level", "warn", "check", "licenses", "bans", "sources"]))
     })?;
@@ -26,17 +27,39 @@ pub(crate) fn check(root: &Path, phases: &Phases) -> Result<()> {
 pub(crate) fn test(root: &Path, phases: &Phases) -> Result<()> {
     phases.run("guest programs", || guest::run(root))?;
     check(root, phases)?;
-    build_all(root, phases)?;
+    build_all(root, phases, Build::Debug)?;
     phases.run("tests", || run(NEXTEST.command(root)?.args(["run", "--locked", "--workspace"])))?;
-    sdk::test(root, phases, &sdk::Selection::default())
+    fuzz::test(root, phases, &fuzz::Selection::default())?;
+    sdk::test(root, phases, Build::Debug, &sdk::Selection::default())
 }
 
-/// The programs of the guest and the one binary, as they are shipped.
-pub(crate) fn build_all(root: &Path, phases: &Phases) -> Result<()> {
+/// Which of the two builds of the one binary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Build {
+    /// What the tests are built with, so that they need no second build: slower, and it checks its own arithmetic.
+    Debug,
+    /// What is shipped.
+    Release,
+}
+
+impl Build {
+    pub(crate) fn program(self, root: &Path) -> PathBuf {
+        let folder = match self {
+            Self::Debug => "target/debug",
+            Self::Release => "target/release",
+        };
+        root.join(folder).join("hearth")
+    }
+}
+
+/// The programs of the guest, as they are shipped, and the one binary.
+pub(crate) fn build_all(root: &Path, phases: &Phases, build: Build) -> Result<()> {
     phases.run("guest programs", || guest::run(root))?;
-    phases.run("hearth, release build", || {
-        run(cargo().current_dir(root).args(["build", "--release", "--locked", "-p", "hearth"]))
-    })
+    let (name, arguments): (_, &[&str]) = match build {
+        Build::Debug => ("hearth, debug build", &[]),
+        Build::Release => ("hearth, release build", &["--release"]),
+    };
+    phases.run(name, || run(cargo().current_dir(root).args(["build", "--locked", "-p", "hearth"]).args(arguments)))
 }
 
 /// The benchmark of the testkit, on the release binary.
@@ -52,5 +75,5 @@ pub(crate) fn bench(root: &Path, arguments: &[String]) -> Result<()> {
         "--bin",
         "hearth-bench",
     ]);
-    run(bench.arg("--").args(arguments).arg(root.join("target/release/hearth")))
+    run(bench.arg("--").args(arguments).arg(Build::Release.program(root)))
 }

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::check::Build;
 use crate::instance::Instance;
 use crate::phases::{Phases, say};
 use crate::sdk::Sdks;
@@ -17,7 +18,7 @@ const JAVASCRIPT: &str = "docs/samples/quickstart.mjs";
 /// Runs both samples and shows what they print.
 pub(crate) fn run(root: &Path, phases: &Phases) -> Result<()> {
     let sdks = phases.run("official SDKs", || Sdks::ensure(root))?;
-    let instance = phases.run("private server", || Instance::start(root, "demo"))?;
+    let instance = phases.run("private server", || Instance::start(root, Build::Release, "demo"))?;
     let environment = instance.environment();
     let (mut python, mut node) = (sdks.python(), sdks.node());
     node.arg("--input-type=module");

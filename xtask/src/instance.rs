@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 
+use crate::check::Build;
 use crate::leftovers;
 use crate::phases::{run, say};
 
@@ -49,9 +50,9 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    /// Starts the release binary and waits until it serves. Its log is `target/NAME.log`.
-    pub(crate) fn start(root: &Path, name: &str) -> Result<Self> {
-        let program = root.join("target/release/hearth");
+    /// Starts a server and waits until it serves. Its log is `target/NAME.log`.
+    pub(crate) fn start(root: &Path, build: Build, name: &str) -> Result<Self> {
+        let program = build.program(root);
         let target = root.join("target");
         let prepared = prepare(&program, &target)?;
         sweep(&target)?;

@@ -10,8 +10,10 @@ use clap::{Parser, Subcommand};
 use phases::Phases;
 
 mod check;
+mod checklist;
 mod codegen;
 mod demo;
+mod fuzz;
 mod guest;
 mod instance;
 mod layers;
@@ -36,6 +38,14 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
+    /// Write which tests prove the guest daemon's acceptance checklist, into docs/envd-checklist.md.
+    Checklist {
+        /// Only compare with what is committed.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Fuzz the guest daemon's doors, from the inputs in fuzz/corpus.
+    Fuzz(fuzz::Selection),
     /// Build the programs that go into a guest, into target/guest.
     Guest,
     /// Check the workspace against the rules of ARCHITECTURE.md.
@@ -83,6 +93,8 @@ fn run(chore: Chore) -> Result<()> {
     let phases = Phases::start();
     match chore {
         Chore::Codegen { check } => codegen::run(&root, check),
+        Chore::Checklist { check } => checklist::run(&root, check),
+        Chore::Fuzz(selection) => fuzz::test(&root, &phases, &selection).map(|()| phases.finish("fuzz")),
         Chore::Guest => guest::run(&root),
         Chore::Layers => layers::run(&root),
         Chore::Packages { sections } => phases::run(Command::new(root.join("scripts/packages.sh")).args(sections)),
@@ -90,20 +102,20 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Test => check::test(&root, &phases).map(|()| phases.finish("test")),
         Chore::SdkTests(selection) => {
             if !selection.running {
-                check::build_all(&root, &phases)?;
+                check::build_all(&root, &phases, check::Build::Release)?;
             }
-            sdk::test(&root, &phases, &selection).map(|()| phases.finish("journeys"))
+            sdk::test(&root, &phases, check::Build::Release, &selection).map(|()| phases.finish("journeys"))
         }
         Chore::Demo => {
-            check::build_all(&root, &phases)?;
+            check::build_all(&root, &phases, check::Build::Release)?;
             demo::run(&root, &phases).map(|()| phases.finish("demo"))
         }
         Chore::Bench { arguments } => {
-            check::build_all(&root, &phases)?;
+            check::build_all(&root, &phases, check::Build::Release)?;
             phases.run("benchmark", || check::bench(&root, &arguments))
         }
         Chore::Up { arguments } => {
-            check::build_all(&root, &phases)?;
+            check::build_all(&root, &phases, check::Build::Release)?;
             up::run(&root, &arguments)
         }
     }

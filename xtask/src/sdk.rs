@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
+use crate::check::Build;
 use crate::instance::Instance;
 use crate::phases::{Phases, output, run, say};
 use crate::tools::parse_version;
@@ -44,12 +45,12 @@ pub(crate) struct Sdks {
 }
 
 /// Installs the SDKs, starts a server, makes the journeys, stops the server and looks for leftovers.
-pub(crate) fn test(root: &Path, phases: &Phases, selection: &Selection) -> Result<()> {
+pub(crate) fn test(root: &Path, phases: &Phases, build: Build, selection: &Selection) -> Result<()> {
     let sdks = phases.run("official SDKs", || Sdks::ensure(root))?;
     if selection.running {
         return sdks.journeys(phases, selection, &[]);
     }
-    let instance = phases.run("private server", || Instance::start(root, "sdk-tests"))?;
+    let instance = phases.run("private server", || Instance::start(root, build, "sdk-tests"))?;
     let outcome = sdks.journeys(phases, selection, &instance.environment());
     // Stopped and examined in any case; a journey that failed is the first thing to tell.
     let stopped = phases.run("stop, look for leftovers", || instance.stop());

@@ -77,7 +77,7 @@ fn is_open(request: &Request) -> bool {
 fn unknown_user(headers: &HeaderMap, name: &str) -> Response {
     let error = json!({ "code": "unauthenticated", "message": format!("invalid username: '{name}'") });
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if content_type.starts_with("application/connect+") {
+    if content_type.to_ascii_lowercase().starts_with("application/connect+") {
         let message = json!({ "error": error }).to_string();
         let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
         let mut body = vec![2u8];

@@ -10,7 +10,7 @@
 //! - [`cgroups`] and [`freeze`]: groups of processes, to bound, kill and stop them whole. [`relay`]: services on loopback.
 //!   [`connections`] and [`sockets`]: what a restore has cut.
 //! - [`identity`] and [`certificates`]: what becomes of the machine when it becomes a sandbox. [`log`]: what happened.
-//! - [`sys`]: the only unsafe code.
+//! - [`sys`]: the only unsafe code. [`fuzz`]: entry points for the fuzz targets.
 //!
 //! Nothing is kept on disk. All state survives a pause, because the memory does.
 //!

@@ -115,13 +115,72 @@ mod tests {
         assert_eq!(resolve("a\0b", &user(), None), Err(PathError::Nul));
     }
 
+    /// The rules of section 5.3 once more, on strings: `None` for a path that means nothing.
+    fn model(path: &str, home: &str, workdir: Option<&str>) -> Option<String> {
+        let path = match (path, workdir) {
+            ("", Some(workdir)) => workdir,
+            _ => path,
+        };
+        if path.contains('\0') {
+            return None;
+        }
+        let below = match path.as_bytes() {
+            [b'~'] => "",
+            [b'~', b'/', ..] => &path[2..],
+            [b'~', ..] => return None,
+            [b'/', ..] => return Some(path.to_owned()),
+            _ => path,
+        };
+        let mut names: Vec<&str> = Vec::new();
+        for name in home.split('/').chain(below.split('/')) {
+            match name {
+                "" | "." => {}
+                ".." => drop(names.pop()),
+                name => names.push(name),
+            }
+        }
+        Some(format!("/{}", names.join("/")))
+    }
+
+    /// Texts that are mostly made of what means something in a path.
+    fn path() -> impl Strategy<Value = String> {
+        prop_oneof![4 => "[a~./]{0,16}", 2 => "~?/?((\\.{0,3}|[a-zü ]{1,3})/{0,2}){0,6}", 1 => any::<String>()]
+    }
+
+    fn home() -> impl Strategy<Value = String> {
+        prop_oneof![Just("/".to_owned()), "(/[a-z.]{1,4}){1,3}/?"]
+    }
+
     proptest! {
         #[test]
-        fn relative_paths_are_absolute_and_clean(path in "[a-z./]{0,20}") {
-            prop_assume!(!path.starts_with('/'));
-            let resolved = resolve(&path, &user(), None).expect("no tilde, no NUL");
-            prop_assert!(resolved.is_absolute());
-            prop_assert!(resolved.components().all(|part| !matches!(part, Component::ParentDir)));
+        fn paths_are_resolved_by_the_rules(
+            path in path(),
+            home in home(),
+            workdir in proptest::option::of(path()),
+        ) {
+            let user = User { home: PathBuf::from(&home), ..user() };
+            let resolved = resolve(&path, &user, workdir.as_deref());
+            let expected = model(&path, &home, workdir.as_deref());
+            // Compared as text: to `Path`, `/a/./b` and `/a/b` are the same.
+            prop_assert_eq!(resolved.as_deref().ok().map(Path::as_os_str), expected.as_deref().map(std::ffi::OsStr::new));
+            if let Ok(resolved) = resolved {
+                prop_assert!(resolved.is_absolute());
+            }
+        }
+
+        #[test]
+        fn an_absolute_path_is_used_as_it_is(path in "/[^\\x00]{0,30}", workdir in proptest::option::of(path())) {
+            let resolved = resolve(&path, &user(), workdir.as_deref()).expect("no NUL");
+            prop_assert_eq!(resolved.as_os_str(), path.as_str());
+        }
+
+        #[test]
+        fn what_is_clean_stays_clean(path in path()) {
+            let cleaned = clean(Path::new(&path));
+            prop_assert!(cleaned.is_absolute());
+            prop_assert!(cleaned.components().skip(1).all(|part| matches!(part, Component::Normal(_))));
+            let again = clean(&cleaned);
+            prop_assert_eq!(again.as_os_str(), cleaned.as_os_str());
         }
     }
 }

@@ -44,17 +44,20 @@ pub(crate) fn services(router: Router) -> Procedures {
 }
 
 /// Answers a call.
-pub(crate) async fn serve(Extract(mut services): Extract<Procedures>, request: Request) -> Response {
+pub(crate) async fn serve(Extract(mut services): Extract<Procedures>, mut request: Request) -> Response {
     let kind = services.dispatcher().lookup(request.uri().path().trim_start_matches('/')).map(|method| method.kind);
     let Some(kind) = kind else { return not_found() };
     if request.method() != Method::POST {
         return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "POST")]).into_response();
     }
     let accepted = content_types(kind);
-    if !accepted.contains(&essence(request.headers()).as_str()) {
+    let essence = essence(request.headers());
+    let Some(content_type) = accepted.into_iter().find(|accepted| *accepted == essence) else {
         let accept_post = [("accept-post", accepted.join(", "))];
         return (StatusCode::UNSUPPORTED_MEDIA_TYPE, accept_post).into_response();
-    }
+    };
+    // As the library wants it, which tells a stream by it and compares to the letter.
+    request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     let deadline = match check(request.headers()) {
         Ok(deadline) => deadline,
         Err(error) => return error.into_http_response(request.headers()).map(Body::new),

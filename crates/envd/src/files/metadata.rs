@@ -70,6 +70,8 @@ fn unsupported(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
@@ -90,5 +92,66 @@ mod tests {
         assert!(from_headers(&headers(&[("x-metadata-a", &long)])).is_err());
         let key = format!("x-metadata-{}", "k".repeat(KEY_BYTES_MAX + 1));
         assert!(from_headers(&headers(&[(&key, "v")])).is_err());
+    }
+
+    /// The rules of section 9.4 once more, on pairs.
+    fn model(pairs: &[(String, Vec<u8>)]) -> Option<Metadata> {
+        let mut kept: Vec<(String, &[u8])> = Vec::new();
+        for (name, value) in pairs {
+            let name = name.to_lowercase();
+            if let Some(key) = name.strip_prefix("x-metadata-")
+                && !key.is_empty()
+                && !kept.iter().any(|(known, _)| known == key)
+            {
+                kept.push((key.to_owned(), value));
+            }
+        }
+        let printable = |bytes: &[u8]| bytes.iter().all(|byte| (b' '..=b'~').contains(byte));
+        let fits = kept.iter().all(|(key, value)| key.len() <= 246 && printable(key.as_bytes()) && printable(value));
+        let total: usize = kept.iter().map(|(key, value)| 9 + key.len() + value.len()).sum();
+        let text = |value: &[u8]| value.iter().copied().map(char::from).collect::<String>();
+        (fits && total <= 4096).then(|| kept.into_iter().map(|(key, value)| (key, text(value))).collect())
+    }
+
+    fn pair() -> impl Strategy<Value = (String, Vec<u8>)> {
+        let name = prop_oneof![
+            6 => "[xX]-[mM]etadata-[a-cA-C]{0,2}",
+            2 => "x-metadata-[a-z]{240,250}",
+            1 => "[a-z-]{1,12}",
+        ];
+        // What can stand in a header at all.
+        let byte = prop_oneof![20 => b' '..=b'~', 1 => Just(b'\t'), 1 => 0x80u8..=0xFF];
+        let value = prop_oneof![
+            4 => proptest::collection::vec(byte, 0..8),
+            2 => (1300usize..1400).prop_map(|length| vec![b'v'; length]),
+            1 => (4060usize..4100).prop_map(|length| vec![b'v'; length]),
+        ];
+        (name, value)
+    }
+
+    proptest! {
+        #[test]
+        fn metadata_is_what_the_model_keeps(pairs in proptest::collection::vec(pair(), 0..6)) {
+            let headers = pairs.iter().map(|(name, value)| {
+                let name: http::HeaderName = name.parse().expect("a name");
+                (name, http::HeaderValue::from_bytes(value).expect("a value"))
+            });
+            // Collecting keeps the last value of a name, appending keeps all.
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.append(name, value);
+            }
+            prop_assert_eq!(from_headers(&map).ok(), model(&pairs));
+        }
+    }
+
+    #[test]
+    fn the_limits_are_to_the_byte() {
+        let accepts = |key: usize, value: usize| {
+            let (key, value) = (format!("x-metadata-{}", "k".repeat(key)), "v".repeat(value));
+            from_headers(&headers(&[(&key, &value)])).is_ok()
+        };
+        assert!(accepts(246, 4096 - 9 - 246) && !accepts(246, 4096 - 9 - 245));
+        assert!(!accepts(247, 0) && accepts(1, 4096 - 9 - 1) && !accepts(1, 4096 - 9));
     }
 }

@@ -113,16 +113,80 @@ mod tests {
         assert_eq!(Part { start: 2, length: 3 }.content_range(10), "bytes 2-4/10");
     }
 
+    /// What a header asks for, byte by byte: a list of positions for each range, `None` if the header is malformed.
+    fn model(header: &str, size: u64) -> Option<Vec<Vec<u64>>> {
+        let mut asked = Vec::new();
+        for range in header.strip_prefix("bytes=")?.split(',').filter(|range| !range.is_empty()) {
+            let (first, last) = range.split_once('-')?;
+            // Numbers that no file reaches are all alike.
+            let number = |text: &str| text.parse::<u128>().ok().map(|number| number.min(u64::MAX.into()));
+            let holds: Box<dyn Fn(u128) -> bool> = match (first.is_empty(), last.is_empty()) {
+                (true, true) => return None,
+                (true, false) => {
+                    let length = number(last)?;
+                    Box::new(move |at| at + length >= u128::from(size))
+                }
+                (false, true) => {
+                    let first = number(first)?;
+                    Box::new(move |at| at >= first)
+                }
+                (false, false) => {
+                    let (first, last) = (number(first)?, number(last)?);
+                    if first > last {
+                        return None;
+                    }
+                    Box::new(move |at| (first..=last).contains(&at))
+                }
+            };
+            asked.push((0..size).filter(|at| holds(u128::from(*at))).collect());
+        }
+        Some(asked)
+    }
+
+    fn expected(header: &str, size: u64) -> Wanted {
+        let Some(asked) = model(header, size) else { return Wanted::Unsatisfiable };
+        let asked: Vec<_> = asked.into_iter().filter(|positions| !positions.is_empty()).collect();
+        match (asked.iter().map(Vec::len).sum::<usize>(), size) {
+            (0, 0) => Wanted::Whole,
+            (0, _) => Wanted::Unsatisfiable,
+            (total, size) if total as u64 > size => Wanted::Whole,
+            _ => Wanted::Parts(
+                asked.iter().map(|positions| Part { start: positions[0], length: positions.len() as u64 }).collect(),
+            ),
+        }
+    }
+
     proptest! {
         #[test]
-        fn parts_lie_in_the_file(header in "bytes=([0-9]{0,21}-[0-9]{0,21},?){1,4}", size in any::<u64>()) {
+        fn small_files_are_cut_where_the_model_cuts_them(
+            header in "bytes=(([0-9]|1[0-9]|99999999999999999999)?-([0-9]|1[0-9]|18446744073709551615)?,?){0,4}",
+            size in 0u64..20,
+        ) {
+            let wanted = parse(&header, size);
+            // Files that are asked for more than they have are sent at once, whatever the rest of the header says.
+            let is_early = wanted == Wanted::Whole && model(&header, size).is_none();
+            prop_assert!(is_early || wanted == expected(&header, size), "{header} of {size}: {wanted:?}");
+        }
+
+        #[test]
+        fn parts_lie_in_the_file(header in "bytes=([0-9]{0,21}-[0-9]{0,21},?){1,4}", size in 0..=i64::MAX as u64) {
             if let Wanted::Parts(parts) = parse(&header, size) {
                 prop_assert!(!parts.is_empty());
+                let mut total = 0u64;
                 for part in parts {
                     prop_assert!(part.length > 0);
                     prop_assert!(part.start.checked_add(part.length).is_some_and(|end| end <= size));
+                    total += part.length;
                 }
+                prop_assert!(total <= size);
             }
+        }
+
+        #[test]
+        fn any_header_has_an_answer(header in any::<String>(), size in any::<u64>()) {
+            let is_bytes = header.trim().starts_with("bytes=");
+            prop_assert!(is_bytes || parse(&header, size) == Wanted::Unsatisfiable);
+            let _ = parse(&format!("bytes={header}"), size);
         }
     }
 }

@@ -63,6 +63,8 @@ fn sign(path: &str, operation: Operation, user: &str, token: &str, expiration: O
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// The contract's test vectors.
@@ -108,5 +110,155 @@ mod tests {
         assert!(check(&state, &parameters(None, None), Operation::Write, &headers).is_ok());
         headers.insert("x-access-token", "u".parse().expect("a header"));
         assert!(check(&state, &parameters(None, None), Operation::Write, &headers).is_err());
+    }
+
+    /// A signature as a client makes it: another implementation of the hash and the encoding is not at hand, another way to
+    /// put the text together is.
+    fn client_signature(fields: &[&str]) -> String {
+        use base64::alphabet::STANDARD;
+        use base64::engine::general_purpose::NO_PAD;
+
+        let mut hash = Sha256::new();
+        for (index, field) in fields.iter().enumerate() {
+            if index > 0 {
+                hash.update(b":");
+            }
+            hash.update(field.as_bytes());
+        }
+        format!("v1_{}", base64::engine::GeneralPurpose::new(&STANDARD, NO_PAD).encode(hash.finalize()))
+    }
+
+    /// A request for a file, with all that its signature is about.
+    #[derive(Debug, Clone)]
+    struct Signed {
+        path: Option<String>,
+        user: Option<String>,
+        expiration: Option<i64>,
+        is_write: bool,
+        token: String,
+    }
+
+    fn signed() -> impl Strategy<Value = Signed> {
+        let text = || proptest::option::of(prop_oneof!["[a-z:/ü]{0,8}", any::<String>()]);
+        // Always in the future.
+        let expiration = proptest::option::of(i64::from(u32::MAX)..i64::MAX);
+        (text(), text(), expiration, any::<bool>(), "[0-9a-f]{1,16}")
+            .prop_map(|(path, user, expiration, is_write, token)| Signed { path, user, expiration, is_write, token })
+    }
+
+    impl Signed {
+        fn sign(&self) -> String {
+            let expiration = self.expiration.map(|expiration| expiration.to_string());
+            let mut fields = vec![
+                self.path.as_deref().unwrap_or(""),
+                if self.is_write { "write" } else { "read" },
+                self.user.as_deref().unwrap_or(""),
+                &self.token,
+            ];
+            fields.extend(expiration.as_deref());
+            client_signature(&fields)
+        }
+
+        /// What the daemon says to this request with a signature that was made for whatever request.
+        fn check(&self, signature: &str) -> Result<(), String> {
+            let state = State::outside();
+            state.set_access_token(Some(hearth_types::Secret::new(&self.token)));
+            let parameters = Parameters {
+                path: self.path.clone(),
+                username: self.user.clone(),
+                signature: Some(signature.to_owned()),
+                signature_expiration: self.expiration.map(|expiration| expiration.to_string()),
+            };
+            let operation = if self.is_write { Operation::Write } else { Operation::Read };
+            check(&state, &parameters, operation, &HeaderMap::new()).map_err(|failure| format!("{failure:?}"))
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_client_s_signature_opens(request in signed()) {
+            prop_assert_eq!(request.check(&request.sign()), Ok(()));
+        }
+
+        #[test]
+        fn any_other_request_stays_shut(
+            request in signed(),
+            other in signed(),
+            mix in proptest::collection::vec(any::<bool>(), 5),
+        ) {
+            let signature = request.sign();
+            let pick = |index: usize| if mix[index] { &other } else { &request };
+            let mixed = Signed {
+                path: pick(0).path.clone(),
+                user: pick(1).user.clone(),
+                expiration: pick(2).expiration,
+                is_write: pick(3).is_write,
+                token: pick(4).token.clone(),
+            };
+            // Nothing and an empty text are signed alike.
+            let text = |request: &Signed| {
+                let (path, user) = (request.path.clone().unwrap_or_default(), request.user.clone().unwrap_or_default());
+                (path, user, request.expiration, request.is_write, request.token.clone())
+            };
+            let refused = mixed.check(&signature);
+            if text(&mixed) == text(&request) {
+                prop_assert_eq!(refused, Ok(()));
+            } else {
+                prop_assert!(refused.is_err_and(|text| text.contains("invalid signature")), "{mixed:?}");
+            }
+        }
+
+        #[test]
+        fn a_changed_signature_stays_shut(request in signed(), at in any::<prop::sample::Index>(), letter in "[ -~]") {
+            let signature = request.sign();
+            let at = at.index(signature.len());
+            let mut changed = signature.clone();
+            changed.replace_range(at..=at, &letter);
+            prop_assume!(changed != signature);
+            prop_assert!(request.check(&changed).is_err());
+            prop_assert!(request.check(&signature[..at]).is_err());
+            for longer in [signature.clone() + &letter, signature.clone() + "="] {
+                prop_assert!(request.check(&longer).is_err());
+            }
+        }
+    }
+
+    /// A second is over when the next one begins: a signature is good up to and with the second it names.
+    #[test]
+    fn signatures_expire() {
+        let request = |expiration| Signed {
+            path: Some("a".to_owned()),
+            user: None,
+            expiration: Some(expiration),
+            is_write: false,
+            token: "t".to_owned(),
+        };
+        let outcome = |expiration| {
+            let request = request(expiration);
+            request.check(&request.sign())
+        };
+        for past in [i64::MIN, -1, 0, 1] {
+            let refused = outcome(past).expect_err("over");
+            assert!(refused.contains("signature is already expired"), "{refused}");
+        }
+        assert_eq!(outcome(i64::MAX), Ok(()));
+        let now = || jiff::Timestamp::now().as_second();
+        // The clock goes on between asking it and being asked by the daemon: look once more if it did just then.
+        let (before, last, over, after) = loop {
+            let before = now();
+            let (last, over) = (outcome(before), outcome(before - 1));
+            let after = now();
+            if before == after {
+                break (before, last, over, after);
+            }
+        };
+        assert_eq!(last, Ok(()), "the second {before} is not over at {after}");
+        assert!(over.is_err(), "the second before {before} is over");
+        // What was signed with an end is nothing without it, and the end is looked at after the signature.
+        let mut open = request(1);
+        let signature = open.sign();
+        open.expiration = None;
+        assert!(open.check(&signature).is_err_and(|text| text.contains("invalid signature")));
+        assert!(request(1).check("v1_").is_err_and(|text| text.contains("invalid signature")));
     }
 }

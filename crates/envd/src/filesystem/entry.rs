@@ -134,4 +134,54 @@ mod tests {
         assert_eq!(entry.r#type, FileType::FILE_TYPE_UNSPECIFIED);
         assert_eq!((entry.mode, entry.symlink_target.as_deref()), (0, broken.to_str()));
     }
+
+    /// Go's `FileMode.String`, written down for one kind of file: its letter stands in its place among those of the mode.
+    fn go_style(kind: char, mode: u32) -> String {
+        let is_set = |bit: u32| mode & bit != 0;
+        let mut text = String::new();
+        for letter in "dLDpSugct".chars() {
+            let is = match letter {
+                'u' => is_set(0o4000),
+                'g' => is_set(0o2000),
+                't' => is_set(0o1000),
+                letter => letter == kind,
+            };
+            if is {
+                text.push(letter);
+            }
+        }
+        let kind = if text.is_empty() { "-" } else { &text };
+        let three = ["---", "--x", "-w-", "-wx", "r--", "r-x", "rw-", "rwx"];
+        let of = |shift: u32| three[(mode >> shift & 7) as usize];
+        format!("{kind}{}{}{}", of(6), of(3), of(0))
+    }
+
+    #[test]
+    fn permissions_of_every_mode_of_every_kind() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("file"), "").expect("writes");
+        fs::create_dir(path("dir")).expect("creates");
+        rustix::fs::mknodat(rustix::fs::CWD, path("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("makes");
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).expect("binds");
+        let mut seen = std::collections::HashSet::new();
+        for (name, kind) in [("file", '-'), ("dir", 'd'), ("fifo", 'p'), ("socket", 'S')] {
+            for mode in 0..=0o7777 {
+                fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).expect("sets");
+                let own = fs::symlink_metadata(path(name)).expect("exists");
+                assert_eq!(own.mode() & 0o7777, mode, "{name}");
+                let text = permissions(&own);
+                assert_eq!(text, go_style(kind, mode), "{name} {mode:o}");
+                assert!((10..=13).contains(&text.len()) && text.is_ascii(), "{text}");
+                assert!(seen.insert(text), "{name} {mode:o} looks like another");
+            }
+        }
+        // What cannot be made, or be given a mode.
+        symlink("nowhere", path("link")).expect("links");
+        let link = fs::symlink_metadata(path("link")).expect("exists");
+        assert_eq!(permissions(&link), go_style('L', 0o777));
+        let null = fs::symlink_metadata("/dev/null").expect("exists");
+        let letters = go_style('D', null.mode()).replacen('D', "Dc", 1);
+        assert_eq!(permissions(&null), letters);
+    }
 }

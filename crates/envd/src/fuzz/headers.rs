@@ -102,7 +102,7 @@ fn user(asked: &Asked) {
         let decoded = base64::engine::general_purpose::STANDARD.decode(credentials.trim()).ok()?;
         let colon = decoded.iter().position(|byte| *byte == b':')?;
         std::str::from_utf8(&decoded).ok()?;
-        (scheme.to_ascii_lowercase() == "basic").then(|| String::from_utf8_lossy(&decoded[..colon]).into_owned())
+        scheme.eq_ignore_ascii_case("basic").then(|| String::from_utf8_lossy(&decoded[..colon]).into_owned())
     });
     assert_eq!(basic_user(&asked.headers), expected);
 }
@@ -141,7 +141,8 @@ fn guarded(asked: &Asked, state: &Arc<State>) {
     *request.uri_mut() = asked.uri.clone();
     *request.headers_mut() = asked.headers.clone();
     let host = if asked.is_inside { [127, 0, 0, 1] } else { [169, 254, 0, 21] };
-    let (connection, _entry): (Connection, _) = state.connections.enter(SocketAddr::from((host, 49_983)), SocketAddr::from((host, 1)));
+    let (connection, _entry): (Connection, _) =
+        state.connections.enter(SocketAddr::from((host, 49_983)), SocketAddr::from((host, 1)));
     request.extensions_mut().insert(connection);
     let router = axum::Router::new()
         .fallback(|| async { PASSED })

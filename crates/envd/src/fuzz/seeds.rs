@@ -206,6 +206,7 @@ fn headers() -> Vec<(String, Vec<u8>)> {
         ("signed", format!(":path: /files?path=a.txt&signature={signed}")),
         ("signature-odd", ":path: /files?path=a&signature=v1_AAAA&signature_expiration=1e9&username=".to_owned()),
         ("token", format!(":method: POST\n:path: /init\nx-access-token: {TOKEN}\nx-access-token: other")),
+        ("content-type-in-capitals", "content-type: Application/Connect+JSON\nconnect-protocol-version: 2".to_owned()),
         ("inside", ":inside:\n:path: /me".to_owned()),
         (
             "other-protocols",
