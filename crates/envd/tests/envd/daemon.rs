@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::http::{Reply, get, post_json};
 
 /// How long anything may take that has no time of its own. Nothing is ever asserted to be faster.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running daemon; it is killed when this is dropped.
 pub(crate) struct Daemon {
@@ -84,11 +84,49 @@ impl Daemon {
         format!("/proc/{}/fd", self.child.id()).into()
     }
 
+    /// What its open files are, in order. Sockets and pipes are told by their kind, not by their number.
+    pub(crate) fn open_files(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.descriptors()).expect("it lives").flatten();
+        // One that was closed meanwhile has no target any more.
+        let targets = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
+        let kind = |target: PathBuf| target.to_string_lossy().split(":[").next().unwrap_or_default().to_owned();
+        let mut files: Vec<String> = targets.map(kind).collect();
+        files.sort();
+        files
+    }
+
+    /// Its children, also those that ended and were not waited for.
+    pub(crate) fn children(&self) -> Vec<u32> {
+        let numbers = fs::read_dir("/proc").expect("Linux").flatten();
+        let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        // The parent's number is the second field behind the name in parentheses (proc(5)).
+        let parent = |pid: u32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+        };
+        numbers.filter(|pid| parent(*pid) == Some(self.child.id())).collect()
+    }
+
+    /// How many threads it has.
+    pub(crate) fn threads(&self) -> usize {
+        self.status("Threads:").parse().expect("a number")
+    }
+
     /// What the daemon holds in memory, in KiB.
     pub(crate) fn resident_kib(&self) -> u64 {
+        self.status("VmRSS:").trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// What it holds in memory of its own, without the pages of its program, which come when they are first run; in KiB.
+    pub(crate) fn own_kib(&self) -> u64 {
+        self.status("RssAnon:").trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// A field of its status, by its name with the colon.
+    fn status(&self, field: &str) -> String {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it lives");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("always there");
-        line.trim().trim_end_matches(" kB").parse().expect("a number")
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("always there");
+        line.trim().to_owned()
     }
 }
 

@@ -16,6 +16,7 @@ mod input;
 mod logs;
 mod process;
 mod protocol;
+mod soak;
 mod terminal;
 mod upload;
 mod watch;

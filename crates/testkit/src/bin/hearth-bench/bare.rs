@@ -129,6 +129,11 @@ impl Vm {
         Ok(())
     }
 
+    /// Where any port of the guest is reached.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
+    }
+
     /// The guest daemon's address, for transfers.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", SocketAddr::new(self.address, PORT))

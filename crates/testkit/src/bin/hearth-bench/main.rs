@@ -6,13 +6,15 @@
 
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use hearth_testkit::{Instance, Prepared};
 
 mod bare;
 mod density;
+mod guest;
 mod report;
 mod speed;
 mod statistics;
@@ -27,54 +29,144 @@ struct Rounds {
     commands: usize,
     idle_sandboxes: usize,
     idle_seconds: u64,
+    guest: guest::Amounts,
 }
 
-const FULL: Rounds = Rounds { creates: 30, commands: 60, idle_sandboxes: 50, idle_seconds: 20 };
-const QUICK: Rounds = Rounds { creates: 5, commands: 10, idle_sandboxes: 5, idle_seconds: 3 };
+const FULL: Rounds = Rounds {
+    creates: 30,
+    commands: 60,
+    idle_sandboxes: 50,
+    idle_seconds: 20,
+    guest: guest::Amounts { commands: 200, starts: 50, transfer_mib: 1024, events: 100_000 },
+};
+const QUICK: Rounds = Rounds {
+    creates: 5,
+    commands: 10,
+    idle_sandboxes: 5,
+    idle_seconds: 3,
+    guest: guest::Amounts { commands: 20, starts: 5, transfer_mib: 64, events: 9_999 },
+};
 
-const USAGE: &str = "usage: hearth-bench [--quick] [--json FILE] HEARTH_BINARY";
+/// What is measured together, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Section {
+    Creates,
+    Commands,
+    Transfers,
+    Density,
+    Envd,
+}
+
+const SECTIONS: [(&str, Section); 5] = [
+    ("creates", Section::Creates),
+    ("commands", Section::Commands),
+    ("transfers", Section::Transfers),
+    ("density", Section::Density),
+    ("envd", Section::Envd),
+];
+
+const USAGE: &str = "usage: hearth-bench [--quick] [--only SECTION]... [--transfer-mib N] [--json FILE] HEARTH_BINARY
+sections: creates, commands, transfers, density, envd
+--transfer-mib: size of outputs and files in the section envd";
 
 struct Options {
     rounds: Rounds,
+    sections: Vec<Section>,
     json: Option<PathBuf>,
     binary: PathBuf,
 }
 
 fn options() -> Result<Options> {
     let mut arguments = std::env::args_os().skip(1);
-    let (mut rounds, mut json, mut binary) = (FULL, None, None);
+    let (mut rounds, mut sections, mut transfer_mib, mut json, mut binary) = (FULL, Vec::new(), None, None, None);
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("--quick") => rounds = QUICK,
+            Some("--only") => sections.push(section(&arguments.next().context(USAGE)?)?),
+            Some("--transfer-mib") => {
+                let number = arguments.next().context(USAGE)?;
+                transfer_mib = Some(number.to_str().and_then(|text| text.parse().ok()).context(USAGE)?);
+            }
             Some("--json") => json = Some(PathBuf::from(arguments.next().context(USAGE)?)),
+            Some(option) if option.starts_with("--") => bail!("unknown option {option}\n{USAGE}"),
             _ => binary = Some(PathBuf::from(argument)),
         }
     }
-    Ok(Options { rounds, json, binary: binary.context(USAGE)? })
+    if sections.is_empty() {
+        sections = SECTIONS.map(|(_, section)| section).to_vec();
+    }
+    // Whatever the order of the options was.
+    rounds.guest.transfer_mib = transfer_mib.unwrap_or(rounds.guest.transfer_mib);
+    Ok(Options { rounds, sections, json, binary: binary.context(USAGE)? })
+}
+
+fn section(name: &OsStr) -> Result<Section> {
+    let found = SECTIONS.iter().find(|(known, _)| *known == name);
+    Ok(found.with_context(|| format!("no section {}\n{USAGE}", name.display()))?.1)
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let Options { rounds, json, binary } = options()?;
+    let Options { rounds, sections, json, binary } = options()?;
     let prepared = Prepared::ensure(&binary)?;
     let mut report = Report::default();
 
     let bare = Bare::open(&prepared).await?;
-    let instance = Instance::start(&prepared, &[]).await?;
-    let measured = async {
-        speed::creates(&mut report, &bare, &instance, rounds).await?;
-        speed::commands(&mut report, &bare, &instance, rounds).await?;
-        speed::transfers(&mut report, &bare, &instance).await?;
-        density::idle(&mut report, &instance, rounds).await
-    }
-    .await;
+    let measured = measure(&mut report, &bare, &prepared, &sections, rounds).await;
     bare.close().await;
-    instance.terminate().await?;
-    measured?;
-
+    // What was measured before something failed is worth seeing.
     print!("{report}");
+    measured?;
     if let Some(path) = json {
         std::fs::write(&path, report.to_json()).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())
+}
+
+async fn measure(
+    report: &mut Report,
+    bare: &Bare,
+    prepared: &Prepared,
+    sections: &[Section],
+    rounds: Rounds,
+) -> Result<()> {
+    if sections.iter().any(|section| *section != Section::Envd) {
+        let instance = Instance::start(prepared, &[]).await?;
+        let measured = platform(report, bare, &instance, sections, rounds).await;
+        instance.terminate().await?;
+        measured?;
+    }
+    if sections.contains(&Section::Envd) {
+        guest::measure(report, bare, &guest_daemon(prepared.binary())?, rounds.guest).await?;
+    }
+    Ok(())
+}
+
+/// What goes through an instance.
+async fn platform(
+    report: &mut Report,
+    bare: &Bare,
+    instance: &Instance,
+    sections: &[Section],
+    rounds: Rounds,
+) -> Result<()> {
+    if sections.contains(&Section::Creates) {
+        speed::creates(report, bare, instance, rounds).await?;
+    }
+    if sections.contains(&Section::Commands) {
+        speed::commands(report, bare, instance, rounds).await?;
+    }
+    if sections.contains(&Section::Transfers) {
+        speed::transfers(report, bare, instance).await?;
+    }
+    if sections.contains(&Section::Density) {
+        density::idle(report, instance, rounds).await?;
+    }
+    Ok(())
+}
+
+/// The guest's daemon, as the binary was built with it: beside the binary's folder.
+fn guest_daemon(binary: &Path) -> Result<PathBuf> {
+    let target = binary.ancestors().nth(2).context("the binary is in a profile folder of a target folder")?;
+    Ok(target.join("guest/envd"))
 }

@@ -22,6 +22,8 @@ pub(crate) enum Goal {
     TimesBound(f64),
     /// Below this.
     Below(f64),
+    /// This or less.
+    AtMost(f64),
 }
 
 /// All lines, in the order they were measured.
@@ -39,6 +41,7 @@ impl Line {
         match self.goal? {
             Goal::TimesBound(times) => self.ratio().map(|ratio| ratio <= times),
             Goal::Below(limit) => Some(self.value < limit),
+            Goal::AtMost(limit) => Some(self.value <= limit),
         }
     }
 
@@ -46,6 +49,7 @@ impl Line {
         match self.goal {
             Some(Goal::TimesBound(times)) => format!("<= {times} x bound"),
             Some(Goal::Below(limit)) => format!("< {limit}"),
+            Some(Goal::AtMost(limit)) => format!("<= {limit}"),
             None => String::new(),
         }
     }

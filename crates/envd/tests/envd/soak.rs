@@ -1,0 +1,202 @@
+//! The daemon under load: thousands of commands at once with clients that come and go, floods of events, floods of output,
+//! many silent streams. What counts is what is left afterwards: nothing.
+//!
+//! The commands are mixed by chance. The seed is printed; `HEARTH_SOAK_SEED` sets it.
+
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use futures::StreamExt;
+use hearth_envd_api::process::{ListRequest, ListResponse, Signal};
+use serde_json::json;
+
+use crate::connect::{Codec, Events, Told, unary};
+use crate::daemon::{Daemon, me, until, within};
+use crate::process::command;
+
+mod dice;
+mod floods;
+mod mix;
+
+const COMMANDS: u64 = 10_000;
+/// The first of them, until what is kept on purpose is about full: the daemon's log (1 MiB) and the ends that late followers
+/// hear (for 30 s, 4096 at most), and until the allocator has seen the most that is needed at once.
+const WARM_UP: u64 = 2_500;
+const AT_ONCE: usize = 200;
+/// What memory may have grown by after the soak. The allocator keeps the holes that a lucky or unlucky mix leaves in its heap,
+/// several MiB of them. What one command has while it lives (process, queue, connection) is some KiB: if every command left
+/// only a part of that, it would be more than this.
+const GROWTH_KIB_MAX: u64 = 16 * 1024;
+/// Looks at the open files, without a change, until they count as settled.
+const STEADY_LOOKS: u32 = 40;
+
+/// A variable that all commands of one soak have and nothing else on the machine.
+const MARK: &str = "HEARTH_SOAK";
+
+fn seed() -> u64 {
+    match std::env::var("HEARTH_SOAK_SEED") {
+        Ok(text) => text.parse().expect("HEARTH_SOAK_SEED is a number"),
+        Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs(),
+    }
+}
+
+// Several threads: the clients must not be slower than the daemon.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_commands_leave_nothing() {
+    let seed = seed();
+    eprintln!("HEARTH_SOAK_SEED={seed}");
+    let daemon = Daemon::bare(std::process::Command::new(env!("CARGO_BIN_EXE_hearth-envd"))).await;
+    let threads = daemon.threads();
+    let mark = format!("{}-{seed}", daemon.pid());
+    let reply = daemon.init(json!({ "defaultUser": me(), "envVars": { MARK: mark } })).await;
+    assert_eq!(reply.status, 204, "{reply:?}");
+
+    let fresh = daemon.own_kib();
+    play(&daemon, seed, 0..WARM_UP).await;
+    nothing_runs(&daemon, &mark).await;
+    threads_are_back(&daemon, threads).await;
+    let descriptors = steady_descriptors(&daemon).await;
+    let before = daemon.own_kib();
+
+    play(&daemon, seed, WARM_UP..COMMANDS).await;
+    nothing_runs(&daemon, &mark).await;
+    threads_are_back(&daemon, threads).await;
+    descriptors_are_back(&daemon, &descriptors).await;
+    let after = daemon.own_kib();
+    eprintln!("memory: {fresh} KiB at the start, {before} KiB after the warm-up, {after} KiB after the soak");
+    assert!(after < before + GROWTH_KIB_MAX, "{after} KiB, {before} KiB after the warm-up");
+}
+
+async fn play(daemon: &Daemon, seed: u64, numbers: std::ops::Range<u64>) {
+    let runs = futures::stream::iter(numbers).map(|number| mix::run(daemon, seed, number));
+    runs.buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
+}
+
+/// Waits until the daemon lists nothing, has no child, not even one that nobody waited for, and nothing that it ever started
+/// is on the machine.
+async fn nothing_runs(daemon: &Daemon, mark: &str) {
+    let list = || async {
+        let listed: ListResponse =
+            unary(daemon, "/process.Process/List", &ListRequest::default()).await.expect("lists");
+        listed.processes.is_empty().then_some(())
+    };
+    until("an empty list", list).await;
+    until("the last child to be reaped", || async { daemon.children().is_empty().then_some(()) }).await;
+    until("everything marked to be gone", || async { marked(mark).is_empty().then_some(()) }).await;
+}
+
+/// Processes that have the mark in their environment.
+fn marked(mark: &str) -> Vec<String> {
+    let text = format!("{MARK}={mark}");
+    let folders = fs::read_dir("/proc").expect("Linux").flatten();
+    let names = folders.map(|folder| folder.file_name().to_string_lossy().into_owned());
+    names
+        .filter(|name| {
+            // Processes of others cannot be looked at, and ours may be gone meanwhile.
+            let environment = fs::read(format!("/proc/{name}/environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|variable| variable == text.as_bytes())
+        })
+        .collect()
+}
+
+async fn threads_are_back(daemon: &Daemon, threads: usize) {
+    until("idle threads to end", || async { (daemon.threads() == threads).then_some(()) }).await;
+}
+
+/// The open files once they change no more: connections that clients left are closed soon, not at once.
+async fn steady_descriptors(daemon: &Daemon) -> Vec<String> {
+    let mut last = (Vec::new(), 0);
+    until("open files to settle", || {
+        let now = daemon.open_files();
+        last = if now == last.0 { (now, last.1 + 1) } else { (now, 0) };
+        let settled = (last.1 >= STEADY_LOOKS).then(|| last.0.clone());
+        async move { settled }
+    })
+    .await
+}
+
+async fn descriptors_are_back(daemon: &Daemon, before: &[String]) {
+    let back = until("open files to be those of before", || async { (daemon.open_files() == before).then_some(()) });
+    tokio::select! {
+        biased;
+        () = back => {}
+        () = tokio::time::sleep(crate::daemon::PATIENCE / 2) => {
+            panic!("open now: {:?}, before: {before:?}", daemon.open_files());
+        }
+    }
+}
+
+/// Bytes that one command prints. The benchmark prints a GiB.
+const OUTPUT_BYTES: usize = 256 << 20;
+/// The queue of a follower (64 pieces of at most 32 KiB), the connection's buffers, and pieces that are being written.
+const FLOWING_KIB_MAX: u64 = 8 * 1024;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn much_output_costs_no_memory() {
+    let daemon = Daemon::start().await;
+    let before = daemon.own_kib();
+    let request = command("head", &["-c", &OUTPUT_BYTES.to_string(), "/dev/zero"]);
+    let mut events = daemon.launch_with(Codec::Proto, &[], &request).await;
+    events.pid().await;
+    let (mut read, mut pieces, mut most) = (0, 0_u32, before);
+    let code = loop {
+        match events.next().await.expect("no error").expect("not over") {
+            Told::Stdout(bytes) => {
+                read += bytes.len();
+                pieces += 1;
+                // Often enough to see a growth, seldom enough to be quick.
+                if pieces.is_multiple_of(256) {
+                    most = most.max(daemon.own_kib());
+                }
+            }
+            Told::End(end) => break end.exit_code,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((read, code), (OUTPUT_BYTES, 0));
+    eprintln!("memory: {before} KiB before, {most} KiB at most, {} KiB after", daemon.own_kib());
+    assert!(most < before + FLOWING_KIB_MAX, "{most} KiB while it flowed, {before} KiB before");
+}
+
+const STREAMS: u32 = 100;
+/// A silent command with its client: a connection with its buffers, a process with its pipes, three tasks, a timer.
+const STREAM_KIB_MAX: u64 = 64;
+
+#[tokio::test]
+async fn silent_streams_are_cheap() {
+    let daemon = Daemon::bare(std::process::Command::new(env!("CARGO_BIN_EXE_hearth-envd"))).await;
+    let threads = daemon.threads();
+    let mark = format!("{}-silent", daemon.pid());
+    daemon.init(json!({ "defaultUser": me(), "envVars": { MARK: mark } })).await;
+    let codec = |number: u32| if number.is_multiple_of(2) { Codec::Json } else { Codec::Proto };
+    let sleeping = |number: u32| {
+        let daemon = &daemon;
+        async move {
+            let mut events = daemon.launch_with(codec(number), &[], &command("sleep", &["1000"])).await;
+            (events.pid().await, events)
+        }
+    };
+    let end = async |(pid, mut events): (u32, Events)| {
+        daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
+        assert_eq!(events.rest().await.code(), -1);
+    };
+    // What is allocated once, with the first.
+    end(sleeping(0).await).await;
+    threads_are_back(&daemon, threads).await;
+    let (descriptors, before) = (steady_descriptors(&daemon).await, daemon.own_kib());
+    let mut streams = Vec::new();
+    for number in 0..STREAMS {
+        streams.push(within("a start", sleeping(number)).await);
+    }
+    // Starting them is over, and the threads that did it are gone.
+    threads_are_back(&daemon, threads).await;
+    let with = daemon.own_kib();
+    eprintln!("memory: {before} KiB without streams, {with} KiB with {STREAMS}");
+    assert!(with < before + u64::from(STREAMS) * STREAM_KIB_MAX, "{with} KiB, {before} KiB without streams");
+    for stream in streams {
+        end(stream).await;
+    }
+    nothing_runs(&daemon, &mark).await;
+    threads_are_back(&daemon, threads).await;
+    descriptors_are_back(&daemon, &descriptors).await;
+}

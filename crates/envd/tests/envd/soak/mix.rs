@@ -1,0 +1,415 @@
+//! What the commands of the soak are, and what must come of each.
+//!
+//! All of them are harmless and end by themselves or by the daemon. Whatever a client can still hear after it left and came
+//! back is checked as well.
+
+use std::panic::AssertUnwindSafe;
+use std::task::Poll;
+
+use futures::FutureExt;
+use hearth_envd_api::process::__buffa::oneof::stream_input_request::Event;
+use hearth_envd_api::process::stream_input_request::{DataEvent, StartEvent};
+use hearth_envd_api::process::{
+    ConnectRequest, PTY, ProcessSelector, Signal, StartRequest, StreamInputRequest, StreamInputResponse, UpdateRequest,
+    UpdateResponse, pty,
+};
+use http::Method;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::dice::Dice;
+use crate::connect::{Events, Messages, Told, by_pid, by_tag, envelope, unary_with};
+use crate::daemon::{Daemon, is_alive, until, within};
+use crate::http::{open, whole};
+use crate::input::{pty as typed, stdin};
+use crate::process::{START, command, shell};
+
+const CONNECT: &str = "/process.Process/Connect";
+const STREAM_INPUT: &str = "/process.Process/StreamInput";
+/// Polls that a request gets before its client leaves: enough for some to be answered by then.
+const PATIENCE_POLLS: u32 = 40;
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// `true` and other exit codes.
+    Exit,
+    /// Some KB of output, whole.
+    Output,
+    /// Input is echoed.
+    Echo,
+    /// The same by a stream of input.
+    Stream,
+    /// A terminal that changes its size.
+    Terminal,
+    /// SIGTERM or SIGKILL.
+    Signalled,
+    /// The call's deadline kills.
+    Deadline,
+    /// Several clients hear the same.
+    Followers,
+    /// A silence that is filled.
+    Keepalive,
+    /// A client that leaves before it is answered.
+    LeavesBefore,
+    /// A client that leaves in the middle of the output.
+    LeavesWhile,
+    /// A client that leaves and comes back after the end.
+    LeavesAfter,
+    /// A process that cannot be started.
+    Refused,
+}
+
+/// How many of a hundred commands are of which kind.
+const MIX: [(u32, Kind); 13] = [
+    (35, Kind::Exit),
+    (9, Kind::Output),
+    (7, Kind::Echo),
+    (4, Kind::Stream),
+    (7, Kind::Terminal),
+    (10, Kind::Signalled),
+    (5, Kind::Deadline),
+    (4, Kind::Followers),
+    (1, Kind::Keepalive),
+    (6, Kind::LeavesBefore),
+    (3, Kind::LeavesWhile),
+    (6, Kind::LeavesAfter),
+    (3, Kind::Refused),
+];
+
+/// One command with its number, its tag and its dice.
+struct Run<'a> {
+    daemon: &'a Daemon,
+    tag: String,
+    dice: Dice,
+}
+
+/// Runs the command with this number from its start to what it leaves. A failure tells how to see it again.
+pub(super) async fn run(daemon: &Daemon, seed: u64, number: u64) {
+    let mut dice = Dice::of(seed, number);
+    let mut point = dice.below(MIX.iter().map(|(weight, _)| weight).sum());
+    let chosen = MIX.iter().find(|(weight, _)| match point.checked_sub(*weight) {
+        Some(rest) => {
+            point = rest;
+            false
+        }
+        None => true,
+    });
+    let kind = chosen.expect("the weights are all there is").1;
+    let run = Run { daemon, tag: format!("soak-{number}"), dice };
+    if let Err(panic) = AssertUnwindSafe(Box::pin(run.play(kind))).catch_unwind().await {
+        eprintln!("command {number} ({kind:?}) of seed {seed} failed");
+        std::panic::resume_unwind(panic);
+    }
+}
+
+impl Run<'_> {
+    async fn play(mut self, kind: Kind) {
+        match kind {
+            Kind::Exit => self.exit().await,
+            Kind::Output => self.output().await,
+            Kind::Echo => self.echo().await,
+            Kind::Stream => self.stream().await,
+            Kind::Terminal => self.terminal().await,
+            Kind::Signalled => self.signalled().await,
+            Kind::Deadline => self.deadline().await,
+            Kind::Followers => self.followers().await,
+            Kind::Keepalive => self.keepalive().await,
+            Kind::LeavesBefore => self.leaves_before().await,
+            Kind::LeavesWhile => self.leaves_while().await,
+            Kind::LeavesAfter => self.leaves_after().await,
+            Kind::Refused => self.refused().await,
+        }
+    }
+
+    async fn start_with(&mut self, headers: &[(&str, &str)], mut request: StartRequest) -> Events {
+        request.tag = Some(self.tag.clone());
+        self.daemon.launch_with(self.dice.codec(), headers, &request).await
+    }
+
+    /// Starts a command; its events after the first, which tells its number.
+    async fn start(&mut self, request: StartRequest) -> (u32, Events) {
+        let mut events = self.start_with(&[], request).await;
+        (events.pid().await, events)
+    }
+
+    /// The same process heard by another client.
+    async fn follow(&mut self, pid: u32) -> Events {
+        let process = self.selector(pid);
+        let request = ConnectRequest { process: process.into(), ..Default::default() };
+        let mut events = Events::of(Messages::open(self.daemon, self.dice.codec(), CONNECT, &[], &request).await);
+        assert_eq!(events.pid().await, pid);
+        events
+    }
+
+    fn selector(&mut self, pid: u32) -> ProcessSelector {
+        if self.dice.one_in(2) { by_pid(pid) } else { by_tag(&self.tag) }
+    }
+
+    /// One client in three leaves here and another one comes.
+    async fn perhaps_come_back(&mut self, pid: u32, events: Events) -> Events {
+        if !self.dice.one_in(3) {
+            return events;
+        }
+        // Both orders: somebody is there all the time, or nobody for a moment.
+        if self.dice.one_in(2) {
+            drop(events);
+            return self.follow(pid).await;
+        }
+        self.follow(pid).await
+    }
+
+    async fn exit(&mut self) {
+        let code = if self.dice.one_in(2) { 0 } else { self.dice.below(256) };
+        let request = match code {
+            0 => command("true", &[]),
+            code => shell(&format!("exit {code}")),
+        };
+        let (_, mut events) = self.start(request).await;
+        let outcome = events.rest().await;
+        assert_eq!(i64::from(outcome.code()), i64::from(code));
+        assert!(outcome.stdout.is_empty() && outcome.stderr.is_empty() && outcome.pty.is_empty());
+    }
+
+    async fn output(&mut self) {
+        let lines = self.dice.below(2_000);
+        let (_, mut events) = self.start(shell(&format!("seq 1 {lines}; echo problem >&2; exit 3"))).await;
+        let outcome = events.rest().await;
+        assert!(outcome.stdout() == numbers(lines), "{} bytes of {lines} lines", outcome.stdout.len());
+        assert_eq!((outcome.stderr().as_str(), outcome.code()), ("problem\n", 3));
+    }
+
+    fn pieces(&mut self) -> Vec<Vec<u8>> {
+        (0..1 + self.dice.below(4))
+            .map(|_| {
+                let byte = u8::try_from(self.dice.below(256)).expect("a byte");
+                vec![byte; self.dice.below(5_000) as usize]
+            })
+            .collect()
+    }
+
+    async fn cat(&mut self) -> (u32, Events) {
+        let mut request = command("cat", &[]);
+        request.stdin = Some(true);
+        let (pid, events) = self.start(request).await;
+        (pid, self.perhaps_come_back(pid, events).await)
+    }
+
+    async fn echo(&mut self) {
+        let (pid, mut events) = self.cat().await;
+        let pieces = self.pieces();
+        for piece in &pieces {
+            let process = self.selector(pid);
+            self.daemon.send(process, stdin(piece)).await.expect("taken");
+        }
+        self.daemon.close_stdin(pid).await.expect("closed");
+        let outcome = events.rest().await;
+        assert!(outcome.stdout == pieces.concat(), "{} bytes came back", outcome.stdout.len());
+        assert_eq!(outcome.code(), 0);
+    }
+
+    async fn stream(&mut self) {
+        let (pid, mut events) = self.cat().await;
+        let pieces = self.pieces();
+        let start = StartEvent { process: self.selector(pid).into(), ..Default::default() };
+        let data = |piece: &Vec<u8>| DataEvent { input: stdin(piece).into(), ..Default::default() };
+        let told = std::iter::once(Event::from(start)).chain(pieces.iter().map(|piece| Event::from(data(piece))));
+        let codec = self.dice.codec();
+        let body: Vec<u8> = told
+            .flat_map(|event| {
+                envelope(0, &codec.encode(&StreamInputRequest { event: Some(event), ..Default::default() }))
+            })
+            .collect();
+        let headers = [("content-type", codec.streaming())];
+        let answer = open(self.daemon, Method::POST, STREAM_INPUT, &headers, whole(body));
+        let mut answer = Messages::of(codec, within("an answer", answer).await);
+        assert!(answer.next::<StreamInputResponse>().await.expect("taken").is_some());
+        assert_eq!(answer.next::<StreamInputResponse>().await, Ok(None));
+        self.daemon.close_stdin(pid).await.expect("closed");
+        let outcome = events.rest().await;
+        assert!(outcome.stdout == pieces.concat(), "{} bytes came back", outcome.stdout.len());
+        assert_eq!(outcome.code(), 0);
+    }
+
+    fn size(&mut self) -> pty::Size {
+        pty::Size { cols: 1 + self.dice.below(400), rows: 1 + self.dice.below(200), ..Default::default() }
+    }
+
+    /// The program tells the size that came last, whoever follows it by then.
+    async fn terminal(&mut self) {
+        let mut size = self.size();
+        let mut request = shell("read line; exec stty size");
+        request.stdin = None;
+        request.pty = PTY { size: size.clone().into(), ..Default::default() }.into();
+        let (pid, events) = self.start(request).await;
+        for _ in 0..self.dice.below(5) {
+            size = self.size();
+            let request = UpdateRequest {
+                process: self.selector(pid).into(),
+                pty: PTY { size: size.clone().into(), ..Default::default() }.into(),
+                ..Default::default()
+            };
+            let codec = self.dice.codec();
+            let resized: Result<UpdateResponse, _> =
+                unary_with(self.daemon, codec, "/process.Process/Update", &[], &request).await;
+            resized.expect("resized");
+        }
+        let mut events = self.perhaps_come_back(pid, events).await;
+        self.daemon.send(by_pid(pid), typed(b"\n")).await.expect("taken");
+        let outcome = events.rest().await;
+        let screen = String::from_utf8_lossy(&outcome.pty);
+        assert!(screen.ends_with(&format!("\n{} {}\r\n", size.rows, size.cols)), "{size:?} in {screen:?}");
+        assert!(outcome.stdout.is_empty() && outcome.stderr.is_empty());
+        assert_eq!(outcome.code(), 0);
+    }
+
+    async fn kill(&mut self, pid: u32) -> &'static str {
+        if self.dice.one_in(2) {
+            self.daemon.signal(pid, Signal::SIGNAL_SIGTERM).await.expect("sent");
+            return "signal: terminated";
+        }
+        self.daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
+        // Reaped when the answer comes, unless the machine is too busy for that: then soon.
+        until("the process to be reaped", || async { (!is_alive(pid)).then_some(()) }).await;
+        "signal: killed"
+    }
+
+    async fn signalled(&mut self) {
+        let mut request = command("sleep", &["1000"]);
+        request.stdin = Some(self.dice.one_in(2));
+        if self.dice.one_in(3) {
+            request.stdin = None;
+            request.pty = PTY { size: self.size().into(), ..Default::default() }.into();
+        }
+        let (pid, events) = self.start(request).await;
+        // Some die while nobody listens.
+        let events = if self.dice.one_in(3) { None } else { Some(self.perhaps_come_back(pid, events).await) };
+        let status = self.kill(pid).await;
+        let mut events = match events {
+            Some(events) => events,
+            None => self.follow(pid).await,
+        };
+        let end = events.rest().await.end.expect("it ended");
+        assert_eq!((end.exit_code, end.exited, end.status.as_str()), (-1, false, status));
+    }
+
+    /// The time may be over before the process began; then it is killed unheard, which the end of the soak shows.
+    async fn deadline(&mut self) {
+        let milliseconds = (10 + self.dice.below(200)).to_string();
+        let headers = [("connect-timeout-ms", milliseconds.as_str())];
+        let mut events = self.start_with(&headers, command("sleep", &["1000"])).await;
+        let mut pid = None;
+        let refused = loop {
+            match events.next().await {
+                Ok(Some(Told::Start(told))) => {
+                    assert_eq!(pid.replace(told), None, "a second start");
+                    if self.dice.one_in(3) {
+                        // Whether or not anybody listens.
+                        drop(events);
+                        break None;
+                    }
+                }
+                Err(refused) => break Some(refused.code),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(refused.is_none_or(|code| code == "deadline_exceeded"));
+        if let Some(pid) = pid {
+            until("the process to die", || async { (!is_alive(pid)).then_some(()) }).await;
+        }
+    }
+
+    async fn followers(&mut self) {
+        let lines = self.dice.below(3_000);
+        let mut request = shell(&format!("read line; seq 1 {lines}; exit 9"));
+        request.stdin = Some(true);
+        let (pid, first) = self.start(request).await;
+        let mut following = vec![first];
+        for _ in 0..1 + self.dice.below(4) {
+            following.push(self.follow(pid).await);
+        }
+        let gone = self.dice.below(u32::try_from(following.len()).expect("few")) as usize;
+        drop(following.swap_remove(gone));
+        self.daemon.feed(pid, b"\n").await;
+        // At once: a process waits for its slowest follower.
+        let outcomes = futures::future::join_all(following.iter_mut().map(Events::rest)).await;
+        for outcome in outcomes {
+            assert!(outcome.stdout() == numbers(lines), "{} bytes of {lines} lines", outcome.stdout.len());
+            assert_eq!(outcome.code(), 9);
+        }
+    }
+
+    async fn keepalive(&mut self) {
+        let mut events = self.start_with(&[("keepalive-ping-interval", "1")], command("sleep", &["1000"])).await;
+        let pid = events.pid().await;
+        assert_eq!(events.next().await, Ok(Some(Told::Keepalive)));
+        let status = self.kill(pid).await;
+        assert_eq!(events.rest().await.end.expect("it ended").status, status);
+    }
+
+    /// In the middle of the request, or of the wait for its answer. Whether anything began nobody knows; it would end itself.
+    async fn leaves_before(&mut self) {
+        let mut request = command("seq", &["1", "1000"]);
+        request.tag = Some(self.tag.clone());
+        let codec = self.dice.codec();
+        if self.dice.one_in(2) {
+            let message = envelope(0, &codec.encode(&request));
+            let head = format!(
+                "POST {START} HTTP/1.1\r\nhost: guest\r\ncontent-type: {}\r\ncontent-length: {}\r\n\r\n",
+                codec.streaming(),
+                message.len()
+            );
+            let text = [head.as_bytes(), &message].concat();
+            let cut = 1 + self.dice.below(u32::try_from(text.len()).expect("short")) as usize;
+            let mut stream = TcpStream::connect(("127.0.0.1", self.daemon.port)).await.expect("the daemon listens");
+            stream.write_all(&text[..cut]).await.expect("sent");
+            return;
+        }
+        let mut polls = self.dice.below(PATIENCE_POLLS);
+        let mut started = Box::pin(self.daemon.launch_with(codec, &[], &request));
+        std::future::poll_fn(|context| {
+            if polls == 0 || started.as_mut().poll(context).is_ready() {
+                return Poll::Ready(());
+            }
+            polls -= 1;
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    async fn leaves_while(&mut self) {
+        let (pid, mut events) = self.start(shell("head -c 300000 /dev/zero; exit 4")).await;
+        for _ in 0..self.dice.below(4) {
+            assert!(matches!(events.next().await, Ok(Some(Told::Stdout(_)))));
+        }
+        drop(events);
+        let mut events = self.follow(pid).await;
+        assert_eq!(events.rest().await.code(), 4);
+    }
+
+    async fn leaves_after(&mut self) {
+        let code = self.dice.below(256);
+        let (pid, mut events) = self.start(shell(&format!("echo out; exit {code}"))).await;
+        events.rest().await;
+        let outcome = self.follow(pid).await.rest().await;
+        assert!(outcome.stdout.is_empty(), "what was before is not repeated");
+        assert_eq!(i64::from(outcome.code()), i64::from(code));
+    }
+
+    async fn refused(&mut self) {
+        if self.dice.one_in(2) {
+            let (_, mut events) = self.start(command("/nonexistent/program", &[])).await;
+            assert_eq!(events.rest().await.code(), 127);
+            return;
+        }
+        let mut request = command("true", &[]);
+        request.process.get_or_insert_default().cwd = Some("/nonexistent/folder".to_owned());
+        let refused = self.start_with(&[], request).await.next().await.expect_err("nowhere to start");
+        assert_eq!(refused.code, "invalid_argument");
+    }
+}
+
+/// What `seq 1 COUNT` prints.
+fn numbers(count: u32) -> String {
+    (1..=count).map(|number| format!("{number}\n")).collect()
+}
