@@ -32,6 +32,7 @@ mod freeze;
 pub mod fuzz;
 mod guard;
 mod identity;
+mod idle;
 mod init;
 mod log;
 mod metrics;

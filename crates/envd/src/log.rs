@@ -17,7 +17,7 @@ use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State as Extract};
 use axum::response::{IntoResponse, Response};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -62,52 +62,69 @@ pub(crate) struct Log {
     is_verbose: bool,
 }
 
+/// One buffer for all lines: thousands of small allocations between those of others would keep their pages from ever being
+/// given back.
 #[derive(Debug, Default)]
 struct Ring {
-    lines: VecDeque<(u64, Bytes)>,
-    bytes: usize,
-    /// The number of the last line, from 1.
+    text: VecDeque<u8>,
+    /// Bytes of each line, oldest first.
+    lengths: VecDeque<u32>,
+    /// The number of the last line, from 1. Lines that are there have the numbers up to it.
     last: u64,
     /// The number of the last line that the host was sent.
     sent: u64,
 }
 
 impl Ring {
-    fn push(&mut self, line: Bytes) {
-        self.bytes += line.len();
-        self.lines.push_back((self.last, line));
-        self.shrink(WAITING_BYTES_MAX);
+    /// The number of the oldest line that is there, if one is.
+    fn first(&self) -> u64 {
+        self.last + 1 - self.lengths.len() as u64
     }
 
-    fn shrink(&mut self, bytes_max: usize) {
-        while self.bytes > bytes_max {
-            let Some((_, line)) = self.lines.pop_front() else { return };
-            self.bytes -= line.len();
+    /// Adds the line with the number [`last`](Self::last).
+    fn push(&mut self, line: &[u8]) {
+        self.text.extend(line);
+        // Longer than a message can be made.
+        self.lengths.push_back(u32::try_from(line.len()).unwrap_or(u32::MAX));
+        while self.text.len() > WAITING_BYTES_MAX {
+            self.drop_first();
+        }
+    }
+
+    fn drop_first(&mut self) {
+        if let Some(length) = self.lengths.pop_front() {
+            self.text.drain(..(length as usize).min(self.text.len()));
         }
     }
 
     /// The host has everything up to `number`.
     fn sent(&mut self, number: u64) {
-        self.sent = self.sent.max(number);
-        while self.bytes > SENT_BYTES_MAX && self.lines.front().is_some_and(|(number, _)| *number <= self.sent) {
-            if let Some((_, line)) = self.lines.pop_front() {
-                self.bytes -= line.len();
-            }
+        self.sent = self.sent.max(number.min(self.last));
+        while self.text.len() > SENT_BYTES_MAX && self.first() <= self.sent {
+            self.drop_first();
         }
     }
 
     /// Lines after a number, as many as go at once, and the number of the last of them.
     fn after(&self, number: u64) -> Option<(Bytes, u64)> {
-        let mut chunk = BytesMut::new();
-        let mut last = number;
-        for (number, line) in self.lines.iter().skip_while(|(known, _)| *known <= number) {
-            if !chunk.is_empty() && chunk.len() + line.len() > CHUNK_BYTES {
+        let first = self.first().max(number + 1);
+        let known = usize::try_from(first - self.first()).unwrap_or(usize::MAX);
+        let mut lengths = self.lengths.iter().map(|length| *length as usize);
+        let start: usize = lengths.by_ref().take(known).sum();
+        let (mut end, mut last) = (start, first - 1);
+        for length in lengths {
+            if end > start && end + length - start > CHUNK_BYTES {
                 break;
             }
-            chunk.extend_from_slice(line);
-            last = *number;
+            end += length;
+            last += 1;
         }
-        (!chunk.is_empty()).then(|| (chunk.freeze(), last))
+        (end > start).then(|| (self.text.range(start..end).copied().collect(), last))
+    }
+
+    fn clear(&mut self) {
+        self.text = VecDeque::new();
+        self.lengths = VecDeque::new();
     }
 }
 
@@ -137,12 +154,12 @@ impl Log {
         let mut ring = self.ring();
         ring.last += 1;
         line.insert("seq".to_owned(), ring.last.into());
-        let text = Bytes::from(format!("{}\n", Value::Object(line)));
-        ring.push(text.clone());
+        let text = format!("{}\n", Value::Object(line));
+        ring.push(text.as_bytes());
         drop(ring);
         if self.is_verbose {
             // A closed standard output is not worth failing for.
-            let _ = std::io::stdout().write_all(&text);
+            let _ = std::io::stdout().write_all(text.as_bytes());
         }
         self.news.notify_waiters();
     }
@@ -166,9 +183,7 @@ impl Log {
 
     /// Forgets everything: it happened in the sandbox that this one was copied from. Numbers go on.
     pub(crate) fn clear(&self) {
-        let mut ring = self.ring();
-        ring.lines.clear();
-        ring.bytes = 0;
+        self.ring().clear();
     }
 
     /// The next lines after a number, as soon as there are some. Cancel safe.
@@ -291,12 +306,11 @@ mod tests {
         for _ in 0..WAITING_BYTES_MAX / MESSAGE_BYTES_MAX * 2 {
             log.warn("test", &long);
         }
-        assert!(log.ring().bytes <= WAITING_BYTES_MAX);
+        assert!(log.ring().text.len() <= WAITING_BYTES_MAX);
         let (chunk, last) = log.follow(0).await;
         assert!(numbers(&chunk)[0] > 1 && chunk.len() <= CHUNK_BYTES, "a gap tells what was lost");
         log.ring().sent(last);
-        let waiting = log.ring().last - last;
-        assert_eq!(log.ring().lines.len() as u64, waiting);
+        assert_eq!(log.ring().first(), last + 1, "what was sent is not kept");
         log.clear();
         assert!(log.follow(0).now_or_never().is_none());
     }
@@ -309,9 +323,9 @@ mod tests {
             output.take(&log, piece);
         }
         output.end(&log);
-        let ring = log.ring();
+        let chunk = log.ring().after(0).expect("lines").0;
         let lines: Vec<Value> =
-            ring.lines.iter().map(|(_, line)| serde_json::from_slice(line).expect("JSON")).collect();
+            chunk.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
         let messages: Vec<&str> = lines.iter().filter_map(|line| line["message"].as_str()).collect();
         assert_eq!((messages[0], messages[1], messages[3]), ("hello", "world\u{fffd}", "rest"));
         assert_eq!(messages[2].len(), MESSAGE_BYTES_MAX);

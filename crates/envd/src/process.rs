@@ -15,8 +15,8 @@ use hearth_envd_api::process::{
     StartRequest, StartResponse, StreamInputRequest, StreamInputResponse, UpdateRequest, UpdateResponse,
 };
 
-use crate::rpc;
 use crate::state::State;
+use crate::{idle, rpc};
 
 mod child;
 mod events;
@@ -39,6 +39,11 @@ pub(crate) struct ProcessService {
 impl ProcessService {
     pub(crate) fn new(state: Arc<State>) -> Self {
         Self { state, registry: Arc::default() }
+    }
+
+    /// Gives memory back when nothing happens, for ever.
+    pub(crate) async fn keep_small(self: Arc<Self>) {
+        idle::run(Arc::clone(&self.state), || self.registry.forget()).await;
     }
 }
 

@@ -48,7 +48,9 @@ pub(crate) async fn serve(port: u16, state: Arc<State>) -> io::Result<()> {
     if state.in_microvm() {
         tokio::spawn(relay::run(INTERFACE));
     }
-    let router = router(Arc::clone(&state));
+    let processes = Arc::new(ProcessService::new(Arc::clone(&state)));
+    tokio::spawn(Arc::clone(&processes).keep_small());
+    let router = router(Arc::clone(&state), processes);
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -82,8 +84,7 @@ async fn connection(stream: TcpStream, router: Router, state: Arc<State>) {
     }
 }
 
-fn router(state: Arc<State>) -> Router {
-    let processes = Arc::new(ProcessService::new(Arc::clone(&state)));
+fn router(state: Arc<State>, processes: Arc<ProcessService>) -> Router {
     let files = Arc::new(FilesystemService::new(Arc::clone(&state)));
     let services = rpc::services(files.register(processes.register(connectrpc::Router::new())));
     let call = any(rpc::serve).with_state(services);

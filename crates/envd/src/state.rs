@@ -15,6 +15,7 @@ use subtle::ConstantTimeEq;
 use crate::cgroups::Groups;
 use crate::connections::Connections;
 use crate::freeze::Freezer;
+use crate::idle::Idle;
 use crate::log::Log;
 use crate::users::User;
 
@@ -30,6 +31,7 @@ pub(crate) struct State {
     pub(crate) init: tokio::sync::Mutex<crate::init::Progress>,
     pub(crate) freezer: Freezer,
     pub(crate) connections: Arc<Connections>,
+    pub(crate) idle: Idle,
     log: Log,
     surroundings: Surroundings,
 }
@@ -73,6 +75,7 @@ impl State {
             init: tokio::sync::Mutex::default(),
             freezer: Freezer::default(),
             connections: Arc::default(),
+            idle: Idle::default(),
             log: Log::new(surroundings.is_verbose),
             surroundings,
         };

@@ -159,6 +159,13 @@ pub(crate) fn tame_allocator() {
     }
 }
 
+/// Gives free memory back to the kernel, holes included (malloc_trim(3)).
+pub(crate) fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes a number and touches free memory only.
+    let _ = unsafe { libc::malloc_trim(0) };
+}
+
 /// Keeps files that this process was started with from its children: who starts the daemon may not have taken care.
 pub(crate) fn keep_inherited_files() {
     let (first, last) = (libc::STDERR_FILENO + 1, libc::c_uint::MAX);

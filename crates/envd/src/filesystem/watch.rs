@@ -4,7 +4,8 @@
 //! watch tells until it is fetched.
 //!
 //! A recursive watch is one kernel watch per directory, kept true as directories come, move and go. When the kernel's queue
-//! overflows, events are lost, but the watch looks for new directories and goes on.
+//! overflows, events are lost: the watch goes on, and tells everything that it finds there then as created, so that a client
+//! knows what is there (but not what went).
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -35,6 +36,9 @@ pub(super) use stream::stream;
 const BUFFER_BYTES: usize = 16 * 1024;
 /// Kernel events that are handled before others have a turn: as many as the kernel keeps by default.
 const BATCH_EVENTS_MAX: usize = 16_384;
+
+/// Entries that are told after an overflow at most: a polled watcher keeps twice as many.
+const FOUND_AGAIN_MAX: usize = 50_000;
 
 /// What a client wants of a watch.
 #[derive(Debug, Clone, Copy)]
@@ -192,9 +196,8 @@ impl Watch {
     fn tell(&mut self, notice: &Notice, told: &mut Vec<FilesystemEvent>) {
         let flags = notice.flags;
         if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-            if self.options.recursive {
-                let _ = self.add_below(Path::new(""), |_| {});
-            }
+            let found = self.look_again();
+            told.extend(found.iter().map(|path| self.event(path, EventType::EVENT_TYPE_CREATE)));
             return;
         }
         let Some(folder) = self.folders.get(&notice.watch).cloned() else { return };
@@ -226,6 +229,24 @@ impl Watch {
             let _ = self.add_below(&relative, |path| found.push(path));
             told.extend(found.iter().map(|path| self.event(path, EventType::EVENT_TYPE_CREATE)));
         }
+    }
+
+    /// Everything that is there now, after events were lost. Directories that came meanwhile are watched from here on.
+    fn look_again(&mut self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut take = |path: PathBuf| {
+            if found.len() < FOUND_AGAIN_MAX {
+                found.push(path);
+            }
+        };
+        if self.options.recursive {
+            // At the kernel's limit some directories go unwatched; what is there is told all the same.
+            let _ = self.add_below(Path::new(""), take);
+        } else {
+            let entries = std::fs::read_dir(&self.root).into_iter().flatten().flatten();
+            entries.for_each(|entry| take(entry.file_name().into()));
+        }
+        found
     }
 
     fn event(&self, relative: &Path, kind: EventType) -> FilesystemEvent {
@@ -295,7 +316,8 @@ mod tests {
         }
         fs::create_dir_all(folder.path().join("late/deep")).expect("creates");
         let names = drain(&mut watch);
-        assert!(names.len() >= limit && !names.contains(&"late".to_owned()), "the queue overflowed before");
+        assert!(names.len() >= limit, "the queue overflowed");
+        assert_eq!(names[names.len() - 2..], ["late", "late/deep"], "what the lost events would have told");
         fs::write(folder.path().join("late/deep/file"), "x").expect("writes");
         assert_eq!(drain(&mut watch), ["late/deep/file", "late/deep/file"]);
     }

@@ -36,8 +36,9 @@ use super::registry::Registry;
 /// Largest piece of output in one event.
 const PIPE_CHUNK_BYTES: usize = 32 * 1024;
 const TERMINAL_CHUNK_BYTES: usize = 16 * 1024;
-/// How long a kill waits for the process to be reaped, so that its number is free when the answer arrives.
-const REAP_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a kill waits for the process to be reaped, so that its number is free when the answer arrives. Most take a
+/// millisecond; a guest that is overloaded takes longer.
+const REAP_PATIENCE: Duration = Duration::from_secs(10);
 /// After a kill, how long output that is still on its way is waited for. Whoever holds a pipe open longer is a grandchild,
 /// and nobody waits for those.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(20);
@@ -161,6 +162,7 @@ impl Live {
         self.log_end(&end);
         registry.retire(&self, &end);
         self.followers.finish(end).await;
+        self.state.idle.stir();
     }
 
     async fn read(&self, sources: Sources) {

@@ -66,6 +66,14 @@ impl Registry {
         inner.live.remove(&live.pid());
     }
 
+    /// Forgets ends that were remembered for long enough.
+    pub(super) fn forget(&self) {
+        let mut inner = self.inner();
+        inner.ended.retain(|_, ended| ended.at.elapsed() < RETENTION);
+        inner.ended.shrink_to_fit();
+        inner.live.shrink_to_fit();
+    }
+
     pub(super) fn all(&self) -> Vec<Arc<Live>> {
         self.inner().live.values().cloned().collect()
     }

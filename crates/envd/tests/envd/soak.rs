@@ -23,10 +23,9 @@ const COMMANDS: u64 = 10_000;
 /// hear (for 30 s, 4096 at most), and until the allocator has seen the most that is needed at once.
 const WARM_UP: u64 = 2_500;
 const AT_ONCE: usize = 200;
-/// What memory may have grown by after the soak. The allocator keeps the holes that a lucky or unlucky mix leaves in its heap,
-/// several MiB of them. What one command has while it lives (process, queue, connection) is some KiB: if every command left
-/// only a part of that, it would be more than this.
-const GROWTH_KIB_MAX: u64 = 16 * 1024;
+/// What memory may have grown by from the start, once it is quiet, ends are forgotten and the daemon has given back what it does
+/// not use. Its log stays (1 MiB), and so do pages that are half used: without giving back it was 20 MiB.
+const GROWTH_KIB_MAX: u64 = 7 * 1024;
 /// Looks at the open files, without a change, until they count as settled.
 const STEADY_LOOKS: u32 = 40;
 
@@ -56,15 +55,17 @@ async fn ten_thousand_commands_leave_nothing() {
     nothing_runs(&daemon, &mark).await;
     threads_are_back(&daemon, threads).await;
     let descriptors = steady_descriptors(&daemon).await;
-    let before = daemon.own_kib();
 
     play(&daemon, seed, WARM_UP..COMMANDS).await;
     nothing_runs(&daemon, &mark).await;
     threads_are_back(&daemon, threads).await;
     descriptors_are_back(&daemon, &descriptors).await;
-    let after = daemon.own_kib();
-    eprintln!("memory: {fresh} KiB at the start, {before} KiB after the warm-up, {after} KiB after the soak");
-    assert!(after < before + GROWTH_KIB_MAX, "{after} KiB, {before} KiB after the warm-up");
+    let most = daemon.own_kib();
+    let after = until("memory to be given back", async || {
+        Some(daemon.own_kib()).filter(|after| *after < fresh + GROWTH_KIB_MAX)
+    })
+    .await;
+    eprintln!("memory: {fresh} KiB at the start, {most} KiB right after the soak, {after} KiB when it was quiet");
 }
 
 async fn play(daemon: &Daemon, seed: u64, numbers: std::ops::Range<u64>) {
