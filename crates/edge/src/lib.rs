@@ -20,12 +20,11 @@ use std::time::Duration;
 use hearth_catalog::Catalog;
 use hearth_proxy::hop::{Address, Forwarded, set_forwarded};
 use hearth_proxy::pages::{Audience, Page};
-use hearth_proxy::serve::{self, Peer};
+use hearth_proxy::serve::{self, Listener, Peer, Scheme};
 use hearth_proxy::target::{Target, Unroutable};
 use hearth_proxy::{Body, Engine, Error, Key, body, dial, internal, pages};
 use hearth_types::{NodeAddress, Route};
 use http::{Method, Request, Response};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Most connections of clients at a time. Each takes two file descriptors, one towards its node.
@@ -69,19 +68,23 @@ impl Edge {
         Self { config: Arc::new(config), catalog, engine: Engine::new(hearth_proxy::Config::for_nodes()) }
     }
 
-    /// Serves HTTP/1.1 and HTTP/2 (prior knowledge) until `shutdown`, then drains; returns how many connections had to be cut.
+    /// Serves HTTP/1.1 and HTTP/2 until `shutdown`, then drains; returns how many connections had to be cut.
     /// Upgraded streams go on until [`shutdown`](Self::shutdown).
     ///
     /// Cancelling it cuts everything.
-    pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) -> usize {
-        let bounds =
-            serve::Config { connections_max: self.config.connections_max, drain_patience: self.config.drain_patience };
+    pub async fn serve(&self, listener: impl Into<Listener>, shutdown: CancellationToken) -> usize {
         let edge = self.clone();
         let handler = tower::service_fn(move |request| {
             let edge = edge.clone();
             async move { Ok::<_, Infallible>(edge.answer(request).await) }
         });
-        serve::serve(listener, handler, bounds, shutdown).await
+        serve::serve(listener, handler, self.bounds(), shutdown).await
+    }
+
+    /// The bounds of a server of it.
+    #[must_use]
+    pub fn bounds(&self) -> serve::Config {
+        serve::Config { connections_max: self.config.connections_max, drain_patience: self.config.drain_patience }
     }
 
     /// Cuts whatever is left of the way to the nodes, upgraded streams above all.
@@ -89,8 +92,9 @@ impl Edge {
         self.engine.shutdown().await;
     }
 
-    /// The answer to one request. Cancel safe in the sense of HTTP: the guest sees its connection close.
-    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+    /// The answer to one request, for servers that have others to ask, too. Cancel safe in the sense of HTTP: the guest sees
+    /// its connection close.
+    pub async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let target = match Target::of(&request) {
             Ok(target) => target,
             Err(Unroutable::Host) if asks_health(&request) => return Response::new(body::empty()),
@@ -122,7 +126,8 @@ impl Edge {
     ) -> Response<Body> {
         let (mut parts, body) = request.into_parts();
         let peer = parts.extensions.get::<Peer>().and_then(Peer::ip);
-        set_forwarded(&mut parts, self.config.forwarded, peer, "http");
+        let scheme = parts.extensions.get::<Scheme>().copied().unwrap_or(Scheme::Http);
+        set_forwarded(&mut parts, self.config.forwarded, peer, scheme.as_str());
         let sandbox_id = target.sandbox_id.clone();
         Address { sandbox_id, execution_id: route.execution_id, port: target.port }.write(&mut parts.headers);
 

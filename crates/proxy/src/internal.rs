@@ -12,8 +12,7 @@ use percent_encoding::percent_decode;
 /// The guest daemon's port. Other ports are the user's: nothing on them is reserved.
 pub const DAEMON_PORT: u16 = 49983;
 
-const RESERVED: [&str; 8] =
-    ["/collapse", "/freeze", "/fsfreeze", "/fsthaw", "/init", "/logs", "/unfreeze", "/upgrade"];
+const RESERVED: [&str; 8] = ["/collapse", "/freeze", "/fsfreeze", "/fsthaw", "/init", "/logs", "/unfreeze", "/upgrade"];
 
 /// How often a path is decoded at most. The daemon decodes once and nobody we know of twice; without a bound a long path of
 /// nested escapes would take quadratic time.
