@@ -1,4 +1,5 @@
-//! TLS towards clients, with a certificate that can be changed while connections come in.
+//! TLS towards clients, with a certificate that can be changed while connections come in, and towards guests, who are believed
+//! whatever certificate they show.
 //!
 //! ```text
 //! Listener::Tls ─▶ handshake, in the connection's own task and within HEAD_TIMEOUT ─▶ HTTP/2 or HTTP/1.1, by ALPN
@@ -10,19 +11,27 @@
 
 use std::fmt;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
-use rustls::ServerConfig;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, TlsStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+use crate::dial::Stream;
 
 /// What we speak inside, the better one first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// How long a guest may take to greet. Longer than any that works, shorter than the patience of whoever waits for the answer.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A certificate with its chain and its key.
 #[derive(Clone)]
@@ -112,6 +121,92 @@ impl Acceptor {
     /// The handshake. How long it may take is the caller's to say. Dropped before the end, it closes the connection.
     pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.acceptor.accept(stream).await.map(TlsStream::from)
+    }
+}
+
+/// The client's side of TLS, towards ports of guests. Cheap to clone.
+#[derive(Clone)]
+pub struct Connector(TlsConnector);
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connector")
+    }
+}
+
+impl Connector {
+    /// A client that takes any certificate. It is for connections that nobody else can come between: nobody vouches for the
+    /// certificate of a program in a sandbox, and there is no name to check it against.
+    ///
+    /// # Panics
+    /// Never: the cryptography we chose knows both versions.
+    #[must_use]
+    pub fn unverified() -> Self {
+        let provider = provider();
+        let schemes = provider.signature_verification_algorithms.supported_schemes();
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring knows TLS 1.2 and 1.3")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Believing { schemes }))
+            .with_no_client_auth();
+        // What we speak towards guests.
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Self(TlsConnector::from(Arc::new(config)))
+    }
+
+    /// The handshake, over a connection to the guest. Cancel safe: the connection closes.
+    ///
+    /// # Errors
+    /// What is said by the guest makes no sense as TLS, or it says nothing for long.
+    pub async fn connect(&self, stream: TcpStream) -> io::Result<Stream> {
+        // An address sends no name: the one that was asked for is not the guest's.
+        let nameless = ServerName::IpAddress(IpAddr::from(Ipv4Addr::LOCALHOST).into());
+        let handshake = tokio::time::timeout(GREETING_TIMEOUT, self.0.connect(nameless, stream));
+        let stream = handshake.await.map_err(|_| io::ErrorKind::TimedOut)??;
+        Ok(Stream::Tls(Box::new(TlsStream::from(stream))))
+    }
+}
+
+/// Takes whatever a guest shows. Its signatures are not looked at either: they would prove that it has the key of a certificate
+/// that says nothing.
+#[derive(Debug)]
+struct Believing {
+    schemes: Vec<SignatureScheme>,
+}
+
+impl ServerCertVerifier for Believing {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.schemes.clone()
     }
 }
 

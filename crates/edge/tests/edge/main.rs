@@ -1,5 +1,6 @@
 //! A client, an edge, a node's proxy and a guest, each behind its own socket.
 
+mod ingress;
 mod tls;
 mod world;
 

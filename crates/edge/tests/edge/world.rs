@@ -10,12 +10,13 @@ use futures::channel::mpsc;
 use hearth_catalog::Catalog;
 use hearth_edge::{Config, Edge};
 use hearth_proxy::body::{self, Body, boxed};
+use hearth_proxy::dial::Stream;
 use hearth_proxy::hop::Address;
 use hearth_proxy::pages::{Audience, Page};
 use hearth_proxy::serve::Listener;
-use hearth_proxy::tls::Acceptor;
+use hearth_proxy::tls::{Acceptor, Connector};
 use hearth_proxy::{Engine, Key, dial, serve};
-use hearth_types::{ExecutionId, NodeAddress, Route, TeamId};
+use hearth_types::{ExecutionId, Ingress, NodeAddress, Route, TeamId};
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
@@ -62,8 +63,18 @@ impl World {
         Self::behind(guest, config, None).await
     }
 
+    /// On a node that lets a sandbox have so many requests at a time.
+    pub(crate) async fn with_room(guest: SocketAddr, requests_max: usize) -> Self {
+        let node = hearth_proxy::Config { requests_per_group_max: requests_max, ..hearth_proxy::Config::for_guests() };
+        Self::build(guest, Config::default(), None, node).await
+    }
+
     /// With an edge that speaks TLS.
     pub(crate) async fn behind(guest: SocketAddr, config: Config, tls: Option<Acceptor>) -> Self {
+        Self::build(guest, config, tls, hearth_proxy::Config::for_guests()).await
+    }
+
+    async fn build(guest: SocketAddr, config: Config, tls: Option<Acceptor>, node: hearth_proxy::Config) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("node");
         let route = Route {
@@ -72,8 +83,10 @@ impl World {
             team_id: TeamId::generate(),
             node_id: "node-1".parse().expect("an id"),
             node_proxy: NodeAddress::Unix(path.clone()),
+            ingress: Ingress::open(),
+            traffic_token: None,
         };
-        let node = Engine::new(hearth_proxy::Config::for_guests());
+        let node = Engine::new(node);
         let node_end = serve_node(path, node.clone(), route.execution_id, guest).drop_guard();
         let catalog = Catalog::in_memory();
         catalog.publish(route.clone(), LEASE, None).await.expect("there is room");
@@ -126,7 +139,10 @@ pub(crate) fn serve_node(
                 return Ok::<_, Infallible>(Page::NotFound { sandbox_id }.response(audience));
             }
             let key = Key { group: address.execution_id, port: Some(address.port) };
-            let dial = || dial::retry_refused(|| TcpStream::connect(guest));
+            let dial = || async {
+                let stream = dial::retry_refused(|| TcpStream::connect(guest)).await?;
+                if address.tls { Connector::unverified().connect(stream).await } else { Ok(Stream::Tcp(stream)) }
+            };
             let forwarded = engine.forward(&key, dial, request).await;
             Ok(forwarded.unwrap_or_else(|error| error.page(sandbox_id, address.port).response(audience)))
         }
@@ -162,8 +178,11 @@ where
 
 /// Tells in its answer what it was asked.
 pub(crate) async fn mirror(request: Request<Incoming>) -> Response<Body> {
-    let mut lines: Vec<String> =
-        request.headers().iter().map(|(name, value)| format!("{name}: {}", value.to_str().expect("text"))).collect();
+    let mut lines: Vec<String> = request
+        .headers()
+        .iter()
+        .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
+        .collect();
     lines.sort();
     lines.insert(0, format!("{} {}", request.method(), request.uri()));
     Response::new(body::full(lines.join("\n")))
