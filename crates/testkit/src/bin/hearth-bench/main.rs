@@ -13,6 +13,7 @@ use hearth_testkit::{Instance, Prepared};
 
 mod bare;
 mod density;
+mod edge;
 mod report;
 mod speed;
 mod statistics;
@@ -64,6 +65,7 @@ async fn main() -> Result<()> {
     let measured = async {
         speed::creates(&mut report, &bare, &instance, rounds).await?;
         speed::commands(&mut report, &bare, &instance, rounds).await?;
+        edge::requests(&mut report, &bare, &instance, rounds).await?;
         speed::transfers(&mut report, &bare, &instance).await?;
         density::idle(&mut report, &instance, rounds).await
     }
