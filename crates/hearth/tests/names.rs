@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use hearth_sdk::NewSandbox;
-use hearth_testkit::{Instance, Prepared};
-use http_body_util::{BodyExt, Empty};
+use hearth_testkit::{Instance, Prepared, until};
+use hearth_types::Secret;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -31,7 +33,7 @@ fn says(folder: &Path, arguments: &[&str]) -> Result<String> {
 /// One HTTP/2 connection to the port of `domain`, on which any name can be asked for.
 struct Names {
     domain: String,
-    sender: hyper::client::conn::http2::SendRequest<Empty<&'static [u8]>>,
+    sender: hyper::client::conn::http2::SendRequest<Full<Bytes>>,
 }
 
 impl Names {
@@ -54,8 +56,15 @@ impl Names {
     }
 
     async fn get(&mut self, label: &str, path: &str, key: &str) -> Result<(u16, String)> {
-        let uri = format!("https://{label}.{}{path}", self.domain);
-        let request = http::Request::get(uri).header("x-api-key", key).body(Empty::new())?;
+        self.send(http::Request::get(self.uri(label, path)).header("x-api-key", key), "").await
+    }
+
+    fn uri(&self, label: &str, path: &str) -> String {
+        format!("https://{label}.{}{path}", self.domain)
+    }
+
+    async fn send(&mut self, request: http::request::Builder, body: &str) -> Result<(u16, String)> {
+        let request = request.body(Full::from(body.to_owned()))?;
         let response = self.sender.send_request(request).await?;
         let status = response.status().as_u16();
         Ok((status, String::from_utf8(response.into_body().collect().await?.to_bytes().to_vec())?))
@@ -104,6 +113,61 @@ async fn one_port_leads_to_the_api_and_to_every_sandbox() -> Result<()> {
     let endpoints: Value = serde_json::from_str(&says(instance.folder(), &["env", "--json"])?)?;
     let domain = endpoints["domain"].as_str().context("names are served")?;
     assert_eq!(Names::connect(domain, &ca).await?.get("api", "/health", "").await?.0, 200);
+    let (status, _) = instance.terminate().await?;
+    ensure!(status.success(), "hearth ended with {status}");
+    Ok(())
+}
+
+/// In the guest: a server that speaks TLS, with a certificate that it made itself.
+const TLS_SERVER: &str =
+    "cd /tmp && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout key \
+    -out cert -subj /CN=nobody 2>/dev/null && (setsid nohup python3 -c \"
+import http.server, ssl
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = self.headers['host'].encode()
+        self.send_response(200)
+        self.send_header('content-length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+server = http.server.HTTPServer(('0.0.0.0', 8443), Handler)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain('cert', 'key')
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
+\" >/dev/null 2>&1 </dev/null &)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn visitors_of_a_private_port_that_speaks_tls_show_a_token() -> Result<()> {
+    let instance = Instance::start(&Prepared::ensure(binary())?, &[]).await?;
+    let endpoints: Value = serde_json::from_str(&says(instance.folder(), &["env", "--json"])?)?;
+    let domain = endpoints["domain"].as_str().context("names are served")?;
+    let mut names = Names::connect(domain, &says(instance.folder(), &["tls", "export"])?).await?;
+    let body = r#"{"templateID":"base","network":{"allowPublicTraffic":false,"httpsPorts":[8443],
+        "maskRequestHost":"localhost:${PORT}"}}"#;
+    let create = http::Request::post(names.uri("api", "/v2/sandboxes")).header("x-api-key", instance.key().expose());
+    let (status, created) = names.send(create, body).await?;
+    ensure!(status == 201, "{status}: {created}");
+    let created: Value = serde_json::from_str(&created)?;
+    let text = |name: &str| created[name].as_str().map(str::to_owned).with_context(|| format!("no {name}"));
+    let (id, token) = (text("sandboxID")?, text("trafficAccessToken")?);
+    let sandbox = instance.client().attach(&id, Some(Secret::new(text("envdAccessToken")?)));
+    let started = sandbox.run(TLS_SERVER).await?;
+    ensure!(started.exit_code == 0, "{}", String::from_utf8_lossy(&started.stderr));
+
+    let label = format!("8443-{id}");
+    let (status, page) = names.get(&label, "/", "").await?;
+    assert!(status == 403 && page.contains("header is missing"), "{status}: {page}");
+    let names = tokio::sync::Mutex::new(names);
+    until("the server in the guest answers", || async {
+        let mut names = names.lock().await;
+        let visit = http::Request::get(names.uri(&label, "/")).header("e2b-traffic-access-token", &token);
+        let (status, body) = names.send(visit, "").await?;
+        ensure!([200, 502].contains(&status), "{status}: {body}");
+        Ok((status == 200).then(|| assert_eq!(body, "localhost:8443")))
+    })
+    .await?;
+    sandbox.kill().await?;
     let (status, _) = instance.terminate().await?;
     ensure!(status.success(), "hearth ended with {status}");
     Ok(())
