@@ -62,6 +62,7 @@ impl Instance {
         let output = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
         let process = hearth(&program)
             .args(["up", "--no-first-sandbox", "--api-listen", "127.0.0.1:0", "--edge-listen", "127.0.0.1:0"])
+            .args(["--tls-listen", "127.0.0.1:0"])
             .arg("--data-dir")
             .arg(&data)
             .stdin(Stdio::null())

@@ -3,6 +3,7 @@
 //! A token is a keyed hash of the sandbox's id, so that it is the same before and after every pause, resume and restart
 //! without being kept anywhere. Who knows one token learns nothing about another.
 
+use hearth_store::Sandbox;
 use hearth_types::{SandboxId, Secret};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
@@ -33,6 +34,11 @@ impl TokenSource {
     #[must_use]
     pub fn traffic_access_token(&self, sandbox_id: &SandboxId) -> Secret {
         self.keyed_hash(&[TRAFFIC_PREFIX, sandbox_id.as_str()])
+    }
+
+    /// The same for a sandbox as it is; `None`: anybody may visit it.
+    pub(crate) fn demanded_from_visitors(&self, row: &Sandbox) -> Option<Secret> {
+        (!row.ingress.public).then(|| self.traffic_access_token(&row.sandbox_id))
     }
 
     fn keyed_hash(&self, message: &[&str]) -> Secret {

@@ -141,7 +141,7 @@ impl Memory {
 mod tests {
     use std::net::{Ipv4Addr, SocketAddr};
 
-    use hearth_types::{NodeAddress, TeamId};
+    use hearth_types::{Ingress, NodeAddress, TeamId};
     use proptest::prelude::*;
 
     use super::*;
@@ -155,6 +155,8 @@ mod tests {
             team_id: TeamId::generate(),
             node_id: "node".parse().expect("valid"),
             node_proxy: NodeAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 1))),
+            ingress: Ingress::open(),
+            traffic_token: None,
         }
     }
 

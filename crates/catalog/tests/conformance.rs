@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hearth_catalog::{Catalog, Error, LEASE_MAX};
-use hearth_types::{ExecutionId, NodeAddress, Route, SandboxId, TeamId};
+use hearth_types::{ExecutionId, Ingress, NodeAddress, Route, SandboxId, TeamId};
 use tokio::task::JoinSet;
 use tokio::time::advance;
 
@@ -19,6 +19,8 @@ fn route(sandbox_id: &SandboxId) -> Route {
         team_id: TeamId::generate(),
         node_id: "node-1.example".parse().expect("valid"),
         node_proxy: NodeAddress::Unix(PathBuf::from("/run/node/proxy.sock")),
+        ingress: Ingress::open(),
+        traffic_token: None,
     }
 }
 

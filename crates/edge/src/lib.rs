@@ -2,12 +2,15 @@
 //!
 //! ```text
 //! client ──▶ Edge: which sandbox and port? ──▶ reserved? ──▶ route in the catalog? ──▶ the node's proxy ──▶ guest
-//!                    400                       404           502                       (answers for itself)
+//!                    400                       404           502, 403                  (answers for itself)
 //! ```
 //!
 //! The edge keeps nothing about sandboxes: each request looks its route up. What happens to a sandbox while a stream is open
 //! shows on the way to its node, which cuts what it has to cut; the edge passes that on. Whether the guest can be reached, and
 //! how many requests it gets at a time, is the node's to know and to tell.
+//!
+//! The route says who may visit the sandbox's ports and how they are spoken to: the traffic token, a masked host, TLS. None of it
+//! is about the guest daemon's port.
 //!
 //! Clients are believed nothing: headers of our own conversation with nodes are removed from what they send.
 
@@ -18,20 +21,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_catalog::Catalog;
-use hearth_proxy::hop::{Address, Forwarded, set_forwarded};
+use hearth_proxy::hop::{Address, Forwarded, set_forwarded, set_host};
 use hearth_proxy::pages::{Audience, Page};
-use hearth_proxy::serve::{self, Peer};
+use hearth_proxy::serve::{self, Listener, Peer, Scheme};
 use hearth_proxy::target::{Target, Unroutable};
 use hearth_proxy::{Body, Engine, Error, Key, body, dial, internal, pages};
 use hearth_types::{NodeAddress, Route};
-use http::{Method, Request, Response};
-use tokio::net::TcpListener;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
+use subtle::ConstantTimeEq;
 use tokio_util::sync::CancellationToken;
 
 /// Most connections of clients at a time. Each takes two file descriptors, one towards its node.
 const CONNECTIONS_MAX: u32 = 16_384;
 /// How long requests under way may take when the edge stops. Streams last longer anyway: their clients connect again.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What visitors of a sandbox without public traffic show. It ends here: it is nothing for the guest.
+const TRAFFIC_TOKEN: HeaderName = HeaderName::from_static("e2b-traffic-access-token");
 
 /// How an edge works.
 #[derive(Debug, Clone)]
@@ -69,19 +75,23 @@ impl Edge {
         Self { config: Arc::new(config), catalog, engine: Engine::new(hearth_proxy::Config::for_nodes()) }
     }
 
-    /// Serves HTTP/1.1 and HTTP/2 (prior knowledge) until `shutdown`, then drains; returns how many connections had to be cut.
+    /// Serves HTTP/1.1 and HTTP/2 until `shutdown`, then drains; returns how many connections had to be cut.
     /// Upgraded streams go on until [`shutdown`](Self::shutdown).
     ///
     /// Cancelling it cuts everything.
-    pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) -> usize {
-        let bounds =
-            serve::Config { connections_max: self.config.connections_max, drain_patience: self.config.drain_patience };
+    pub async fn serve(&self, listener: impl Into<Listener>, shutdown: CancellationToken) -> usize {
         let edge = self.clone();
         let handler = tower::service_fn(move |request| {
             let edge = edge.clone();
             async move { Ok::<_, Infallible>(edge.answer(request).await) }
         });
-        serve::serve(listener, handler, bounds, shutdown).await
+        serve::serve(listener, handler, self.bounds(), shutdown).await
+    }
+
+    /// The bounds of a server of it.
+    #[must_use]
+    pub fn bounds(&self) -> serve::Config {
+        serve::Config { connections_max: self.config.connections_max, drain_patience: self.config.drain_patience }
     }
 
     /// Cuts whatever is left of the way to the nodes, upgraded streams above all.
@@ -89,8 +99,9 @@ impl Edge {
         self.engine.shutdown().await;
     }
 
-    /// The answer to one request. Cancel safe in the sense of HTTP: the guest sees its connection close.
-    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+    /// The answer to one request, for servers that have others to ask, too. Cancel safe in the sense of HTTP: the guest sees
+    /// its connection close.
+    pub async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let target = match Target::of(&request) {
             Ok(target) => target,
             Err(Unroutable::Host) if asks_health(&request) => return Response::new(body::empty()),
@@ -104,7 +115,10 @@ impl Edge {
         }
         let sandbox_id = &target.sandbox_id;
         match self.catalog.find(sandbox_id).await {
-            Ok(Some(route)) => self.forward(route, &target, request, audience).await,
+            Ok(Some(route)) => match refusal(&route, &target, request.headers()) {
+                Some(page) => page.response(audience),
+                None => self.forward(route, &target, request, audience).await,
+            },
             Ok(None) => Page::NotFound { sandbox_id }.response(audience),
             Err(error) => {
                 tracing::warn!(sandbox = %sandbox_id, error = %hearth_stdx::chain(&error), "could not look up a route");
@@ -122,9 +136,18 @@ impl Edge {
     ) -> Response<Body> {
         let (mut parts, body) = request.into_parts();
         let peer = parts.extensions.get::<Peer>().and_then(Peer::ip);
-        set_forwarded(&mut parts, self.config.forwarded, peer, "http");
+        let scheme = parts.extensions.get::<Scheme>().copied().unwrap_or(Scheme::Http);
+        set_forwarded(&mut parts, self.config.forwarded, peer, scheme.as_str());
         let sandbox_id = target.sandbox_id.clone();
-        Address { sandbox_id, execution_id: route.execution_id, port: target.port }.write(&mut parts.headers);
+        let tls = route.ingress.https_ports.contains(&target.port);
+        if target.port != internal::DAEMON_PORT {
+            parts.headers.remove(TRAFFIC_TOKEN);
+            let masked = route.ingress.host_mask.as_ref().map(|mask| mask.host(target.port));
+            if let Some(host) = masked.and_then(|host| HeaderValue::try_from(host).ok()) {
+                set_host(&mut parts, host);
+            }
+        }
+        Address { sandbox_id, execution_id: route.execution_id, port: target.port, tls }.write(&mut parts.headers);
 
         let key = Key { group: route.node_proxy, port: None };
         let dial = || dial::node(&key.group);
@@ -136,6 +159,19 @@ impl Edge {
             }
         }
     }
+}
+
+/// Why a visitor is not let in, if that is so.
+fn refusal<'a>(route: &Route, target: &'a Target, headers: &HeaderMap) -> Option<Page<'a>> {
+    // The daemon's port has a token of its own, which the daemon checks.
+    if route.ingress.public || target.port == internal::DAEMON_PORT {
+        return None;
+    }
+    let sandbox_id = &target.sandbox_id;
+    let Some(shown) = headers.get(TRAFFIC_TOKEN) else { return Some(Page::TokenMissing { sandbox_id }) };
+    let is_right =
+        route.traffic_token.as_ref().is_some_and(|token| bool::from(token.expose().as_bytes().ct_eq(shown.as_bytes())));
+    (!is_right).then_some(Page::TokenInvalid { sandbox_id })
 }
 
 /// Whether somebody asks the edge itself how it is: a load balancer, by address.

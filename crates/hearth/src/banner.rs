@@ -34,6 +34,8 @@ pub(crate) async fn first_sandbox(endpoints: &Endpoints) -> Result<Duration> {
 /// What is worth knowing of an instance that runs.
 pub(crate) struct Banner<'a> {
     pub(crate) endpoints: &'a Endpoints,
+    /// What to paste into a shell.
+    pub(crate) exports: String,
     /// From request to first command, if it was tried.
     pub(crate) first_sandbox: Option<Duration>,
     /// Which accelerator, and why.
@@ -52,11 +54,15 @@ impl std::fmt::Display for Banner<'_> {
         }
         writeln!(f, "  API            {}", self.endpoints.api_url)?;
         writeln!(f, "  sandboxes      {}, at most {} at once", self.endpoints.sandbox_url, self.sandboxes_max)?;
+        match &self.endpoints.domain {
+            Some(domain) => writeln!(f, "  names          https://api.{domain}, https://PORT-SANDBOX.{domain}")?,
+            None => writeln!(f, "  names          none: --tls-listen is off")?,
+        }
         writeln!(f, "  accelerator    {}", self.accelerator)?;
         writeln!(f, "  network        {}", self.network)?;
         writeln!(f, "  data           {}", self.data_dir)?;
         writeln!(f, "\nPaste this into the shell of your agent (`hearth env` prints it again):\n")?;
-        writeln!(f, "{}", indented(&self.endpoints.exports()))?;
+        writeln!(f, "{}", indented(&self.exports))?;
         writeln!(f, "\nPython, after `pip install e2b`:\n\n{}", indented(PYTHON))?;
         writeln!(f, "\nJavaScript, after `npm install e2b`:\n\n{}", indented(JAVASCRIPT))?;
         write!(f, "\nCtrl-C stops it and ends all sandboxes.")
@@ -70,6 +76,7 @@ fn indented(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::By;
 
     #[test]
     fn the_banner_has_exports_and_samples() {
@@ -77,9 +84,13 @@ mod tests {
             api_url: "http://127.0.0.1:3000".to_owned(),
             sandbox_url: "http://127.0.0.1:3002".to_owned(),
             api_key: "e2b_00".to_owned(),
+            domain: Some("hearth.localhost:3443".to_owned()),
+            ca_file: None,
+            ca_bundle: None,
         };
         let banner = Banner {
             endpoints: &endpoints,
+            exports: endpoints.exports(By::Addresses).expect("known"),
             first_sandbox: Some(Duration::from_millis(123)),
             accelerator: "tcg".to_owned(),
             network: "namespaces",
@@ -87,8 +98,13 @@ mod tests {
             data_dir: "/data".to_owned(),
         };
         let text = banner.to_string();
-        for part in ["123 ms", "export E2B_API_KEY=e2b_00", "from e2b import Sandbox", "import { Sandbox } from 'e2b'"]
-        {
+        for part in [
+            "123 ms",
+            "https://api.hearth.localhost:3443",
+            "export E2B_API_KEY=e2b_00",
+            "from e2b import Sandbox",
+            "import { Sandbox } from 'e2b'",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::options::Options;
@@ -45,6 +45,9 @@ pub(crate) enum Command {
     },
     /// Print the exports that let SDKs find this instance
     Env {
+        /// How they find it [default: by names where these lead here, by addresses otherwise]
+        #[arg(long, value_name = "HOW")]
+        by: Option<By>,
         /// As JSON
         #[arg(long)]
         json: bool,
@@ -54,6 +57,11 @@ pub(crate) enum Command {
         /// As JSON
         #[arg(long)]
         json: bool,
+    },
+    /// The certificate authority of this instance, which clients of its names have to trust
+    Tls {
+        #[command(subcommand)]
+        command: Tls,
     },
     /// Print the effective configuration, as a file that says the same
     Config {
@@ -66,6 +74,28 @@ pub(crate) enum Command {
         /// The shell
         shell: Shell,
     },
+}
+
+/// How SDKs find an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum By {
+    /// Over TLS, by names below the domain: all that SDKs can do works
+    Names,
+    /// In clear, by two addresses: without signed URLs and hosts of ports
+    Addresses,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Tls {
+    /// Write the authority's certificate, for clients on other machines
+    Export {
+        /// Where to [default: the standard output]
+        file: Option<PathBuf>,
+    },
+    /// Make this host trust the authority: adds it to /usr/local/share/ca-certificates and runs update-ca-certificates, as root
+    Trust,
+    /// Make this host trust the authority no longer
+    Untrust,
 }
 
 impl Cli {

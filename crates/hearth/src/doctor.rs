@@ -10,7 +10,7 @@ use hearth_host::{disk, process};
 use serde_json::{Value, json};
 
 use crate::layout::Layout;
-use crate::options::{NetworkMode, Settings};
+use crate::options::{NetworkMode, Settings, TlsListen};
 
 /// What kernel, root filesystem and a template with its memory take, and room for sandboxes' changes.
 const DISK_MIB: u64 = 4096;
@@ -39,6 +39,7 @@ async fn look(settings: &Settings) -> Vec<Finding> {
     let mut findings = vec![qemu(settings).await, requirement::kvm(), accelerator(&layout)];
     findings.extend(network(settings));
     findings.extend([cgroups(), memory(), disk_space(&layout)]);
+    findings.extend(names(settings).await);
     // What makes a template is needed until there is one.
     let need = if template.found { Need::Recommended } else { Need::Required };
     findings.extend(setup_programs(need));
@@ -95,6 +96,34 @@ fn network(settings: &Settings) -> Vec<Finding> {
         findings.push(requirement::forwarding());
     }
     findings
+}
+
+/// Whether names of the domain lead to this machine, where there are any.
+async fn names(settings: &Settings) -> Option<Finding> {
+    let tls_port = match settings.tls_listen {
+        TlsListen::At(address) => Some(address.port()),
+        TlsListen::Off => None,
+    };
+    let domain = settings.domain_at(tls_port)?;
+    let found = domain.resolves().await;
+    let (host, local) = (domain.host(), domain.is_local());
+    Some(Finding {
+        name: "names",
+        need: Need::Recommended,
+        found,
+        detail: match (found, local) {
+            (true, true) => format!("names below {host} lead to this machine"),
+            (true, false) => format!("names below {host} can be resolved"),
+            (false, true) => format!("names below {host} do not lead to this machine"),
+            (false, false) => format!("names below {host} cannot be resolved from here"),
+        },
+        cost: "SDKs reach sandboxes by addresses only (hearth env --by addresses), without signed URLs and getHost()",
+        fix: if local {
+            "install the package libnss-myhostname, or use systemd-resolved (libnss-resolve)"
+        } else {
+            "add records for the domain and *.domain that lead to --tls-listen"
+        },
+    })
 }
 
 fn cgroups() -> Finding {

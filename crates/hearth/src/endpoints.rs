@@ -1,12 +1,16 @@
 //! Where a running daemon can be reached, for other commands and for tools.
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::cli::By;
+use crate::domain::Domain;
 use crate::layout::{Layout, read_secret, write_secret};
-use crate::options::Settings;
+use crate::options::{Settings, TlsListen};
+use crate::tls::TrustFiles;
 
 /// What SDKs need to find an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +18,15 @@ pub(crate) struct Endpoints {
     pub(crate) api_url: String,
     pub(crate) sandbox_url: String,
     pub(crate) api_key: String,
+    /// Below which names lead to this instance, over TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) domain: Option<String>,
+    /// The authority that vouches for the names, where it is ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// The same with what this host trusts already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ca_bundle: Option<PathBuf>,
 }
 
 impl Endpoints {
@@ -26,11 +39,36 @@ impl Endpoints {
         let key = read_secret(&layout.api_key())?;
         let key =
             key.context("there is no API key yet: start `hearth up` once, which makes the first team and its key")?;
-        Ok(Self {
+        let tls_port = match settings.tls_listen {
+            TlsListen::At(address) => Some(address.port()),
+            TlsListen::Off => None,
+        };
+        let endpoints = Self {
             api_url: format!("http://{}", settings.api_listen),
             sandbox_url: format!("http://{}", settings.edge_listen),
             api_key: key.expose().to_owned(),
-        })
+            domain: None,
+            ca_file: None,
+            ca_bundle: None,
+        };
+        Ok(endpoints.with_names(layout, settings, tls_port))
+    }
+
+    /// With what clients have to know of the names that are served on this port, or in front of us.
+    pub(crate) fn with_names(self, layout: &Layout, settings: &Settings, tls_port: Option<u16>) -> Self {
+        let domain = settings.domain_at(tls_port);
+        let ours = settings.tls_files.is_none() && tls_port.is_some();
+        let files = domain.as_ref().filter(|_| ours).map(|domain| TrustFiles::of(layout, domain));
+        let (ca_file, ca_bundle) = files.map(|TrustFiles { ca, bundle }| (ca, bundle)).unzip();
+        Self { domain: domain.map(|domain| domain.to_string()), ca_file, ca_bundle, ..self }
+    }
+
+    /// By names, where these lead anywhere from here.
+    pub(crate) async fn best_way(&self) -> By {
+        match self.domain.as_deref().map(str::parse::<Domain>) {
+            Some(Ok(domain)) if domain.resolves().await => By::Names,
+            _ => By::Addresses,
+        }
     }
 
     /// Tells them to others; the file has the key in it.
@@ -44,10 +82,38 @@ impl Endpoints {
     }
 
     /// Lines for a shell.
-    pub(crate) fn exports(&self) -> String {
-        let Self { api_url, sandbox_url, api_key } = self;
-        format!("export E2B_API_KEY={api_key}\nexport E2B_API_URL={api_url}\nexport E2B_SANDBOX_URL={sandbox_url}")
+    pub(crate) fn exports(&self, by: By) -> Result<String> {
+        let Self { api_url, sandbox_url, api_key, domain, ca_file, ca_bundle } = self;
+        let mut lines = vec![format!("export E2B_API_KEY={api_key}")];
+        match by {
+            By::Names => {
+                let domain = domain.as_ref();
+                let domain = domain.context("no names are served: --tls-listen is off, and there is no --domain")?;
+                // They would win over the domain.
+                lines.push("unset E2B_API_URL E2B_SANDBOX_URL".to_owned());
+                lines.push(format!("export E2B_DOMAIN={domain}"));
+                // Node.js adds to its list, Python takes one file instead of it.
+                for (variable, path) in [("NODE_EXTRA_CA_CERTS", ca_file), ("SSL_CERT_FILE", ca_bundle)] {
+                    if let Some(path) = path {
+                        lines.push(format!("export {variable}={}", quoted(&path.to_string_lossy())));
+                    }
+                }
+            }
+            By::Addresses => {
+                lines.push(format!("export E2B_API_URL={api_url}"));
+                lines.push(format!("export E2B_SANDBOX_URL={sandbox_url}"));
+            }
+        }
+        Ok(lines.join("\n"))
     }
+}
+
+/// A word of a shell.
+fn quoted(word: &str) -> String {
+    if !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+:@%".contains(&byte)) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 #[cfg(test)]
@@ -60,9 +126,30 @@ mod tests {
             api_url: "http://127.0.0.1:3000".to_owned(),
             sandbox_url: "http://127.0.0.1:3002".to_owned(),
             api_key: "e2b_00".to_owned(),
+            domain: Some("hearth.localhost:3443".to_owned()),
+            ca_file: Some("/data/ca.pem".into()),
+            ca_bundle: Some("/my data/bundle.pem".into()),
         };
         let expected = "export E2B_API_KEY=e2b_00\nexport E2B_API_URL=http://127.0.0.1:3000\n\
                         export E2B_SANDBOX_URL=http://127.0.0.1:3002";
-        assert_eq!(endpoints.exports(), expected);
+        assert_eq!(endpoints.exports(By::Addresses).expect("known"), expected);
+        let expected = "export E2B_API_KEY=e2b_00\nunset E2B_API_URL E2B_SANDBOX_URL\n\
+                        export E2B_DOMAIN=hearth.localhost:3443\nexport NODE_EXTRA_CA_CERTS=/data/ca.pem\n\
+                        export SSL_CERT_FILE='/my data/bundle.pem'";
+        assert_eq!(endpoints.exports(By::Names).expect("known"), expected);
+        // A certificate that everybody trusts needs no file.
+        let public = Endpoints { ca_file: None, ca_bundle: None, ..endpoints.clone() };
+        let expected = "export E2B_API_KEY=e2b_00\nunset E2B_API_URL E2B_SANDBOX_URL\n\
+                        export E2B_DOMAIN=hearth.localhost:3443";
+        assert_eq!(public.exports(By::Names).expect("known"), expected);
+        let nameless = Endpoints { domain: None, ..endpoints };
+        assert!(nameless.exports(By::Names).expect_err("no names").to_string().contains("--tls-listen"));
+    }
+
+    #[test]
+    fn words_stay_whole_in_a_shell() {
+        for (word, expected) in [("/a/b.pem", "/a/b.pem"), ("a b", "'a b'"), ("$(x)", "'$(x)'"), ("a'b", "'a'\\''b'")] {
+            assert_eq!(quoted(word), expected);
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! analytics.db           what sandboxes said: bounded, and safe to remove while nothing runs
 //! api-key                the first team's key, for `hearth env`
 //! token-seed             what access tokens of sandboxes are derived from
+//! tls/                   for each domain: our authority's certificate and key, and what clients have to trust
 //! accelerator.json       the remembered verdict on KVM
 //! programs/              the guest programs of this version
 //! guest/                 kernel, initramfs and root filesystems on their way to templates
@@ -64,6 +65,10 @@ impl Layout {
 
     pub(crate) fn token_seed(&self) -> PathBuf {
         self.root.join("token-seed")
+    }
+
+    pub(crate) fn tls(&self) -> PathBuf {
+        self.root.join("tls")
     }
 
     pub(crate) fn verdict(&self) -> PathBuf {

@@ -1,6 +1,7 @@
 //! The one binary: configuration, roles wired together and drained, and the command line.
 //!
 //! - [`cli`], [`options`]: what can be said, and what is in force.
+//! - [`domain`], [`tls`], [`front`]: names, the certificate they are served with, and which name leads where.
 //! - [`up`] starts all roles on what [`setup`] made sure of; [`banner`] proves that it works.
 //! - [`doctor`] looks at the host; [`endpoints`] tells SDKs where an instance is.
 //!
@@ -11,25 +12,30 @@
 mod banner;
 mod cli;
 mod doctor;
+mod domain;
 mod endpoints;
 mod first_team;
+mod front;
 mod guest_programs;
 mod layout;
 mod options;
 mod progress;
 mod setup;
 mod telemetry;
+mod tls;
 mod up;
 
+use std::fs;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 
-use cli::{Cli, Command};
+use cli::{By, Cli, Command};
 use endpoints::Endpoints;
 use layout::Layout;
 use options::{Options, Settings, Surroundings};
+use tls::trust::TrustStore;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -60,7 +66,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Completion { .. } => {}
         Command::Config { json } => print_config(&settings, json)?,
-        Command::Env { json } => print_env(&settings, json)?,
+        Command::Env { by, json } => print_env(&settings, by, json)?,
+        Command::Tls { command } => on_authority(&settings, command)?,
         Command::Doctor { json } => {
             let can_run = runtime()?.block_on(doctor::run(&settings, json))?;
             return Ok(if can_run { ExitCode::SUCCESS } else { ExitCode::FAILURE });
@@ -100,12 +107,49 @@ fn print_config(settings: &Settings, json: bool) -> Result<()> {
     Ok(())
 }
 
-fn print_env(settings: &Settings, json: bool) -> Result<()> {
+fn print_env(settings: &Settings, by: Option<By>, json: bool) -> Result<()> {
     let endpoints = Endpoints::of(&Layout::new(&settings.data_dir), settings)?;
     if json {
         println!("{}", serde_json::to_string_pretty(&endpoints)?);
     } else {
-        println!("{}", endpoints.exports());
+        let by = match by {
+            Some(by) => by,
+            None => runtime()?.block_on(endpoints.best_way()),
+        };
+        println!("{}", endpoints.exports(by)?);
+    }
+    Ok(())
+}
+
+/// `hearth tls`. All of it is about the authority of the domain that is in force.
+fn on_authority(settings: &Settings, command: cli::Tls) -> Result<()> {
+    if settings.tls_files.is_some() {
+        bail!("this instance shows the certificate of --tls-cert: there is no authority of ours to trust");
+    }
+    // The port does not matter: an authority is for a host.
+    let domain = settings.domain_at(Some(0)).context("a domain")?;
+    let host = domain.host();
+    if let cli::Tls::Untrust = command {
+        match TrustStore::of_this_host()?.untrust(host)? {
+            Some(path) => println!("Removed {}: this host trusts the authority for {host} no longer.", path.display()),
+            None => println!("This host did not trust an authority for {host}."),
+        }
+        return Ok(());
+    }
+    let path = tls::TrustFiles::of(&Layout::new(&settings.data_dir), &domain).ca;
+    let certificate = tls::authority::read_certificate(&path)?.with_context(|| {
+        format!("there is no {} yet: start `hearth up` once, which makes it, or name the --data-dir", path.display())
+    })?;
+    match command {
+        cli::Tls::Export { file: None } => print!("{certificate}"),
+        cli::Tls::Export { file: Some(file) } => {
+            fs::write(&file, certificate).with_context(|| format!("writing {}", file.display()))?;
+        }
+        cli::Tls::Trust | cli::Tls::Untrust => {
+            let added = TrustStore::of_this_host()?.trust(host, &certificate)?;
+            println!("Added {}: this host trusts certificates of it, which are for {host} only.", added.display());
+            println!("Node.js and Python keep lists of their own: `hearth env` prints what makes them trust it.");
+        }
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -12,9 +13,13 @@ use clap::{Args, ValueEnum};
 use hearth_types::NodeId;
 use serde::{Deserialize, Serialize};
 
+use crate::domain::Domain;
+use crate::tls::CertificateFiles;
+
 /// Where the first listeners are when nobody says otherwise.
 const API_LISTEN: &str = "127.0.0.1:3000";
 const EDGE_LISTEN: &str = "127.0.0.1:3002";
+const TLS_LISTEN: &str = "127.0.0.1:3443";
 /// The range that guests' uplinks get addresses from.
 const NETWORK_BLOCK: Ipv4Addr = Ipv4Addr::new(10, 11, 0, 0);
 /// Slots kept ready: a burst of creates this long costs no waiting for namespaces.
@@ -42,7 +47,19 @@ pub(crate) struct Options {
     #[arg(long, env = "HEARTH_EDGE_LISTEN", global = true, value_name = "ADDRESS", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) edge_listen: Option<SocketAddr>,
-    /// Base domain of sandbox hosts, told to clients; without it they use their own configuration
+    /// Where `api.DOMAIN` and `PORT-SANDBOX.DOMAIN` are served over TLS, or `off` [default: 127.0.0.1:3443]
+    #[arg(long, env = "HEARTH_TLS_LISTEN", global = true, value_name = "ADDRESS", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tls_listen: Option<TlsListen>,
+    /// The certificate for the domain and `*.DOMAIN`, with its chain, as PEM [default: of an authority of this instance]
+    #[arg(long, env = "HEARTH_TLS_CERT", global = true, value_name = "FILE", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The key of that certificate, as PEM
+    #[arg(long, env = "HEARTH_TLS_KEY", global = true, value_name = "FILE", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Domain of names, with the port where it is not 443, told to clients [default: hearth.localhost:3443]
     #[arg(long, env = "HEARTH_DOMAIN", global = true, value_name = "DOMAIN", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) domain: Option<String>,
@@ -96,6 +113,47 @@ pub(crate) struct Options {
     pub(crate) guest_logs: Option<GuestLogs>,
 }
 
+/// Where names are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) enum TlsListen {
+    /// Nowhere.
+    Off,
+    /// There.
+    At(SocketAddr),
+}
+
+impl FromStr for TlsListen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            address => match address.parse() {
+                Ok(address) => Ok(Self::At(address)),
+                Err(_) => Err(format!("`{address}` is neither an address with a port nor `off`")),
+            },
+        }
+    }
+}
+
+impl TryFrom<String> for TlsListen {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<TlsListen> for String {
+    fn from(listen: TlsListen) -> Self {
+        match listen {
+            TlsListen::Off => "off".to_owned(),
+            TlsListen::At(address) => address.to_string(),
+        }
+    }
+}
+
 /// What sandboxes' logs have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -146,7 +204,11 @@ pub(crate) struct Settings {
     pub(crate) data_dir: PathBuf,
     pub(crate) api_listen: SocketAddr,
     pub(crate) edge_listen: SocketAddr,
-    pub(crate) domain: Option<String>,
+    pub(crate) tls_listen: TlsListen,
+    /// `None`: of an authority of ours.
+    pub(crate) tls_files: Option<CertificateFiles>,
+    /// `None`: that of an instance on this machine.
+    pub(crate) domain: Option<Domain>,
     pub(crate) node_id: NodeId,
     pub(crate) sandboxes_max: usize,
     pub(crate) ready_timeout: Duration,
@@ -222,6 +284,9 @@ impl Options {
             data_dir,
             api_listen,
             edge_listen,
+            tls_listen,
+            tls_cert,
+            tls_key,
             domain,
             node_id,
             sandboxes_max,
@@ -240,6 +305,9 @@ impl Options {
             data_dir: data_dir.or(lower.data_dir),
             api_listen: api_listen.or(lower.api_listen),
             edge_listen: edge_listen.or(lower.edge_listen),
+            tls_listen: tls_listen.or(lower.tls_listen),
+            tls_cert: tls_cert.or(lower.tls_cert),
+            tls_key: tls_key.or(lower.tls_key),
             domain: domain.or(lower.domain),
             node_id: node_id.or(lower.node_id),
             sandboxes_max: sandboxes_max.or(lower.sandboxes_max),
@@ -281,11 +349,25 @@ impl Settings {
         if !(1..=READY_SECONDS_MAX).contains(&ready_seconds) {
             bail!("--ready-seconds {ready_seconds}: choose 1 to {READY_SECONDS_MAX}, a create is given up soon after");
         }
+        let tls_files = match (options.tls_cert, options.tls_key) {
+            (None, None) => None,
+            (Some(chain), Some(key)) => Some(CertificateFiles {
+                chain: std::path::absolute(&chain).with_context(|| format!("--tls-cert {}", chain.display()))?,
+                key: std::path::absolute(&key).with_context(|| format!("--tls-key {}", key.display()))?,
+            }),
+            _ => bail!("--tls-cert and --tls-key go together: a certificate is of no use without its key"),
+        };
+        let domain = match &options.domain {
+            Some(domain) => Some(domain.parse::<Domain>().context("--domain")?),
+            None => None,
+        };
         Ok(Self {
             data_dir,
             api_listen: options.api_listen.unwrap_or(API_LISTEN.parse().expect("a socket address")),
             edge_listen: options.edge_listen.unwrap_or(EDGE_LISTEN.parse().expect("a socket address")),
-            domain: options.domain,
+            tls_listen: options.tls_listen.unwrap_or(TlsListen::At(TLS_LISTEN.parse().expect("a socket address"))),
+            tls_files,
+            domain,
             node_id: node_id.parse().with_context(|| format!("--node-id {node_id}"))?,
             sandboxes_max,
             ready_timeout: Duration::from_secs(ready_seconds),
@@ -301,14 +383,24 @@ impl Settings {
         })
     }
 
+    /// The domain whose names are served, on this port if it is a local one; none without TLS, unless there is one of the
+    /// operator's, whose names something in front may serve.
+    pub(crate) fn domain_at(&self, tls_port: Option<u16>) -> Option<Domain> {
+        self.domain.clone().or_else(|| tls_port.map(Domain::local))
+    }
+
     /// The options that lead to exactly these settings anywhere.
     pub(crate) fn to_options(&self) -> Options {
         let settings = self.clone();
+        let (tls_cert, tls_key) = settings.tls_files.map(|files| (files.chain, files.key)).unzip();
         Options {
             data_dir: Some(settings.data_dir),
             api_listen: Some(settings.api_listen),
             edge_listen: Some(settings.edge_listen),
-            domain: settings.domain,
+            tls_listen: Some(settings.tls_listen),
+            tls_cert,
+            tls_key,
+            domain: settings.domain.map(|domain| domain.to_string()),
             node_id: Some(settings.node_id.to_string()),
             sandboxes_max: Some(settings.sandboxes_max),
             ready_seconds: Some(settings.ready_timeout.as_secs()),
@@ -402,6 +494,9 @@ mod tests {
             (Options { sandboxes_max: Some(0), ..Options::default() }, "1 to 2048"),
             (Options { ready_seconds: Some(0), ..Options::default() }, "1 to 50"),
             (Options { node_id: Some("a b".to_owned()), ..Options::default() }, "--node-id"),
+            (Options { domain: Some("localhost".to_owned()), ..Options::default() }, "two labels"),
+            (Options { tls_cert: Some("/chain".into()), ..Options::default() }, "--tls-key"),
+            (Options { tls_key: Some("/key".into()), ..Options::default() }, "--tls-cert"),
             (Options { data_dir: Some("/x".repeat(60).into()), ..Options::default() }, "shorter"),
         ] {
             let error = format!("{:#}", settle(options, Options::default()).expect_err("out of range"));
@@ -411,8 +506,26 @@ mod tests {
 
     #[test]
     fn the_printed_configuration_leads_to_itself() {
-        let settings = settle(Options::default(), Options::default()).expect("valid");
-        let printed: Options = toml::from_str(&settings.to_string()).expect("valid");
-        assert_eq!(settle(Options::default(), printed).expect("valid"), settings);
+        let given = Options {
+            tls_listen: Some(TlsListen::Off),
+            tls_cert: Some("/chain".into()),
+            tls_key: Some("/key".into()),
+            domain: Some("Example.com:8443".to_owned()),
+            ..Options::default()
+        };
+        for options in [Options::default(), given] {
+            let settings = settle(options, Options::default()).expect("valid");
+            let printed: Options = toml::from_str(&settings.to_string()).expect("valid");
+            assert_eq!(settle(Options::default(), printed).expect("valid"), settings);
+        }
+    }
+
+    #[test]
+    fn names_are_served_somewhere_or_not_at_all() {
+        let listen = |text: &str| toml::from_str::<Options>(&format!("tls_listen = '{text}'")).map(|o| o.tls_listen);
+        assert_eq!(listen("off").expect("valid"), Some(TlsListen::Off));
+        let address = "127.0.0.1:1".parse().expect("an address");
+        assert_eq!(listen("127.0.0.1:1").expect("valid"), Some(TlsListen::At(address)));
+        assert!(listen("on").expect_err("neither").to_string().contains("neither an address"));
     }
 }

@@ -11,19 +11,24 @@ use hearth_catalog::Catalog;
 use hearth_cluster_api::NodeClient;
 use hearth_edge::Edge;
 use hearth_orchestrator::Orchestrator;
-use hearth_proxy::serve;
+use hearth_proxy::Body;
+use hearth_proxy::body::boxed;
+use hearth_proxy::serve::{self, Listener};
 use hearth_sandbox::GuestLogs;
 use hearth_stdx::TaskSet;
 use hearth_store::Store;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tower::ServiceExt;
 
 use crate::banner::{Banner, first_sandbox};
+use crate::domain::Domain;
 use crate::endpoints::Endpoints;
 use crate::layout::Layout;
-use crate::options::Settings;
+use crate::options::{Settings, TlsListen};
 use crate::setup::{Foundation, lock};
-use crate::{first_team, options, setup};
+use crate::tls::Identity;
+use crate::{first_team, front, options, setup};
 
 /// One attempt to give a guest its identity. An answer takes 0.1 s under emulation, longer when many start at once; a second
 /// attempt in parallel would only slow it down.
@@ -40,14 +45,17 @@ pub(crate) async fn run(settings: Settings, with_first_sandbox: bool) -> Result<
     layout.ensure()?;
     let _lock = lock(&layout)?;
     // Before anything that takes long: a port in use is told at once.
-    let api_listener = bind(settings.api_listen, "--api-listen").await?;
-    let edge_listener = bind(settings.edge_listen, "--edge-listen").await?;
+    let listeners = Listeners {
+        api: bind(settings.api_listen, "--api-listen").await?,
+        edge: bind(settings.edge_listen, "--edge-listen").await?,
+        names: Names::open(&settings, &layout).await?,
+    };
     // Cancel safe: what is half done is swept by the next start, and its child processes end with the future.
     let foundation = tokio::select! {
         foundation = setup::prepare(&settings, &layout, false) => foundation?,
         signal = stop.wait() => return interrupted(signal),
     };
-    let started = Instance::start(&settings, &layout, &foundation, api_listener, edge_listener).await;
+    let started = Instance::start(&settings, &layout, &foundation, listeners).await;
     let instance = match started {
         Ok(instance) => instance,
         Err(error) => {
@@ -82,6 +90,33 @@ async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .with_context(|| format!("listening on {address}: stop what uses it, or choose another address with {flag}"))
+}
+
+/// Where clients come in.
+struct Listeners {
+    api: TcpListener,
+    edge: TcpListener,
+    names: Option<Names>,
+}
+
+/// Where names of the domain come in.
+struct Names {
+    listener: TcpListener,
+    port: u16,
+    domain: Domain,
+    identity: Identity,
+}
+
+impl Names {
+    /// `None` when they are not served.
+    async fn open(settings: &Settings, layout: &Layout) -> Result<Option<Self>> {
+        let TlsListen::At(address) = settings.tls_listen else { return Ok(None) };
+        let listener = bind(address, "--tls-listen").await?;
+        let port = listener.local_addr()?.port();
+        let domain = settings.domain_at(Some(port)).context("there is one where names are served")?;
+        let identity = Identity::open(settings, layout, &domain)?;
+        Ok(Some(Self { listener, port, domain, identity }))
+    }
 }
 
 /// The signals that end a daemon.
@@ -122,9 +157,10 @@ impl Instance {
         settings: &Settings,
         layout: &Layout,
         foundation: &Foundation,
-        api_listener: TcpListener,
-        edge_listener: TcpListener,
+        listeners: Listeners,
     ) -> Result<Self> {
+        let Listeners { api: api_listener, edge: edge_listener, names } = listeners;
+        let tls_port = names.as_ref().map(|names| names.port);
         let config =
             hearth_store::Config::sqlite(&layout.database()).context("the data directory's path is not UTF-8")?;
         let store = Store::open(&config).await?;
@@ -151,7 +187,11 @@ impl Instance {
             api_url: format!("http://{}", reachable(api_listener.local_addr()?)),
             sandbox_url: format!("http://{}", reachable(edge_listener.local_addr()?)),
             api_key: key.expose().to_owned(),
-        };
+            domain: None,
+            ca_file: None,
+            ca_bundle: None,
+        }
+        .with_names(layout, settings, tls_port);
         let node = hearth_orchestrator::Config {
             node_id: settings.node_id.clone(),
             sandboxes_max: settings.sandboxes_max,
@@ -181,7 +221,7 @@ impl Instance {
             client: NodeClient::new(orchestrator.cluster_address()),
             proxy: orchestrator.proxy_address(),
         }];
-        let config = hearth_api::Config::new(seed, settings.domain.clone());
+        let config = hearth_api::Config::new(seed, endpoints.domain.clone());
         let api = match Api::start(config, store.clone(), catalog.clone(), analytics.clone(), nodes).await {
             Ok(api) => api,
             Err(error) => {
@@ -198,6 +238,14 @@ impl Instance {
         let serving = edge.clone();
         let token = servers.token();
         servers.spawn("edge", async move { serving.serve(edge_listener, token).await });
+        if let Some(Names { listener, domain, identity, .. }) = names {
+            let listener = Listener::Tls(listener, identity.acceptor());
+            let handler = ServiceExt::<http::Request<Body>>::map_response(api.router(), |response| response.map(boxed));
+            let handler = front::Handler::new(handler);
+            let served = front::serve(listener, domain, handler, edge.clone(), servers.token());
+            servers.spawn("names", served);
+            servers.spawn("certificate", identity.keep_fresh(servers.token()));
+        }
         let (tidied, token) = (Arc::clone(&analytics), servers.token());
         servers.spawn("analytics", async move { tidied.keep_tidy(token).await });
         endpoints.publish(layout)?;
@@ -213,6 +261,7 @@ impl Instance {
         let verdict = foundation.verdict();
         let banner = Banner {
             endpoints: &self.endpoints,
+            exports: self.endpoints.exports(self.endpoints.best_way().await)?,
             first_sandbox,
             accelerator: format!("{} ({})", verdict.accelerator.name(), verdict.reason),
             network: foundation.network(),

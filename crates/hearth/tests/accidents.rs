@@ -46,8 +46,11 @@ fn a_port_in_use_is_named_with_the_flag_that_changes_it() -> Result<()> {
     let taken = TcpListener::bind("127.0.0.1:0")?;
     let address = taken.local_addr()?.to_string();
     let data_dir = folder.path().to_string_lossy();
-    for (flag, other) in [("--api-listen", "--edge-listen"), ("--edge-listen", "--api-listen")] {
-        let (_, text) = failing(&["up", "--data-dir", &data_dir, flag, &address, other, "127.0.0.1:0"])?;
+    for flag in ["--api-listen", "--edge-listen", "--tls-listen"] {
+        let listen = ["--api-listen", "--edge-listen", "--tls-listen"]
+            .map(|other| [other, if other == flag { address.as_str() } else { "127.0.0.1:0" }]);
+        let arguments = [&["up", "--data-dir", data_dir.as_ref()][..], listen.as_flattened()].concat();
+        let (_, text) = failing(&arguments)?;
         check_says(&text, &[&address, flag]);
         check_nothing_left(folder.path());
     }

@@ -3,9 +3,10 @@
 //! An edge says in headers that clients cannot set which sandbox, execution and port a request is for. The registry says how
 //! that guest is reached; an execution that is not the running one is as unknown as one that never was.
 
-use hearth_proxy::dial::retry_refused;
+use hearth_proxy::dial::{Stream, retry_refused};
 use hearth_proxy::hop::Address;
 use hearth_proxy::pages::{Audience, Page};
+use hearth_proxy::tls::Connector;
 use hearth_proxy::{Body, Engine, Key, body};
 use hearth_sandbox::Reach;
 use hearth_types::ExecutionId;
@@ -18,12 +19,13 @@ use crate::registry::Registry;
 pub(crate) struct ReverseProxy {
     registry: Registry,
     engine: Engine<ExecutionId>,
+    connector: Connector,
 }
 
 impl ReverseProxy {
     /// Whoever ends a sandbox closes its execution in the engine, which cuts its streams.
     pub(crate) fn new(registry: Registry, engine: Engine<ExecutionId>) -> Self {
-        Self { registry, engine }
+        Self { registry, engine, connector: Connector::unverified() }
     }
 
     /// The guest's answer, or a page that says why there is none. Cancel safe in the sense of HTTP: the guest sees its
@@ -38,7 +40,11 @@ impl ReverseProxy {
             return Page::NotFound { sandbox_id: &address.sandbox_id }.response(audience);
         };
         let key = Key { group: address.execution_id, port: Some(address.port) };
-        let dial = || retry_refused(|| reach.dial(address.port));
+        let dial = || async {
+            let stream = retry_refused(|| reach.dial(address.port)).await?;
+            // A port speaks TLS or does not for as long as the sandbox lives, so that all connections to it are alike.
+            if address.tls { self.connector.connect(stream).await } else { Ok(Stream::Tcp(stream)) }
+        };
         match self.engine.forward(&key, dial, request).await {
             Ok(response) => response,
             Err(error) => {

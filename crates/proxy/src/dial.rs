@@ -9,6 +9,7 @@ use std::time::Duration;
 use hearth_types::NodeAddress;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsStream;
 
 /// Pauses between attempts to reach a port that refuses: a server that is just starting is not reported closed. Each further
 /// attempt waits 100 ms longer, as the contract says.
@@ -63,21 +64,35 @@ pub async fn node(address: &NodeAddress) -> io::Result<Stream> {
     tokio::time::timeout(NODE_CONNECT_TIMEOUT, connect).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
-/// A connection of one of the two kinds we know.
+/// A connection of one of the kinds we know.
 #[derive(Debug)]
 pub enum Stream {
     /// Over a network.
     Tcp(TcpStream),
     /// On this machine.
     Unix(UnixStream),
+    /// Over a network, encrypted.
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Does the same on either kind.
+impl Stream {
+    /// The socket below, where it is one of a network.
+    pub(crate) fn as_tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            Self::Tls(stream) => Some(stream.get_ref().0),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+/// Does the same on every kind.
 macro_rules! each {
     ($self:ident, $stream:ident => $action:expr) => {
         match $self.get_mut() {
             Stream::Tcp($stream) => $action,
             Stream::Unix($stream) => $action,
+            Stream::Tls($stream) => $action,
         }
     };
 }
@@ -105,6 +120,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Unix(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
 

@@ -16,6 +16,7 @@ const PRIVATE_PREFIX: &str = "hearth-";
 const SANDBOX_ID: HeaderName = HeaderName::from_static("hearth-sandbox-id");
 const EXECUTION_ID: HeaderName = HeaderName::from_static("hearth-execution-id");
 const PORT: HeaderName = HeaderName::from_static("hearth-port");
+const TLS: HeaderName = HeaderName::from_static("hearth-tls");
 
 const FORWARDED_PREFIX: &str = "x-forwarded-";
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
@@ -43,6 +44,8 @@ pub struct Address {
     pub execution_id: ExecutionId,
     /// The port inside it.
     pub port: u16,
+    /// Whether that port speaks TLS.
+    pub tls: bool,
 }
 
 /// A request to a node that does not say where it is to go. It did not come from an edge of ours.
@@ -63,6 +66,9 @@ impl Address {
         headers.insert(SANDBOX_ID, value(&self.sandbox_id));
         headers.insert(EXECUTION_ID, value(&self.execution_id));
         headers.insert(PORT, value(&self.port));
+        if self.tls {
+            headers.insert(TLS, HeaderValue::from_static("1"));
+        }
     }
 
     /// Takes the address, and every other private header, out of a request.
@@ -75,6 +81,7 @@ impl Address {
                 sandbox_id: parse(headers, SANDBOX_ID)?,
                 execution_id: parse(headers, EXECUTION_ID)?,
                 port: parse(headers, PORT)?,
+                tls: headers.contains_key(TLS),
             })
         })();
         strip_private(headers);
@@ -124,6 +131,12 @@ pub fn set_forwarded(parts: &mut request::Parts, forwarded: Forwarded, peer: Opt
         headers.entry(FORWARDED_HOST).or_insert(host);
     }
     headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(scheme));
+}
+
+/// Makes a request one for another host. Say who asked [before](set_forwarded).
+pub fn set_host(parts: &mut request::Parts, host: HeaderValue) {
+    parts.uri = origin_form(&parts.uri);
+    parts.headers.insert(header::HOST, host);
 }
 
 /// Adds a member to a list header, in one line: not every reader knows that several lines mean the same.
@@ -347,14 +360,21 @@ mod tests {
 
     #[test]
     fn an_address_survives_the_hop_and_nothing_private_else() {
-        let address = Address { sandbox_id: SandboxId::generate(), execution_id: ExecutionId::generate(), port: 49983 };
+        for tls in [false, true] {
+            let (sandbox_id, execution_id) = (SandboxId::generate(), ExecutionId::generate());
+            check_hop(Address { sandbox_id, execution_id, port: 49983, tls });
+        }
+    }
+
+    fn check_hop(address: Address) {
         let mut headers = HeaderMap::new();
+        headers.insert("hearth-tls", HeaderValue::from_static("1"));
         headers.insert("hearth-port", HeaderValue::from_static("1"));
         headers.append("hearth-port", HeaderValue::from_static("2"));
         headers.insert("hearth-anything", HeaderValue::from_static("1"));
         headers.insert("x-kept", HeaderValue::from_static("1"));
         address.write(&mut headers);
-        assert_eq!(headers.len(), 4);
+        assert_eq!(headers.len(), if address.tls { 5 } else { 4 });
         assert_eq!(Address::take(&mut headers), Ok(address));
         assert_eq!(lines(&headers), ["x-kept: 1"]);
     }

@@ -14,6 +14,7 @@
 //! * [`dial`]: connecting to an upstream, patiently where a server may just be starting.
 //! * [`Engine`]: one request to an upstream and its answer back, over pooled connections that can be cut.
 //! * [`serve`](mod@serve): accepting connections, HTTP/1.1 and HTTP/2, until they are drained.
+//! * [`tls`]: the certificate a listener shows, and how it is changed.
 //!
 //! Nothing here knows what a catalog or a registry is: callers look up where a request goes. Bodies are never collected,
 //! and nothing times out while a stream is silent.
@@ -28,6 +29,7 @@ pub mod internal;
 pub mod pages;
 pub mod serve;
 pub mod target;
+pub mod tls;
 
 pub use body::{Body, BoxError};
 pub use engine::{Config, Engine, Error, Key};

@@ -83,6 +83,16 @@ pub enum Page<'a> {
         /// How many may be under way.
         limit: usize,
     },
+    /// Not anybody may visit it, and the visitor showed no token.
+    TokenMissing {
+        /// The sandbox.
+        sandbox_id: &'a SandboxId,
+    },
+    /// Not anybody may visit it, and the visitor showed a wrong token.
+    TokenInvalid {
+        /// The sandbox.
+        sandbox_id: &'a SandboxId,
+    },
     /// The route is not for clients.
     Reserved {
         /// The route, in its plain spelling.
@@ -113,6 +123,7 @@ impl Page<'_> {
         match self {
             Self::NotFound { .. } | Self::PortClosed { .. } | Self::Unreachable { .. } => StatusCode::BAD_GATEWAY,
             Self::TooManyConnections { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::TokenMissing { .. } | Self::TokenInvalid { .. } => StatusCode::FORBIDDEN,
             Self::Reserved { .. } => StatusCode::NOT_FOUND,
         }
     }
@@ -123,6 +134,12 @@ impl Page<'_> {
             Self::PortClosed { .. } => "The sandbox is running but port is not open",
             Self::Unreachable { .. } => "The sandbox could not be reached or broke off before it answered",
             Self::TooManyConnections { .. } => "Too many connections to the sandbox are open",
+            Self::TokenMissing { .. } => {
+                "The sandbox takes no public traffic, and the e2b-traffic-access-token header is missing"
+            }
+            Self::TokenInvalid { .. } => {
+                "The sandbox takes no public traffic, and the token in the e2b-traffic-access-token header is invalid"
+            }
             Self::Reserved { .. } => {
                 "This endpoint is reserved for the E2B control plane and is not reachable through the sandbox URL"
             }
@@ -134,9 +151,10 @@ impl Page<'_> {
         let members =
             Members { sandbox_id: None, message: self.message(), port: None, connection_limit: None, path: None, code };
         match *self {
-            Self::NotFound { sandbox_id } | Self::Unreachable { sandbox_id } => {
-                Members { sandbox_id: Some(sandbox_id.as_str()), ..members }
-            }
+            Self::NotFound { sandbox_id }
+            | Self::Unreachable { sandbox_id }
+            | Self::TokenMissing { sandbox_id }
+            | Self::TokenInvalid { sandbox_id } => Members { sandbox_id: Some(sandbox_id.as_str()), ..members },
             Self::PortClosed { sandbox_id, port } => {
                 Members { sandbox_id: Some(sandbox_id.as_str()), port: Some(port), ..members }
             }
@@ -246,6 +264,18 @@ mod tests {
             Page::TooManyConnections { sandbox_id, limit: 7 },
             429,
             r#"{"sandboxId":"i123","message":"Too many connections to the sandbox are open","connectionLimit":7,"code":429}"#,
+        )
+        .await;
+        check(
+            Page::TokenMissing { sandbox_id },
+            403,
+            r#"{"sandboxId":"i123","message":"The sandbox takes no public traffic, and the e2b-traffic-access-token header is missing","code":403}"#,
+        )
+        .await;
+        check(
+            Page::TokenInvalid { sandbox_id },
+            403,
+            r#"{"sandboxId":"i123","message":"The sandbox takes no public traffic, and the token in the e2b-traffic-access-token header is invalid","code":403}"#,
         )
         .await;
         check(

@@ -5,7 +5,8 @@
 //!           └ HEAD_TIMEOUT ┘     └ no limit ┘   └ IDLE_TIMEOUT           their exchanges, and those that take longer are cut
 //! ```
 //!
-//! Both kinds of listeners speak HTTP/1.1 (with upgrades) and HTTP/2 with prior knowledge; the first bytes tell. While a request
+//! All kinds of listeners speak HTTP/1.1 (with upgrades) and HTTP/2; the first bytes tell, which over TLS follow from ALPN and in
+//! clear from prior knowledge. While a request
 //! is being answered nothing times out: streams are silent for days. Whoever connects and says nothing, or says it very slowly,
 //! is disconnected; so are peers that vanished without a word (TCP keep-alive).
 //!
@@ -39,9 +40,10 @@ use tower::ServiceExt;
 use crate::body::{Body, BoxError, boxed};
 use crate::serve::body::{AnswerBody, RequestBody};
 use crate::serve::conversation::{Conversation, Exchange};
+use crate::serve::listener::Accepted;
 use crate::serve::socket::Socket;
 
-pub use listener::{Listener, Peer};
+pub use listener::{Listener, Peer, Scheme};
 
 /// Most headers of a message. Clients put metadata of files into headers, a few hundred of them.
 pub const HEADERS_MAX: usize = 512;
@@ -82,7 +84,7 @@ pub struct Config {
 
 /// Serves until `shutdown`, then drains. Returns how many connections had to be cut, when none is left.
 ///
-/// The handler finds the [`Peer`] in the request's extensions. Answers are streamed; an error in an answer's body is passed on as
+/// The handler finds the [`Peer`] and the [`Scheme`] in the request's extensions. Answers are streamed; an error in an answer's body is passed on as
 /// an abort: a reset stream in HTTP/2, an end without the proper end in HTTP/1.1.
 ///
 /// Cancelling it cuts everything.
@@ -110,11 +112,11 @@ where
         };
         let Some((place, accepted)) = shutdown.run_until_cancelled(next).await else { break };
         match accepted {
-            Ok((stream, peer)) => {
+            Ok((accepted, peer)) => {
                 let conversation = Arc::new(Conversation::new());
-                let socket = Socket::new(stream, Arc::clone(&conversation));
-                let border = Border { handler: handler.clone(), peer, conversation, tasks: tasks.clone() };
-                let served = connection(Arc::clone(&builder), socket, border, shutdown.clone(), tasks.token());
+                let scheme = accepted.scheme();
+                let border = Border { handler: handler.clone(), peer, scheme, conversation, tasks: tasks.clone() };
+                let served = connection(Arc::clone(&builder), accepted, border, shutdown.clone(), tasks.token());
                 tasks.spawn("connection", async move {
                     served.await;
                     drop(place);
@@ -156,7 +158,7 @@ fn protocols(tasks: &TaskSet) -> auto::Builder<Streams> {
 
 async fn connection<S, B>(
     builder: Arc<auto::Builder<Streams>>,
-    socket: Socket,
+    accepted: Accepted,
     border: Border<S>,
     drain: CancellationToken,
     cut: CancellationToken,
@@ -166,6 +168,16 @@ async fn connection<S, B>(
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
+    // Whoever has not even greeted when the drain begins has asked nothing.
+    let opened = drain.run_until_cancelled(cut.run_until_cancelled(accepted.open())).await.flatten();
+    let socket = match opened {
+        Some(Ok(stream)) => Socket::new(stream, Arc::clone(&border.conversation)),
+        Some(Err(error)) => {
+            tracing::debug!(%error, "a client gave no proper greeting");
+            return;
+        }
+        None => return,
+    };
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(socket), border));
     let served = async {
         tokio::select! {
@@ -204,6 +216,7 @@ where
 struct Border<S> {
     handler: S,
     peer: Peer,
+    scheme: Scheme,
     conversation: Arc<Conversation>,
     tasks: TaskSet,
 }
@@ -223,6 +236,7 @@ where
         let version = request.version();
         let exchange = Arc::new(Exchange::begin(Arc::clone(&self.conversation), version));
         request.extensions_mut().insert(self.peer);
+        request.extensions_mut().insert(self.scheme);
         let (parts, incoming) = request.into_parts();
         let body = RequestBody::new(incoming, &parts, Arc::clone(&exchange), self.tasks.clone());
         let handled = self.handler.clone().oneshot(Request::from_parts(parts, boxed(body)));

@@ -16,7 +16,7 @@ mod list;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hearth_types::{BuildId, ExecutionId, NodeId, Resources, SandboxId, TeamId, TemplateId};
+use hearth_types::{BuildId, ExecutionId, Ingress, NodeId, Resources, SandboxId, TeamId, TemplateId};
 use jiff::Timestamp;
 use sea_orm::ActiveValue::{Set, Unchanged};
 use sea_orm::{
@@ -60,6 +60,8 @@ pub struct Sandbox {
     pub secured: bool,
     /// Whether the guest may reach addresses outside of the host; `None`: nobody said.
     pub allow_internet_access: Option<bool>,
+    /// How visitors reach its ports.
+    pub ingress: Ingress,
     /// How long it was to run when it was created. Kept in milliseconds.
     pub timeout: Duration,
     /// When this run began; while creating: when it was asked for.

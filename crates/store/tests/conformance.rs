@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hearth_store::{Alias, Build, Config, Limits, NewBuild, NewTeam, Sandbox, SandboxState, Store, Team};
-use hearth_types::{BuildId, ExecutionId, Resources, SandboxId, Tag, TemplateId, TemplateReference};
+use hearth_types::{BuildId, ExecutionId, Ingress, Resources, SandboxId, Tag, TemplateId, TemplateReference};
 use jiff::Timestamp;
 use sea_orm::{ConnectionTrait as _, Database};
 use tempfile::TempDir;
@@ -91,6 +91,7 @@ fn sandbox(team: &Team, build: &Build) -> Sandbox {
         envd_version: build.envd_version.clone(),
         secured: true,
         allow_internet_access: None,
+        ingress: Ingress::open(),
         timeout: Duration::from_secs(300),
         started_at: at(10_000_000),
         end_at: at(310_000_000),

@@ -1,13 +1,14 @@
 //! The domain vocabulary as plain values.
 //!
 //! Everything the rooms of Hearth say to each other is built from these types: [ids](mod@id), what a sandbox is to be
-//! ([`SandboxSpec`], [`Resources`]), where it runs ([`NodeAddress`], [`Route`]) and which template a caller means
+//! ([`SandboxSpec`], [`Resources`]), where it runs ([`NodeAddress`], [`Route`]), who may visit it ([`Ingress`]) and which template a caller means
 //! ([`TemplateReference`]). No serde, no protobuf, no SQL and no IO: wire, row and config forms are other types, converted
 //! at their border.
 
 #![forbid(unsafe_code)]
 
 pub mod id;
+mod ingress;
 mod platform;
 mod reference;
 mod route;
@@ -15,6 +16,7 @@ mod secret;
 mod spec;
 
 pub use id::{ApiKeyId, BuildId, ExecutionId, NodeId, SandboxId, TeamId, TemplateId};
+pub use ingress::{HostMask, HostMaskError, Ingress};
 pub use platform::Platform;
 pub use reference::{ReferenceError, Tag, TemplateReference};
 pub use route::{NodeAddress, Route};

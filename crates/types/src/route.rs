@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::{ExecutionId, NodeId, SandboxId, TeamId};
+use crate::{ExecutionId, Ingress, NodeId, SandboxId, Secret, TeamId};
 
 /// Where a node listens for one of its two services (cluster API, node-side proxy).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -37,4 +37,8 @@ pub struct Route {
     pub node_id: NodeId,
     /// The node-side proxy.
     pub node_proxy: NodeAddress,
+    /// Who may visit its ports, and how.
+    pub ingress: Ingress,
+    /// What visitors have to show where not anybody may; without one nobody gets in.
+    pub traffic_token: Option<Secret>,
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use hearth_cluster_api::{CreatedSandbox, NodeError};
 use hearth_stdx::chain;
 use hearth_store::{InsertSandboxError, Resolved, Sandbox, SandboxState, Started, Team, UpdateSandboxError};
-use hearth_types::{ExecutionId, Route, SandboxSpec};
+use hearth_types::{ExecutionId, Ingress, Route, SandboxSpec};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
@@ -28,6 +28,7 @@ use super::expiry::{later, now};
 use super::handle::Phase;
 use super::owner::Owner;
 use crate::nodes::Member;
+use crate::token::TokenSource;
 
 /// A sandbox to create: checked, and its template resolved.
 #[derive(Debug, Clone)]
@@ -38,6 +39,7 @@ pub(crate) struct Creation {
     pub(crate) env_vars: BTreeMap<String, String>,
     pub(crate) secured: bool,
     pub(crate) allow_internet_access: Option<bool>,
+    pub(crate) ingress: Ingress,
     pub(crate) timeout: Duration,
 }
 
@@ -154,7 +156,8 @@ impl Owner {
     }
 
     fn new_row(&self, creation: &Creation, node: &Member) -> Sandbox {
-        let Creation { team, resolved, metadata, env_vars, secured, allow_internet_access, timeout } = creation;
+        let Creation { team, resolved, metadata, env_vars, secured, allow_internet_access, ingress, timeout } =
+            creation;
         let Resolved { template, build, alias } = resolved;
         let now = now();
         Sandbox {
@@ -171,6 +174,7 @@ impl Owner {
             envd_version: build.envd_version.clone(),
             secured: *secured,
             allow_internet_access: *allow_internet_access,
+            ingress: ingress.clone(),
             timeout: *timeout,
             started_at: now,
             end_at: later(now, *timeout),
@@ -197,7 +201,7 @@ impl Owner {
         row.started_at = now();
         row.end_at = later(row.started_at, row.timeout);
         // First the route, then the row: what a list shows as running can be reached.
-        let route = route(&row, node);
+        let route = route(&self.control.tokens, &row, node);
         if let Err(error) = self.control.catalog.publish(route, self.control.config.route_lease, None).await {
             tracing::error!(error = %chain(&error), "a new sandbox got no route");
             return Attempt::Release(CreateError::Broken, row);
@@ -260,12 +264,14 @@ fn not_inserted(error: InsertSandboxError, row: Sandbox) -> Attempt {
 }
 
 /// The route of a sandbox that runs on a node.
-pub(super) fn route(row: &Sandbox, node: &Member) -> Route {
+pub(super) fn route(tokens: &TokenSource, row: &Sandbox, node: &Member) -> Route {
     Route {
         sandbox_id: row.sandbox_id.clone(),
         execution_id: row.execution_id,
         team_id: row.team_id,
         node_id: node.id.clone(),
         node_proxy: node.proxy.clone(),
+        ingress: row.ingress.clone(),
+        traffic_token: tokens.demanded_from_visitors(row),
     }
 }

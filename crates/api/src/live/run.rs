@@ -127,7 +127,7 @@ impl Owner {
             Ok(true) => Ok(()),
             Ok(false) => {
                 tracing::info!("the route of a running sandbox is published again");
-                catalog.publish(route(row, &node), lease, None).await
+                catalog.publish(route(&self.control.tokens, row, &node), lease, None).await
             }
             Err(error) => Err(error),
         };

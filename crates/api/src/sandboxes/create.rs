@@ -55,7 +55,7 @@ async fn create(
     sandbox: NewSandbox,
     defaults: Defaults,
 ) -> Result<Created, Failure> {
-    let Wanted { reference, timeout, metadata, env_vars, secured, allow_internet_access } =
+    let Wanted { reference, timeout, metadata, env_vars, secured, allow_internet_access, ingress } =
         Wanted::check(sandbox, defaults, team.limits)?;
     let resolved = match control.store.resolve(&reference, &team).await {
         Ok(resolved) => resolved,
@@ -69,7 +69,7 @@ async fn create(
     if secured {
         check_envd_version(&resolved.build.envd_version)?;
     }
-    let creation = Creation { team, resolved, metadata, env_vars, secured, allow_internet_access, timeout };
+    let creation = Creation { team, resolved, metadata, env_vars, secured, allow_internet_access, ingress, timeout };
     let row = live::create(control, creation).await?;
     Ok((StatusCode::CREATED, Json(describe::sandbox(control, &row))))
 }

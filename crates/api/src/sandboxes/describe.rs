@@ -1,8 +1,8 @@
 //! Rows as clients see them.
 
-use hearth_api_types::sandbox::{Lifecycle, ListedSandbox, OnTimeout, Sandbox, SandboxDetail, SandboxState};
+use hearth_api_types::sandbox::{Lifecycle, ListedSandbox, Network, OnTimeout, Sandbox, SandboxDetail, SandboxState};
 use hearth_store::Sandbox as Row;
-use hearth_types::Resources;
+use hearth_types::{Ingress, Resources};
 
 use crate::control::Control;
 
@@ -15,8 +15,7 @@ pub(super) fn sandbox(control: &Control, row: &Row) -> Sandbox {
         client_id: control.config.client_id.clone(),
         envd_version: row.envd_version.clone(),
         envd_access_token: envd_access_token(control, row),
-        // All sandboxes have public traffic so far.
-        traffic_access_token: None,
+        traffic_access_token: control.tokens.demanded_from_visitors(row).map(|token| token.expose().to_owned()),
         domain: control.config.domain.clone(),
     }
 }
@@ -47,10 +46,24 @@ pub(super) fn detail(control: &Control, row: Row) -> SandboxDetail {
         envd_access_token: envd_access_token(control, &row),
         domain: control.config.domain.clone(),
         allow_internet_access: row.allow_internet_access,
-        network: None,
+        network: network(&row.ingress),
         lifecycle: Lifecycle { on_timeout: OnTimeout::Kill, auto_resume: false },
         listed: listed(control, row),
     }
+}
+
+/// The rules that are more than defaults.
+fn network(ingress: &Ingress) -> Option<Network> {
+    if *ingress == Ingress::open() {
+        return None;
+    }
+    let Ingress { public, host_mask, https_ports } = ingress;
+    Some(Network {
+        allow_public_traffic: Some(*public),
+        mask_request_host: host_mask.as_ref().map(ToString::to_string),
+        https_ports: Some(https_ports.iter().copied().collect()).filter(|ports: &Vec<u16>| !ports.is_empty()),
+        ..Network::default()
+    })
 }
 
 fn envd_access_token(control: &Control, row: &Row) -> Option<String> {

@@ -4,12 +4,12 @@
 //! does not do. The last is refused wherever ignoring it would let the client believe in something that is not so;
 //! members that only spell out a default are accepted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hearth_api_types::sandbox::{AutoResume, Iam, Network, NewSandbox};
 use hearth_store::Limits;
-use hearth_types::TemplateReference;
+use hearth_types::{Ingress, TemplateReference};
 use http::StatusCode;
 use semver::Version;
 
@@ -20,6 +20,8 @@ use crate::failure::Failure;
 const ENV_VARS_BYTES_MAX: usize = 1024 * 1024;
 /// Most bytes of all metadata together: a list shows it for up to a hundred sandboxes at once.
 const METADATA_BYTES_MAX: usize = 256 * 1024;
+/// Where the guest daemon listens, in clear.
+const ENVD_PORT: u16 = 49983;
 /// The first guest daemon that demands a token.
 const ENVD_SECURED_SINCE: Version = Version::new(0, 2, 0);
 
@@ -41,6 +43,7 @@ pub(super) struct Wanted {
     pub(super) env_vars: BTreeMap<String, String>,
     pub(super) secured: bool,
     pub(super) allow_internet_access: Option<bool>,
+    pub(super) ingress: Ingress,
 }
 
 impl Wanted {
@@ -67,16 +70,15 @@ impl Wanted {
         let env_vars = env_vars.unwrap_or_default();
         check_env_vars(&env_vars)?;
         check_lifecycle(auto_pause.unwrap_or(false), auto_pause_memory.unwrap_or(true), auto_resume)?;
-        if let Some((status, what)) = network.and_then(unsupported_rule) {
-            return Err(Failure::unsupported(status, what));
-        }
+        let ingress = check_network(network.unwrap_or_default(), defaults.secured)?;
         if volume_mounts.is_some_and(|mounts| !mounts.is_empty()) {
             return Err(Failure::unsupported(StatusCode::BAD_REQUEST, "volumes (volumeMounts)"));
         }
         if iam.is_some_and(|Iam { tokens }| tokens.is_some_and(|tokens| !tokens.is_empty())) {
             return Err(Failure::unsupported(StatusCode::BAD_REQUEST, "workload identity (iam)"));
         }
-        Ok(Self { reference, timeout, metadata, env_vars, secured: defaults.secured, allow_internet_access })
+        let secured = defaults.secured;
+        Ok(Self { reference, timeout, metadata, env_vars, secured, allow_internet_access, ingress })
     }
 }
 
@@ -141,8 +143,8 @@ fn check_lifecycle(pauses: bool, keeps_memory: bool, auto_resume: Option<AutoRes
     Ok(())
 }
 
-/// The first rule that is more than a default, and how its absence is told.
-fn unsupported_rule(network: Network) -> Option<(StatusCode, &'static str)> {
+/// How visitors may reach it. What is about its way out is refused where it is more than a default.
+fn check_network(network: Network, secured: bool) -> Result<Ingress, Failure> {
     let Network {
         allow_out,
         deny_out,
@@ -153,23 +155,31 @@ fn unsupported_rule(network: Network) -> Option<(StatusCode, &'static str)> {
         egress_proxy,
         dns_servers,
     } = network;
-    [
+    let unsupported = [
         (allow_out.is_some_and(|list| !list.is_empty()), "egress rules (network.allowOut)"),
         (
             deny_out.is_some_and(|list| !list.is_empty()),
             "egress rules (network.denyOut); allow_internet_access: false denies everything",
         ),
-        (allow_public_traffic == Some(false), "private traffic (network.allowPublicTraffic)"),
-        (mask_request_host.is_some(), "masked hosts (network.maskRequestHost)"),
-        (https_ports.is_some_and(|ports| !ports.is_empty()), "TLS to ports of a sandbox (network.httpsPorts)"),
         (rules.is_some_and(|rules| !rules.is_empty()), "header rules (network.rules)"),
         (egress_proxy.is_some(), "egress proxies (network.egressProxy)"),
         // An empty list is not the default: it denies all resolvers.
         (dns_servers.is_some(), "chosen resolvers (network.dnsServers)"),
-    ]
-    .into_iter()
-    .find(|(is_used, _)| *is_used)
-    .map(|(_, what)| (StatusCode::FORBIDDEN, what))
+    ];
+    if let Some((_, what)) = unsupported.into_iter().find(|(is_used, _)| *is_used) {
+        return Err(Failure::unsupported(StatusCode::FORBIDDEN, what));
+    }
+    let public = allow_public_traffic.unwrap_or(true);
+    if !public && !secured {
+        return Err(Failure::invalid("network.allowPublicTraffic must not be false without secure"));
+    }
+    let host_mask = mask_request_host.map(|mask| mask.parse()).transpose();
+    let host_mask = host_mask.map_err(|error| Failure::invalid(format_args!("network.maskRequestHost: {error}")))?;
+    let https_ports: BTreeSet<u16> = https_ports.unwrap_or_default().into_iter().collect();
+    if let Some(port) = https_ports.iter().find(|port| [0, ENVD_PORT].contains(*port)) {
+        return Err(Failure::invalid(format_args!("network.httpsPorts must not contain {port}")));
+    }
+    Ok(Ingress { public, host_mask, https_ports })
 }
 
 /// Whether the guest daemon of a build can demand a token.
@@ -235,9 +245,6 @@ mod tests {
             (r#""iam":{"tokens":{"t":{"audience":"a","tokenType":"JWT-SVID"}}}"#, "iam"),
             (r#""network":{"allowOut":["1.1.1.1"]}"#, "allowOut"),
             (r#""network":{"denyOut":["0.0.0.0/0"]}"#, "denyOut"),
-            (r#""network":{"allowPublicTraffic":false}"#, "allowPublicTraffic"),
-            (r#""network":{"maskRequestHost":"localhost:${PORT}"}"#, "maskRequestHost"),
-            (r#""network":{"httpsPorts":[443]}"#, "httpsPorts"),
             (r#""network":{"rules":{"example.com":[]}}"#, "rules"),
             (r#""network":{"egressProxy":{"address":"p:1"}}"#, "egressProxy"),
             (r#""network":{"dnsServers":[]}"#, "dnsServers"),
@@ -245,6 +252,25 @@ mod tests {
             let failure = format!("{:?}", check(&with(member)).expect_err(member));
             assert!(failure.contains("FeatureNotSupported") && failure.contains(name), "{member}: {failure}");
         }
+    }
+
+    #[test]
+    fn visitors_are_let_in_as_the_client_says() {
+        for member in [r#""network":{}"#, r#""network":{"allowPublicTraffic":true,"httpsPorts":[]}"#, r#""timeout":1"#]
+        {
+            assert_eq!(check(&with(member)).expect(member).ingress, Ingress::open(), "{member}");
+        }
+        let member =
+            r#""network":{"allowPublicTraffic":false,"maskRequestHost":"h:${PORT}","httpsPorts":[8443,443,443]}"#;
+        let ingress = check(&with(member)).expect(member).ingress;
+        assert_eq!(ingress.host_mask.map(|mask| mask.host(80)), Some("h:80".to_owned()));
+        assert_eq!((ingress.public, ingress.https_ports), (false, [443, 8443].into()));
+
+        let new: NewSandbox = serde_json::from_str(&with(r#""network":{"allowPublicTraffic":false}"#)).expect("valid");
+        let defaults = Defaults { timeout: Duration::from_secs(15), secured: false };
+        let failure = Wanted::check(new, defaults, Limits { sandboxes_max: 20, sandbox_length_max: HOUR });
+        let failure = format!("{:?}", failure.expect_err("it is not secured"));
+        assert!(failure.contains("400") && failure.contains("allowPublicTraffic"), "{failure}");
     }
 
     #[test]
@@ -261,6 +287,11 @@ mod tests {
             (with(r#""envVars":{"":"x"}"#), "envVars"),
             (with(r#""envVars":{"A=B":"x"}"#), "envVars"),
             (with(r#""envVars":{"A":"x\u0000"}"#), "zero byte"),
+            (with(r#""network":{"maskRequestHost":""}"#), "maskRequestHost"),
+            (with(r#""network":{"maskRequestHost":"http://localhost"}"#), "maskRequestHost"),
+            (with(r#""network":{"maskRequestHost":"localhost:1${PORT}"}"#), "maskRequestHost"),
+            (with(r#""network":{"httpsPorts":[443,49983]}"#), "must not contain 49983"),
+            (with(r#""network":{"httpsPorts":[0]}"#), "must not contain 0"),
             (many("envVars", ENV_VARS_BYTES_MAX), "envVars"),
             (many("metadata", METADATA_BYTES_MAX), "metadata"),
         ] {

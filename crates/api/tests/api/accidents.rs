@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hearth_types::{BuildId, ExecutionId, Route, SandboxId, SandboxSpec, TemplateId};
+use hearth_types::{BuildId, ExecutionId, Ingress, Route, SandboxId, SandboxSpec, TemplateId};
 
 use crate::fake_node::{OnCreate, OnDelete};
 use crate::world::{World, config};
@@ -81,6 +81,8 @@ async fn a_route_to_nowhere_is_removed() {
         team_id: world.team.id,
         node_id: world.node.as_node().id,
         node_proxy: world.node.as_node().proxy,
+        ingress: Ingress::open(),
+        traffic_token: None,
     };
     world.catalog.publish(route, Duration::from_secs(60), None).await.expect("published");
     world

@@ -1,10 +1,12 @@
 //! Creating sandboxes: both generations, what the node is told, what the client is told.
 
+use hearth_api::TokenSource;
+use hearth_types::{SandboxId, Secret};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::fake_node::{ENVD_VERSION, OnCreate};
-use crate::world::{DOMAIN, LIMITS, World};
+use crate::world::{DOMAIN, LIMITS, SEED, World};
 
 const BASE: &str = r#"{"templateID":"base"}"#;
 
@@ -78,6 +80,43 @@ async fn a_sandbox_is_told_to_the_node_published_and_described() {
 }
 
 #[tokio::test]
+async fn who_may_visit_is_published_described_and_kept_over_a_restart() {
+    let mut world = World::start().await;
+    let network =
+        json!({"allowPublicTraffic": false, "maskRequestHost": "localhost:${PORT}", "httpsPorts": [443, 8443]});
+    let body = json!({"templateID": "base", "network": network}).to_string();
+    let created = world.create(&body).await.assert_status(201);
+    let id = created.text_of("sandboxID");
+    let sandbox_id: SandboxId = id.parse().expect("an id");
+    let token = created.text_of("trafficAccessToken");
+    assert_eq!(token, TokenSource::new(Secret::new(SEED)).traffic_access_token(&sandbox_id).expose());
+    assert_ne!(token, created.text_of("envdAccessToken"));
+    let before = world.catalog.find(&sandbox_id).await.expect("reads").expect("a route");
+    assert_eq!(before.traffic_token.as_ref().expect("a token").expose(), token);
+    assert_eq!((before.ingress.public, &before.ingress.https_ports), (false, &[443, 8443].into()));
+    assert_eq!(before.ingress.host_mask.as_ref().expect("a mask").host(80), "localhost:80");
+
+    world.restart().await;
+    let detail = world.client.get(&format!("/sandboxes/{id}")).await.assert_status(200).json();
+    assert_eq!(detail["network"], network);
+    let connected = world.client.post(&format!("/v2/sandboxes/{id}/connect"), "").await.assert_status(200);
+    assert_eq!(connected.text_of("trafficAccessToken"), token);
+    world
+        .eventually("its route is back", async || {
+            let route = world.catalog.find(&sandbox_id).await.expect("reads").ok_or("no route")?;
+            assert_eq!(route, before);
+            Ok(())
+        })
+        .await;
+
+    // The first generation secures nothing unless told to, and traffic cannot be private then.
+    let (path, open) = ("/sandboxes", r#"{"templateID":"base","network":{"allowPublicTraffic":false}}"#);
+    world.client.post(path, open).await.assert_error(400, "allowPublicTraffic");
+    let secured = r#"{"templateID":"base","secure":true,"network":{"allowPublicTraffic":false}}"#;
+    world.client.post(path, secured).await.assert_status(201).text_of("trafficAccessToken");
+}
+
+#[tokio::test]
 async fn time_counts_from_when_the_sandbox_has_started() {
     let world = World::start().await;
     world.node.change(|state| state.on_create = OnCreate::Hang);
@@ -122,6 +161,8 @@ async fn wrong_requests_are_refused_and_never_reach_a_node() {
         (r#"{"templateID":"base","autoPause":true}"#, 403, "autoPause"),
         (r#"{"templateID":"base","autoResume":{"enabled":true}}"#, 403, "autoResume"),
         (r#"{"templateID":"base","network":{"allowOut":["1.1.1.1"]}}"#, 403, "network.allowOut"),
+        (r#"{"templateID":"base","network":{"maskRequestHost":"a b"}}"#, 400, "network.maskRequestHost"),
+        (r#"{"templateID":"base","network":{"httpsPorts":[49983]}}"#, 400, "network.httpsPorts"),
         (r#"{"templateID":"base","volumeMounts":[{"name":"v","path":"/v"}]}"#, 400, "volumeMounts"),
         (r#"{"templateID":"base","iam":{"tokens":{"t":{"audience":"a"}}}}"#, 400, "iam"),
         (r#"{"templateID":"base","envVars":{"A=B":"c"}}"#, 400, "envVars"),

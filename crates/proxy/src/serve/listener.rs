@@ -8,6 +8,8 @@ use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
 use crate::dial::Stream;
+use crate::serve::HEAD_TIMEOUT;
+use crate::tls::Acceptor;
 
 /// When a silent peer is first asked whether it is there, how often then, and how often in vain. A client that vanished is
 /// gone after two minutes.
@@ -15,13 +17,15 @@ const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_PERIOD: Duration = Duration::from_secs(15);
 const KEEP_ALIVE_TRIES: u32 = 4;
 
-/// A bound socket of one of the two kinds we know.
+/// A bound socket of one of the kinds we know.
 #[derive(Debug)]
 pub enum Listener {
     /// On a network.
     Tcp(TcpListener),
     /// On this machine.
     Unix(UnixListener),
+    /// On a network, encrypted.
+    Tls(TcpListener, Acceptor),
 }
 
 impl From<TcpListener> for Listener {
@@ -33,6 +37,26 @@ impl From<TcpListener> for Listener {
 impl From<UnixListener> for Listener {
     fn from(listener: UnixListener) -> Self {
         Self::Unix(listener)
+    }
+}
+
+/// How requests come in, as services behind us are told it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// In clear.
+    Http,
+    /// Over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// As URIs and `X-Forwarded-Proto` have it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
     }
 }
 
@@ -57,17 +81,48 @@ impl Peer {
 }
 
 impl Listener {
-    /// Cancel safe.
-    pub(super) async fn accept(&self) -> io::Result<(Stream, Peer)> {
+    /// Cancel safe. What comes in is not read yet: a slow client must not keep others waiting.
+    pub(super) async fn accept(&self) -> io::Result<(Accepted, Peer)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 prepare(&stream);
-                Ok((Stream::Tcp(stream), Peer::Tcp(address)))
+                Ok((Accepted::Clear(Stream::Tcp(stream)), Peer::Tcp(address)))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Stream::Unix(stream), Peer::Unix))
+                Ok((Accepted::Clear(Stream::Unix(stream)), Peer::Unix))
+            }
+            Self::Tls(listener, acceptor) => {
+                let (stream, address) = listener.accept().await?;
+                prepare(&stream);
+                Ok((Accepted::Encrypted(stream, acceptor.clone()), Peer::Tcp(address)))
+            }
+        }
+    }
+}
+
+/// A connection that nothing was read from.
+pub(super) enum Accepted {
+    Clear(Stream),
+    Encrypted(TcpStream, Acceptor),
+}
+
+impl Accepted {
+    pub(super) fn scheme(&self) -> Scheme {
+        match self {
+            Self::Clear(_) => Scheme::Http,
+            Self::Encrypted(..) => Scheme::Https,
+        }
+    }
+
+    /// The connection in clear. The handshake may take as long as a head may. Dropped before the end, it closes the connection.
+    pub(super) async fn open(self) -> io::Result<Stream> {
+        match self {
+            Self::Clear(stream) => Ok(stream),
+            Self::Encrypted(stream, acceptor) => {
+                let handshake = tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(stream));
+                Ok(Stream::Tls(Box::new(handshake.await.map_err(|_| io::ErrorKind::TimedOut)??)))
             }
         }
     }

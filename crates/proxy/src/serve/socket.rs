@@ -87,7 +87,7 @@ impl AsyncWrite for Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         if self.conversation.is_broken()
-            && let Stream::Tcp(stream) = &self.stream
+            && let Some(stream) = self.stream.as_tcp()
             && let Err(error) = stream.set_zero_linger()
         {
             tracing::debug!(%error, "a broken answer may look whole to its client");

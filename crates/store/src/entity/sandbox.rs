@@ -1,6 +1,6 @@
 //! Sandboxes that should exist.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sea_orm::FromJsonQueryResult;
 use sea_orm::entity::prelude::*;
@@ -10,6 +10,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, FromJsonQueryResult)]
 #[serde(transparent)]
 pub struct Texts(pub BTreeMap<String, String>);
+
+/// How visitors reach its ports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, FromJsonQueryResult)]
+pub struct IngressRules {
+    pub public: bool,
+    pub host_mask: Option<String>,
+    pub https_ports: BTreeSet<u16>,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "sandbox")]
@@ -36,6 +44,8 @@ pub struct Model {
     pub vcpus: i64,
     pub memory_mib: i64,
     pub disk_mib: i64,
+    #[sea_orm(column_type = "JsonBinary", nullable)]
+    pub ingress: Option<IngressRules>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

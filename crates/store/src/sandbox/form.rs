@@ -1,16 +1,22 @@
 //! Between a sandbox and its row.
 
-use hearth_types::{BuildId, ExecutionId, Resources, TeamId};
+use hearth_types::{BuildId, ExecutionId, Ingress, Resources, TeamId};
 use sea_orm::ActiveValue::Set;
 
 use super::{Sandbox, SandboxState};
-use crate::entity::sandbox::{self, Texts};
+use crate::entity::sandbox::{self, IngressRules, Texts};
 use crate::error::Error;
 use crate::row::{Reading, UnknownWord, micros, millis};
 
 pub(super) fn read_state(reading: &Reading, text: &str) -> Result<SandboxState, Error> {
     let known = SandboxState::ALL.into_iter().find(|known| known.as_str() == text);
     known.ok_or_else(|| reading.damaged("state", UnknownWord(text.to_owned())))
+}
+
+fn read_ingress(reading: &Reading, rules: Option<IngressRules>) -> Result<Ingress, Error> {
+    let Some(IngressRules { public, host_mask, https_ports }) = rules else { return Ok(Ingress::open()) };
+    let host_mask = host_mask.map(|mask| reading.text("ingress", &mask)).transpose()?;
+    Ok(Ingress { public, host_mask, https_ports })
 }
 
 pub(super) fn row(sandbox: &Sandbox) -> sandbox::ActiveModel {
@@ -28,6 +34,7 @@ pub(super) fn row(sandbox: &Sandbox) -> sandbox::ActiveModel {
         envd_version,
         secured,
         allow_internet_access,
+        ingress: Ingress { public, host_mask, https_ports },
         timeout,
         started_at,
         end_at,
@@ -53,6 +60,11 @@ pub(super) fn row(sandbox: &Sandbox) -> sandbox::ActiveModel {
         vcpus: Set(i64::from(*vcpus)),
         memory_mib: Set(i64::from(*memory_mib)),
         disk_mib: Set(i64::from(*disk_mib)),
+        ingress: Set(Some(IngressRules {
+            public: *public,
+            host_mask: host_mask.as_ref().map(ToString::to_string),
+            https_ports: https_ports.clone(),
+        })),
     }
 }
 
@@ -80,6 +92,7 @@ impl TryFrom<sandbox::Model> for Sandbox {
             vcpus,
             memory_mib,
             disk_mib,
+            ingress,
         } = row;
         let reading = Reading::new("sandbox", &id);
         Ok(Self {
@@ -96,6 +109,7 @@ impl TryFrom<sandbox::Model> for Sandbox {
             envd_version,
             secured,
             allow_internet_access,
+            ingress: read_ingress(&reading, ingress)?,
             timeout: reading.length("timeout_ms", timeout_ms)?,
             started_at: reading.time("started_at_us", started_at_us)?,
             end_at: reading.time("end_at_us", end_at_us)?,

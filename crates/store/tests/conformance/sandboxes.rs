@@ -5,7 +5,7 @@ use std::time::Duration;
 use hearth_store::{
     Error, Expiry, InsertSandboxError, Sandbox, SandboxState, Started, StateMove, Store, UpdateSandboxError,
 };
-use hearth_types::{BuildId, ExecutionId, Resources, SandboxId, TeamId, TemplateId};
+use hearth_types::{BuildId, ExecutionId, Ingress, Resources, SandboxId, TeamId, TemplateId};
 use tokio::task::JoinSet;
 
 use crate::{Fixture, at, sandbox, texts};
@@ -39,6 +39,11 @@ pub(crate) async fn a_sandbox_is_read_as_written(fixture: &Fixture) {
         env_vars: texts([("PATH", "/bin:/usr/bin"), ("EMPTY", "")]),
         secured: false,
         allow_internet_access: Some(false),
+        ingress: Ingress {
+            public: false,
+            host_mask: Some("localhost:${PORT}".parse().expect("a mask")),
+            https_ports: [443, 8443].into(),
+        },
         timeout: Duration::from_millis(86_400_001),
         started_at: at(-1),
         end_at: at(i64::from(u32::MAX) * 1_000_000),

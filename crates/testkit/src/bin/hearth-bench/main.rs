@@ -14,6 +14,7 @@ use hearth_testkit::{Instance, Prepared};
 
 mod bare;
 mod density;
+mod edge;
 mod guest;
 mod report;
 mod speed;
@@ -52,21 +53,23 @@ const QUICK: Rounds = Rounds {
 enum Section {
     Creates,
     Commands,
+    Edge,
     Transfers,
     Density,
     Envd,
 }
 
-const SECTIONS: [(&str, Section); 5] = [
+const SECTIONS: [(&str, Section); 6] = [
     ("creates", Section::Creates),
     ("commands", Section::Commands),
+    ("edge", Section::Edge),
     ("transfers", Section::Transfers),
     ("density", Section::Density),
     ("envd", Section::Envd),
 ];
 
 const USAGE: &str = "usage: hearth-bench [--quick] [--only SECTION]... [--transfer-mib N] [--json FILE] HEARTH_BINARY
-sections: creates, commands, transfers, density, envd
+sections: creates, commands, edge, transfers, density, envd
 --transfer-mib: size of outputs and files in the section envd";
 
 struct Options {
@@ -155,6 +158,9 @@ async fn platform(
     }
     if sections.contains(&Section::Commands) {
         speed::commands(report, bare, instance, rounds).await?;
+    }
+    if sections.contains(&Section::Edge) {
+        edge::requests(report, bare, instance, rounds).await?;
     }
     if sections.contains(&Section::Transfers) {
         speed::transfers(report, bare, instance).await?;

@@ -1,191 +1,25 @@
 //! A client, an edge, a node's proxy and a guest, each behind its own socket.
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
+mod ingress;
+mod tls;
+mod world;
 
-use bytes::Bytes;
 use futures::SinkExt;
-use futures::channel::mpsc;
-use hearth_catalog::Catalog;
-use hearth_edge::{Config, Edge};
+use hearth_edge::Config;
 use hearth_proxy::body::{self, Body, boxed};
-use hearth_proxy::hop::{Address, Forwarded};
-use hearth_proxy::pages::{Audience, Page};
-use hearth_proxy::{Engine, Key, dial, serve};
-use hearth_types::{ExecutionId, NodeAddress, Route, SandboxId, TeamId};
+use hearth_proxy::hop::Forwarded;
+use hearth_types::{ExecutionId, NodeAddress, Route, SandboxId};
 use http::{Request, Response};
-use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::task::JoinHandle;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio::net::TcpStream;
 
-/// How long anything may take before a test says that it hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
-const LEASE: Duration = Duration::from_secs(3600);
+use crate::world::{LEASE, World, data, fed, guest, listen, mirror, read_head, soon, text};
+
 const DAEMON_PORT: u16 = 49983;
 const NOT_FOUND: &str = r#"{"sandboxId":"i123","message":"The sandbox was not found","code":502}"#;
-
-async fn soon<F: Future>(what: &str, future: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
-}
-
-async fn listen() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = listener.local_addr().expect("it is bound");
-    (listener, address)
-}
-
-/// One sandbox on one node, whose every port is the guest's server.
-struct World {
-    edge_address: SocketAddr,
-    edge: Edge,
-    edge_served: JoinHandle<usize>,
-    edge_shutdown: CancellationToken,
-    catalog: Catalog,
-    route: Route,
-    node: Engine<ExecutionId>,
-    node_end: DropGuard,
-    _folder: tempfile::TempDir,
-}
-
-impl World {
-    async fn with_guest(guest: SocketAddr) -> Self {
-        Self::with(guest, Config::default()).await
-    }
-
-    async fn with(guest: SocketAddr, config: Config) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("node");
-        let route = Route {
-            sandbox_id: "i123".parse().expect("an id"),
-            execution_id: ExecutionId::generate(),
-            team_id: TeamId::generate(),
-            node_id: "node-1".parse().expect("an id"),
-            node_proxy: NodeAddress::Unix(path.clone()),
-        };
-        let node = Engine::new(hearth_proxy::Config::for_guests());
-        let node_end = serve_node(path, node.clone(), route.execution_id, guest).drop_guard();
-        let catalog = Catalog::in_memory();
-        catalog.publish(route.clone(), LEASE, None).await.expect("there is room");
-
-        let edge = Edge::new(config, catalog.clone());
-        let (listener, edge_address) = listen().await;
-        let edge_shutdown = CancellationToken::new();
-        let (serving, token) = (edge.clone(), edge_shutdown.clone());
-        let edge_served = tokio::spawn(async move { serving.serve(listener, token).await });
-        Self { edge_address, edge, edge_served, edge_shutdown, catalog, route, node, node_end, _folder: folder }
-    }
-
-    async fn raw(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.edge_address).await.expect("the edge listens");
-        stream.set_nodelay(true).expect("a TCP socket");
-        stream
-    }
-
-    /// Sends one request on a connection of its own.
-    async fn send(&self, request: Request<Body>) -> Response<Incoming> {
-        let io = TokioIo::new(self.raw().await);
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.expect("a handshake");
-        tokio::spawn(connection.with_upgrades());
-        soon("an answer", sender.send_request(request)).await.expect("an answer")
-    }
-
-    async fn get(&self, host: &str, path: &str) -> Response<Incoming> {
-        self.send(Request::get(path).header("host", host).body(body::empty()).expect("a request")).await
-    }
-}
-
-/// What an orchestrator does, without an orchestrator.
-fn serve_node(
-    path: PathBuf,
-    engine: Engine<ExecutionId>,
-    running: ExecutionId,
-    guest: SocketAddr,
-) -> CancellationToken {
-    let handler = tower::service_fn(move |mut request: Request<Body>| {
-        let engine = engine.clone();
-        async move {
-            let audience = Audience::of(request.headers());
-            let address = Address::take(request.headers_mut()).expect("an edge of ours");
-            let sandbox_id = &address.sandbox_id;
-            if address.execution_id != running {
-                return Ok::<_, Infallible>(Page::NotFound { sandbox_id }.response(audience));
-            }
-            let key = Key { group: address.execution_id, port: Some(address.port) };
-            let dial = || dial::retry_refused(|| TcpStream::connect(guest));
-            let forwarded = engine.forward(&key, dial, request).await;
-            Ok(forwarded.unwrap_or_else(|error| error.page(sandbox_id, address.port).response(audience)))
-        }
-    });
-    let shutdown = CancellationToken::new();
-    let bounds = serve::Config { connections_max: 100, drain_patience: Duration::ZERO };
-    let listener = UnixListener::bind(path).expect("a free path");
-    tokio::spawn(serve::serve(listener, handler, bounds, shutdown.clone()));
-    shutdown
-}
-
-/// A guest's server.
-async fn guest<H, F>(handler: H) -> SocketAddr
-where
-    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response<Body>> + Send + 'static,
-{
-    let (listener, address) = listen().await;
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.expect("the listener works");
-            let handler = handler.clone();
-            let service = hyper::service::service_fn(move |request| {
-                let answer = handler(request);
-                async move { Ok::<_, Infallible>(answer.await) }
-            });
-            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-            tokio::spawn(connection.with_upgrades());
-        }
-    });
-    address
-}
-
-/// Tells in its answer what it was asked.
-async fn mirror(request: Request<Incoming>) -> Response<Body> {
-    let mut lines: Vec<String> =
-        request.headers().iter().map(|(name, value)| format!("{name}: {}", value.to_str().expect("text"))).collect();
-    lines.sort();
-    lines.insert(0, format!("{} {}", request.method(), request.uri()));
-    Response::new(body::full(lines.join("\n")))
-}
-
-async fn text(response: Response<Incoming>) -> String {
-    let bytes = soon("a body", response.into_body().collect()).await.expect("the body ends").to_bytes();
-    String::from_utf8(bytes.to_vec()).expect("text")
-}
-
-async fn read_head(stream: &mut TcpStream) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        match soon("a head", stream.read_u8()).await {
-            Ok(byte) => head.push(byte),
-            Err(_) => break,
-        }
-    }
-    String::from_utf8(head).expect("heads are ASCII")
-}
-
-/// A body that the test feeds.
-fn fed() -> (mpsc::UnboundedSender<Result<Frame<Bytes>, Infallible>>, Body) {
-    let (sender, receiver) = mpsc::unbounded();
-    (sender, boxed(StreamBody::new(receiver)))
-}
-
-fn data(text: &'static str) -> Result<Frame<Bytes>, Infallible> {
-    Ok(Frame::data(Bytes::from_static(text.as_bytes())))
-}
 
 #[tokio::test]
 async fn a_host_names_the_sandbox_and_the_guest_sees_what_the_client_sent() {

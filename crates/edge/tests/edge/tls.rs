@@ -1,0 +1,169 @@
+//! Clients that trust one authority and no other.
+
+use std::sync::Arc;
+
+use hearth_edge::Config;
+use hearth_proxy::body;
+use hearth_proxy::tls::{Acceptor, Certificate, CertificateError};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::crypto::ring;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::upgrading;
+use crate::world::{World, guest, mirror, soon, text};
+
+const HOST: &str = "8080-i123.example.com";
+
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("a certificate").der().clone();
+        Self { issuer: Issuer::new(params, key), certificate }
+    }
+
+    fn issue(&self, name: &str) -> Certificate {
+        let (chain, key) = self.issue_pem(name);
+        Certificate::from_pem(chain.as_bytes(), key.as_bytes()).expect("they fit")
+    }
+
+    fn issue_pem(&self, name: &str) -> (String, String) {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new([name.to_owned()]).expect("a name");
+        (params.signed_by(&key, &self.issuer).expect("a certificate").pem(), key.serialize_pem())
+    }
+
+    /// What a client that trusts this authority speaks.
+    fn client(&self, protocols: &[&str], version: &'static SupportedProtocolVersion) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).expect("an authority");
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let mut config = builder
+            .with_protocol_versions(&[version])
+            .expect("a version")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        TlsConnector::from(Arc::new(config))
+    }
+}
+
+async fn connect(world: &World, client: &TlsConnector, host: &str) -> std::io::Result<TlsStream<TcpStream>> {
+    let name = ServerName::try_from(host.to_owned()).expect("a name");
+    soon("a handshake", client.connect(name, world.raw().await)).await
+}
+
+async fn ask(stream: TlsStream<TcpStream>, host: &str) -> Response<Incoming> {
+    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
+        tokio::spawn(connection);
+        let request = Request::get(format!("https://{host}/")).body(body::empty()).expect("a request");
+        return soon("an answer", sender.send_request(request)).await.expect("an answer");
+    }
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP/1.1");
+    tokio::spawn(connection);
+    let request = Request::get("/").header("host", host).body(body::empty()).expect("a request");
+    soon("an answer", sender.send_request(request)).await.expect("an answer")
+}
+
+#[tokio::test]
+async fn names_are_served_by_either_version_and_protocol() {
+    let authority = Authority::new();
+    let acceptor = Acceptor::new(authority.issue("*.example.com"));
+    let world = World::behind(guest(mirror).await, Config::default(), Some(acceptor)).await;
+    for version in [&TLS12, &TLS13] {
+        for (offered, chosen) in [(&["h2", "http/1.1"][..], Some("h2")), (&["http/1.1"], Some("http/1.1")), (&[], None)]
+        {
+            let stream = connect(&world, &authority.client(offered, version), HOST).await.expect("a handshake");
+            let protocol = stream.get_ref().1.alpn_protocol();
+            assert_eq!(protocol, chosen.map(str::as_bytes), "{offered:?}");
+            let seen = text(ask(stream, HOST).await).await;
+            for line in ["GET /", "host: 8080-i123.example.com", "x-forwarded-proto: https"] {
+                assert!(seen.lines().any(|seen| seen == line), "{line} in {seen}");
+            }
+        }
+    }
+    let stream = connect(&world, &authority.client(&["h2"], &TLS13), HOST).await.expect("a handshake");
+    let response = ask(stream, "8080-i999.example.com").await;
+    assert_eq!(response.status(), 502, "the request's host decides, and not the handshake's");
+}
+
+#[tokio::test]
+async fn a_replaced_certificate_is_shown_to_new_connections() {
+    let (before, after) = (Authority::new(), Authority::new());
+    let acceptor = Acceptor::new(before.issue("*.example.com"));
+    let world = World::behind(guest(mirror).await, Config::default(), Some(acceptor.clone())).await;
+    let open = connect(&world, &before.client(&[], &TLS13), HOST).await.expect("a handshake");
+    assert!(connect(&world, &after.client(&[], &TLS13), HOST).await.is_err());
+    acceptor.replace(after.issue("*.example.com"));
+    assert!(connect(&world, &before.client(&[], &TLS13), HOST).await.is_err());
+    connect(&world, &after.client(&[], &TLS13), HOST).await.expect("a handshake");
+    assert_eq!(ask(open, HOST).await.status(), 200, "open connections go on");
+}
+
+#[tokio::test]
+async fn an_upgraded_stream_is_half_closed_over_tls() {
+    let authority = Authority::new();
+    let acceptor = Acceptor::new(authority.issue("*.example.com"));
+    let world = World::behind(guest(upgrading).await, Config::default(), Some(acceptor)).await;
+    let mut stream = connect(&world, &authority.client(&["http/1.1"], &TLS13), HOST).await.expect("a handshake");
+    let request = format!("GET / HTTP/1.1\r\nhost: {HOST}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("the edge reads");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(soon("a head", stream.read_u8()).await.expect("a head"));
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+    stream.write_all(b"hello").await.expect("the edge reads");
+    stream.shutdown().await.expect("half a close");
+    let mut rest = String::new();
+    soon("the goodbye", stream.read_to_string(&mut rest)).await.expect("a proper end");
+    assert_eq!(rest, "hellogoodbye");
+}
+
+#[tokio::test]
+async fn who_speaks_no_tls_is_disconnected_and_nobody_waits_for_the_silent() {
+    let authority = Authority::new();
+    let acceptor = Acceptor::new(authority.issue("*.example.com"));
+    let world = World::behind(guest(mirror).await, Config::default(), Some(acceptor)).await;
+    let _silent = world.raw().await;
+    let mut clear = world.raw().await;
+    clear.write_all(b"GET / HTTP/1.1\r\nhost: 8080-i123.example.com\r\n\r\n").await.expect("the edge reads");
+    let mut answer = Vec::new();
+    let _ = soon("the end", clear.read_to_end(&mut answer)).await;
+    assert!(!answer.starts_with(b"HTTP/"), "{}", String::from_utf8_lossy(&answer));
+    let stream = connect(&world, &authority.client(&[], &TLS13), HOST).await.expect("a handshake");
+    assert_eq!(ask(stream, HOST).await.status(), 200);
+    // Who never greeted does not hold the drain up.
+    world.edge_shutdown.cancel();
+    assert_eq!(soon("the drain", world.edge_served).await.expect("no panic"), 0);
+}
+
+#[test]
+fn certificates_that_cannot_be_used_are_refused() {
+    let authority = Authority::new();
+    let ((chain, key), (_, other)) = (authority.issue_pem("a.example.com"), authority.issue_pem("b.example.com"));
+    let check = |chain: &str, key: &str| Certificate::from_pem(chain.as_bytes(), key.as_bytes());
+    check(&chain, &key).expect("they fit");
+    assert!(matches!(check(&chain, &other), Err(CertificateError::Unfit(_))));
+    assert!(matches!(check("", &key), Err(CertificateError::Empty)));
+    assert!(matches!(check(&key, &key), Err(CertificateError::Empty)));
+    assert!(matches!(check(&chain, &chain), Err(CertificateError::Key(_))));
+    assert!(matches!(check("-----BEGIN CERTIFICATE-----\n!", &key), Err(CertificateError::Chain(_))));
+}
