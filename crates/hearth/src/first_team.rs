@@ -14,7 +14,14 @@ const NAME: &str = "Local";
 /// The key's name.
 const KEY_NAME: &str = "first key";
 /// Whoever runs the host has all of it: the node's own limit is what counts.
-const LIMITS: Limits = Limits { sandboxes_max: 2048, sandbox_length_max: Duration::from_secs(24 * 60 * 60) };
+const LIMITS: Limits = Limits {
+    sandboxes_max: 2048,
+    sandbox_length_max: Duration::from_secs(24 * 60 * 60),
+    // What the contract lets a template ask for at all.
+    vcpus_max: 32,
+    memory_mib_max: 64 * 1024,
+    ..Limits::STANDARD
+};
 
 /// Makes sure that there is a team with the key in the key file, and returns the key. A lost file gets a new key, a lost
 /// database the key of the file.

@@ -14,7 +14,7 @@ mod route;
 mod secret;
 mod spec;
 
-pub use id::{ApiKeyId, BuildId, ExecutionId, NodeId, SandboxId, TeamId, TemplateId};
+pub use id::{ApiKeyId, BuildId, ExecutionId, NodeId, SandboxId, TeamId, TemplateId, UserId};
 pub use platform::Platform;
 pub use reference::{ReferenceError, Tag, TemplateReference};
 pub use route::{NodeAddress, Route};

@@ -36,7 +36,7 @@ impl FromRequestParts<Arc<Control>> for Reader {
         let team = authenticate(parts, control).await?;
         match team.standing {
             Standing::Active | Standing::Blocked { .. } => Ok(Self(team)),
-            Standing::Banned => Err(banned()),
+            Standing::Banned { .. } => Err(banned()),
         }
     }
 }
@@ -51,7 +51,7 @@ impl FromRequestParts<Arc<Control>> for Writer {
             Standing::Blocked { reason } => {
                 Err(Failure::new(StatusCode::FORBIDDEN, format!("your team is blocked: {reason}")))
             }
-            Standing::Banned => Err(banned()),
+            Standing::Banned { .. } => Err(banned()),
         }
     }
 }

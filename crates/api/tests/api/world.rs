@@ -19,7 +19,7 @@ use crate::fake_node::FakeNode;
 
 pub(crate) const SEED: &str = "seed-for-tests";
 pub(crate) const DOMAIN: &str = "hearth.test:3002";
-pub(crate) const LIMITS: Limits = Limits { sandboxes_max: 20, sandbox_length_max: Duration::from_secs(3600) };
+pub(crate) const LIMITS: Limits = Limits::STANDARD;
 
 pub(crate) struct World {
     folder: TempDir,
