@@ -11,6 +11,8 @@ use hearth_types::{ExecutionId, SandboxId};
 use tokio::sync::Semaphore;
 
 use crate::config::{Config, Node};
+use crate::http::auth::{Verifier, WrongKeys};
+use crate::http::rate::Rates;
 use crate::http::routes;
 use crate::live::{self, Live};
 use crate::nodes::{self, Nodes};
@@ -27,6 +29,9 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(4);
 pub(crate) struct Control {
     pub(crate) config: Config,
     pub(crate) tokens: TokenSource,
+    /// Tokens of users.
+    pub(crate) verifier: Verifier,
+    pub(crate) rates: Rates,
     pub(crate) store: Store,
     pub(crate) catalog: Catalog,
     /// What sandboxes said. Nodes append to it, this role only reads.
@@ -58,6 +63,9 @@ impl Control {
 /// Why the control role did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The keys for users' tokens cannot be used.
+    #[error("preparing to verify tokens of users")]
+    UserTokens(#[source] WrongKeys),
     /// What should run is not known.
     #[error("reading which sandboxes there should be")]
     Sandboxes(#[source] hearth_store::Error),
@@ -81,9 +89,12 @@ impl Api {
         logs: Arc<dyn Logs>,
         nodes: Vec<Node>,
     ) -> Result<Self, StartError> {
+        let verifier = Verifier::new(&config.user_tokens).map_err(StartError::UserTokens)?;
         let rows = store.sandboxes().await.map_err(StartError::Sandboxes)?;
         let control = Arc::new(Control {
             tokens: TokenSource::new(config.token_seed.clone()),
+            verifier,
+            rates: Rates::new(config.team_rate, config.address_rate),
             config,
             store,
             catalog,

@@ -2,6 +2,7 @@
 //! the real cluster API but keeps its sandboxes in a map.
 
 mod accidents;
+mod accounts;
 mod borders;
 mod client;
 mod creates;
@@ -10,6 +11,9 @@ mod fake_node;
 mod lists;
 mod logs;
 mod races;
+mod rates;
 mod restarts;
 mod routes;
+mod teams_apart;
+mod user_tokens;
 mod world;
