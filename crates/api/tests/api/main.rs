@@ -8,6 +8,7 @@ mod client;
 mod creates;
 mod ends;
 mod fake_node;
+mod idempotency;
 mod lists;
 mod logs;
 mod races;
