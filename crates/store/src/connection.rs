@@ -20,7 +20,7 @@ use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
     ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
-    IsolationLevel, SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    IsolationLevel, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -40,6 +40,8 @@ const OPEN_ATTEMPTS: u32 = 50;
 const OPEN_PAUSE: Duration = Duration::from_millis(100);
 /// What Postgres's writers lock: any number that nobody else uses in this database.
 const WRITER_LOCK: i64 = 0x6865_6172_7468;
+/// What the one control role of a Postgres database holds.
+const CLAIM_LOCK: i64 = WRITER_LOCK + 1;
 /// A transaction that sits idle this long lost its process: Postgres ends it, and with it its lock. Ours take no breath.
 const IDLE_TRANSACTION_MAX: Duration = Duration::from_secs(30);
 /// The database's mode: it holds metadata and environments of sandboxes.
@@ -120,6 +122,8 @@ impl fmt::Debug for Config {
 pub struct Store {
     pub(crate) database: DatabaseConnection,
     turn: Arc<Mutex<()>>,
+    /// The connection that holds the claim to be the only control role.
+    claim: Option<DatabaseConnection>,
 }
 
 impl Store {
@@ -137,7 +141,7 @@ impl Store {
             create_private(path).map_err(|source| Error::CreateFile { path: path.display().to_string(), source })?;
         }
         let database = connect(config).await.map_err(|source| Error::Open { url: url.clone(), source })?;
-        let store = Self { database, turn: Arc::new(Mutex::new(())) };
+        let store = Self { database, turn: Arc::new(Mutex::new(())), claim: None };
         match migration::run(&store, &url).await {
             Ok(()) => Ok(store),
             Err(error) => {
@@ -147,10 +151,36 @@ impl Store {
         }
     }
 
+    /// Opens the database for the control role, of which there can be one: another one would take its sandboxes for
+    /// lost, and end them. The claim ends with [`Store::close`], or with the process. Of a SQLite file nothing is
+    /// claimed: its folder has a lock of its own.
+    ///
+    /// # Errors
+    /// Those of [`Store::open`], and [`Error::Claimed`].
+    pub async fn open_alone(config: &Config) -> Result<Self, Error> {
+        let store = Self::open(config).await?;
+        if !store.is_postgres() {
+            return Ok(store);
+        }
+        match claim(config).await {
+            Ok(Some(claim)) => Ok(Self { claim: Some(claim), ..store }),
+            refused => {
+                store.close().await;
+                let url = config.display();
+                Err(match refused {
+                    Err(error) => Error::Open { url, source: Cause::from(error) },
+                    Ok(_) => Error::Claimed { url },
+                })
+            }
+        }
+    }
+
     /// Waits for what runs and closes all connections, also those of clones; calls after it fail. Idempotent.
     pub async fn close(&self) {
-        if let Err(error) = self.database.close_by_ref().await {
-            tracing::warn!(%error, "closing the database");
+        for database in [Some(&self.database), self.claim.as_ref()].into_iter().flatten() {
+            if let Err(error) = database.close_by_ref().await {
+                tracing::warn!(%error, "closing the database");
+            }
         }
     }
 
@@ -215,6 +245,23 @@ fn create_private(path: &Path) -> std::io::Result<()> {
     }
 }
 
+/// A connection that holds the claim for as long as it is open; `None`: another one does.
+async fn claim(config: &Config) -> Result<Option<DatabaseConnection>, DbErr> {
+    let mut options = ConnectOptions::new(&config.url);
+    // The lock is the connection's, so there is one, and it is kept.
+    options.max_connections(1).min_connections(1).idle_timeout(None).max_lifetime(None).sqlx_logging(false);
+    options.map_sqlx_postgres_opts(|options| options.application_name("hearth claim"));
+    let database = Database::connect(options).await?;
+    let query = format!("SELECT pg_try_advisory_lock({CLAIM_LOCK}) AS is_ours");
+    let row = database.query_one_raw(Statement::from_string(DbBackend::Postgres, query)).await?;
+    let is_ours = row.map(|row| row.try_get::<bool>("", "is_ours")).transpose()?.unwrap_or(false);
+    if is_ours {
+        return Ok(Some(database));
+    }
+    database.close_by_ref().await?;
+    Ok(None)
+}
+
 async fn connect(config: &Config) -> Result<DatabaseConnection, Cause> {
     let mut options = ConnectOptions::new(&config.url);
     options
@@ -252,8 +299,6 @@ async fn connect(config: &Config) -> Result<DatabaseConnection, Cause> {
 
 #[cfg(test)]
 mod tests {
-    use sea_orm::{ConnectionTrait as _, Statement};
-
     use super::*;
 
     fn config(folder: &tempfile::TempDir) -> Config {

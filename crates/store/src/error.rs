@@ -42,6 +42,12 @@ pub enum Error {
         /// Why it failed.
         source: Cause,
     },
+    /// Another control role uses the database, and there can be one.
+    #[error("another Hearth serves from the database `{url}`: stop it first, or give this one a database of its own")]
+    Claimed {
+        /// The address, without credentials.
+        url: String,
+    },
     /// A newer version of Hearth made the database; this one would misread it.
     #[error(
         "the database `{url}` was made by a newer version of Hearth (it has `{migration}`): run that version, or \
@@ -104,7 +110,11 @@ impl Error {
             | Self::Migrate { source, .. }
             | Self::Query { source, .. }
             | Self::Commit { source, .. } => source.is_busy(),
-            Self::Unsupported { .. } | Self::CreateFile { .. } | Self::Newer { .. } | Self::Damaged { .. } => false,
+            Self::Unsupported { .. }
+            | Self::CreateFile { .. }
+            | Self::Claimed { .. }
+            | Self::Newer { .. }
+            | Self::Damaged { .. } => false,
         }
     }
 

@@ -140,6 +140,7 @@ macro_rules! conformance {
         async fn postgres_does_the_same() {
             let server = std::sync::Arc::new(postgres::Server::start().await);
             files::many_open(&server.create("empty").await).await;
+            postgres::one_control_role_claims_a_database(&server).await;
             let mut failures = Vec::new();
             $(
                 let shared = std::sync::Arc::clone(&server);

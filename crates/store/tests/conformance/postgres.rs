@@ -109,6 +109,20 @@ fn programs() -> PathBuf {
     PathBuf::from(format!("/usr/lib/postgresql/{newest}/bin"))
 }
 
+/// Two control roles would end each other's sandboxes. Operators' commands are welcome beside one.
+pub(crate) async fn one_control_role_claims_a_database(server: &Server) {
+    let (config, other) = (server.create("claimed").await, server.create("other").await);
+    let first = Store::open_alone(&config).await.expect("nobody was before");
+    let error = Store::open_alone(&config).await.map(drop).expect_err("claimed");
+    assert!(matches!(error, hearth_store::Error::Claimed { .. }), "{error}");
+    let command = Store::open(&config).await.expect("beside it");
+    assert_eq!(command.teams().await.expect("a read"), []);
+    command.close().await;
+    Store::open_alone(&other).await.expect("another database").close().await;
+    first.close().await;
+    Store::open_alone(&config).await.expect("the claim ended").close().await;
+}
+
 #[tokio::test]
 async fn a_server_that_is_not_there_is_told_without_its_password() {
     let folder = tempfile::tempdir().expect("a folder");
