@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::world::{ADMIN_TOKEN, LIMITS, World};
 
 /// Routes of the contract that are not built: method, path, status with an API key, status without.
-const UNBUILT: &[(&str, &str, u16, u16)] = &[
+pub(crate) const UNBUILT: &[(&str, &str, u16, u16)] = &[
     ("POST", "/sandboxes/i1/pause", 501, 401),
     ("POST", "/sandboxes/i1/resume", 501, 401),
     ("POST", "/sandboxes/i1/fork", 501, 401),
@@ -65,7 +65,7 @@ const UNBUILT_FOR_OPERATORS: &[(&str, &str)] =
     &[("GET", "/nodes"), ("GET", "/nodes/x"), ("POST", "/nodes/x"), ("POST", "/admin/teams/x/builds/cancel")];
 
 /// Routes that are built, with a body that gets past the schema: method, path, body, whether it changes something.
-const BUILT: &[(&str, &str, &str, bool)] = &[
+pub(crate) const BUILT: &[(&str, &str, &str, bool)] = &[
     ("POST", "/sandboxes", r#"{"templateID":"base"}"#, true),
     ("POST", "/v2/sandboxes", r#"{"templateID":"base"}"#, true),
     ("GET", "/sandboxes", "", false),

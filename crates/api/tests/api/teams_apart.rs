@@ -1,12 +1,13 @@
 //! Two teams that cannot see each other, in any route.
 //!
-//! Every route of the server is here, and for each of them: what a stranger is told about what is the first team's is what
+//! Every route of the server is asked, built or not, and for each of them: what a stranger is told about what is the first team's is what
 //! they are told about what never was; and nothing of the first team changes by it.
 
 use hearth_store::Team;
 use serde_json::Value;
 
 use crate::client::{Answer, Client};
+use crate::routes::{BUILT, UNBUILT};
 use crate::world::{ADMIN_TOKEN, LIMITS, World};
 
 /// What a route says about something.
@@ -24,13 +25,14 @@ enum About {
     Nothing,
 }
 
-/// Method, path, body, what it is about.
+/// Routes that are built: method, path, body, what it is about. Those that are not are in [`UNBUILT`].
 const ROUTES: &[(&str, &str, &str, About)] = &[
     ("GET", "/sandboxes", "", About::All),
     ("GET", "/v2/sandboxes", "", About::All),
     ("GET", "/v2/sandboxes?metadata=secret%3Dyes", "", About::All),
     ("GET", "/v2/sandboxes?template={template}", "", About::All),
     ("GET", "/api-keys", "", About::All),
+    ("GET", "/templates/aliases/base", "", About::Nothing),
     ("POST", "/sandboxes", r#"{"templateID":"{template}"}"#, About::Template),
     ("POST", "/v2/sandboxes", r#"{"templateID":"{template}"}"#, About::Template),
     ("POST", "/v2/sandboxes", r#"{"templateID":"first/private"}"#, About::Template),
@@ -42,23 +44,8 @@ const ROUTES: &[(&str, &str, &str, About)] = &[
     ("POST", "/v2/sandboxes/{sandbox}/connect", r#"{"timeout":600}"#, About::Sandbox),
     ("GET", "/sandboxes/{sandbox}/logs", "", About::Sandbox),
     ("GET", "/v2/sandboxes/{sandbox}/logs", "", About::Sandbox),
-    ("POST", "/sandboxes/{sandbox}/pause", "", About::Sandbox),
-    ("POST", "/sandboxes/{sandbox}/resume", "", About::Sandbox),
-    ("POST", "/sandboxes/{sandbox}/fork", "", About::Sandbox),
-    ("POST", "/sandboxes/{sandbox}/snapshots", "{}", About::Sandbox),
-    ("PUT", "/sandboxes/{sandbox}/network", "{}", About::Sandbox),
-    ("GET", "/sandboxes/{sandbox}/metrics", "", About::Sandbox),
     ("PATCH", "/api-keys/{key}", r#"{"name":"stolen"}"#, About::Key),
     ("DELETE", "/api-keys/{key}", "", About::Key),
-    ("GET", "/snapshots", "", About::Nothing),
-    ("GET", "/templates", "", About::Nothing),
-    ("GET", "/v2/templates", "", About::Nothing),
-    ("GET", "/templates/{template}", "", About::Nothing),
-    ("DELETE", "/templates/{template}", "", About::Nothing),
-    ("PATCH", "/v2/templates/{template}", "{}", About::Nothing),
-    ("GET", "/templates/{template}/tags", "", About::Nothing),
-    ("GET", "/volumes", "", About::Nothing),
-    ("GET", "/secrets", "", About::Nothing),
     // Only operators.
     ("GET", "/nodes", "", About::Nothing),
     ("GET", "/admin/sandboxes/running-counts", "", About::Nothing),
@@ -66,6 +53,24 @@ const ROUTES: &[(&str, &str, &str, About)] = &[
     ("POST", "/admin/teams/{team}/api-keys", r#"{"name":"x"}"#, About::Nothing),
     ("DELETE", "/admin/teams/{team}/api-keys/{key}", "", About::Nothing),
 ];
+
+/// All routes, with placeholders for what they name.
+fn all_routes() -> Vec<(&'static str, String, String, About)> {
+    for (method, path, ..) in BUILT {
+        let path = path.replace("{id}", "{sandbox}");
+        assert!(
+            ROUTES.iter().any(|known| (known.0, known.1) == (*method, path.as_str())),
+            "{method} {path} is missing"
+        );
+    }
+    let built =
+        ROUTES.iter().map(|(method, path, body, about)| (*method, (*path).to_owned(), (*body).to_owned(), *about));
+    let unbuilt = UNBUILT.iter().map(|(method, path, ..)| {
+        let about = if path.contains("i1") { About::Sandbox } else { About::Nothing };
+        (*method, path.replace("i1", "{sandbox}").replace("t1", "{template}"), String::new(), about)
+    });
+    built.chain(unbuilt).collect()
+}
 
 /// The names of things.
 struct Names {
@@ -136,8 +141,9 @@ async fn what_is_another_team_s_is_what_never_was() {
     let keys_before = world.store.api_keys(world.team.id).await.expect("reads").len();
     for voice in voices(&world, &other, &stranger).await {
         let is_operator = voice.headers.iter().any(|(name, _)| *name == "x-admin-token");
-        for (method, path, body, about) in ROUTES {
-            if is_operator && (path.starts_with("/admin") || *path == "/nodes") {
+        for (method, path, body, about) in all_routes() {
+            let (path, body) = (path.as_str(), body.as_str());
+            if is_operator && (path.starts_with("/admin") || path == "/nodes") {
                 continue;
             }
             let answer = voice.send(method, &ours.fill(path), &ours.fill(body)).await;
