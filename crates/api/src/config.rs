@@ -85,7 +85,9 @@ pub struct UserTokens {
     /// Secrets shared with the issuer (HS256), as Supabase has them.
     pub secrets: Vec<Secret>,
     /// The issuer's published keys: a JSON Web Key Set with RSA, EC or Ed25519 keys.
-    pub jwks: Option<String>,
+    pub jwks: Option<KeySet>,
+    /// Time between two looks at an address at least, when tokens name keys that are not known.
+    pub refetch_pause: Duration,
     /// Whom a token has to be for (`aud`), if that is to be checked.
     pub audience: Option<String>,
     /// Who has to have issued it (`iss`), if that is to be checked.
@@ -94,9 +96,25 @@ pub struct UserTokens {
     pub leeway: Duration,
 }
 
+/// Where a set of keys is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySet {
+    /// This is it.
+    Text(String),
+    /// The issuer publishes it there: `https://…`.
+    Address(String),
+}
+
 impl Default for UserTokens {
     fn default() -> Self {
-        Self { secrets: Vec::new(), jwks: None, audience: None, issuer: None, leeway: Duration::from_secs(60) }
+        Self {
+            secrets: Vec::new(),
+            jwks: None,
+            refetch_pause: Duration::from_secs(30),
+            audience: None,
+            issuer: None,
+            leeway: Duration::from_secs(60),
+        }
     }
 }
 

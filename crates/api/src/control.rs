@@ -11,7 +11,7 @@ use hearth_types::{ExecutionId, SandboxId};
 use tokio::sync::Semaphore;
 
 use crate::config::{Config, Node};
-use crate::http::auth::{Verifier, WrongKeys};
+use crate::http::auth::{Verifier, WrongKeys, bearer};
 use crate::http::rate::Rates;
 use crate::http::routes;
 use crate::live::{self, Live};
@@ -112,6 +112,7 @@ impl Api {
             control.tasks.spawn("node news", nodes::follow::run(Arc::clone(&control), Arc::clone(member)));
             control.tasks.spawn("node comparison", nodes::compare::run(Arc::clone(&control), Arc::clone(member)));
         }
+        control.tasks.spawn("keys for user tokens", bearer::keep(Arc::clone(&control)));
         control.tasks.spawn("reconciler", reconcile::run(Arc::clone(&control)));
         let compared = futures::future::join_all(control.nodes.all().map(|member| member.was_compared()));
         if tokio::time::timeout(control.config.node_patience, compared).await.is_err() {

@@ -33,7 +33,7 @@ mod sandboxes;
 mod templates;
 mod token;
 
-pub use config::{Config, Node, Rate, UserTokens};
+pub use config::{Config, KeySet, Node, Rate, UserTokens};
 pub use control::{Api, StartError};
 pub use http::auth::WrongKeys;
 pub use token::TokenSource;

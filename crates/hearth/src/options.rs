@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
+use hearth_api::KeySet;
 use hearth_types::{NodeId, Secret};
 use serde::{Deserialize, Serialize};
 
@@ -60,10 +61,10 @@ pub(crate) struct Options {
     #[arg(long, env = "HEARTH_USER_SECRET_FILE", global = true, value_name = "FILE", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user_secret_file: Option<PathBuf>,
-    /// The published keys of who issues tokens of users (JWT), a JSON Web Key Set
-    #[arg(long, env = "HEARTH_USER_JWKS_FILE", global = true, value_name = "FILE", help_heading = "Configuration")]
+    /// The published keys of who issues tokens of users (JWT): a JSON Web Key Set in a file, or at https://…
+    #[arg(long, env = "HEARTH_USER_JWKS", global = true, value_name = "FILE|URL", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) user_jwks_file: Option<PathBuf>,
+    pub(crate) user_jwks: Option<String>,
     /// Whom tokens of users have to be for, their claim `aud` [default: not checked]
     #[arg(long, env = "HEARTH_USER_AUDIENCE", global = true, value_name = "TEXT", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -192,7 +193,7 @@ pub(crate) struct Settings {
     pub(crate) node_id: NodeId,
     pub(crate) database_url: Option<String>,
     pub(crate) user_secret_file: Option<PathBuf>,
-    pub(crate) user_jwks_file: Option<PathBuf>,
+    pub(crate) user_jwks: Option<String>,
     pub(crate) user_audience: Option<String>,
     pub(crate) user_issuer: Option<String>,
     pub(crate) team_requests_per_minute: Option<NonZeroU32>,
@@ -275,7 +276,7 @@ impl Options {
             node_id,
             database_url,
             user_secret_file,
-            user_jwks_file,
+            user_jwks,
             user_audience,
             user_issuer,
             team_requests_per_minute,
@@ -300,7 +301,7 @@ impl Options {
             node_id: node_id.or(lower.node_id),
             database_url: database_url.or(lower.database_url),
             user_secret_file: user_secret_file.or(lower.user_secret_file),
-            user_jwks_file: user_jwks_file.or(lower.user_jwks_file),
+            user_jwks: user_jwks.or(lower.user_jwks),
             user_audience: user_audience.or(lower.user_audience),
             user_issuer: user_issuer.or(lower.user_issuer),
             team_requests_per_minute: team_requests_per_minute.or(lower.team_requests_per_minute),
@@ -352,7 +353,7 @@ impl Settings {
             node_id: node_id.parse().with_context(|| format!("--node-id {node_id}"))?,
             database_url: options.database_url,
             user_secret_file: options.user_secret_file,
-            user_jwks_file: options.user_jwks_file,
+            user_jwks: options.user_jwks,
             user_audience: options.user_audience,
             user_issuer: options.user_issuer,
             team_requests_per_minute: options.team_requests_per_minute,
@@ -381,19 +382,19 @@ impl Settings {
 
     /// Which tokens of users are believed.
     pub(crate) fn user_tokens(&self) -> Result<hearth_api::UserTokens> {
-        let read = |path: &Option<PathBuf>| {
-            let text = path
-                .as_ref()
-                .map(|path| fs::read_to_string(path).with_context(|| format!("reading {}", path.display())));
-            text.transpose()
+        let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
+        let secret = self.user_secret_file.as_deref().map(read).transpose()?.map(|text| Secret::new(text.trim()));
+        let jwks = match &self.user_jwks {
+            Some(address) if address.contains("://") => Some(KeySet::Address(address.clone())),
+            Some(path) => Some(KeySet::Text(read(Path::new(path))?)),
+            None => None,
         };
-        let secret = read(&self.user_secret_file)?.map(|text| Secret::new(text.trim()));
         if secret.as_ref().is_some_and(|secret| secret.expose().len() < USER_SECRET_BYTES_MIN) {
             bail!("the secret in --user-secret-file has fewer than {USER_SECRET_BYTES_MIN} bytes: it could be guessed");
         }
         Ok(hearth_api::UserTokens {
             secrets: secret.into_iter().collect(),
-            jwks: read(&self.user_jwks_file)?,
+            jwks,
             audience: self.user_audience.clone(),
             issuer: self.user_issuer.clone(),
             ..hearth_api::UserTokens::default()
@@ -411,7 +412,7 @@ impl Settings {
             node_id: Some(settings.node_id.to_string()),
             database_url: settings.database_url,
             user_secret_file: settings.user_secret_file,
-            user_jwks_file: settings.user_jwks_file,
+            user_jwks: settings.user_jwks,
             user_audience: settings.user_audience,
             user_issuer: settings.user_issuer,
             team_requests_per_minute: settings.team_requests_per_minute,

@@ -11,7 +11,8 @@
 //! A handler asks for one of these types, so that a route without a check does not come to be by forgetting one. Whoever
 //! passes any of the schemes of a route is let in; a scheme that fails is told only if no other passes.
 
-mod bearer;
+pub(crate) mod bearer;
+mod published;
 
 use std::sync::Arc;
 use std::time::Duration;

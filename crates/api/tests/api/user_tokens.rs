@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use hearth_api::{Config, UserTokens};
+use hearth_api::{Config, KeySet, UserTokens};
 use hearth_types::Secret;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
@@ -166,8 +166,11 @@ async fn published_keys_are_believed_for_their_own_algorithm() {
         published(&ec(), Algorithm::ES256, Some("ec-1")),
         {"kty": "RSA", "use": "enc", "kid": "enc-1", "n": "AQAB", "e": "AQAB"},
     ]});
-    let tokens =
-        UserTokens { jwks: Some(set.to_string()), audience: Some("authenticated".to_owned()), ..UserTokens::default() };
+    let tokens = UserTokens {
+        jwks: Some(KeySet::Text(set.to_string())),
+        audience: Some("authenticated".to_owned()),
+        ..UserTokens::default()
+    };
     let world = World::with(with(tokens)).await;
     let (user, shared) = world.user("ada@example.com", &[&world.team]).await;
     let claims = claims(&user.subject);
@@ -194,19 +197,69 @@ async fn published_keys_are_believed_for_their_own_algorithm() {
 #[tokio::test]
 async fn keys_that_cannot_be_used_are_told_at_start() {
     let secret = json!({"keys": [{"kty": "oct", "k": "c2VjcmV0", "alg": "HS256"}]}).to_string();
-    for (jwks, message) in
-        [("{", "reading the set"), ("[]", "reading the set"), (r#"{"keys":[]}"#, "no RSA"), (&secret, "symmetric")]
-    {
+    let text = |text: &str| KeySet::Text(text.to_owned());
+    let address = |text: &str| KeySet::Address(text.to_owned());
+    for (jwks, message) in [
+        (text("{"), "reading the set"),
+        (text("[]"), "reading the set"),
+        (text(r#"{"keys":[]}"#), "no RSA"),
+        (text(&secret), "symmetric"),
+        (address("ftp://example.com/keys"), "https://"),
+        (address("/keys"), "https://"),
+        (address("https:///keys"), "https://"),
+    ] {
         let folder = tempfile::tempdir().expect("a folder");
         let config = hearth_store::Config::sqlite(&folder.path().join("hearth.db")).expect("UTF-8");
         let store = hearth_store::Store::open(&config).await.expect("opens");
         let analytics = hearth_analytics::Config::new(folder.path().join("analytics.db"));
         let logs = std::sync::Arc::new(hearth_analytics::Embedded::open(analytics).await.expect("opens"));
-        let tokens = UserTokens { jwks: Some(jwks.to_owned()), leeway: Duration::ZERO, ..UserTokens::default() };
+        let tokens = UserTokens { jwks: Some(jwks), leeway: Duration::ZERO, ..UserTokens::default() };
         let config = Config { user_tokens: tokens, ..Config::new(Secret::new("x"), None) };
         let catalog = hearth_catalog::Catalog::in_memory();
-        let error = hearth_api::Api::start(config, store, catalog, logs, Vec::new()).await.map(drop).expect_err(jwks);
+        let error =
+            hearth_api::Api::start(config, store, catalog, logs, Vec::new()).await.map(drop).expect_err(message);
         let cause = std::error::Error::source(&error).expect("a cause").to_string();
-        assert!(cause.contains(message), "{jwks}: {cause}");
+        assert!(cause.contains(message), "{message}: {cause}");
     }
+}
+
+#[tokio::test]
+async fn keys_are_fetched_again_when_the_issuer_changes_them() {
+    let keys = std::sync::Arc::new(std::sync::Mutex::new(json!({"keys": []})));
+    let shown = std::sync::Arc::clone(&keys);
+    let show = move || async move { axum::Json(shown.lock().expect("no panic").clone()) };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = format!("http://{}/jwks.json", listener.local_addr().expect("an address"));
+    let issuer = axum::Router::new().route("/jwks.json", axum::routing::get(show));
+    let serving = tokio::spawn(async move { axum::serve(listener, issuer).await.expect("serving") });
+    let tokens = UserTokens {
+        jwks: Some(KeySet::Address(address)),
+        refetch_pause: Duration::from_millis(50),
+        ..UserTokens::default()
+    };
+    let world = World::with(with(tokens)).await;
+    let (user, _) = world.user("ada@example.com", &[&world.team]).await;
+    let claims = claims(&user.subject);
+    let first = signed(&rsa(), Algorithm::RS256, Some("rsa-1"), &claims);
+    let second = signed(&ec(), Algorithm::ES256, Some("ec-1"), &claims);
+    let eventually = async |token: &str| {
+        world
+            .eventually("the token is believed", async || match is_believed(&world, token).await {
+                true => Ok(()),
+                false => Err("not yet".to_owned()),
+            })
+            .await;
+    };
+    assert!(!is_believed(&world, &first).await, "nothing is published yet");
+    *keys.lock().expect("no panic") = json!({"keys": [published(&rsa(), Algorithm::RS256, Some("rsa-1"))]});
+    eventually(&first).await;
+    assert!(!is_believed(&world, &second).await);
+    *keys.lock().expect("no panic") = json!({"keys": [published(&ec(), Algorithm::ES256, Some("ec-1"))]});
+    eventually(&second).await;
+    assert!(!is_believed(&world, &first).await, "a key that is withdrawn is nothing");
+    // An issuer that is away for a while changes nothing.
+    serving.abort();
+    let unknown = signed(&rsa(), Algorithm::RS256, Some("rsa-2"), &claims);
+    assert!(!is_believed(&world, &unknown).await);
+    assert!(is_believed(&world, &second).await);
 }

@@ -4,15 +4,24 @@
 //! expiry, which must be there; the time before which it is not valid; audience and issuer, where the operator named
 //! them. What is believed of it then is the subject.
 
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use hearth_stdx::chain;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde::Deserialize;
+use tokio::sync::Notify;
 
-use crate::config::UserTokens;
+use super::published::{self, Publisher};
+use crate::config::{KeySet, UserTokens};
+use crate::control::Control;
 
 /// Longest token that is looked at: some issuers put groups and photographs in.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
+/// Time between two looks at the issuer's keys when nothing asks for one.
+const REFETCH_PERIOD: Duration = Duration::from_secs(600);
 /// Most keys that are tried for a token that does not name one. Issuers have two or three.
 const KEYS_TRIED_MAX: usize = 8;
 
@@ -25,6 +34,12 @@ pub enum WrongKeys {
     /// A key that everybody may read must not be one that signs.
     #[error("the set of keys (JWKS) has a symmetric key: it belongs into the secrets")]
     Symmetric,
+    /// Keys cannot be fetched from there.
+    #[error("`{0}` is no address of a set of keys (JWKS): `https://…` is expected")]
+    Address(String),
+    /// The host trusts nobody, so that no address can be asked.
+    #[error("reading which certificates this host trusts")]
+    Certificates(#[source] std::io::Error),
     /// None of the keys can be used.
     #[error("the set of keys (JWKS) has no RSA, EC or Ed25519 key for signatures")]
     NoKey,
@@ -32,7 +47,14 @@ pub enum WrongKeys {
 
 /// Knows the tokens that are to be believed.
 pub(crate) struct Verifier {
-    keys: Vec<Key>,
+    /// The secrets.
+    shared: Vec<Arc<Key>>,
+    /// The keys of the issuer, as far as they are known.
+    published: RwLock<Vec<Arc<Key>>>,
+    publisher: Option<Publisher>,
+    refetch_pause: Duration,
+    /// Asks for the keys again.
+    nudge: Notify,
     audience: Option<String>,
     issuer: Option<String>,
     leeway_seconds: u64,
@@ -52,26 +74,32 @@ struct Claims {
 
 impl Verifier {
     pub(crate) fn new(config: &UserTokens) -> Result<Self, WrongKeys> {
-        let UserTokens { secrets, jwks, audience, issuer, leeway } = config;
-        let mut keys: Vec<Key> = secrets
+        let UserTokens { secrets, jwks, refetch_pause, audience, issuer, leeway } = config;
+        let shared = secrets
             .iter()
-            .map(|secret| Key {
-                id: None,
-                algorithms: vec![Algorithm::HS256],
-                key: DecodingKey::from_secret(secret.expose().as_bytes()),
+            .map(|secret| {
+                let key = DecodingKey::from_secret(secret.expose().as_bytes());
+                Arc::new(Key { id: None, algorithms: vec![Algorithm::HS256], key })
             })
             .collect();
-        if let Some(text) = jwks {
-            let set: JwkSet = serde_json::from_str(text).map_err(WrongKeys::Unreadable)?;
-            let before = keys.len();
-            for jwk in &set.keys {
-                keys.extend(published(jwk)?);
+        let (published, publisher) = match jwks {
+            None => (Vec::new(), None),
+            Some(KeySet::Text(text)) => (read(text.as_bytes())?, None),
+            Some(KeySet::Address(text)) => {
+                let address = published::parse(text).ok_or_else(|| WrongKeys::Address(text.clone()))?;
+                (Vec::new(), Some(Publisher::new(address).map_err(WrongKeys::Certificates)?))
             }
-            if keys.len() == before {
-                return Err(WrongKeys::NoKey);
-            }
-        }
-        Ok(Self { keys, audience: audience.clone(), issuer: issuer.clone(), leeway_seconds: leeway.as_secs() })
+        };
+        Ok(Self {
+            shared,
+            published: RwLock::new(published),
+            publisher,
+            refetch_pause: *refetch_pause,
+            nudge: Notify::new(),
+            audience: audience.clone(),
+            issuer: issuer.clone(),
+            leeway_seconds: leeway.as_secs(),
+        })
     }
 
     /// Whom a token is about; `None`: it is not to be believed.
@@ -80,13 +108,14 @@ impl Verifier {
             return None;
         }
         let header = decode_header(token).ok()?;
-        let fits = |key: &&Key| {
+        let fits = |key: &&Arc<Key>| {
             key.algorithms.contains(&header.alg)
                 // A token that names a key means that one, unless ours has no name.
                 && (header.kid.is_none() || key.id.is_none() || header.kid == key.id)
         };
         let mut reason = None;
-        for key in self.keys.iter().filter(fits).take(KEYS_TRIED_MAX) {
+        let published = self.published.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for key in self.shared.iter().chain(&published).filter(fits).take(KEYS_TRIED_MAX) {
             match decode::<Claims>(token, &key.key, &self.validation(header.alg)) {
                 Ok(data) => {
                     return Some(data.claims.sub).filter(|subject| !subject.is_empty() && !subject.contains('\0'));
@@ -95,6 +124,10 @@ impl Verifier {
                 Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => {}
                 Err(error) => reason = Some(error),
             }
+        }
+        let is_named = |key: &Arc<Key>| key.id.is_some() && key.id == header.kid;
+        if header.kid.is_some() && !published.iter().any(is_named) {
+            self.nudge.notify_one();
         }
         tracing::debug!(reason = reason.map(tracing::field::display), "a user token was not believed");
         None
@@ -121,8 +154,44 @@ impl Verifier {
     }
 }
 
+/// Keeps the issuer's keys, until the server stops.
+pub(crate) async fn keep(control: Arc<Control>) {
+    let Verifier { published, publisher: Some(publisher), refetch_pause, nudge, .. } = &control.verifier else {
+        return;
+    };
+    let stop = control.tasks.token();
+    let keeping = async {
+        loop {
+            let read = match publisher.fetch().await {
+                Ok(text) => read(&text).map_err(|error| chain(&error).to_string()),
+                Err(error) => Err(chain(&error).to_string()),
+            };
+            match read {
+                Ok(keys) => *published.write().unwrap_or_else(PoisonError::into_inner) = keys,
+                Err(error) => {
+                    tracing::warn!(address = %publisher.address(), error, "the keys for users' tokens were not fetched");
+                }
+            }
+            tokio::time::sleep(*refetch_pause).await;
+            // Either way: it is time.
+            let _ = tokio::time::timeout(REFETCH_PERIOD, nudge.notified()).await;
+        }
+    };
+    stop.run_until_cancelled(keeping).await;
+}
+
+/// The keys of a set.
+fn read(text: &[u8]) -> Result<Vec<Arc<Key>>, WrongKeys> {
+    let set: JwkSet = serde_json::from_slice(text).map_err(WrongKeys::Unreadable)?;
+    let mut keys = Vec::new();
+    for jwk in &set.keys {
+        keys.extend(usable(jwk)?.map(Arc::new));
+    }
+    if keys.is_empty() { Err(WrongKeys::NoKey) } else { Ok(keys) }
+}
+
 /// A key of a set; `None`: it is for something else, or of a kind that is not known here.
-fn published(jwk: &Jwk) -> Result<Option<Key>, WrongKeys> {
+fn usable(jwk: &Jwk) -> Result<Option<Key>, WrongKeys> {
     if matches!(jwk.common.public_key_use, Some(PublicKeyUse::Encryption)) {
         return Ok(None);
     }
