@@ -16,11 +16,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sea_orm::sqlx::postgres::PgConnectOptions;
+use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection};
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sea_orm::sqlx::{self, Connection as _};
 use sea_orm::{
     ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
-    IsolationLevel, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
+    IsolationLevel, RuntimeErr, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -33,6 +34,8 @@ const CONNECTIONS_MAX: u32 = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a call waits for a connection when all are in use.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a server may take to answer at all.
+const GREET_TIMEOUT: Duration = Duration::from_secs(10);
 /// Attempts to open a database that another process is just changing to write-ahead logging, for which SQLite cannot
 /// wait by itself (<https://www.sqlite.org/c3ref/busy_handler.html>).
 const OPEN_ATTEMPTS: u32 = 50;
@@ -140,7 +143,13 @@ impl Store {
         {
             create_private(path).map_err(|source| Error::CreateFile { path: path.display().to_string(), source })?;
         }
-        let database = connect(config).await.map_err(|source| Error::Open { url: url.clone(), source })?;
+        let opened = async {
+            if matches!(kind, Kind::Postgres) {
+                greet(config).await?;
+            }
+            connect(config).await
+        };
+        let database = opened.await.map_err(|source| Error::Open { url: url.clone(), source })?;
         let store = Self { database, turn: Arc::new(Mutex::new(())), claim: None };
         match migration::run(&store, &url).await {
             Ok(()) => Ok(store),
@@ -243,6 +252,15 @@ fn create_private(path: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Connects once: a pool goes on trying for half a minute, and then does not say what was wrong.
+async fn greet(config: &Config) -> Result<(), Cause> {
+    let failed = |error| Cause::from(DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))));
+    let options: PgConnectOptions = config.url.parse().map_err(failed)?;
+    let connecting = tokio::time::timeout(GREET_TIMEOUT, PgConnection::connect_with(&options));
+    let connected = connecting.await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut));
+    connected.map_err(failed)?.close().await.map_err(failed)
 }
 
 /// A connection that holds the claim for as long as it is open; `None`: another one does.

@@ -124,10 +124,22 @@ pub(crate) async fn one_control_role_claims_a_database(server: &Server) {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_told_without_its_password() {
+async fn a_server_that_is_not_there_is_told_at_once_and_without_its_password() {
     let folder = tempfile::tempdir().expect("a folder");
-    let url = format!("postgres://hearth:hunter2@localhost/hearth?host={}", folder.path().display());
-    let error = Store::open(&Config { url }).await.map(drop).expect_err("nobody listens");
-    assert!(matches!(error, hearth_store::Error::Open { .. }), "{error}");
-    assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    // Nobody listens there from now on.
+    drop(listener);
+    for url in [
+        format!("postgres://hearth:hunter2@localhost/hearth?host={}", folder.path().display()),
+        format!("postgres://hearth:hunter2@{address}/hearth"),
+    ] {
+        let config = Config { url };
+        let opening = tokio::time::timeout(Duration::from_secs(5), Store::open(&config));
+        let error = opening.await.expect("at once").map(drop).expect_err("nobody listens");
+        assert!(matches!(error, hearth_store::Error::Open { .. }), "{error}");
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+        let cause = std::error::Error::source(&error).expect("a cause").to_string();
+        assert!(!cause.contains("pool"), "{cause}");
+    }
 }
