@@ -29,6 +29,12 @@ pub enum ErrorCode {
     SandboxCreateFailed,
     /// The node refused to start it.
     SandboxCreateRefused,
+    /// The same idempotency key came with another request before.
+    IdempotencyRequestMismatch,
+    /// The first request with this idempotency key is not answered yet.
+    IdempotencyInProgress,
+    /// Nobody knows what became of the first request with this idempotency key.
+    IdempotencyOutcomeUnknown,
     /// The contract knows it, this server does not have it (yet). Not one of E2B's codes: E2B has everything.
     FeatureNotSupported,
     /// Anything unexpected.
@@ -45,6 +51,9 @@ impl ErrorCode {
             Self::SandboxPlacementTimeout => "sandbox_placement_timeout",
             Self::SandboxCreateFailed => "sandbox_create_failed",
             Self::SandboxCreateRefused => "sandbox_create_refused",
+            Self::IdempotencyRequestMismatch => "idempotency_request_mismatch",
+            Self::IdempotencyInProgress => "idempotency_in_progress",
+            Self::IdempotencyOutcomeUnknown => "idempotency_outcome_unknown",
             Self::FeatureNotSupported => "feature_not_supported",
             Self::InternalServerError => "internal_server_error",
         }

@@ -1,5 +1,5 @@
 //! The public REST API as it stands on the wire: request and response bodies ([`sandbox`], [`template`],
-//! [`logs`], [`ErrorBody`]), the query language of lists ([`list`]) and its encodings ([`form`], [`page`]).
+//! [`logs`], [`account`], [`ErrorBody`]), the query language of lists ([`list`]) and its encodings ([`form`], [`page`]).
 //!
 //! Field names are irregular because the contract's are; they are spelled out where a rule does not produce them.
 //! Members a server does not know are ignored, members without a value are left out, unless clients need to see a
@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod account;
 mod error;
 pub mod form;
 pub mod list;

@@ -1,5 +1,6 @@
 //! What the control role is told by whoever starts it.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use hearth_cluster_api::NodeClient;
@@ -13,6 +14,16 @@ const CLIENT_ID: &str = "6532622b";
 pub struct Config {
     /// What the tokens of sandboxes are made from. It has to stay the same for as long as a sandbox lives.
     pub token_seed: Secret,
+    /// What operators prove themselves with; `None`: nobody is one.
+    pub admin_token: Option<Secret>,
+    /// Which tokens of users are believed.
+    pub user_tokens: UserTokens,
+    /// How often a team may call; `None`: as often as it likes.
+    pub team_rate: Option<Rate>,
+    /// How often an address may call; `None`: as often as it likes.
+    pub address_rate: Option<Rate>,
+    /// How long the answer to a request with an idempotency key is kept.
+    pub idempotency_kept: Duration,
     /// Domain of sandbox host names, with a port if it has one; `None`: clients use the one they were configured with.
     pub domain: Option<String>,
     /// What is sent as `clientID`.
@@ -41,6 +52,11 @@ impl Config {
     pub fn new(token_seed: Secret, domain: Option<String>) -> Self {
         Self {
             token_seed,
+            admin_token: None,
+            user_tokens: UserTokens::default(),
+            team_rate: None,
+            address_rate: None,
+            idempotency_kept: Duration::from_secs(24 * 60 * 60),
             domain,
             client_id: CLIENT_ID.to_owned(),
             request_bytes_max: 16 * 1024 * 1024,
@@ -50,6 +66,54 @@ impl Config {
             route_lease: Duration::from_secs(60),
             reconcile_interval: Duration::from_secs(20),
             node_patience: Duration::from_secs(2),
+        }
+    }
+}
+
+/// How often somebody may call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// So many requests, also all at once,
+    pub requests: NonZeroU32,
+    /// in this time, evenly refilled.
+    pub per: Duration,
+}
+
+/// Which tokens of users are believed: those that one of the keys signed. None, unless there is a key.
+#[derive(Debug, Clone)]
+pub struct UserTokens {
+    /// Secrets shared with the issuer (HS256), as Supabase has them.
+    pub secrets: Vec<Secret>,
+    /// The issuer's published keys: a JSON Web Key Set with RSA, EC or Ed25519 keys.
+    pub jwks: Option<KeySet>,
+    /// Time between two looks at an address at least, when tokens name keys that are not known.
+    pub refetch_pause: Duration,
+    /// Whom a token has to be for (`aud`), if that is to be checked.
+    pub audience: Option<String>,
+    /// Who has to have issued it (`iss`), if that is to be checked.
+    pub issuer: Option<String>,
+    /// How far the issuer's clock may be away from ours.
+    pub leeway: Duration,
+}
+
+/// Where a set of keys is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySet {
+    /// This is it.
+    Text(String),
+    /// The issuer publishes it there: `https://…`.
+    Address(String),
+}
+
+impl Default for UserTokens {
+    fn default() -> Self {
+        Self {
+            secrets: Vec::new(),
+            jwks: None,
+            refetch_pause: Duration::from_secs(30),
+            audience: None,
+            issuer: None,
+            leeway: Duration::from_secs(60),
         }
     }
 }

@@ -11,6 +11,8 @@ use hearth_types::{ExecutionId, SandboxId};
 use tokio::sync::Semaphore;
 
 use crate::config::{Config, Node};
+use crate::http::auth::{Verifier, WrongKeys, bearer};
+use crate::http::rate::Rates;
 use crate::http::routes;
 use crate::live::{self, Live};
 use crate::nodes::{self, Nodes};
@@ -27,6 +29,9 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(4);
 pub(crate) struct Control {
     pub(crate) config: Config,
     pub(crate) tokens: TokenSource,
+    /// Tokens of users.
+    pub(crate) verifier: Verifier,
+    pub(crate) rates: Rates,
     pub(crate) store: Store,
     pub(crate) catalog: Catalog,
     /// What sandboxes said. Nodes append to it, this role only reads.
@@ -58,6 +63,9 @@ impl Control {
 /// Why the control role did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The keys for users' tokens cannot be used.
+    #[error("preparing to verify tokens of users")]
+    UserTokens(#[source] WrongKeys),
     /// What should run is not known.
     #[error("reading which sandboxes there should be")]
     Sandboxes(#[source] hearth_store::Error),
@@ -81,9 +89,12 @@ impl Api {
         logs: Arc<dyn Logs>,
         nodes: Vec<Node>,
     ) -> Result<Self, StartError> {
+        let verifier = Verifier::new(&config.user_tokens).map_err(StartError::UserTokens)?;
         let rows = store.sandboxes().await.map_err(StartError::Sandboxes)?;
         let control = Arc::new(Control {
             tokens: TokenSource::new(config.token_seed.clone()),
+            verifier,
+            rates: Rates::new(config.team_rate, config.address_rate),
             config,
             store,
             catalog,
@@ -101,6 +112,7 @@ impl Api {
             control.tasks.spawn("node news", nodes::follow::run(Arc::clone(&control), Arc::clone(member)));
             control.tasks.spawn("node comparison", nodes::compare::run(Arc::clone(&control), Arc::clone(member)));
         }
+        control.tasks.spawn("keys for user tokens", bearer::keep(Arc::clone(&control)));
         control.tasks.spawn("reconciler", reconcile::run(Arc::clone(&control)));
         let compared = futures::future::join_all(control.nodes.all().map(|member| member.was_compared()));
         if tokio::time::timeout(control.config.node_patience, compared).await.is_err() {

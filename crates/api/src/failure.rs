@@ -49,6 +49,14 @@ impl Failure {
         Self { status, message: message.into(), code: None, retry: Retry::Never }
     }
 
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(crate) fn with_code(self, code: ErrorCode) -> Self {
         Self { code: Some(code), ..self }
     }

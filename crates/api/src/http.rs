@@ -5,4 +5,5 @@ pub(crate) mod auth;
 pub(crate) mod body;
 pub(crate) mod border;
 pub(crate) mod path;
+pub(crate) mod rate;
 pub(crate) mod routes;

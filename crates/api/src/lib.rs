@@ -1,7 +1,7 @@
 //! The control role: the public REST interface, and the intended state of all sandboxes.
 //!
 //! ```text
-//!   http ── routes, auth, bodies, deadline ──▶ sandboxes, templates, health: one module for each thing to ask
+//!   http ── routes, auth, bodies, deadline ──▶ sandboxes, templates, accounts, health: one module for each thing to ask
 //!                                                   │                │
 //!   failure: the one place where errors             ▼                ▼
 //!   become HTTP answers                     live: one owner       store, analytics (reads)
@@ -20,6 +20,7 @@
 
 #![forbid(unsafe_code)]
 
+mod accounts;
 mod config;
 mod control;
 mod failure;
@@ -32,6 +33,7 @@ mod sandboxes;
 mod templates;
 mod token;
 
-pub use config::{Config, Node};
+pub use config::{Config, KeySet, Node, Rate, UserTokens};
 pub use control::{Api, StartError};
+pub use http::auth::WrongKeys;
 pub use token::TokenSource;

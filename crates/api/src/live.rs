@@ -29,7 +29,7 @@ mod state;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use hearth_types::{ExecutionId, NodeId, SandboxId};
+use hearth_types::{ExecutionId, NodeId, SandboxId, TeamId};
 
 pub(crate) use create::{CreateError, Creation};
 pub(crate) use handle::{Handle, Unanswered};
@@ -78,6 +78,17 @@ impl Live {
     /// The handle of a sandbox.
     pub(crate) fn find(&self, sandbox_id: &SandboxId) -> Option<Handle> {
         self.read().get(sandbox_id).cloned()
+    }
+
+    /// All sandboxes of a team, in whatever state.
+    pub(crate) fn of_team(&self, team_id: TeamId) -> Vec<Handle> {
+        self.read().values().filter(|handle| handle.team_id() == team_id).cloned().collect()
+    }
+
+    /// The team of each running sandbox.
+    pub(crate) fn running_teams(&self) -> Vec<TeamId> {
+        let handles = self.read();
+        handles.values().filter(|handle| handle.runs_at().is_some()).map(Handle::team_id).collect()
     }
 
     /// Which sandboxes run on a node, and under which execution.

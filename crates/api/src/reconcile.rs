@@ -60,5 +60,6 @@ async fn pass(control: &Arc<Control>) -> Result<(), ReconcileError> {
             control.catalog.remove(&route.sandbox_id, route.execution_id).await?;
         }
     }
+    control.store.forget_expired_named(now).await?;
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::accounts::{KeyCommand, TeamCommand, UserCommand};
 use crate::options::Options;
 
 /// Computers for AI agents: a self-hosted, E2B-compatible sandbox platform.
@@ -69,6 +70,15 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look after teams, their limits and their standing
+    #[command(subcommand)]
+    Team(TeamCommand),
+    /// Look after API keys of teams
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Look after users, and which teams they may act for
+    #[command(subcommand)]
+    User(UserCommand),
     /// Print a completion script for a shell: `hearth completion bash > /etc/bash_completion.d/hearth`
     Completion {
         /// The shell

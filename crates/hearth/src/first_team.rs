@@ -1,8 +1,9 @@
 //! The team and the key that an instance begins with.
 
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use hearth_store::{CreateApiKeyError, KeySecret, Limits, NewTeam, Store, Team};
 use hearth_types::Secret;
 
@@ -14,11 +15,18 @@ const NAME: &str = "Local";
 /// The key's name.
 const KEY_NAME: &str = "first key";
 /// Whoever runs the host has all of it: the node's own limit is what counts.
-const LIMITS: Limits = Limits { sandboxes_max: 2048, sandbox_length_max: Duration::from_secs(24 * 60 * 60) };
+const LIMITS: Limits = Limits {
+    sandboxes_max: 2048,
+    sandbox_length_max: Duration::from_secs(24 * 60 * 60),
+    // What the contract lets a template ask for at all.
+    vcpus_max: 32,
+    memory_mib_max: 64 * 1024,
+    ..Limits::STANDARD
+};
 
 /// Makes sure that there is a team with the key in the key file, and returns the key. A lost file gets a new key, a lost
 /// database the key of the file.
-pub(crate) async fn ensure(store: &Store, layout: &Layout) -> Result<Secret> {
+pub(crate) async fn ensure_team(store: &Store, layout: &Layout) -> Result<Secret> {
     let team = match store.team_by_slug(SLUG).await? {
         Some(team) => team,
         None => create(store).await?,
@@ -48,15 +56,27 @@ async fn create(store: &Store) -> Result<Team> {
 
 /// What access tokens of sandboxes are derived from: made once, kept as long as the database.
 pub(crate) fn token_seed(layout: &Layout) -> Result<Secret> {
-    let path = layout.token_seed();
-    if let Some(seed) = read_secret(&path)? {
-        return Ok(seed);
+    ensure_secret(&layout.token_seed())
+}
+
+/// What operators prove themselves with over HTTP: made once. Another one can be written into its file.
+pub(crate) fn admin_token(layout: &Layout) -> Result<Secret> {
+    let path = layout.admin_token();
+    let token = ensure_secret(&path)?;
+    // An empty file must not make everybody an operator.
+    ensure!(!token.expose().is_empty(), "{} is empty: remove it, and a new token is made", path.display());
+    Ok(token)
+}
+
+fn ensure_secret(path: &Path) -> Result<Secret> {
+    if let Some(secret) = read_secret(path)? {
+        return Ok(secret);
     }
     let mut bytes = [0u8; 32];
-    getrandom::fill(&mut bytes).context("drawing a token seed")?;
-    let seed = hex::encode(bytes);
-    write_secret(&path, &format!("{seed}\n"))?;
-    Ok(Secret::new(seed))
+    getrandom::fill(&mut bytes).with_context(|| format!("drawing a secret for {}", path.display()))?;
+    let secret = hex::encode(bytes);
+    write_secret(path, &format!("{secret}\n"))?;
+    Ok(Secret::new(secret))
 }
 
 #[cfg(test)]
@@ -79,12 +99,12 @@ mod tests {
         let folder = tempfile::tempdir().expect("temporary folder");
         let layout = Layout::new(folder.path());
         let first = store(&layout).await;
-        let key = ensure(&first, &layout).await.expect("makes");
-        assert_eq!(ensure(&first, &layout).await.expect("finds"), key);
+        let key = ensure_team(&first, &layout).await.expect("makes");
+        assert_eq!(ensure_team(&first, &layout).await.expect("finds"), key);
         assert!(is_valid(&first, &key).await);
         // The key file is lost.
         std::fs::remove_file(layout.api_key()).expect("removes");
-        let other = ensure(&first, &layout).await.expect("makes another");
+        let other = ensure_team(&first, &layout).await.expect("makes another");
         assert_ne!(other, key);
         assert!(is_valid(&first, &key).await && is_valid(&first, &other).await);
         // The database is lost.
@@ -93,17 +113,22 @@ mod tests {
             let _ = std::fs::remove_file(folder.path().join(file));
         }
         let second = store(&layout).await;
-        assert_eq!(ensure(&second, &layout).await.expect("takes the file's"), other);
+        assert_eq!(ensure_team(&second, &layout).await.expect("takes the file's"), other);
         assert!(is_valid(&second, &other).await);
         second.close().await;
     }
 
     #[test]
-    fn the_seed_is_made_once() {
+    fn secrets_are_made_once() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let layout = Layout::new(folder.path());
         let seed = token_seed(&layout).expect("makes");
         assert_eq!(seed.expose().len(), 64);
         assert_eq!(token_seed(&layout).expect("reads"), seed);
+        let token = admin_token(&layout).expect("makes");
+        assert_ne!(token, seed);
+        assert_eq!(admin_token(&layout).expect("reads"), token);
+        std::fs::write(layout.admin_token(), "\n").expect("writes");
+        assert!(admin_token(&layout).is_err());
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! hearth.lock            held by the one daemon of this directory
-//! hearth.db              rows: teams, keys, templates, sandboxes
+//! hearth.db              rows: teams, users, keys, templates, sandboxes; unless they are kept elsewhere (--database-url)
 //! analytics.db           what sandboxes said: bounded, and safe to remove while nothing runs
 //! api-key                the first team's key, for `hearth env`
+//! admin-token            what operators prove themselves with over HTTP
 //! token-seed             what access tokens of sandboxes are derived from
 //! tls/                   for each domain: our authority's certificate and key, and what clients have to trust
 //! accelerator.json       the remembered verdict on KVM
@@ -61,6 +62,10 @@ impl Layout {
 
     pub(crate) fn api_key(&self) -> PathBuf {
         self.root.join("api-key")
+    }
+
+    pub(crate) fn admin_token(&self) -> PathBuf {
+        self.root.join("admin-token")
     }
 
     pub(crate) fn token_seed(&self) -> PathBuf {

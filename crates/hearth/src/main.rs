@@ -3,12 +3,14 @@
 //! - [`cli`], [`options`]: what can be said, and what is in force.
 //! - [`domain`], [`tls`], [`front`]: names, the certificate they are served with, and which name leads where.
 //! - [`up`] starts all roles on what [`setup`] made sure of; [`banner`] proves that it works.
+//! - [`accounts`] looks after teams, keys and users, whether a daemon runs or not.
 //! - [`doctor`] looks at the host; [`endpoints`] tells SDKs where an instance is.
 //!
 //! Only this crate reads the environment or a configuration file; every room gets its `Config` by value.
 
 #![forbid(unsafe_code)]
 
+mod accounts;
 mod banner;
 mod cli;
 mod doctor;
@@ -72,6 +74,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
             let can_run = runtime()?.block_on(doctor::run(&settings, json))?;
             return Ok(if can_run { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Command::Team(command) => runtime()?.block_on(accounts::run(&settings, command.into()))?,
+        Command::Key(command) => runtime()?.block_on(accounts::run(&settings, command.into()))?,
+        Command::User(command) => runtime()?.block_on(accounts::run(&settings, command.into()))?,
         Command::Setup { force } => {
             telemetry::init(&settings)?;
             runtime()?.block_on(until_interrupted(setup::run(&settings, force)))?;

@@ -4,13 +4,15 @@
 use std::fmt;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use hearth_types::NodeId;
+use hearth_api::KeySet;
+use hearth_types::{NodeId, Secret};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Domain;
@@ -67,6 +69,47 @@ pub(crate) struct Options {
     #[arg(long, env = "HEARTH_NODE_ID", global = true, value_name = "NAME", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) node_id: Option<String>,
+    /// Where rows are kept: sqlite://PATH?mode=rwc or postgres://USER@HOST/DATABASE, with the password in PGPASSWORD or
+    /// ~/.pgpass [default: hearth.db in the data directory]
+    #[arg(long, env = "HEARTH_DATABASE_URL", global = true, value_name = "URL", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) database_url: Option<String>,
+    /// The secret that signs tokens of users (JWT, HS256), as Supabase has one
+    #[arg(long, env = "HEARTH_USER_SECRET_FILE", global = true, value_name = "FILE", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) user_secret_file: Option<PathBuf>,
+    /// The published keys of who issues tokens of users (JWT): a JSON Web Key Set in a file, or at https://…
+    #[arg(long, env = "HEARTH_USER_JWKS", global = true, value_name = "FILE|URL", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) user_jwks: Option<String>,
+    /// Whom tokens of users have to be for, their claim `aud` [default: not checked]
+    #[arg(long, env = "HEARTH_USER_AUDIENCE", global = true, value_name = "TEXT", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) user_audience: Option<String>,
+    /// Who has to have issued tokens of users, their claim `iss` [default: not checked]
+    #[arg(long, env = "HEARTH_USER_ISSUER", global = true, value_name = "TEXT", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) user_issuer: Option<String>,
+    /// API requests of one team in a minute [default: any number]
+    #[arg(
+        long,
+        env = "HEARTH_TEAM_REQUESTS_PER_MINUTE",
+        global = true,
+        value_name = "NUMBER",
+        help_heading = "Configuration"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) team_requests_per_minute: Option<NonZeroU32>,
+    /// API requests from one address in a minute [default: any number]
+    #[arg(
+        long,
+        env = "HEARTH_ADDRESS_REQUESTS_PER_MINUTE",
+        global = true,
+        value_name = "NUMBER",
+        help_heading = "Configuration"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) address_requests_per_minute: Option<NonZeroU32>,
     /// Sandboxes this host runs at once [default: one for every 256 MiB of memory]
     #[arg(long, env = "HEARTH_SANDBOXES_MAX", global = true, value_name = "NUMBER", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -210,6 +253,13 @@ pub(crate) struct Settings {
     /// `None`: that of an instance on this machine.
     pub(crate) domain: Option<Domain>,
     pub(crate) node_id: NodeId,
+    pub(crate) database_url: Option<String>,
+    pub(crate) user_secret_file: Option<PathBuf>,
+    pub(crate) user_jwks: Option<String>,
+    pub(crate) user_audience: Option<String>,
+    pub(crate) user_issuer: Option<String>,
+    pub(crate) team_requests_per_minute: Option<NonZeroU32>,
+    pub(crate) address_requests_per_minute: Option<NonZeroU32>,
     pub(crate) sandboxes_max: usize,
     pub(crate) ready_timeout: Duration,
     pub(crate) network_mode: NetworkMode,
@@ -289,6 +339,13 @@ impl Options {
             tls_key,
             domain,
             node_id,
+            database_url,
+            user_secret_file,
+            user_jwks,
+            user_audience,
+            user_issuer,
+            team_requests_per_minute,
+            address_requests_per_minute,
             sandboxes_max,
             ready_seconds,
             network_mode,
@@ -310,6 +367,13 @@ impl Options {
             tls_key: tls_key.or(lower.tls_key),
             domain: domain.or(lower.domain),
             node_id: node_id.or(lower.node_id),
+            database_url: database_url.or(lower.database_url),
+            user_secret_file: user_secret_file.or(lower.user_secret_file),
+            user_jwks: user_jwks.or(lower.user_jwks),
+            user_audience: user_audience.or(lower.user_audience),
+            user_issuer: user_issuer.or(lower.user_issuer),
+            team_requests_per_minute: team_requests_per_minute.or(lower.team_requests_per_minute),
+            address_requests_per_minute: address_requests_per_minute.or(lower.address_requests_per_minute),
             sandboxes_max: sandboxes_max.or(lower.sandboxes_max),
             ready_seconds: ready_seconds.or(lower.ready_seconds),
             network_mode: network_mode.or(lower.network_mode),
@@ -369,6 +433,13 @@ impl Settings {
             tls_files,
             domain,
             node_id: node_id.parse().with_context(|| format!("--node-id {node_id}"))?,
+            database_url: options.database_url,
+            user_secret_file: options.user_secret_file,
+            user_jwks: options.user_jwks,
+            user_audience: options.user_audience,
+            user_issuer: options.user_issuer,
+            team_requests_per_minute: options.team_requests_per_minute,
+            address_requests_per_minute: options.address_requests_per_minute,
             sandboxes_max,
             ready_timeout: Duration::from_secs(ready_seconds),
             network_mode: options.network_mode.unwrap_or(NetworkMode::Auto),
@@ -389,6 +460,35 @@ impl Settings {
         self.domain.clone().or_else(|| tls_port.map(Domain::local))
     }
 
+    /// Where rows are kept.
+    pub(crate) fn store(&self, database: &Path) -> Result<hearth_store::Config> {
+        match &self.database_url {
+            Some(url) => Ok(hearth_store::Config { url: url.clone() }),
+            None => hearth_store::Config::sqlite(database).context("the data directory's path is not UTF-8"),
+        }
+    }
+
+    /// Which tokens of users are believed.
+    pub(crate) fn user_tokens(&self) -> Result<hearth_api::UserTokens> {
+        let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
+        let secret = self.user_secret_file.as_deref().map(read).transpose()?.map(|text| Secret::new(text.trim()));
+        let jwks = match &self.user_jwks {
+            Some(address) if address.contains("://") => Some(KeySet::Address(address.clone())),
+            Some(path) => Some(KeySet::Text(read(Path::new(path))?)),
+            None => None,
+        };
+        if secret.as_ref().is_some_and(|secret| secret.expose().len() < USER_SECRET_BYTES_MIN) {
+            bail!("the secret in --user-secret-file has fewer than {USER_SECRET_BYTES_MIN} bytes: it could be guessed");
+        }
+        Ok(hearth_api::UserTokens {
+            secrets: secret.into_iter().collect(),
+            jwks,
+            audience: self.user_audience.clone(),
+            issuer: self.user_issuer.clone(),
+            ..hearth_api::UserTokens::default()
+        })
+    }
+
     /// The options that lead to exactly these settings anywhere.
     pub(crate) fn to_options(&self) -> Options {
         let settings = self.clone();
@@ -402,6 +502,13 @@ impl Settings {
             tls_key,
             domain: settings.domain.map(|domain| domain.to_string()),
             node_id: Some(settings.node_id.to_string()),
+            database_url: settings.database_url,
+            user_secret_file: settings.user_secret_file,
+            user_jwks: settings.user_jwks,
+            user_audience: settings.user_audience,
+            user_issuer: settings.user_issuer,
+            team_requests_per_minute: settings.team_requests_per_minute,
+            address_requests_per_minute: settings.address_requests_per_minute,
             sandboxes_max: Some(settings.sandboxes_max),
             ready_seconds: Some(settings.ready_timeout.as_secs()),
             network_mode: Some(settings.network_mode),
@@ -424,6 +531,8 @@ impl fmt::Display for Settings {
     }
 }
 
+/// As many bytes as HS256's hash has (RFC 7518, section 3.2).
+const USER_SECRET_BYTES_MIN: usize = 32;
 /// As many as there are network slots.
 const SANDBOXES_MAX: usize = 2048;
 /// The longest socket in the data directory is `run/node-proxy.sock`, and 107 bytes are all there is (unix(7)).
@@ -502,6 +611,21 @@ mod tests {
             let error = format!("{:#}", settle(options, Options::default()).expect_err("out of range"));
             assert!(error.contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn secrets_of_users_are_read_from_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("secret");
+        let tokens = |path: &Path| {
+            let flags = Options { user_secret_file: Some(path.to_owned()), ..Options::default() };
+            settle(flags, Options::default()).expect("valid").user_tokens()
+        };
+        assert!(format!("{:#}", tokens(&path).expect_err("missing")).contains("reading"));
+        fs::write(&path, "short\n").expect("a file");
+        assert!(tokens(&path).expect_err("short").to_string().contains("32 bytes"));
+        fs::write(&path, format!("{}\n", "x".repeat(32))).expect("a file");
+        assert_eq!(tokens(&path).expect("long enough").secrets, [Secret::new("x".repeat(32))]);
     }
 
     #[test]

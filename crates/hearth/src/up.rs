@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hearth_analytics::Embedded;
-use hearth_api::{Api, Node};
+use hearth_api::{Api, Node, Rate};
 use hearth_catalog::Catalog;
 use hearth_cluster_api::NodeClient;
 use hearth_edge::Edge;
@@ -161,15 +161,13 @@ impl Instance {
     ) -> Result<Self> {
         let Listeners { api: api_listener, edge: edge_listener, names } = listeners;
         let tls_port = names.as_ref().map(|names| names.port);
-        let config =
-            hearth_store::Config::sqlite(&layout.database()).context("the data directory's path is not UTF-8")?;
-        let store = Store::open(&config).await?;
+        let store = Store::open_alone(&settings.store(&layout.database())?).await?;
         let rows = async {
-            let key = first_team::ensure(&store, layout).await?;
+            let key = first_team::ensure_team(&store, layout).await?;
             foundation.register(&store).await?;
-            Ok((key, first_team::token_seed(layout)?))
+            Ok((key, api_config(settings, layout)?))
         };
-        let (key, seed) = match rows.await {
+        let (key, config) = match rows.await {
             Ok(rows) => rows,
             Err(error) => {
                 store.close().await;
@@ -221,7 +219,7 @@ impl Instance {
             client: NodeClient::new(orchestrator.cluster_address()),
             proxy: orchestrator.proxy_address(),
         }];
-        let config = hearth_api::Config::new(seed, endpoints.domain.clone());
+        let config = hearth_api::Config { domain: endpoints.domain.clone(), ..config };
         let api = match Api::start(config, store.clone(), catalog.clone(), analytics.clone(), nodes).await {
             Ok(api) => api,
             Err(error) => {
@@ -286,6 +284,18 @@ impl Instance {
         self.store.close().await;
         foundation.close().await;
     }
+}
+
+/// How the control role behaves; what domain it tells is known when the names have a listener.
+fn api_config(settings: &Settings, layout: &Layout) -> Result<hearth_api::Config> {
+    let a_minute = |requests| Rate { requests, per: Duration::from_secs(60) };
+    Ok(hearth_api::Config {
+        admin_token: Some(first_team::admin_token(layout)?),
+        user_tokens: settings.user_tokens()?,
+        team_rate: settings.team_requests_per_minute.map(a_minute),
+        address_rate: settings.address_requests_per_minute.map(a_minute),
+        ..hearth_api::Config::new(first_team::token_seed(layout)?, None)
+    })
 }
 
 /// A listener on all addresses is reached on loopback from here.

@@ -1,8 +1,9 @@
 //! Opening and closing the database, and the turn to write.
 //!
-//! SQLite has one writer at a time. Within this process writers wait in a fair queue ([`Store::begin`]) instead of
-//! polling the file's lock; between processes the busy timeout polls it. Readers use snapshots of the write-ahead log
-//! and wait for nobody. Each commit is synced before it is acknowledged.
+//! A database has one writer at a time. SQLite can do no other, and Postgres is held to the same by a lock of its own, so
+//! that what a transaction has read stays true until it commits on either. Within this process writers wait in a fair
+//! queue ([`Store::begin`]); between processes they wait for the file's lock or Postgres's. Readers see snapshots and
+//! wait for nobody. Each commit is synced before it is acknowledged.
 //!
 //! Lock rule: a [`Write`] holds the only in-process lock, for one short transaction without any IO but the database's.
 //! A task that holds one begins no other.
@@ -15,10 +16,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection};
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sea_orm::sqlx::{self, Connection as _};
 use sea_orm::{
-    ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbErr, SqliteTransactionMode,
-    TransactionOptions, TransactionTrait,
+    ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
+    IsolationLevel, RuntimeErr, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -27,23 +30,39 @@ use crate::migration;
 
 /// Connections of one store: one writes, the others read. Queries take well below a millisecond, so few are enough.
 const CONNECTIONS_MAX: u32 = 4;
-/// How long a write waits for another process to finish its own.
+/// How long a write waits for another process to finish its own; SQLite polls, Postgres queues.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a call waits for a connection when all are in use.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a server may take to answer at all.
+const GREET_TIMEOUT: Duration = Duration::from_secs(10);
 /// Attempts to open a database that another process is just changing to write-ahead logging, for which SQLite cannot
 /// wait by itself (<https://www.sqlite.org/c3ref/busy_handler.html>).
 const OPEN_ATTEMPTS: u32 = 50;
 /// Pause between them: that change takes a few milliseconds.
 const OPEN_PAUSE: Duration = Duration::from_millis(100);
+/// What Postgres's writers lock: any number that nobody else uses in this database.
+const WRITER_LOCK: i64 = 0x6865_6172_7468;
+/// What the one control role of a Postgres database holds.
+const CLAIM_LOCK: i64 = WRITER_LOCK + 1;
+/// A transaction that sits idle this long lost its process: Postgres ends it, and with it its lock. Ours take no breath.
+const IDLE_TRANSACTION_MAX: Duration = Duration::from_secs(30);
 /// The database's mode: it holds metadata and environments of sandboxes.
 const FILE_MODE: u32 = 0o600;
 
 /// Where the rows are.
 #[derive(Clone)]
 pub struct Config {
-    /// `sqlite:///absolute/path?mode=rwc`. See [`Config::sqlite`].
+    /// `sqlite:///absolute/path?mode=rwc` (see [`Config::sqlite`]), or `postgres://user@host:port/database`.
     pub url: String,
+}
+
+/// What an address leads to.
+enum Kind {
+    /// A file.
+    Sqlite(PathBuf),
+    /// A server.
+    Postgres,
 }
 
 impl Config {
@@ -55,9 +74,15 @@ impl Config {
         Some(Self { url: format!("sqlite://{path}?mode=rwc") })
     }
 
-    /// The SQLite file.
-    fn file(&self) -> Result<PathBuf, &'static str> {
-        const EXPECTED: &str = "the address of a SQLite file, `sqlite://PATH?mode=rwc`, is expected";
+    fn kind(&self) -> Result<Kind, &'static str> {
+        const EXPECTED: &str = "`sqlite://PATH?mode=rwc` or `postgres://USER@HOST:PORT/DATABASE` is expected";
+        if ["postgres://", "postgresql://"].iter().any(|scheme| self.url.starts_with(scheme)) {
+            let options: PgConnectOptions = self.url.parse().map_err(|_| EXPECTED)?;
+            return match options.get_database() {
+                Some(_) => Ok(Kind::Postgres),
+                None => Err("the address names no database: `postgres://USER@HOST:PORT/DATABASE` is expected"),
+            };
+        }
         if !self.url.starts_with("sqlite:") {
             return Err(EXPECTED);
         }
@@ -70,7 +95,7 @@ impl Config {
         if self.url.contains(":memory:") || self.has_parameter("mode=memory") {
             return Err("a database in memory does not outlive the process");
         }
-        Ok(path.to_owned())
+        Ok(Kind::Sqlite(path.to_owned()))
     }
 
     fn has_parameter(&self, parameter: &str) -> bool {
@@ -79,11 +104,13 @@ impl Config {
 
     /// The address without its credentials, for messages.
     fn display(&self) -> String {
-        let Some((scheme, rest)) = self.url.split_once("://") else { return self.url.clone() };
-        match rest.rsplit_once('@') {
-            Some((_, host)) if scheme != "sqlite" => format!("{scheme}://{host}"),
-            _ => self.url.clone(),
-        }
+        let Some((scheme, rest)) = self.url.split_once("://").filter(|(scheme, _)| *scheme != "sqlite") else {
+            return self.url.clone();
+        };
+        let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+        // Parameters may say the password, too.
+        let host = host.split_once('?').map_or(host, |(host, _)| host);
+        format!("{scheme}://{host}")
     }
 }
 
@@ -98,6 +125,8 @@ impl fmt::Debug for Config {
 pub struct Store {
     pub(crate) database: DatabaseConnection,
     turn: Arc<Mutex<()>>,
+    /// The connection that holds the claim to be the only control role.
+    claim: Option<DatabaseConnection>,
 }
 
 impl Store {
@@ -108,12 +137,20 @@ impl Store {
     /// [`Error::Unsupported`], [`Error::CreateFile`], [`Error::Open`], [`Error::Newer`], [`Error::Migrate`].
     pub async fn open(config: &Config) -> Result<Self, Error> {
         let url = config.display();
-        let path = config.file().map_err(|rule| Error::Unsupported { url: url.clone(), rule })?;
-        if config.has_parameter("mode=rwc") {
-            create_private(&path).map_err(|source| Error::CreateFile { path: path.display().to_string(), source })?;
+        let kind = config.kind().map_err(|rule| Error::Unsupported { url: url.clone(), rule })?;
+        if let Kind::Sqlite(path) = &kind
+            && config.has_parameter("mode=rwc")
+        {
+            create_private(path).map_err(|source| Error::CreateFile { path: path.display().to_string(), source })?;
         }
-        let database = connect(config).await.map_err(|source| Error::Open { url: url.clone(), source })?;
-        let store = Self { database, turn: Arc::new(Mutex::new(())) };
+        let opened = async {
+            if matches!(kind, Kind::Postgres) {
+                greet(config).await?;
+            }
+            connect(config).await
+        };
+        let database = opened.await.map_err(|source| Error::Open { url: url.clone(), source })?;
+        let store = Self { database, turn: Arc::new(Mutex::new(())), claim: None };
         match migration::run(&store, &url).await {
             Ok(()) => Ok(store),
             Err(error) => {
@@ -123,24 +160,66 @@ impl Store {
         }
     }
 
+    /// Opens the database for the control role, of which there can be one: another one would take its sandboxes for
+    /// lost, and end them. The claim ends with [`Store::close`], or with the process. Of a SQLite file nothing is
+    /// claimed: its folder has a lock of its own.
+    ///
+    /// # Errors
+    /// Those of [`Store::open`], and [`Error::Claimed`].
+    pub async fn open_alone(config: &Config) -> Result<Self, Error> {
+        let store = Self::open(config).await?;
+        if !store.is_postgres() {
+            return Ok(store);
+        }
+        match claim(config).await {
+            Ok(Some(claim)) => Ok(Self { claim: Some(claim), ..store }),
+            refused => {
+                store.close().await;
+                let url = config.display();
+                Err(match refused {
+                    Err(error) => Error::Open { url, source: Cause::from(error) },
+                    Ok(_) => Error::Claimed { url },
+                })
+            }
+        }
+    }
+
     /// Waits for what runs and closes all connections, also those of clones; calls after it fail. Idempotent.
     pub async fn close(&self) {
-        if let Err(error) = self.database.close_by_ref().await {
-            tracing::warn!(%error, "closing the database");
+        for database in [Some(&self.database), self.claim.as_ref()].into_iter().flatten() {
+            if let Err(error) = database.close_by_ref().await {
+                tracing::warn!(%error, "closing the database");
+            }
         }
     }
 
     /// Begins a transaction that writes, when it is its turn. Dropping it undoes it.
     pub(crate) async fn begin(&self, action: &'static str, subject: impl Display + Send) -> Result<Write, Error> {
         let turn = Arc::clone(&self.turn).lock_owned().await;
+        let subject = subject.to_string();
         let options = TransactionOptions {
             // The lock is taken before anything is read, so that no decision rests on what another process changes.
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
         };
-        let subject = subject.to_string();
         let transaction = self.database.begin_with_options(options).await.map_err(failed(action, &subject))?;
-        Ok(Write { transaction, _turn: turn, action, subject })
+        let write = Write { transaction, _turn: turn, action, subject };
+        if self.is_postgres() {
+            let lock = format!("SELECT pg_advisory_xact_lock({WRITER_LOCK})");
+            write.transaction.execute_unprepared(&lock).await.map_err(|error| write.failed(error))?;
+        }
+        Ok(write)
+    }
+
+    /// Begins a transaction that reads what is there at one moment.
+    pub(crate) async fn snapshot(&self) -> Result<DatabaseTransaction, DbErr> {
+        // SQLite has no other kind, and does not know the word.
+        let isolation_level = self.is_postgres().then_some(IsolationLevel::RepeatableRead);
+        self.database.begin_with_config(isolation_level, None).await
+    }
+
+    pub(crate) fn is_postgres(&self) -> bool {
+        self.database.get_database_backend() == DbBackend::Postgres
     }
 }
 
@@ -175,13 +254,39 @@ fn create_private(path: &Path) -> std::io::Result<()> {
     }
 }
 
+/// Connects once: a pool goes on trying for half a minute, and then does not say what was wrong.
+async fn greet(config: &Config) -> Result<(), Cause> {
+    let failed = |error| Cause::from(DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))));
+    let options: PgConnectOptions = config.url.parse().map_err(failed)?;
+    let connecting = tokio::time::timeout(GREET_TIMEOUT, PgConnection::connect_with(&options));
+    let connected = connecting.await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut));
+    connected.map_err(failed)?.close().await.map_err(failed)
+}
+
+/// A connection that holds the claim for as long as it is open; `None`: another one does.
+async fn claim(config: &Config) -> Result<Option<DatabaseConnection>, DbErr> {
+    let mut options = ConnectOptions::new(&config.url);
+    // The lock is the connection's, so there is one, and it is kept.
+    options.max_connections(1).min_connections(1).idle_timeout(None).max_lifetime(None).sqlx_logging(false);
+    options.map_sqlx_postgres_opts(|options| options.application_name("hearth claim"));
+    let database = Database::connect(options).await?;
+    let query = format!("SELECT pg_try_advisory_lock({CLAIM_LOCK}) AS is_ours");
+    let row = database.query_one_raw(Statement::from_string(DbBackend::Postgres, query)).await?;
+    let is_ours = row.map(|row| row.try_get::<bool>("", "is_ours")).transpose()?.unwrap_or(false);
+    if is_ours {
+        return Ok(Some(database));
+    }
+    database.close_by_ref().await?;
+    Ok(None)
+}
+
 async fn connect(config: &Config) -> Result<DatabaseConnection, Cause> {
     let mut options = ConnectOptions::new(&config.url);
     options
         .max_connections(CONNECTIONS_MAX)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        // A file does not hang up.
-        .test_before_acquire(false)
+        // A file does not hang up, a server may.
+        .test_before_acquire(matches!(config.kind(), Ok(Kind::Postgres)))
         // Statements carry the contents of rows.
         .sqlx_logging(false)
         .record_stmt_in_spans(false)
@@ -191,6 +296,14 @@ async fn connect(config: &Config) -> Result<DatabaseConnection, Cause> {
                 .synchronous(SqliteSynchronous::Full)
                 .foreign_keys(true)
                 .busy_timeout(BUSY_TIMEOUT)
+        })
+        .map_sqlx_postgres_opts(|options| {
+            options.application_name("hearth").options([
+                // Whatever the server's own configuration says.
+                ("synchronous_commit", "on".to_owned()),
+                ("lock_timeout", format!("{}ms", BUSY_TIMEOUT.as_millis())),
+                ("idle_in_transaction_session_timeout", format!("{}ms", IDLE_TRANSACTION_MAX.as_millis())),
+            ])
         });
     let mut attempt = 1;
     loop {
@@ -204,8 +317,6 @@ async fn connect(config: &Config) -> Result<DatabaseConnection, Cause> {
 
 #[cfg(test)]
 mod tests {
-    use sea_orm::{ConnectionTrait as _, Statement};
-
     use super::*;
 
     fn config(folder: &tempfile::TempDir) -> Config {
@@ -258,6 +369,8 @@ mod tests {
         for (url, shown) in [
             ("postgres://user:hunter2@host:5432/hearth", "postgres://host:5432/hearth"),
             ("postgres://user:hunter@2@host/hearth", "postgres://host/hearth"),
+            ("postgres://user@host/hearth?password=hunter2", "postgres://host/hearth"),
+            ("postgres:///hearth?password=hunter2", "postgres:///hearth"),
             ("sqlite:///home/me@home/hearth.db", "sqlite:///home/me@home/hearth.db"),
             ("sqlite:hearth.db", "sqlite:hearth.db"),
         ] {

@@ -5,8 +5,11 @@
 
 pub(crate) mod api_key;
 pub(crate) mod build;
+pub(crate) mod idempotency;
 pub(crate) mod sandbox;
 pub(crate) mod tag_assignment;
 pub(crate) mod team;
+pub(crate) mod team_member;
 pub(crate) mod template;
 pub(crate) mod template_alias;
+pub(crate) mod user_account;

@@ -3,12 +3,16 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use sea_orm::sqlx::postgres::PgDatabaseError;
 use sea_orm::{DbErr, RuntimeErr};
 
 /// Low byte of a SQLite result code: another process or connection writes (<https://www.sqlite.org/rescode.html>).
 const SQLITE_BUSY: u32 = 5;
 /// The same, within one shared cache.
 const SQLITE_LOCKED: u32 = 6;
+/// Postgres's codes for a lock or a connection that may be free a little later: a lock's timeout, a deadlock, no
+/// connection left, a server that starts (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
+const POSTGRES_BUSY: [&str; 4] = ["55P03", "40P01", "53300", "57P03"];
 
 /// Why the store could not answer. Refusals that a caller can act on have types of their own, next to the calls.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +41,12 @@ pub enum Error {
         url: String,
         /// Why it failed.
         source: Cause,
+    },
+    /// Another control role uses the database, and there can be one.
+    #[error("another Hearth serves from the database `{url}`: stop it first, or give this one a database of its own")]
+    Claimed {
+        /// The address, without credentials.
+        url: String,
     },
     /// A newer version of Hearth made the database; this one would misread it.
     #[error(
@@ -100,7 +110,11 @@ impl Error {
             | Self::Migrate { source, .. }
             | Self::Query { source, .. }
             | Self::Commit { source, .. } => source.is_busy(),
-            Self::Unsupported { .. } | Self::CreateFile { .. } | Self::Newer { .. } | Self::Damaged { .. } => false,
+            Self::Unsupported { .. }
+            | Self::CreateFile { .. }
+            | Self::Claimed { .. }
+            | Self::Newer { .. }
+            | Self::Damaged { .. } => false,
         }
     }
 
@@ -128,7 +142,11 @@ impl Cause {
 
 fn is_busy(error: &RuntimeErr) -> bool {
     let RuntimeErr::SqlxError(error) = error else { return false };
-    let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
+    let Some(error) = error.as_database_error() else { return false };
+    if let Some(error) = error.try_downcast_ref::<PgDatabaseError>() {
+        return POSTGRES_BUSY.contains(&error.code());
+    }
+    let code = error.code().and_then(|code| code.parse::<u32>().ok());
     code.is_some_and(|code| matches!(code & 0xff, SQLITE_BUSY | SQLITE_LOCKED))
 }
 

@@ -1,11 +1,15 @@
-//! Durable rows: teams, API keys, templates with their aliases, tags and builds, and the sandboxes that should exist.
+//! Durable rows: teams, users, API keys, templates with their aliases, tags and builds, the sandboxes that should exist,
+//! and requests that must not be done twice. In a SQLite file or in Postgres.
 //!
 //! The control role is the only writer of these facts, the store is where they are. It says what *should* be; what
 //! *is*, nodes say, and reconcilers of the control role close the gap.
 //!
 //! ```text
-//!   Store ── connection   opening: WAL, every commit synced, one writer at a time; closing
-//!     ├──── team          teams, API keys, who presents a key            key: secrets, hashes and masks of API keys
+//!   Store ── connection   opening, one writer at a time, every commit synced; closing
+//!     ├──── team          teams, their limits and their standing
+//!     ├──── user          users, and which teams they may act for
+//!     ├──── api_key       who presents a key                             key: secrets, hashes and masks of API keys
+//!     ├──── idempotency   requests that name themselves
 //!     ├──── template      templates, aliases, tags, builds; what a reference means
 //!     └──── sandbox       intended state of sandboxes, fenced by execution id; lists
 //!   row                   between column values and domain values        entity, migration: the tables
@@ -18,26 +22,33 @@
 //! * **Time** is kept in microseconds: what is read back is what was written, cut to those.
 //! * **No locks of callers**: writes wait in order for the one writer; reads never wait for it.
 //!
-//! SQLite is the only backend so far. Rows are sea-orm entities and never leave the crate.
+//! Both backends keep the same rows and the same promises, and one suite runs on both. Rows are sea-orm entities and
+//! never leave the crate.
 
 #![forbid(unsafe_code)]
 
+mod api_key;
 mod connection;
 mod entity;
 mod error;
+mod idempotency;
 pub mod key;
 mod migration;
 mod row;
 mod sandbox;
 mod team;
 mod template;
+mod user;
 
+pub use api_key::{ApiKey, CreateApiKeyError};
 pub use connection::{Config, Store};
 pub use error::{Cause, Error};
+pub use idempotency::{Named, NamedRequest, NamedTimes};
 pub use key::{KeyHash, KeyMask, KeySecret};
 pub use sandbox::{
     Expiry, InsertSandboxError, Order, PAGE_MAX, Sandbox, SandboxCursor, SandboxPage, SandboxQuery, SandboxState,
     Started, StateMove, UpdateSandboxError,
 };
-pub use team::{ApiKey, CreateApiKeyError, CreateTeamError, Limits, NewTeam, Standing, Team};
+pub use team::{CreateTeamError, Limits, NewTeam, Standing, Team};
 pub use template::{Alias, Build, BuildStatus, NewBuild, RegisterBuildError, ResolveError, Resolved, Template};
+pub use user::{CreateUserError, JoinTeamError, Membership, NewUser, User};

@@ -5,6 +5,7 @@
 //! at once one brings it up to date and the others find that done, and a step that fails leaves what was there before.
 
 mod m0001_first_tables;
+mod m0002_accounts;
 mod m0003_ingress;
 
 use sea_orm::{DbErr, EntityTrait as _, QueryOrder as _};
@@ -17,7 +18,7 @@ struct Steps;
 
 impl MigratorTrait for Steps {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_first_tables::Step), Box::new(m0003_ingress::Step)]
+        vec![Box::new(m0001_first_tables::Step), Box::new(m0002_accounts::Step), Box::new(m0003_ingress::Step)]
     }
 }
 

@@ -1,18 +1,16 @@
-//! Teams and their API keys.
+//! Teams: what they may use, and whether they may.
 
 use std::time::Duration;
 
-use hearth_types::{ApiKeyId, TeamId};
-use jiff::Timestamp;
+use hearth_types::TeamId;
 use sea_orm::ActiveValue::Set;
-use sea_orm::sea_query::{Expr, ExprTrait as _};
-use sea_orm::{ActiveModelTrait as _, ColumnTrait as _, EntityTrait as _, QueryFilter as _, SqlErr};
+use sea_orm::sea_query::Expr;
+use sea_orm::{ActiveModelTrait as _, ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, SqlErr};
 
 use crate::connection::Store;
-use crate::entity::{api_key, team};
+use crate::entity::team;
 use crate::error::{Error, failed};
-use crate::key::{KeyHash, KeyMask, KeySecret};
-use crate::row::{Reading, UnknownWord, micros, millis, now_micros};
+use crate::row::{Reading, UnknownWord, millis, now_micros};
 
 /// Longest slug: a namespace of template references.
 const SLUG_CHARS_MAX: usize = 64;
@@ -39,6 +37,23 @@ pub struct Limits {
     pub sandboxes_max: u32,
     /// Longest timeout of a sandbox. Kept in milliseconds.
     pub sandbox_length_max: Duration,
+    /// Virtual CPUs of one sandbox: what a template may be built with.
+    pub vcpus_max: u32,
+    /// Memory of one sandbox: what a template may be built with.
+    pub memory_mib_max: u32,
+    /// Builds of templates at the same time.
+    pub builds_max: u32,
+}
+
+impl Limits {
+    /// What a team may use when nobody says otherwise: the contract's values.
+    pub const STANDARD: Self = Self {
+        sandboxes_max: 20,
+        sandbox_length_max: Duration::from_secs(60 * 60),
+        vcpus_max: 8,
+        memory_mib_max: 8192,
+        builds_max: 20,
+    };
 }
 
 /// Whether a team may use what it may use.
@@ -52,7 +67,10 @@ pub enum Standing {
         reason: String,
     },
     /// It may not do anything.
-    Banned,
+    Banned {
+        /// What it is told.
+        reason: String,
+    },
 }
 
 /// A team to create.
@@ -83,40 +101,6 @@ pub enum CreateTeamError {
     Store(#[from] Error),
 }
 
-/// A team's credential, without its secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ApiKey {
-    /// The credential.
-    pub id: ApiKeyId,
-    /// Whose it is.
-    pub team_id: TeamId,
-    /// For people.
-    pub name: String,
-    /// What is shown of the secret.
-    pub mask: KeyMask,
-    /// When it was made.
-    pub created_at: Timestamp,
-    /// When it was last used, as far as that was noted.
-    pub last_used_at: Option<Timestamp>,
-}
-
-/// Why a key was not created.
-#[derive(Debug, thiserror::Error)]
-pub enum CreateApiKeyError {
-    /// There is no such team.
-    #[error("there is no team {team_id}")]
-    UnknownTeam {
-        /// The team.
-        team_id: TeamId,
-    },
-    /// The secret is in use, by this team or another one.
-    #[error("this API key exists already")]
-    Exists,
-    /// The store could not answer.
-    #[error(transparent)]
-    Store(#[from] Error),
-}
-
 impl Store {
     /// A team.
     ///
@@ -136,6 +120,16 @@ impl Store {
         row.map_err(failed("reading team", slug))?.map(Team::try_from).transpose()
     }
 
+    /// All teams, in the order they were created.
+    ///
+    /// # Errors
+    /// [`Error::Query`], [`Error::Damaged`].
+    pub async fn teams(&self) -> Result<Vec<Team>, Error> {
+        let query = team::Entity::find().order_by_asc(team::Column::CreatedAtUs).order_by_asc(team::Column::Id);
+        let rows = query.all(&self.database).await.map_err(failed("reading", "all teams"))?;
+        rows.into_iter().map(Team::try_from).collect()
+    }
+
     /// Creates a team in good standing.
     ///
     /// # Errors
@@ -153,6 +147,9 @@ impl Store {
             name: Set(name),
             sandboxes_max: Set(i64::from(limits.sandboxes_max)),
             sandbox_length_max_ms: Set(millis(limits.sandbox_length_max)),
+            vcpus_max: Set(i64::from(limits.vcpus_max)),
+            memory_mib_max: Set(i64::from(limits.memory_mib_max)),
+            builds_max: Set(i64::from(limits.builds_max)),
             standing: Set(ACTIVE.to_owned()),
             standing_reason: Set(None),
             created_at_us: Set(now_micros()),
@@ -169,6 +166,27 @@ impl Store {
         Ok(row)
     }
 
+    /// Changes what a team may use. What it uses already stays. `false`: there is no such team.
+    ///
+    /// # Errors
+    /// [`Error::Query`], [`Error::Commit`].
+    pub async fn set_team_limits(&self, id: TeamId, limits: Limits) -> Result<bool, Error> {
+        let Limits { sandboxes_max, sandbox_length_max, vcpus_max, memory_mib_max, builds_max } = limits;
+        let write = self.begin("setting the limits of team", id).await?;
+        let updated = team::Entity::update_many()
+            .col_expr(team::Column::SandboxesMax, Expr::value(i64::from(sandboxes_max)))
+            .col_expr(team::Column::SandboxLengthMaxMs, Expr::value(millis(sandbox_length_max)))
+            .col_expr(team::Column::VcpusMax, Expr::value(i64::from(vcpus_max)))
+            .col_expr(team::Column::MemoryMibMax, Expr::value(i64::from(memory_mib_max)))
+            .col_expr(team::Column::BuildsMax, Expr::value(i64::from(builds_max)))
+            .filter(team::Column::Id.eq(id.as_uuid()))
+            .exec(&write.transaction)
+            .await
+            .map_err(|error| write.failed(error))?;
+        write.commit().await?;
+        Ok(updated.rows_affected > 0)
+    }
+
     /// Blocks, bans or reinstates a team. `false`: there is no such team.
     ///
     /// # Errors
@@ -177,7 +195,7 @@ impl Store {
         let (standing, reason) = match standing {
             Standing::Active => (ACTIVE, None),
             Standing::Blocked { reason } => (BLOCKED, Some(reason.as_str())),
-            Standing::Banned => (BANNED, None),
+            Standing::Banned { reason } => (BANNED, Some(reason.as_str())),
         };
         let write = self.begin("setting the standing of team", id).await?;
         let updated = team::Entity::update_many()
@@ -189,77 +207,6 @@ impl Store {
             .map_err(|error| write.failed(error))?;
         write.commit().await?;
         Ok(updated.rows_affected > 0)
-    }
-
-    /// Creates a credential of a team. The secret is not kept.
-    ///
-    /// # Errors
-    /// [`CreateApiKeyError`].
-    pub async fn create_api_key(
-        &self,
-        team_id: TeamId,
-        name: &str,
-        secret: &KeySecret,
-    ) -> Result<ApiKey, CreateApiKeyError> {
-        let KeyMask { prefix, value_length, masked_prefix, masked_suffix } = secret.mask();
-        let row = api_key::ActiveModel {
-            id: Set(ApiKeyId::generate().as_uuid()),
-            team_id: Set(team_id.as_uuid()),
-            name: Set(name.to_owned()),
-            hash: Set(secret.hash().as_str().to_owned()),
-            mask_prefix: Set(prefix),
-            mask_value_length: Set(i64::from(value_length)),
-            mask_value_prefix: Set(masked_prefix),
-            mask_value_suffix: Set(masked_suffix),
-            created_at_us: Set(now_micros()),
-            last_used_at_us: Set(None),
-        };
-        let write = self.begin("creating an API key of team", team_id).await?;
-        let key = match row.insert(&write.transaction).await {
-            Ok(row) => ApiKey::try_from(row)?,
-            Err(error) => match error.sql_err() {
-                Some(SqlErr::UniqueConstraintViolation(_)) => return Err(CreateApiKeyError::Exists),
-                Some(SqlErr::ForeignKeyConstraintViolation(_)) => {
-                    return Err(CreateApiKeyError::UnknownTeam { team_id });
-                }
-                _ => return Err(write.failed(error).into()),
-            },
-        };
-        write.commit().await?;
-        Ok(key)
-    }
-
-    /// Who presents a key, whatever the team's standing is. Nothing is noted: see [`Store::touch_api_key`].
-    ///
-    /// # Errors
-    /// [`Error::Query`], [`Error::Damaged`].
-    pub async fn authenticate(&self, hash: &KeyHash) -> Result<Option<(Team, ApiKey)>, Error> {
-        let query = api_key::Entity::find().filter(api_key::Column::Hash.eq(hash.as_str()));
-        let row = query.find_also_related(team::Entity).one(&self.database).await;
-        match row.map_err(failed("looking up", "an API key"))? {
-            Some((key, Some(team))) => Ok(Some((Team::try_from(team)?, ApiKey::try_from(key)?))),
-            // A key without a team cannot be: the table refers to it.
-            Some((_, None)) | None => Ok(None),
-        }
-    }
-
-    /// Notes that a key was used. Later uses win, whatever the order of the calls; an unknown key is nothing. This is a
-    /// commit to the disk: do it every minute rather than with every request.
-    ///
-    /// # Errors
-    /// [`Error::Query`], [`Error::Commit`].
-    pub async fn touch_api_key(&self, id: ApiKeyId, at: Timestamp) -> Result<(), Error> {
-        let at = micros(at);
-        let write = self.begin("noting the use of API key", id).await?;
-        let is_later = api_key::Column::LastUsedAtUs.is_null().or(api_key::Column::LastUsedAtUs.lt(at));
-        api_key::Entity::update_many()
-            .col_expr(api_key::Column::LastUsedAtUs, Expr::value(at))
-            .filter(api_key::Column::Id.eq(id.as_uuid()))
-            .filter(is_later)
-            .exec(&write.transaction)
-            .await
-            .map_err(|error| write.failed(error))?;
-        write.commit().await
     }
 }
 
@@ -277,6 +224,9 @@ impl TryFrom<team::Model> for Team {
             name,
             sandboxes_max,
             sandbox_length_max_ms,
+            vcpus_max,
+            memory_mib_max,
+            builds_max,
             standing,
             standing_reason,
             created_at_us: _,
@@ -285,46 +235,16 @@ impl TryFrom<team::Model> for Team {
         let standing = match standing.as_str() {
             ACTIVE => Standing::Active,
             BLOCKED => Standing::Blocked { reason: standing_reason.unwrap_or_default() },
-            BANNED => Standing::Banned,
+            BANNED => Standing::Banned { reason: standing_reason.unwrap_or_default() },
             _ => return Err(reading.damaged("standing", UnknownWord(standing))),
         };
         let limits = Limits {
             sandboxes_max: reading.number("sandboxes_max", sandboxes_max)?,
             sandbox_length_max: reading.length("sandbox_length_max_ms", sandbox_length_max_ms)?,
+            vcpus_max: reading.number("vcpus_max", vcpus_max)?,
+            memory_mib_max: reading.number("memory_mib_max", memory_mib_max)?,
+            builds_max: reading.number("builds_max", builds_max)?,
         };
         Ok(Self { id: TeamId::from_uuid(id), slug, name, limits, standing })
-    }
-}
-
-impl TryFrom<api_key::Model> for ApiKey {
-    type Error = Error;
-
-    fn try_from(row: api_key::Model) -> Result<Self, Error> {
-        let api_key::Model {
-            id,
-            team_id,
-            name,
-            hash: _,
-            mask_prefix,
-            mask_value_length,
-            mask_value_prefix,
-            mask_value_suffix,
-            created_at_us,
-            last_used_at_us,
-        } = row;
-        let reading = Reading::new("api_key", id);
-        Ok(Self {
-            id: ApiKeyId::from_uuid(id),
-            team_id: TeamId::from_uuid(team_id),
-            name,
-            mask: KeyMask {
-                prefix: mask_prefix,
-                value_length: reading.number("mask_value_length", mask_value_length)?,
-                masked_prefix: mask_value_prefix,
-                masked_suffix: mask_value_suffix,
-            },
-            created_at: reading.time("created_at_us", created_at_us)?,
-            last_used_at: last_used_at_us.map(|at| reading.time("last_used_at_us", at)).transpose()?,
-        })
     }
 }

@@ -4,12 +4,18 @@
 mod files;
 #[path = "conformance/lists.rs"]
 mod lists;
+#[path = "conformance/named.rs"]
+mod named;
+#[path = "conformance/postgres.rs"]
+mod postgres;
 #[path = "conformance/sandboxes.rs"]
 mod sandboxes;
 #[path = "conformance/teams.rs"]
 mod teams;
 #[path = "conformance/templates.rs"]
 mod templates;
+#[path = "conformance/users.rs"]
+mod users;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,6 +30,7 @@ use tempfile::TempDir;
 struct Fixture {
     store: Store,
     config: Config,
+    /// Of SQLite's file.
     folder: TempDir,
 }
 
@@ -31,6 +38,13 @@ impl Fixture {
     async fn sqlite() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let config = Config::sqlite(&folder.path().join("hearth.db")).expect("the path is UTF-8");
+        let store = Store::open(&config).await.expect("an empty database");
+        Self { store, config, folder }
+    }
+
+    async fn postgres(server: &postgres::Server, name: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = server.create(name).await;
         let store = Store::open(&config).await.expect("an empty database");
         Self { store, config, folder }
     }
@@ -48,7 +62,7 @@ impl Fixture {
     }
 
     async fn team(&self, slug: &str) -> Team {
-        let limits = Limits { sandboxes_max: 20, sandbox_length_max: Duration::from_secs(3600) };
+        let limits = Limits::STANDARD;
         let team = NewTeam { slug: slug.to_owned(), name: format!("The team {slug}"), limits };
         self.store.create_team(team).await.expect("the slug is free")
     }
@@ -112,26 +126,53 @@ fn texts<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
 }
 
 macro_rules! conformance {
-    ($backend:ident: $($module:ident::$case:ident,)*) => {
-        mod $backend {
+    ($($module:ident::$case:ident,)*) => {
+        mod sqlite {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $case() {
-                    super::$module::$case(&super::Fixture::$backend().await).await;
+                    super::$module::$case(&super::Fixture::sqlite().await).await;
                 }
             )*
+        }
+
+        /// All cases in one test, because all tests are processes of their own and a server takes long to start.
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn postgres_does_the_same() {
+            let server = std::sync::Arc::new(postgres::Server::start().await);
+            files::many_open(&server.create("empty").await).await;
+            postgres::one_control_role_claims_a_database(&server).await;
+            let mut failures = Vec::new();
+            $(
+                let shared = std::sync::Arc::clone(&server);
+                let case = tokio::spawn(async move {
+                    let fixture = Fixture::postgres(&shared, stringify!($case)).await;
+                    $module::$case(&fixture).await;
+                    fixture.store.close().await;
+                });
+                if let Err(error) = case.await {
+                    failures.push(format!("{}: {error}", stringify!($case)));
+                }
+            )*
+            assert!(failures.is_empty(), "{}", failures.join("\n"));
         }
     };
 }
 
 conformance! {
-    sqlite:
     teams::a_team_is_found_as_created,
     teams::slugs_are_unique_and_fit_into_references,
     teams::a_team_changes_its_standing,
     teams::a_key_leads_to_its_team,
     teams::a_secret_is_one_key,
     teams::the_latest_use_of_a_key_is_kept,
+    teams::limits_are_kept,
+    teams::a_team_keeps_its_own_keys,
+    users::a_user_is_found_as_created,
+    users::exactly_one_team_is_the_default,
+    users::keys_outlive_who_made_them,
+    named::a_name_is_one_request,
+    named::one_of_many_is_the_first,
     templates::a_registered_build_is_what_its_names_mean,
     templates::registering_again_changes_nothing,
     templates::a_tag_means_its_newest_ready_build,
@@ -156,4 +197,7 @@ conformance! {
     lists::pages_agree_with_a_model,
     lists::a_place_outlives_its_sandbox,
     lists::metadata_is_compared_exactly,
+    files::reopening_keeps_everything,
+    files::a_newer_database_is_refused_and_left_alone,
+    files::a_closed_store_fails,
 }

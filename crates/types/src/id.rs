@@ -166,6 +166,10 @@ uuid_id!(
     /// A tenant's credential (its row, not its secret).
     ApiKeyId, "API key id"
 );
+uuid_id!(
+    /// A person who may act for teams.
+    UserId, "user id"
+);
 
 /// A host that runs sandboxes, named by its operator: `[A-Za-z0-9._-]`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -11,7 +11,11 @@ use crate::failure::Failure;
 
 /// Reads a body that has to be there.
 pub(crate) async fn required<T: DeserializeOwned>(config: &Config, body: Body) -> Result<T, Failure> {
-    let bytes = read(config, body).await?;
+    parse_required(&bytes(config, body).await?)
+}
+
+/// Reads what was read of a body that has to be there.
+pub(crate) fn parse_required<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     let text = bytes.trim_ascii();
     if text.is_empty() {
         return Err(Failure::invalid("the request has no body"));
@@ -21,12 +25,13 @@ pub(crate) async fn required<T: DeserializeOwned>(config: &Config, body: Body) -
 
 /// Reads a body that may be absent, empty, or `null`.
 pub(crate) async fn optional<T: DeserializeOwned + Default>(config: &Config, body: Body) -> Result<T, Failure> {
-    let bytes = read(config, body).await?;
+    let bytes = bytes(config, body).await?;
     let text = bytes.trim_ascii();
     if text.is_empty() || text == b"null" { Ok(T::default()) } else { parse(text) }
 }
 
-async fn read(config: &Config, body: Body) -> Result<Bytes, Failure> {
+/// Reads a body as it is.
+pub(crate) async fn bytes(config: &Config, body: Body) -> Result<Bytes, Failure> {
     let limited = Limited::new(body, config.request_bytes_max);
     match tokio::time::timeout(config.body_read_max, limited.collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),

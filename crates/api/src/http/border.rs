@@ -10,6 +10,7 @@ use http::{HeaderName, Method, StatusCode, header};
 use tower_http::cors::{Any, CorsLayer};
 use tracing::Instrument as _;
 
+use super::rate;
 use crate::control::Control;
 use crate::failure::{Failure, SHOULD_RETRY};
 use crate::sandboxes::list::{NEXT_TOKEN, TOTAL_RUNNING};
@@ -18,7 +19,7 @@ use crate::sandboxes::list::{NEXT_TOKEN, TOTAL_RUNNING};
 const PREFLIGHT_AGE: Duration = Duration::from_secs(60 * 60);
 
 /// Headers of requests that scripts of any origin may set.
-const REQUEST_HEADERS: [&str; 19] = [
+const REQUEST_HEADERS: [&str; 20] = [
     "origin",
     "content-length",
     "content-type",
@@ -26,6 +27,7 @@ const REQUEST_HEADERS: [&str; 19] = [
     "authorization",
     "x-api-key",
     "x-team-id",
+    "x-admin-token",
     "browser",
     "lang",
     "lang_version",
@@ -42,7 +44,7 @@ const REQUEST_HEADERS: [&str; 19] = [
 
 /// Scripts of any origin may call: the credential is a header that no browser sends by itself.
 pub(super) fn cors() -> CorsLayer {
-    let rate_limit = ["ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"].map(HeaderName::from_static);
+    let rate_limit = [rate::LIMIT, rate::REMAINING, rate::RESET];
     let exposed = [NEXT_TOKEN, TOTAL_RUNNING, header::RETRY_AFTER, SHOULD_RETRY].into_iter().chain(rate_limit);
     CorsLayer::new()
         .allow_origin(Any)

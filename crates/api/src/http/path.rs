@@ -4,13 +4,17 @@
 //! a segment stay inside.
 
 use axum::extract::{FromRequestParts, RawPathParams};
-use hearth_types::SandboxId;
+use hearth_types::{ApiKeyId, SandboxId, TeamId};
 use http::request::Parts;
 
 use crate::failure::Failure;
 
 /// Name of the path parameter with a sandbox id.
 const SANDBOX_ID: &str = "sandboxID";
+/// Name of the path parameter with a team's id.
+const TEAM_ID: &str = "teamID";
+/// Name of the path parameter with a key's id.
+const API_KEY_ID: &str = "apiKeyID";
 /// Name of the path parameter with a template's alias.
 const ALIAS: &str = "alias";
 
@@ -26,6 +30,32 @@ impl<S: Send + Sync> FromRequestParts<S> for SandboxPath {
         let sandbox_id = parse_sandbox_id(&text)?;
         tracing::Span::current().record("sandbox", tracing::field::display(&sandbox_id));
         Ok(Self(sandbox_id))
+    }
+}
+
+/// The team that a path names.
+#[derive(Debug)]
+pub(crate) struct TeamPath(pub(crate) TeamId);
+
+impl<S: Send + Sync> FromRequestParts<S> for TeamPath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let text = parameter(parts, state, TEAM_ID).await?;
+        text.parse().map(Self).map_err(|_| Failure::bad_request("invalid team ID"))
+    }
+}
+
+/// The key that a path names.
+#[derive(Debug)]
+pub(crate) struct ApiKeyPath(pub(crate) ApiKeyId);
+
+impl<S: Send + Sync> FromRequestParts<S> for ApiKeyPath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let text = parameter(parts, state, API_KEY_ID).await?;
+        text.parse().map(Self).map_err(|_| Failure::bad_request("invalid API key ID"))
     }
 }
 

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodFilter, MethodRouter, delete, get, on, post};
+use axum::routing::{MethodFilter, MethodRouter, delete, get, on, patch, post};
 use http::StatusCode;
 
-use super::auth::Reader;
-use super::border;
+use super::auth::{Operator, Reader};
+use super::{border, rate};
+use crate::accounts::{admin, keys, teams};
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::{health, sandboxes, templates};
@@ -29,14 +30,16 @@ struct Unbuilt {
 enum Answer {
     /// With this status, to those who present an API key.
     Keyed(StatusCode),
+    /// With this status, to operators.
+    Operated(StatusCode),
     /// With this status, to everybody: it takes credentials that this server does not have either.
     Open(StatusCode),
 }
 
 /// Not built yet.
 const LATER: Answer = Answer::Keyed(StatusCode::NOT_IMPLEMENTED);
-/// Not built yet, with credentials of users or operators.
-const LATER_OPEN: Answer = Answer::Open(StatusCode::NOT_IMPLEMENTED);
+/// Not built yet, for operators.
+const LATER_OPERATED: Answer = Answer::Operated(StatusCode::NOT_IMPLEMENTED);
 /// A feature that servers may have switched off; clients know what that means.
 const OFF: Answer = Answer::Keyed(StatusCode::FORBIDDEN);
 /// The same, with credentials of the feature's own.
@@ -86,13 +89,8 @@ const UNBUILT: &[Unbuilt] = &[
     unbuilt(POST, "/templates/{templateID}", "builds of the first generation", REMOVED),
     unbuilt(POST, "/templates/{templateID}/builds/{buildID}", "builds of the first generation", REMOVED),
     unbuilt(POST, "/v2/templates", "builds of the second generation", REMOVED),
-    unbuilt(GET, "/teams", "user accounts", LATER_OPEN),
     unbuilt(GET, "/teams/{teamID}/metrics", "metrics of teams", LATER),
     unbuilt(GET, "/teams/{teamID}/metrics/max", "metrics of teams", LATER),
-    unbuilt(GET, "/api-keys", "managing API keys over HTTP", LATER_OPEN),
-    unbuilt(POST, "/api-keys", "managing API keys over HTTP", LATER_OPEN),
-    unbuilt(PATCH, "/api-keys/{apiKeyID}", "managing API keys over HTTP", LATER_OPEN),
-    unbuilt(DELETE, "/api-keys/{apiKeyID}", "managing API keys over HTTP", LATER_OPEN),
     unbuilt(POST, "/access-tokens", "personal access tokens", REMOVED),
     unbuilt(DELETE, "/access-tokens/{accessTokenID}", "personal access tokens", REMOVED),
     unbuilt(GET, "/volumes", "volumes", OFF),
@@ -111,14 +109,10 @@ const UNBUILT: &[Unbuilt] = &[
     unbuilt(GET, "/secrets/{secretID}", "secrets", OFF),
     unbuilt(POST, "/secrets/{secretID}", "secrets", OFF),
     unbuilt(DELETE, "/secrets/{secretID}", "secrets", OFF),
-    unbuilt(GET, "/nodes", "managing nodes over HTTP", LATER_OPEN),
-    unbuilt(GET, "/nodes/{nodeID}", "managing nodes over HTTP", LATER_OPEN),
-    unbuilt(POST, "/nodes/{nodeID}", "managing nodes over HTTP", LATER_OPEN),
-    unbuilt(POST, "/admin/teams/{teamID}/sandboxes/kill", "administration over HTTP", LATER_OPEN),
-    unbuilt(GET, "/admin/sandboxes/running-counts", "administration over HTTP", LATER_OPEN),
-    unbuilt(POST, "/admin/teams/{teamID}/builds/cancel", "administration over HTTP", LATER_OPEN),
-    unbuilt(POST, "/admin/teams/{teamID}/api-keys", "administration over HTTP", LATER_OPEN),
-    unbuilt(DELETE, "/admin/teams/{teamID}/api-keys/{apiKeyID}", "administration over HTTP", LATER_OPEN),
+    unbuilt(GET, "/nodes", "managing nodes over HTTP", LATER_OPERATED),
+    unbuilt(GET, "/nodes/{nodeID}", "managing nodes over HTTP", LATER_OPERATED),
+    unbuilt(POST, "/nodes/{nodeID}", "managing nodes over HTTP", LATER_OPERATED),
+    unbuilt(POST, "/admin/teams/{teamID}/builds/cancel", "administration over HTTP", LATER_OPERATED),
 ];
 
 impl Unbuilt {
@@ -126,6 +120,9 @@ impl Unbuilt {
         let Self { method, what, answer, .. } = *self;
         match answer {
             Answer::Keyed(status) => on(method, move |_: Reader| async move { Failure::unsupported(status, what) }),
+            Answer::Operated(status) => {
+                on(method, move |_: Operator| async move { Failure::unsupported(status, what) })
+            }
             Answer::Open(status) => on(method, move || async move { Failure::unsupported(status, what) }),
         }
     }
@@ -145,12 +142,20 @@ pub(crate) fn router(control: Arc<Control>) -> Router {
         .route("/v2/sandboxes/{sandboxID}/connect", post(sandboxes::connect::second_generation))
         .route("/sandboxes/{sandboxID}/logs", get(sandboxes::logs::first_generation))
         .route("/v2/sandboxes/{sandboxID}/logs", get(sandboxes::logs::second_generation))
-        .route("/templates/aliases/{alias}", get(templates::find_alias));
+        .route("/templates/aliases/{alias}", get(templates::find_alias))
+        .route("/teams", get(teams::list))
+        .route("/api-keys", get(keys::list).post(keys::create))
+        .route("/api-keys/{apiKeyID}", patch(keys::rename).delete(keys::delete))
+        .route("/admin/teams/{teamID}/sandboxes/kill", post(admin::kill_sandboxes))
+        .route("/admin/sandboxes/running-counts", get(admin::running_counts))
+        .route("/admin/teams/{teamID}/api-keys", post(admin::create_key))
+        .route("/admin/teams/{teamID}/api-keys/{apiKeyID}", delete(admin::revoke_key));
     UNBUILT
         .iter()
         .fold(built, |router, unbuilt| router.route(unbuilt.path, unbuilt.route()))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&control), rate::surround))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&control), border::surround))
         .layer(border::cors())
         .with_state(control)

@@ -7,20 +7,18 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use hearth_api_types::sandbox::{NewSandbox, NewSandboxV1, Sandbox};
-use hearth_store::{ResolveError, Team};
-use http::{HeaderMap, HeaderName, StatusCode};
+use hearth_store::{NamedRequest, ResolveError, Team};
+use http::{HeaderMap, StatusCode};
 
-use super::describe;
 use super::wanted::{Defaults, Wanted, check_envd_version};
+use super::{describe, named};
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::http::auth::Writer;
 use crate::http::body;
 use crate::live::{self, Creation};
 
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-
-type Created = (StatusCode, Json<Sandbox>);
+pub(super) type Created = (StatusCode, Json<Sandbox>);
 
 /// Unsecured unless told otherwise, and short-lived.
 pub(crate) async fn first_generation(
@@ -40,16 +38,20 @@ pub(crate) async fn second_generation(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Created, Failure> {
-    if headers.contains_key(IDEMPOTENCY_KEY) {
-        // Ignoring it could make two sandboxes of one.
-        return Err(Failure::unsupported(StatusCode::FORBIDDEN, "idempotency keys"));
-    }
-    let sandbox: NewSandbox = body::required(&control.config, body).await?;
+    let key = named::key(&headers)?;
+    let text = body::bytes(&control.config, body).await?;
+    let sandbox: NewSandbox = body::parse_required(&text)?;
     let defaults = Defaults { timeout: Duration::from_secs(300), secured: true };
-    create(&control, team, sandbox, defaults).await
+    match key {
+        Some(key) => {
+            let request = NamedRequest { team_id: team.id, key, request: named::hash(&text)? };
+            named::create(&control, team, request, sandbox, defaults).await
+        }
+        None => create(&control, team, sandbox, defaults).await,
+    }
 }
 
-async fn create(
+pub(super) async fn create(
     control: &Arc<Control>,
     team: Team,
     sandbox: NewSandbox,

@@ -67,6 +67,10 @@ impl Wanted {
         let timeout = check_timeout(timeout, defaults.timeout, limits)?;
         let metadata = metadata.unwrap_or_default();
         check_size("metadata", &metadata, METADATA_BYTES_MAX)?;
+        if metadata.iter().any(|(key, value)| key.contains('\0') || value.contains('\0')) {
+            // Postgres keeps no such texts.
+            return Err(Failure::invalid("metadata must not contain a zero byte"));
+        }
         let env_vars = env_vars.unwrap_or_default();
         check_env_vars(&env_vars)?;
         check_lifecycle(auto_pause.unwrap_or(false), auto_pause_memory.unwrap_or(true), auto_resume)?;
@@ -203,7 +207,7 @@ mod tests {
     fn check(body: &str) -> Result<Wanted, Failure> {
         let new: NewSandbox = serde_json::from_str(body).expect(body);
         let defaults = Defaults { timeout: Duration::from_secs(300), secured: true };
-        Wanted::check(new, defaults, Limits { sandboxes_max: 20, sandbox_length_max: HOUR })
+        Wanted::check(new, defaults, Limits { sandbox_length_max: HOUR, ..Limits::STANDARD })
     }
 
     fn with(member: &str) -> String {
@@ -268,7 +272,7 @@ mod tests {
 
         let new: NewSandbox = serde_json::from_str(&with(r#""network":{"allowPublicTraffic":false}"#)).expect("valid");
         let defaults = Defaults { timeout: Duration::from_secs(15), secured: false };
-        let failure = Wanted::check(new, defaults, Limits { sandboxes_max: 20, sandbox_length_max: HOUR });
+        let failure = Wanted::check(new, defaults, Limits { sandboxes_max: 20, sandbox_length_max: HOUR, ..Limits::STANDARD });
         let failure = format!("{:?}", failure.expect_err("it is not secured"));
         assert!(failure.contains("400") && failure.contains("allowPublicTraffic"), "{failure}");
     }
@@ -292,6 +296,8 @@ mod tests {
             (with(r#""network":{"maskRequestHost":"localhost:1${PORT}"}"#), "maskRequestHost"),
             (with(r#""network":{"httpsPorts":[443,49983]}"#), "must not contain 49983"),
             (with(r#""network":{"httpsPorts":[0]}"#), "must not contain 0"),
+            (with(r#""metadata":{"a":"x\u0000"}"#), "zero byte"),
+            (with(r#""metadata":{"a\u0000":"x"}"#), "zero byte"),
             (many("envVars", ENV_VARS_BYTES_MAX), "envVars"),
             (many("metadata", METADATA_BYTES_MAX), "metadata"),
         ] {

@@ -99,6 +99,7 @@ async fn scripts_of_any_origin_may_call() {
         "authorization",
         "x-api-key",
         "x-team-id",
+        "x-admin-token",
         "browser",
         "lang",
         "lang_version",

@@ -204,16 +204,6 @@ async fn references_are_resolved_as_in_the_contract() {
 }
 
 #[tokio::test]
-async fn a_key_that_would_be_ignored_is_refused() {
-    let world = World::start().await;
-    let headers = [("idempotency-key", "abc-1")];
-    let answer = world.client.send("POST", "/v2/sandboxes", &headers, BASE).await;
-    let answer = answer.assert_error(403, "idempotency keys");
-    assert_eq!(answer.json()["error_code"], "feature_not_supported");
-    world.client.send("POST", "/sandboxes", &headers, BASE).await.assert_status(201);
-}
-
-#[tokio::test]
 async fn a_node_that_cannot_leads_to_a_typed_answer_and_leaves_nothing() {
     let world = World::start().await;
     for (on_create, status, error_code, should_retry) in [

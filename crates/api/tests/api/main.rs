@@ -2,14 +2,19 @@
 //! the real cluster API but keeps its sandboxes in a map.
 
 mod accidents;
+mod accounts;
 mod borders;
 mod client;
 mod creates;
 mod ends;
 mod fake_node;
+mod idempotency;
 mod lists;
 mod logs;
 mod races;
+mod rates;
 mod restarts;
 mod routes;
+mod teams_apart;
+mod user_tokens;
 mod world;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_analytics::{Embedded, Logs};
-use hearth_api::{Api, Config};
+use hearth_api::{Api, Config, UserTokens};
 use hearth_catalog::Catalog;
-use hearth_store::{Alias, KeySecret, Limits, NewBuild, NewTeam, Store, Team};
+use hearth_store::{Alias, KeySecret, Limits, NewBuild, NewTeam, NewUser, Store, Team, User};
 use hearth_types::{BuildId, Resources, SandboxId, Secret, Tag, TeamId, TemplateId};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -17,9 +17,11 @@ use tokio::task::JoinHandle;
 use crate::client::{Answer, Client};
 use crate::fake_node::FakeNode;
 
+pub(crate) const ADMIN_TOKEN: &str = "admin-token-for-tests";
+pub(crate) const USER_SECRET: &str = "a-secret-of-at-least-32-characters";
 pub(crate) const SEED: &str = "seed-for-tests";
 pub(crate) const DOMAIN: &str = "hearth.test:3002";
-pub(crate) const LIMITS: Limits = Limits { sandboxes_max: 20, sandbox_length_max: Duration::from_secs(3600) };
+pub(crate) const LIMITS: Limits = Limits::STANDARD;
 
 pub(crate) struct World {
     folder: TempDir,
@@ -35,6 +37,8 @@ pub(crate) struct World {
     pub(crate) base: TemplateId,
     pub(crate) client: Client,
     config: Config,
+    /// Where all requests seem to come from.
+    pub(crate) comes_from: Option<SocketAddr>,
     server: Option<Server>,
 }
 
@@ -46,7 +50,16 @@ struct Server {
 
 /// The contract's values, but impatient where a test would have to wait.
 pub(crate) fn config() -> Config {
-    Config { reconcile_interval: Duration::from_millis(100), ..Config::new(Secret::new(SEED), Some(DOMAIN.to_owned())) }
+    Config {
+        reconcile_interval: Duration::from_millis(100),
+        admin_token: Some(Secret::new(ADMIN_TOKEN)),
+        user_tokens: UserTokens {
+            secrets: vec![Secret::new(USER_SECRET)],
+            audience: Some("authenticated".to_owned()),
+            ..UserTokens::default()
+        },
+        ..Config::new(Secret::new(SEED), Some(DOMAIN.to_owned()))
+    }
 }
 
 impl World {
@@ -70,8 +83,20 @@ impl World {
         let analytics = hearth_analytics::Config::new(folder.path().join("analytics.db"));
         let logs = Arc::new(Embedded::open(analytics).await.expect("opens"));
         let client = Client::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Some(key));
-        let mut world =
-            Self { folder, store, catalog, logs, node, others: nodes, team, base, client, config, server: None };
+        let mut world = Self {
+            folder,
+            store,
+            catalog,
+            logs,
+            node,
+            others: nodes,
+            team,
+            base,
+            client,
+            config,
+            comes_from: None,
+            server: None,
+        };
         world.start_server().await;
         world
     }
@@ -82,7 +107,10 @@ impl World {
         let api = Api::start(self.config.clone(), store, catalog, logs, nodes).await.expect("starts");
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let router = api.router();
+        let mut router = api.router();
+        if let Some(address) = self.comes_from {
+            router = router.layer(axum::Extension(hearth_proxy::serve::Peer::Tcp(address)));
+        }
         let listening = tokio::spawn(async move { axum::serve(listener, router).await.expect("serving") });
         self.client = Client::new(address, Some(self.client.key().to_owned()));
         self.server = Some(Server { api, address, listening });
@@ -115,9 +143,25 @@ impl World {
         (team, self.client_with(Some(key)))
     }
 
+    /// A user who is a member of these teams, and their token.
+    pub(crate) async fn user(&self, email: &str, teams: &[&Team]) -> (User, String) {
+        let new = NewUser { email: email.to_owned(), subject: None };
+        let user = self.store.create_user(new).await.expect("nobody has the address");
+        for team in teams {
+            self.store.join_team(user.id, team.id).await.expect("both are there");
+        }
+        let token = token(&claims(&user.subject));
+        (user, token)
+    }
+
     /// A template of a team.
     pub(crate) async fn template(&self, team: &Team, public: bool, alias: &str, envd_version: &str) -> TemplateId {
         register(&self.store, Some(team.id), public, Some(team.slug.clone()), alias, envd_version).await
+    }
+
+    /// Where the rows are.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// What no interface offers yet.
@@ -177,6 +221,21 @@ impl World {
         })
         .await;
     }
+}
+
+/// What Supabase says about a user.
+pub(crate) fn claims(subject: &str) -> serde_json::Value {
+    let now = jiff::Timestamp::now().as_second();
+    serde_json::json!({
+        "aud": "authenticated", "exp": now + 3600, "iat": now, "sub": subject, "email": "ada@example.com",
+        "role": "authenticated", "app_metadata": {"provider": "email"}, "session_id": "1",
+    })
+}
+
+/// A token that says so, with the shared secret.
+pub(crate) fn token(claims: &serde_json::Value) -> String {
+    let key = jsonwebtoken::EncodingKey::from_secret(USER_SECRET.as_bytes());
+    jsonwebtoken::encode(&jsonwebtoken::Header::default(), claims, &key).expect("a token")
 }
 
 async fn open(folder: &Path) -> Store {

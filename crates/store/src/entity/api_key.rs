@@ -17,17 +17,31 @@ pub struct Model {
     pub mask_value_suffix: String,
     pub created_at_us: i64,
     pub last_used_at_us: Option<i64>,
+    /// Nobody: an operator, or a user who is gone.
+    pub created_by: Option<Uuid>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {
     #[sea_orm(belongs_to = "super::team::Entity", from = "Column::TeamId", to = "super::team::Column::Id")]
     Team,
+    #[sea_orm(
+        belongs_to = "super::user_account::Entity",
+        from = "Column::CreatedBy",
+        to = "super::user_account::Column::Id"
+    )]
+    Creator,
 }
 
 impl Related<super::team::Entity> for Entity {
     fn to() -> RelationDef {
         Relation::Team.def()
+    }
+}
+
+impl Related<super::user_account::Entity> for Entity {
+    fn to() -> RelationDef {
+        Relation::Creator.def()
     }
 }
 

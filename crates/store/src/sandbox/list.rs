@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use sea_orm::sea_query::Expr;
 use sea_orm::{
     ColumnTrait as _, Condition, EntityTrait as _, Order as SqlOrder, PaginatorTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _, TransactionTrait as _,
+    QueryOrder as _, QuerySelect as _,
 };
 
 use super::{Sandbox, SandboxState};
@@ -84,9 +84,9 @@ impl Store {
             Order::OldestFirst => SqlOrder::Asc,
             Order::NewestFirst => SqlOrder::Desc,
         };
-        let snapshot = self.database.begin().await.map_err(failed)?;
+        let snapshot = self.snapshot().await.map_err(failed)?;
         let rows = sandbox::Entity::find()
-            .filter(matching(query))
+            .filter(self.matching(query))
             .filter(is_in(&query.states))
             .filter(following(query))
             .order_by(Column::StartedAtUs, direction)
@@ -97,7 +97,7 @@ impl Store {
             .await
             .map_err(failed)?;
         let running_total = if query.states.contains(&SandboxState::Running) {
-            let running = sandbox::Entity::find().filter(matching(query)).filter(is_in(&[SandboxState::Running]));
+            let running = sandbox::Entity::find().filter(self.matching(query)).filter(is_in(&[SandboxState::Running]));
             Some(running.count(&snapshot).await.map_err(failed)?)
         } else {
             None
@@ -111,28 +111,30 @@ impl Store {
             .map(|last| SandboxCursor { started_at: last.started_at, sandbox_id: last.sandbox_id.clone() });
         Ok(SandboxPage { sandboxes, next, running_total })
     }
+
+    /// What a query filters by besides state and place.
+    fn matching(&self, query: &SandboxQuery) -> Condition {
+        let template = query.template_id.as_ref().map(|id| Column::TemplateId.eq(id.as_str()));
+        let started = query.started_from.map(|from| Column::StartedAtUs.gte(micros(from)));
+        // Through a table of the pairs, because a key in a path would have to be quoted, and cannot always be.
+        let has_pair = if self.is_postgres() {
+            r#"EXISTS (SELECT 1 FROM jsonb_each_text("sandbox"."metadata") AS pair WHERE pair.key = $1 AND pair.value = $2)"#
+        } else {
+            r#"EXISTS (SELECT 1 FROM json_each("sandbox"."metadata") AS pair WHERE pair.key = ? AND pair.value = ?)"#
+        };
+        let pairs = query.metadata.iter().map(|(key, value)| match key.contains('\0') || value.contains('\0') {
+            // Nobody has it, and Postgres would not even listen.
+            true => Expr::cust("1 = 0"),
+            false => Expr::cust_with_values(has_pair, [key.as_str(), value]),
+        });
+        let condition = Condition::all().add(Column::TeamId.eq(query.team_id.as_uuid()));
+        pairs.fold(condition.add_option(template).add_option(started), Condition::add)
+    }
 }
 
 /// In one of the states.
 pub(super) fn is_in(states: &[SandboxState]) -> Condition {
     Condition::all().add(Column::State.is_in(states.iter().map(|state| state.as_str())))
-}
-
-/// What a query filters by besides state and place.
-fn matching(query: &SandboxQuery) -> Condition {
-    let template = query.template_id.as_ref().map(|id| Column::TemplateId.eq(id.as_str()));
-    let started = query.started_from.map(|from| Column::StartedAtUs.gte(micros(from)));
-    let mut condition =
-        Condition::all().add(Column::TeamId.eq(query.team_id.as_uuid())).add_option(template).add_option(started);
-    for (key, value) in &query.metadata {
-        // Through a table of the pairs, because a key in a JSON path would have to be quoted, and cannot always be.
-        let pair = Expr::cust_with_values(
-            r#"EXISTS (SELECT 1 FROM json_each("sandbox"."metadata") AS pair WHERE pair.key = ? AND pair.value = ?)"#,
-            [key.as_str(), value.as_str()],
-        );
-        condition = condition.add(pair);
-    }
-    condition
 }
 
 /// What comes after the query's place.

@@ -1,4 +1,4 @@
-//! What only databases in files do.
+//! Opening and closing; what only databases in files do.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -8,9 +8,7 @@ use tokio::task::JoinSet;
 
 use crate::{Fixture, reference, sandbox};
 
-#[tokio::test]
-async fn reopening_keeps_everything() {
-    let fixture = Fixture::sqlite().await;
+pub(crate) async fn reopening_keeps_everything(fixture: &Fixture) {
     let (team, build) = (fixture.team("first").await, fixture.base().await);
     let secret = KeySecret::generate();
     let key = fixture.store.create_api_key(team.id, "laptop", &secret).await.expect("a new key");
@@ -31,7 +29,11 @@ async fn reopening_keeps_everything() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_may_open_an_empty_database_at_once() {
     let folder = tempfile::tempdir().expect("a folder");
-    let config = Config::sqlite(&folder.path().join("hearth.db")).expect("the path is UTF-8");
+    many_open(&Config::sqlite(&folder.path().join("hearth.db")).expect("the path is UTF-8")).await;
+}
+
+/// Of many that open an empty database at once, one makes the tables.
+pub(crate) async fn many_open(config: &Config) {
     let mut opening = JoinSet::new();
     for number in 0..8 {
         let config = config.clone();
@@ -50,9 +52,7 @@ async fn many_may_open_an_empty_database_at_once() {
     }
 }
 
-#[tokio::test]
-async fn a_newer_database_is_refused_and_left_alone() {
-    let fixture = Fixture::sqlite().await;
+pub(crate) async fn a_newer_database_is_refused_and_left_alone(fixture: &Fixture) {
     let team = fixture.team("first").await;
     fixture.tamper("INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_flying_cars', 0)").await;
     let error = Store::open(&fixture.config).await.expect_err("newer");
@@ -97,7 +97,9 @@ async fn what_is_no_database_is_refused() {
     for url in [
         "",
         "hearth.db",
-        "postgres://user:hunter2@host/db",
+        "mysql://user:hunter2@host/db",
+        "postgres://user:hunter2@host",
+        "postgres:",
         "sqlite::memory:",
         "sqlite://?mode=memory",
         "sqlite:",
@@ -119,9 +121,7 @@ async fn what_is_no_database_is_refused() {
     assert!(fs::read_to_string(path("letter.txt")).expect("the file").starts_with("Dear database"), "left alone");
 }
 
-#[tokio::test]
-async fn a_closed_store_fails() {
-    let fixture = Fixture::sqlite().await;
+pub(crate) async fn a_closed_store_fails(fixture: &Fixture) {
     let clone = fixture.store.clone();
     fixture.store.close().await;
     fixture.store.close().await;

@@ -199,6 +199,10 @@ pub(crate) async fn metadata_is_compared_exactly(fixture: &Fixture) {
             population.push(sandbox);
         }
     }
+    for pair in [("\0", "same"), ("a", "\0"), ("a\0", "same")] {
+        let query = SandboxQuery { metadata: texts([pair]), ..all(team.id) };
+        assert_eq!(walk(store, &query).await.0, [], "{pair:?}");
+    }
     for key in strange {
         for value in ["same", key] {
             let query = SandboxQuery { metadata: texts([(key, value)]), ..all(team.id) };

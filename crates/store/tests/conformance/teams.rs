@@ -2,18 +2,24 @@
 
 use std::time::Duration;
 
-use hearth_store::{CreateApiKeyError, CreateTeamError, KeySecret, Limits, NewTeam, Standing};
+use hearth_store::{CreateApiKeyError, CreateTeamError, KeySecret, Limits, NewTeam, Standing, Team};
 use hearth_types::{ApiKeyId, TeamId};
 use jiff::Timestamp;
 
 use crate::{Fixture, at};
 
+const MOST: Limits = Limits {
+    sandboxes_max: u32::MAX,
+    sandbox_length_max: Duration::from_millis(1),
+    vcpus_max: u32::MAX,
+    memory_mib_max: u32::MAX,
+    builds_max: u32::MAX,
+};
+const NOTHING: Limits =
+    Limits { sandboxes_max: 0, sandbox_length_max: Duration::ZERO, vcpus_max: 0, memory_mib_max: 0, builds_max: 0 };
+
 pub(crate) async fn a_team_is_found_as_created(Fixture { store, .. }: &Fixture) {
-    for (slug, limits) in [
-        ("default", Limits { sandboxes_max: 20, sandbox_length_max: Duration::from_secs(3600) }),
-        ("a-b_9", Limits { sandboxes_max: u32::MAX, sandbox_length_max: Duration::from_millis(1) }),
-        ("none", Limits { sandboxes_max: 0, sandbox_length_max: Duration::ZERO }),
-    ] {
+    for (slug, limits) in [("default", Limits::STANDARD), ("a-b_9", MOST), ("none", NOTHING)] {
         let new = NewTeam { slug: slug.to_owned(), name: "Näme'\"; DROP".to_owned(), limits };
         let team = store.create_team(new).await.expect("the slug is free");
         assert_eq!((team.slug.as_str(), team.name.as_str()), (slug, "Näme'\"; DROP"));
@@ -40,13 +46,17 @@ pub(crate) async fn slugs_are_unique_and_fit_into_references(fixture: &Fixture) 
 pub(crate) async fn a_team_changes_its_standing(fixture: &Fixture) {
     let store = &fixture.store;
     let (team, other) = (fixture.team("first").await, fixture.team("second").await);
-    for standing in [Standing::Blocked { reason: "unpaid".to_owned() }, Standing::Banned, Standing::Active] {
+    for standing in [
+        Standing::Blocked { reason: "unpaid".to_owned() },
+        Standing::Banned { reason: "abuse".to_owned() },
+        Standing::Active,
+    ] {
         assert!(store.set_team_standing(team.id, &standing).await.expect("a write"));
         let found = store.team(team.id).await.expect("a read").expect("the team");
         assert_eq!(found.standing, standing);
         assert_eq!(store.team(other.id).await.expect("a read").as_ref(), Some(&other));
     }
-    assert!(!store.set_team_standing(TeamId::generate(), &Standing::Banned).await.expect("a write"));
+    assert!(!store.set_team_standing(TeamId::generate(), &Standing::Active).await.expect("a write"));
 }
 
 pub(crate) async fn a_key_leads_to_its_team(fixture: &Fixture) {
@@ -94,4 +104,41 @@ pub(crate) async fn the_latest_use_of_a_key_is_kept(fixture: &Fixture) {
     }
     assert_eq!(last_used(&other).await, None);
     store.touch_api_key(ApiKeyId::generate(), at(1)).await.expect("an unknown key is nothing");
+}
+
+pub(crate) async fn limits_are_kept(fixture: &Fixture) {
+    let store = &fixture.store;
+    let (team, other) = (fixture.team("first").await, fixture.team("second").await);
+    for limits in [MOST, NOTHING, Limits { builds_max: 3, ..Limits::STANDARD }] {
+        assert!(store.set_team_limits(team.id, limits).await.expect("a write"));
+        let changed = Team { limits, ..team.clone() };
+        assert_eq!(store.teams().await.expect("a read"), [changed, other.clone()]);
+    }
+    assert!(!store.set_team_limits(TeamId::generate(), MOST).await.expect("a write"));
+}
+
+pub(crate) async fn a_team_keeps_its_own_keys(fixture: &Fixture) {
+    let store = &fixture.store;
+    let (team, other) = (fixture.team("first").await, fixture.team("second").await);
+    let secrets = [(); 3].map(|()| KeySecret::generate());
+    let mut keys = Vec::new();
+    for (owner, secret) in [&team, &team, &other].into_iter().zip(&secrets) {
+        keys.push(store.create_api_key(owner.id, "key", secret).await.expect("a new key"));
+    }
+    let named = async |team: TeamId| {
+        let keys = store.api_keys(team).await.expect("a read");
+        keys.into_iter().map(|(key, user)| (key.id, key.name, user)).collect::<Vec<_>>()
+    };
+    let key = |index: usize, name: &str| (keys[index].id, name.to_owned(), None);
+    assert_eq!(named(team.id).await, [key(0, "key"), key(1, "key")]);
+    assert!(!store.rename_api_key(other.id, keys[0].id, "stolen").await.expect("a write"));
+    assert!(!store.delete_api_key(other.id, keys[0].id).await.expect("a write"));
+    assert!(store.rename_api_key(team.id, keys[0].id, "desk").await.expect("a write"));
+    assert_eq!(named(team.id).await, [key(0, "desk"), key(1, "key")]);
+    assert!(store.delete_api_key(team.id, keys[1].id).await.expect("a write"));
+    assert!(!store.delete_api_key(team.id, keys[1].id).await.expect("a write"));
+    assert_eq!(named(team.id).await, [key(0, "desk")]);
+    assert_eq!(named(other.id).await, [key(2, "key")]);
+    let found = async |index: usize| store.authenticate(&secrets[index].hash()).await.expect("a read").is_some();
+    assert_eq!((found(0).await, found(1).await, found(2).await), (true, false, true));
 }

@@ -1,0 +1,79 @@
+//! `/admin`: what operators do to teams, whatever their standing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use futures::future::join_all;
+use hearth_api_types::account::{CreatedApiKey, KillResult, RunningCount};
+use hearth_types::TeamId;
+use http::StatusCode;
+
+use super::keys;
+use crate::control::Control;
+use crate::failure::Failure;
+use crate::http::auth::Operator;
+use crate::http::body;
+use crate::http::path::{ApiKeyPath, TeamPath};
+use crate::live::{Handle, Unanswered};
+
+/// `POST /admin/teams/{teamID}/sandboxes/kill`: ends all sandboxes of a team that there are now. One that is created
+/// meanwhile lives; block the team first.
+pub(crate) async fn kill_sandboxes(
+    State(control): State<Arc<Control>>,
+    Operator: Operator,
+    TeamPath(team_id): TeamPath,
+) -> Result<Json<KillResult>, Failure> {
+    known(&control, team_id).await?;
+    let handles = control.live.of_team(team_id);
+    let kills = join_all(handles.iter().map(Handle::kill)).await;
+    let (mut killed_count, mut failed_count) = (0, 0);
+    for outcome in kills {
+        match outcome {
+            Ok(()) => killed_count += 1,
+            // Somebody else was faster.
+            Err(Unanswered::Refused(_)) => {}
+            Err(_) => failed_count += 1,
+        }
+    }
+    tracing::info!(%team_id, killed_count, failed_count, "an operator ended the sandboxes of a team");
+    Ok(Json(KillResult { killed_count, failed_count }))
+}
+
+/// `GET /admin/sandboxes/running-counts`: teams without a running sandbox are left out.
+pub(crate) async fn running_counts(State(control): State<Arc<Control>>, Operator: Operator) -> Json<Vec<RunningCount>> {
+    let mut counts: BTreeMap<TeamId, usize> = BTreeMap::new();
+    for team_id in control.live.running_teams() {
+        *counts.entry(team_id).or_default() += 1;
+    }
+    let counts = counts.into_iter();
+    Json(counts.map(|(team_id, running_count)| RunningCount { team_id: team_id.to_string(), running_count }).collect())
+}
+
+/// `POST /admin/teams/{teamID}/api-keys`.
+pub(crate) async fn create_key(
+    State(control): State<Arc<Control>>,
+    Operator: Operator,
+    TeamPath(team_id): TeamPath,
+    body: Body,
+) -> Result<(StatusCode, Json<CreatedApiKey>), Failure> {
+    let name = keys::name(body::required(&control.config, body).await?)?;
+    keys::make(&control, team_id, None, &name).await
+}
+
+/// `DELETE /admin/teams/{teamID}/api-keys/{apiKeyID}`.
+pub(crate) async fn revoke_key(
+    State(control): State<Arc<Control>>,
+    Operator: Operator,
+    TeamPath(team_id): TeamPath,
+    ApiKeyPath(id): ApiKeyPath,
+) -> Result<StatusCode, Failure> {
+    keys::revoke(&control, team_id, id).await
+}
+
+async fn known(control: &Control, team_id: TeamId) -> Result<(), Failure> {
+    let found = control.store.team(team_id).await.map_err(|error| Failure::internal("looking up a team", &error))?;
+    found.map(drop).ok_or_else(|| Failure::not_found("there is no such team"))
+}

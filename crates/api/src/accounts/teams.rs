@@ -1,0 +1,40 @@
+//! `GET /teams`: what a client that just logged in needs to know.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use hearth_api_types::account::TeamOfUser;
+use hearth_store::{KeySecret, Standing};
+
+use crate::control::Control;
+use crate::failure::Failure;
+use crate::http::auth::Caller;
+
+/// What a key that is made for a login is called.
+const KEY_NAME: &str = "login";
+
+/// The caller's teams but those that are banned, each with a key that is made now: a key that is there cannot be shown.
+pub(crate) async fn list(
+    State(control): State<Arc<Control>>,
+    Caller(user): Caller,
+) -> Result<Json<Vec<TeamOfUser>>, Failure> {
+    let failed = |error| Failure::internal("reading the teams of a user", &error);
+    let mut memberships = control.store.memberships(user.id).await.map_err(failed)?;
+    memberships.retain(|membership| !matches!(membership.team.standing, Standing::Banned { .. }));
+    // A client logs in to the default, so there must be one.
+    let has_default = memberships.iter().any(|membership| membership.is_default);
+    let mut teams = Vec::with_capacity(memberships.len());
+    for (index, membership) in memberships.into_iter().enumerate() {
+        let secret = KeySecret::generate();
+        let made = control.store.create_api_key_by(Some(user.id), membership.team.id, KEY_NAME, &secret).await;
+        made.map_err(|error| Failure::internal("making an API key for a login", &error))?;
+        teams.push(TeamOfUser {
+            team_id: membership.team.id.to_string(),
+            name: membership.team.name,
+            api_key: secret.expose().to_owned(),
+            is_default: membership.is_default || (!has_default && index == 0),
+        });
+    }
+    Ok(Json(teams))
+}

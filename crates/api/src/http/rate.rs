@@ -1,0 +1,185 @@
+//! How often teams and addresses may call.
+//!
+//! A bucket each, filled evenly and emptied by one with each request. Off unless the operator says how much; then every
+//! answer tells what is left, and a request too many is told when to come again. Nothing was done for it, so coming again
+//! is safe.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use hearth_proxy::serve::Peer;
+use hearth_types::TeamId;
+use http::{HeaderName, HeaderValue, StatusCode};
+use tokio::time::Instant;
+
+use crate::config::Rate;
+use crate::control::Control;
+use crate::failure::Failure;
+
+pub(super) const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
+pub(super) const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
+pub(super) const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
+
+/// Buckets that are kept: a few MiB. When there are more, full ones are forgotten; and if there are none, all are, which
+/// lets some call more often than they should for a moment, but nobody less.
+const BUCKETS_MAX: usize = 65_536;
+
+/// Whose bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Who {
+    Team(TeamId),
+    Address(IpAddr),
+}
+
+/// All buckets.
+#[derive(Debug)]
+pub(crate) struct Rates {
+    team: Option<Rate>,
+    address: Option<Rate>,
+    buckets: Mutex<HashMap<Who, Bucket>>,
+}
+
+/// How empty a bucket was, and when.
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    used: f64,
+    at: Instant,
+}
+
+/// What is left of a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Left {
+    limit: NonZeroU32,
+    remaining: u32,
+    /// Seconds until all of it is there again.
+    reset_seconds: u64,
+}
+
+/// Where what is left is noted while a request is answered.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Slot(Arc<Mutex<Option<Left>>>);
+
+impl Rates {
+    pub(crate) fn new(team: Option<Rate>, address: Option<Rate>) -> Self {
+        Self { team, address, buckets: Mutex::default() }
+    }
+
+    /// Counts one request, or refuses it.
+    pub(crate) fn count(&self, who: Who, slot: Option<&Slot>) -> Result<(), Failure> {
+        let rate = match who {
+            Who::Team(_) => self.team,
+            Who::Address(_) => self.address,
+        };
+        let Some(rate) = rate else { return Ok(()) };
+        let (left, outcome) = self.take(who, rate, Instant::now());
+        if let Some(Slot(slot)) = slot {
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(left);
+        }
+        outcome.map_err(|wait| {
+            Failure::new(StatusCode::TOO_MANY_REQUESTS, "too many requests: come again later")
+                .worth_retrying_after(wait)
+        })
+    }
+
+    /// What is left; and if there is not enough, how long until there is.
+    fn take(&self, who: Who, rate: Rate, now: Instant) -> (Left, Result<(), Duration>) {
+        let capacity = f64::from(rate.requests.get());
+        let per_second = capacity / rate.per.as_secs_f64().max(f64::MIN_POSITIVE);
+        let refilled = |bucket: &Bucket| {
+            (bucket.used - now.saturating_duration_since(bucket.at).as_secs_f64() * per_second).max(0.0)
+        };
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= BUCKETS_MAX && !buckets.contains_key(&who) {
+            let hour = Duration::from_secs(3600);
+            buckets.retain(|_, bucket| now.saturating_duration_since(bucket.at) < rate.per.min(hour));
+            if buckets.len() >= BUCKETS_MAX {
+                buckets.clear();
+            }
+        }
+        let bucket = buckets.entry(who).or_insert(Bucket { used: 0.0, at: now });
+        let used = refilled(bucket);
+        let fits = used + 1.0 <= capacity;
+        let used = if fits { used + 1.0 } else { used };
+        *bucket = Bucket { used, at: now };
+        drop(buckets);
+        let left = Left {
+            limit: rate.requests,
+            // A part of a request is none.
+            remaining: whole(capacity - used),
+            reset_seconds: u64::from(whole((used / per_second).ceil())),
+        };
+        let wait = Duration::try_from_secs_f64((used + 1.0 - capacity) / per_second).unwrap_or(rate.per);
+        // Rounded up: a client that comes in time must not be too early.
+        let wait = Duration::from_secs(wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
+        (left, if fits { Ok(()) } else { Err(wait) })
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the value is clamped to what fits")]
+fn whole(number: f64) -> u32 {
+    number.clamp(0.0, f64::from(u32::MAX)) as u32
+}
+
+/// Counts the request of an address, and tells what is left.
+pub(super) async fn surround(State(control): State<Arc<Control>>, mut request: Request, next: Next) -> Response {
+    let slot = Slot::default();
+    // Who watches over this server must not be told to come again later.
+    let is_watched = request.uri().path() == "/health";
+    let address = request.extensions().get::<Peer>().and_then(Peer::ip).filter(|_| !is_watched);
+    request.extensions_mut().insert(slot.clone());
+    let counted = address.map_or(Ok(()), |address| control.rates.count(Who::Address(address), Some(&slot)));
+    let mut response = match counted {
+        Ok(()) => next.run(request).await,
+        Err(failure) => failure.into_response(),
+    };
+    let left = *slot.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(Left { limit, remaining, reset_seconds }) = left {
+        let headers = response.headers_mut();
+        headers.insert(LIMIT, HeaderValue::from(limit.get()));
+        headers.insert(REMAINING, HeaderValue::from(remaining));
+        headers.insert(RESET, HeaderValue::from(reset_seconds));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bucket_is_filled_evenly() {
+        let rate = Rate { requests: NonZeroU32::new(3).expect("three"), per: Duration::from_secs(30) };
+        let rates = Rates::new(Some(rate), None);
+        let (ours, others) = (Who::Team(TeamId::generate()), Who::Team(TeamId::generate()));
+        let take = |who| {
+            let (left, outcome) = rates.take(who, rate, Instant::now());
+            (left.remaining, left.reset_seconds, outcome.map_err(|wait| wait.as_secs()))
+        };
+        assert_eq!([take(ours), take(ours), take(ours)], [(2, 10, Ok(())), (1, 20, Ok(())), (0, 30, Ok(()))]);
+        assert_eq!(take(ours), (0, 30, Err(10)));
+        assert_eq!(take(others), (2, 10, Ok(())), "each has a bucket of their own");
+        tokio::time::advance(Duration::from_millis(9_500)).await;
+        assert_eq!(take(ours), (0, 21, Err(1)));
+        tokio::time::advance(Duration::from_millis(500)).await;
+        assert_eq!(take(ours), (0, 30, Ok(())));
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert_eq!(take(ours), (2, 10, Ok(())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_addresses_take_bounded_memory() {
+        let rate = Rate { requests: NonZeroU32::MIN, per: Duration::from_secs(1) };
+        let rates = Rates::new(None, Some(rate));
+        for number in 0..BUCKETS_MAX + 10 {
+            let address = IpAddr::from(u128::try_from(number).expect("small").to_be_bytes());
+            rates.count(Who::Address(address), None).expect("the first of each");
+        }
+        assert!(rates.buckets.lock().expect("no panic").len() <= BUCKETS_MAX);
+    }
+}

@@ -1,0 +1,226 @@
+//! API keys of teams: who presents one, and what their owners see of them.
+
+use hearth_types::{ApiKeyId, TeamId, UserId};
+use jiff::Timestamp;
+use sea_orm::ActiveValue::Set;
+use sea_orm::sea_query::{Expr, ExprTrait as _};
+use sea_orm::{ActiveModelTrait as _, ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, SqlErr};
+
+use crate::connection::Store;
+use crate::entity::{api_key, team, user_account};
+use crate::error::{Error, failed};
+use crate::key::{KeyHash, KeyMask, KeySecret};
+use crate::row::{Reading, micros, now_micros};
+use crate::team::Team;
+use crate::user::User;
+
+/// A team's credential, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiKey {
+    /// The credential.
+    pub id: ApiKeyId,
+    /// Whose it is.
+    pub team_id: TeamId,
+    /// For people.
+    pub name: String,
+    /// What is shown of the secret.
+    pub mask: KeyMask,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was last used, as far as that was noted.
+    pub last_used_at: Option<Timestamp>,
+    /// Who made it; `None`: an operator, or a user who is gone.
+    pub created_by: Option<UserId>,
+}
+
+/// Why a key was not created.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateApiKeyError {
+    /// There is no such team.
+    #[error("there is no team {team_id}")]
+    UnknownTeam {
+        /// The team.
+        team_id: TeamId,
+    },
+    /// The secret is in use, by this team or another one.
+    #[error("this API key exists already")]
+    Exists,
+    /// The store could not answer.
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+impl Store {
+    /// Creates a credential of a team, as an operator. The secret is not kept.
+    ///
+    /// # Errors
+    /// [`CreateApiKeyError`].
+    pub async fn create_api_key(
+        &self,
+        team_id: TeamId,
+        name: &str,
+        secret: &KeySecret,
+    ) -> Result<ApiKey, CreateApiKeyError> {
+        self.create_api_key_by(None, team_id, name, secret).await
+    }
+
+    /// Creates a credential of a team, as a user or (`None`) as an operator. The secret is not kept.
+    ///
+    /// # Errors
+    /// [`CreateApiKeyError`].
+    pub async fn create_api_key_by(
+        &self,
+        user_id: Option<UserId>,
+        team_id: TeamId,
+        name: &str,
+        secret: &KeySecret,
+    ) -> Result<ApiKey, CreateApiKeyError> {
+        let KeyMask { prefix, value_length, masked_prefix, masked_suffix } = secret.mask();
+        let row = api_key::ActiveModel {
+            id: Set(ApiKeyId::generate().as_uuid()),
+            team_id: Set(team_id.as_uuid()),
+            name: Set(name.to_owned()),
+            hash: Set(secret.hash().as_str().to_owned()),
+            mask_prefix: Set(prefix),
+            mask_value_length: Set(i64::from(value_length)),
+            mask_value_prefix: Set(masked_prefix),
+            mask_value_suffix: Set(masked_suffix),
+            created_at_us: Set(now_micros()),
+            last_used_at_us: Set(None),
+            created_by: Set(user_id.map(|user| user.as_uuid())),
+        };
+        let write = self.begin("creating an API key of team", team_id).await?;
+        let key = match row.insert(&write.transaction).await {
+            Ok(row) => ApiKey::try_from(row)?,
+            Err(error) => match error.sql_err() {
+                Some(SqlErr::UniqueConstraintViolation(_)) => return Err(CreateApiKeyError::Exists),
+                Some(SqlErr::ForeignKeyConstraintViolation(_)) => {
+                    return Err(CreateApiKeyError::UnknownTeam { team_id });
+                }
+                _ => return Err(write.failed(error).into()),
+            },
+        };
+        write.commit().await?;
+        Ok(key)
+    }
+
+    /// Who presents a key, whatever the team's standing is. Nothing is noted: see [`Store::touch_api_key`].
+    ///
+    /// # Errors
+    /// [`Error::Query`], [`Error::Damaged`].
+    pub async fn authenticate(&self, hash: &KeyHash) -> Result<Option<(Team, ApiKey)>, Error> {
+        let query = api_key::Entity::find().filter(api_key::Column::Hash.eq(hash.as_str()));
+        let row = query.find_also_related(team::Entity).one(&self.database).await;
+        match row.map_err(failed("looking up", "an API key"))? {
+            Some((key, Some(team))) => Ok(Some((Team::try_from(team)?, ApiKey::try_from(key)?))),
+            // A key without a team cannot be: the table refers to it.
+            Some((_, None)) | None => Ok(None),
+        }
+    }
+
+    /// Notes that a key was used. Later uses win, whatever the order of the calls; an unknown key is nothing. This is a
+    /// commit to the disk: do it every minute rather than with every request.
+    ///
+    /// # Errors
+    /// [`Error::Query`], [`Error::Commit`].
+    pub async fn touch_api_key(&self, id: ApiKeyId, at: Timestamp) -> Result<(), Error> {
+        let at = micros(at);
+        let write = self.begin("noting the use of API key", id).await?;
+        let is_later = api_key::Column::LastUsedAtUs.is_null().or(api_key::Column::LastUsedAtUs.lt(at));
+        api_key::Entity::update_many()
+            .col_expr(api_key::Column::LastUsedAtUs, Expr::value(at))
+            .filter(api_key::Column::Id.eq(id.as_uuid()))
+            .filter(is_later)
+            .exec(&write.transaction)
+            .await
+            .map_err(|error| write.failed(error))?;
+        write.commit().await
+    }
+
+    /// The keys of a team with who made them, in the order they were made.
+    ///
+    /// # Errors
+    /// [`Error::Query`], [`Error::Damaged`].
+    pub async fn api_keys(&self, team_id: TeamId) -> Result<Vec<(ApiKey, Option<User>)>, Error> {
+        let rows = api_key::Entity::find()
+            .filter(api_key::Column::TeamId.eq(team_id.as_uuid()))
+            .order_by_asc(api_key::Column::CreatedAtUs)
+            .order_by_asc(api_key::Column::Id)
+            .find_also_related(user_account::Entity)
+            .all(&self.database)
+            .await
+            .map_err(failed("reading the API keys of team", team_id))?;
+        let read = |(key, user): (api_key::Model, Option<user_account::Model>)| {
+            Ok((ApiKey::try_from(key)?, user.map(User::try_from).transpose()?))
+        };
+        rows.into_iter().map(read).collect()
+    }
+
+    /// Gives a key of a team another name. `false`: the team has no such key.
+    ///
+    /// # Errors
+    /// [`Error::Query`], [`Error::Commit`].
+    pub async fn rename_api_key(&self, team_id: TeamId, id: ApiKeyId, name: &str) -> Result<bool, Error> {
+        let write = self.begin("renaming API key", id).await?;
+        let updated = api_key::Entity::update_many()
+            .col_expr(api_key::Column::Name, Expr::value(name))
+            .filter(api_key::Column::Id.eq(id.as_uuid()))
+            .filter(api_key::Column::TeamId.eq(team_id.as_uuid()))
+            .exec(&write.transaction)
+            .await
+            .map_err(|error| write.failed(error))?;
+        write.commit().await?;
+        Ok(updated.rows_affected > 0)
+    }
+
+    /// Revokes a key of a team. `false`: the team has no such key.
+    ///
+    /// # Errors
+    /// [`Error::Query`], [`Error::Commit`].
+    pub async fn delete_api_key(&self, team_id: TeamId, id: ApiKeyId) -> Result<bool, Error> {
+        let write = self.begin("revoking API key", id).await?;
+        let deleted = api_key::Entity::delete_many()
+            .filter(api_key::Column::Id.eq(id.as_uuid()))
+            .filter(api_key::Column::TeamId.eq(team_id.as_uuid()))
+            .exec(&write.transaction)
+            .await
+            .map_err(|error| write.failed(error))?;
+        write.commit().await?;
+        Ok(deleted.rows_affected > 0)
+    }
+}
+
+impl TryFrom<api_key::Model> for ApiKey {
+    type Error = Error;
+
+    fn try_from(row: api_key::Model) -> Result<Self, Error> {
+        let api_key::Model {
+            id,
+            team_id,
+            name,
+            hash: _,
+            mask_prefix,
+            mask_value_length,
+            mask_value_prefix,
+            mask_value_suffix,
+            created_at_us,
+            last_used_at_us,
+            created_by,
+        } = row;
+        let reading = Reading::new("api_key", id);
+        Ok(Self {
+            id: ApiKeyId::from_uuid(id),
+            team_id: TeamId::from_uuid(team_id),
+            name,
+            mask: KeyMask {
+                prefix: mask_prefix,
+                value_length: reading.number("mask_value_length", mask_value_length)?,
+                masked_prefix: mask_value_prefix,
+                masked_suffix: mask_value_suffix,
+            },
+            created_at: reading.time("created_at_us", created_at_us)?,
+            last_used_at: last_used_at_us.map(|at| reading.time("last_used_at_us", at)).transpose()?,
+            created_by: created_by.map(UserId::from_uuid),
+        })
+    }
+}

@@ -1,0 +1,145 @@
+//! A Postgres server of the suite's own: in a temporary folder, on a socket in it, as an unprivileged user, gone
+//! afterwards.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use hearth_store::{Config, Store};
+use sea_orm::{ConnectionTrait as _, Database, DatabaseConnection};
+use tempfile::TempDir;
+
+/// Postgres does not run as root: then it runs as this user, whom no file of the host belongs to.
+const NOBODY: u32 = 65534;
+/// How long a server may take to start.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Server {
+    folder: TempDir,
+    process: Child,
+    database: DatabaseConnection,
+}
+
+impl Server {
+    /// Call it from the test's own thread: the server ends with the thread that started it.
+    pub(crate) async fn start() -> Self {
+        let programs = programs();
+        let folder = tempfile::tempdir().expect("a folder");
+        let data = folder.path().join("data");
+        fs::create_dir(&data).expect("a folder in it");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("permissions");
+        if fs::metadata(folder.path()).expect("the folder").uid() == 0 {
+            chown(&data, Some(NOBODY), Some(NOBODY)).expect("a folder of nobody");
+        }
+        let init = command(&programs.join("initdb"), &data)
+            .args([
+                "--pgdata=.",
+                "--username=hearth",
+                "--auth=trust",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+                "--no-sync",
+            ])
+            .output()
+            .expect("initdb starts");
+        assert!(
+            init.status.success(),
+            "{}{}",
+            String::from_utf8_lossy(&init.stdout),
+            String::from_utf8_lossy(&init.stderr)
+        );
+        let process = command(&programs.join("postgres"), &data)
+            .args(["-D", ".", "-k", ".", "-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=200"])
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(folder.path().join("log")).expect("a log"))
+            .spawn()
+            .expect("postgres starts");
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let database = loop {
+            match Database::connect(url(&data, "postgres")).await {
+                Ok(database) => break database,
+                Err(error) if tokio::time::Instant::now() > deadline => {
+                    let log = fs::read_to_string(folder.path().join("log")).unwrap_or_default();
+                    panic!("{error}: {log}")
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        };
+        Self { folder, process, database }
+    }
+
+    /// An empty database.
+    pub(crate) async fn create(&self, name: &str) -> Config {
+        self.database.execute_unprepared(&format!("CREATE DATABASE \"{name}\"")).await.expect(name);
+        Config { url: url(&self.folder.path().join("data"), name) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The server cleans up after itself: shared memory, too.
+        if let Some(pid) = rustix::process::Pid::from_raw(i32::try_from(self.process.id()).expect("a process id")) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::QUIT);
+        }
+        let _ = self.process.wait();
+    }
+}
+
+/// Runs as nobody if this is root, and ends when the thread that starts it does.
+fn command(program: &Path, folder: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    if rustix::process::getuid().is_root() {
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    }
+    command.args(["--pdeathsig=QUIT", "--"]).arg(program).current_dir(folder).env_remove("PGDATA");
+    command
+}
+
+fn url(folder: &Path, database: &str) -> String {
+    format!("postgres://hearth@localhost/{database}?host={}", folder.display())
+}
+
+/// Debian keeps the programs of each version in a folder of its own.
+fn programs() -> PathBuf {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let newest = versions.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).max();
+    let newest = newest.expect("Debian's package `postgresql` is installed (scripts/packages.sh test)");
+    PathBuf::from(format!("/usr/lib/postgresql/{newest}/bin"))
+}
+
+/// Two control roles would end each other's sandboxes. Operators' commands are welcome beside one.
+pub(crate) async fn one_control_role_claims_a_database(server: &Server) {
+    let (config, other) = (server.create("claimed").await, server.create("other").await);
+    let first = Store::open_alone(&config).await.expect("nobody was before");
+    let error = Store::open_alone(&config).await.map(drop).expect_err("claimed");
+    assert!(matches!(error, hearth_store::Error::Claimed { .. }), "{error}");
+    let command = Store::open(&config).await.expect("beside it");
+    assert_eq!(command.teams().await.expect("a read"), []);
+    command.close().await;
+    Store::open_alone(&other).await.expect("another database").close().await;
+    first.close().await;
+    Store::open_alone(&config).await.expect("the claim ended").close().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_told_at_once_and_without_its_password() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    // Nobody listens there from now on.
+    drop(listener);
+    for url in [
+        format!("postgres://hearth:hunter2@localhost/hearth?host={}", folder.path().display()),
+        format!("postgres://hearth:hunter2@{address}/hearth"),
+    ] {
+        let config = Config { url };
+        let opening = tokio::time::timeout(Duration::from_secs(5), Store::open(&config));
+        let error = opening.await.expect("at once").map(drop).expect_err("nobody listens");
+        assert!(matches!(error, hearth_store::Error::Open { .. }), "{error}");
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+        let cause = std::error::Error::source(&error).expect("a cause").to_string();
+        assert!(!cause.contains("pool"), "{cause}");
+    }
+}

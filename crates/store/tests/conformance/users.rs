@@ -1,0 +1,89 @@
+//! Users and their teams.
+
+use hearth_store::{CreateUserError, JoinTeamError, KeySecret, NewUser, Store, User};
+use hearth_types::{TeamId, UserId};
+
+use crate::Fixture;
+
+async fn user(store: &Store, email: &str, subject: Option<&str>) -> User {
+    let new = NewUser { email: email.to_owned(), subject: subject.map(str::to_owned) };
+    store.create_user(new).await.expect("nobody has the address")
+}
+
+pub(crate) async fn a_user_is_found_as_created(Fixture { store, .. }: &Fixture) {
+    let ada = user(store, "ada@example.com", None).await;
+    assert_eq!(ada.subject, ada.id.to_string());
+    let bob = user(store, "bob@example.com", Some("auth0|17")).await;
+    assert_eq!(store.user_by_subject("auth0|17").await.expect("a read"), Some(bob.clone()));
+    assert_eq!(store.user_by_subject(&ada.subject).await.expect("a read"), Some(ada.clone()));
+    assert_eq!(store.user_by_email("bob@example.com").await.expect("a read"), Some(bob.clone()));
+    assert_eq!(store.user_by_subject("").await.expect("a read"), None);
+    assert_eq!(store.users().await.expect("a read"), [ada, bob]);
+    for (email, subject, is_taken) in [
+        ("ada@example.com", None, true),
+        ("new@example.com", Some("auth0|17"), true),
+        ("ada", None, false),
+        ("@example.com", None, false),
+        ("ada@", None, false),
+        ("a da@example.com", None, false),
+        ("ada@example.com\0", None, false),
+    ] {
+        let new = NewUser { email: email.to_owned(), subject: subject.map(str::to_owned) };
+        match store.create_user(new).await {
+            Err(CreateUserError::Exists { .. }) => assert!(is_taken, "{email}"),
+            Err(CreateUserError::EmailInvalid) => assert!(!is_taken, "{email}"),
+            other => panic!("{email}: {other:?}"),
+        }
+    }
+    for subject in [String::new(), "x".repeat(256), "\0".to_owned()] {
+        let new = NewUser { email: "new@example.com".to_owned(), subject: Some(subject) };
+        assert!(matches!(store.create_user(new).await, Err(CreateUserError::SubjectInvalid)));
+    }
+}
+
+pub(crate) async fn exactly_one_team_is_the_default(fixture: &Fixture) {
+    let store = &fixture.store;
+    let ada = user(store, "ada@example.com", None).await;
+    assert_eq!(store.memberships(ada.id).await.expect("a read"), []);
+    let (first, second, other) =
+        (fixture.team("first").await, fixture.team("second").await, fixture.team("other").await);
+    for team in [&first, &second, &first] {
+        store.join_team(ada.id, team.id).await.expect("both are there");
+    }
+    let defaults = async || {
+        let memberships = store.memberships(ada.id).await.expect("a read");
+        memberships.into_iter().map(|membership| (membership.team.slug, membership.is_default)).collect::<Vec<_>>()
+    };
+    let both = |first: bool| vec![("first".to_owned(), first), ("second".to_owned(), !first)];
+    assert_eq!(defaults().await, both(true));
+    assert!(store.set_default_team(ada.id, second.id).await.expect("a write"));
+    assert_eq!(defaults().await, both(false));
+    assert!(store.set_default_team(ada.id, other.id).await.expect("a write"));
+    assert_eq!(defaults().await, both(true), "one that is none of theirs does not count");
+    assert_eq!(store.membership(ada.id, second.id).await.expect("a read"), Some(second.clone()));
+    assert_eq!(store.membership(ada.id, other.id).await.expect("a read"), None);
+    assert!(store.leave_team(ada.id, first.id).await.expect("a write"));
+    assert!(!store.leave_team(ada.id, first.id).await.expect("a write"));
+    assert_eq!(defaults().await, [("second".to_owned(), true)]);
+    for (user_id, team_id) in [(UserId::generate(), first.id), (ada.id, TeamId::generate())] {
+        let error = store.join_team(user_id, team_id).await.expect_err("one is not there");
+        assert!(matches!(error, JoinTeamError::Unknown { .. }), "{error}");
+    }
+    assert!(!store.set_default_team(UserId::generate(), first.id).await.expect("a write"));
+}
+
+pub(crate) async fn keys_outlive_who_made_them(fixture: &Fixture) {
+    let store = &fixture.store;
+    let (team, ada) = (fixture.team("first").await, user(&fixture.store, "ada@example.com", None).await);
+    store.join_team(ada.id, team.id).await.expect("both are there");
+    let secret = KeySecret::generate();
+    let key = store.create_api_key_by(Some(ada.id), team.id, "hers", &secret).await.expect("a new key");
+    assert_eq!(key.created_by, Some(ada.id));
+    assert_eq!(store.api_keys(team.id).await.expect("a read"), [(key, Some(ada.clone()))]);
+    assert!(store.delete_user(ada.id).await.expect("a write"));
+    assert!(!store.delete_user(ada.id).await.expect("a write"));
+    assert_eq!(store.memberships(ada.id).await.expect("a read"), []);
+    let keys = store.api_keys(team.id).await.expect("a read");
+    assert_eq!((keys.len(), keys[0].0.created_by, &keys[0].1), (1, None, &None));
+    assert!(store.authenticate(&secret.hash()).await.expect("a read").is_some());
+}
