@@ -40,3 +40,40 @@ pub(crate) async fn run(store: &Store, url: &str) -> Result<(), Error> {
     Steps::up(&write.transaction, None).await.map_err(failed)?;
     write.commit().await
 }
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::{ConnectionTrait as _, Database};
+
+    use super::*;
+    use crate::connection::Config;
+    use crate::key::KeySecret;
+    use crate::team::{Limits, Standing};
+
+    #[tokio::test]
+    async fn rows_of_the_first_version_are_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = Config::sqlite(&folder.path().join("hearth.db")).expect("the path is UTF-8");
+        let database = Database::connect(&config.url).await.expect("an empty database");
+        Steps::up(&database, Some(1)).await.expect("the first step");
+        let secret = KeySecret::generate();
+        let id = "'00112233445566778899aabbccddeeff'";
+        for sql in [
+            format!("INSERT INTO team VALUES (X{id}, 'first', 'First', 3, 60000, 'banned', NULL, 0)"),
+            format!(
+                "INSERT INTO api_key VALUES (X{id}, X{id}, 'laptop', '{}', 'e2b_', 40, 'ab', 'cdef', 0, NULL)",
+                secret.hash().as_str()
+            ),
+        ] {
+            database.execute_unprepared(&sql).await.expect(&sql);
+        }
+        database.close().await.expect("it closes");
+        let store = Store::open(&config).await.expect("the steps after it");
+        let (team, key) = store.authenticate(&secret.hash()).await.expect("a read").expect("the key");
+        let limits =
+            Limits { sandboxes_max: 3, sandbox_length_max: std::time::Duration::from_secs(60), ..Limits::STANDARD };
+        assert_eq!((team.limits, team.standing), (limits, Standing::Banned { reason: String::new() }));
+        assert_eq!((key.name.as_str(), key.created_by), ("laptop", None));
+        store.close().await;
+    }
+}

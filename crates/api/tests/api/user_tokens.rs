@@ -138,7 +138,10 @@ async fn only_tokens_of_the_issuer_are_believed() {
     let forged = part(but(&claims, "sub", json!("root")));
     let with_secret =
         |secret: &str, algorithm| signed(&EncodingKey::from_secret(secret.as_bytes()), algorithm, None, &claims);
+    let critical = Header { crit: Some(vec!["exp".to_owned()]), ..Header::default() };
+    let critical = encode(&critical, &claims, &EncodingKey::from_secret(USER_SECRET.as_bytes())).expect("a token");
     for wrong in [
+        critical,
         String::new(),
         "x".to_owned(),
         "..".to_owned(),

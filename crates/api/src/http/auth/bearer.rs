@@ -108,6 +108,10 @@ impl Verifier {
             return None;
         }
         let header = decode_header(token).ok()?;
+        if header.crit.is_some() {
+            // The issuer wants something to be understood that is not (RFC 7515, section 4.1.11).
+            return None;
+        }
         let fits = |key: &&Arc<Key>| {
             key.algorithms.contains(&header.alg)
                 // A token that names a key means that one, unless ours has no name.
