@@ -272,7 +272,8 @@ mod tests {
 
         let new: NewSandbox = serde_json::from_str(&with(r#""network":{"allowPublicTraffic":false}"#)).expect("valid");
         let defaults = Defaults { timeout: Duration::from_secs(15), secured: false };
-        let failure = Wanted::check(new, defaults, Limits { sandboxes_max: 20, sandbox_length_max: HOUR, ..Limits::STANDARD });
+        let failure =
+            Wanted::check(new, defaults, Limits { sandboxes_max: 20, sandbox_length_max: HOUR, ..Limits::STANDARD });
         let failure = format!("{:?}", failure.expect_err("it is not secured"));
         assert!(failure.contains("400") && failure.contains("allowPublicTraffic"), "{failure}");
     }
