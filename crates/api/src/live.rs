@@ -29,7 +29,7 @@ mod state;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use hearth_types::{ExecutionId, NodeId, SandboxId};
+use hearth_types::{ExecutionId, NodeId, SandboxId, TeamId};
 
 pub(crate) use create::{CreateError, Creation};
 pub(crate) use handle::{Handle, Unanswered};
@@ -88,6 +88,15 @@ impl Live {
             .filter(|(_, place)| place.node_id == *node_id)
             .map(|(handle, place)| (handle.clone(), place.execution_id))
             .collect()
+    }
+
+    /// How many sandboxes each team has running; those with none are left out.
+    pub(crate) fn running_by_team(&self) -> HashMap<TeamId, u32> {
+        let mut teams = HashMap::new();
+        for handle in self.read().values().filter(|handle| handle.runs_at().is_some()) {
+            *teams.entry(handle.team_id()).or_insert(0) += 1;
+        }
+        teams
     }
 }
 

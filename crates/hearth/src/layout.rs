@@ -3,7 +3,7 @@
 //! ```text
 //! hearth.lock            held by the one daemon of this directory
 //! hearth.db              rows: teams, keys, templates, sandboxes
-//! analytics.db           what sandboxes said: bounded, and safe to remove while nothing runs
+//! analytics.db           what sandboxes said and used: bounded, and safe to remove while nothing runs
 //! api-key                the first team's key, for `hearth env`
 //! token-seed             what access tokens of sandboxes are derived from
 //! accelerator.json       the remembered verdict on KVM

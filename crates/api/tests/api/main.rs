@@ -9,6 +9,7 @@ mod ends;
 mod fake_node;
 mod lists;
 mod logs;
+mod metrics;
 mod races;
 mod restarts;
 mod routes;
