@@ -1,4 +1,4 @@
-//! Lines in one SQLite file of the data directory.
+//! Lines, samples and usages in one SQLite file of the data directory.
 //!
 //! One connection writes, in the order of calls; a few read snapshots of the write-ahead log and wait for nobody. Each
 //! connection has a thread of its own, so the runtime never waits for the disk. Commits are not synced: a power cut may
@@ -6,19 +6,24 @@
 //!
 //! How the bounds are kept, all before a line is inserted (`space`):
 //!
-//! * **Age**: no query sees a line older than the retention, [`Embedded::tidy`] deletes it.
+//! * **Age**: no query sees what is older than the retention, [`Embedded::tidy`] deletes it. It also merges samples
+//!   that have come to an age at which fewer are kept.
 //! * **A sandbox**: the database counts the bytes of each, by triggers; its own oldest lines go.
-//! * **The file**: the oldest lines of all go while the pages in use, with those that the new lines need, are too many.
+//! * **Samples and usages**: so many rows of each, a part of the file; the oldest go.
+//! * **The file**: the oldest lines of all, and then the oldest samples, go while the pages in use, with those that the new lines need, are too many.
 //!   Their pages are free for the next lines, so the file stays as large as it is; when many are free, after lines aged
 //!   or the bound was lowered, [`Embedded::tidy`] gives them back to the file system. Behind that stands SQLite's own
 //!   cap, `max_page_count`: a mistake here would be a failing append, never a full disk. The write-ahead log has its part
 //!   of the bound set aside and is emptied when it comes near it.
 
 mod read;
+mod samples;
 mod schema;
 mod space;
+mod usages;
 mod write;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
@@ -40,11 +45,12 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Cause, Error, OpenError};
 use crate::line::{LogLine, Source, Stored};
 use crate::query::Query;
-use crate::{Logs, intake};
+use crate::sample::{Sample, SampleQuery, Usage};
+use crate::{Logs, Samples, Usages, intake};
 
 use space::{Space, WAL_BYTES_MAX};
 
-/// How long lines are kept.
+/// How long everything is kept.
 pub const RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Smallest bound of the file: its write-ahead log, some lines, and what appending them needs.
 pub const BYTES_MIN: u64 = 16 * 1024 * 1024;
@@ -68,7 +74,7 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(10 * 60);
 /// The file's mode: it holds what users' programs say.
 const FILE_MODE: u32 = 0o600;
 
-/// Where the lines are, and how many.
+/// Where lines, samples and usages are, and how many.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// The file; made if it is missing.
@@ -78,7 +84,7 @@ pub struct Config {
     /// Most bytes of one sandbox's lines, with about what the file needs for them besides their texts; at least
     /// [`SANDBOX_BYTES_MIN`].
     pub sandbox_bytes_max: u64,
-    /// How long lines are kept and shown.
+    /// How long everything is kept and shown.
     pub retention: Duration,
 }
 
@@ -154,7 +160,7 @@ impl Embedded {
                 _ = timer.tick() => {}
             }
             if let Err(error) = self.tidy().await {
-                tracing::warn!(error = %chain(&error), path = %self.path.display(), "old log lines stay for now");
+                tracing::warn!(error = %chain(&error), path = %self.path.display(), "old log lines and samples stay for now");
             }
         }
     }
@@ -166,8 +172,13 @@ impl Embedded {
     }
 
     async fn remove_old(&self) -> Result<(), Cause> {
+        let now = Timestamp::now();
+        let oldest = self.oldest(now);
+        samples::delete_aged(&mut *self.writer.acquire().await?, oldest).await?;
+        samples::merge_aged(&self.writer, now).await?;
         let mut connection = self.writer.acquire().await?;
-        self.space.tidy(&mut connection, self.oldest(Timestamp::now())).await
+        usages::delete_aged(&mut connection, oldest).await?;
+        self.space.tidy(&mut connection, oldest).await
     }
 
     /// Lines from before are too old.
@@ -191,10 +202,7 @@ impl Logs for Embedded {
         let believable = self.oldest(now)..=now;
         let lines = lines.into_iter().map(|line| intake::accept(line, &believable)).collect();
         let writing = write::append(&self.writer, &self.space, source, lines);
-        match tokio::time::timeout(APPEND_TIME_MAX, writing).await {
-            Ok(outcome) => outcome.map_err(failed),
-            Err(_) => Err(failed(Cause::too_slow(APPEND_TIME_MAX))),
-        }
+        in_time(writing).await.map_err(failed)
     }
 
     async fn query(&self, team_id: TeamId, sandbox_id: &SandboxId, query: &Query) -> Result<Vec<Stored>, Error> {
@@ -202,6 +210,57 @@ impl Logs for Embedded {
         let read = read::query(&self.readers, team_id, sandbox_id, query, oldest).await;
         read.map_err(|source| Error::Query { sandbox_id: sandbox_id.clone(), source })
     }
+}
+
+#[async_trait]
+impl Samples for Embedded {
+    async fn keep(&self, team_id: TeamId, sandbox_id: &SandboxId, sample: Sample) -> Result<(), Error> {
+        let now = Timestamp::now();
+        let sample = intake::accept_sample(sample, &(self.oldest(now)..=now));
+        let keeping = samples::keep(&self.writer, &self.space, team_id, sandbox_id, &sample);
+        let kept = in_time(keeping).await;
+        kept.map_err(|source| Error::KeepSample { sandbox_id: sandbox_id.clone(), source })
+    }
+
+    async fn range(&self, team_id: TeamId, sandbox_id: &SandboxId, query: &SampleQuery) -> Result<Vec<Sample>, Error> {
+        let oldest = self.oldest(Timestamp::now());
+        let read = samples::range(&self.readers, team_id, sandbox_id, query, oldest).await;
+        read.map_err(|source| Error::ReadSamples { source })
+    }
+
+    async fn latest(&self, team_id: TeamId, sandbox_ids: &[SandboxId]) -> Result<BTreeMap<SandboxId, Sample>, Error> {
+        let oldest = self.oldest(Timestamp::now());
+        let read = samples::latest(&self.readers, team_id, sandbox_ids, oldest).await;
+        read.map_err(|source| Error::ReadSamples { source })
+    }
+}
+
+#[async_trait]
+impl Usages for Embedded {
+    async fn keep_usages(&self, usages: Vec<(TeamId, Usage)>) -> Result<(), Error> {
+        if usages.is_empty() {
+            return Ok(());
+        }
+        let kept = in_time(usages::keep(&self.writer, &self.space, &usages)).await;
+        kept.map_err(|source| Error::KeepUsage { teams: usages.len(), source })
+    }
+
+    async fn usages(
+        &self,
+        team_id: TeamId,
+        from: Timestamp,
+        until: Timestamp,
+        step: Duration,
+    ) -> Result<Vec<Usage>, Error> {
+        let from = from.max(self.oldest(Timestamp::now()));
+        let read = usages::range(&self.readers, team_id, from, until, step).await;
+        read.map_err(|source| Error::ReadUsage { team_id, source })
+    }
+}
+
+/// Ends also if the disk does not answer.
+async fn in_time(writing: impl Future<Output = Result<(), Cause>>) -> Result<(), Cause> {
+    tokio::time::timeout(APPEND_TIME_MAX, writing).await.unwrap_or_else(|_| Err(Cause::too_slow(APPEND_TIME_MAX)))
 }
 
 fn pool(connections_max: u32) -> SqlitePoolOptions {

@@ -1,11 +1,11 @@
-//! Why lines could not be kept or read.
+//! Why lines, samples or usages could not be kept or read.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hearth_types::SandboxId;
+use hearth_types::{SandboxId, TeamId};
 use sea_orm::sqlx;
 
 /// Low byte of a SQLite result code: another process or connection writes (<https://www.sqlite.org/rescode.html>).
@@ -18,13 +18,13 @@ const SQLITE_LOCKED: u32 = 6;
 #[non_exhaustive]
 pub enum OpenError {
     /// The configured bounds leave no room to work in.
-    #[error("log lines cannot be kept within such bounds: {rule}")]
+    #[error("log lines and samples cannot be kept within such bounds: {rule}")]
     Bounds {
         /// What they would have to be.
         rule: &'static str,
     },
     /// The file could not be made private before it was opened.
-    #[error("creating the file of log lines `{}`", path.display())]
+    #[error("creating the file of log lines and samples `{}`", path.display())]
     CreateFile {
         /// The file.
         path: PathBuf,
@@ -33,7 +33,7 @@ pub enum OpenError {
     },
     /// A newer version of Hearth made the file; this one would misread it.
     #[error(
-        "the file of log lines `{}` was made by a newer version of Hearth: run that version, or remove the file",
+        "the file of log lines and samples `{}` was made by a newer version of Hearth: run that version, or remove the file",
         path.display()
     )]
     Newer {
@@ -41,7 +41,10 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// The file could not be opened or brought up to date.
-    #[error("opening the file of log lines `{}`: if it is damaged, remove it, for it holds nothing else", path.display())]
+    #[error(
+        "opening the file of log lines and samples `{}`: if it is damaged, remove it, for it holds nothing else",
+        path.display()
+    )]
     Open {
         /// The file.
         path: PathBuf,
@@ -50,7 +53,7 @@ pub enum OpenError {
     },
 }
 
-/// Why lines could not be kept or read.
+/// Why lines, samples or usages could not be kept or read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -72,8 +75,38 @@ pub enum Error {
         /// Why it failed.
         source: Cause,
     },
+    /// A sample was not kept.
+    #[error("keeping a sample of sandbox {sandbox_id}")]
+    KeepSample {
+        /// Whose.
+        sandbox_id: SandboxId,
+        /// Why it failed.
+        source: Cause,
+    },
+    /// Samples could not be read.
+    #[error("reading samples of sandboxes")]
+    ReadSamples {
+        /// Why it failed.
+        source: Cause,
+    },
+    /// What teams used was not kept.
+    #[error("keeping what {teams} teams used")]
+    KeepUsage {
+        /// How many teams.
+        teams: usize,
+        /// Why it failed.
+        source: Cause,
+    },
+    /// What a team used could not be read.
+    #[error("reading what team {team_id} used")]
+    ReadUsage {
+        /// Whose.
+        team_id: TeamId,
+        /// Why it failed.
+        source: Cause,
+    },
     /// What has to go could not be removed.
-    #[error("removing old log lines")]
+    #[error("removing old log lines and samples")]
     Tidy {
         /// Why it failed.
         source: Cause,
@@ -84,7 +117,13 @@ impl Error {
     /// Whether the same call may succeed a little later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        let (Self::Append { source, .. } | Self::Query { source, .. } | Self::Tidy { source }) = self;
+        let (Self::Append { source, .. }
+        | Self::Query { source, .. }
+        | Self::KeepSample { source, .. }
+        | Self::ReadSamples { source }
+        | Self::KeepUsage { source, .. }
+        | Self::ReadUsage { source, .. }
+        | Self::Tidy { source }) = self;
         source.is_retryable()
     }
 }
@@ -141,7 +180,7 @@ impl fmt::Display for Cause {
         match &self.0 {
             Reason::Database(error) => error.fmt(f),
             Reason::Other(error) => error.fmt(f),
-            Reason::Damaged(column, source) => write!(f, "a line has an unreadable `{column}`: {source}"),
+            Reason::Damaged(column, source) => write!(f, "a row has an unreadable `{column}`: {source}"),
             Reason::TooSlow(patience) => write!(f, "it took longer than {} s", patience.as_secs()),
         }
     }

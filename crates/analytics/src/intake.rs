@@ -1,4 +1,4 @@
-//! What becomes of a guest's line before it is kept: the same for every backend.
+//! What becomes of a guest's line or sample before it is kept: the same for every backend.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use crate::line::{
     CUT_MARK, FIELD_NAME_BYTES_MAX, FIELDS_BYTES_MAX, FIELDS_MAX, LOGGER_BYTES_MAX, LogLine, MESSAGE_BYTES_MAX,
 };
+use crate::sample::{CPUS_MAX, SAMPLE_BYTES_MAX, Sample};
 
 /// A line within its bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,24 @@ pub(crate) fn accept(line: LogLine, believable: &RangeInclusive<Timestamp>) -> A
     let is_message_cut = cut(&mut message, MESSAGE_BYTES_MAX);
     let line = LogLine { at, level, logger, message, fields };
     Accepted { line, is_cut: are_fields_cut || is_logger_cut || is_message_cut }
+}
+
+/// Brings a sample within its bounds: nothing that a guest says may be too great to be counted with later.
+pub(crate) fn accept_sample(sample: Sample, believable: &RangeInclusive<Timestamp>) -> Sample {
+    let Sample { at, cpu_count, cpu_used_pct, mem_total, mem_used, mem_cache, disk_total, disk_used } = sample;
+    let at = if believable.contains(&at) { at } else { *believable.end() };
+    let cap = |bytes: u64| bytes.min(SAMPLE_BYTES_MAX);
+    Sample {
+        at,
+        cpu_count: cpu_count.min(CPUS_MAX),
+        // Clamping keeps what is not a number.
+        cpu_used_pct: if cpu_used_pct.is_nan() { 0.0 } else { cpu_used_pct.clamp(0.0, 100.0) },
+        mem_total: cap(mem_total),
+        mem_used: cap(mem_used),
+        mem_cache: cap(mem_cache),
+        disk_total: cap(disk_total),
+        disk_used: cap(disk_used),
+    }
 }
 
 fn cut_fields(fields: BTreeMap<String, String>) -> (BTreeMap<String, String>, bool) {
@@ -84,6 +103,52 @@ mod tests {
         for (claimed, kept) in [(9, 20), (10, 10), (15, 15), (20, 20), (21, 20), (-377_705_000_000, 20)] {
             let line = LogLine { at: second(claimed), ..line(String::new(), BTreeMap::new()) };
             assert_eq!(accept(line, &believable).line.at, second(kept), "{claimed}");
+        }
+    }
+
+    #[test]
+    fn samples_are_brought_within_their_bounds() {
+        let believable = second(10)..=second(20);
+        let sample = Sample {
+            at: second(15),
+            cpu_count: 2,
+            cpu_used_pct: 12.5,
+            mem_total: 5,
+            mem_used: 4,
+            mem_cache: 3,
+            disk_total: 2,
+            disk_used: 1,
+        };
+        assert_eq!(accept_sample(sample, &believable), sample);
+        for (percent, expected) in
+            [(f64::NAN, 0.0), (f64::INFINITY, 100.0), (f64::NEG_INFINITY, 0.0), (-1.0, 0.0), (1e300, 100.0)]
+        {
+            let huge = u64::MAX;
+            let found = accept_sample(
+                Sample {
+                    at: second(99),
+                    cpu_count: u32::MAX,
+                    cpu_used_pct: percent,
+                    mem_total: huge,
+                    mem_used: huge,
+                    mem_cache: huge,
+                    disk_total: huge,
+                    disk_used: huge,
+                },
+                &believable,
+            );
+            let most = SAMPLE_BYTES_MAX;
+            let bounded = Sample {
+                at: second(20),
+                cpu_count: CPUS_MAX,
+                cpu_used_pct: expected,
+                mem_total: most,
+                mem_used: most,
+                mem_cache: most,
+                disk_total: most,
+                disk_used: most,
+            };
+            assert_eq!(found, bounded, "{percent}");
         }
     }
 

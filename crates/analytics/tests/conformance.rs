@@ -1,23 +1,30 @@
-//! What every backend of [`Logs`] does, as one suite over an empty one.
+//! What every backend of [`Logs`], [`Samples`] and [`Usages`] does, as one suite over an empty one.
 
 #[path = "conformance/bounds.rs"]
 mod bounds;
 #[path = "conformance/lines.rs"]
 mod lines;
+#[path = "conformance/samples.rs"]
+mod samples;
+#[path = "conformance/usages.rs"]
+mod usages;
 #[path = "conformance/windows.rs"]
 mod windows;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_analytics::{Config, Direction, Embedded, Level, LogLine, Logs, Query, Source, Stored};
+use hearth_analytics::{Config, Direction, Embedded, Level, LogLine, Logs, Query, Samples, Source, Stored, Usages};
 use hearth_types::{ExecutionId, SandboxId, TeamId, TemplateId};
 use jiff::Timestamp;
 use tempfile::TempDir;
 
 /// An empty backend.
 struct Fixture {
-    logs: Box<dyn Logs>,
+    logs: Arc<dyn Logs>,
+    samples: Arc<dyn Samples>,
+    usages: Arc<dyn Usages>,
     _folder: TempDir,
 }
 
@@ -25,7 +32,8 @@ impl Fixture {
     async fn embedded() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let config = Config::new(folder.path().join("analytics.db"));
-        Self { logs: Box::new(Embedded::open(config).await.expect("an empty file")), _folder: folder }
+        let embedded = Arc::new(Embedded::open(config).await.expect("an empty file"));
+        Self { logs: embedded.clone(), samples: embedded.clone(), usages: embedded, _folder: folder }
     }
 
     async fn append(&self, source: &Source, lines: &[LogLine]) {
@@ -110,4 +118,12 @@ conformance! {
     bounds::long_lines_are_cut_and_say_so,
     bounds::an_answer_has_so_many_lines,
     bounds::an_answer_has_so_many_bytes,
+    samples::a_sample_comes_back_as_it_was_taken,
+    samples::windows_of_samples_agree_with_a_model,
+    samples::samples_that_cannot_be_true_are_brought_within_bounds,
+    samples::other_teams_and_sandboxes_have_other_samples,
+    samples::the_latest_are_those_of_the_sandboxes_that_have_one,
+    samples::without_a_step_the_length_decides,
+    usages::usages_come_back_in_windows_and_steps,
+    usages::no_usage_is_nothing,
 }

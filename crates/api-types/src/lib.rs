@@ -1,5 +1,6 @@
 //! The public REST API as it stands on the wire: request and response bodies ([`sandbox`], [`template`],
-//! [`logs`], [`account`], [`ErrorBody`]), the query language of lists ([`list`]) and its encodings ([`form`], [`page`]).
+//! [`logs`], [`metrics`], [`account`], [`ErrorBody`]), the query language of lists ([`list`]) and its encodings ([`form`],
+//! [`page`]).
 //!
 //! Field names are irregular because the contract's are; they are spelled out where a rule does not produce them.
 //! Members a server does not know are ignored, members without a value are left out, unless clients need to see a
@@ -13,6 +14,7 @@ mod error;
 pub mod form;
 pub mod list;
 pub mod logs;
+pub mod metrics;
 pub mod page;
 pub mod sandbox;
 pub mod template;

@@ -1,8 +1,10 @@
 //! What the control role is told by whoever starts it.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_analytics::{Logs, Samples, Usages};
 use hearth_cluster_api::NodeClient;
 use hearth_types::{NodeAddress, NodeId, Secret};
 
@@ -44,6 +46,8 @@ pub struct Config {
     /// How long [`Api::start`](crate::Api::start) waits for nodes, so that the first answers are not about sandboxes
     /// that are long gone. A node that takes longer is compared when it comes.
     pub node_patience: Duration,
+    /// How often it is kept how many sandboxes teams had.
+    pub usage_interval: Duration,
 }
 
 impl Config {
@@ -66,6 +70,7 @@ impl Config {
             route_lease: Duration::from_secs(60),
             reconcile_interval: Duration::from_secs(20),
             node_patience: Duration::from_secs(2),
+            usage_interval: Duration::from_secs(60),
         }
     }
 }
@@ -127,4 +132,22 @@ pub struct Node {
     pub client: NodeClient,
     /// Where its proxy listens.
     pub proxy: NodeAddress,
+}
+
+/// Where it is kept what sandboxes say and use, and what teams use.
+#[derive(Clone)]
+pub struct Analytics {
+    /// What sandboxes said. Nodes append to it, this role only reads.
+    pub logs: Arc<dyn Logs>,
+    /// What they used, in the same way.
+    pub samples: Arc<dyn Samples>,
+    /// What teams used. This role keeps and reads it.
+    pub usages: Arc<dyn Usages>,
+}
+
+impl Analytics {
+    /// All in one place.
+    pub fn new<B: Logs + Samples + Usages + 'static>(backend: Arc<B>) -> Self {
+        Self { logs: backend.clone(), samples: backend.clone(), usages: backend }
+    }
 }

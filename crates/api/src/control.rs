@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_analytics::Logs;
+use hearth_analytics::{Logs, Samples, Usages};
 use hearth_catalog::Catalog;
 use hearth_stdx::TaskSet;
 use hearth_store::Store;
 use hearth_types::{ExecutionId, SandboxId};
 use tokio::sync::Semaphore;
 
-use crate::config::{Config, Node};
+use crate::config::{Analytics, Config, Node};
 use crate::http::auth::{Verifier, WrongKeys, bearer};
 use crate::http::rate::Rates;
 use crate::http::routes;
@@ -18,6 +18,7 @@ use crate::live::{self, Live};
 use crate::nodes::{self, Nodes};
 use crate::reconcile;
 use crate::token::TokenSource;
+use crate::usage::{self, Counts};
 
 /// Creates under way at the same time. More than any node can start at once, and few enough that their rows, calls and
 /// waiting clients cost little; the rest are told to come back in a moment.
@@ -36,6 +37,12 @@ pub(crate) struct Control {
     pub(crate) catalog: Catalog,
     /// What sandboxes said. Nodes append to it, this role only reads.
     pub(crate) logs: Arc<dyn Logs>,
+    /// What they used, in the same way.
+    pub(crate) samples: Arc<dyn Samples>,
+    /// What teams used.
+    pub(crate) usages: Arc<dyn Usages>,
+    /// What of it was not kept yet.
+    pub(crate) usage: Counts,
     pub(crate) nodes: Nodes,
     pub(crate) live: Arc<Live>,
     /// Creates under way.
@@ -86,11 +93,12 @@ impl Api {
         config: Config,
         store: Store,
         catalog: Catalog,
-        logs: Arc<dyn Logs>,
+        analytics: Analytics,
         nodes: Vec<Node>,
     ) -> Result<Self, StartError> {
         let verifier = Verifier::new(&config.user_tokens).map_err(StartError::UserTokens)?;
         let rows = store.sandboxes().await.map_err(StartError::Sandboxes)?;
+        let Analytics { logs, samples, usages } = analytics;
         let control = Arc::new(Control {
             tokens: TokenSource::new(config.token_seed.clone()),
             verifier,
@@ -99,6 +107,9 @@ impl Api {
             store,
             catalog,
             logs,
+            samples,
+            usages,
+            usage: Counts::default(),
             nodes: Nodes::new(nodes),
             live: Arc::new(Live::default()),
             creates: Arc::new(Semaphore::new(CREATES_AT_ONCE_MAX)),
@@ -113,6 +124,7 @@ impl Api {
             control.tasks.spawn("node comparison", nodes::compare::run(Arc::clone(&control), Arc::clone(member)));
         }
         control.tasks.spawn("keys for user tokens", bearer::keep(Arc::clone(&control)));
+        control.tasks.spawn("usage", usage::run(Arc::clone(&control)));
         control.tasks.spawn("reconciler", reconcile::run(Arc::clone(&control)));
         let compared = futures::future::join_all(control.nodes.all().map(|member| member.was_compared()));
         if tokio::time::timeout(control.config.node_patience, compared).await.is_err() {

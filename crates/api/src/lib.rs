@@ -9,6 +9,7 @@
 //!                                                   ▲
 //!   nodes ── news and comparisons, placement ───────┤
 //!   reconcile ── rows, routes and timers ───────────┘
+//!   usage ── what teams had, counted for analytics
 //! ```
 //!
 //! * The store says which sandboxes *should* be, nodes say which *are*; this crate alone writes the one and follows the
@@ -32,8 +33,9 @@ mod reconcile;
 mod sandboxes;
 mod templates;
 mod token;
+mod usage;
 
-pub use config::{Config, KeySet, Node, Rate, UserTokens};
+pub use config::{Analytics, Config, KeySet, Node, Rate, UserTokens};
 pub use control::{Api, StartError};
 pub use http::auth::WrongKeys;
 pub use token::TokenSource;

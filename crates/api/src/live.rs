@@ -100,6 +100,15 @@ impl Live {
             .map(|(handle, place)| (handle.clone(), place.execution_id))
             .collect()
     }
+
+    /// How many sandboxes each team has running; those with none are left out.
+    pub(crate) fn running_by_team(&self) -> HashMap<TeamId, u32> {
+        let mut teams = HashMap::new();
+        for handle in self.read().values().filter(|handle| handle.runs_at().is_some()) {
+            *teams.entry(handle.team_id()).or_insert(0) += 1;
+        }
+        teams
+    }
 }
 
 /// Forgets a sandbox when its owner ends, also by a panic.

@@ -11,6 +11,7 @@ pub(crate) mod end;
 pub(crate) mod kill;
 pub(crate) mod list;
 pub(crate) mod logs;
+pub(crate) mod metrics;
 mod named;
 mod wanted;
 

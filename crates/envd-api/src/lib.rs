@@ -5,6 +5,7 @@
 
 mod client;
 mod logs;
+mod metrics;
 
 #[allow(clippy::all, clippy::pedantic, unreachable_pub, unused_qualifications, missing_docs)]
 #[rustfmt::skip]
@@ -13,6 +14,7 @@ mod generated;
 pub use client::{Client, Dial, Error, Init, Output};
 pub use generated::{filesystem, process};
 pub use logs::{GuestLine, LogStream};
+pub use metrics::GuestMetrics;
 
 /// The port the guest daemon listens on.
 pub const PORT: u16 = 49_983;

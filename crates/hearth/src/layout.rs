@@ -3,7 +3,7 @@
 //! ```text
 //! hearth.lock            held by the one daemon of this directory
 //! hearth.db              rows: teams, users, keys, templates, sandboxes; unless they are kept elsewhere (--database-url)
-//! analytics.db           what sandboxes said: bounded, and safe to remove while nothing runs
+//! analytics.db           what sandboxes said and used: bounded, and safe to remove while nothing runs
 //! api-key                the first team's key, for `hearth env`
 //! admin-token            what operators prove themselves with over HTTP
 //! token-seed             what access tokens of sandboxes are derived from

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hearth_analytics::Embedded;
-use hearth_api::{Api, Node, Rate};
+use hearth_api::{Analytics, Api, Node, Rate};
 use hearth_catalog::Catalog;
 use hearth_cluster_api::NodeClient;
 use hearth_edge::Edge;
@@ -14,7 +14,7 @@ use hearth_orchestrator::Orchestrator;
 use hearth_proxy::Body;
 use hearth_proxy::body::boxed;
 use hearth_proxy::serve::{self, Listener};
-use hearth_sandbox::GuestLogs;
+use hearth_sandbox::{GuestLogs, GuestSamples};
 use hearth_stdx::TaskSet;
 use hearth_store::Store;
 use tokio::net::TcpListener;
@@ -201,6 +201,7 @@ impl Instance {
                     keeper: analytics.clone(),
                     with_output: settings.guest_logs == options::GuestLogs::Output,
                 },
+                samples: GuestSamples(analytics.clone()),
             },
             cluster_socket: layout.node_socket(),
             proxy_socket: layout.node_proxy_socket(),
@@ -220,7 +221,8 @@ impl Instance {
             proxy: orchestrator.proxy_address(),
         }];
         let config = hearth_api::Config { domain: endpoints.domain.clone(), ..config };
-        let api = match Api::start(config, store.clone(), catalog.clone(), analytics.clone(), nodes).await {
+        let kept = Analytics::new(analytics.clone());
+        let api = match Api::start(config, store.clone(), catalog.clone(), kept, nodes).await {
             Ok(api) => api,
             Err(error) => {
                 orchestrator.shutdown().await;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::GuestLogs;
+use crate::{GuestLogs, GuestSamples};
 
 /// How sandboxes are run on this node.
 #[derive(Debug, Clone)]
@@ -16,6 +16,8 @@ pub struct Config {
     pub init_budget: Duration,
     /// Where guests' logs go.
     pub logs: GuestLogs,
+    /// Where samples of what guests use go.
+    pub samples: GuestSamples,
 }
 
 /// The rooms a sandbox takes its parts from. Cheap to clone.

@@ -13,10 +13,11 @@
 //! killed half-way is released in reverse order before the failure is told. Release is explicit and awaited; nothing here
 //! relies on `Drop`. A kill outranks everything: it is looked at between phases and while waiting for the guest.
 //!
-//! While it runs, one connection to its daemon is kept: the guest's log comes over it ([`link`](mod@link)).
+//! While it runs, one connection to its daemon is kept: the guest's log comes over it ([`link`](mod@link)). Every few seconds
+//! the daemon is asked what the guest uses ([`metrics`](mod@metrics)).
 //!
 //! Neighbours: `orchestrator` keeps the handles in its registry; `network`, `artifact` and `vmm` give the parts;
-//! `envd-api` speaks to the guest; `analytics` keeps what guests say.
+//! `envd-api` speaks to the guest; `analytics` keeps what guests say and use.
 
 #![forbid(unsafe_code)]
 
@@ -24,6 +25,7 @@ mod assemble;
 mod config;
 mod error;
 mod link;
+mod metrics;
 mod reach;
 mod reclaim;
 mod state;
@@ -32,6 +34,7 @@ mod task;
 pub use config::{Config, Parts};
 pub use error::Error;
 pub use link::GuestLogs;
+pub use metrics::GuestSamples;
 pub use reach::Reach;
 pub use reclaim::reclaim;
 pub use state::{EndReason, State};

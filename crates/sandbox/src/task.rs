@@ -16,6 +16,7 @@ use tracing::Instrument;
 
 use crate::assemble::{Assembled, assemble, daemon};
 use crate::link::Link;
+use crate::metrics::Meter;
 use crate::reach::Reach;
 use crate::state::{EndReason, State};
 use crate::{Config, Error, Parts};
@@ -165,6 +166,7 @@ impl Owner {
         };
         let client = daemon(spec, &assembled.reach());
         let mut link = Link::new(client, assembled.init.clone(), Arc::clone(&self.config), source);
+        let mut meter = Meter::new(daemon(spec, &assembled.reach()), self.config.samples.clone(), spec);
         let envd_version = assembled.envd_version.clone();
         // The only place that sets it.
         let _ = self.inner.reach.set(assembled.reach());
@@ -175,6 +177,7 @@ impl Owner {
             () = self.node.cancelled() => EndReason::NodeStopped,
             () = assembled.ended() => EndReason::VmEnded,
             () = link.run() => unreachable!("the guest is followed for ever"),
+            () = meter.run() => unreachable!("the guest is sampled for ever"),
         };
         self.inner.closed.cancel();
         self.become_(State::Stopping);

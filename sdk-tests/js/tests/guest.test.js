@@ -1,11 +1,14 @@
 // What the platform gives to programs in a sandbox: an identity, its environment, its numbers, and ways in.
 
+import { Sandbox } from 'e2b'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 
 import { byHeaders, ENVD_PORT, eventually, newSandbox, SANDBOX_URL, sharedSandbox, Transcript } from '../journeys.js'
 
 // The daemon looks for new listeners every second; the rest is for a busy machine.
 const FORWARDED_WITHIN_MS = 20_000
+// Those of others wait as long.
+const FIRST_SAMPLE_WITHIN_MS = 30_000
 
 let sandbox
 beforeAll(async () => {
@@ -64,6 +67,32 @@ test('metrics are plausible', async () => {
     expect(metrics[used]).toBeGreaterThan(0)
     expect(metrics[used]).toBeLessThan(metrics[total])
   }
+})
+
+// envd: X8
+test('the host reports metrics, also of a sandbox that has ended', async () => {
+  const sandbox = await newSandbox()
+  const first = await eventually(async () => {
+    const found = await sandbox.getMetrics()
+    return found.length > 0 && found
+  }, FIRST_SAMPLE_WITHIN_MS)
+  const { cpuCount, memoryMB, startedAt } = await sandbox.getInfo()
+  for (const metric of first) {
+    expect(metric.timestamp.getTime()).toBeGreaterThanOrEqual(startedAt.getTime())
+    expect(metric.cpuCount).toBe(cpuCount)
+    expect(metric.cpuUsedPct).toBeGreaterThanOrEqual(0)
+    expect(metric.cpuUsedPct).toBeLessThanOrEqual(100)
+    expect(metric.memTotal).toBeLessThanOrEqual(memoryMB * 2 ** 20)
+    for (const [used, total] of Object.entries({ memUsed: 'memTotal', memCache: 'memTotal', diskUsed: 'diskTotal' })) {
+      expect(metric[used]).toBeGreaterThan(0)
+      expect(metric[used]).toBeLessThan(metric[total])
+    }
+  }
+  const before = startedAt.getTime() - 2000
+  expect(await sandbox.getMetrics({ start: new Date(before - 3_600_000), end: new Date(before) })).toEqual([])
+  await sandbox.kill()
+  const kept = await Sandbox.getMetrics(sandbox.sandboxId)
+  expect(kept.slice(0, first.length)).toEqual(first)
 })
 
 // envd: C10, X9

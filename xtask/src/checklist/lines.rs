@@ -150,11 +150,7 @@ const PLATFORM: &[Line] = &[
         what: "a pause of the file system alone keeps every acknowledged write",
         unbuilt: "pause comes in a later issue",
     },
-    Line {
-        id: "X8",
-        what: "metrics have plausible values, and the host reports them",
-        unbuilt: "the host's report: `GET /sandboxes/{id}/metrics` is not built yet and says so",
-    },
+    built("X8", "metrics have plausible values, and the host reports them"),
     built("X9", "`/envs` from inside, with the token, tells the sandbox's environment: what code-interpreter asks for"),
     Line {
         id: "X10",

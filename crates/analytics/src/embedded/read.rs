@@ -74,8 +74,8 @@ pub(super) async fn query(
     Ok(found)
 }
 
-/// The first whole microsecond that is not before this time: lines are kept in those.
-fn first_microsecond(time: Timestamp) -> i64 {
+/// The first whole microsecond that is not before this time: everything is kept in those.
+pub(super) fn first_microsecond(time: Timestamp) -> i64 {
     let micros = time.as_nanosecond().div_euclid(1000) + i128::from(time.as_nanosecond().rem_euclid(1000) > 0);
     i64::try_from(micros).unwrap_or(i64::MAX)
 }

@@ -6,7 +6,7 @@ use sea_orm::sqlx::{AssertSqlSafe, Connection as _, query_scalar, raw_sql};
 
 use crate::error::Cause;
 
-const STEPS: &[&str] = &[LOG_LINES];
+const STEPS: &[&str] = &[LOG_LINES, SAMPLES];
 
 /// Ids grow with arrival, so the lowest are the oldest of all. The triggers are what keeps `bytes` true, and a sandbox
 /// without lines from staying.
@@ -38,6 +38,62 @@ END;
 CREATE TRIGGER line_went AFTER DELETE ON line BEGIN
     UPDATE sandbox SET bytes = bytes - OLD.bytes WHERE id = OLD.sandbox;
     DELETE FROM sandbox WHERE id = OLD.sandbox AND bytes <= 0;
+END;
+";
+
+/// A sandbox's samples lie together. The indices are for what ages: the coarser a sample, the older it is. Rows are counted by
+/// triggers, since counting them one by one would take longer than adding one.
+const SAMPLES: &str = "
+CREATE TABLE counted (
+    name TEXT PRIMARY KEY,
+    kept INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO counted (name, kept) VALUES ('sample', 0), ('usage', 0);
+CREATE TABLE sampled (
+    id INTEGER PRIMARY KEY,
+    team_id BLOB NOT NULL,
+    sandbox_id TEXT NOT NULL,
+    samples INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (team_id, sandbox_id)
+) STRICT;
+CREATE TABLE sample (
+    sandbox INTEGER NOT NULL REFERENCES sampled (id),
+    at_us INTEGER NOT NULL,
+    step_s INTEGER NOT NULL,
+    weight INTEGER NOT NULL,
+    cpu_count INTEGER NOT NULL,
+    cpu_used_pct REAL NOT NULL,
+    mem_total INTEGER NOT NULL,
+    mem_used INTEGER NOT NULL,
+    mem_cache INTEGER NOT NULL,
+    disk_total INTEGER NOT NULL,
+    disk_used INTEGER NOT NULL,
+    PRIMARY KEY (sandbox, at_us)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sample_age ON sample (step_s, at_us);
+CREATE TRIGGER sample_came AFTER INSERT ON sample BEGIN
+    UPDATE sampled SET samples = samples + 1 WHERE id = NEW.sandbox;
+    UPDATE counted SET kept = kept + 1 WHERE name = 'sample';
+END;
+CREATE TRIGGER sample_went AFTER DELETE ON sample BEGIN
+    UPDATE sampled SET samples = samples - 1 WHERE id = OLD.sandbox;
+    DELETE FROM sampled WHERE id = OLD.sandbox AND samples <= 0;
+    UPDATE counted SET kept = kept - 1 WHERE name = 'sample';
+END;
+CREATE TABLE usage (
+    team_id BLOB NOT NULL,
+    at_us INTEGER NOT NULL,
+    span_ms INTEGER NOT NULL,
+    sandboxes_max INTEGER NOT NULL,
+    starts INTEGER NOT NULL,
+    PRIMARY KEY (team_id, at_us)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX usage_age ON usage (at_us);
+CREATE TRIGGER usage_came AFTER INSERT ON usage BEGIN
+    UPDATE counted SET kept = kept + 1 WHERE name = 'usage';
+END;
+CREATE TRIGGER usage_went AFTER DELETE ON usage BEGIN
+    UPDATE counted SET kept = kept - 1 WHERE name = 'usage';
 END;
 ";
 

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use sea_orm::sqlx::sqlite::SqliteConnection;
 use sea_orm::sqlx::{AssertSqlSafe, Connection as _, query, query_as, query_scalar, raw_sql};
 
+use super::{samples, usages};
 use crate::error::Cause;
 
 /// Size of a page.
@@ -23,12 +24,22 @@ pub(super) const LINE_OVERHEAD_BYTES: usize = 128;
 
 /// Pages that new lines need for each page of their texts, at worst: a text that is just longer than a page takes two.
 const PAGES_PER_TEXT_PAGE: u64 = 2;
-/// Lines that one step deletes, at most: at worst each is on a page of its own.
-const STEP_LINES: i64 = 512;
+/// Lines, or rows of another kind, that one step deletes, at most: at worst each is on a page of its own.
+pub(super) const STEP_LINES: i64 = 512;
 /// When something has to go, this part of the bound goes with it, so that not every append has to delete.
 const GOES_WITH_IT: u64 = 64;
 /// Free pages that stay in the file for the next lines: 4 MiB, which is also what goes at once of the default bound.
 const FREE_PAGES_KEPT: i64 = 1024;
+
+/// Which part of the file all samples together may need, and which all usages.
+const SAMPLES_PART: u64 = 4;
+const USAGES_PART: u64 = 16;
+/// What a sample needs with its place in the index, when the pages are half empty.
+const SAMPLE_ROW_BYTES: u64 = 200;
+/// What a usage needs, in the same way.
+const USAGE_ROW_BYTES: u64 = 160;
+/// Pages that a transaction of few rows may need: one for each level of some trees, and as many when pages are divided.
+const ROW_PAGES: u64 = 16;
 
 /// The bounds.
 #[derive(Debug)]
@@ -54,6 +65,39 @@ impl Space {
     ) -> Result<(), Cause> {
         self.make_room_in_sandbox(connection, team_id, sandbox_id, bytes).await?;
         self.make_room_in_file(connection, bytes.div_ceil(PAGE_BYTES.into()) * PAGES_PER_TEXT_PAGE).await?;
+        self.bound_write_ahead_log(connection).await
+    }
+
+    /// Makes room for a sample: first among samples, then at the cost of the oldest lines.
+    pub(super) async fn make_room_for_sample(&self, connection: &mut SqliteConnection) -> Result<(), Cause> {
+        let mut excess = Excess::new(self.pages_max * u64::from(PAGE_BYTES) / SAMPLES_PART / SAMPLE_ROW_BYTES);
+        while excess.of(counted(connection, "sample").await? + 1).is_some() {
+            if !samples::delete_oldest(connection).await? {
+                break;
+            }
+        }
+        self.make_room_in_file(connection, ROW_PAGES).await?;
+        self.bound_write_ahead_log(connection).await
+    }
+
+    /// Makes room for the usages of so many teams.
+    pub(super) async fn make_room_for_usages(
+        &self,
+        connection: &mut SqliteConnection,
+        teams: u64,
+    ) -> Result<(), Cause> {
+        let mut excess = Excess::new(self.pages_max * u64::from(PAGE_BYTES) / USAGES_PART / USAGE_ROW_BYTES);
+        while excess.of(counted(connection, "usage").await? + teams).is_some() {
+            if !usages::delete_oldest(connection).await? {
+                break;
+            }
+        }
+        // Each may be on a page of its own, and so its place in the index.
+        self.make_room_in_file(connection, ROW_PAGES + 2 * teams).await?;
+        self.bound_write_ahead_log(connection).await
+    }
+
+    async fn bound_write_ahead_log(&self, connection: &mut SqliteConnection) -> Result<(), Cause> {
         // Readers that follow each other without a gap keep SQLite from beginning the log anew.
         let log_bytes = tokio::fs::metadata(&self.write_ahead_log).await.map_or(0, |metadata| metadata.len());
         if log_bytes > WAL_BYTES_MAX / 2 {
@@ -89,7 +133,10 @@ impl Space {
         loop {
             let used: i64 = query_scalar(USED).fetch_one(&mut *connection).await?;
             let Some(excess) = excess.of(u64::try_from(used).unwrap_or(0) + pages) else { return Ok(()) };
-            if !delete_oldest(connection, excess * u64::from(PAGE_BYTES)).await? {
+            if !delete_oldest(connection, excess * u64::from(PAGE_BYTES)).await?
+                && !samples::delete_oldest(connection).await?
+                && !usages::delete_oldest(connection).await?
+            {
                 return Ok(());
             }
         }
@@ -127,6 +174,12 @@ impl Excess {
         self.target = self.max - self.max / GOES_WITH_IT;
         Some(wanted - self.target)
     }
+}
+
+/// How many rows of a kind there are.
+async fn counted(connection: &mut SqliteConnection, name: &'static str) -> Result<u64, Cause> {
+    let kept: i64 = query_scalar("SELECT kept FROM counted WHERE name = ?").bind(name).fetch_one(connection).await?;
+    Ok(u64::try_from(kept).unwrap_or(0))
 }
 
 /// The place of the last line that has to go, of lines in the order in which they go.

@@ -15,7 +15,7 @@ use super::{border, rate};
 use crate::accounts::{admin, keys, teams};
 use crate::control::Control;
 use crate::failure::Failure;
-use crate::{health, sandboxes, templates};
+use crate::{health, sandboxes, templates, usage};
 
 /// A route of the contract that this server does not have (yet).
 struct Unbuilt {
@@ -64,8 +64,6 @@ const UNBUILT: &[Unbuilt] = &[
     unbuilt(POST, "/sandboxes/{sandboxID}/snapshots", "snapshots", LATER),
     unbuilt(GET, "/snapshots", "snapshots", LATER),
     unbuilt(PUT, "/sandboxes/{sandboxID}/network", "changing network rules", LATER),
-    unbuilt(GET, "/sandboxes/metrics", "metrics", LATER),
-    unbuilt(GET, "/sandboxes/{sandboxID}/metrics", "metrics", LATER),
     unbuilt(GET, "/templates", "listing templates", LATER),
     unbuilt(GET, "/v2/templates", "listing templates", LATER),
     unbuilt(GET, "/default-templates", "listing templates", LATER),
@@ -89,8 +87,6 @@ const UNBUILT: &[Unbuilt] = &[
     unbuilt(POST, "/templates/{templateID}", "builds of the first generation", REMOVED),
     unbuilt(POST, "/templates/{templateID}/builds/{buildID}", "builds of the first generation", REMOVED),
     unbuilt(POST, "/v2/templates", "builds of the second generation", REMOVED),
-    unbuilt(GET, "/teams/{teamID}/metrics", "metrics of teams", LATER),
-    unbuilt(GET, "/teams/{teamID}/metrics/max", "metrics of teams", LATER),
     unbuilt(POST, "/access-tokens", "personal access tokens", REMOVED),
     unbuilt(DELETE, "/access-tokens/{accessTokenID}", "personal access tokens", REMOVED),
     unbuilt(GET, "/volumes", "volumes", OFF),
@@ -140,6 +136,10 @@ pub(crate) fn router(control: Arc<Control>) -> Router {
         .route("/sandboxes/{sandboxID}/refreshes", post(sandboxes::end::refresh))
         .route("/sandboxes/{sandboxID}/connect", post(sandboxes::connect::first_generation))
         .route("/v2/sandboxes/{sandboxID}/connect", post(sandboxes::connect::second_generation))
+        .route("/sandboxes/metrics", get(sandboxes::metrics::of_several))
+        .route("/sandboxes/{sandboxID}/metrics", get(sandboxes::metrics::of_one))
+        .route("/teams/{teamID}/metrics", get(usage::metrics::list))
+        .route("/teams/{teamID}/metrics/max", get(usage::metrics::max))
         .route("/sandboxes/{sandboxID}/logs", get(sandboxes::logs::first_generation))
         .route("/v2/sandboxes/{sandboxID}/logs", get(sandboxes::logs::second_generation))
         .route("/templates/aliases/{alias}", get(templates::find_alias))

@@ -11,6 +11,7 @@ mod fake_node;
 mod idempotency;
 mod lists;
 mod logs;
+mod metrics;
 mod races;
 mod rates;
 mod restarts;

@@ -219,8 +219,10 @@ async fn keys_that_cannot_be_used_are_told_at_start() {
         let tokens = UserTokens { jwks: Some(jwks), leeway: Duration::ZERO, ..UserTokens::default() };
         let config = Config { user_tokens: tokens, ..Config::new(Secret::new("x"), None) };
         let catalog = hearth_catalog::Catalog::in_memory();
-        let error =
-            hearth_api::Api::start(config, store, catalog, logs, Vec::new()).await.map(drop).expect_err(message);
+        let error = hearth_api::Api::start(config, store, catalog, hearth_api::Analytics::new(logs), Vec::new())
+            .await
+            .map(drop)
+            .expect_err(message);
         let cause = std::error::Error::source(&error).expect("a cause").to_string();
         assert!(cause.contains(message), "{message}: {cause}");
     }

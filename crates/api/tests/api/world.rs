@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_analytics::{Embedded, Logs};
-use hearth_api::{Api, Config, UserTokens};
+use hearth_api::{Analytics, Api, Config, UserTokens};
 use hearth_catalog::Catalog;
 use hearth_store::{Alias, KeySecret, Limits, NewBuild, NewTeam, NewUser, Store, Team, User};
 use hearth_types::{BuildId, Resources, SandboxId, Secret, Tag, TeamId, TemplateId};
@@ -29,6 +29,8 @@ pub(crate) struct World {
     pub(crate) catalog: Catalog,
     /// Where nodes would append what sandboxes say.
     pub(crate) logs: Arc<dyn Logs>,
+    /// Where it is kept what sandboxes and teams use.
+    pub(crate) kept: Arc<Embedded>,
     pub(crate) node: FakeNode,
     /// Nodes besides the first.
     others: Vec<FakeNode>,
@@ -81,13 +83,15 @@ impl World {
         let base = register(&store, None, true, None, "base", "0.6.4").await;
         let catalog = Catalog::in_memory();
         let analytics = hearth_analytics::Config::new(folder.path().join("analytics.db"));
-        let logs = Arc::new(Embedded::open(analytics).await.expect("opens"));
+        let kept = Arc::new(Embedded::open(analytics).await.expect("opens"));
+        let logs = kept.clone();
         let client = Client::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Some(key));
         let mut world = Self {
             folder,
             store,
             catalog,
             logs,
+            kept,
             node,
             others: nodes,
             team,
@@ -104,7 +108,8 @@ impl World {
     pub(crate) async fn start_server(&mut self) {
         let nodes = [&self.node].into_iter().chain(&self.others).map(FakeNode::as_node).collect();
         let (store, catalog, logs) = (self.store.clone(), self.catalog.clone(), Arc::clone(&self.logs));
-        let api = Api::start(self.config.clone(), store, catalog, logs, nodes).await.expect("starts");
+        let analytics = Analytics { logs, ..Analytics::new(Arc::clone(&self.kept)) };
+        let api = Api::start(self.config.clone(), store, catalog, analytics, nodes).await.expect("starts");
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let mut router = api.router();

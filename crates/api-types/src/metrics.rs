@@ -1,0 +1,299 @@
+//! What sandboxes and teams use, and the queries for it.
+//!
+//! Times in queries are Unix seconds; in answers they are texts and Unix seconds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::form::{FormError, pairs};
+
+/// Most sandboxes of one answer.
+pub const SANDBOXES_MAX: usize = 100;
+
+/// Why a query is refused. The texts are for clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MetricsQueryError {
+    /// Not form encoded.
+    #[error("query is malformed: {0}")]
+    Form(FormError),
+    /// Not a time.
+    #[error("{0} must be a time in Unix seconds")]
+    Time(&'static str),
+    /// It ends before it begins.
+    #[error("end must not be before start")]
+    Range,
+    /// Not a list of sandboxes.
+    #[error("sandbox_ids must name 1 to {SANDBOXES_MAX} sandboxes")]
+    Sandboxes,
+    /// The same sandbox twice.
+    #[error("sandbox_ids must be unique")]
+    Twice,
+    /// Not something that is measured of a team.
+    #[error("metric must be `concurrent_sandboxes` or `sandbox_start_rate`")]
+    Metric,
+}
+
+/// A stretch of time: the query of `GET /sandboxes/{sandboxID}/metrics` and `GET /teams/{teamID}/metrics`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MetricsQuery {
+    /// At this time or later.
+    pub start: Option<Timestamp>,
+    /// At this time or earlier; not before the start.
+    pub end: Option<Timestamp>,
+}
+
+impl MetricsQuery {
+    /// Reads the text after the `?`. Parameters that are unknown are ignored; one without a value counts as not given.
+    ///
+    /// # Errors
+    /// What is wrong, in words for the client.
+    pub fn parse(query: &str) -> Result<Self, MetricsQueryError> {
+        Self::of(&parameters(query)?)
+    }
+
+    fn of(parameters: &BTreeMap<String, String>) -> Result<Self, MetricsQueryError> {
+        let time = |name| parameters.get(name).map(|text| time(name, text)).transpose();
+        let (start, end) = (time("start")?, time("end")?);
+        if start.zip(end).is_some_and(|(start, end)| end < start) {
+            return Err(MetricsQueryError::Range);
+        }
+        Ok(Self { start, end })
+    }
+}
+
+/// What is measured of a team.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TeamMetricName {
+    /// How many sandboxes run.
+    ConcurrentSandboxes,
+    /// How many are started in a second.
+    SandboxStartRate,
+}
+
+/// The query of `GET /teams/{teamID}/metrics/max`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaxQuery {
+    /// When.
+    pub range: MetricsQuery,
+    /// The most of what.
+    pub metric: TeamMetricName,
+}
+
+impl MaxQuery {
+    /// Reads the text after the `?`, as [`MetricsQuery::parse`] does.
+    ///
+    /// # Errors
+    /// What is wrong, in words for the client.
+    pub fn parse(query: &str) -> Result<Self, MetricsQueryError> {
+        let parameters = parameters(query)?;
+        let metric = match parameters.get("metric").map(String::as_str) {
+            Some("concurrent_sandboxes") => TeamMetricName::ConcurrentSandboxes,
+            Some("sandbox_start_rate") => TeamMetricName::SandboxStartRate,
+            Some(_) | None => return Err(MetricsQueryError::Metric),
+        };
+        Ok(Self { range: MetricsQuery::of(&parameters)?, metric })
+    }
+}
+
+/// Reads the ids in the query of `GET /sandboxes/metrics`: texts, not yet checked, none twice.
+///
+/// # Errors
+/// What is wrong, in words for the client.
+pub fn sandbox_ids(query: &str) -> Result<BTreeSet<String>, MetricsQueryError> {
+    let pairs = pairs(query).map_err(MetricsQueryError::Form)?;
+    let mut ids = BTreeSet::new();
+    for (_, value) in pairs.iter().filter(|(name, value)| name == "sandbox_ids" && !value.is_empty()) {
+        for id in value.split(',') {
+            if !ids.insert(id.to_owned()) {
+                return Err(MetricsQueryError::Twice);
+            }
+            if ids.len() > SANDBOXES_MAX {
+                return Err(MetricsQueryError::Sandboxes);
+            }
+        }
+    }
+    if ids.is_empty() { Err(MetricsQueryError::Sandboxes) } else { Ok(ids) }
+}
+
+/// The first of each name.
+fn parameters(query: &str) -> Result<BTreeMap<String, String>, MetricsQueryError> {
+    let pairs = pairs(query).map_err(MetricsQueryError::Form)?;
+    // Of equal names a map keeps the last.
+    Ok(pairs.into_iter().rev().filter(|(_, value)| !value.is_empty()).collect())
+}
+
+/// Digits only: a sign is no part of any time here.
+fn time(name: &'static str, text: &str) -> Result<Timestamp, MetricsQueryError> {
+    let seconds = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+    seconds.and_then(|seconds| Timestamp::from_second(seconds).ok()).ok_or(MetricsQueryError::Time(name))
+}
+
+/// What a sandbox used at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SandboxMetric {
+    /// When.
+    pub timestamp: Timestamp,
+    /// The same in whole Unix seconds.
+    pub timestamp_unix: i64,
+    /// Logical CPUs.
+    pub cpu_count: u32,
+    /// Busy share of all of them, in percent.
+    pub cpu_used_pct: f64,
+    /// Bytes, as all that follow.
+    pub mem_used: u64,
+    /// All there is.
+    pub mem_total: u64,
+    /// What would be given up if programs needed it.
+    pub mem_cache: u64,
+    /// Of the root filesystem.
+    pub disk_used: u64,
+    /// Of the root filesystem.
+    pub disk_total: u64,
+}
+
+/// The answer of `GET /sandboxes/metrics`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SandboxesMetrics {
+    /// By id; those without data are left out.
+    pub sandboxes: BTreeMap<String, SandboxMetric>,
+}
+
+/// What a team used at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TeamMetric {
+    /// When.
+    pub timestamp: Timestamp,
+    /// The same in whole Unix seconds.
+    pub timestamp_unix: i64,
+    /// How many sandboxes ran at the same time.
+    pub concurrent_sandboxes: u32,
+    /// How many were started in a second.
+    pub sandbox_start_rate: f64,
+}
+
+/// The most that a team used.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MaxTeamMetric {
+    /// When.
+    pub timestamp: Timestamp,
+    /// The same in whole Unix seconds.
+    pub timestamp_unix: i64,
+    /// How much.
+    pub value: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn second(second: i64) -> Option<Timestamp> {
+        Some(Timestamp::from_second(second).expect("a time"))
+    }
+
+    #[test]
+    fn ranges_are_read_or_refused() {
+        for (text, start, end) in [
+            ("", None, None),
+            ("start=&end=", None, None),
+            ("start=7&x=y", second(7), None),
+            ("end=0", None, second(0)),
+            ("start=7&end=7", second(7), second(7)),
+            ("start=7&end=8&start=9", second(7), second(8)),
+        ] {
+            assert_eq!(MetricsQuery::parse(text), Ok(MetricsQuery { start, end }), "{text}");
+        }
+        for (text, expected) in [
+            ("start=8&end=7", MetricsQueryError::Range),
+            ("start=-1", MetricsQueryError::Time("start")),
+            ("end=1.5", MetricsQueryError::Time("end")),
+            ("end=99999999999999", MetricsQueryError::Time("end")),
+            ("start=2026-01-01", MetricsQueryError::Time("start")),
+            ("start=%zz", MetricsQueryError::Form(FormError::Escape)),
+        ] {
+            assert_eq!(MetricsQuery::parse(text), Err(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_most_is_of_something() {
+        let range = MetricsQuery { start: second(1), end: None };
+        let expected = MaxQuery { range, metric: TeamMetricName::SandboxStartRate };
+        assert_eq!(MaxQuery::parse("metric=sandbox_start_rate&start=1"), Ok(expected));
+        for text in ["", "metric=", "metric=cpu"] {
+            assert_eq!(MaxQuery::parse(text), Err(MetricsQueryError::Metric), "{text}");
+        }
+        let wrong = "metric=concurrent_sandboxes&start=2&end=1";
+        assert_eq!(MaxQuery::parse(wrong), Err(MetricsQueryError::Range));
+    }
+
+    #[test]
+    fn ids_are_counted_and_unique() {
+        let read = |text: &str| sandbox_ids(text).map(|ids| ids.into_iter().collect::<Vec<_>>().join(" "));
+        assert_eq!(read("sandbox_ids=b,a&x=y"), Ok("a b".to_owned()));
+        assert_eq!(read("sandbox_ids=b%2Ca&sandbox_ids=c"), Ok("a b c".to_owned()));
+        let many = |count: usize| {
+            let ids: Vec<String> = (0..count).map(|number| format!("i{number}")).collect();
+            format!("sandbox_ids={}", ids.join(","))
+        };
+        assert_eq!(sandbox_ids(&many(100)).map(|ids| ids.len()), Ok(100));
+        for (text, expected) in [
+            (many(101).as_str(), MetricsQueryError::Sandboxes),
+            ("", MetricsQueryError::Sandboxes),
+            ("sandbox_ids=", MetricsQueryError::Sandboxes),
+            ("sandbox_ids=a,b,a", MetricsQueryError::Twice),
+            ("sandbox_ids=a&sandbox_ids=a", MetricsQueryError::Twice),
+            ("sandbox_ids=%f", MetricsQueryError::Form(FormError::Escape)),
+        ] {
+            assert_eq!(sandbox_ids(text), Err(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn answers_have_the_contract_s_form() {
+        let timestamp: Timestamp = "2026-01-02T03:04:05.5Z".parse().expect("a time");
+        let timestamp_unix = timestamp.as_second();
+        let metric = SandboxMetric {
+            timestamp,
+            timestamp_unix,
+            cpu_count: 2,
+            cpu_used_pct: 12.5,
+            mem_used: 3,
+            mem_total: 4,
+            mem_cache: 5,
+            disk_used: 6,
+            disk_total: 7,
+        };
+        let shown = json!({
+            "timestamp": "2026-01-02T03:04:05.5Z", "timestampUnix": 1_767_323_045, "cpuCount": 2, "cpuUsedPct": 12.5,
+            "memUsed": 3, "memTotal": 4, "memCache": 5, "diskUsed": 6, "diskTotal": 7,
+        });
+        let of_several = SandboxesMetrics { sandboxes: BTreeMap::from([("i1".to_owned(), metric)]) };
+        assert_eq!(serde_json::to_value(of_several).expect("plain"), json!({"sandboxes": {"i1": shown}}));
+        let team = TeamMetric { timestamp, timestamp_unix, concurrent_sandboxes: 3, sandbox_start_rate: 0.5 };
+        let shown = json!({
+            "timestamp": "2026-01-02T03:04:05.5Z", "timestampUnix": 1_767_323_045, "concurrentSandboxes": 3,
+            "sandboxStartRate": 0.5,
+        });
+        assert_eq!(serde_json::to_value(team).expect("plain"), shown);
+        let most = MaxTeamMetric { timestamp, timestamp_unix, value: 3.0 };
+        let shown = json!({"timestamp": "2026-01-02T03:04:05.5Z", "timestampUnix": 1_767_323_045, "value": 3.0});
+        assert_eq!(serde_json::to_value(most).expect("plain"), shown);
+    }
+
+    proptest! {
+        #[test]
+        fn no_query_panics(text in ".*") {
+            let _ = MetricsQuery::parse(&text);
+            let _ = MaxQuery::parse(&text);
+            let _ = sandbox_ids(&text);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! `GET /teams/{teamID}/metrics` and `GET /teams/{teamID}/metrics/max`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{FromRequestParts, RawPathParams, RawQuery, State};
+use hearth_analytics::{Usage, step_of};
+use hearth_api_types::metrics::{MaxQuery, MaxTeamMetric, MetricsQuery, TeamMetric, TeamMetricName};
+use hearth_types::TeamId;
+use http::StatusCode;
+use http::request::Parts;
+use jiff::Timestamp;
+
+use crate::control::Control;
+use crate::failure::Failure;
+use crate::http::auth::Reader;
+use crate::sandboxes::metrics::{just_after, length};
+
+/// Name of the path parameter.
+const TEAM_ID: &str = "teamID";
+/// The stretch of time that is meant when nothing is said.
+const RANGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// As exact as usages are kept.
+const FINEST: Duration = Duration::from_secs(1);
+
+/// The team that calls, which is the one that the path names.
+#[derive(Debug)]
+pub(crate) struct OwnTeam(TeamId);
+
+impl FromRequestParts<Arc<Control>> for OwnTeam {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, control: &Arc<Control>) -> Result<Self, Failure> {
+        // Credentials come before everything else about a request.
+        let Reader(team) = Reader::from_request_parts(parts, control).await?;
+        let invalid = || Failure::bad_request("invalid team ID");
+        let parameters = RawPathParams::from_request_parts(parts, control).await.map_err(|_| invalid())?;
+        let text = parameters.iter().find(|(name, _)| *name == TEAM_ID).map(|(_, text)| text);
+        let named: TeamId = text.and_then(|text| text.parse().ok()).ok_or_else(invalid)?;
+        if named == team.id {
+            Ok(Self(named))
+        } else {
+            Err(Failure::new(StatusCode::FORBIDDEN, "this is another team's"))
+        }
+    }
+}
+
+/// In a stretch of time, oldest first.
+pub(crate) async fn list(
+    State(control): State<Arc<Control>>,
+    OwnTeam(team_id): OwnTeam,
+    RawQuery(text): RawQuery,
+) -> Result<Json<Vec<TeamMetric>>, Failure> {
+    let query = MetricsQuery::parse(text.as_deref().unwrap_or_default()).map_err(Failure::invalid)?;
+    let (start, end) = range(query);
+    let usages = read(&control, team_id, (start, end), step_of(length(start, end))).await?;
+    let shown = usages.into_iter().map(|usage| TeamMetric {
+        timestamp: usage.at,
+        timestamp_unix: usage.at.as_second(),
+        concurrent_sandboxes: usage.sandboxes_max,
+        sandbox_start_rate: usage.start_rate(),
+    });
+    Ok(Json(shown.collect()))
+}
+
+/// The most in a stretch of time, and when it was first reached; zero at its end if there was nothing.
+pub(crate) async fn max(
+    State(control): State<Arc<Control>>,
+    OwnTeam(team_id): OwnTeam,
+    RawQuery(text): RawQuery,
+) -> Result<Json<MaxTeamMetric>, Failure> {
+    let query = MaxQuery::parse(text.as_deref().unwrap_or_default()).map_err(Failure::invalid)?;
+    let (start, end) = range(query.range);
+    let value = |usage: &Usage| match query.metric {
+        TeamMetricName::ConcurrentSandboxes => f64::from(usage.sandboxes_max),
+        TeamMetricName::SandboxStartRate => usage.start_rate(),
+    };
+    let usages = read(&control, team_id, (start, end), FINEST).await?;
+    let values = usages.iter().map(|usage| (usage.at, value(usage)));
+    let (at, value) = values.reduce(|most, next| if next.1 > most.1 { next } else { most }).unwrap_or((end, 0.0));
+    Ok(Json(MaxTeamMetric { timestamp: at, timestamp_unix: at.as_second(), value }))
+}
+
+fn range(query: MetricsQuery) -> (Timestamp, Timestamp) {
+    let MetricsQuery { start, end } = query;
+    let end = end.unwrap_or_else(Timestamp::now);
+    (start.unwrap_or_else(|| end.checked_sub(RANGE).unwrap_or(Timestamp::MIN)), end)
+}
+
+async fn read(
+    control: &Control,
+    team_id: TeamId,
+    (start, end): (Timestamp, Timestamp),
+    step: Duration,
+) -> Result<Vec<Usage>, Failure> {
+    let usages = control.usages.usages(team_id, start, just_after(end), step).await;
+    usages.map_err(|error| Failure::internal("reading what a team used", &error))
+}
