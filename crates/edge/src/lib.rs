@@ -16,6 +16,8 @@
 
 #![forbid(unsafe_code)]
 
+mod preflight;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,7 +107,7 @@ impl Edge {
         let target = match Target::of(&request) {
             Ok(target) => target,
             Err(Unroutable::Host) if asks_health(&request) => return Response::new(body::empty()),
-            Err(error) => return pages::unroutable(error),
+            Err(error) => return preflight::answer(&request).unwrap_or_else(|| pages::unroutable(error)),
         };
         let audience = Audience::of(request.headers());
         if target.port == internal::DAEMON_PORT

@@ -1,0 +1,71 @@
+//! Preflights of web pages that name their sandbox by headers.
+//!
+//! A browser asks first whether it may send such headers, and that question does not have them: it cannot be routed to a guest,
+//! whose daemon would answer it. The edge answers for all of them, as the daemon does (Fetch standard, CORS protocol).
+
+use hearth_proxy::{Body, body};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+
+/// What the request that will follow is to be routed by.
+const ROUTING: [&str; 2] = ["e2b-sandbox-id", "e2b-sandbox-port"];
+/// How long a browser need not ask again, in seconds: as long as the daemon says.
+const MAX_AGE: &str = "7200";
+const VARY: &str = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers";
+
+/// The answer, if it is such a question.
+pub(crate) fn answer(request: &Request<Body>) -> Option<Response<Body>> {
+    let headers = request.headers();
+    if request.method() != Method::OPTIONS || !headers.contains_key(header::ORIGIN) {
+        return None;
+    }
+    let method = headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
+    let names = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS)?;
+    let listed: Vec<_> = names.to_str().ok()?.split(',').map(str::trim).collect();
+    if !ROUTING.iter().all(|wanted| listed.iter().any(|name| name.eq_ignore_ascii_case(wanted))) {
+        return None;
+    }
+    let mut response = Response::new(body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let answer = response.headers_mut();
+    answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    answer.insert(header::ACCESS_CONTROL_ALLOW_METHODS, method.clone());
+    answer.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
+    answer.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(MAX_AGE));
+    answer.insert(header::VARY, HeaderValue::from_static(VARY));
+    Some(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(method: &str, headers: &[(&str, &str)]) -> Option<Response<Body>> {
+        let mut request = Request::builder().method(method).uri("/process.Process/Start");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        answer(&request.body(body::empty()).expect("a request"))
+    }
+
+    #[test]
+    fn only_questions_about_requests_that_name_a_sandbox() {
+        let origin = ("origin", "https://page.example");
+        let method = ("access-control-request-method", "POST");
+        let names = ("access-control-request-headers", "content-type,E2b-Sandbox-Id, e2b-sandbox-port");
+        let response = asked("OPTIONS", &[origin, method, names]).expect("answered");
+        assert_eq!(response.status(), StatusCode::NO_CONTENT);
+        assert_eq!(response.headers()["access-control-allow-origin"], "*");
+        assert_eq!(response.headers()["access-control-allow-headers"], names.1);
+        assert_eq!(response.headers()["access-control-allow-methods"], "POST");
+        let one_missing = ("access-control-request-headers", "e2b-sandbox-id");
+        for (verb, headers) in [
+            ("GET", &[origin, method, names][..]),
+            ("OPTIONS", &[method, names]),
+            ("OPTIONS", &[origin, names]),
+            ("OPTIONS", &[origin, method]),
+            ("OPTIONS", &[origin, method, one_missing]),
+        ] {
+            assert!(asked(verb, headers).is_none(), "{verb} {headers:?}");
+        }
+    }
+}
