@@ -43,6 +43,10 @@ pub(crate) fn overlay() {
 }
 
 fn overlay_file(name: &str, target: &str) -> io::Result<()> {
+    if !Path::new(target).parent().is_some_and(Path::is_dir) {
+        // A root filesystem that keeps no such thing.
+        return Ok(());
+    }
     let content = match name {
         "machine-id" => fs::read_to_string(RANDOM_UUID)?.replace('-', ""),
         _ => fs::read_to_string(target).unwrap_or_default(),
