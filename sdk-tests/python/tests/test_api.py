@@ -1,10 +1,10 @@
 """The REST API without an SDK: both generations of routes, and whatever clients should not send."""
 
+import re
 from datetime import datetime, timedelta
 from urllib.parse import quote
 from uuid import uuid4
 
-import re
 import httpx
 import pytest
 from e2b import AuthenticationException, NotFoundException, Sandbox, SandboxException, Template
