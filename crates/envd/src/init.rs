@@ -195,6 +195,7 @@ fn apply(
 fn restore(state: &State, seed: &str, connection: Option<Connection>) {
     state.log().clear();
     state.connections.drop_others(connection);
+    state.activity.notify_one();
     if !state.in_microvm() {
         return;
     }

@@ -1,8 +1,8 @@
 //! Services that listen on loopback only, made reachable for the host.
 //!
-//! The host connects to the address of the guest's interface, where such a service does not listen. So every second the
-//! daemon looks which ports are listened on at `127.0.0.1` and `::1`, and listens on the same port of the interface itself; a
-//! visitor is joined with the service. A listener that goes away takes its relay with it, one that comes back gets a new
+//! The host connects to the address of the guest's interface, where such a service does not listen. So every second (less often
+//! in a guest where nothing has happened for a while) the daemon looks which ports are listened on at `127.0.0.1` and `::1`, and
+//! listens on the same port of the interface itself; a visitor is joined with the service. A listener that goes away takes its relay with it, one that comes back gets a new
 //! one. A port that cannot be had, because somebody listens on all addresses as well, is tried again at the next look.
 //!
 //! Connections that were joined go on until one side closes.
@@ -11,16 +11,22 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
+use crate::state::State;
+
 mod listening;
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Between two looks where nothing has happened for [`CALM_AFTER`]: looking costs an idle guest more than anything else does.
+const INTERVAL_CALM: Duration = Duration::from_secs(5);
+/// Time without a process that started or ended, and without a port that came or went.
+const CALM_AFTER: Duration = Duration::from_secs(30);
 /// Ports that are relayed at most.
 const PORTS_MAX: usize = 512;
 /// Visitors at once, over all ports; more wait until one leaves.
@@ -29,13 +35,25 @@ const VISITORS_MAX: usize = 2048;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Relays for ever, on `address`.
-pub(crate) async fn run(address: Ipv4Addr) {
+pub(crate) async fn run(address: Ipv4Addr, state: Arc<State>) {
     let mut relays = Relays::new(address);
-    let mut looks = tokio::time::interval(INTERVAL);
-    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ports: Vec<u16> = Vec::new();
+    let mut last_news = Instant::now();
     loop {
-        looks.tick().await;
         relays.update(listening::on_loopback());
+        if !relays.running.keys().eq(&ports) {
+            ports = relays.running.keys().copied().collect();
+            last_news = Instant::now();
+        }
+        let pause = if last_news.elapsed() < CALM_AFTER { INTERVAL } else { INTERVAL_CALM };
+        // Both arms are cancel safe. What starts takes a moment until it listens: the next look is not at once.
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = state.activity.notified() => {
+                last_news = Instant::now();
+                tokio::time::sleep(INTERVAL).await;
+            }
+        }
     }
 }
 

@@ -46,7 +46,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) async fn serve(port: u16, state: Arc<State>) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?;
     if state.in_microvm() {
-        tokio::spawn(relay::run(INTERFACE));
+        tokio::spawn(relay::run(INTERFACE, Arc::clone(&state)));
     }
     let processes = Arc::new(ProcessService::new(Arc::clone(&state)));
     tokio::spawn(Arc::clone(&processes).keep_small());

@@ -11,6 +11,7 @@ use hearth_types::Secret;
 use http::HeaderMap;
 use rustix::process::Rlimit;
 use subtle::ConstantTimeEq;
+use tokio::sync::Notify;
 
 use crate::cgroups::Groups;
 use crate::connections::Connections;
@@ -32,6 +33,8 @@ pub(crate) struct State {
     pub(crate) freezer: Freezer,
     pub(crate) connections: Arc<Connections>,
     pub(crate) idle: Idle,
+    /// Told when a process starts or ends, and when the guest is restored.
+    pub(crate) activity: Notify,
     log: Log,
     surroundings: Surroundings,
 }
@@ -76,6 +79,7 @@ impl State {
             freezer: Freezer::default(),
             connections: Arc::default(),
             idle: Idle::default(),
+            activity: Notify::new(),
             log: Log::new(surroundings.is_verbose),
             surroundings,
         };

@@ -55,9 +55,11 @@ def test_a_restore_ends_connections_that_leave_the_guest(new_sandbox):
     sandbox = new_sandbox()
     sandbox.files.write("/tmp/restored.py", program("restored.py"))
     token = sandbox._envd_access_token
-    # It ends the SDK's own stream as well, so the outcome goes to a file.
+    # It ends the SDK's own stream as well, so the outcome goes to a file, which is there when it is whole.
+    command = f"python3 /tmp/restored.py {token} > /tmp/begun && mv /tmp/begun /tmp/outcome; sleep 60"
     with pytest.raises(SandboxException):
-        sandbox.commands.run(f"python3 /tmp/restored.py {token} > /tmp/outcome; sleep 60", user="root")
+        sandbox.commands.run(command, user="root")
+    eventually(lambda: sandbox.files.exists("/tmp/outcome"), within=60)
     outcome = json.loads(sandbox.files.read("/tmp/outcome"))
     assert outcome["status"] == 204
     assert outcome["before"] == {"outward": "alive", "inward": "alive"}

@@ -116,6 +116,7 @@ impl Live {
         });
         let feed = live.followers.add();
         live.log_start();
+        live.state.activity.notify_one();
         registry.insert(Arc::clone(&live));
         tokio::spawn(Arc::clone(&live).run(process, sources, Arc::clone(registry)));
         (live, feed)
@@ -163,6 +164,7 @@ impl Live {
         registry.retire(&self, &end);
         self.followers.finish(end).await;
         self.state.idle.stir();
+        self.state.activity.notify_one();
     }
 
     async fn read(&self, sources: Sources) {
