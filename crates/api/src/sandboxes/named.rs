@@ -4,7 +4,7 @@
 //! the answer whatever becomes of the client. Only a server that dies in between leaves a name without an answer; then
 //! nobody knows whether a sandbox was made, and that is what is said until the name expires.
 //!
-//! Tokens are not kept: they follow from the sandbox's id.
+//! Tokens are not kept: they follow from the sandbox's id. That there is one for visitors is kept, as an empty one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,7 +103,9 @@ async fn once(
     let outcome = create::create(control, team, sandbox, defaults).await;
     let kept = match &outcome {
         Ok((_, answer)) => {
-            let without_tokens = Sandbox { envd_access_token: None, traffic_access_token: None, ..answer.0.clone() };
+            let sandbox = answer.0.clone();
+            let traffic_access_token = sandbox.traffic_access_token.as_ref().map(|_| String::new());
+            let without_tokens = Sandbox { envd_access_token: None, traffic_access_token, ..sandbox };
             match serde_json::to_string(&without_tokens) {
                 Ok(text) => control.store.finish_named(request, &text).await,
                 Err(error) => return Err(Failure::internal("keeping an answer", &error)),
@@ -128,5 +130,7 @@ fn repeat(control: &Control, text: &str) -> Result<Created, Failure> {
         .map_err(|error| Failure::internal("reading the sandbox of an answer that was kept", &error))?;
     // Only the second generation takes keys, and its sandboxes are secured.
     let envd_access_token = Some(control.tokens.envd_access_token(&sandbox_id).expose().to_owned());
-    Ok((StatusCode::CREATED, axum::Json(Sandbox { envd_access_token, ..kept })))
+    let visitors = || control.tokens.traffic_access_token(&sandbox_id).expose().to_owned();
+    let traffic_access_token = kept.traffic_access_token.as_ref().map(|_| visitors());
+    Ok((StatusCode::CREATED, axum::Json(Sandbox { envd_access_token, traffic_access_token, ..kept })))
 }

@@ -54,6 +54,15 @@ async fn a_repetition_gets_the_first_ones_sandbox() {
 }
 
 #[tokio::test]
+async fn a_repetition_has_the_token_for_visitors_as_well() {
+    let world = World::start().await;
+    let private = r#"{"templateID":"base","network":{"allowPublicTraffic":false}}"#;
+    let first = create(&world.client, "private", private).await.assert_status(201);
+    assert_eq!(first.text_of("trafficAccessToken").len(), 64);
+    assert_eq!(create(&world.client, "private", private).await.assert_status(201).json(), first.json());
+}
+
+#[tokio::test]
 async fn keys_have_the_form_of_the_contract() {
     let world = World::start().await;
     for key in ["", "A", "a_b", "a b", "ä", &"a".repeat(256)] {
