@@ -5,7 +5,7 @@
 //! people. All three are pure; only this file reads folders and writes `docs/envd-checklist.md`.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use lines::GROUPS;
@@ -67,7 +67,7 @@ fn unproven(proofs: &[Proof]) -> Vec<String> {
 }
 
 /// Files with an extension, below a folder, in a stable order.
-fn files(folder: &Path, extension: &str) -> Result<Vec<std::path::PathBuf>> {
+fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_path_buf()];
     while let Some(folder) = folders.pop() {

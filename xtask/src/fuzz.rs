@@ -26,6 +26,8 @@ const INSTRUMENTATION: &str = "-Cpasses=sancov-module \
      -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
      -Cllvm-args=-sanitizer-coverage-pc-table \
      -Cllvm-args=-sanitizer-coverage-trace-compares";
+/// How long targets run when nobody says.
+const SECONDS: u32 = 60;
 /// One input may take that long.
 const INPUT_SECONDS_MAX: u32 = 10;
 /// A target may need that much memory.
@@ -44,7 +46,7 @@ const SHOWN_LINES: usize = 40;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Selection {
     /// How long the targets run.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = SECONDS)]
     seconds: u32,
     /// Only this one.
     #[arg(long)]
@@ -56,7 +58,7 @@ pub(crate) struct Selection {
 
 impl Default for Selection {
     fn default() -> Self {
-        Self { seconds: 60, target: None, save: false }
+        Self { seconds: SECONDS, target: None, save: false }
     }
 }
 

@@ -88,7 +88,8 @@ pub struct LogLine {
 
 impl LogLine {
     /// Bytes of its texts.
-    pub(crate) fn bytes(&self) -> usize {
+    #[must_use]
+    pub fn bytes(&self) -> usize {
         let fields: usize = self.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
         self.message.len() + self.logger.len() + fields
     }

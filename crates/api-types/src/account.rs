@@ -108,5 +108,5 @@ pub struct RunningCount {
     #[serde(rename = "teamID")]
     pub team_id: String,
     /// Its running sandboxes.
-    pub running_count: usize,
+    pub running_count: u32,
 }

@@ -3,6 +3,9 @@
 //! The ordinary decoders pass malformed input on as it is. The contract's metadata filter is decoded three times, where
 //! a guess at one level changes the meaning of the next, so a malformed text is an error here.
 
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
 /// A text that is not form encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FormError {
@@ -57,6 +60,21 @@ pub fn pairs(text: &str) -> Result<Vec<(String, String)>, FormError> {
             Ok((decode(key)?, decode(value)?))
         })
         .collect()
+}
+
+/// The parameters of a query: the first of each name. One without a value counts as not given.
+///
+/// # Errors
+/// As [`pairs`].
+pub(crate) fn parameters(query: &str) -> Result<BTreeMap<String, String>, FormError> {
+    let pairs = pairs(query)?;
+    // Of equal names a map keeps the last.
+    Ok(pairs.into_iter().rev().filter(|(_, value)| !value.is_empty()).collect())
+}
+
+/// Digits only: a sign is no part of any number in a query.
+pub(crate) fn digits<N: FromStr>(text: &str) -> Option<N> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::form::{FormError, pairs};
+use crate::form::{FormError, digits, parameters};
 
 /// Most lines of an answer, and how many it has when the client does not say.
 pub const LIMIT_MAX: u32 = 1000;
@@ -78,7 +78,7 @@ impl LogQuery {
     /// # Errors
     /// What is wrong, in words for the client.
     pub fn parse(query: &str) -> Result<Self, LogQueryError> {
-        let parameters = parameters(query)?;
+        let parameters = parameters(query).map_err(LogQueryError::Form)?;
         let start = parameters.get("start").map(|text| time("start", text)).transpose()?;
         let limit = parameters.get("limit").map_or(Some(LIMIT_MAX), |text| number(text));
         let limit = limit.ok_or(LogQueryError::Limit { bounded: false })?;
@@ -107,7 +107,7 @@ impl LogPageQuery {
     /// # Errors
     /// What is wrong, in words for the client.
     pub fn parse(query: &str) -> Result<Self, LogQueryError> {
-        let mut parameters = parameters(query)?;
+        let mut parameters = parameters(query).map_err(LogQueryError::Form)?;
         let cursor = parameters.get("cursor").map(|text| time("cursor", text)).transpose()?;
         let limit = parameters.get("limit").map_or(Some(LIMIT_MAX), |text| number(text));
         let limit = limit.filter(|limit| *limit <= LIMIT_MAX).ok_or(LogQueryError::Limit { bounded: true })?;
@@ -119,18 +119,6 @@ impl LogPageQuery {
         }
         Ok(Self { cursor, limit, direction, level, search })
     }
-}
-
-/// The first of each name.
-fn parameters(query: &str) -> Result<BTreeMap<String, String>, LogQueryError> {
-    let pairs = pairs(query).map_err(LogQueryError::Form)?;
-    // Of equal names a map keeps the last.
-    Ok(pairs.into_iter().rev().filter(|(_, value)| !value.is_empty()).collect())
-}
-
-/// Digits only: a sign is no part of any number here.
-fn digits<N: std::str::FromStr>(text: &str) -> Option<N> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 /// A number; one too great to count with is still a great number.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::form::{FormError, pairs};
+use crate::form::{FormError, digits, pairs, parameters};
 
 /// Most sandboxes of one answer.
 pub const SANDBOXES_MAX: usize = 100;
@@ -50,7 +50,7 @@ impl MetricsQuery {
     /// # Errors
     /// What is wrong, in words for the client.
     pub fn parse(query: &str) -> Result<Self, MetricsQueryError> {
-        Self::of(&parameters(query)?)
+        Self::of(&parameters(query).map_err(MetricsQueryError::Form)?)
     }
 
     fn of(parameters: &BTreeMap<String, String>) -> Result<Self, MetricsQueryError> {
@@ -87,7 +87,7 @@ impl MaxQuery {
     /// # Errors
     /// What is wrong, in words for the client.
     pub fn parse(query: &str) -> Result<Self, MetricsQueryError> {
-        let parameters = parameters(query)?;
+        let parameters = parameters(query).map_err(MetricsQueryError::Form)?;
         let metric = match parameters.get("metric").map(String::as_str) {
             Some("concurrent_sandboxes") => TeamMetricName::ConcurrentSandboxes,
             Some("sandbox_start_rate") => TeamMetricName::SandboxStartRate,
@@ -117,17 +117,9 @@ pub fn sandbox_ids(query: &str) -> Result<BTreeSet<String>, MetricsQueryError> {
     if ids.is_empty() { Err(MetricsQueryError::Sandboxes) } else { Ok(ids) }
 }
 
-/// The first of each name.
-fn parameters(query: &str) -> Result<BTreeMap<String, String>, MetricsQueryError> {
-    let pairs = pairs(query).map_err(MetricsQueryError::Form)?;
-    // Of equal names a map keeps the last.
-    Ok(pairs.into_iter().rev().filter(|(_, value)| !value.is_empty()).collect())
-}
-
-/// Digits only: a sign is no part of any time here.
 fn time(name: &'static str, text: &str) -> Result<Timestamp, MetricsQueryError> {
-    let seconds = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-    seconds.and_then(|seconds| Timestamp::from_second(seconds).ok()).ok_or(MetricsQueryError::Time(name))
+    let time = digits(text).and_then(|seconds| Timestamp::from_second(seconds).ok());
+    time.ok_or(MetricsQueryError::Time(name))
 }
 
 /// What a sandbox used at a time.

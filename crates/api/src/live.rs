@@ -26,7 +26,7 @@ mod owner;
 mod run;
 mod state;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use hearth_types::{ExecutionId, NodeId, SandboxId, TeamId};
@@ -85,12 +85,6 @@ impl Live {
         self.read().values().filter(|handle| handle.team_id() == team_id).cloned().collect()
     }
 
-    /// The team of each running sandbox.
-    pub(crate) fn running_teams(&self) -> Vec<TeamId> {
-        let handles = self.read();
-        handles.values().filter(|handle| handle.runs_at().is_some()).map(Handle::team_id).collect()
-    }
-
     /// Which sandboxes run on a node, and under which execution.
     pub(crate) fn running_on(&self, node_id: &NodeId) -> Vec<(Handle, ExecutionId)> {
         let handles = self.read();
@@ -102,12 +96,19 @@ impl Live {
     }
 
     /// How many sandboxes each team has running; those with none are left out.
-    pub(crate) fn running_by_team(&self) -> HashMap<TeamId, u32> {
-        let mut teams = HashMap::new();
+    pub(crate) fn running_by_team(&self) -> BTreeMap<TeamId, u32> {
+        let mut teams = BTreeMap::new();
         for handle in self.read().values().filter(|handle| handle.runs_at().is_some()) {
             *teams.entry(handle.team_id()).or_insert(0) += 1;
         }
         teams
+    }
+
+    /// How many sandboxes a team has running.
+    pub(crate) fn running_of(&self, team_id: TeamId) -> u32 {
+        let handles = self.read();
+        let running = handles.values().filter(|handle| handle.team_id() == team_id && handle.runs_at().is_some());
+        u32::try_from(running.count()).unwrap_or(u32::MAX)
     }
 }
 

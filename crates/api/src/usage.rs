@@ -12,7 +12,7 @@
 
 pub(crate) mod metrics;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hearth_analytics::Usage;
@@ -46,7 +46,7 @@ impl Counts {
     }
 
     /// What teams had, of which so many sandboxes run now; begins anew with these.
-    fn take(&self, running: &HashMap<TeamId, u32>) -> Vec<(TeamId, Count)> {
+    fn take(&self, running: &BTreeMap<TeamId, u32>) -> Vec<(TeamId, Count)> {
         let mut teams = self.teams.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::take(&mut *teams);
         let concerned: HashSet<TeamId> = before.keys().chain(running.keys()).copied().collect();

@@ -10,7 +10,7 @@ use hearth_host::{disk, process};
 use serde_json::{Value, json};
 
 use crate::layout::Layout;
-use crate::options::{NetworkMode, Settings, TlsListen};
+use crate::options::{NetworkMode, Settings};
 
 /// What kernel, root filesystem and a template with its memory take, and room for sandboxes' changes.
 const DISK_MIB: u64 = 4096;
@@ -100,11 +100,7 @@ fn network(settings: &Settings) -> Vec<Finding> {
 
 /// Whether names of the domain lead to this machine, where there are any.
 async fn names(settings: &Settings) -> Option<Finding> {
-    let tls_port = match settings.tls_listen {
-        TlsListen::At(address) => Some(address.port()),
-        TlsListen::Off => None,
-    };
-    let domain = settings.domain_at(tls_port)?;
+    let domain = settings.domain_at(settings.tls_listen.port())?;
     let found = domain.resolves().await;
     let (host, local) = (domain.host(), domain.is_local());
     Some(Finding {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::cli::By;
 use crate::domain::Domain;
 use crate::layout::{Layout, read_secret, write_secret};
-use crate::options::{Settings, TlsListen};
+use crate::options::Settings;
 use crate::tls::TrustFiles;
 
 /// What SDKs need to find an instance.
@@ -39,10 +39,6 @@ impl Endpoints {
         let key = read_secret(&layout.api_key())?;
         let key =
             key.context("there is no API key yet: start `hearth up` once, which makes the first team and its key")?;
-        let tls_port = match settings.tls_listen {
-            TlsListen::At(address) => Some(address.port()),
-            TlsListen::Off => None,
-        };
         let endpoints = Self {
             api_url: format!("http://{}", settings.api_listen),
             sandbox_url: format!("http://{}", settings.edge_listen),
@@ -51,7 +47,7 @@ impl Endpoints {
             ca_file: None,
             ca_bundle: None,
         };
-        Ok(endpoints.with_names(layout, settings, tls_port))
+        Ok(endpoints.with_names(layout, settings, settings.tls_listen.port()))
     }
 
     /// With what clients have to know of the names that are served on this port, or in front of us.

@@ -166,6 +166,16 @@ pub(crate) enum TlsListen {
     At(SocketAddr),
 }
 
+impl TlsListen {
+    /// The port, where names are served.
+    pub(crate) fn port(self) -> Option<u16> {
+        match self {
+            Self::Off => None,
+            Self::At(address) => Some(address.port()),
+        }
+    }
+}
+
 impl FromStr for TlsListen {
     type Err = String;
 

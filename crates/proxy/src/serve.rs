@@ -6,9 +6,8 @@
 //! ```
 //!
 //! All kinds of listeners speak HTTP/1.1 (with upgrades) and HTTP/2; the first bytes tell, which over TLS follow from ALPN and in
-//! clear from prior knowledge. While a request
-//! is being answered nothing times out: streams are silent for days. Whoever connects and says nothing, or says it very slowly,
-//! is disconnected; so are peers that vanished without a word (TCP keep-alive).
+//! clear from prior knowledge. While a request is being answered nothing times out: streams are silent for days. Whoever connects
+//! and says nothing, or says it very slowly, is disconnected; so are peers that vanished without a word (TCP keep-alive).
 //!
 //! A handler may answer without having read the request's body: the rest is read and thrown away for a while, so that a client
 //! that looks for the answer only after it has sent everything finds it, and not a reset connection.
@@ -84,8 +83,8 @@ pub struct Config {
 
 /// Serves until `shutdown`, then drains. Returns how many connections had to be cut, when none is left.
 ///
-/// The handler finds the [`Peer`] and the [`Scheme`] in the request's extensions. Answers are streamed; an error in an answer's body is passed on as
-/// an abort: a reset stream in HTTP/2, an end without the proper end in HTTP/1.1.
+/// The handler finds the [`Peer`] and the [`Scheme`] in the request's extensions. Answers are streamed; an error in an answer's
+/// body is passed on as an abort: a reset stream in HTTP/2, an end without the proper end in HTTP/1.1.
 ///
 /// Cancelling it cuts everything.
 pub async fn serve<S, B>(

@@ -15,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
@@ -152,6 +153,8 @@ impl Connector {
             .with_no_client_auth();
         // What we speak towards guests.
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // Guests have no names to tell their sessions apart by: one would be shown what another one gave us to remember.
+        config.resumption = Resumption::disabled();
         Self(TlsConnector::from(Arc::new(config)))
     }
 

@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hearth_artifact::{ArtifactSet, create_overlay};
 use hearth_envd_api::{Client, Init, PORT};
@@ -56,6 +57,8 @@ struct Reachable {
 pub(crate) struct Assembled {
     reachable: Reachable,
     pub(crate) envd_version: String,
+    /// Its guest's daemon.
+    pub(crate) client: Arc<Client>,
     /// What its guest was told.
     pub(crate) init: Init,
 }
@@ -192,7 +195,7 @@ impl Reachable {
     ) -> Result<Assembled, Error> {
         // All three arms are cancel safe: the first two only wait, the last only talks to a guest that is thrown away.
         let init = identity(config, spec);
-        let client = daemon(spec, &self.reach);
+        let client = Arc::new(daemon(spec, &self.reach));
         let result = tokio::select! {
             biased;
             () = kill.cancelled() => Err(Error::Killed),
@@ -200,7 +203,7 @@ impl Reachable {
             version = client.init(&init, config.init_attempt, config.init_budget) => version.map_err(Error::Guest),
         };
         match result {
-            Ok(envd_version) => Ok(Assembled { reachable: self, envd_version, init }),
+            Ok(envd_version) => Ok(Assembled { reachable: self, envd_version, client, init }),
             Err(error) => {
                 if matches!(error, Error::Guest(_)) {
                     let console = self.restored.vm.console().await;
@@ -261,7 +264,7 @@ fn nic(slot: &Slot) -> Nic {
 }
 
 /// The guest's daemon, as its host talks to it.
-pub(crate) fn daemon(spec: &SandboxSpec, reach: &Reach) -> Client {
+fn daemon(spec: &SandboxSpec, reach: &Reach) -> Client {
     let reach = reach.clone();
     let dial = move || -> std::pin::Pin<Box<dyn Future<Output = std::io::Result<tokio::net::TcpStream>> + Send>> {
         let reach = reach.clone();

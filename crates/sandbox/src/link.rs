@@ -53,7 +53,7 @@ impl fmt::Debug for GuestLogs {
 
 /// The connection and what came over it and is not kept yet.
 pub(crate) struct Link {
-    client: Client,
+    client: Arc<Client>,
     init: Init,
     config: Arc<Config>,
     source: Source,
@@ -86,7 +86,7 @@ impl Window {
 }
 
 impl Link {
-    pub(crate) fn new(client: Client, init: Init, config: Arc<Config>, source: Source) -> Self {
+    pub(crate) fn new(client: Arc<Client>, init: Init, config: Arc<Config>, source: Source) -> Self {
         let window = Window { since: Instant::now(), bytes: 0 };
         Self { client, init, config, source, last: None, pending: Vec::new(), window, failures: 0 }
     }
@@ -123,7 +123,7 @@ impl Link {
                     Err(_elapsed) => break,
                 }
             }
-            let bytes = self.pending.iter().map(|line| line.message.len() + line.logger.len()).sum();
+            let bytes = self.pending.iter().map(LogLine::bytes).sum();
             self.flush().await;
             if let Some(wait) = self.window.take(bytes, Instant::now()) {
                 tokio::time::sleep(wait).await;

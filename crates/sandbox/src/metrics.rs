@@ -37,7 +37,7 @@ impl fmt::Debug for GuestSamples {
 
 /// Asks one guest.
 pub(crate) struct Meter {
-    client: Client,
+    client: Arc<Client>,
     samples: GuestSamples,
     team_id: TeamId,
     sandbox_id: SandboxId,
@@ -49,7 +49,7 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    pub(crate) fn new(client: Client, samples: GuestSamples, spec: &SandboxSpec) -> Self {
+    pub(crate) fn new(client: Arc<Client>, samples: GuestSamples, spec: &SandboxSpec) -> Self {
         Self {
             client,
             samples,
@@ -190,7 +190,7 @@ mod tests {
     }
 
     /// A guest that gives these answers, one for each connection, and then none.
-    async fn guest(answers: Vec<String>) -> Client {
+    async fn guest(answers: Vec<String>) -> Arc<Client> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("binds");
         let address = listener.local_addr().expect("an address");
         tokio::spawn(async move {
@@ -204,7 +204,11 @@ mod tests {
             let _silent = listener.accept().await.expect("a connection");
             std::future::pending::<()>().await;
         });
-        Client::new(Box::new(move || Box::pin(TcpStream::connect(address))), "localhost:49983", HeaderMap::new())
+        Arc::new(Client::new(
+            Box::new(move || Box::pin(TcpStream::connect(address))),
+            "localhost:49983",
+            HeaderMap::new(),
+        ))
     }
 
     fn answer(status: &str, body: &str) -> String {
@@ -218,7 +222,7 @@ mod tests {
         )
     }
 
-    fn meter(client: Client, list: &Arc<List>) -> Meter {
+    fn meter(client: Arc<Client>, list: &Arc<List>) -> Meter {
         Meter {
             client,
             samples: GuestSamples(list.clone()),

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::assemble::{Assembled, assemble, daemon};
+use crate::assemble::{Assembled, assemble};
 use crate::link::Link;
 use crate::metrics::Meter;
 use crate::reach::Reach;
@@ -164,9 +164,9 @@ impl Owner {
             template_id: Some(spec.template_id.clone()),
             execution_id: spec.execution_id,
         };
-        let client = daemon(spec, &assembled.reach());
-        let mut link = Link::new(client, assembled.init.clone(), Arc::clone(&self.config), source);
-        let mut meter = Meter::new(daemon(spec, &assembled.reach()), self.config.samples.clone(), spec);
+        let mut link =
+            Link::new(Arc::clone(&assembled.client), assembled.init.clone(), Arc::clone(&self.config), source);
+        let mut meter = Meter::new(Arc::clone(&assembled.client), self.config.samples.clone(), spec);
         let envd_version = assembled.envd_version.clone();
         // The only place that sets it.
         let _ = self.inner.reach.set(assembled.reach());

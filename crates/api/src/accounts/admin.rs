@@ -1,6 +1,5 @@
 //! `/admin`: what operators do to teams, whatever their standing.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -44,11 +43,7 @@ pub(crate) async fn kill_sandboxes(
 
 /// `GET /admin/sandboxes/running-counts`: teams without a running sandbox are left out.
 pub(crate) async fn running_counts(State(control): State<Arc<Control>>, Operator: Operator) -> Json<Vec<RunningCount>> {
-    let mut counts: BTreeMap<TeamId, usize> = BTreeMap::new();
-    for team_id in control.live.running_teams() {
-        *counts.entry(team_id).or_default() += 1;
-    }
-    let counts = counts.into_iter();
+    let counts = control.live.running_by_team().into_iter();
     Json(counts.map(|(team_id, running_count)| RunningCount { team_id: team_id.to_string(), running_count }).collect())
 }
 

@@ -218,7 +218,8 @@ impl Owner {
             return Attempt::Release(CreateError::Killed, row);
         }
         self.become_(Phase::Running { place: Place { node_id: row.node_id.clone(), execution_id: row.execution_id } });
-        let running = self.control.live.running_by_team().get(&row.team_id).copied().unwrap_or(1);
+        // This one at least, even if it ended again already.
+        let running = self.control.live.running_of(row.team_id).max(1);
         self.control.usage.started(row.team_id, running);
         Attempt::Started(row)
     }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hearth_api_types::sandbox::{AutoResume, Iam, Network, NewSandbox};
+use hearth_proxy::internal::DAEMON_PORT;
 use hearth_store::Limits;
 use hearth_types::{Ingress, TemplateReference};
 use http::StatusCode;
@@ -20,8 +21,6 @@ use crate::failure::Failure;
 const ENV_VARS_BYTES_MAX: usize = 1024 * 1024;
 /// Most bytes of all metadata together: a list shows it for up to a hundred sandboxes at once.
 const METADATA_BYTES_MAX: usize = 256 * 1024;
-/// Where the guest daemon listens, in clear.
-const ENVD_PORT: u16 = 49983;
 /// The first guest daemon that demands a token.
 const ENVD_SECURED_SINCE: Version = Version::new(0, 2, 0);
 
@@ -180,7 +179,7 @@ fn check_network(network: Network, secured: bool) -> Result<Ingress, Failure> {
     let host_mask = mask_request_host.map(|mask| mask.parse()).transpose();
     let host_mask = host_mask.map_err(|error| Failure::invalid(format_args!("network.maskRequestHost: {error}")))?;
     let https_ports: BTreeSet<u16> = https_ports.unwrap_or_default().into_iter().collect();
-    if let Some(port) = https_ports.iter().find(|port| [0, ENVD_PORT].contains(*port)) {
+    if let Some(port) = https_ports.iter().find(|port| [0, DAEMON_PORT].contains(*port)) {
         return Err(Failure::invalid(format_args!("network.httpsPorts must not contain {port}")));
     }
     Ok(Ingress { public, host_mask, https_ports })

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{FromRequestParts, RawPathParams, RawQuery, State};
+use axum::extract::{FromRequestParts, RawQuery, State};
 use hearth_analytics::{Usage, step_of};
 use hearth_api_types::metrics::{MaxQuery, MaxTeamMetric, MetricsQuery, TeamMetric, TeamMetricName};
 use hearth_types::TeamId;
@@ -15,10 +15,9 @@ use jiff::Timestamp;
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::http::auth::Reader;
+use crate::http::path::TeamPath;
 use crate::sandboxes::metrics::{just_after, length};
 
-/// Name of the path parameter.
-const TEAM_ID: &str = "teamID";
 /// The stretch of time that is meant when nothing is said.
 const RANGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// As exact as usages are kept.
@@ -34,10 +33,7 @@ impl FromRequestParts<Arc<Control>> for OwnTeam {
     async fn from_request_parts(parts: &mut Parts, control: &Arc<Control>) -> Result<Self, Failure> {
         // Credentials come before everything else about a request.
         let Reader(team) = Reader::from_request_parts(parts, control).await?;
-        let invalid = || Failure::bad_request("invalid team ID");
-        let parameters = RawPathParams::from_request_parts(parts, control).await.map_err(|_| invalid())?;
-        let text = parameters.iter().find(|(name, _)| *name == TEAM_ID).map(|(_, text)| text);
-        let named: TeamId = text.and_then(|text| text.parse().ok()).ok_or_else(invalid)?;
+        let TeamPath(named) = TeamPath::from_request_parts(parts, control).await?;
         if named == team.id {
             Ok(Self(named))
         } else {

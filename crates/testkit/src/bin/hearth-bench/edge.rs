@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
+use hearth_envd_api::PORT;
 use hearth_sdk::NewSandbox;
 use hearth_testkit::Instance;
 use http::Request;
@@ -29,7 +30,6 @@ use crate::statistics::{Percentiles, milliseconds};
 
 /// Requests for each of the commands that other series run: one takes a fraction of their time.
 const REQUESTS_PER_COMMAND: usize = 10;
-const DAEMON_PORT: u16 = 49983;
 
 /// A connection that is kept, and what is asked on it: how the guest daemon is.
 struct Asker {
@@ -95,7 +95,7 @@ impl Names {
     }
 
     async fn asker(&self, sandbox_id: &str) -> Result<Asker> {
-        let host = format!("{DAEMON_PORT}-{sandbox_id}.{}", self.domain);
+        let host = format!("{PORT}-{sandbox_id}.{}", self.domain);
         let name = host.split(':').next().unwrap_or_default().to_owned();
         let stream = self.connector.connect(ServerName::try_from(name)?, connect(self.address).await?).await?;
         Asker::over(stream, &host).await
@@ -107,7 +107,7 @@ pub(crate) async fn requests(report: &mut Report, bare: &Bare, instance: &Instan
     let sandbox = instance.client().create(&NewSandbox::of("base")).await?;
     let (vm, _) = bare.restore(4000).await?;
     let names = Names::of(instance)?;
-    let host = format!("{DAEMON_PORT}-{}.example.com", sandbox.id());
+    let host = format!("{PORT}-{}.example.com", sandbox.id());
     let mut direct = Asker::over(connect(address_of(&vm.url())?).await?, "guest").await?;
     let mut clear = Asker::over(connect(address_of(instance.sandbox_url())?).await?, &host).await?;
     let mut encrypted = names.asker(sandbox.id()).await?;
