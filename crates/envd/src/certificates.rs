@@ -23,7 +23,7 @@ pub(crate) struct Injected {
 impl Injected {
     /// Trusts `certificates` (PEM, one or several) below `root`, in the place of those before. Does nothing for the same text.
     pub(crate) fn trust(&mut self, root: &Path, certificates: &str) -> io::Result<()> {
-        let text = format!("{}\n", certificates.trim_end_matches('\n'));
+        let text = with_one_end(certificates);
         if self.text.as_ref() == Some(&text) {
             return Ok(());
         }
@@ -47,8 +47,13 @@ impl Injected {
     pub(crate) fn keep(root: &Path, certificates: &str) -> io::Result<()> {
         let source = root.join(SOURCE);
         fs::create_dir_all(source.parent().unwrap_or(root))?;
-        replace(&source, &format!("{}\n", certificates.trim_end_matches('\n')))
+        replace(&source, &with_one_end(certificates))
     }
+}
+
+/// A text that ends in one line break.
+fn with_one_end(text: &str) -> String {
+    format!("{}\n", text.trim_end_matches('\n'))
 }
 
 /// Writes a whole file or nothing of it, readable by all.

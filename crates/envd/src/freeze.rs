@@ -61,9 +61,10 @@ impl Window {
 }
 
 /// Which groups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Mode {
+    #[default]
     Legacy,
     Hierarchy,
 }
@@ -85,7 +86,7 @@ fn positive(name: &'static str, text: Option<&str>) -> Result<Option<u64>, Failu
 }
 
 /// What a freeze did, in the contract's words.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Frozen {
     mode: Mode,
@@ -144,20 +145,7 @@ async fn freeze_now(
     wait: Option<u64>,
 ) -> Frozen {
     let Some(groups) = state.groups() else {
-        return Frozen {
-            mode: Mode::Legacy,
-            visited: 0,
-            allowlisted: 0,
-            truncated: false,
-            pre_frozen: 0,
-            requested: 0,
-            frozen: 0,
-            not_frozen: 0,
-            failed: 0,
-            unobservable: true,
-            sweep_ms: 0,
-            wait_ms: 0,
-        };
+        return Frozen { unobservable: true, ..Frozen::default() };
     };
     let root = groups.root();
     let since = Instant::now();
@@ -172,7 +160,8 @@ async fn freeze_now(
     let sweep_time = since.elapsed();
     window.hierarchy = own.map(|_| sweep.requested.clone());
     let since = Instant::now();
-    let deadline = since + Duration::from_millis(wait.unwrap_or_default());
+    // The lock is held meanwhile: nobody may wait for longer than a window is open.
+    let deadline = since + Duration::from_millis(wait.unwrap_or_default()).min(WINDOW_MAX);
     let frozen = standing_still(&sweep, deadline).await;
     let Sweep { visited, allowlisted, truncated, pre_frozen, requested, failed } = sweep;
     Frozen {

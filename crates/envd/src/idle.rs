@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::process::RETENTION;
 use crate::state::State;
 use crate::sys;
 
 /// How long it must have been quiet.
 const QUIET: Duration = Duration::from_secs(2);
 /// When the ends of processes have been forgotten, the memory of those is free as well.
-const FORGOTTEN: Duration = Duration::from_secs(31);
+const FORGOTTEN: Duration = RETENTION.saturating_add(Duration::from_secs(1));
 
 /// Told of every end.
 #[derive(Debug, Default)]

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use hearth_envd_api::PORT;
+
 use crate::VERSION;
 
-const PORT: u16 = hearth_envd_api::PORT;
 /// Where control groups are (cgroups(7)).
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 const KNOWN: &str = "-version, -commit, -port N, -isnotfc, -cgroup-root FOLDER, -no-cgroups, -verbose and -restarted";

@@ -30,6 +30,8 @@ use events::Feed;
 use live::{Live, Stdin};
 use registry::Registry;
 
+pub(crate) use registry::RETENTION;
+
 /// The service.
 pub(crate) struct ProcessService {
     state: Arc<State>,

@@ -2,8 +2,9 @@
 //!
 //! The host connects to the address of the guest's interface, where such a service does not listen. So every second (less often
 //! in a guest where nothing has happened for a while) the daemon looks which ports are listened on at `127.0.0.1` and `::1`, and
-//! listens on the same port of the interface itself; a visitor is joined with the service. A listener that goes away takes its relay with it, one that comes back gets a new
-//! one. A port that cannot be had, because somebody listens on all addresses as well, is tried again at the next look.
+//! listens on the same port of the interface itself; a visitor is joined with the service. A listener that goes away takes its
+//! relay with it, one that comes back gets a new one. A port that cannot be had, because somebody listens on all addresses as
+//! well, is tried again at the next look.
 //!
 //! Connections that were joined go on until one side closes.
 

@@ -43,8 +43,8 @@ impl Drop for Destination<'_> {
 }
 
 impl Source {
-    /// Hands everything to the followers, and to the log if it wants it, as fast as the followers take it, until the output ends or `over` says that no more will
-    /// come. `over` is made anew for each piece. Not cancel safe: a piece may be lost.
+    /// Hands everything to the followers, and to the log if it wants it, as fast as the followers take it, until the output ends
+    /// or `over` says that no more will come. `over` is made anew for each piece. Not cancel safe: a piece may be lost.
     pub(super) async fn copy<F: Future<Output = ()>>(self, mut destination: Destination<'_>, over: impl Fn() -> F) {
         loop {
             // Both arms are cancel safe: becoming readable takes nothing.

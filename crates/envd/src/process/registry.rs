@@ -12,7 +12,7 @@ use hearth_envd_api::process::process_event::EndEvent;
 use super::live::Live;
 
 /// How long an end is remembered for late followers.
-const RETENTION: Duration = Duration::from_secs(30);
+pub(crate) const RETENTION: Duration = Duration::from_secs(30);
 /// Ends remembered at most: a loop that starts thousands of processes must not fill the guest's memory.
 const ENDED_MAX: usize = 4096;
 

@@ -15,6 +15,8 @@ use tempfile::TempDir;
 const NOBODY: u32 = 65534;
 /// How long a server may take to start.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two tries to connect to a server that is starting.
+const POLL: Duration = Duration::from_millis(50);
 
 pub(crate) struct Server {
     folder: TempDir,
@@ -64,7 +66,7 @@ impl Server {
                     let log = fs::read_to_string(folder.path().join("log")).unwrap_or_default();
                     panic!("{error}: {log}")
                 }
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(_) => tokio::time::sleep(POLL).await,
             }
         };
         Self { folder, process, database }
