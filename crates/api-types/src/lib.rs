@@ -1,5 +1,5 @@
 //! The public REST API as it stands on the wire: request and response bodies ([`sandbox`], [`template`],
-//! [`logs`], [`metrics`], [`account`], [`ErrorBody`]), the query language of lists ([`list`]) and its encodings ([`form`],
+//! [`logs`], [`metrics`], [`account`], [`node`], [`ErrorBody`]), the query language of lists ([`list`]) and its encodings ([`form`],
 //! [`page`]).
 //!
 //! Field names are irregular because the contract's are; they are spelled out where a rule does not produce them.
@@ -15,6 +15,7 @@ pub mod form;
 pub mod list;
 pub mod logs;
 pub mod metrics;
+pub mod node;
 pub mod page;
 pub mod sandbox;
 pub mod template;

@@ -76,6 +76,9 @@ pub enum StartError {
     /// What should run is not known.
     #[error("reading which sandboxes there should be")]
     Sandboxes(#[source] hearth_store::Error),
+    /// What operators want of nodes is not known.
+    #[error("reading what is wanted of nodes")]
+    Nodes(#[source] hearth_store::Error),
 }
 
 /// The control role. Drop it only after [`Api::shutdown`]: its tasks hold the store.
@@ -98,6 +101,7 @@ impl Api {
     ) -> Result<Self, StartError> {
         let verifier = Verifier::new(&config.user_tokens).map_err(StartError::UserTokens)?;
         let rows = store.sandboxes().await.map_err(StartError::Sandboxes)?;
+        let wanted = store.wanted_nodes().await.map_err(StartError::Nodes)?;
         let Analytics { logs, samples, usages } = analytics;
         let control = Arc::new(Control {
             tokens: TokenSource::new(config.token_seed.clone()),
@@ -110,7 +114,7 @@ impl Api {
             samples,
             usages,
             usage: Counts::default(),
-            nodes: Nodes::new(nodes),
+            nodes: Nodes::new(nodes, wanted),
             live: Arc::new(Live::default()),
             creates: Arc::new(Semaphore::new(CREATES_AT_ONCE_MAX)),
             key_use: Arc::new(Semaphore::new(1)),

@@ -135,7 +135,7 @@ impl From<CreateError> for Failure {
         let failed = |message: &'static str| Self::new(StatusCode::INTERNAL_SERVER_ERROR, message);
         match error {
             CreateError::Busy => unavailable("too many sandboxes are being created").worth_retrying_after(RETRY_PAUSE),
-            CreateError::NoNode => unavailable("no node can be reached")
+            CreateError::NoNode => unavailable("no node can be reached that takes new sandboxes")
                 .with_code(ErrorCode::SandboxCapacityUnavailable)
                 .worth_retrying_after(RETRY_PAUSE),
             CreateError::Capacity => {

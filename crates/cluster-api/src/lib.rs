@@ -7,6 +7,7 @@
 
 mod convert;
 mod node;
+mod status;
 
 #[allow(clippy::all, clippy::pedantic, unreachable_pub, unused_qualifications, missing_docs)]
 #[rustfmt::skip]
@@ -14,4 +15,5 @@ mod generated;
 
 pub use convert::{ConvertError, RunningSandbox, parse_id};
 pub use generated::hearth::cluster::v1 as proto;
-pub use node::{CreatedSandbox, NodeClient, NodeError, NodeEvent, NodeStatus};
+pub use node::{CreatedSandbox, NodeClient, NodeError, NodeEvent};
+pub use status::{Daemon, NodeStatus, Sandboxes};

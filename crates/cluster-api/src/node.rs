@@ -3,11 +3,12 @@
 use connectrpc::client::{CallOptions, ClientConfig, Http2Connection, SharedHttp2Connection};
 use connectrpc::{ConnectError, ErrorCode, Protocol};
 use futures::Stream;
-use hearth_types::{ExecutionId, NodeAddress, NodeId, SandboxId, SandboxSpec};
+use hearth_types::{ExecutionId, NodeAddress, SandboxId, SandboxSpec};
 use std::time::Duration;
 
 use crate::convert::{RunningSandbox, parse_id};
 use crate::generated::hearth::cluster::v1 as proto;
+use crate::status::NodeStatus;
 use proto::__buffa::oneof::node_event::Event;
 
 /// Requests that may wait for the one connection to a node. A create holds one for at most its deadline, so this bounds
@@ -27,22 +28,11 @@ pub struct CreatedSandbox {
     pub envd_version: String,
 }
 
-/// How a node is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeStatus {
-    /// The node.
-    pub node_id: NodeId,
-    /// Sandboxes it runs or is starting.
-    pub sandboxes_running: u32,
-    /// Sandboxes it would run at most.
-    pub sandboxes_max: u32,
-}
-
 /// News from a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeEvent {
-    /// The node's state; the first event of every watch.
-    Status(NodeStatus),
+    /// How the node is: the first event of every watch, and again every few seconds.
+    Status(Box<NodeStatus>),
     /// A sandbox ended without having been asked to.
     SandboxEnded {
         /// The sandbox.
@@ -191,11 +181,7 @@ impl NodeClient {
 fn event(message: proto::NodeEvent) -> Result<NodeEvent, NodeError> {
     let invalid = |error: crate::ConvertError| NodeError::Failed(error.to_string());
     match message.event {
-        Some(Event::Status(status)) => Ok(NodeEvent::Status(NodeStatus {
-            node_id: parse_id("node_id", &status.node_id).map_err(invalid)?,
-            sandboxes_running: status.sandboxes_running,
-            sandboxes_max: status.sandboxes_max,
-        })),
+        Some(Event::Status(status)) => Ok(NodeEvent::Status(Box::new((*status).try_into().map_err(invalid)?))),
         Some(Event::SandboxEnded(ended)) => Ok(NodeEvent::SandboxEnded {
             sandbox_id: parse_id("sandbox_id", &ended.sandbox_id).map_err(invalid)?,
             execution_id: parse_id("execution_id", &ended.execution_id).map_err(invalid)?,

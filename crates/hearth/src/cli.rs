@@ -12,7 +12,7 @@ use crate::options::Options;
 #[derive(Debug, Parser)]
 #[command(
     name = "hearth",
-    version,
+    version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("HEARTH_COMMIT"), ")"),
     propagate_version = true,
     after_help = "Start with `hearth up`, then paste what `hearth env` prints into the shell of your agent. \
                   `hearth doctor` tells what this host lacks.\n\n\

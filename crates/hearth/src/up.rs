@@ -192,6 +192,8 @@ impl Instance {
         .with_names(layout, settings, tls_port);
         let node = hearth_orchestrator::Config {
             node_id: settings.node_id.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: env!("HEARTH_COMMIT").to_owned(),
             sandboxes_max: settings.sandboxes_max,
             sandbox: hearth_sandbox::Config {
                 folder: layout.executions(),

@@ -1,8 +1,9 @@
 //! Every privileged or unsafe Linux call of the host side, and nothing else.
 //!
 //! [`process`] starts VMMs that outlive the daemon, [`namespace`] makes network namespaces and what is in them, [`cgroup`]
-//! groups processes, [`disk`] and [`lock`] deal with files, [`clock`] with the CPU's counter, [`requirement`] says what this host can do. The other crates
-//! forbid unsafe code; here every unsafe block is one call with its reason.
+//! groups processes, [`disk`] and [`lock`] deal with files, [`clock`] with the CPU's counter, [`machine`](mod@machine) says what this host has and
+//! how busy it is, [`requirement`] what it can do. The other crates forbid unsafe code; here every unsafe block is one call with its
+//! reason.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
@@ -10,6 +11,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod disk;
 pub mod lock;
+pub mod machine;
 pub mod namespace;
 pub mod process;
 pub mod requirement;

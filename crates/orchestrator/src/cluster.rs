@@ -9,41 +9,31 @@ use futures::StreamExt;
 use hearth_cluster_api::{ConvertError, parse_id, proto};
 use hearth_sandbox::Error as SandboxError;
 use hearth_stdx::chain;
-use hearth_types::{NodeId, SandboxSpec};
+use hearth_types::SandboxSpec;
 use proto::__buffa::oneof::node_event::Event;
 use proto::{
     CreateSandboxRequest, CreateSandboxResponse, DeleteSandboxRequest, DeleteSandboxResponse, ListSandboxesRequest,
-    ListSandboxesResponse, NodeEvent, NodeService, NodeServiceExt as _, NodeStatus, SandboxEnded, WatchNodeRequest,
+    ListSandboxesResponse, NodeEvent, NodeService, NodeServiceExt as _, SandboxEnded, WatchNodeRequest,
 };
-use tokio_stream::wrappers::BroadcastStream;
+use tokio_stream::wrappers::{BroadcastStream, WatchStream};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::registry::{Ended, Refusal, Registry};
+use crate::status::Surveyor;
 
 /// The service.
 pub(crate) struct Cluster {
-    node_id: NodeId,
     registry: Registry,
+    surveyor: Arc<Surveyor>,
     stop: CancellationToken,
 }
 
 impl Cluster {
     /// The service as something that answers HTTP requests; its streams end when `stop` is cancelled.
-    pub(crate) fn routes(node_id: NodeId, registry: Registry, stop: CancellationToken) -> axum::Router {
-        let router = Arc::new(Self { node_id, registry, stop }).register(connectrpc::Router::new());
+    pub(crate) fn routes(registry: Registry, surveyor: Arc<Surveyor>, stop: CancellationToken) -> axum::Router {
+        let router = Arc::new(Self { registry, surveyor, stop }).register(connectrpc::Router::new());
         axum::Router::new().fallback_service(ConnectRpcService::new(router))
-    }
-
-    fn status(&self) -> NodeEvent {
-        let (running, max) = self.registry.load();
-        let status = NodeStatus {
-            node_id: self.node_id.to_string(),
-            sandboxes_running: u32::try_from(running).unwrap_or(u32::MAX),
-            sandboxes_max: u32::try_from(max).unwrap_or(u32::MAX),
-            ..Default::default()
-        };
-        NodeEvent { event: Some(Event::from(status)), ..Default::default() }
     }
 }
 
@@ -93,10 +83,17 @@ impl NodeService for Cluster {
         _request: ServiceRequest<'_, WatchNodeRequest>,
     ) -> ServiceResult<ServiceStream<impl Encodable<NodeEvent> + Send + use<>>> {
         // Subscribed before the status is taken, so that nothing falls between the two.
-        let events = BroadcastStream::new(self.registry.events());
-        let first = futures::stream::iter([Ok(self.status())]);
+        let events = BroadcastStream::new(self.registry.events()).map(told);
+        let (registry, surveyor) = (self.registry.clone(), Arc::clone(&self.surveyor));
+        let looks = WatchStream::new(self.surveyor.looks());
+        let mut statuses = looks.map(move |load| {
+            let status = surveyor.status(registry.sandboxes(), load);
+            Ok(NodeEvent { event: Some(Event::from(proto::NodeStatus::from(status))), ..Default::default() })
+        });
+        let first = statuses.next().await;
         let stop = self.stop.clone();
-        Ok(Response::stream(first.chain(events.map(told)).take_until(stop.cancelled_owned())))
+        let all = futures::stream::iter(first).chain(futures::stream::select(statuses, events));
+        Ok(Response::stream(all.take_until(stop.cancelled_owned())))
     }
 }
 

@@ -15,12 +15,14 @@
 mod cluster;
 mod registry;
 mod reverse_proxy;
+mod status;
 
 use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_artifact::Cache;
@@ -34,6 +36,7 @@ use tower::service_fn;
 use cluster::Cluster;
 use registry::Registry;
 use reverse_proxy::ReverseProxy;
+use status::Surveyor;
 
 /// Connections of control planes: each has one, and a new one after a loss.
 const CLUSTER_CONNECTIONS_MAX: u32 = 64;
@@ -49,6 +52,10 @@ const DRAIN_PATIENCE: Duration = Duration::from_millis(500);
 pub struct Config {
     /// Its name.
     pub node_id: NodeId,
+    /// The version of this program.
+    pub version: String,
+    /// What this program was built from.
+    pub commit: String,
     /// Sandboxes it runs at most.
     pub sandboxes_max: usize,
     /// How sandboxes are run.
@@ -65,6 +72,9 @@ pub enum Error {
     /// What an earlier daemon left cannot be looked through.
     #[error("ending what an earlier daemon left")]
     Reclaim(#[source] hearth_sandbox::Error),
+    /// What this machine is cannot be found out.
+    #[error("looking at this machine")]
+    Machine(#[source] hearth_host::machine::Error),
     /// A socket cannot be made.
     #[error("listening on `{}`", path.display())]
     Listen {
@@ -95,12 +105,15 @@ impl Orchestrator {
         if reclaimed > 0 {
             tracing::warn!(reclaimed, "ended sandboxes that an earlier daemon left");
         }
+        let surveyor = Surveyor::new(config.node_id, config.version, config.commit, &config.sandbox.folder)?;
+        let surveyor = Arc::new(surveyor);
         let cluster_listener = listen(&config.cluster_socket)?;
         let proxy_listener = listen(&config.proxy_socket)?;
         let engine = Engine::new(hearth_proxy::Config::for_guests());
         let registry = Registry::new(config.sandbox, parts, cache, config.sandboxes_max, engine.clone());
         let servers = TaskSet::new();
-        let routes = Cluster::routes(config.node_id, registry.clone(), servers.token());
+        servers.spawn("surveyor", Arc::clone(&surveyor).run(servers.token()));
+        let routes = Cluster::routes(registry.clone(), surveyor, servers.token());
         let cluster = serve::Config { connections_max: CLUSTER_CONNECTIONS_MAX, drain_patience: DRAIN_PATIENCE };
         servers.spawn("cluster API", serve::serve(cluster_listener, routes, cluster, servers.token()));
         let proxy = ReverseProxy::new(registry.clone(), engine.clone());

@@ -7,11 +7,11 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hearth_artifact::{ArtifactSet, Cache};
-use hearth_cluster_api::RunningSandbox;
+use hearth_cluster_api::{RunningSandbox, Sandboxes};
 use hearth_proxy::Engine;
-use hearth_sandbox::{EndReason, Handle, Parts, State};
+use hearth_sandbox::{EndReason, Error as SandboxError, Handle, Parts, State};
 use hearth_stdx::TaskSet;
-use hearth_types::{ExecutionId, SandboxId, SandboxSpec};
+use hearth_types::{ExecutionId, Resources, SandboxId, SandboxSpec};
 use tokio::sync::broadcast;
 
 /// Ended executions that are remembered: a delete that overtakes its create must still win. Creates and deletes of one
@@ -48,6 +48,10 @@ pub(crate) struct Ended {
     pub(crate) reason: String,
 }
 
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
 /// The map. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Registry {
@@ -70,6 +74,8 @@ struct Inner {
 struct Live {
     handles: HashMap<SandboxId, Handle>,
     ended: VecDeque<ExecutionId>,
+    creates_succeeded: u64,
+    creates_failed: u64,
     stopping: bool,
 }
 
@@ -145,8 +151,15 @@ impl Registry {
         handle
     }
 
-    /// Cuts the sandbox's streams when it begins to end, waits until nothing is left of it, and forgets it.
+    /// Counts how the start went, cuts the sandbox's streams when it begins to end, waits until nothing is left of it, and
+    /// forgets it.
     async fn follow(self, handle: Handle) {
+        match handle.started().await {
+            Ok(_) => self.live().creates_succeeded += 1,
+            // Whoever ends one that starts has not seen it fail.
+            Err(error) if matches!(*error, SandboxError::Killed) => {}
+            Err(_) => self.live().creates_failed += 1,
+        }
         handle.closed().cancelled().await;
         self.inner.engine.close(&handle.execution_id());
         let mut state = handle.state();
@@ -204,9 +217,23 @@ impl Registry {
         running.collect()
     }
 
-    /// How many there are, and how many there may be.
-    pub(crate) fn load(&self) -> (usize, usize) {
-        (self.live().handles.len(), self.inner.sandboxes_max)
+    /// How many there are and may be, and what they were given.
+    pub(crate) fn sandboxes(&self) -> Sandboxes {
+        let live = self.live();
+        let mut sandboxes = Sandboxes {
+            running: count(live.handles.len()),
+            max: count(self.inner.sandboxes_max),
+            creates_succeeded: live.creates_succeeded,
+            creates_failed: live.creates_failed,
+            ..Sandboxes::default()
+        };
+        for handle in live.handles.values() {
+            let Resources { vcpus, memory_mib, disk_mib: _ } = handle.resources();
+            sandboxes.vcpus_allocated = sandboxes.vcpus_allocated.saturating_add(vcpus);
+            sandboxes.memory_allocated_bytes += u64::from(memory_mib) * 1024 * 1024;
+            sandboxes.starting += u32::from(matches!(*handle.state().borrow(), State::Assembling));
+        }
+        sandboxes
     }
 
     /// News of sandboxes that end by themselves, from now on.

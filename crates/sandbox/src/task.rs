@@ -9,7 +9,7 @@ use std::time::Duration;
 use hearth_analytics::Source;
 use hearth_artifact::ArtifactSet;
 use hearth_stdx::TaskSet;
-use hearth_types::{ExecutionId, SandboxId, SandboxSpec, TeamId};
+use hearth_types::{ExecutionId, Resources, SandboxId, SandboxSpec, TeamId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -35,6 +35,7 @@ struct Inner {
     sandbox_id: SandboxId,
     execution_id: ExecutionId,
     team_id: TeamId,
+    resources: Resources,
     state: watch::Receiver<State>,
     reach: OnceLock<Reach>,
     kill: CancellationToken,
@@ -50,6 +51,7 @@ pub fn start(config: Arc<Config>, parts: Parts, spec: SandboxSpec, set: Artifact
             sandbox_id: spec.sandbox_id.clone(),
             execution_id: spec.execution_id,
             team_id: spec.team_id,
+            resources: set.manifest().resources,
             state: receiver,
             reach: OnceLock::new(),
             kill: CancellationToken::new(),
@@ -82,6 +84,12 @@ impl Handle {
     #[must_use]
     pub fn team_id(&self) -> TeamId {
         self.inner.team_id
+    }
+
+    /// Its virtual hardware.
+    #[must_use]
+    pub fn resources(&self) -> Resources {
+        self.inner.resources
     }
 
     /// The state now and from now on.

@@ -6,6 +6,7 @@
 pub(crate) mod api_key;
 pub(crate) mod build;
 pub(crate) mod idempotency;
+pub(crate) mod node;
 pub(crate) mod sandbox;
 pub(crate) mod tag_assignment;
 pub(crate) mod team;

@@ -1,5 +1,5 @@
 //! Durable rows: teams, users, API keys, templates with their aliases, tags and builds, the sandboxes that should exist,
-//! and requests that must not be done twice. In a SQLite file or in Postgres.
+//! requests that must not be done twice, and what is wanted of nodes. In a SQLite file or in Postgres.
 //!
 //! The control role is the only writer of these facts, the store is where they are. It says what *should* be; what
 //! *is*, nodes say, and reconcilers of the control role close the gap.
@@ -10,6 +10,7 @@
 //!     ├──── user          users, and which teams they may act for
 //!     ├──── api_key       who presents a key                             key: secrets, hashes and masks of API keys
 //!     ├──── idempotency   requests that name themselves
+//!     ├──── node          what operators want of nodes
 //!     ├──── template      templates, aliases, tags, builds; what a reference means
 //!     └──── sandbox       intended state of sandboxes, fenced by execution id; lists
 //!   row                   between column values and domain values        entity, migration: the tables
@@ -34,6 +35,7 @@ mod error;
 mod idempotency;
 pub mod key;
 mod migration;
+mod node;
 mod row;
 mod sandbox;
 mod team;
@@ -45,6 +47,7 @@ pub use connection::{Config, Store};
 pub use error::{Cause, Error};
 pub use idempotency::{Named, NamedRequest, NamedTimes};
 pub use key::{KeyHash, KeyMask, KeySecret};
+pub use node::{NodeIntent, WantedNode};
 pub use sandbox::{
     Expiry, InsertSandboxError, Order, PAGE_MAX, Sandbox, SandboxCursor, SandboxPage, SandboxQuery, SandboxState,
     Started, StateMove, UpdateSandboxError,

@@ -6,6 +6,8 @@ mod files;
 mod lists;
 #[path = "conformance/named.rs"]
 mod named;
+#[path = "conformance/nodes.rs"]
+mod nodes;
 #[path = "conformance/postgres.rs"]
 mod postgres;
 #[path = "conformance/sandboxes.rs"]
@@ -173,6 +175,7 @@ conformance! {
     users::keys_outlive_who_made_them,
     named::a_name_is_one_request,
     named::one_of_many_is_the_first,
+    nodes::the_last_wish_counts,
     templates::a_registered_build_is_what_its_names_mean,
     templates::registering_again_changes_nothing,
     templates::a_tag_means_its_newest_ready_build,

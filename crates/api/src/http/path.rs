@@ -15,6 +15,8 @@ const SANDBOX_ID: &str = "sandboxID";
 const TEAM_ID: &str = "teamID";
 /// Name of the path parameter with a key's id.
 const API_KEY_ID: &str = "apiKeyID";
+/// Name of the path parameter with a node's name.
+const NODE_ID: &str = "nodeID";
 /// Name of the path parameter with a template's alias.
 const ALIAS: &str = "alias";
 
@@ -56,6 +58,18 @@ impl<S: Send + Sync> FromRequestParts<S> for ApiKeyPath {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
         let text = parameter(parts, state, API_KEY_ID).await?;
         text.parse().map(Self).map_err(|_| Failure::bad_request("invalid API key ID"))
+    }
+}
+
+/// The decoded name of a node, not yet checked.
+#[derive(Debug)]
+pub(crate) struct NodePath(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for NodePath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        parameter(parts, state, NODE_ID).await.map(Self)
     }
 }
 

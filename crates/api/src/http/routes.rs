@@ -15,7 +15,7 @@ use super::{border, rate};
 use crate::accounts::{admin, keys, teams};
 use crate::control::Control;
 use crate::failure::Failure;
-use crate::{health, sandboxes, templates, usage};
+use crate::{health, nodes, sandboxes, templates, usage};
 
 /// A route of the contract that this server does not have (yet).
 struct Unbuilt {
@@ -105,10 +105,7 @@ const UNBUILT: &[Unbuilt] = &[
     unbuilt(GET, "/secrets/{secretID}", "secrets", OFF),
     unbuilt(POST, "/secrets/{secretID}", "secrets", OFF),
     unbuilt(DELETE, "/secrets/{secretID}", "secrets", OFF),
-    unbuilt(GET, "/nodes", "managing nodes over HTTP", LATER_OPERATED),
-    unbuilt(GET, "/nodes/{nodeID}", "managing nodes over HTTP", LATER_OPERATED),
-    unbuilt(POST, "/nodes/{nodeID}", "managing nodes over HTTP", LATER_OPERATED),
-    unbuilt(POST, "/admin/teams/{teamID}/builds/cancel", "administration over HTTP", LATER_OPERATED),
+    unbuilt(POST, "/admin/teams/{teamID}/builds/cancel", "building templates", LATER_OPERATED),
 ];
 
 impl Unbuilt {
@@ -146,6 +143,8 @@ pub(crate) fn router(control: Arc<Control>) -> Router {
         .route("/teams", get(teams::list))
         .route("/api-keys", get(keys::list).post(keys::create))
         .route("/api-keys/{apiKeyID}", patch(keys::rename).delete(keys::delete))
+        .route("/nodes", get(nodes::operate::list))
+        .route("/nodes/{nodeID}", get(nodes::operate::get).post(nodes::operate::change))
         .route("/admin/teams/{teamID}/sandboxes/kill", post(admin::kill_sandboxes))
         .route("/admin/sandboxes/running-counts", get(admin::running_counts))
         .route("/admin/teams/{teamID}/api-keys", post(admin::create_key))

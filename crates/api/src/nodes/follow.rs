@@ -42,7 +42,7 @@ pub(crate) async fn run(control: Arc<Control>, member: Arc<Member>) {
             lost = follow(&control, &member) => lost,
         };
         // Once for each loss, not for each attempt to get it back.
-        if member.status.send_replace(None).is_some() {
+        if member.lost() {
             backoff.reset();
             tracing::warn!(node = %member.id, error = %chain(&lost), "a node was lost");
         } else {
@@ -63,7 +63,7 @@ async fn follow(control: &Control, member: &Member) -> Lost {
     let mut news = pin!(watch);
     match tokio::time::timeout(STATUS_TIMEOUT, news.next()).await {
         Ok(Some(Ok(NodeEvent::Status(status)))) => {
-            if let Err(lost) = accept(member, status) {
+            if let Err(lost) = accept(member, *status) {
                 return lost;
             }
         }
@@ -81,7 +81,7 @@ async fn follow(control: &Control, member: &Member) -> Lost {
         };
         match event {
             Some(Ok(NodeEvent::Status(status))) => {
-                if let Err(lost) = accept(member, status) {
+                if let Err(lost) = accept(member, *status) {
                     return lost;
                 }
             }
@@ -101,6 +101,6 @@ fn accept(member: &Member, status: NodeStatus) -> Result<(), Lost> {
     if status.node_id != member.id {
         return Err(Lost::OtherNode { name: status.node_id.to_string() });
     }
-    member.status.send_replace(Some(status));
+    member.seen(status);
     Ok(())
 }

@@ -9,7 +9,7 @@ pub(crate) struct Candidate {
     pub id: NodeId,
     /// Sandboxes that this control plane has there, in whatever state.
     pub sandboxes: u32,
-    /// Sandboxes that it takes at most; `None`: nobody can reach it.
+    /// Sandboxes that it takes at most; `None`: nobody can reach it, or it is to take no more.
     pub sandboxes_max: Option<u32>,
 }
 

@@ -10,8 +10,9 @@ use connectrpc::{
 use futures::StreamExt as _;
 use hearth_cluster_api::proto::__buffa::oneof::node_event::Event;
 use hearth_cluster_api::proto::{
-    CreateSandboxRequest, CreateSandboxResponse, DeleteSandboxRequest, DeleteSandboxResponse, ListSandboxesRequest,
-    ListSandboxesResponse, NodeEvent, NodeService, NodeServiceExt as _, NodeStatus, SandboxEnded, WatchNodeRequest,
+    CreateSandboxRequest, CreateSandboxResponse, DeleteSandboxRequest, DeleteSandboxResponse, Disk,
+    ListSandboxesRequest, ListSandboxesResponse, Load, Machine, NodeEvent, NodeService, NodeServiceExt as _,
+    NodeStatus, SandboxEnded, WatchNodeRequest,
 };
 use hearth_cluster_api::{NodeClient, RunningSandbox};
 use hearth_types::{ExecutionId, NodeAddress, NodeId, SandboxId, SandboxSpec};
@@ -146,6 +147,25 @@ impl FakeNode {
         }
     }
 
+    fn status(&self) -> NodeStatus {
+        let disk = Disk { mount_point: "/".to_owned(), used_bytes: 1, total_bytes: 2, ..Default::default() };
+        let load = Load { cpu_count: 8, cpu_percent: 50, disks: vec![disk], ..Default::default() };
+        let machine = Machine { cpu_architecture: "x86_64".to_owned(), ..Default::default() };
+        NodeStatus {
+            node_id: self.inner.id.to_string(),
+            sandboxes_running: 3,
+            sandboxes_starting: 1,
+            sandboxes_max: 100,
+            instance_id: "instance-1".to_owned(),
+            version: "1.2.3".to_owned(),
+            vcpus_allocated: 6,
+            creates_succeeded: 9,
+            machine: machine.into(),
+            load: load.into(),
+            ..Default::default()
+        }
+    }
+
     /// A sandbox ends by itself.
     pub(crate) fn end(&self, sandbox_id: &SandboxId, reason: &str) {
         let spec = self.state().sandboxes.get(sandbox_id).cloned().expect("it runs here");
@@ -238,13 +258,7 @@ impl NodeService for FakeNode {
         _request: ServiceRequest<'_, WatchNodeRequest>,
     ) -> ServiceResult<ServiceStream<impl Encodable<NodeEvent> + Send + use<>>> {
         let events = self.inner.events.subscribe();
-        let status = NodeStatus {
-            node_id: self.inner.id.to_string(),
-            sandboxes_running: 0,
-            sandboxes_max: 100,
-            ..Default::default()
-        };
-        let first = NodeEvent { event: Some(Event::from(status)), ..Default::default() };
+        let first = NodeEvent { event: Some(Event::from(self.status())), ..Default::default() };
         let rest = futures::stream::unfold(events, |mut events| async move {
             let (sandbox_id, execution_id, reason) = events.recv().await.ok()?;
             let ended = SandboxEnded {

@@ -12,6 +12,7 @@ mod idempotency;
 mod lists;
 mod logs;
 mod metrics;
+mod nodes;
 mod races;
 mod rates;
 mod restarts;

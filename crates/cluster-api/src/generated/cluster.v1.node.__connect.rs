@@ -290,7 +290,7 @@ pub trait NodeService: Send + Sync + 'static {
             impl ::connectrpc::Encodable<ListSandboxesResponse> + Send + use<'a, Self>,
         >,
     > + Send;
-    /// First the node's status, then an event for every sandbox that ends without having been asked to.
+    /// First the node's status, and again every few seconds; an event for every sandbox that ends without having been asked to.
     ///
     /// `request` is borrowed from the request body and is valid for the
     /// duration of the call (until the response stream is returned);

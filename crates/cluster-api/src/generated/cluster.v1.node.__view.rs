@@ -2341,10 +2341,44 @@ impl ::serde::Serialize for WatchNodeRequestOwnedView {
 pub struct NodeStatusView<'a> {
     /// Field 1: `node_id`
     pub node_id: &'a str,
+    /// Those that are being started and ended as well.
+    ///
     /// Field 2: `sandboxes_running`
     pub sandboxes_running: u32,
     /// Field 3: `sandboxes_max`
     pub sandboxes_max: u32,
+    /// Those of them that are being started.
+    ///
+    /// Field 4: `sandboxes_starting`
+    pub sandboxes_starting: u32,
+    /// A UUID, new at each start of the node's daemon.
+    ///
+    /// Field 5: `instance_id`
+    pub instance_id: &'a str,
+    /// Of the node's daemon.
+    ///
+    /// Field 6: `version`
+    pub version: &'a str,
+    /// Field 7: `commit`
+    pub commit: &'a str,
+    /// Since the node's daemon started.
+    ///
+    /// Field 8: `creates_succeeded`
+    pub creates_succeeded: u64,
+    /// Field 9: `creates_failed`
+    pub creates_failed: u64,
+    /// What the sandboxes may use together.
+    ///
+    /// Field 10: `vcpus_allocated`
+    pub vcpus_allocated: u32,
+    /// Field 11: `memory_allocated_bytes`
+    pub memory_allocated_bytes: u64,
+    /// Field 12: `machine`
+    pub machine: ::buffa::MessageFieldView<super::super::__buffa::view::MachineView<'a>>,
+    /// Absent: it could not be read.
+    ///
+    /// Field 13: `load`
+    pub load: ::buffa::MessageFieldView<super::super::__buffa::view::LoadView<'a>>,
     pub __buffa_unknown_fields: ::buffa::UnknownFieldsView<'a>,
 }
 impl<'a> ::buffa::MessageView<'a> for NodeStatusView<'a> {
@@ -2398,6 +2432,104 @@ impl<'a> ::buffa::MessageView<'a> for NodeStatusView<'a> {
                 )?;
                 view.sandboxes_max = ::buffa::types::decode_uint32(&mut cur)?;
             }
+            4u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                view.sandboxes_starting = ::buffa::types::decode_uint32(&mut cur)?;
+            }
+            5u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                view.instance_id = ::buffa::types::borrow_str(&mut cur)?;
+            }
+            6u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                view.version = ::buffa::types::borrow_str(&mut cur)?;
+            }
+            7u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                view.commit = ::buffa::types::borrow_str(&mut cur)?;
+            }
+            8u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                view.creates_succeeded = ::buffa::types::decode_uint64(&mut cur)?;
+            }
+            9u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                view.creates_failed = ::buffa::types::decode_uint64(&mut cur)?;
+            }
+            10u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                view.vcpus_allocated = ::buffa::types::decode_uint32(&mut cur)?;
+            }
+            11u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                view.memory_allocated_bytes = ::buffa::types::decode_uint64(&mut cur)?;
+            }
+            12u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                let __sub_ctx = ctx.descend()?;
+                let sub = ::buffa::types::borrow_bytes(&mut cur)?;
+                match view.machine.as_mut() {
+                    Some(existing) => {
+                        ::buffa::MessageView::merge_into_view(existing, sub, __sub_ctx)?
+                    }
+                    None => {
+                        view.machine = ::buffa::MessageFieldView::set(
+                            <super::super::__buffa::view::MachineView as ::buffa::MessageView>::decode_view_ctx(
+                                sub,
+                                __sub_ctx,
+                            )?,
+                        );
+                    }
+                }
+            }
+            13u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                let __sub_ctx = ctx.descend()?;
+                let sub = ::buffa::types::borrow_bytes(&mut cur)?;
+                match view.load.as_mut() {
+                    Some(existing) => {
+                        ::buffa::MessageView::merge_into_view(existing, sub, __sub_ctx)?
+                    }
+                    None => {
+                        view.load = ::buffa::MessageFieldView::set(
+                            <super::super::__buffa::view::LoadView as ::buffa::MessageView>::decode_view_ctx(
+                                sub,
+                                __sub_ctx,
+                            )?,
+                        );
+                    }
+                }
+            }
             _ => {
                 ::buffa::encoding::skip_field_depth(tag, &mut cur, ctx.depth())?;
                 let span_len = before_tag.len() - cur.len();
@@ -2423,6 +2555,32 @@ impl<'a> ::buffa::MessageView<'a> for NodeStatusView<'a> {
             node_id: self.node_id.to_string(),
             sandboxes_running: self.sandboxes_running,
             sandboxes_max: self.sandboxes_max,
+            sandboxes_starting: self.sandboxes_starting,
+            instance_id: self.instance_id.to_string(),
+            version: self.version.to_string(),
+            commit: self.commit.to_string(),
+            creates_succeeded: self.creates_succeeded,
+            creates_failed: self.creates_failed,
+            vcpus_allocated: self.vcpus_allocated,
+            memory_allocated_bytes: self.memory_allocated_bytes,
+            machine: match self.machine.as_option() {
+                Some(v) => {
+                    ::buffa::MessageField::<
+                        super::super::Machine,
+                        ::buffa::Inline<super::super::Machine>,
+                    >::some(v.to_owned_from_source(__buffa_src)?)
+                }
+                None => ::buffa::MessageField::none(),
+            },
+            load: match self.load.as_option() {
+                Some(v) => {
+                    ::buffa::MessageField::<
+                        super::super::Load,
+                        ::buffa::Inline<super::super::Load>,
+                    >::some(v.to_owned_from_source(__buffa_src)?)
+                }
+                None => ::buffa::MessageField::none(),
+            },
             __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
             ..::core::default::Default::default()
         })
@@ -2430,7 +2588,7 @@ impl<'a> ::buffa::MessageView<'a> for NodeStatusView<'a> {
 }
 impl<'a> ::buffa::ViewEncode<'a> for NodeStatusView<'a> {
     #[allow(clippy::needless_borrow, clippy::let_and_return)]
-    fn compute_size(&self, _cache: &mut ::buffa::SizeCache) -> u32 {
+    fn compute_size(&self, __cache: &mut ::buffa::SizeCache) -> u32 {
         #[allow(unused_imports)]
         use ::buffa::Enumeration as _;
         let mut size = 0u64;
@@ -2445,13 +2603,63 @@ impl<'a> ::buffa::ViewEncode<'a> for NodeStatusView<'a> {
         if self.sandboxes_max != 0u32 {
             size += 1u64 + ::buffa::types::uint32_encoded_len(self.sandboxes_max) as u64;
         }
+        if self.sandboxes_starting != 0u32 {
+            size
+                += 1u64
+                    + ::buffa::types::uint32_encoded_len(self.sandboxes_starting) as u64;
+        }
+        if !self.instance_id.is_empty() {
+            size += 1u64 + ::buffa::types::string_encoded_len(&self.instance_id) as u64;
+        }
+        if !self.version.is_empty() {
+            size += 1u64 + ::buffa::types::string_encoded_len(&self.version) as u64;
+        }
+        if !self.commit.is_empty() {
+            size += 1u64 + ::buffa::types::string_encoded_len(&self.commit) as u64;
+        }
+        if self.creates_succeeded != 0u64 {
+            size
+                += 1u64
+                    + ::buffa::types::uint64_encoded_len(self.creates_succeeded) as u64;
+        }
+        if self.creates_failed != 0u64 {
+            size
+                += 1u64 + ::buffa::types::uint64_encoded_len(self.creates_failed) as u64;
+        }
+        if self.vcpus_allocated != 0u32 {
+            size
+                += 1u64
+                    + ::buffa::types::uint32_encoded_len(self.vcpus_allocated) as u64;
+        }
+        if self.memory_allocated_bytes != 0u64 {
+            size
+                += 1u64
+                    + ::buffa::types::uint64_encoded_len(self.memory_allocated_bytes)
+                        as u64;
+        }
+        if self.machine.is_set() {
+            let __slot = __cache.reserve();
+            let inner_size = self.machine.compute_size(__cache);
+            __cache.set(__slot, inner_size);
+            size
+                += 1u64 + ::buffa::encoding::varint_len(inner_size as u64) as u64
+                    + inner_size as u64;
+        }
+        if self.load.is_set() {
+            let __slot = __cache.reserve();
+            let inner_size = self.load.compute_size(__cache);
+            __cache.set(__slot, inner_size);
+            size
+                += 1u64 + ::buffa::encoding::varint_len(inner_size as u64) as u64
+                    + inner_size as u64;
+        }
         size += self.__buffa_unknown_fields.encoded_len() as u64;
         ::buffa::saturate_size(size)
     }
     #[allow(clippy::needless_borrow)]
     fn write_to(
         &self,
-        _cache: &mut ::buffa::SizeCache,
+        __cache: &mut ::buffa::SizeCache,
         buf: &mut impl ::buffa::EncodeSink,
     ) {
         #[allow(unused_imports)]
@@ -2464,6 +2672,46 @@ impl<'a> ::buffa::ViewEncode<'a> for NodeStatusView<'a> {
         }
         if self.sandboxes_max != 0u32 {
             ::buffa::types::put_uint32_field(3u32, self.sandboxes_max, buf);
+        }
+        if self.sandboxes_starting != 0u32 {
+            ::buffa::types::put_uint32_field(4u32, self.sandboxes_starting, buf);
+        }
+        if !self.instance_id.is_empty() {
+            ::buffa::types::put_string_field(5u32, &self.instance_id, buf);
+        }
+        if !self.version.is_empty() {
+            ::buffa::types::put_string_field(6u32, &self.version, buf);
+        }
+        if !self.commit.is_empty() {
+            ::buffa::types::put_string_field(7u32, &self.commit, buf);
+        }
+        if self.creates_succeeded != 0u64 {
+            ::buffa::types::put_uint64_field(8u32, self.creates_succeeded, buf);
+        }
+        if self.creates_failed != 0u64 {
+            ::buffa::types::put_uint64_field(9u32, self.creates_failed, buf);
+        }
+        if self.vcpus_allocated != 0u32 {
+            ::buffa::types::put_uint32_field(10u32, self.vcpus_allocated, buf);
+        }
+        if self.memory_allocated_bytes != 0u64 {
+            ::buffa::types::put_uint64_field(11u32, self.memory_allocated_bytes, buf);
+        }
+        if self.machine.is_set() {
+            ::buffa::types::put_len_delimited_header(
+                12u32,
+                u64::from(__cache.consume_next()),
+                buf,
+            );
+            self.machine.write_to(__cache, buf);
+        }
+        if self.load.is_set() {
+            ::buffa::types::put_len_delimited_header(
+                13u32,
+                u64::from(__cache.consume_next()),
+                buf,
+            );
+            self.load.write_to(__cache, buf);
         }
         self.__buffa_unknown_fields.write_to(buf);
     }
@@ -2502,6 +2750,60 @@ impl<'__a> ::serde::Serialize for NodeStatusView<'__a> {
                     "sandboxesMax",
                     &::buffa::json_helpers::ProtoJson(&self.sandboxes_max),
                 )?;
+        }
+        if !::buffa::json_helpers::skip_if::is_zero_u32(&self.sandboxes_starting) {
+            __map
+                .serialize_entry(
+                    "sandboxesStarting",
+                    &::buffa::json_helpers::ProtoJson(&self.sandboxes_starting),
+                )?;
+        }
+        if !::buffa::json_helpers::skip_if::is_empty_str(self.instance_id) {
+            __map.serialize_entry("instanceId", self.instance_id)?;
+        }
+        if !::buffa::json_helpers::skip_if::is_empty_str(self.version) {
+            __map.serialize_entry("version", self.version)?;
+        }
+        if !::buffa::json_helpers::skip_if::is_empty_str(self.commit) {
+            __map.serialize_entry("commit", self.commit)?;
+        }
+        if !::buffa::json_helpers::skip_if::is_zero_u64(&self.creates_succeeded) {
+            __map
+                .serialize_entry(
+                    "createsSucceeded",
+                    &::buffa::json_helpers::ProtoJson(&self.creates_succeeded),
+                )?;
+        }
+        if !::buffa::json_helpers::skip_if::is_zero_u64(&self.creates_failed) {
+            __map
+                .serialize_entry(
+                    "createsFailed",
+                    &::buffa::json_helpers::ProtoJson(&self.creates_failed),
+                )?;
+        }
+        if !::buffa::json_helpers::skip_if::is_zero_u32(&self.vcpus_allocated) {
+            __map
+                .serialize_entry(
+                    "vcpusAllocated",
+                    &::buffa::json_helpers::ProtoJson(&self.vcpus_allocated),
+                )?;
+        }
+        if !::buffa::json_helpers::skip_if::is_zero_u64(&self.memory_allocated_bytes) {
+            __map
+                .serialize_entry(
+                    "memoryAllocatedBytes",
+                    &::buffa::json_helpers::ProtoJson(&self.memory_allocated_bytes),
+                )?;
+        }
+        {
+            if let ::core::option::Option::Some(__v) = self.machine.as_option() {
+                __map.serialize_entry("machine", __v)?;
+            }
+        }
+        {
+            if let ::core::option::Option::Some(__v) = self.load.as_option() {
+                __map.serialize_entry("load", __v)?;
+            }
         }
         __map.end()
     }
@@ -2599,6 +2901,8 @@ impl NodeStatusOwnedView {
     pub fn node_id(&self) -> &'_ str {
         self.0.reborrow().node_id
     }
+    /// Those that are being started and ended as well.
+    ///
     /// Field 2: `sandboxes_running`
     #[must_use]
     pub fn sandboxes_running(&self) -> u32 {
@@ -2608,6 +2912,72 @@ impl NodeStatusOwnedView {
     #[must_use]
     pub fn sandboxes_max(&self) -> u32 {
         self.0.reborrow().sandboxes_max
+    }
+    /// Those of them that are being started.
+    ///
+    /// Field 4: `sandboxes_starting`
+    #[must_use]
+    pub fn sandboxes_starting(&self) -> u32 {
+        self.0.reborrow().sandboxes_starting
+    }
+    /// A UUID, new at each start of the node's daemon.
+    ///
+    /// Field 5: `instance_id`
+    #[must_use]
+    pub fn instance_id(&self) -> &'_ str {
+        self.0.reborrow().instance_id
+    }
+    /// Of the node's daemon.
+    ///
+    /// Field 6: `version`
+    #[must_use]
+    pub fn version(&self) -> &'_ str {
+        self.0.reborrow().version
+    }
+    /// Field 7: `commit`
+    #[must_use]
+    pub fn commit(&self) -> &'_ str {
+        self.0.reborrow().commit
+    }
+    /// Since the node's daemon started.
+    ///
+    /// Field 8: `creates_succeeded`
+    #[must_use]
+    pub fn creates_succeeded(&self) -> u64 {
+        self.0.reborrow().creates_succeeded
+    }
+    /// Field 9: `creates_failed`
+    #[must_use]
+    pub fn creates_failed(&self) -> u64 {
+        self.0.reborrow().creates_failed
+    }
+    /// What the sandboxes may use together.
+    ///
+    /// Field 10: `vcpus_allocated`
+    #[must_use]
+    pub fn vcpus_allocated(&self) -> u32 {
+        self.0.reborrow().vcpus_allocated
+    }
+    /// Field 11: `memory_allocated_bytes`
+    #[must_use]
+    pub fn memory_allocated_bytes(&self) -> u64 {
+        self.0.reborrow().memory_allocated_bytes
+    }
+    /// Field 12: `machine`
+    #[must_use]
+    pub fn machine(
+        &self,
+    ) -> &::buffa::MessageFieldView<super::super::__buffa::view::MachineView<'_>> {
+        &self.0.reborrow().machine
+    }
+    /// Absent: it could not be read.
+    ///
+    /// Field 13: `load`
+    #[must_use]
+    pub fn load(
+        &self,
+    ) -> &::buffa::MessageFieldView<super::super::__buffa::view::LoadView<'_>> {
+        &self.0.reborrow().load
     }
 }
 impl ::core::convert::From<::buffa::OwnedView<NodeStatusView<'static>>>
@@ -2633,6 +3003,1172 @@ impl ::buffa::HasMessageView for super::super::NodeStatus {
     type ViewHandle = NodeStatusOwnedView;
 }
 impl ::serde::Serialize for NodeStatusOwnedView {
+    fn serialize<__S: ::serde::Serializer>(
+        &self,
+        __s: __S,
+    ) -> ::core::result::Result<__S::Ok, __S::Error> {
+        ::serde::Serialize::serialize(&self.0, __s)
+    }
+}
+#[derive(Clone, Debug, Default)]
+pub struct MachineView<'a> {
+    /// Field 1: `cpu_family`
+    pub cpu_family: &'a str,
+    /// Field 2: `cpu_model`
+    pub cpu_model: &'a str,
+    /// Field 3: `cpu_model_name`
+    pub cpu_model_name: &'a str,
+    /// Field 4: `cpu_architecture`
+    pub cpu_architecture: &'a str,
+    pub __buffa_unknown_fields: ::buffa::UnknownFieldsView<'a>,
+}
+impl<'a> ::buffa::MessageView<'a> for MachineView<'a> {
+    type Owned = super::super::Machine;
+    fn decode_view(buf: &'a [u8]) -> ::core::result::Result<Self, ::buffa::DecodeError> {
+        let __limit = ::core::cell::Cell::new(::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+        let __elem = ::core::cell::Cell::new(::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT);
+        <Self as ::buffa::MessageView>::decode_view_ctx(
+            buf,
+            ::buffa::DecodeContext::new(::buffa::RECURSION_LIMIT, &__limit)
+                .with_element_memory(&__elem),
+        )
+    }
+    fn decode_view_with_ctx(
+        buf: &'a [u8],
+        ctx: ::buffa::DecodeContext<'_>,
+    ) -> ::core::result::Result<Self, ::buffa::DecodeError> {
+        <Self as ::buffa::MessageView>::decode_view_ctx(buf, ctx)
+    }
+    #[inline]
+    fn merge_view_field(
+        &mut self,
+        tag: ::buffa::encoding::Tag,
+        cur: &'a [u8],
+        before_tag: &'a [u8],
+        ctx: ::buffa::DecodeContext<'_>,
+    ) -> ::core::result::Result<&'a [u8], ::buffa::DecodeError> {
+        let _ = ctx;
+        #[allow(unused_variables)]
+        let view = self;
+        let mut cur = cur;
+        match tag.field_number() {
+            1u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                view.cpu_family = ::buffa::types::borrow_str(&mut cur)?;
+            }
+            2u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                view.cpu_model = ::buffa::types::borrow_str(&mut cur)?;
+            }
+            3u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                view.cpu_model_name = ::buffa::types::borrow_str(&mut cur)?;
+            }
+            4u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                view.cpu_architecture = ::buffa::types::borrow_str(&mut cur)?;
+            }
+            _ => {
+                ::buffa::encoding::skip_field_depth(tag, &mut cur, ctx.depth())?;
+                let span_len = before_tag.len() - cur.len();
+                view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+            }
+        }
+        ::core::result::Result::Ok(cur)
+    }
+    fn to_owned_message(
+        &self,
+    ) -> ::core::result::Result<super::super::Machine, ::buffa::DecodeError> {
+        self.to_owned_from_source(None)
+    }
+    #[allow(clippy::useless_conversion, clippy::needless_update)]
+    fn to_owned_from_source(
+        &self,
+        __buffa_src: ::core::option::Option<&::buffa::bytes::Bytes>,
+    ) -> ::core::result::Result<super::super::Machine, ::buffa::DecodeError> {
+        #[allow(unused_imports)]
+        use ::buffa::alloc::string::ToString as _;
+        let _ = __buffa_src;
+        ::core::result::Result::Ok(super::super::Machine {
+            cpu_family: self.cpu_family.to_string(),
+            cpu_model: self.cpu_model.to_string(),
+            cpu_model_name: self.cpu_model_name.to_string(),
+            cpu_architecture: self.cpu_architecture.to_string(),
+            __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+            ..::core::default::Default::default()
+        })
+    }
+}
+impl<'a> ::buffa::ViewEncode<'a> for MachineView<'a> {
+    #[allow(clippy::needless_borrow, clippy::let_and_return)]
+    fn compute_size(&self, _cache: &mut ::buffa::SizeCache) -> u32 {
+        #[allow(unused_imports)]
+        use ::buffa::Enumeration as _;
+        let mut size = 0u64;
+        if !self.cpu_family.is_empty() {
+            size += 1u64 + ::buffa::types::string_encoded_len(&self.cpu_family) as u64;
+        }
+        if !self.cpu_model.is_empty() {
+            size += 1u64 + ::buffa::types::string_encoded_len(&self.cpu_model) as u64;
+        }
+        if !self.cpu_model_name.is_empty() {
+            size
+                += 1u64
+                    + ::buffa::types::string_encoded_len(&self.cpu_model_name) as u64;
+        }
+        if !self.cpu_architecture.is_empty() {
+            size
+                += 1u64
+                    + ::buffa::types::string_encoded_len(&self.cpu_architecture) as u64;
+        }
+        size += self.__buffa_unknown_fields.encoded_len() as u64;
+        ::buffa::saturate_size(size)
+    }
+    #[allow(clippy::needless_borrow)]
+    fn write_to(
+        &self,
+        _cache: &mut ::buffa::SizeCache,
+        buf: &mut impl ::buffa::EncodeSink,
+    ) {
+        #[allow(unused_imports)]
+        use ::buffa::Enumeration as _;
+        if !self.cpu_family.is_empty() {
+            ::buffa::types::put_string_field(1u32, &self.cpu_family, buf);
+        }
+        if !self.cpu_model.is_empty() {
+            ::buffa::types::put_string_field(2u32, &self.cpu_model, buf);
+        }
+        if !self.cpu_model_name.is_empty() {
+            ::buffa::types::put_string_field(3u32, &self.cpu_model_name, buf);
+        }
+        if !self.cpu_architecture.is_empty() {
+            ::buffa::types::put_string_field(4u32, &self.cpu_architecture, buf);
+        }
+        self.__buffa_unknown_fields.write_to(buf);
+    }
+}
+/// Serializes this view as protobuf JSON.
+///
+/// Implicit-presence fields with default values are omitted, `required`
+/// fields are always emitted, explicit-presence (`optional`) fields are
+/// emitted only when set, bytes fields are base64-encoded, and enum
+/// values are their proto name strings.
+///
+/// This impl uses `serialize_map(None)` because the number of emitted
+/// fields depends on default-omission rules; serializers that require
+/// known map lengths (e.g. `bincode`) will return a runtime error.
+/// Use the owned message type for those formats.
+impl<'__a> ::serde::Serialize for MachineView<'__a> {
+    fn serialize<__S: ::serde::Serializer>(
+        &self,
+        __s: __S,
+    ) -> ::core::result::Result<__S::Ok, __S::Error> {
+        use ::serde::ser::SerializeMap as _;
+        let mut __map = __s.serialize_map(::core::option::Option::None)?;
+        if !::buffa::json_helpers::skip_if::is_empty_str(self.cpu_family) {
+            __map.serialize_entry("cpuFamily", self.cpu_family)?;
+        }
+        if !::buffa::json_helpers::skip_if::is_empty_str(self.cpu_model) {
+            __map.serialize_entry("cpuModel", self.cpu_model)?;
+        }
+        if !::buffa::json_helpers::skip_if::is_empty_str(self.cpu_model_name) {
+            __map.serialize_entry("cpuModelName", self.cpu_model_name)?;
+        }
+        if !::buffa::json_helpers::skip_if::is_empty_str(self.cpu_architecture) {
+            __map.serialize_entry("cpuArchitecture", self.cpu_architecture)?;
+        }
+        __map.end()
+    }
+}
+impl<'a> ::buffa::MessageName for MachineView<'a> {
+    const PACKAGE: &'static str = "hearth.cluster.v1";
+    const NAME: &'static str = "Machine";
+    const FULL_NAME: &'static str = "hearth.cluster.v1.Machine";
+    const TYPE_URL: &'static str = "type.googleapis.com/hearth.cluster.v1.Machine";
+}
+::buffa::impl_default_view_instance!(MachineView);
+::buffa::impl_view_reborrow!(MachineView);
+/** Self-contained, `'static` owned view of a `Machine` message.
+
+ Wraps [`::buffa::OwnedView`]`<`[`MachineView`]`<'static>>`: the decoded view and the [`::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+ Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`MachineView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+#[derive(Clone, Debug)]
+pub struct MachineOwnedView(::buffa::OwnedView<MachineView<'static>>);
+impl MachineOwnedView {
+    /// Decode an owned view from a [`::buffa::bytes::Bytes`] buffer.
+    ///
+    /// The view borrows directly from the buffer's data; the buffer is
+    /// retained inside the returned handle.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`::buffa::DecodeError`] if the buffer contains invalid
+    /// protobuf data.
+    pub fn decode(
+        bytes: ::buffa::bytes::Bytes,
+    ) -> ::core::result::Result<Self, ::buffa::DecodeError> {
+        ::core::result::Result::Ok(MachineOwnedView(::buffa::OwnedView::decode(bytes)?))
+    }
+    /// Decode with custom [`::buffa::DecodeOptions`] (recursion limit,
+    /// max message size).
+    ///
+    /// # Errors
+    ///
+    /// Returns [`::buffa::DecodeError`] if the buffer is invalid or
+    /// exceeds the configured limits.
+    pub fn decode_with_options(
+        bytes: ::buffa::bytes::Bytes,
+        opts: &::buffa::DecodeOptions,
+    ) -> ::core::result::Result<Self, ::buffa::DecodeError> {
+        ::core::result::Result::Ok(
+            MachineOwnedView(::buffa::OwnedView::decode_with_options(bytes, opts)?),
+        )
+    }
+    /// Build from an owned message via an encode → decode round-trip.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`::buffa::DecodeError::MessageTooLarge`] if the
+    /// message's encoded size exceeds the 2 GiB protobuf limit, or
+    /// another [`::buffa::DecodeError`] if the re-encoded bytes are
+    /// somehow invalid (should not happen for well-formed messages).
+    pub fn from_owned(
+        msg: &super::super::Machine,
+    ) -> ::core::result::Result<Self, ::buffa::DecodeError> {
+        ::core::result::Result::Ok(
+            MachineOwnedView(::buffa::OwnedView::from_owned(msg)?),
+        )
+    }
+    /// Borrow the full [`MachineView`] with its lifetime tied to `&self`.
+    #[must_use]
+    pub fn view(&self) -> &MachineView<'_> {
+        self.0.reborrow()
+    }
+    /// Convert to the owned message type.
+    ///
+    /// Infallible: this type's constructors wire-decode their
+    /// buffer, and a view produced by wire decoding always
+    /// converts. Delegates to [`::buffa::OwnedView::to_owned_message`],
+    /// whose contract also governs handles converted from a raw
+    /// [`::buffa::OwnedView`].
+    #[must_use]
+    pub fn to_owned_message(&self) -> super::super::Machine {
+        self.0.to_owned_message()
+    }
+    /// The underlying bytes buffer.
+    #[must_use]
+    pub fn bytes(&self) -> &::buffa::bytes::Bytes {
+        self.0.bytes()
+    }
+    /// Consume the handle, returning the underlying bytes buffer.
+    #[must_use]
+    pub fn into_bytes(self) -> ::buffa::bytes::Bytes {
+        self.0.into_bytes()
+    }
+    /// Field 1: `cpu_family`
+    #[must_use]
+    pub fn cpu_family(&self) -> &'_ str {
+        self.0.reborrow().cpu_family
+    }
+    /// Field 2: `cpu_model`
+    #[must_use]
+    pub fn cpu_model(&self) -> &'_ str {
+        self.0.reborrow().cpu_model
+    }
+    /// Field 3: `cpu_model_name`
+    #[must_use]
+    pub fn cpu_model_name(&self) -> &'_ str {
+        self.0.reborrow().cpu_model_name
+    }
+    /// Field 4: `cpu_architecture`
+    #[must_use]
+    pub fn cpu_architecture(&self) -> &'_ str {
+        self.0.reborrow().cpu_architecture
+    }
+}
+impl ::core::convert::From<::buffa::OwnedView<MachineView<'static>>>
+for MachineOwnedView {
+    fn from(inner: ::buffa::OwnedView<MachineView<'static>>) -> Self {
+        MachineOwnedView(inner)
+    }
+}
+impl ::core::convert::From<MachineOwnedView>
+for ::buffa::OwnedView<MachineView<'static>> {
+    fn from(wrapper: MachineOwnedView) -> Self {
+        wrapper.0
+    }
+}
+impl ::core::convert::AsRef<::buffa::OwnedView<MachineView<'static>>>
+for MachineOwnedView {
+    fn as_ref(&self) -> &::buffa::OwnedView<MachineView<'static>> {
+        &self.0
+    }
+}
+impl ::buffa::HasMessageView for super::super::Machine {
+    type View<'a> = MachineView<'a>;
+    type ViewHandle = MachineOwnedView;
+}
+impl ::serde::Serialize for MachineOwnedView {
+    fn serialize<__S: ::serde::Serializer>(
+        &self,
+        __s: __S,
+    ) -> ::core::result::Result<__S::Ok, __S::Error> {
+        ::serde::Serialize::serialize(&self.0, __s)
+    }
+}
+/// How much of a machine is in use, whoever uses it.
+#[derive(Clone, Debug, Default)]
+pub struct LoadView<'a> {
+    /// Field 1: `cpu_count`
+    pub cpu_count: u32,
+    /// Field 2: `cpu_percent`
+    pub cpu_percent: u32,
+    /// Field 3: `memory_total_bytes`
+    pub memory_total_bytes: u64,
+    /// Field 4: `memory_used_bytes`
+    pub memory_used_bytes: u64,
+    /// Field 5: `huge_pages_total`
+    pub huge_pages_total: u64,
+    /// Field 6: `huge_pages_used`
+    pub huge_pages_used: u64,
+    /// Field 7: `huge_pages_reserved`
+    pub huge_pages_reserved: u64,
+    /// Field 8: `huge_page_bytes`
+    pub huge_page_bytes: u64,
+    /// Field 9: `disks`
+    pub disks: ::buffa::RepeatedView<'a, super::super::__buffa::view::DiskView<'a>>,
+    pub __buffa_unknown_fields: ::buffa::UnknownFieldsView<'a>,
+}
+impl<'a> ::buffa::MessageView<'a> for LoadView<'a> {
+    type Owned = super::super::Load;
+    fn decode_view(buf: &'a [u8]) -> ::core::result::Result<Self, ::buffa::DecodeError> {
+        let __limit = ::core::cell::Cell::new(::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+        let __elem = ::core::cell::Cell::new(::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT);
+        <Self as ::buffa::MessageView>::decode_view_ctx(
+            buf,
+            ::buffa::DecodeContext::new(::buffa::RECURSION_LIMIT, &__limit)
+                .with_element_memory(&__elem),
+        )
+    }
+    fn decode_view_with_ctx(
+        buf: &'a [u8],
+        ctx: ::buffa::DecodeContext<'_>,
+    ) -> ::core::result::Result<Self, ::buffa::DecodeError> {
+        <Self as ::buffa::MessageView>::decode_view_ctx(buf, ctx)
+    }
+    #[inline]
+    fn merge_view_field(
+        &mut self,
+        tag: ::buffa::encoding::Tag,
+        cur: &'a [u8],
+        before_tag: &'a [u8],
+        ctx: ::buffa::DecodeContext<'_>,
+    ) -> ::core::result::Result<&'a [u8], ::buffa::DecodeError> {
+        let _ = ctx;
+        #[allow(unused_variables)]
+        let view = self;
+        let mut cur = cur;
+        match tag.field_number() {
+            1u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                view.cpu_count = ::buffa::types::decode_uint32(&mut cur)?;
+            }
+            2u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                view.cpu_percent = ::buffa::types::decode_uint32(&mut cur)?;
+            }
+            3u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                view.memory_total_bytes = ::buffa::types::decode_uint64(&mut cur)?;
+            }
+            4u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                view.memory_used_bytes = ::buffa::types::decode_uint64(&mut cur)?;
+            }
+            5u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                view.huge_pages_total = ::buffa::types::decode_uint64(&mut cur)?;
+            }
+            6u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                view.huge_pages_used = ::buffa::types::decode_uint64(&mut cur)?;
+            }
+            7u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                view.huge_pages_reserved = ::buffa::types::decode_uint64(&mut cur)?;
+            }
+            8u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                view.huge_page_bytes = ::buffa::types::decode_uint64(&mut cur)?;
+            }
+            9u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                let __sub_ctx = ctx.descend()?;
+                let sub = ::buffa::types::borrow_bytes(&mut cur)?;
+                ctx.register_element_memory(
+                    ::core::mem::size_of::<super::super::__buffa::view::DiskView>(),
+                )?;
+                view.disks
+                    .push(
+                        <super::super::__buffa::view::DiskView as ::buffa::MessageView>::decode_view_ctx(
+                            sub,
+                            __sub_ctx,
+                        )?,
+                    );
+            }
+            _ => {
+                ::buffa::encoding::skip_field_depth(tag, &mut cur, ctx.depth())?;
+                let span_len = before_tag.len() - cur.len();
+                view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+            }
+        }
+        ::core::result::Result::Ok(cur)
+    }
+    fn to_owned_message(
+        &self,
+    ) -> ::core::result::Result<super::super::Load, ::buffa::DecodeError> {
+        self.to_owned_from_source(None)
+    }
+    #[allow(clippy::useless_conversion, clippy::needless_update)]
+    fn to_owned_from_source(
+        &self,
+        __buffa_src: ::core::option::Option<&::buffa::bytes::Bytes>,
+    ) -> ::core::result::Result<super::super::Load, ::buffa::DecodeError> {
+        #[allow(unused_imports)]
+        use ::buffa::alloc::string::ToString as _;
+        let _ = __buffa_src;
+        ::core::result::Result::Ok(super::super::Load {
+            cpu_count: self.cpu_count,
+            cpu_percent: self.cpu_percent,
+            memory_total_bytes: self.memory_total_bytes,
+            memory_used_bytes: self.memory_used_bytes,
+            huge_pages_total: self.huge_pages_total,
+            huge_pages_used: self.huge_pages_used,
+            huge_pages_reserved: self.huge_pages_reserved,
+            huge_page_bytes: self.huge_page_bytes,
+            disks: self
+                .disks
+                .iter()
+                .map(|v| v.to_owned_from_source(__buffa_src))
+                .collect::<::core::result::Result<_, ::buffa::DecodeError>>()?,
+            __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+            ..::core::default::Default::default()
+        })
+    }
+}
+impl<'a> ::buffa::ViewEncode<'a> for LoadView<'a> {
+    #[allow(clippy::needless_borrow, clippy::let_and_return)]
+    fn compute_size(&self, __cache: &mut ::buffa::SizeCache) -> u32 {
+        #[allow(unused_imports)]
+        use ::buffa::Enumeration as _;
+        let mut size = 0u64;
+        if self.cpu_count != 0u32 {
+            size += 1u64 + ::buffa::types::uint32_encoded_len(self.cpu_count) as u64;
+        }
+        if self.cpu_percent != 0u32 {
+            size += 1u64 + ::buffa::types::uint32_encoded_len(self.cpu_percent) as u64;
+        }
+        if self.memory_total_bytes != 0u64 {
+            size
+                += 1u64
+                    + ::buffa::types::uint64_encoded_len(self.memory_total_bytes) as u64;
+        }
+        if self.memory_used_bytes != 0u64 {
+            size
+                += 1u64
+                    + ::buffa::types::uint64_encoded_len(self.memory_used_bytes) as u64;
+        }
+        if self.huge_pages_total != 0u64 {
+            size
+                += 1u64
+                    + ::buffa::types::uint64_encoded_len(self.huge_pages_total) as u64;
+        }
+        if self.huge_pages_used != 0u64 {
+            size
+                += 1u64
+                    + ::buffa::types::uint64_encoded_len(self.huge_pages_used) as u64;
+        }
+        if self.huge_pages_reserved != 0u64 {
+            size
+                += 1u64
+                    + ::buffa::types::uint64_encoded_len(self.huge_pages_reserved)
+                        as u64;
+        }
+        if self.huge_page_bytes != 0u64 {
+            size
+                += 1u64
+                    + ::buffa::types::uint64_encoded_len(self.huge_page_bytes) as u64;
+        }
+        for v in &self.disks {
+            let __slot = __cache.reserve();
+            let inner_size = v.compute_size(__cache);
+            __cache.set(__slot, inner_size);
+            size
+                += 1u64 + ::buffa::encoding::varint_len(inner_size as u64) as u64
+                    + inner_size as u64;
+        }
+        size += self.__buffa_unknown_fields.encoded_len() as u64;
+        ::buffa::saturate_size(size)
+    }
+    #[allow(clippy::needless_borrow)]
+    fn write_to(
+        &self,
+        __cache: &mut ::buffa::SizeCache,
+        buf: &mut impl ::buffa::EncodeSink,
+    ) {
+        #[allow(unused_imports)]
+        use ::buffa::Enumeration as _;
+        if self.cpu_count != 0u32 {
+            ::buffa::types::put_uint32_field(1u32, self.cpu_count, buf);
+        }
+        if self.cpu_percent != 0u32 {
+            ::buffa::types::put_uint32_field(2u32, self.cpu_percent, buf);
+        }
+        if self.memory_total_bytes != 0u64 {
+            ::buffa::types::put_uint64_field(3u32, self.memory_total_bytes, buf);
+        }
+        if self.memory_used_bytes != 0u64 {
+            ::buffa::types::put_uint64_field(4u32, self.memory_used_bytes, buf);
+        }
+        if self.huge_pages_total != 0u64 {
+            ::buffa::types::put_uint64_field(5u32, self.huge_pages_total, buf);
+        }
+        if self.huge_pages_used != 0u64 {
+            ::buffa::types::put_uint64_field(6u32, self.huge_pages_used, buf);
+        }
+        if self.huge_pages_reserved != 0u64 {
+            ::buffa::types::put_uint64_field(7u32, self.huge_pages_reserved, buf);
+        }
+        if self.huge_page_bytes != 0u64 {
+            ::buffa::types::put_uint64_field(8u32, self.huge_page_bytes, buf);
+        }
+        for v in &self.disks {
+            ::buffa::types::put_len_delimited_header(
+                9u32,
+                u64::from(__cache.consume_next()),
+                buf,
+            );
+            v.write_to(__cache, buf);
+        }
+        self.__buffa_unknown_fields.write_to(buf);
+    }
+}
+/// Serializes this view as protobuf JSON.
+///
+/// Implicit-presence fields with default values are omitted, `required`
+/// fields are always emitted, explicit-presence (`optional`) fields are
+/// emitted only when set, bytes fields are base64-encoded, and enum
+/// values are their proto name strings.
+///
+/// This impl uses `serialize_map(None)` because the number of emitted
+/// fields depends on default-omission rules; serializers that require
+/// known map lengths (e.g. `bincode`) will return a runtime error.
+/// Use the owned message type for those formats.
+impl<'__a> ::serde::Serialize for LoadView<'__a> {
+    fn serialize<__S: ::serde::Serializer>(
+        &self,
+        __s: __S,
+    ) -> ::core::result::Result<__S::Ok, __S::Error> {
+        use ::serde::ser::SerializeMap as _;
+        let mut __map = __s.serialize_map(::core::option::Option::None)?;
+        if !::buffa::json_helpers::skip_if::is_zero_u32(&self.cpu_count) {
+            __map
+                .serialize_entry(
+                    "cpuCount",
+                    &::buffa::json_helpers::ProtoJson(&self.cpu_count),
+                )?;
+        }
+        if !::buffa::json_helpers::skip_if::is_zero_u32(&self.cpu_percent) {
+            __map
+                .serialize_entry(
+                    "cpuPercent",
+                    &::buffa::json_helpers::ProtoJson(&self.cpu_percent),
+                )?;
+        }
+        if !::buffa::json_helpers::skip_if::is_zero_u64(&self.memory_total_bytes) {
+            __map
+                .serialize_entry(
+                    "memoryTotalBytes",
+                    &::buffa::json_helpers::ProtoJson(&self.memory_total_bytes),
+                )?;
+        }
+        if !::buffa::json_helpers::skip_if::is_zero_u64(&self.memory_used_bytes) {
+            __map
+                .serialize_entry(
+                    "memoryUsedBytes",
+                    &::buffa::json_helpers::ProtoJson(&self.memory_used_bytes),
+                )?;
+        }
+        if !::buffa::json_helpers::skip_if::is_zero_u64(&self.huge_pages_total) {
+            __map
+                .serialize_entry(
+                    "hugePagesTotal",
+                    &::buffa::json_helpers::ProtoJson(&self.huge_pages_total),
+                )?;
+        }
+        if !::buffa::json_helpers::skip_if::is_zero_u64(&self.huge_pages_used) {
+            __map
+                .serialize_entry(
+                    "hugePagesUsed",
+                    &::buffa::json_helpers::ProtoJson(&self.huge_pages_used),
+                )?;
+        }
+        if !::buffa::json_helpers::skip_if::is_zero_u64(&self.huge_pages_reserved) {
+            __map
+                .serialize_entry(
+                    "hugePagesReserved",
+                    &::buffa::json_helpers::ProtoJson(&self.huge_pages_reserved),
+                )?;
+        }
+        if !::buffa::json_helpers::skip_if::is_zero_u64(&self.huge_page_bytes) {
+            __map
+                .serialize_entry(
+                    "hugePageBytes",
+                    &::buffa::json_helpers::ProtoJson(&self.huge_page_bytes),
+                )?;
+        }
+        if !self.disks.is_empty() {
+            __map.serialize_entry("disks", &*self.disks)?;
+        }
+        __map.end()
+    }
+}
+impl<'a> ::buffa::MessageName for LoadView<'a> {
+    const PACKAGE: &'static str = "hearth.cluster.v1";
+    const NAME: &'static str = "Load";
+    const FULL_NAME: &'static str = "hearth.cluster.v1.Load";
+    const TYPE_URL: &'static str = "type.googleapis.com/hearth.cluster.v1.Load";
+}
+::buffa::impl_default_view_instance!(LoadView);
+::buffa::impl_view_reborrow!(LoadView);
+/** Self-contained, `'static` owned view of a `Load` message.
+
+ Wraps [`::buffa::OwnedView`]`<`[`LoadView`]`<'static>>`: the decoded view and the [`::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+ Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`LoadView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+#[derive(Clone, Debug)]
+pub struct LoadOwnedView(::buffa::OwnedView<LoadView<'static>>);
+impl LoadOwnedView {
+    /// Decode an owned view from a [`::buffa::bytes::Bytes`] buffer.
+    ///
+    /// The view borrows directly from the buffer's data; the buffer is
+    /// retained inside the returned handle.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`::buffa::DecodeError`] if the buffer contains invalid
+    /// protobuf data.
+    pub fn decode(
+        bytes: ::buffa::bytes::Bytes,
+    ) -> ::core::result::Result<Self, ::buffa::DecodeError> {
+        ::core::result::Result::Ok(LoadOwnedView(::buffa::OwnedView::decode(bytes)?))
+    }
+    /// Decode with custom [`::buffa::DecodeOptions`] (recursion limit,
+    /// max message size).
+    ///
+    /// # Errors
+    ///
+    /// Returns [`::buffa::DecodeError`] if the buffer is invalid or
+    /// exceeds the configured limits.
+    pub fn decode_with_options(
+        bytes: ::buffa::bytes::Bytes,
+        opts: &::buffa::DecodeOptions,
+    ) -> ::core::result::Result<Self, ::buffa::DecodeError> {
+        ::core::result::Result::Ok(
+            LoadOwnedView(::buffa::OwnedView::decode_with_options(bytes, opts)?),
+        )
+    }
+    /// Build from an owned message via an encode → decode round-trip.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`::buffa::DecodeError::MessageTooLarge`] if the
+    /// message's encoded size exceeds the 2 GiB protobuf limit, or
+    /// another [`::buffa::DecodeError`] if the re-encoded bytes are
+    /// somehow invalid (should not happen for well-formed messages).
+    pub fn from_owned(
+        msg: &super::super::Load,
+    ) -> ::core::result::Result<Self, ::buffa::DecodeError> {
+        ::core::result::Result::Ok(LoadOwnedView(::buffa::OwnedView::from_owned(msg)?))
+    }
+    /// Borrow the full [`LoadView`] with its lifetime tied to `&self`.
+    #[must_use]
+    pub fn view(&self) -> &LoadView<'_> {
+        self.0.reborrow()
+    }
+    /// Convert to the owned message type.
+    ///
+    /// Infallible: this type's constructors wire-decode their
+    /// buffer, and a view produced by wire decoding always
+    /// converts. Delegates to [`::buffa::OwnedView::to_owned_message`],
+    /// whose contract also governs handles converted from a raw
+    /// [`::buffa::OwnedView`].
+    #[must_use]
+    pub fn to_owned_message(&self) -> super::super::Load {
+        self.0.to_owned_message()
+    }
+    /// The underlying bytes buffer.
+    #[must_use]
+    pub fn bytes(&self) -> &::buffa::bytes::Bytes {
+        self.0.bytes()
+    }
+    /// Consume the handle, returning the underlying bytes buffer.
+    #[must_use]
+    pub fn into_bytes(self) -> ::buffa::bytes::Bytes {
+        self.0.into_bytes()
+    }
+    /// Field 1: `cpu_count`
+    #[must_use]
+    pub fn cpu_count(&self) -> u32 {
+        self.0.reborrow().cpu_count
+    }
+    /// Field 2: `cpu_percent`
+    #[must_use]
+    pub fn cpu_percent(&self) -> u32 {
+        self.0.reborrow().cpu_percent
+    }
+    /// Field 3: `memory_total_bytes`
+    #[must_use]
+    pub fn memory_total_bytes(&self) -> u64 {
+        self.0.reborrow().memory_total_bytes
+    }
+    /// Field 4: `memory_used_bytes`
+    #[must_use]
+    pub fn memory_used_bytes(&self) -> u64 {
+        self.0.reborrow().memory_used_bytes
+    }
+    /// Field 5: `huge_pages_total`
+    #[must_use]
+    pub fn huge_pages_total(&self) -> u64 {
+        self.0.reborrow().huge_pages_total
+    }
+    /// Field 6: `huge_pages_used`
+    #[must_use]
+    pub fn huge_pages_used(&self) -> u64 {
+        self.0.reborrow().huge_pages_used
+    }
+    /// Field 7: `huge_pages_reserved`
+    #[must_use]
+    pub fn huge_pages_reserved(&self) -> u64 {
+        self.0.reborrow().huge_pages_reserved
+    }
+    /// Field 8: `huge_page_bytes`
+    #[must_use]
+    pub fn huge_page_bytes(&self) -> u64 {
+        self.0.reborrow().huge_page_bytes
+    }
+    /// Field 9: `disks`
+    #[must_use]
+    pub fn disks(
+        &self,
+    ) -> &::buffa::RepeatedView<'_, super::super::__buffa::view::DiskView<'_>> {
+        &self.0.reborrow().disks
+    }
+}
+impl ::core::convert::From<::buffa::OwnedView<LoadView<'static>>> for LoadOwnedView {
+    fn from(inner: ::buffa::OwnedView<LoadView<'static>>) -> Self {
+        LoadOwnedView(inner)
+    }
+}
+impl ::core::convert::From<LoadOwnedView> for ::buffa::OwnedView<LoadView<'static>> {
+    fn from(wrapper: LoadOwnedView) -> Self {
+        wrapper.0
+    }
+}
+impl ::core::convert::AsRef<::buffa::OwnedView<LoadView<'static>>> for LoadOwnedView {
+    fn as_ref(&self) -> &::buffa::OwnedView<LoadView<'static>> {
+        &self.0
+    }
+}
+impl ::buffa::HasMessageView for super::super::Load {
+    type View<'a> = LoadView<'a>;
+    type ViewHandle = LoadOwnedView;
+}
+impl ::serde::Serialize for LoadOwnedView {
+    fn serialize<__S: ::serde::Serializer>(
+        &self,
+        __s: __S,
+    ) -> ::core::result::Result<__S::Ok, __S::Error> {
+        ::serde::Serialize::serialize(&self.0, __s)
+    }
+}
+#[derive(Clone, Debug, Default)]
+pub struct DiskView<'a> {
+    /// Field 1: `mount_point`
+    pub mount_point: &'a str,
+    /// Field 2: `device`
+    pub device: &'a str,
+    /// Field 3: `filesystem_type`
+    pub filesystem_type: &'a str,
+    /// Field 4: `used_bytes`
+    pub used_bytes: u64,
+    /// Field 5: `total_bytes`
+    pub total_bytes: u64,
+    pub __buffa_unknown_fields: ::buffa::UnknownFieldsView<'a>,
+}
+impl<'a> ::buffa::MessageView<'a> for DiskView<'a> {
+    type Owned = super::super::Disk;
+    fn decode_view(buf: &'a [u8]) -> ::core::result::Result<Self, ::buffa::DecodeError> {
+        let __limit = ::core::cell::Cell::new(::buffa::DEFAULT_UNKNOWN_FIELD_LIMIT);
+        let __elem = ::core::cell::Cell::new(::buffa::DEFAULT_ELEMENT_MEMORY_LIMIT);
+        <Self as ::buffa::MessageView>::decode_view_ctx(
+            buf,
+            ::buffa::DecodeContext::new(::buffa::RECURSION_LIMIT, &__limit)
+                .with_element_memory(&__elem),
+        )
+    }
+    fn decode_view_with_ctx(
+        buf: &'a [u8],
+        ctx: ::buffa::DecodeContext<'_>,
+    ) -> ::core::result::Result<Self, ::buffa::DecodeError> {
+        <Self as ::buffa::MessageView>::decode_view_ctx(buf, ctx)
+    }
+    #[inline]
+    fn merge_view_field(
+        &mut self,
+        tag: ::buffa::encoding::Tag,
+        cur: &'a [u8],
+        before_tag: &'a [u8],
+        ctx: ::buffa::DecodeContext<'_>,
+    ) -> ::core::result::Result<&'a [u8], ::buffa::DecodeError> {
+        let _ = ctx;
+        #[allow(unused_variables)]
+        let view = self;
+        let mut cur = cur;
+        match tag.field_number() {
+            1u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                view.mount_point = ::buffa::types::borrow_str(&mut cur)?;
+            }
+            2u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                view.device = ::buffa::types::borrow_str(&mut cur)?;
+            }
+            3u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                view.filesystem_type = ::buffa::types::borrow_str(&mut cur)?;
+            }
+            4u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                view.used_bytes = ::buffa::types::decode_uint64(&mut cur)?;
+            }
+            5u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                view.total_bytes = ::buffa::types::decode_uint64(&mut cur)?;
+            }
+            _ => {
+                ::buffa::encoding::skip_field_depth(tag, &mut cur, ctx.depth())?;
+                let span_len = before_tag.len() - cur.len();
+                view.__buffa_unknown_fields.push_record(before_tag, span_len, ctx)?;
+            }
+        }
+        ::core::result::Result::Ok(cur)
+    }
+    fn to_owned_message(
+        &self,
+    ) -> ::core::result::Result<super::super::Disk, ::buffa::DecodeError> {
+        self.to_owned_from_source(None)
+    }
+    #[allow(clippy::useless_conversion, clippy::needless_update)]
+    fn to_owned_from_source(
+        &self,
+        __buffa_src: ::core::option::Option<&::buffa::bytes::Bytes>,
+    ) -> ::core::result::Result<super::super::Disk, ::buffa::DecodeError> {
+        #[allow(unused_imports)]
+        use ::buffa::alloc::string::ToString as _;
+        let _ = __buffa_src;
+        ::core::result::Result::Ok(super::super::Disk {
+            mount_point: self.mount_point.to_string(),
+            device: self.device.to_string(),
+            filesystem_type: self.filesystem_type.to_string(),
+            used_bytes: self.used_bytes,
+            total_bytes: self.total_bytes,
+            __buffa_unknown_fields: self.__buffa_unknown_fields.to_owned()?.into(),
+            ..::core::default::Default::default()
+        })
+    }
+}
+impl<'a> ::buffa::ViewEncode<'a> for DiskView<'a> {
+    #[allow(clippy::needless_borrow, clippy::let_and_return)]
+    fn compute_size(&self, _cache: &mut ::buffa::SizeCache) -> u32 {
+        #[allow(unused_imports)]
+        use ::buffa::Enumeration as _;
+        let mut size = 0u64;
+        if !self.mount_point.is_empty() {
+            size += 1u64 + ::buffa::types::string_encoded_len(&self.mount_point) as u64;
+        }
+        if !self.device.is_empty() {
+            size += 1u64 + ::buffa::types::string_encoded_len(&self.device) as u64;
+        }
+        if !self.filesystem_type.is_empty() {
+            size
+                += 1u64
+                    + ::buffa::types::string_encoded_len(&self.filesystem_type) as u64;
+        }
+        if self.used_bytes != 0u64 {
+            size += 1u64 + ::buffa::types::uint64_encoded_len(self.used_bytes) as u64;
+        }
+        if self.total_bytes != 0u64 {
+            size += 1u64 + ::buffa::types::uint64_encoded_len(self.total_bytes) as u64;
+        }
+        size += self.__buffa_unknown_fields.encoded_len() as u64;
+        ::buffa::saturate_size(size)
+    }
+    #[allow(clippy::needless_borrow)]
+    fn write_to(
+        &self,
+        _cache: &mut ::buffa::SizeCache,
+        buf: &mut impl ::buffa::EncodeSink,
+    ) {
+        #[allow(unused_imports)]
+        use ::buffa::Enumeration as _;
+        if !self.mount_point.is_empty() {
+            ::buffa::types::put_string_field(1u32, &self.mount_point, buf);
+        }
+        if !self.device.is_empty() {
+            ::buffa::types::put_string_field(2u32, &self.device, buf);
+        }
+        if !self.filesystem_type.is_empty() {
+            ::buffa::types::put_string_field(3u32, &self.filesystem_type, buf);
+        }
+        if self.used_bytes != 0u64 {
+            ::buffa::types::put_uint64_field(4u32, self.used_bytes, buf);
+        }
+        if self.total_bytes != 0u64 {
+            ::buffa::types::put_uint64_field(5u32, self.total_bytes, buf);
+        }
+        self.__buffa_unknown_fields.write_to(buf);
+    }
+}
+/// Serializes this view as protobuf JSON.
+///
+/// Implicit-presence fields with default values are omitted, `required`
+/// fields are always emitted, explicit-presence (`optional`) fields are
+/// emitted only when set, bytes fields are base64-encoded, and enum
+/// values are their proto name strings.
+///
+/// This impl uses `serialize_map(None)` because the number of emitted
+/// fields depends on default-omission rules; serializers that require
+/// known map lengths (e.g. `bincode`) will return a runtime error.
+/// Use the owned message type for those formats.
+impl<'__a> ::serde::Serialize for DiskView<'__a> {
+    fn serialize<__S: ::serde::Serializer>(
+        &self,
+        __s: __S,
+    ) -> ::core::result::Result<__S::Ok, __S::Error> {
+        use ::serde::ser::SerializeMap as _;
+        let mut __map = __s.serialize_map(::core::option::Option::None)?;
+        if !::buffa::json_helpers::skip_if::is_empty_str(self.mount_point) {
+            __map.serialize_entry("mountPoint", self.mount_point)?;
+        }
+        if !::buffa::json_helpers::skip_if::is_empty_str(self.device) {
+            __map.serialize_entry("device", self.device)?;
+        }
+        if !::buffa::json_helpers::skip_if::is_empty_str(self.filesystem_type) {
+            __map.serialize_entry("filesystemType", self.filesystem_type)?;
+        }
+        if !::buffa::json_helpers::skip_if::is_zero_u64(&self.used_bytes) {
+            __map
+                .serialize_entry(
+                    "usedBytes",
+                    &::buffa::json_helpers::ProtoJson(&self.used_bytes),
+                )?;
+        }
+        if !::buffa::json_helpers::skip_if::is_zero_u64(&self.total_bytes) {
+            __map
+                .serialize_entry(
+                    "totalBytes",
+                    &::buffa::json_helpers::ProtoJson(&self.total_bytes),
+                )?;
+        }
+        __map.end()
+    }
+}
+impl<'a> ::buffa::MessageName for DiskView<'a> {
+    const PACKAGE: &'static str = "hearth.cluster.v1";
+    const NAME: &'static str = "Disk";
+    const FULL_NAME: &'static str = "hearth.cluster.v1.Disk";
+    const TYPE_URL: &'static str = "type.googleapis.com/hearth.cluster.v1.Disk";
+}
+::buffa::impl_default_view_instance!(DiskView);
+::buffa::impl_view_reborrow!(DiskView);
+/** Self-contained, `'static` owned view of a `Disk` message.
+
+ Wraps [`::buffa::OwnedView`]`<`[`DiskView`]`<'static>>`: the decoded view and the [`::buffa::bytes::Bytes`] buffer it borrows from travel together, so the handle is `'static` and `Send + Sync` — suitable for async handlers, spawned tasks, and anywhere a `'static` bound is required.
+
+ Field accessors return borrows tied to `&self`. Use [`Self::view`] to get the full [`DiskView`] when you need struct patterns, iteration helpers, or to pass the view to lifetime-parameterised code.*/
+#[derive(Clone, Debug)]
+pub struct DiskOwnedView(::buffa::OwnedView<DiskView<'static>>);
+impl DiskOwnedView {
+    /// Decode an owned view from a [`::buffa::bytes::Bytes`] buffer.
+    ///
+    /// The view borrows directly from the buffer's data; the buffer is
+    /// retained inside the returned handle.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`::buffa::DecodeError`] if the buffer contains invalid
+    /// protobuf data.
+    pub fn decode(
+        bytes: ::buffa::bytes::Bytes,
+    ) -> ::core::result::Result<Self, ::buffa::DecodeError> {
+        ::core::result::Result::Ok(DiskOwnedView(::buffa::OwnedView::decode(bytes)?))
+    }
+    /// Decode with custom [`::buffa::DecodeOptions`] (recursion limit,
+    /// max message size).
+    ///
+    /// # Errors
+    ///
+    /// Returns [`::buffa::DecodeError`] if the buffer is invalid or
+    /// exceeds the configured limits.
+    pub fn decode_with_options(
+        bytes: ::buffa::bytes::Bytes,
+        opts: &::buffa::DecodeOptions,
+    ) -> ::core::result::Result<Self, ::buffa::DecodeError> {
+        ::core::result::Result::Ok(
+            DiskOwnedView(::buffa::OwnedView::decode_with_options(bytes, opts)?),
+        )
+    }
+    /// Build from an owned message via an encode → decode round-trip.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`::buffa::DecodeError::MessageTooLarge`] if the
+    /// message's encoded size exceeds the 2 GiB protobuf limit, or
+    /// another [`::buffa::DecodeError`] if the re-encoded bytes are
+    /// somehow invalid (should not happen for well-formed messages).
+    pub fn from_owned(
+        msg: &super::super::Disk,
+    ) -> ::core::result::Result<Self, ::buffa::DecodeError> {
+        ::core::result::Result::Ok(DiskOwnedView(::buffa::OwnedView::from_owned(msg)?))
+    }
+    /// Borrow the full [`DiskView`] with its lifetime tied to `&self`.
+    #[must_use]
+    pub fn view(&self) -> &DiskView<'_> {
+        self.0.reborrow()
+    }
+    /// Convert to the owned message type.
+    ///
+    /// Infallible: this type's constructors wire-decode their
+    /// buffer, and a view produced by wire decoding always
+    /// converts. Delegates to [`::buffa::OwnedView::to_owned_message`],
+    /// whose contract also governs handles converted from a raw
+    /// [`::buffa::OwnedView`].
+    #[must_use]
+    pub fn to_owned_message(&self) -> super::super::Disk {
+        self.0.to_owned_message()
+    }
+    /// The underlying bytes buffer.
+    #[must_use]
+    pub fn bytes(&self) -> &::buffa::bytes::Bytes {
+        self.0.bytes()
+    }
+    /// Consume the handle, returning the underlying bytes buffer.
+    #[must_use]
+    pub fn into_bytes(self) -> ::buffa::bytes::Bytes {
+        self.0.into_bytes()
+    }
+    /// Field 1: `mount_point`
+    #[must_use]
+    pub fn mount_point(&self) -> &'_ str {
+        self.0.reborrow().mount_point
+    }
+    /// Field 2: `device`
+    #[must_use]
+    pub fn device(&self) -> &'_ str {
+        self.0.reborrow().device
+    }
+    /// Field 3: `filesystem_type`
+    #[must_use]
+    pub fn filesystem_type(&self) -> &'_ str {
+        self.0.reborrow().filesystem_type
+    }
+    /// Field 4: `used_bytes`
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.0.reborrow().used_bytes
+    }
+    /// Field 5: `total_bytes`
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.0.reborrow().total_bytes
+    }
+}
+impl ::core::convert::From<::buffa::OwnedView<DiskView<'static>>> for DiskOwnedView {
+    fn from(inner: ::buffa::OwnedView<DiskView<'static>>) -> Self {
+        DiskOwnedView(inner)
+    }
+}
+impl ::core::convert::From<DiskOwnedView> for ::buffa::OwnedView<DiskView<'static>> {
+    fn from(wrapper: DiskOwnedView) -> Self {
+        wrapper.0
+    }
+}
+impl ::core::convert::AsRef<::buffa::OwnedView<DiskView<'static>>> for DiskOwnedView {
+    fn as_ref(&self) -> &::buffa::OwnedView<DiskView<'static>> {
+        &self.0
+    }
+}
+impl ::buffa::HasMessageView for super::super::Disk {
+    type View<'a> = DiskView<'a>;
+    type ViewHandle = DiskOwnedView;
+}
+impl ::serde::Serialize for DiskOwnedView {
     fn serialize<__S: ::serde::Serializer>(
         &self,
         __s: __S,

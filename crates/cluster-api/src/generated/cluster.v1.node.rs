@@ -1262,6 +1262,8 @@ pub struct NodeStatus {
         skip_serializing_if = "::buffa::json_helpers::skip_if::is_empty_str"
     )]
     pub node_id: ::buffa::alloc::string::String,
+    /// Those that are being started and ended as well.
+    ///
     /// Field 2: `sandboxes_running`
     #[serde(
         rename = "sandboxesRunning",
@@ -1278,6 +1280,92 @@ pub struct NodeStatus {
         skip_serializing_if = "::buffa::json_helpers::skip_if::is_zero_u32"
     )]
     pub sandboxes_max: u32,
+    /// Those of them that are being started.
+    ///
+    /// Field 4: `sandboxes_starting`
+    #[serde(
+        rename = "sandboxesStarting",
+        alias = "sandboxes_starting",
+        with = "::buffa::json_helpers::uint32",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_zero_u32"
+    )]
+    pub sandboxes_starting: u32,
+    /// A UUID, new at each start of the node's daemon.
+    ///
+    /// Field 5: `instance_id`
+    #[serde(
+        rename = "instanceId",
+        alias = "instance_id",
+        with = "::buffa::json_helpers::proto_string",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_empty_str"
+    )]
+    pub instance_id: ::buffa::alloc::string::String,
+    /// Of the node's daemon.
+    ///
+    /// Field 6: `version`
+    #[serde(
+        rename = "version",
+        with = "::buffa::json_helpers::proto_string",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_empty_str"
+    )]
+    pub version: ::buffa::alloc::string::String,
+    /// Field 7: `commit`
+    #[serde(
+        rename = "commit",
+        with = "::buffa::json_helpers::proto_string",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_empty_str"
+    )]
+    pub commit: ::buffa::alloc::string::String,
+    /// Since the node's daemon started.
+    ///
+    /// Field 8: `creates_succeeded`
+    #[serde(
+        rename = "createsSucceeded",
+        alias = "creates_succeeded",
+        with = "::buffa::json_helpers::uint64",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_zero_u64"
+    )]
+    pub creates_succeeded: u64,
+    /// Field 9: `creates_failed`
+    #[serde(
+        rename = "createsFailed",
+        alias = "creates_failed",
+        with = "::buffa::json_helpers::uint64",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_zero_u64"
+    )]
+    pub creates_failed: u64,
+    /// What the sandboxes may use together.
+    ///
+    /// Field 10: `vcpus_allocated`
+    #[serde(
+        rename = "vcpusAllocated",
+        alias = "vcpus_allocated",
+        with = "::buffa::json_helpers::uint32",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_zero_u32"
+    )]
+    pub vcpus_allocated: u32,
+    /// Field 11: `memory_allocated_bytes`
+    #[serde(
+        rename = "memoryAllocatedBytes",
+        alias = "memory_allocated_bytes",
+        with = "::buffa::json_helpers::uint64",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_zero_u64"
+    )]
+    pub memory_allocated_bytes: u64,
+    /// Field 12: `machine`
+    #[serde(
+        rename = "machine",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_unset_message_field"
+    )]
+    pub machine: ::buffa::MessageField<Machine, ::buffa::Inline<Machine>>,
+    /// Absent: it could not be read.
+    ///
+    /// Field 13: `load`
+    #[serde(
+        rename = "load",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_unset_message_field"
+    )]
+    pub load: ::buffa::MessageField<Load, ::buffa::Inline<Load>>,
     #[serde(skip)]
     #[doc(hidden)]
     pub __buffa_unknown_fields: ::buffa::UnknownFields,
@@ -1288,6 +1376,16 @@ impl ::core::fmt::Debug for NodeStatus {
             .field("node_id", &self.node_id)
             .field("sandboxes_running", &self.sandboxes_running)
             .field("sandboxes_max", &self.sandboxes_max)
+            .field("sandboxes_starting", &self.sandboxes_starting)
+            .field("instance_id", &self.instance_id)
+            .field("version", &self.version)
+            .field("commit", &self.commit)
+            .field("creates_succeeded", &self.creates_succeeded)
+            .field("creates_failed", &self.creates_failed)
+            .field("vcpus_allocated", &self.vcpus_allocated)
+            .field("memory_allocated_bytes", &self.memory_allocated_bytes)
+            .field("machine", &self.machine)
+            .field("load", &self.load)
             .finish()
     }
 }
@@ -1314,7 +1412,7 @@ impl ::buffa::Message for NodeStatus {
     /// above [`::buffa::MAX_MESSAGE_BYTES`] that the encode entry
     /// points reject, never a silently wrapped size.
     #[allow(clippy::let_and_return)]
-    fn compute_size(&self, _cache: &mut ::buffa::SizeCache) -> u32 {
+    fn compute_size(&self, __cache: &mut ::buffa::SizeCache) -> u32 {
         #[allow(unused_imports)]
         use ::buffa::Enumeration as _;
         let mut size = 0u64;
@@ -1329,12 +1427,62 @@ impl ::buffa::Message for NodeStatus {
         if self.sandboxes_max != 0u32 {
             size += 1u64 + ::buffa::types::uint32_encoded_len(self.sandboxes_max) as u64;
         }
+        if self.sandboxes_starting != 0u32 {
+            size
+                += 1u64
+                    + ::buffa::types::uint32_encoded_len(self.sandboxes_starting) as u64;
+        }
+        if !self.instance_id.is_empty() {
+            size += 1u64 + ::buffa::types::string_encoded_len(&self.instance_id) as u64;
+        }
+        if !self.version.is_empty() {
+            size += 1u64 + ::buffa::types::string_encoded_len(&self.version) as u64;
+        }
+        if !self.commit.is_empty() {
+            size += 1u64 + ::buffa::types::string_encoded_len(&self.commit) as u64;
+        }
+        if self.creates_succeeded != 0u64 {
+            size
+                += 1u64
+                    + ::buffa::types::uint64_encoded_len(self.creates_succeeded) as u64;
+        }
+        if self.creates_failed != 0u64 {
+            size
+                += 1u64 + ::buffa::types::uint64_encoded_len(self.creates_failed) as u64;
+        }
+        if self.vcpus_allocated != 0u32 {
+            size
+                += 1u64
+                    + ::buffa::types::uint32_encoded_len(self.vcpus_allocated) as u64;
+        }
+        if self.memory_allocated_bytes != 0u64 {
+            size
+                += 1u64
+                    + ::buffa::types::uint64_encoded_len(self.memory_allocated_bytes)
+                        as u64;
+        }
+        if self.machine.is_set() {
+            let __slot = __cache.reserve();
+            let inner_size = self.machine.compute_size(__cache);
+            __cache.set(__slot, inner_size);
+            size
+                += 1u64 + ::buffa::encoding::varint_len(inner_size as u64) as u64
+                    + inner_size as u64;
+        }
+        if self.load.is_set() {
+            let __slot = __cache.reserve();
+            let inner_size = self.load.compute_size(__cache);
+            __cache.set(__slot, inner_size);
+            size
+                += 1u64 + ::buffa::encoding::varint_len(inner_size as u64) as u64
+                    + inner_size as u64;
+        }
         size += self.__buffa_unknown_fields.encoded_len() as u64;
         ::buffa::saturate_size(size)
     }
     fn write_to(
         &self,
-        _cache: &mut ::buffa::SizeCache,
+        __cache: &mut ::buffa::SizeCache,
         buf: &mut impl ::buffa::EncodeSink,
     ) {
         #[allow(unused_imports)]
@@ -1347,6 +1495,46 @@ impl ::buffa::Message for NodeStatus {
         }
         if self.sandboxes_max != 0u32 {
             ::buffa::types::put_uint32_field(3u32, self.sandboxes_max, buf);
+        }
+        if self.sandboxes_starting != 0u32 {
+            ::buffa::types::put_uint32_field(4u32, self.sandboxes_starting, buf);
+        }
+        if !self.instance_id.is_empty() {
+            ::buffa::types::put_string_field(5u32, &self.instance_id, buf);
+        }
+        if !self.version.is_empty() {
+            ::buffa::types::put_string_field(6u32, &self.version, buf);
+        }
+        if !self.commit.is_empty() {
+            ::buffa::types::put_string_field(7u32, &self.commit, buf);
+        }
+        if self.creates_succeeded != 0u64 {
+            ::buffa::types::put_uint64_field(8u32, self.creates_succeeded, buf);
+        }
+        if self.creates_failed != 0u64 {
+            ::buffa::types::put_uint64_field(9u32, self.creates_failed, buf);
+        }
+        if self.vcpus_allocated != 0u32 {
+            ::buffa::types::put_uint32_field(10u32, self.vcpus_allocated, buf);
+        }
+        if self.memory_allocated_bytes != 0u64 {
+            ::buffa::types::put_uint64_field(11u32, self.memory_allocated_bytes, buf);
+        }
+        if self.machine.is_set() {
+            ::buffa::types::put_len_delimited_header(
+                12u32,
+                u64::from(__cache.consume_next()),
+                buf,
+            );
+            self.machine.write_to(__cache, buf);
+        }
+        if self.load.is_set() {
+            ::buffa::types::put_len_delimited_header(
+                13u32,
+                u64::from(__cache.consume_next()),
+                buf,
+            );
+            self.load.write_to(__cache, buf);
         }
         self.__buffa_unknown_fields.write_to(buf);
     }
@@ -1382,6 +1570,84 @@ impl ::buffa::Message for NodeStatus {
                 )?;
                 self.sandboxes_max = ::buffa::types::decode_uint32(buf)?;
             }
+            4u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                self.sandboxes_starting = ::buffa::types::decode_uint32(buf)?;
+            }
+            5u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                ::buffa::types::merge_string(&mut self.instance_id, buf)?;
+            }
+            6u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                ::buffa::types::merge_string(&mut self.version, buf)?;
+            }
+            7u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                ::buffa::types::merge_string(&mut self.commit, buf)?;
+            }
+            8u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                self.creates_succeeded = ::buffa::types::decode_uint64(buf)?;
+            }
+            9u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                self.creates_failed = ::buffa::types::decode_uint64(buf)?;
+            }
+            10u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                self.vcpus_allocated = ::buffa::types::decode_uint32(buf)?;
+            }
+            11u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                self.memory_allocated_bytes = ::buffa::types::decode_uint64(buf)?;
+            }
+            12u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                ::buffa::Message::merge_length_delimited(
+                    self.machine.get_or_insert_default(),
+                    buf,
+                    ctx,
+                )?;
+            }
+            13u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                ::buffa::Message::merge_length_delimited(
+                    self.load.get_or_insert_default(),
+                    buf,
+                    ctx,
+                )?;
+            }
             _ => {
                 self.__buffa_unknown_fields
                     .push(::buffa::encoding::decode_unknown_field(tag, buf, ctx)?);
@@ -1393,6 +1659,16 @@ impl ::buffa::Message for NodeStatus {
         self.node_id.clear();
         self.sandboxes_running = 0u32;
         self.sandboxes_max = 0u32;
+        self.sandboxes_starting = 0u32;
+        self.instance_id.clear();
+        self.version.clear();
+        self.commit.clear();
+        self.creates_succeeded = 0u64;
+        self.creates_failed = 0u64;
+        self.vcpus_allocated = 0u32;
+        self.memory_allocated_bytes = 0u64;
+        self.machine = ::buffa::MessageField::none();
+        self.load = ::buffa::MessageField::none();
         self.__buffa_unknown_fields.clear();
     }
 }
@@ -1423,6 +1699,765 @@ pub const __NODE_STATUS_JSON_ANY: ::buffa::type_registry::JsonAnyEntry = ::buffa
     type_url: "type.googleapis.com/hearth.cluster.v1.NodeStatus",
     to_json: ::buffa::type_registry::any_to_json::<NodeStatus>,
     from_json: ::buffa::type_registry::any_from_json::<NodeStatus>,
+    is_wkt: false,
+};
+#[derive(Clone, PartialEq, Default)]
+#[derive(::serde::Serialize, ::serde::Deserialize)]
+#[serde(default)]
+pub struct Machine {
+    /// Field 1: `cpu_family`
+    #[serde(
+        rename = "cpuFamily",
+        alias = "cpu_family",
+        with = "::buffa::json_helpers::proto_string",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_empty_str"
+    )]
+    pub cpu_family: ::buffa::alloc::string::String,
+    /// Field 2: `cpu_model`
+    #[serde(
+        rename = "cpuModel",
+        alias = "cpu_model",
+        with = "::buffa::json_helpers::proto_string",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_empty_str"
+    )]
+    pub cpu_model: ::buffa::alloc::string::String,
+    /// Field 3: `cpu_model_name`
+    #[serde(
+        rename = "cpuModelName",
+        alias = "cpu_model_name",
+        with = "::buffa::json_helpers::proto_string",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_empty_str"
+    )]
+    pub cpu_model_name: ::buffa::alloc::string::String,
+    /// Field 4: `cpu_architecture`
+    #[serde(
+        rename = "cpuArchitecture",
+        alias = "cpu_architecture",
+        with = "::buffa::json_helpers::proto_string",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_empty_str"
+    )]
+    pub cpu_architecture: ::buffa::alloc::string::String,
+    #[serde(skip)]
+    #[doc(hidden)]
+    pub __buffa_unknown_fields: ::buffa::UnknownFields,
+}
+impl ::core::fmt::Debug for Machine {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("Machine")
+            .field("cpu_family", &self.cpu_family)
+            .field("cpu_model", &self.cpu_model)
+            .field("cpu_model_name", &self.cpu_model_name)
+            .field("cpu_architecture", &self.cpu_architecture)
+            .finish()
+    }
+}
+impl Machine {
+    /// Protobuf type URL for this message, for use with `Any::pack` and
+    /// `Any::unpack_if`.
+    ///
+    /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+    pub const TYPE_URL: &'static str = "type.googleapis.com/hearth.cluster.v1.Machine";
+}
+::buffa::impl_default_instance!(Machine);
+impl ::buffa::MessageName for Machine {
+    const PACKAGE: &'static str = "hearth.cluster.v1";
+    const NAME: &'static str = "Machine";
+    const FULL_NAME: &'static str = "hearth.cluster.v1.Machine";
+    const TYPE_URL: &'static str = "type.googleapis.com/hearth.cluster.v1.Machine";
+}
+impl ::buffa::Message for Machine {
+    /// Returns the total encoded size in bytes.
+    ///
+    /// Accumulates in `u64` (which cannot overflow for in-memory
+    /// data) and saturates to `u32` at return, so a message whose
+    /// encoded size exceeds the 2 GiB protobuf limit yields a value
+    /// above [`::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+    /// points reject, never a silently wrapped size.
+    #[allow(clippy::let_and_return)]
+    fn compute_size(&self, _cache: &mut ::buffa::SizeCache) -> u32 {
+        #[allow(unused_imports)]
+        use ::buffa::Enumeration as _;
+        let mut size = 0u64;
+        if !self.cpu_family.is_empty() {
+            size += 1u64 + ::buffa::types::string_encoded_len(&self.cpu_family) as u64;
+        }
+        if !self.cpu_model.is_empty() {
+            size += 1u64 + ::buffa::types::string_encoded_len(&self.cpu_model) as u64;
+        }
+        if !self.cpu_model_name.is_empty() {
+            size
+                += 1u64
+                    + ::buffa::types::string_encoded_len(&self.cpu_model_name) as u64;
+        }
+        if !self.cpu_architecture.is_empty() {
+            size
+                += 1u64
+                    + ::buffa::types::string_encoded_len(&self.cpu_architecture) as u64;
+        }
+        size += self.__buffa_unknown_fields.encoded_len() as u64;
+        ::buffa::saturate_size(size)
+    }
+    fn write_to(
+        &self,
+        _cache: &mut ::buffa::SizeCache,
+        buf: &mut impl ::buffa::EncodeSink,
+    ) {
+        #[allow(unused_imports)]
+        use ::buffa::Enumeration as _;
+        if !self.cpu_family.is_empty() {
+            ::buffa::types::put_string_field(1u32, &self.cpu_family, buf);
+        }
+        if !self.cpu_model.is_empty() {
+            ::buffa::types::put_string_field(2u32, &self.cpu_model, buf);
+        }
+        if !self.cpu_model_name.is_empty() {
+            ::buffa::types::put_string_field(3u32, &self.cpu_model_name, buf);
+        }
+        if !self.cpu_architecture.is_empty() {
+            ::buffa::types::put_string_field(4u32, &self.cpu_architecture, buf);
+        }
+        self.__buffa_unknown_fields.write_to(buf);
+    }
+    fn merge_field(
+        &mut self,
+        tag: ::buffa::encoding::Tag,
+        buf: &mut impl ::buffa::bytes::Buf,
+        ctx: ::buffa::DecodeContext<'_>,
+    ) -> ::core::result::Result<(), ::buffa::DecodeError> {
+        #[allow(unused_imports)]
+        use ::buffa::bytes::Buf as _;
+        #[allow(unused_imports)]
+        use ::buffa::Enumeration as _;
+        match tag.field_number() {
+            1u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                ::buffa::types::merge_string(&mut self.cpu_family, buf)?;
+            }
+            2u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                ::buffa::types::merge_string(&mut self.cpu_model, buf)?;
+            }
+            3u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                ::buffa::types::merge_string(&mut self.cpu_model_name, buf)?;
+            }
+            4u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                ::buffa::types::merge_string(&mut self.cpu_architecture, buf)?;
+            }
+            _ => {
+                self.__buffa_unknown_fields
+                    .push(::buffa::encoding::decode_unknown_field(tag, buf, ctx)?);
+            }
+        }
+        ::core::result::Result::Ok(())
+    }
+    fn clear(&mut self) {
+        self.cpu_family.clear();
+        self.cpu_model.clear();
+        self.cpu_model_name.clear();
+        self.cpu_architecture.clear();
+        self.__buffa_unknown_fields.clear();
+    }
+}
+impl ::buffa::ExtensionSet for Machine {
+    const PROTO_FQN: &'static str = "hearth.cluster.v1.Machine";
+    fn unknown_fields(&self) -> &::buffa::UnknownFields {
+        &self.__buffa_unknown_fields
+    }
+    fn unknown_fields_mut(&mut self) -> &mut ::buffa::UnknownFields {
+        &mut self.__buffa_unknown_fields
+    }
+}
+impl ::buffa::json_helpers::ProtoElemJson for Machine {
+    fn serialize_proto_json<S: ::serde::Serializer>(
+        v: &Self,
+        s: S,
+    ) -> ::core::result::Result<S::Ok, S::Error> {
+        ::serde::Serialize::serialize(v, s)
+    }
+    fn deserialize_proto_json<'de, D: ::serde::Deserializer<'de>>(
+        d: D,
+    ) -> ::core::result::Result<Self, D::Error> {
+        <Self as ::serde::Deserialize>::deserialize(d)
+    }
+}
+#[doc(hidden)]
+pub const __MACHINE_JSON_ANY: ::buffa::type_registry::JsonAnyEntry = ::buffa::type_registry::JsonAnyEntry {
+    type_url: "type.googleapis.com/hearth.cluster.v1.Machine",
+    to_json: ::buffa::type_registry::any_to_json::<Machine>,
+    from_json: ::buffa::type_registry::any_from_json::<Machine>,
+    is_wkt: false,
+};
+/// How much of a machine is in use, whoever uses it.
+#[derive(Clone, PartialEq, Default)]
+#[derive(::serde::Serialize, ::serde::Deserialize)]
+#[serde(default)]
+pub struct Load {
+    /// Field 1: `cpu_count`
+    #[serde(
+        rename = "cpuCount",
+        alias = "cpu_count",
+        with = "::buffa::json_helpers::uint32",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_zero_u32"
+    )]
+    pub cpu_count: u32,
+    /// Field 2: `cpu_percent`
+    #[serde(
+        rename = "cpuPercent",
+        alias = "cpu_percent",
+        with = "::buffa::json_helpers::uint32",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_zero_u32"
+    )]
+    pub cpu_percent: u32,
+    /// Field 3: `memory_total_bytes`
+    #[serde(
+        rename = "memoryTotalBytes",
+        alias = "memory_total_bytes",
+        with = "::buffa::json_helpers::uint64",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_zero_u64"
+    )]
+    pub memory_total_bytes: u64,
+    /// Field 4: `memory_used_bytes`
+    #[serde(
+        rename = "memoryUsedBytes",
+        alias = "memory_used_bytes",
+        with = "::buffa::json_helpers::uint64",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_zero_u64"
+    )]
+    pub memory_used_bytes: u64,
+    /// Field 5: `huge_pages_total`
+    #[serde(
+        rename = "hugePagesTotal",
+        alias = "huge_pages_total",
+        with = "::buffa::json_helpers::uint64",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_zero_u64"
+    )]
+    pub huge_pages_total: u64,
+    /// Field 6: `huge_pages_used`
+    #[serde(
+        rename = "hugePagesUsed",
+        alias = "huge_pages_used",
+        with = "::buffa::json_helpers::uint64",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_zero_u64"
+    )]
+    pub huge_pages_used: u64,
+    /// Field 7: `huge_pages_reserved`
+    #[serde(
+        rename = "hugePagesReserved",
+        alias = "huge_pages_reserved",
+        with = "::buffa::json_helpers::uint64",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_zero_u64"
+    )]
+    pub huge_pages_reserved: u64,
+    /// Field 8: `huge_page_bytes`
+    #[serde(
+        rename = "hugePageBytes",
+        alias = "huge_page_bytes",
+        with = "::buffa::json_helpers::uint64",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_zero_u64"
+    )]
+    pub huge_page_bytes: u64,
+    /// Field 9: `disks`
+    #[serde(
+        rename = "disks",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_empty_vec",
+        deserialize_with = "::buffa::json_helpers::null_as_default"
+    )]
+    pub disks: ::buffa::alloc::vec::Vec<Disk>,
+    #[serde(skip)]
+    #[doc(hidden)]
+    pub __buffa_unknown_fields: ::buffa::UnknownFields,
+}
+impl ::core::fmt::Debug for Load {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("Load")
+            .field("cpu_count", &self.cpu_count)
+            .field("cpu_percent", &self.cpu_percent)
+            .field("memory_total_bytes", &self.memory_total_bytes)
+            .field("memory_used_bytes", &self.memory_used_bytes)
+            .field("huge_pages_total", &self.huge_pages_total)
+            .field("huge_pages_used", &self.huge_pages_used)
+            .field("huge_pages_reserved", &self.huge_pages_reserved)
+            .field("huge_page_bytes", &self.huge_page_bytes)
+            .field("disks", &self.disks)
+            .finish()
+    }
+}
+impl Load {
+    /// Protobuf type URL for this message, for use with `Any::pack` and
+    /// `Any::unpack_if`.
+    ///
+    /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+    pub const TYPE_URL: &'static str = "type.googleapis.com/hearth.cluster.v1.Load";
+}
+::buffa::impl_default_instance!(Load);
+impl ::buffa::MessageName for Load {
+    const PACKAGE: &'static str = "hearth.cluster.v1";
+    const NAME: &'static str = "Load";
+    const FULL_NAME: &'static str = "hearth.cluster.v1.Load";
+    const TYPE_URL: &'static str = "type.googleapis.com/hearth.cluster.v1.Load";
+}
+impl ::buffa::Message for Load {
+    /// Returns the total encoded size in bytes.
+    ///
+    /// Accumulates in `u64` (which cannot overflow for in-memory
+    /// data) and saturates to `u32` at return, so a message whose
+    /// encoded size exceeds the 2 GiB protobuf limit yields a value
+    /// above [`::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+    /// points reject, never a silently wrapped size.
+    #[allow(clippy::let_and_return)]
+    fn compute_size(&self, __cache: &mut ::buffa::SizeCache) -> u32 {
+        #[allow(unused_imports)]
+        use ::buffa::Enumeration as _;
+        let mut size = 0u64;
+        if self.cpu_count != 0u32 {
+            size += 1u64 + ::buffa::types::uint32_encoded_len(self.cpu_count) as u64;
+        }
+        if self.cpu_percent != 0u32 {
+            size += 1u64 + ::buffa::types::uint32_encoded_len(self.cpu_percent) as u64;
+        }
+        if self.memory_total_bytes != 0u64 {
+            size
+                += 1u64
+                    + ::buffa::types::uint64_encoded_len(self.memory_total_bytes) as u64;
+        }
+        if self.memory_used_bytes != 0u64 {
+            size
+                += 1u64
+                    + ::buffa::types::uint64_encoded_len(self.memory_used_bytes) as u64;
+        }
+        if self.huge_pages_total != 0u64 {
+            size
+                += 1u64
+                    + ::buffa::types::uint64_encoded_len(self.huge_pages_total) as u64;
+        }
+        if self.huge_pages_used != 0u64 {
+            size
+                += 1u64
+                    + ::buffa::types::uint64_encoded_len(self.huge_pages_used) as u64;
+        }
+        if self.huge_pages_reserved != 0u64 {
+            size
+                += 1u64
+                    + ::buffa::types::uint64_encoded_len(self.huge_pages_reserved)
+                        as u64;
+        }
+        if self.huge_page_bytes != 0u64 {
+            size
+                += 1u64
+                    + ::buffa::types::uint64_encoded_len(self.huge_page_bytes) as u64;
+        }
+        for v in &self.disks {
+            let __slot = __cache.reserve();
+            let inner_size = v.compute_size(__cache);
+            __cache.set(__slot, inner_size);
+            size
+                += 1u64 + ::buffa::encoding::varint_len(inner_size as u64) as u64
+                    + inner_size as u64;
+        }
+        size += self.__buffa_unknown_fields.encoded_len() as u64;
+        ::buffa::saturate_size(size)
+    }
+    fn write_to(
+        &self,
+        __cache: &mut ::buffa::SizeCache,
+        buf: &mut impl ::buffa::EncodeSink,
+    ) {
+        #[allow(unused_imports)]
+        use ::buffa::Enumeration as _;
+        if self.cpu_count != 0u32 {
+            ::buffa::types::put_uint32_field(1u32, self.cpu_count, buf);
+        }
+        if self.cpu_percent != 0u32 {
+            ::buffa::types::put_uint32_field(2u32, self.cpu_percent, buf);
+        }
+        if self.memory_total_bytes != 0u64 {
+            ::buffa::types::put_uint64_field(3u32, self.memory_total_bytes, buf);
+        }
+        if self.memory_used_bytes != 0u64 {
+            ::buffa::types::put_uint64_field(4u32, self.memory_used_bytes, buf);
+        }
+        if self.huge_pages_total != 0u64 {
+            ::buffa::types::put_uint64_field(5u32, self.huge_pages_total, buf);
+        }
+        if self.huge_pages_used != 0u64 {
+            ::buffa::types::put_uint64_field(6u32, self.huge_pages_used, buf);
+        }
+        if self.huge_pages_reserved != 0u64 {
+            ::buffa::types::put_uint64_field(7u32, self.huge_pages_reserved, buf);
+        }
+        if self.huge_page_bytes != 0u64 {
+            ::buffa::types::put_uint64_field(8u32, self.huge_page_bytes, buf);
+        }
+        for v in &self.disks {
+            ::buffa::types::put_len_delimited_header(
+                9u32,
+                u64::from(__cache.consume_next()),
+                buf,
+            );
+            v.write_to(__cache, buf);
+        }
+        self.__buffa_unknown_fields.write_to(buf);
+    }
+    fn merge_field(
+        &mut self,
+        tag: ::buffa::encoding::Tag,
+        buf: &mut impl ::buffa::bytes::Buf,
+        ctx: ::buffa::DecodeContext<'_>,
+    ) -> ::core::result::Result<(), ::buffa::DecodeError> {
+        #[allow(unused_imports)]
+        use ::buffa::bytes::Buf as _;
+        #[allow(unused_imports)]
+        use ::buffa::Enumeration as _;
+        match tag.field_number() {
+            1u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                self.cpu_count = ::buffa::types::decode_uint32(buf)?;
+            }
+            2u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                self.cpu_percent = ::buffa::types::decode_uint32(buf)?;
+            }
+            3u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                self.memory_total_bytes = ::buffa::types::decode_uint64(buf)?;
+            }
+            4u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                self.memory_used_bytes = ::buffa::types::decode_uint64(buf)?;
+            }
+            5u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                self.huge_pages_total = ::buffa::types::decode_uint64(buf)?;
+            }
+            6u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                self.huge_pages_used = ::buffa::types::decode_uint64(buf)?;
+            }
+            7u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                self.huge_pages_reserved = ::buffa::types::decode_uint64(buf)?;
+            }
+            8u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                self.huge_page_bytes = ::buffa::types::decode_uint64(buf)?;
+            }
+            9u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                let mut elem = ::core::default::Default::default();
+                ctx.register_element_memory(
+                    ::buffa::__private::element_footprint(&elem),
+                )?;
+                ::buffa::Message::merge_length_delimited(&mut elem, buf, ctx)?;
+                self.disks.push(elem);
+            }
+            _ => {
+                self.__buffa_unknown_fields
+                    .push(::buffa::encoding::decode_unknown_field(tag, buf, ctx)?);
+            }
+        }
+        ::core::result::Result::Ok(())
+    }
+    fn clear(&mut self) {
+        self.cpu_count = 0u32;
+        self.cpu_percent = 0u32;
+        self.memory_total_bytes = 0u64;
+        self.memory_used_bytes = 0u64;
+        self.huge_pages_total = 0u64;
+        self.huge_pages_used = 0u64;
+        self.huge_pages_reserved = 0u64;
+        self.huge_page_bytes = 0u64;
+        self.disks.clear();
+        self.__buffa_unknown_fields.clear();
+    }
+}
+impl ::buffa::ExtensionSet for Load {
+    const PROTO_FQN: &'static str = "hearth.cluster.v1.Load";
+    fn unknown_fields(&self) -> &::buffa::UnknownFields {
+        &self.__buffa_unknown_fields
+    }
+    fn unknown_fields_mut(&mut self) -> &mut ::buffa::UnknownFields {
+        &mut self.__buffa_unknown_fields
+    }
+}
+impl ::buffa::json_helpers::ProtoElemJson for Load {
+    fn serialize_proto_json<S: ::serde::Serializer>(
+        v: &Self,
+        s: S,
+    ) -> ::core::result::Result<S::Ok, S::Error> {
+        ::serde::Serialize::serialize(v, s)
+    }
+    fn deserialize_proto_json<'de, D: ::serde::Deserializer<'de>>(
+        d: D,
+    ) -> ::core::result::Result<Self, D::Error> {
+        <Self as ::serde::Deserialize>::deserialize(d)
+    }
+}
+#[doc(hidden)]
+pub const __LOAD_JSON_ANY: ::buffa::type_registry::JsonAnyEntry = ::buffa::type_registry::JsonAnyEntry {
+    type_url: "type.googleapis.com/hearth.cluster.v1.Load",
+    to_json: ::buffa::type_registry::any_to_json::<Load>,
+    from_json: ::buffa::type_registry::any_from_json::<Load>,
+    is_wkt: false,
+};
+#[derive(Clone, PartialEq, Default)]
+#[derive(::serde::Serialize, ::serde::Deserialize)]
+#[serde(default)]
+pub struct Disk {
+    /// Field 1: `mount_point`
+    #[serde(
+        rename = "mountPoint",
+        alias = "mount_point",
+        with = "::buffa::json_helpers::proto_string",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_empty_str"
+    )]
+    pub mount_point: ::buffa::alloc::string::String,
+    /// Field 2: `device`
+    #[serde(
+        rename = "device",
+        with = "::buffa::json_helpers::proto_string",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_empty_str"
+    )]
+    pub device: ::buffa::alloc::string::String,
+    /// Field 3: `filesystem_type`
+    #[serde(
+        rename = "filesystemType",
+        alias = "filesystem_type",
+        with = "::buffa::json_helpers::proto_string",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_empty_str"
+    )]
+    pub filesystem_type: ::buffa::alloc::string::String,
+    /// Field 4: `used_bytes`
+    #[serde(
+        rename = "usedBytes",
+        alias = "used_bytes",
+        with = "::buffa::json_helpers::uint64",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_zero_u64"
+    )]
+    pub used_bytes: u64,
+    /// Field 5: `total_bytes`
+    #[serde(
+        rename = "totalBytes",
+        alias = "total_bytes",
+        with = "::buffa::json_helpers::uint64",
+        skip_serializing_if = "::buffa::json_helpers::skip_if::is_zero_u64"
+    )]
+    pub total_bytes: u64,
+    #[serde(skip)]
+    #[doc(hidden)]
+    pub __buffa_unknown_fields: ::buffa::UnknownFields,
+}
+impl ::core::fmt::Debug for Disk {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        f.debug_struct("Disk")
+            .field("mount_point", &self.mount_point)
+            .field("device", &self.device)
+            .field("filesystem_type", &self.filesystem_type)
+            .field("used_bytes", &self.used_bytes)
+            .field("total_bytes", &self.total_bytes)
+            .finish()
+    }
+}
+impl Disk {
+    /// Protobuf type URL for this message, for use with `Any::pack` and
+    /// `Any::unpack_if`.
+    ///
+    /// Format: `type.googleapis.com/<fully.qualified.TypeName>`
+    pub const TYPE_URL: &'static str = "type.googleapis.com/hearth.cluster.v1.Disk";
+}
+::buffa::impl_default_instance!(Disk);
+impl ::buffa::MessageName for Disk {
+    const PACKAGE: &'static str = "hearth.cluster.v1";
+    const NAME: &'static str = "Disk";
+    const FULL_NAME: &'static str = "hearth.cluster.v1.Disk";
+    const TYPE_URL: &'static str = "type.googleapis.com/hearth.cluster.v1.Disk";
+}
+impl ::buffa::Message for Disk {
+    /// Returns the total encoded size in bytes.
+    ///
+    /// Accumulates in `u64` (which cannot overflow for in-memory
+    /// data) and saturates to `u32` at return, so a message whose
+    /// encoded size exceeds the 2 GiB protobuf limit yields a value
+    /// above [`::buffa::MAX_MESSAGE_BYTES`] that the encode entry
+    /// points reject, never a silently wrapped size.
+    #[allow(clippy::let_and_return)]
+    fn compute_size(&self, _cache: &mut ::buffa::SizeCache) -> u32 {
+        #[allow(unused_imports)]
+        use ::buffa::Enumeration as _;
+        let mut size = 0u64;
+        if !self.mount_point.is_empty() {
+            size += 1u64 + ::buffa::types::string_encoded_len(&self.mount_point) as u64;
+        }
+        if !self.device.is_empty() {
+            size += 1u64 + ::buffa::types::string_encoded_len(&self.device) as u64;
+        }
+        if !self.filesystem_type.is_empty() {
+            size
+                += 1u64
+                    + ::buffa::types::string_encoded_len(&self.filesystem_type) as u64;
+        }
+        if self.used_bytes != 0u64 {
+            size += 1u64 + ::buffa::types::uint64_encoded_len(self.used_bytes) as u64;
+        }
+        if self.total_bytes != 0u64 {
+            size += 1u64 + ::buffa::types::uint64_encoded_len(self.total_bytes) as u64;
+        }
+        size += self.__buffa_unknown_fields.encoded_len() as u64;
+        ::buffa::saturate_size(size)
+    }
+    fn write_to(
+        &self,
+        _cache: &mut ::buffa::SizeCache,
+        buf: &mut impl ::buffa::EncodeSink,
+    ) {
+        #[allow(unused_imports)]
+        use ::buffa::Enumeration as _;
+        if !self.mount_point.is_empty() {
+            ::buffa::types::put_string_field(1u32, &self.mount_point, buf);
+        }
+        if !self.device.is_empty() {
+            ::buffa::types::put_string_field(2u32, &self.device, buf);
+        }
+        if !self.filesystem_type.is_empty() {
+            ::buffa::types::put_string_field(3u32, &self.filesystem_type, buf);
+        }
+        if self.used_bytes != 0u64 {
+            ::buffa::types::put_uint64_field(4u32, self.used_bytes, buf);
+        }
+        if self.total_bytes != 0u64 {
+            ::buffa::types::put_uint64_field(5u32, self.total_bytes, buf);
+        }
+        self.__buffa_unknown_fields.write_to(buf);
+    }
+    fn merge_field(
+        &mut self,
+        tag: ::buffa::encoding::Tag,
+        buf: &mut impl ::buffa::bytes::Buf,
+        ctx: ::buffa::DecodeContext<'_>,
+    ) -> ::core::result::Result<(), ::buffa::DecodeError> {
+        #[allow(unused_imports)]
+        use ::buffa::bytes::Buf as _;
+        #[allow(unused_imports)]
+        use ::buffa::Enumeration as _;
+        match tag.field_number() {
+            1u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                ::buffa::types::merge_string(&mut self.mount_point, buf)?;
+            }
+            2u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                ::buffa::types::merge_string(&mut self.device, buf)?;
+            }
+            3u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::LengthDelimited,
+                )?;
+                ::buffa::types::merge_string(&mut self.filesystem_type, buf)?;
+            }
+            4u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                self.used_bytes = ::buffa::types::decode_uint64(buf)?;
+            }
+            5u32 => {
+                ::buffa::encoding::check_wire_type(
+                    tag,
+                    ::buffa::encoding::WireType::Varint,
+                )?;
+                self.total_bytes = ::buffa::types::decode_uint64(buf)?;
+            }
+            _ => {
+                self.__buffa_unknown_fields
+                    .push(::buffa::encoding::decode_unknown_field(tag, buf, ctx)?);
+            }
+        }
+        ::core::result::Result::Ok(())
+    }
+    fn clear(&mut self) {
+        self.mount_point.clear();
+        self.device.clear();
+        self.filesystem_type.clear();
+        self.used_bytes = 0u64;
+        self.total_bytes = 0u64;
+        self.__buffa_unknown_fields.clear();
+    }
+}
+impl ::buffa::ExtensionSet for Disk {
+    const PROTO_FQN: &'static str = "hearth.cluster.v1.Disk";
+    fn unknown_fields(&self) -> &::buffa::UnknownFields {
+        &self.__buffa_unknown_fields
+    }
+    fn unknown_fields_mut(&mut self) -> &mut ::buffa::UnknownFields {
+        &mut self.__buffa_unknown_fields
+    }
+}
+impl ::buffa::json_helpers::ProtoElemJson for Disk {
+    fn serialize_proto_json<S: ::serde::Serializer>(
+        v: &Self,
+        s: S,
+    ) -> ::core::result::Result<S::Ok, S::Error> {
+        ::serde::Serialize::serialize(v, s)
+    }
+    fn deserialize_proto_json<'de, D: ::serde::Deserializer<'de>>(
+        d: D,
+    ) -> ::core::result::Result<Self, D::Error> {
+        <Self as ::serde::Deserialize>::deserialize(d)
+    }
+}
+#[doc(hidden)]
+pub const __DISK_JSON_ANY: ::buffa::type_registry::JsonAnyEntry = ::buffa::type_registry::JsonAnyEntry {
+    type_url: "type.googleapis.com/hearth.cluster.v1.Disk",
+    to_json: ::buffa::type_registry::any_to_json::<Disk>,
+    from_json: ::buffa::type_registry::any_from_json::<Disk>,
     is_wkt: false,
 };
 #[derive(Clone, PartialEq, Default)]

@@ -41,6 +41,9 @@ pub mod __buffa {
         reg.register_json_any(super::__LIST_SANDBOXES_RESPONSE_JSON_ANY);
         reg.register_json_any(super::__WATCH_NODE_REQUEST_JSON_ANY);
         reg.register_json_any(super::__NODE_STATUS_JSON_ANY);
+        reg.register_json_any(super::__MACHINE_JSON_ANY);
+        reg.register_json_any(super::__LOAD_JSON_ANY);
+        reg.register_json_any(super::__DISK_JSON_ANY);
         reg.register_json_any(super::__SANDBOX_ENDED_JSON_ANY);
         reg.register_json_any(super::__NODE_EVENT_JSON_ANY);
     }
@@ -81,6 +84,18 @@ pub use self::__buffa::view::WatchNodeRequestOwnedView;
 pub use self::__buffa::view::NodeStatusView;
 #[doc(inline)]
 pub use self::__buffa::view::NodeStatusOwnedView;
+#[doc(inline)]
+pub use self::__buffa::view::MachineView;
+#[doc(inline)]
+pub use self::__buffa::view::MachineOwnedView;
+#[doc(inline)]
+pub use self::__buffa::view::LoadView;
+#[doc(inline)]
+pub use self::__buffa::view::LoadOwnedView;
+#[doc(inline)]
+pub use self::__buffa::view::DiskView;
+#[doc(inline)]
+pub use self::__buffa::view::DiskOwnedView;
 #[doc(inline)]
 pub use self::__buffa::view::SandboxEndedView;
 #[doc(inline)]
