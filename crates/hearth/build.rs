@@ -13,7 +13,7 @@ fn main() {
     for program in ["hearth-init", "envd"] {
         embed(&target.join("guest").join(program), &out.join(program));
     }
-    println!("cargo::rustc-env=HEARTH_COMMIT={}", commit().unwrap_or_else(|| "unknown".to_owned()));
+    println!("cargo::rustc-env=BUILT_FROM_COMMIT={}", commit().unwrap_or_else(|| "unknown".to_owned()));
 }
 
 /// The commit of the working tree; `None` where there is no repository, as in an unpacked archive.

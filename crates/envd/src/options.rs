@@ -51,7 +51,7 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Request, S
         };
         match name {
             "version" => return Ok(Request::Print(VERSION)),
-            "commit" => return Ok(Request::Print(option_env!("HEARTH_COMMIT").unwrap_or("unknown"))),
+            "commit" => return Ok(Request::Print(option_env!("BUILT_FROM_COMMIT").unwrap_or("unknown"))),
             "isnotfc" => options.in_microvm = false,
             // Ours: PID 1 says that an earlier daemon ended.
             "restarted" => options.is_restart = true,

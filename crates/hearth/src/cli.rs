@@ -12,7 +12,7 @@ use crate::options::Options;
 #[derive(Debug, Parser)]
 #[command(
     name = "hearth",
-    version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("HEARTH_COMMIT"), ")"),
+    version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILT_FROM_COMMIT"), ")"),
     propagate_version = true,
     after_help = "Start with `hearth up`, then paste what `hearth env` prints into the shell of your agent. \
                   `hearth doctor` tells what this host lacks.\n\n\
@@ -38,6 +38,9 @@ pub(crate) enum Command {
         #[arg(long)]
         no_first_sandbox: bool,
     },
+    /// Have the running daemon start again, as the program that is on the disk now: it keeps its listening sockets, so that
+    /// clients wait a moment and are not refused; sandboxes end
+    Restart,
     /// Prepare the guest kernel and the `base` template; goes on where it was interrupted
     Setup {
         /// Throw away what is there and make it again

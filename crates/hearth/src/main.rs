@@ -3,6 +3,7 @@
 //! - [`cli`], [`options`]: what can be said, and what is in force.
 //! - [`domain`], [`tls`], [`front`]: names, the certificate they are served with, and which name leads where.
 //! - [`up`] starts all roles on what [`setup`] made sure of; [`banner`] proves that it works.
+//! - [`handover`] passes the listening sockets on when the daemon starts again, which [`restart`] asks for.
 //! - [`accounts`] looks after teams, keys and users, whether a daemon runs or not.
 //! - [`doctor`] looks at the host; [`endpoints`] tells SDKs where an instance is.
 //!
@@ -19,9 +20,11 @@ mod endpoints;
 mod first_team;
 mod front;
 mod guest_programs;
+mod handover;
 mod layout;
 mod options;
 mod progress;
+mod restart;
 mod setup;
 mod telemetry;
 mod tls;
@@ -83,8 +86,14 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Command::Up { no_first_sandbox } => {
             telemetry::init(&settings)?;
-            runtime()?.block_on(up::run(settings, !no_first_sandbox))?;
+            let runtime = runtime()?;
+            let successor = runtime.block_on(up::run(settings, !no_first_sandbox))?;
+            drop(runtime);
+            if let Some(successor) = successor {
+                return Err(successor.exec());
+            }
         }
+        Command::Restart => restart::run(&Layout::new(&settings.data_dir))?,
     }
     Ok(ExitCode::SUCCESS)
 }

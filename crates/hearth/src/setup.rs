@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use hearth_artifact::Cache;
 use hearth_builder::{Base, Config as BuilderConfig, ensure_base, ensure_kernel};
 use hearth_host::cgroup::Groups;
-use hearth_host::lock::Lock;
+use hearth_host::lock::{Error as LockError, Lock};
 use hearth_host::process::find_program;
 use hearth_network::{Mode, Pool};
 use hearth_sandbox::Parts;
@@ -32,9 +32,27 @@ pub(crate) struct Foundation {
     base: Base,
 }
 
+/// What a daemon writes into its lock, before its number.
+const OWNER: &str = "hearth, process ";
+
+/// The process that works in the data directory.
+pub(crate) fn daemon(layout: &Layout) -> Result<Option<u32>> {
+    if !layout.lock().exists() {
+        return Ok(None);
+    }
+    match Lock::take(&layout.lock(), "") {
+        Ok(_) => Ok(None),
+        Err(LockError::Held { owner, .. }) => {
+            let number = owner.strip_prefix(OWNER).and_then(|number| number.parse().ok());
+            number.map(Some).with_context(|| format!("the lock of the data directory is held by `{owner}`"))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Takes the data directory for this process.
 pub(crate) fn lock(layout: &Layout) -> Result<Lock> {
-    let owner = format!("hearth, process {}", std::process::id());
+    let owner = format!("{OWNER}{}", std::process::id());
     Lock::take(&layout.lock(), &owner)
         .context("another hearth works in this data directory: stop it, or choose another with --data-dir")
 }

@@ -1,4 +1,5 @@
-//! `hearth up`: all roles in this process, from the lock on the data directory to the last sandbox ended.
+//! `hearth up`: all roles in this process, from the lock on the data directory to the last sandbox ended, or to the program
+//! that goes on in its place.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,12 +19,13 @@ use hearth_sandbox::{GuestLogs, GuestSamples};
 use hearth_stdx::TaskSet;
 use hearth_store::Store;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tower::ServiceExt;
 
 use crate::banner::{Banner, first_sandbox};
 use crate::domain::Domain;
 use crate::endpoints::Endpoints;
+use crate::handover::{self, Program, Sockets, Successor};
 use crate::layout::Layout;
 use crate::options::{Settings, TlsListen};
 use crate::setup::{Foundation, lock};
@@ -38,24 +40,40 @@ const API_CONNECTIONS_MAX: u32 = 4096;
 /// How long a request under way may take once the daemon is stopping.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(1500);
 
-/// Runs until a signal says stop.
-pub(crate) async fn run(settings: Settings, with_first_sandbox: bool) -> Result<()> {
+/// Runs until a signal says stop, or restart: then what is returned is to go on in this process.
+pub(crate) async fn run(settings: Settings, with_first_sandbox: bool) -> Result<Option<Successor>> {
     let mut stop = Stop::listen()?;
     let layout = Layout::new(&settings.data_dir);
     layout.ensure()?;
     let _lock = lock(&layout)?;
+    let outcome = live(&settings, &layout, with_first_sandbox, &mut stop).await;
+    // A successor is where this one was, and tells it itself.
+    if !matches!(outcome, Ok(Some(_))) {
+        Endpoints::withdraw(&layout);
+    }
+    outcome
+}
+
+async fn live(
+    settings: &Settings,
+    layout: &Layout,
+    with_first_sandbox: bool,
+    stop: &mut Stop,
+) -> Result<Option<Successor>> {
+    let program = Program::of_this_process()?;
+    let mut sockets = Sockets::inherit()?;
     // Before anything that takes long: a port in use is told at once.
     let listeners = Listeners {
-        api: bind(settings.api_listen, "--api-listen").await?,
-        edge: bind(settings.edge_listen, "--edge-listen").await?,
-        names: Names::open(&settings, &layout).await?,
+        api: sockets.open(handover::API, settings.api_listen, "--api-listen").await?,
+        edge: sockets.open(handover::EDGE, settings.edge_listen, "--edge-listen").await?,
+        names: Names::open(settings, layout, &mut sockets).await?,
     };
     // Cancel safe: what is half done is swept by the next start, and its child processes end with the future.
     let foundation = tokio::select! {
-        foundation = setup::prepare(&settings, &layout, false) => foundation?,
+        foundation = setup::prepare(settings, layout, false) => foundation?,
         signal = stop.wait() => return interrupted(signal),
     };
-    let started = Instance::start(&settings, &layout, &foundation, listeners).await;
+    let started = Instance::start(settings, layout, &foundation, listeners).await;
     let instance = match started {
         Ok(instance) => instance,
         Err(error) => {
@@ -64,32 +82,28 @@ pub(crate) async fn run(settings: Settings, with_first_sandbox: bool) -> Result<
         }
     };
     let greeted = tokio::select! {
-        greeted = instance.greet(&settings, &foundation, with_first_sandbox) => greeted,
-        _ = stop.wait() => Ok(()),
+        greeted = instance.greet(settings, &foundation, with_first_sandbox) => greeted.map(|()| true),
+        _ = stop.wait() => Ok(false),
     };
     let outcome = match greeted {
-        Ok(()) => {
-            stop.wait().await;
-            Ok(())
+        Ok(true) if stop.or_restart(&program).await => Ok(Some(sockets.to(program))),
+        other => {
+            // Whoever comes now is refused, and not kept waiting for nobody.
+            drop(sockets);
+            Endpoints::withdraw(layout);
+            // What was to be proved does not work: better to say so than to wait for users to find out.
+            other.map(|_| None)
         }
-        // What was to be proved does not work: better to say so than to wait for users to find out.
-        Err(error) => Err(error),
     };
     // A second signal does not wait for sandboxes: the next start ends them.
     tokio::select! {
-        () = instance.stop(&layout, foundation) => outcome,
+        () = instance.stop(foundation) => outcome,
         signal = stop.wait() => interrupted(signal),
     }
 }
 
-fn interrupted(signal: &'static str) -> Result<()> {
+fn interrupted<T>(signal: &'static str) -> Result<T> {
     anyhow::bail!("interrupted by {signal}; the next start goes on from here")
-}
-
-async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("listening on {address}: stop what uses it, or choose another address with {flag}"))
 }
 
 /// Where clients come in.
@@ -109,9 +123,9 @@ struct Names {
 
 impl Names {
     /// `None` when they are not served.
-    async fn open(settings: &Settings, layout: &Layout) -> Result<Option<Self>> {
+    async fn open(settings: &Settings, layout: &Layout, sockets: &mut Sockets) -> Result<Option<Self>> {
         let TlsListen::At(address) = settings.tls_listen else { return Ok(None) };
-        let listener = bind(address, "--tls-listen").await?;
+        let listener = sockets.open(handover::TLS, address, "--tls-listen").await?;
         let port = listener.local_addr()?.port();
         let domain = settings.domain_at(Some(port)).context("there is one where names are served")?;
         let identity = Identity::open(settings, layout, &domain)?;
@@ -119,15 +133,23 @@ impl Names {
     }
 }
 
-/// The signals that end a daemon.
+/// The signals that end a daemon, and the one that restarts it.
 struct Stop {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+    restart: Signal,
 }
 
 impl Stop {
     fn listen() -> Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            // The terminal was closed, or the connection to it lost.
+            hang_up: signal(SignalKind::hangup())?,
+            restart: signal(SignalKind::user_defined2())?,
+        })
     }
 
     /// Cancel safe.
@@ -135,6 +157,26 @@ impl Stop {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+            _ = self.hang_up.recv() => "SIGHUP",
+        }
+    }
+
+    /// Waits until the daemon is to end; whether it is to start again. A program that does not run is not worth an end.
+    async fn or_restart(&mut self, program: &Program) -> bool {
+        loop {
+            let Self { terminate, interrupt, hang_up, restart } = self;
+            tokio::select! {
+                _ = terminate.recv() => return false,
+                _ = interrupt.recv() => return false,
+                _ = hang_up.recv() => return false,
+                _ = restart.recv() => match program.version().await {
+                    Ok(version) => {
+                        tracing::info!(version, "restarting");
+                        return true;
+                    }
+                    Err(error) => tracing::error!(error = format!("{error:#}"), "going on without a restart"),
+                },
+            }
         }
     }
 }
@@ -193,7 +235,7 @@ impl Instance {
         let node = hearth_orchestrator::Config {
             node_id: settings.node_id.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            commit: env!("HEARTH_COMMIT").to_owned(),
+            commit: env!("BUILT_FROM_COMMIT").to_owned(),
             sandboxes_max: settings.sandboxes_max,
             sandbox: hearth_sandbox::Config {
                 folder: layout.executions(),
@@ -275,9 +317,8 @@ impl Instance {
     }
 
     /// Ends everything, in reverse order: first the sandboxes, so that the control role still hears of it.
-    async fn stop(self, layout: &Layout, foundation: Foundation) {
+    async fn stop(self, foundation: Foundation) {
         tracing::info!("stopping");
-        Endpoints::withdraw(layout);
         self.orchestrator.end_sandboxes().await;
         self.servers.shutdown(2 * DRAIN_PATIENCE).await;
         self.edge.shutdown().await;

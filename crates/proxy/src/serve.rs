@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! accept ─▶ first byte … head ─▶ exchange(s) ─▶ idle ─▶ head ─▶ …        shutdown: idle ones close at once, the others after
-//!           └ HEAD_TIMEOUT ┘     └ no limit ┘   └ IDLE_TIMEOUT           their exchanges, and those that take longer are cut
+//!           └ HEAD_TIMEOUT ┘     └ no limit ┘   └ IDLE_TIMEOUT           their exchanges, and those that take longer are cut;
+//!                                                                        those that have just come are given a moment to ask
 //! ```
 //!
 //! All kinds of listeners speak HTTP/1.1 (with upgrades) and HTTP/2; the first bytes tell, which over TLS follow from ALPN and in
@@ -68,6 +69,9 @@ const HTTP2_PING_PERIOD: Duration = Duration::from_secs(60);
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Pause after a failure to accept that does not go away at once: out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a client that has just connected may take to greet and to ask, once a drain began. Its request is on its way,
+/// most likely, and a closed connection would lose it.
+const LAST_HEAD_PATIENCE: Duration = Duration::from_millis(500);
 /// How long tasks may take to end after they were cut. They only have to be polled once.
 const CUT_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -167,10 +171,17 @@ async fn connection<S, B>(
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    // Whoever has not even greeted when the drain begins has asked nothing.
-    let opened = drain.run_until_cancelled(cut.run_until_cancelled(accepted.open())).await.flatten();
+    let too_late = async {
+        drain.cancelled().await;
+        tokio::time::sleep(LAST_HEAD_PATIENCE).await;
+    };
+    let opened = tokio::select! {
+        opened = cut.run_until_cancelled(accepted.open()) => opened,
+        () = too_late => None,
+    };
+    let conversation = Arc::clone(&border.conversation);
     let socket = match opened {
-        Some(Ok(stream)) => Socket::new(stream, Arc::clone(&border.conversation)),
+        Some(Ok(stream)) => Socket::new(stream, Arc::clone(&conversation)),
         Some(Err(error)) => {
             tracing::debug!(%error, "a client gave no proper greeting");
             return;
@@ -178,10 +189,14 @@ async fn connection<S, B>(
         None => return,
     };
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(socket), border));
+    let winding_down = async {
+        drain.cancelled().await;
+        let _ = tokio::time::timeout(LAST_HEAD_PATIENCE, conversation.head_is_over()).await;
+    };
     let served = async {
         tokio::select! {
             result = connection.as_mut() => result,
-            () = drain.cancelled() => {
+            () = winding_down => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

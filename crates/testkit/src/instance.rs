@@ -144,7 +144,11 @@ impl Instance {
         Ok(self.end(Signal::KILL).await?.1)
     }
 
-    async fn end(mut self, signal: Signal) -> Result<(ExitStatus, tempfile::TempDir)> {
+    /// Sends a signal that ends the daemon; waits until it is gone and returns how it ended and its folder.
+    ///
+    /// # Errors
+    /// It did not end in the time that users are promised.
+    pub async fn end(mut self, signal: Signal) -> Result<(ExitStatus, tempfile::TempDir)> {
         let pid = self.child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
         kill_process(pid.context("the daemon has ended already")?, signal)?;
         let ended = tokio::time::timeout(STOP_PATIENCE, self.child.wait()).await;

@@ -17,6 +17,7 @@ use std::task::Waker;
 
 use futures::task::AtomicWaker;
 use http::Version;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{HEAD_TIMEOUT, IDLE_TIMEOUT};
@@ -43,6 +44,8 @@ pub(super) struct Conversation {
     state: Mutex<State>,
     /// The task that waits for bytes: it learns of a new deadline.
     reader: AtomicWaker,
+    /// Told when an exchange begins.
+    begun: Notify,
     /// The last answer broke off, and only a reset connection can tell.
     broken: AtomicBool,
 }
@@ -53,6 +56,7 @@ impl Conversation {
         Self {
             state: Mutex::new(State { phase, multiplexed: false }),
             reader: AtomicWaker::new(),
+            begun: Notify::new(),
             broken: AtomicBool::new(false),
         }
     }
@@ -82,6 +86,18 @@ impl Conversation {
         }
     }
 
+    /// Waits while a head is awaited or on its way. Cancel safe.
+    pub(super) async fn head_is_over(&self) {
+        loop {
+            // It learns of what happens after this line.
+            let begun = self.begun.notified();
+            if !matches!(self.state().phase, Phase::Head { .. }) {
+                return;
+            }
+            begun.await;
+        }
+    }
+
     /// Whether the connection is to be reset instead of closed.
     pub(super) fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Relaxed)
@@ -95,6 +111,8 @@ impl Conversation {
             Phase::Busy { exchanges } => Phase::Busy { exchanges: exchanges + 1 },
             Phase::Switched => Phase::Switched,
         };
+        drop(state);
+        self.begun.notify_waiters();
     }
 
     fn end(&self) {
@@ -179,6 +197,19 @@ mod tests {
         // A ping of an idle HTTP/2 peer, not the beginning of a head.
         conversation.bytes_arrived();
         assert_eq!(left(&conversation), Some(IDLE_TIMEOUT));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_is_waited_for() {
+        let conversation = Arc::new(Conversation::new());
+        let (waiting, now) = (Arc::clone(&conversation), Instant::now());
+        let waiting = tokio::spawn(async move { waiting.head_is_over().await });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!waiting.is_finished());
+        drop(Exchange::begin(Arc::clone(&conversation), Version::HTTP_11));
+        waiting.await.expect("no panic");
+        conversation.head_is_over().await;
+        assert_eq!(now.elapsed(), Duration::from_secs(1), "nothing is awaited of an idle connection");
     }
 
     #[tokio::test(start_paused = true)]

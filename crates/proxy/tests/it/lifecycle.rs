@@ -36,14 +36,18 @@ async fn a_drain_lets_answers_end_and_takes_no_new_connections() {
         let mut client = if http2 { Client::connect_http2(stage.address).await } else { stage.client().await };
         let mut response = client.get("/").await;
         let mut source = sources.take().await;
-        let mut silent = stage.raw().await;
-        // The silent connection has been accepted, too.
+        let (mut silent, mut late) = (stage.raw().await, stage.raw().await);
+        // Those that have said nothing have been accepted, too.
         let idle = stage.client().await.get("/").await;
         sources.take().await.end();
         assert_eq!(text(idle).await, "");
 
         stage.shutdown.cancel();
-        // Idle ones are closed at once.
+        // What was on its way is answered, and whoever asks nothing is not waited for.
+        write(&mut late, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        sources.take().await.end();
+        let answer = soon("the answer", read_head(&mut late)).await.to_ascii_lowercase();
+        assert!(answer.starts_with("http/1.1 200 ") && answer.contains("connection: close"), "{answer}");
         assert_eq!(soon("the end", silent.read(&mut [0; 1])).await.expect("a proper end"), 0);
         source.send("late").await;
         assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("late"));
