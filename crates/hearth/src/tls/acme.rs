@@ -2,10 +2,10 @@
 //! domain and in no other way, which an operator's program sets: see [`hook`].
 //!
 //! ```text
-//! due ─▶ account ─▶ order ─▶ records set ─▶ wait ─▶ issuer looks ─▶ records removed ─▶ signature ─▶ kept, shown
-//!  ▲                                                                     ▲                              │
-//!  │                         whatever fails, or stops us ────────────────┘                              │
-//!  └──────────── two thirds of its time over; after a failure, later and later ◀────────────────────────┘
+//! due ─▶ account ─▶ order ─▶ records set ─▶ wait ─▶ issuer looks ─▶ signature ─▶ kept ─▶ records removed ─▶ shown
+//!  ▲                                                                                          ▲              │
+//!  │                             whatever fails, or stops us ─────────────────────────────────┘              │
+//!  └──────────── two thirds of its time over; after a failure, later and later ◀─────────────────────────────┘
 //! ```
 //!
 //! After the last record was set we wait for a while, instead of asking for it: which name servers the issuer will ask, and what

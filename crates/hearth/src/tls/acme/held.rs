@@ -36,7 +36,7 @@ impl Held {
 
     /// Keeps what was issued, where it is what was asked for.
     pub(super) fn keep(path: &Path, issued: &Issued, names: &[String]) -> Result<Self> {
-        let pem = format!("{}\n{}", issued.chain.trim_end(), issued.key);
+        let pem = format!("{}\n{}", issued.chain.trim_end(), issued.key.expose());
         let held = Self::parse(&pem, names).context("in what the issuer sent")?;
         write_secret(path, &pem)?;
         Ok(held)
@@ -79,6 +79,8 @@ fn time(time: ASN1Time) -> Result<SystemTime> {
 
 #[cfg(test)]
 mod tests {
+    use hearth_types::Secret;
+
     use super::*;
 
     const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -87,7 +89,7 @@ mod tests {
         let mut params = rcgen::CertificateParams::new(names).expect("names");
         (params.not_before, params.not_after) = (rcgen::date_time_ymd(2026, 1, 1), rcgen::date_time_ymd(2026, 4, 1));
         let key = rcgen::KeyPair::generate().expect("a key");
-        Issued { chain: params.self_signed(&key).expect("signed").pem(), key: key.serialize_pem() }
+        Issued { chain: params.self_signed(&key).expect("signed").pem(), key: Secret::new(key.serialize_pem()) }
     }
 
     #[test]

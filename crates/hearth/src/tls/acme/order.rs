@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use hearth_types::Secret;
 use instant_acme::{
     Account, AuthorizationStatus, ChallengeType, Identifier, NewOrder, Order, OrderStatus, RetryPolicy,
 };
@@ -18,7 +19,7 @@ const ISSUER_PATIENCE: RetryPolicy =
 /// A certificate with its chain and its key, as PEM.
 pub(super) struct Issued {
     pub(super) chain: String,
-    pub(super) key: String,
+    pub(super) key: Secret,
 }
 
 /// Asks for a certificate for these names.
@@ -33,7 +34,7 @@ pub(super) async fn place(
 ) -> Result<Issued, Failed> {
     let identifiers: Vec<_> = names.iter().cloned().map(Identifier::Dns).collect();
     let order = account.new_order(&NewOrder::new(&identifiers)).await;
-    let mut order = order.map_err(Failed::to_order)?;
+    let mut order = order.map_err(Failed::ordering)?;
     prove(&mut order, journal, wait).await?;
     Ok(finish(&mut order, names).await?)
 }
@@ -53,7 +54,7 @@ pub(super) enum Failed {
 const ACCOUNT_DOES_NOT_EXIST: &str = "urn:ietf:params:acme:error:accountDoesNotExist";
 
 impl Failed {
-    fn to_order(error: instant_acme::Error) -> Self {
+    fn ordering(error: instant_acme::Error) -> Self {
         match &error {
             instant_acme::Error::Api(problem) if problem.r#type.as_deref() == Some(ACCOUNT_DOES_NOT_EXIST) => {
                 Self::Account(error)
@@ -139,5 +140,5 @@ async fn finish(order: &mut Order, names: &[String]) -> Result<Issued> {
     let request = params.serialize_request(&key).context("asking for a signature")?;
     order.finalize_csr(request.der()).await.context("handing in the request for a signature")?;
     let chain = order.poll_certificate(&ISSUER_PATIENCE).await.context("waiting for the signature")?;
-    Ok(Issued { chain, key: key.serialize_pem() })
+    Ok(Issued { chain, key: Secret::new(key.serialize_pem()) })
 }

@@ -29,6 +29,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 struct Instance {
     folder: tempfile::TempDir,
     issuer: Issuer,
+    contact: &'static str,
     hook: PathBuf,
     wait: u64,
     stop: CancellationToken,
@@ -39,14 +40,15 @@ impl Instance {
     async fn new() -> Option<Self> {
         let issuer = Issuer::start().await.expect("an issuer")?;
         let folder = tempfile::tempdir().expect("a folder");
-        Some(Self { hook: issuer.hook(), wait: 0, folder, issuer, stop: CancellationToken::new() })
+        let contact = "ada@example.com";
+        Some(Self { contact, hook: issuer.hook(), wait: 0, folder, issuer, stop: CancellationToken::new() })
     }
 
     fn settings(&self) -> Settings {
         let options = Options {
             data_dir: Some(self.folder.path().to_owned()),
             domain: Some(HOST.to_owned()),
-            acme_contact: Some("ada@example.com".to_owned()),
+            acme_contact: Some(self.contact.to_owned()),
             acme_directory: Some(self.issuer.directory()),
             acme_hook: Some(self.hook.clone()),
             acme_root: Some(self.issuer.root()),
@@ -150,6 +152,19 @@ async fn a_certificate_comes_is_kept_and_renewed() {
     let second = shown(&identity, &authority, HOST).await.expect("renewed");
     assert_ne!(first, second);
     assert_eq!(read(&files.account()), account);
+    // The issuer is told of another person without another account.
+    instance.contact = "grace@example.com";
+    let mut identity = instance.open();
+    let due = Held::read(&files.certificate(), &names(&domain())).expect("it fits").expect("there").due();
+    assert!(instance.refresh(&mut identity, due + MINUTE).await.expect("renewed"));
+    let second = shown(&identity, &authority, HOST).await.expect("renewed");
+    let credentials = |account: &[u8]| {
+        let account: serde_json::Value = serde_json::from_slice(account).expect("JSON");
+        (account["contact"].to_string(), account["credentials"].to_string())
+    };
+    let (before, after) = (credentials(&account), credentials(&read(&files.account())));
+    assert_eq!(before.1, after.1);
+    assert_eq!((before.0.as_str(), after.0.as_str()), ("\"ada@example.com\"", "\"grace@example.com\""));
     let (found, text) = instance.standing(now);
     assert!(found && text.starts_with("until 2") && !text.contains("failure"), "{text}");
 
