@@ -1,6 +1,7 @@
 //! `hearth doctor`: every host requirement, found or not, what it costs, how to fix it.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use anyhow::Result;
 use hearth_artifact::Cache;
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::layout::Layout;
 use crate::options::{NetworkMode, Settings};
+use crate::tls::acme::Standing;
 
 /// What kernel, root filesystem and a template with its memory take, and room for sandboxes' changes.
 const DISK_MIB: u64 = 4096;
@@ -40,6 +42,7 @@ async fn look(settings: &Settings) -> Vec<Finding> {
     findings.extend(network(settings));
     findings.extend([cgroups(), memory(), disk_space(&layout)]);
     findings.extend(names(settings).await);
+    findings.extend(certificate(settings, &layout));
     // What makes a template is needed until there is one.
     let need = if template.found { Need::Recommended } else { Need::Required };
     findings.extend(setup_programs(need));
@@ -119,6 +122,23 @@ async fn names(settings: &Settings) -> Option<Finding> {
         } else {
             "add records for the domain and *.domain that lead to --tls-listen"
         },
+    })
+}
+
+/// The one that is asked for, where one is.
+fn certificate(settings: &Settings, layout: &Layout) -> Option<Finding> {
+    let (asked, domain) = (settings.acme.as_ref()?, settings.domain.as_ref()?);
+    let (found, text) = match Standing::of(asked, layout, domain) {
+        Ok(standing) => standing.tell(SystemTime::now()),
+        Err(error) => (false, format!("{error:#}")),
+    };
+    Some(Finding {
+        name: "certificate",
+        need: Need::Recommended,
+        found,
+        detail: format!("for {} and *.{} of {}: {text}", domain.host(), domain.host(), asked.directory),
+        cost: "clients refuse names of the domain: until there is one, a certificate that nobody trusts is shown",
+        fix: "start `hearth up`, which asks for one; where that failed, mend what is told above and start it again",
     })
 }
 

@@ -53,7 +53,7 @@ impl Endpoints {
     /// With what clients have to know of the names that are served on this port, or in front of us.
     pub(crate) fn with_names(self, layout: &Layout, settings: &Settings, tls_port: Option<u16>) -> Self {
         let domain = settings.domain_at(tls_port);
-        let ours = settings.tls_files.is_none() && tls_port.is_some();
+        let ours = settings.is_authority_ours() && tls_port.is_some();
         let files = domain.as_ref().filter(|_| ours).map(|domain| TrustFiles::of(layout, domain));
         let (ca_file, ca_bundle) = files.map(|TrustFiles { ca, bundle }| (ca, bundle)).unzip();
         Self { domain: domain.map(|domain| domain.to_string()), ca_file, ca_bundle, ..self }

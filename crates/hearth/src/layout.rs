@@ -7,7 +7,8 @@
 //! api-key                the first team's key, for `hearth env`
 //! admin-token            what operators prove themselves with over HTTP
 //! token-seed             what access tokens of sandboxes are derived from
-//! tls/                   for each domain: our authority's certificate and key, and what clients have to trust
+//! tls/                   for each domain: our authority's certificate and key, and what clients have to trust; in `acme/`, what
+//!                        issuers know of us and gave us
 //! accelerator.json       the remembered verdict on KVM
 //! programs/              the guest programs of this version
 //! guest/                 kernel, initramfs and root filesystems on their way to templates

@@ -140,6 +140,9 @@ fn on_authority(settings: &Settings, command: cli::Tls) -> Result<()> {
     if settings.tls_files.is_some() {
         bail!("this instance shows the certificate of --tls-cert: there is no authority of ours to trust");
     }
+    if let Some(acme) = &settings.acme {
+        bail!("this instance shows certificates of {}: there is no authority of ours to trust", acme.directory);
+    }
     // The port does not matter: an authority is for a host.
     let domain = settings.domain_at(Some(0)).context("a domain")?;
     let host = domain.host();

@@ -1,6 +1,8 @@
 //! Configuration: one name for each option, as a flag (`--api-listen`), a variable (`HEARTH_API_LISTEN`) and a key of the
 //! TOML file (`api_listen`). A flag wins over a variable, a variable over the file, the file over the default.
 
+pub(crate) mod acme;
+
 use std::fmt;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -61,6 +63,27 @@ pub(crate) struct Options {
     #[arg(long, env = "HEARTH_TLS_KEY", global = true, value_name = "FILE", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tls_key: Option<PathBuf>,
+    /// Certificates for the domain and `*.DOMAIN` by ACME: whom the issuer writes to, who agrees to its terms
+    #[arg(long, env = "HEARTH_ACME_CONTACT", global = true, value_name = "ADDRESS", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) acme_contact: Option<String>,
+    /// The issuer of those certificates [default: Let's Encrypt's https://acme-v02.api.letsencrypt.org/directory]
+    #[arg(long, env = "HEARTH_ACME_DIRECTORY", global = true, value_name = "URL", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) acme_directory: Option<String>,
+    /// What proves that the domain is ours (DNS-01): called as `PROGRAM set NAME VALUE`, it adds a TXT record, and as
+    /// `PROGRAM remove NAME VALUE` it takes that one away
+    #[arg(long, env = "HEARTH_ACME_HOOK", global = true, value_name = "PROGRAM", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) acme_hook: Option<PathBuf>,
+    /// An authority, as PEM, that is trusted besides the host's, towards the issuer only [default: none]
+    #[arg(long, env = "HEARTH_ACME_ROOT", global = true, value_name = "FILE", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) acme_root: Option<PathBuf>,
+    /// Seconds until the domain's name servers all have a record that was set [default: 30]
+    #[arg(long, env = "HEARTH_ACME_WAIT", global = true, value_name = "SECONDS", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) acme_wait: Option<u64>,
     /// Domain of names, with the port where it is not 443, told to clients [default: hearth.localhost:3443]
     #[arg(long, env = "HEARTH_DOMAIN", global = true, value_name = "DOMAIN", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -258,8 +281,10 @@ pub(crate) struct Settings {
     pub(crate) api_listen: SocketAddr,
     pub(crate) edge_listen: SocketAddr,
     pub(crate) tls_listen: TlsListen,
-    /// `None`: of an authority of ours.
+    /// `None`: asked for, or of an authority of ours.
     pub(crate) tls_files: Option<CertificateFiles>,
+    /// `None`: nobody is asked for certificates.
+    pub(crate) acme: Option<acme::Acme>,
     /// `None`: that of an instance on this machine.
     pub(crate) domain: Option<Domain>,
     pub(crate) node_id: NodeId,
@@ -347,6 +372,11 @@ impl Options {
             tls_listen,
             tls_cert,
             tls_key,
+            acme_contact,
+            acme_directory,
+            acme_hook,
+            acme_root,
+            acme_wait,
             domain,
             node_id,
             database_url,
@@ -375,6 +405,11 @@ impl Options {
             tls_listen: tls_listen.or(lower.tls_listen),
             tls_cert: tls_cert.or(lower.tls_cert),
             tls_key: tls_key.or(lower.tls_key),
+            acme_contact: acme_contact.or(lower.acme_contact),
+            acme_directory: acme_directory.or(lower.acme_directory),
+            acme_hook: acme_hook.or(lower.acme_hook),
+            acme_root: acme_root.or(lower.acme_root),
+            acme_wait: acme_wait.or(lower.acme_wait),
             domain: domain.or(lower.domain),
             node_id: node_id.or(lower.node_id),
             database_url: database_url.or(lower.database_url),
@@ -403,8 +438,8 @@ impl Settings {
     /// What follows from flags and variables, the file, and the surroundings.
     pub(crate) fn settle(flags: Options, file: Options, surroundings: &Surroundings) -> Result<Self> {
         let options = flags.over(file);
-        let data_dir = match options.data_dir {
-            Some(path) => std::path::absolute(&path).with_context(|| format!("--data-dir {}", path.display()))?,
+        let data_dir = match &options.data_dir {
+            Some(path) => std::path::absolute(path).with_context(|| format!("--data-dir {}", path.display()))?,
             None => surroundings.data_dir()?,
         };
         if data_dir.as_os_str().len() > DATA_DIR_BYTES_MAX {
@@ -423,6 +458,12 @@ impl Settings {
         if !(1..=READY_SECONDS_MAX).contains(&ready_seconds) {
             bail!("--ready-seconds {ready_seconds}: choose 1 to {READY_SECONDS_MAX}, a create is given up soon after");
         }
+        let domain = match &options.domain {
+            Some(domain) => Some(domain.parse::<Domain>().context("--domain")?),
+            None => None,
+        };
+        let tls_listen = options.tls_listen.unwrap_or(TlsListen::At(TLS_LISTEN.parse().expect("a socket address")));
+        let acme = acme::Acme::settle(&options, domain.as_ref(), tls_listen)?;
         let tls_files = match (options.tls_cert, options.tls_key) {
             (None, None) => None,
             (Some(chain), Some(key)) => Some(CertificateFiles {
@@ -431,16 +472,13 @@ impl Settings {
             }),
             _ => bail!("--tls-cert and --tls-key go together: a certificate is of no use without its key"),
         };
-        let domain = match &options.domain {
-            Some(domain) => Some(domain.parse::<Domain>().context("--domain")?),
-            None => None,
-        };
         Ok(Self {
             data_dir,
             api_listen: options.api_listen.unwrap_or(API_LISTEN.parse().expect("a socket address")),
             edge_listen: options.edge_listen.unwrap_or(EDGE_LISTEN.parse().expect("a socket address")),
-            tls_listen: options.tls_listen.unwrap_or(TlsListen::At(TLS_LISTEN.parse().expect("a socket address"))),
+            tls_listen,
             tls_files,
+            acme,
             domain,
             node_id: node_id.parse().with_context(|| format!("--node-id {node_id}"))?,
             database_url: options.database_url,
@@ -468,6 +506,11 @@ impl Settings {
     /// operator's, whose names something in front may serve.
     pub(crate) fn domain_at(&self, tls_port: Option<u16>) -> Option<Domain> {
         self.domain.clone().or_else(|| tls_port.map(Domain::local))
+    }
+
+    /// Whether clients have to trust an authority of this instance.
+    pub(crate) fn is_authority_ours(&self) -> bool {
+        self.tls_files.is_none() && self.acme.is_none()
     }
 
     /// Where rows are kept.
@@ -503,6 +546,7 @@ impl Settings {
     pub(crate) fn to_options(&self) -> Options {
         let settings = self.clone();
         let (tls_cert, tls_key) = settings.tls_files.map(|files| (files.chain, files.key)).unzip();
+        let acme = settings.acme.map(acme::Acme::into_options).unwrap_or_default();
         Options {
             data_dir: Some(settings.data_dir),
             api_listen: Some(settings.api_listen),
@@ -510,6 +554,11 @@ impl Settings {
             tls_listen: Some(settings.tls_listen),
             tls_cert,
             tls_key,
+            acme_contact: acme.acme_contact,
+            acme_directory: acme.acme_directory,
+            acme_hook: acme.acme_hook,
+            acme_root: acme.acme_root,
+            acme_wait: acme.acme_wait,
             domain: settings.domain.map(|domain| domain.to_string()),
             node_id: Some(settings.node_id.to_string()),
             database_url: settings.database_url,

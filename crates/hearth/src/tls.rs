@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! --tls-cert, --tls-key ──────────────┐
-//!                                     ├──▶ Identity ──▶ the listener's acceptor, refreshed by a task
+//! Acme: an issuer that is asked ──────┼──▶ Identity ──▶ the listener's acceptor, refreshed by a task
 //! Authority: ours, in the data folder ┘
 //! ```
 //!
 //! Certificates of our own authority are made at each start and kept in memory only. Files of the operator are read again when
-//! they change, so that whatever renews them has nothing to restart.
+//! they change, so that whatever renews them has nothing to restart. A certificate that is asked for may take its time: until
+//! it has come, one of our own stands in, so that nothing waits for an issuer.
 
+pub(crate) mod acme;
 pub(crate) mod authority;
 pub(crate) mod trust;
 
@@ -23,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::Domain;
 use crate::layout::{Layout, write_secret};
 use crate::options::Settings;
+use crate::tls::acme::Acme;
 use crate::tls::authority::{Authority, RENEWED_AFTER};
 
 /// How often the certificate is looked at. By the clock on the wall: a laptop sleeps through timers.
@@ -81,7 +84,33 @@ pub(crate) struct Identity {
 
 enum Source {
     Files { files: CertificateFiles, seen: FilesRead },
-    Authority { authority: Box<Authority>, issued: SystemTime },
+    Authority(Own),
+    Acme { acme: Box<Acme>, stand_in: Option<Own> },
+}
+
+/// A certificate of an authority of ours.
+struct Own {
+    authority: Box<Authority>,
+    issued: SystemTime,
+}
+
+impl Own {
+    fn issue(authority: Authority) -> Result<(Self, Certificate)> {
+        let issued = SystemTime::now();
+        let certificate = authority.issue(issued)?;
+        Ok((Self { authority: Box::new(authority), issued }, certificate))
+    }
+
+    /// A new one when it is time to.
+    fn refresh(&mut self, now: SystemTime) -> Result<Option<Certificate>> {
+        // A clock that was set back makes the certificate one of the future.
+        if now.duration_since(self.issued).is_ok_and(|age| age < RENEWED_AFTER) {
+            return Ok(None);
+        }
+        let certificate = self.authority.issue(now)?;
+        self.issued = now;
+        Ok(Some(certificate))
+    }
 }
 
 impl Identity {
@@ -93,13 +122,23 @@ impl Identity {
             return Ok(Self { acceptor, source: Source::Files { files: files.clone(), seen } });
         }
         let files = TrustFiles::of(layout, domain);
+        if let Some(asked) = &settings.acme {
+            let acme = Box::new(Acme::open(asked, layout, domain)?);
+            let (stand_in, certificate) = match acme.certificate(SystemTime::now()) {
+                Some(certificate) => (None, certificate),
+                None => {
+                    let (own, certificate) = Own::issue(Authority::ensure(&files.ca, domain.host())?)?;
+                    (Some(own), certificate)
+                }
+            };
+            return Ok(Self { acceptor: Acceptor::new(certificate), source: Source::Acme { acme, stand_in } });
+        }
         let authority = Authority::ensure(&files.ca, domain.host())?;
         let mut bundle = HOST_BUNDLES.iter().find_map(|path| fs::read_to_string(path).ok()).unwrap_or_default();
         bundle.push_str(authority.certificate_pem());
         write_secret(&files.bundle, &bundle)?;
-        let issued = SystemTime::now();
-        let acceptor = Acceptor::new(authority.issue(issued)?);
-        Ok(Self { acceptor, source: Source::Authority { authority: Box::new(authority), issued } })
+        let (own, certificate) = Own::issue(authority)?;
+        Ok(Self { acceptor: Acceptor::new(certificate), source: Source::Authority(own) })
     }
 
     /// For the listener.
@@ -107,39 +146,52 @@ impl Identity {
         self.acceptor.clone()
     }
 
-    /// Shows a new certificate whenever it is time to.
+    /// Shows a new certificate whenever it is time to, from now on.
     pub(crate) async fn keep_fresh(mut self, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(LOOK_PERIOD)).await.is_some() {
-            match self.refresh(SystemTime::now()) {
+        loop {
+            match self.refresh(SystemTime::now(), &stop).await {
                 Ok(true) => tracing::info!("a new certificate is shown"),
                 Ok(false) => {}
-                // The one before is still shown, and the next look may find better.
-                Err(error) => tracing::warn!(error = format!("{error:#}"), "could not renew the certificate"),
+                // The one before is still shown, and a later look may find better.
+                Err(error) => tracing::warn!(error = format!("{error:#}"), "there is no new certificate"),
+            }
+            if stop.run_until_cancelled(tokio::time::sleep(LOOK_PERIOD)).await.is_none() {
+                return;
             }
         }
     }
 
-    /// Whether there is a new certificate now.
-    fn refresh(&mut self, now: SystemTime) -> Result<bool> {
-        match &mut self.source {
+    /// Whether there is a new certificate now. `stop` makes it give up.
+    async fn refresh(&mut self, now: SystemTime, stop: &CancellationToken) -> Result<bool> {
+        let fresh = match &mut self.source {
             Source::Files { files, seen } => {
                 let read = files.read()?;
                 if read == *seen {
                     return Ok(false);
                 }
-                self.acceptor.replace(read.certificate()?);
+                let certificate = read.certificate()?;
                 *seen = read;
+                Some(certificate)
             }
-            Source::Authority { authority, issued } => {
-                // A clock that was set back makes the certificate one of the future.
-                if now.duration_since(*issued).is_ok_and(|age| age < RENEWED_AFTER) {
-                    return Ok(false);
+            Source::Authority(own) => own.refresh(now)?,
+            Source::Acme { acme, stand_in } => {
+                if let Some(own) = stand_in
+                    && let Some(certificate) = own.refresh(now)?
+                {
+                    self.acceptor.replace(certificate);
                 }
-                self.acceptor.replace(authority.issue(now)?);
-                *issued = now;
+                let fresh = acme.refresh(now, stop).await?;
+                if fresh.is_some() {
+                    *stand_in = None;
+                }
+                fresh
             }
+        };
+        let is_new = fresh.is_some();
+        if let Some(certificate) = fresh {
+            self.acceptor.replace(certificate);
         }
-        Ok(true)
+        Ok(is_new)
     }
 }
 
@@ -157,17 +209,18 @@ mod tests {
         "hearth.localhost:3443".parse().expect("a domain")
     }
 
-    #[test]
-    fn our_own_certificate_is_renewed_in_time() {
+    #[tokio::test]
+    async fn our_own_certificate_is_renewed_in_time() {
         let folder = tempfile::tempdir().expect("a folder");
         let layout = Layout::new(folder.path());
         let settings = settings(folder.path(), Options::default());
         let mut identity = Identity::open(&settings, &layout, &domain()).expect("it is made");
+        let stop = CancellationToken::new();
         let now = SystemTime::now();
-        assert!(!identity.refresh(now).expect("nothing to do"));
-        assert!(identity.refresh(now + RENEWED_AFTER + Duration::from_secs(1)).expect("renewed"));
-        assert!(!identity.refresh(now + RENEWED_AFTER + Duration::from_secs(2)).expect("nothing to do"));
-        assert!(identity.refresh(now).expect("renewed for a clock that was set back"));
+        assert!(!identity.refresh(now, &stop).await.expect("nothing to do"));
+        assert!(identity.refresh(now + RENEWED_AFTER + Duration::from_secs(1), &stop).await.expect("renewed"));
+        assert!(!identity.refresh(now + RENEWED_AFTER + Duration::from_secs(2), &stop).await.expect("nothing to do"));
+        assert!(identity.refresh(now, &stop).await.expect("renewed for a clock that was set back"));
 
         let files = TrustFiles::of(&layout, &domain());
         let (ca, bundle) = (fs::read_to_string(&files.ca).expect("there"), fs::read_to_string(&files.bundle));
@@ -176,8 +229,8 @@ mod tests {
         assert_eq!(fs::read_to_string(&files.ca).expect("there"), ca, "the authority stays");
     }
 
-    #[test]
-    fn given_files_are_read_again_when_they_change() {
+    #[tokio::test]
+    async fn given_files_are_read_again_when_they_change() {
         let folder = tempfile::tempdir().expect("a folder");
         let files = CertificateFiles { chain: folder.path().join("chain"), key: folder.path().join("key") };
         let write = || {
@@ -190,16 +243,17 @@ mod tests {
             Options { tls_cert: Some(files.chain.clone()), tls_key: Some(files.key.clone()), ..Options::default() };
         let (layout, settings) = (Layout::new(folder.path()), settings(folder.path(), options));
         let mut identity = Identity::open(&settings, &layout, &domain()).expect("they fit");
+        let stop = CancellationToken::new();
         assert!(!layout.tls().exists(), "no authority where a certificate is given");
         let now = SystemTime::now();
-        assert!(!identity.refresh(now + 2 * RENEWED_AFTER).expect("nothing changed"));
+        assert!(!identity.refresh(now + 2 * RENEWED_AFTER, &stop).await.expect("nothing changed"));
         write();
-        assert!(identity.refresh(now).expect("they fit"));
+        assert!(identity.refresh(now, &stop).await.expect("they fit"));
         // Half of a renewal is none.
         let key = fs::read(&files.key).expect("there");
         write();
         fs::write(&files.key, key).expect("writes");
-        assert!(identity.refresh(now).is_err());
+        assert!(identity.refresh(now, &stop).await.is_err());
         fs::remove_file(&files.key).expect("there");
         let error = Identity::open(&settings, &layout, &domain()).err().expect("a file is missing");
         assert!(format!("{error:#}").contains("key"), "{error:#}");

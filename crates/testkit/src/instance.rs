@@ -47,7 +47,7 @@ impl Instance {
         let mut command = Command::new(binary);
         command
             .args(["up", "--no-first-sandbox", "--api-listen", "127.0.0.1:0", "--edge-listen", "127.0.0.1:0"])
-            .args(["--tls-listen", "127.0.0.1:0"])
+            .args(if arguments.contains(&"--tls-listen") { &[][..] } else { &["--tls-listen", "127.0.0.1:0"] })
             .arg("--data-dir")
             .arg(folder.path())
             .args(arguments)
