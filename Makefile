@@ -5,7 +5,7 @@ CARGO ?= cargo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check sdk-tests demo bench clean packages test-packages toolchain
+.PHONY: help up test check sdk-tests demo bench clean packages test-packages bench-packages toolchain
 
 help: ## Show the chores
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,18 +25,21 @@ sdk-tests: test-packages ## The journeys with the official SDKs on a private ser
 demo: test-packages ## The README's samples with the official SDKs on a private server
 	@$(CARGO) xtask demo
 
-bench: test-packages ## Measure, as a table and as JSON
+bench: test-packages bench-packages ## Measure, as a table and as JSON
 	@$(CARGO) xtask bench $(ARGS)
 
 clean: ## Remove what was built, prepared and installed below this folder
 	$(CARGO) clean
-	rm -rf sdk-tests/.venv sdk-tests/js/node_modules
+	rm -rf sdk-tests/.venv* sdk-tests/js/node_modules
 
 packages: toolchain
 	@scripts/packages.sh run build
 
 test-packages: toolchain
 	@scripts/packages.sh run build test
+
+bench-packages: toolchain
+	@scripts/packages.sh bench
 
 toolchain:
 	@command -v $(CARGO) >/dev/null || { echo "There is no Rust here: install it with rustup, then try again." >&2; exit 1; }

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the system packages of scripts/packages.txt that are missing; does nothing, quickly, when none is.
 #
-# usage: scripts/packages.sh [SECTION...]      sections: run build test; default: run build
+# usage: scripts/packages.sh [SECTION...]      sections: run build test bench; default: run build
 #
 # This is a shell script and not an xtask because it runs first: without a C compiler no xtask can be built.
 set -eu

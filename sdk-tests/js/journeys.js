@@ -3,15 +3,16 @@
 import { Sandbox } from 'e2b'
 import { onTestFinished } from 'vitest'
 
-function fromEnvironment(name) {
-  const value = process.env[name]
-  if (!value) throw new Error(`${name} is not set: start the journeys with \`make sdk-tests\``)
+function fromEnvironment(...names) {
+  const value = names.map((name) => process.env[name]).find(Boolean)
+  if (!value) throw new Error(`${names.at(-1)} is not set: start the journeys with \`make sdk-tests\``)
   return value
 }
 
 export const API_KEY = fromEnvironment('E2B_API_KEY')
-export const API_URL = fromEnvironment('E2B_API_URL')
-export const SANDBOX_URL = fromEnvironment('E2B_SANDBOX_URL')
+// Where requests go that no SDK makes. SDKs may be told of names instead.
+export const API_URL = fromEnvironment('JOURNEYS_API_URL', 'E2B_API_URL')
+export const SANDBOX_URL = fromEnvironment('JOURNEYS_SANDBOX_URL', 'E2B_SANDBOX_URL')
 export const ENVD_PORT = 49983
 
 /** Every sandbox of this run carries it, so that the end of the run can tell its own from others. */

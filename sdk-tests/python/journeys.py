@@ -15,16 +15,17 @@ from e2b import Sandbox
 Found = TypeVar("Found")
 
 
-def _from_environment(name: str) -> str:
-    value = os.environ.get(name)
+def _from_environment(*names: str) -> str:
+    value = next(filter(None, map(os.environ.get, names)), None)
     if not value:
-        pytest.exit(f"{name} is not set: start the journeys with `make sdk-tests`", returncode=4)
+        pytest.exit(f"{names[-1]} is not set: start the journeys with `make sdk-tests`", returncode=4)
     return value
 
 
 API_KEY = _from_environment("E2B_API_KEY")
-API_URL = _from_environment("E2B_API_URL")
-SANDBOX_URL = _from_environment("E2B_SANDBOX_URL")
+# Where requests go that no SDK makes. SDKs may be told of names instead.
+API_URL = _from_environment("JOURNEYS_API_URL", "E2B_API_URL")
+SANDBOX_URL = _from_environment("JOURNEYS_SANDBOX_URL", "E2B_SANDBOX_URL")
 # Every sandbox of this run carries it, so that the end of the run can tell its own from others.
 MARK = {"journeys": uuid4().hex}
 # A base domain for routing by host name; it need not exist, the edge looks at the first label only.

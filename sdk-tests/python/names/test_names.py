@@ -1,0 +1,108 @@
+"""What only works where a sandbox has a name: signed addresses, hosts of ports, TLS."""
+
+import os
+import ssl
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from e2b import AsyncSandbox, Sandbox
+from websockets.sync.client import connect
+
+from journeys import ENVD_PORT, MARK, NOT_FOUND, PORT_CLOSED, Guest, eventually
+
+DOMAIN = os.environ["E2B_DOMAIN"]
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[httpx.Client]:
+    """A client that knows nothing but the certificate authority, and speaks HTTP/2 where it can."""
+    with httpx.Client(http2=True, verify=ssl.create_default_context(), timeout=60) as client:
+        yield client
+
+
+def test_the_domain_alone_is_enough(sandbox):
+    assert "E2B_API_URL" not in os.environ and "E2B_SANDBOX_URL" not in os.environ
+    assert sandbox.sandbox_domain == DOMAIN
+    assert sandbox.get_host(3000) == f"3000-{sandbox.sandbox_id}.{DOMAIN}"
+    assert sandbox.commands.run("echo $((6 * 7))").stdout == "42\n"
+    assert sandbox.is_running()
+
+
+def test_a_signed_address_is_all_that_an_upload_and_a_download_need(sandbox, web):
+    url = sandbox.upload_url("signed.txt")
+    assert url.startswith(f"https://{ENVD_PORT}-{sandbox.sandbox_id}.{DOMAIN}/files?")
+    sent = web.post(url, files={"file": ("signed.txt", b"by a stranger")})
+    assert sent.status_code == 200 and sent.json()[0]["path"] == "/home/user/signed.txt"
+    assert sandbox.files.read("signed.txt") == "by a stranger"
+    got = web.get(sandbox.download_url("signed.txt", use_signature_expiration=60))
+    assert (got.text, got.http_version) == ("by a stranger", "HTTP/2")
+    late = web.get(sandbox.download_url("signed.txt", use_signature_expiration=-1))
+    assert (late.status_code, late.json()) == (401, {"code": 401, "message": "signature is already expired"})
+    assert web.get(url).status_code == 401, "a signature for one operation opens no other"
+
+
+def test_a_service_has_an_address_of_its_own(sandbox, guest, web):
+    url = f"https://{sandbox.get_host(guest.port)}"
+    answer = web.post(f"{url}/path?query=1", content=b"body")
+    seen = answer.json()
+    assert (answer.http_version, seen["path"], seen["length"]) == ("HTTP/2", "/path?query=1", 4)
+    assert seen["headers"]["host"] == sandbox.get_host(guest.port)
+    assert seen["headers"]["x-forwarded-proto"] == "https"
+    with connect(f"wss://{sandbox.get_host(guest.port)}", ssl=ssl.create_default_context()) as socket:
+        socket.send("over TLS")
+        assert socket.recv(timeout=30) == "over TLS"
+    closed = web.get(f"https://{sandbox.get_host(9)}")
+    assert closed.status_code == 502
+    assert closed.json() == {"sandboxId": sandbox.sandbox_id, "message": PORT_CLOSED, "port": 9, "code": 502}
+    browser = {"User-Agent": "Mozilla/5.0", "Accept": "text/html"}
+    page = web.get(f"https://{sandbox.get_host(9)}", headers=browser)
+    assert page.status_code == 502 and page.headers["content-type"].startswith("text/html")
+
+
+def test_a_private_sandbox_wants_its_token(new_sandbox, web):
+    sandbox = new_sandbox(network={"allow_public_traffic": False})
+    guest = Guest.start(sandbox)
+    url = f"https://{sandbox.get_host(guest.port)}"
+    assert web.get(url).status_code == 403
+    assert web.get(url, headers={"e2b-traffic-access-token": "wrong"}).status_code == 403
+    token = sandbox.traffic_access_token
+    assert token and web.get(url, headers={"e2b-traffic-access-token": token}).status_code == 200
+
+
+def test_a_killed_sandbox_is_nobody_at_once(new_sandbox, web):
+    sandbox = new_sandbox()
+    guest = Guest.start(sandbox)
+    url = f"https://{sandbox.get_host(guest.port)}"
+    with web.stream("GET", f"{url}/stream") as stream:
+        parts = stream.iter_bytes()
+        assert next(parts)
+        since = time.monotonic()
+        assert sandbox.kill()
+        gone = web.get(url)
+        assert gone.json() == {"sandboxId": sandbox.sandbox_id, "message": NOT_FOUND, "code": 502}
+        with pytest.raises(httpx.HTTPError):
+            for _ in parts:
+                pass
+        assert time.monotonic() - since < 20
+    assert not sandbox.is_running()
+
+
+async def test_the_asynchronous_client_finds_it_as_well():
+    sandbox = await AsyncSandbox.create(timeout=120, metadata=MARK)
+    try:
+        assert (await sandbox.commands.run("echo async")).stdout == "async\n"
+        await sandbox.files.write("a.txt", "async")
+        async with httpx.AsyncClient(verify=ssl.create_default_context()) as client:
+            assert (await client.get(sandbox.download_url("a.txt"))).text == "async"
+    finally:
+        assert await sandbox.kill()
+
+
+def test_the_api_is_one_of_the_names(sandbox, web):
+    headers = {"X-API-Key": os.environ["E2B_API_KEY"]}
+    listed = web.get(f"https://api.{DOMAIN}/v2/sandboxes", headers=headers)
+    assert listed.http_version == "HTTP/2"
+    assert sandbox.sandbox_id in [item["sandboxID"] for item in listed.json()]
+    assert eventually(lambda: Sandbox.get_info(sandbox.sandbox_id).state.value == "running", within=10)
