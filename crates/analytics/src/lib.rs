@@ -17,7 +17,7 @@
 //!   they are, up to the bounds of [`LogLine`], and whoever shows them has to escape them for the place where they
 //!   appear. A time that cannot be true is replaced by that of arrival.
 //! * **Everything is bounded**: lines by length, sandboxes by bytes, the file as a whole, everything by age, answers by lines
-//!   and bytes. The oldest go first. Samples become fewer with age: averages over longer and longer steps.
+//!   and bytes. The oldest go first, of the team that has most. Samples become fewer with age: averages over longer and longer steps.
 //! * **Losing lines is allowed, lying about them is not.** An append that failed says so; a power cut may take what was
 //!   appended in the last moments, never what makes the rest readable.
 //!

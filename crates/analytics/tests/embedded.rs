@@ -174,7 +174,8 @@ async fn the_file_never_exceeds_its_bound_and_the_oldest_go() {
     let folder = folder();
     let config = Config { bytes_max: BYTES_MIN, sandbox_bytes_max: 64 * MIB, ..config(&folder) };
     let logs = Arc::new(open(&config).await);
-    let sources: Vec<Source> = (0..8).map(|_| source()).collect();
+    let team_id = TeamId::generate();
+    let sources: Vec<Source> = (0..8).map(|_| Source { team_id, ..source() }).collect();
     // Readers that leave no gap, which is what lets a write-ahead log grow.
     let stop = CancellationToken::new();
     let readers: Vec<_> = (0..2)
@@ -222,6 +223,24 @@ async fn the_file_never_exceeds_its_bound_and_the_oldest_go() {
             .await
             .expect("a row");
     assert_eq!(counted, real);
+}
+
+#[tokio::test]
+async fn a_noisy_team_costs_only_its_own_lines() {
+    let folder = folder();
+    let config = Config { bytes_max: BYTES_MIN, sandbox_bytes_max: 64 * MIB, ..config(&folder) };
+    let logs = open(&config).await;
+    let (quiet, noisy) = (source(), TeamId::generate());
+    // The first of all, so the first to go if age alone counted.
+    logs.append(&quiet, lines(0, 100, 100)).await.expect("kept");
+    let mut last = source();
+    for _ in 0..20 {
+        last = Source { team_id: noisy, ..source() };
+        logs.append(&last, lines(0, 150, 8000)).await.expect("kept");
+        assert!(bytes_on_disk(&config) <= BYTES_MIN);
+    }
+    assert_eq!(newest(&logs, &quiet, 1000).await.len(), 100, "others keep theirs");
+    assert_eq!(number(&newest(&logs, &last, 1).await[0]), 149, "the newest are there");
 }
 
 #[tokio::test]

@@ -55,7 +55,8 @@ impl Space {
         Self { pages_max, sandbox_bytes_max, write_ahead_log }
     }
 
-    /// Makes room for so many bytes of a sandbox's lines: first at its own cost, then at that of the oldest.
+    /// Makes room for so many bytes of a sandbox's lines: first at its own cost, then at that of the
+    /// team that has most.
     pub(super) async fn make_room(
         &self,
         connection: &mut SqliteConnection,
@@ -217,15 +218,19 @@ async fn delete_oldest_of(connection: &mut SqliteConnection, sandbox: i64, bytes
     Ok(transaction.commit().await?)
 }
 
-/// One step: the oldest lines of all, of about so many bytes; `false`: there are none.
+/// One step: the oldest lines of the team that has most, of about so many bytes; `false`: there are none. So a team that fills
+/// the file pays for it, and not those that say little.
 async fn delete_oldest(connection: &mut SqliteConnection, bytes: u64) -> Result<bool, Cause> {
+    const MOST: &str = "SELECT team_id FROM sandbox GROUP BY team_id ORDER BY sum(bytes) DESC LIMIT 1";
+    const OLDEST: &str = "SELECT id, bytes FROM line
+        WHERE sandbox IN (SELECT id FROM sandbox WHERE team_id = ?) ORDER BY id LIMIT ?";
+    const DELETE: &str = "DELETE FROM line WHERE id <= ? AND sandbox IN (SELECT id FROM sandbox WHERE team_id = ?)";
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    let lines: Vec<(i64, i64)> = query_as("SELECT id, bytes FROM line ORDER BY id LIMIT ?")
-        .bind(STEP_LINES)
-        .fetch_all(&mut *transaction)
-        .await?;
+    let most: Option<Vec<u8>> = query_scalar(MOST).fetch_optional(&mut *transaction).await?;
+    let Some(team) = most else { return Ok(false) };
+    let lines: Vec<(i64, i64)> = query_as(OLDEST).bind(&team).bind(STEP_LINES).fetch_all(&mut *transaction).await?;
     let Some(last) = last_to_go(lines, bytes) else { return Ok(false) };
-    query("DELETE FROM line WHERE id <= ?").bind(last).execute(&mut *transaction).await?;
+    query(DELETE).bind(last).bind(&team).execute(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(true)
 }
