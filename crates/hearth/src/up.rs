@@ -37,6 +37,8 @@ use crate::{first_team, front, options, setup};
 const INIT_ATTEMPT: Duration = Duration::from_secs(3);
 /// API connections: every client keeps a few.
 const API_CONNECTIONS_MAX: u32 = 4096;
+/// Open files that a busy instance needs: each connection of a client takes one here and two on the way to its guest.
+const OPEN_FILES_MIN: u64 = 16_384;
 /// How long a request under way may take once the daemon is stopping.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(1500);
 
@@ -61,6 +63,10 @@ async fn live(
     stop: &mut Stop,
 ) -> Result<Option<Successor>> {
     let program = Program::of_this_process()?;
+    let open_files = hearth_host::process::raise_open_files().context("raising the limit of open files")?;
+    if open_files < OPEN_FILES_MIN {
+        tracing::warn!(open_files, "few files may be open at once: raise the hard limit (`ulimit -Hn`, LimitNOFILE=)");
+    }
     let mut sockets = Sockets::inherit()?;
     // Before anything that takes long: a port in use is told at once.
     let listeners = Listeners {

@@ -182,6 +182,16 @@ fn in_child(namespace: Option<&File>, group: Option<&File>, inherited: &[RawFd])
     Ok(())
 }
 
+/// Lets this process, and those it starts, open as many files as it is allowed to (`RLIMIT_NOFILE`, getrlimit(2)): each connection
+/// is one, and what processes get without asking is meant for programs that use `select(2)`. Returns how many that is.
+pub fn raise_open_files() -> io::Result<u64> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+    let (_, allowed) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, allowed, allowed)?;
+    Ok(allowed)
+}
+
 /// A process, held by a pidfd. Cheap to clone. Dropping it leaves the process alone.
 #[derive(Debug, Clone)]
 pub struct Process {

@@ -16,6 +16,8 @@ mod bare;
 mod density;
 mod edge;
 mod guest;
+mod lists;
+mod proxies;
 mod report;
 mod speed;
 mod statistics;
@@ -31,6 +33,8 @@ struct Rounds {
     idle_sandboxes: usize,
     idle_seconds: u64,
     guest: guest::Amounts,
+    lists: lists::Amounts,
+    proxies: proxies::Amounts,
 }
 
 const FULL: Rounds = Rounds {
@@ -39,6 +43,8 @@ const FULL: Rounds = Rounds {
     idle_sandboxes: 50,
     idle_seconds: 20,
     guest: guest::Amounts { commands: 200, starts: 50, transfer_mib: 1024, events: 100_000 },
+    lists: lists::Amounts { sandboxes: 1000, seconds: 20 },
+    proxies: proxies::Amounts { requests: 5000, load_seconds: 5, stream_mib: 1024, sockets: 2000 },
 };
 const QUICK: Rounds = Rounds {
     creates: 5,
@@ -46,6 +52,8 @@ const QUICK: Rounds = Rounds {
     idle_sandboxes: 5,
     idle_seconds: 3,
     guest: guest::Amounts { commands: 20, starts: 5, transfer_mib: 64, events: 9_999 },
+    lists: lists::Amounts { sandboxes: 50, seconds: 2 },
+    proxies: proxies::Amounts { requests: 500, load_seconds: 1, stream_mib: 64, sockets: 100 },
 };
 
 /// What is measured together, in this order.
@@ -57,19 +65,30 @@ enum Section {
     Transfers,
     Density,
     Envd,
+    Lists,
+    Proxies,
 }
 
-const SECTIONS: [(&str, Section); 6] = [
+impl Section {
+    /// Whether it is about a whole instance.
+    fn is_of_instance(self) -> bool {
+        !matches!(self, Self::Envd | Self::Lists | Self::Proxies)
+    }
+}
+
+const SECTIONS: [(&str, Section); 8] = [
     ("creates", Section::Creates),
     ("commands", Section::Commands),
     ("edge", Section::Edge),
     ("transfers", Section::Transfers),
     ("density", Section::Density),
     ("envd", Section::Envd),
+    ("lists", Section::Lists),
+    ("proxies", Section::Proxies),
 ];
 
 const USAGE: &str = "usage: hearth-bench [--quick] [--only SECTION]... [--transfer-mib N] [--json FILE] HEARTH_BINARY
-sections: creates, commands, edge, transfers, density, envd
+sections: creates, commands, edge, transfers, density, envd, lists, proxies
 --transfer-mib: size of outputs and files in the section envd";
 
 struct Options {
@@ -110,6 +129,10 @@ fn section(name: &OsStr) -> Result<Section> {
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if proxies::act(&words).await? {
+        return Ok(());
+    }
     let Options { rounds, sections, json, binary } = options()?;
     let prepared = Prepared::ensure(&binary)?;
     let mut report = Report::default();
@@ -133,7 +156,7 @@ async fn measure(
     sections: &[Section],
     rounds: Rounds,
 ) -> Result<()> {
-    if sections.iter().any(|section| *section != Section::Envd) {
+    if sections.iter().any(|section| section.is_of_instance()) {
         let instance = Instance::start(prepared, &[]).await?;
         let measured = platform(report, bare, &instance, sections, rounds).await;
         instance.terminate().await?;
@@ -141,6 +164,12 @@ async fn measure(
     }
     if sections.contains(&Section::Envd) {
         guest::measure(report, bare, &guest_daemon(prepared.binary())?, rounds.guest).await?;
+    }
+    if sections.contains(&Section::Lists) {
+        lists::measure(report, rounds.lists).await?;
+    }
+    if sections.contains(&Section::Proxies) {
+        proxies::measure(report, rounds.proxies).await?;
     }
     Ok(())
 }

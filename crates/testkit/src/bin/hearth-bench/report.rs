@@ -24,6 +24,8 @@ pub(crate) enum Goal {
     Below(f64),
     /// This or less.
     AtMost(f64),
+    /// At least this many times the bound.
+    AtLeastTimesBound(f64),
 }
 
 /// All lines, in the order they were measured.
@@ -40,6 +42,7 @@ impl Line {
     fn verdict(&self) -> Option<bool> {
         match self.goal? {
             Goal::TimesBound(times) => self.ratio().map(|ratio| ratio <= times),
+            Goal::AtLeastTimesBound(times) => self.ratio().map(|ratio| ratio >= times),
             Goal::Below(limit) => Some(self.value < limit),
             Goal::AtMost(limit) => Some(self.value <= limit),
         }
@@ -48,6 +51,7 @@ impl Line {
     fn goal(&self) -> String {
         match self.goal {
             Some(Goal::TimesBound(times)) => format!("<= {times} x bound"),
+            Some(Goal::AtLeastTimesBound(times)) => format!(">= {times} x bound"),
             Some(Goal::Below(limit)) => format!("< {limit}"),
             Some(Goal::AtMost(limit)) => format!("<= {limit}"),
             None => String::new(),

@@ -1,0 +1,189 @@
+//! Looking at sandboxes while a thousand are known, at a steady rate.
+//!
+//! The control role is the real one, on SQLite; a thousand microVMs do not fit into a small machine, so the node is one that only
+//! says that it runs them. The bound is what the same server takes for an answer that looks at nothing, at the same rate.
+
+mod node;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use hearth_analytics::Embedded;
+use hearth_api::{Analytics, Api};
+use hearth_catalog::Catalog;
+use hearth_proxy::serve;
+use hearth_store::{Alias, KeySecret, Limits, NewBuild, NewTeam, Store};
+use hearth_types::{BuildId, Resources, Secret, Tag, TemplateId};
+use http::{Method, Request};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::{Client, connect::HttpConnector};
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::report::{Goal, Report};
+use crate::statistics::{Percentiles, milliseconds};
+
+/// What is promised, in milliseconds.
+const P99_MS_MAX: f64 = 5.0;
+const REQUESTS_PER_SECOND: u32 = 500;
+/// Created at the same time.
+const CREATING_MAX: usize = 32;
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Amounts {
+    pub(crate) sandboxes: usize,
+    pub(crate) seconds: u32,
+}
+
+/// A control role that knows many sandboxes.
+struct Control {
+    api: Api,
+    store: Store,
+    analytics: Arc<Embedded>,
+    stop: CancellationToken,
+    served: tokio::task::JoinHandle<usize>,
+    address: SocketAddr,
+    key: String,
+    http: Client<HttpConnector, Full<Bytes>>,
+    _folder: TempDir,
+}
+
+impl Control {
+    async fn start(sandboxes_max: u32) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let sqlite = hearth_store::Config::sqlite(&folder.path().join("hearth.db")).context("a path in UTF-8")?;
+        let store = Store::open(&sqlite).await?;
+        let limits = Limits { sandboxes_max, sandbox_length_max: Duration::from_secs(24 * 3600), ..Limits::STANDARD };
+        let new = NewTeam { slug: "bench".to_owned(), name: "bench".to_owned(), limits };
+        let team = store.create_team(new).await?;
+        let key = KeySecret::generate();
+        store.create_api_key(team.id, "bench", &key).await?;
+        store.register_build(base()).await?;
+        let analytics = hearth_analytics::Config::new(folder.path().join("analytics.db"));
+        let analytics = Arc::new(Embedded::open(analytics).await?);
+        let config = hearth_api::Config::new(Secret::new("bench"), None);
+        let node = node::start(&folder.path().join("node.sock"))?;
+        let kept = Analytics::new(Arc::clone(&analytics));
+        let api = Api::start(config, store.clone(), Catalog::in_memory(), kept, vec![node]).await?;
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let address = listener.local_addr()?;
+        let stop = CancellationToken::new();
+        let bounds = serve::Config { connections_max: 4096, drain_patience: Duration::from_secs(1) };
+        let served = tokio::spawn(serve::serve(listener, api.router(), bounds, stop.clone()));
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let http = Client::builder(TokioExecutor::new()).build(connector);
+        let key = key.expose().to_owned();
+        Ok(Self { api, store, analytics, stop, served, address, key, http, _folder: folder })
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: &'static str) -> Result<Bytes> {
+        let uri = format!("http://{}{path}", self.address);
+        let request = Request::builder().method(method).uri(uri).header("x-api-key", &self.key).body(body.into())?;
+        let response = self.http.request(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        ensure!(status.is_success(), "{path}: {status} {}", String::from_utf8_lossy(&body));
+        Ok(body)
+    }
+
+    async fn create(&self) -> Result<String> {
+        let body = r#"{"templateID":"base","timeout":36000,"metadata":{"purpose":"benchmark","user":"u-1"}}"#;
+        let answer: Value = serde_json::from_slice(&self.ask(Method::POST, "/v2/sandboxes", body).await?)?;
+        Ok(answer["sandboxID"].as_str().context("an id")?.to_owned())
+    }
+
+    async fn stop(self) -> Result<()> {
+        self.stop.cancel();
+        self.served.await?;
+        self.api.shutdown().await;
+        self.analytics.close().await;
+        self.store.close().await;
+        Ok(())
+    }
+}
+
+fn base() -> NewBuild {
+    let now = jiff::Timestamp::now();
+    NewBuild {
+        template_id: TemplateId::generate(),
+        team_id: None,
+        public: true,
+        alias: Alias { namespace: None, name: "base".to_owned() },
+        tag: Tag::default(),
+        build_id: BuildId::generate(),
+        resources: Resources { vcpus: 2, memory_mib: 512, disk_mib: 1024 },
+        envd_version: "0.6.4".to_owned(),
+        kernel_version: "6.12".to_owned(),
+        created_at: now,
+        finished_at: now,
+    }
+}
+
+pub(crate) async fn measure(report: &mut Report, amounts: Amounts) -> Result<()> {
+    let Amounts { sandboxes, seconds } = amounts;
+    let control = Arc::new(Control::start(u32::try_from(sandboxes)?).await?);
+    let since = Instant::now();
+    let ids: Vec<String> = stream::iter(0..sandboxes)
+        .map(|_| control.create())
+        .buffer_unordered(CREATING_MAX)
+        .try_collect()
+        .await
+        .context("creating sandboxes")?;
+    let rate = sandboxes as f64 / since.elapsed().as_secs_f64();
+    report.plain("creates that the control role manages, with nothing to start", "per s", rate, None);
+    let series = [
+        ("GET /health", vec!["/health".to_owned()]),
+        ("GET /v2/sandboxes", vec!["/v2/sandboxes".to_owned()]),
+        ("GET /sandboxes/{id}", ids.iter().map(|id| format!("/sandboxes/{id}")).collect()),
+    ];
+    let mut bound = None;
+    for (name, paths) in series {
+        let times = steadily(&control, &paths, seconds).await.context(name)?;
+        let Percentiles { p50, p99, .. } = Percentiles::of(times);
+        for (percentile, time, of) in [("p50", p50, 0), ("p99", p99, 1)] {
+            let name = format!("{name}, {sandboxes} sandboxes, {REQUESTS_PER_SECOND} per s, {percentile}");
+            let time = milliseconds(time);
+            match bound {
+                None => report.plain(&name, "ms", time, None),
+                Some(bounds) => {
+                    let goal = (of == 1).then_some(Goal::AtMost(P99_MS_MAX));
+                    report.bounded(&name, "ms", time, <[f64; 2]>::from(bounds)[of], goal);
+                }
+            }
+        }
+        bound = bound.or(Some((milliseconds(p50), milliseconds(p99))));
+    }
+    Arc::into_inner(control).context("all requests are answered")?.stop().await
+}
+
+/// Requests at a steady rate, whether earlier ones are answered or not. Each is measured from the moment it was due, so that a
+/// server that stands still is not asked less.
+async fn steadily(control: &Arc<Control>, paths: &[String], seconds: u32) -> Result<Vec<Duration>> {
+    let mut clock = tokio::time::interval(Duration::from_secs(1) / REQUESTS_PER_SECOND);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let mut requests = JoinSet::new();
+    for number in 0..REQUESTS_PER_SECOND * seconds {
+        let due = clock.tick().await;
+        let (control, path) = (Arc::clone(control), paths[number as usize % paths.len()].clone());
+        requests.spawn(async move {
+            control.ask(Method::GET, &path, "").await?;
+            anyhow::Ok(due.elapsed())
+        });
+    }
+    let mut times = Vec::new();
+    while let Some(time) = requests.join_next().await {
+        times.push(time??);
+    }
+    Ok(times)
+}
