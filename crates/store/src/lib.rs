@@ -1,4 +1,4 @@
-//! Durable rows: teams, users, API keys, templates with their aliases, tags and builds, the sandboxes that should exist,
+//! Durable rows: teams, users and where they are logged in, API keys, templates with their aliases, tags and builds, the sandboxes that should exist,
 //! and requests that must not be done twice. In a SQLite file or in Postgres.
 //!
 //! The control role is the only writer of these facts, the store is where they are. It says what *should* be; what
@@ -8,6 +8,8 @@
 //!   Store ── connection   opening, one writer at a time, every commit synced; closing
 //!     ├──── team          teams, their limits and their standing
 //!     ├──── user          users, and which teams they may act for
+//!     ├──── password      what users prove themselves with, where no identity provider does
+//!     ├──── login         where users are logged in
 //!     ├──── api_key       who presents a key                             key: secrets, hashes and masks of API keys
 //!     ├──── idempotency   requests that name themselves
 //!     ├──── template      templates, aliases, tags, builds; what a reference means
@@ -33,7 +35,9 @@ mod entity;
 mod error;
 mod idempotency;
 pub mod key;
+mod login;
 mod migration;
+mod password;
 mod row;
 mod sandbox;
 mod team;
@@ -45,6 +49,8 @@ pub use connection::{Config, Store};
 pub use error::{Cause, Error};
 pub use idempotency::{Named, NamedRequest, NamedTimes};
 pub use key::{KeyHash, KeyMask, KeySecret};
+pub use login::{Login, LoginTimes, Proof, RefreshToken, Renewed};
+pub use password::{PASSWORD_CHARS_MIN, PasswordError, PasswordHash};
 pub use sandbox::{
     Expiry, InsertSandboxError, Order, PAGE_MAX, Sandbox, SandboxCursor, SandboxPage, SandboxQuery, SandboxState,
     Started, StateMove, UpdateSandboxError,

@@ -7,6 +7,7 @@
 mod m0001_first_tables;
 mod m0002_accounts;
 mod m0003_ingress;
+mod m0004_logins;
 
 use sea_orm::{DbErr, EntityTrait as _, QueryOrder as _};
 use sea_orm_migration::{MigrationTrait, MigratorTrait, seaql_migrations};
@@ -18,7 +19,12 @@ struct Steps;
 
 impl MigratorTrait for Steps {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_first_tables::Step), Box::new(m0002_accounts::Step), Box::new(m0003_ingress::Step)]
+        vec![
+            Box::new(m0001_first_tables::Step),
+            Box::new(m0002_accounts::Step),
+            Box::new(m0003_ingress::Step),
+            Box::new(m0004_logins::Step),
+        ]
     }
 }
 

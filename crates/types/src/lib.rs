@@ -15,7 +15,7 @@ mod route;
 mod secret;
 mod spec;
 
-pub use id::{ApiKeyId, BuildId, ExecutionId, NodeId, SandboxId, TeamId, TemplateId, UserId};
+pub use id::{ApiKeyId, BuildId, ExecutionId, LoginId, NodeId, SandboxId, TeamId, TemplateId, UserId};
 pub use ingress::{HostMask, HostMaskError, Ingress};
 pub use platform::Platform;
 pub use reference::{ReferenceError, Tag, TemplateReference};
