@@ -28,6 +28,10 @@ const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
 
+/// A hash of these parameters, of nothing.
+const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$\
+                      AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
 /// Why a text is no password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PasswordError {
@@ -60,6 +64,12 @@ impl PasswordHash {
         }
         let hash = hasher().hash_password(password.expose().as_bytes());
         Ok(Self(hash.expect("the length is checked, and there is a random source").to_string()))
+    }
+
+    /// One that no password has, and that takes as long to verify as any: for whoever is not there.
+    #[must_use]
+    pub fn of_nobody() -> Self {
+        Self(NOBODY.to_owned())
     }
 
     /// Whether this is the password. Blocks: see the module.
@@ -167,6 +177,21 @@ mod tests {
         assert_ne!(password, hash("correct horse battery").expect("long enough"), "each has a salt of its own");
         assert_eq!(format!("{password:?}"), "<redacted>");
         assert!(!PasswordHash("$argon2id$".to_owned()).verify(&Secret::new("anything at all")));
+    }
+
+    #[test]
+    fn nobody_s_password_takes_as_long_as_any() {
+        let (theirs, nobody_s) = (hash("correct horse battery").expect("long enough"), PasswordHash::of_nobody());
+        let shape = |hash: &PasswordHash| {
+            let parts = hash.0.split('$').map(str::to_owned).collect::<Vec<_>>();
+            (parts[1..4].to_vec(), parts[4].len(), parts[5].len())
+        };
+        assert_eq!(shape(&theirs), shape(&nobody_s));
+        for password in ["", "correct horse battery"] {
+            assert!(!nobody_s.verify(&Secret::new(password)));
+            let parsed = hasher().verify_password(password.as_bytes(), nobody_s.0.as_str());
+            assert!(matches!(parsed, Err(argon2::password_hash::Error::PasswordInvalid)), "it is hashed: {parsed:?}");
+        }
     }
 
     #[test]
