@@ -2,6 +2,7 @@
 //!
 //! The kernel and the base template are prepared once, in `target/hearth-data`; every instance gets hard links to them.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -42,6 +43,7 @@ struct Endpoints {
 /// A running server.
 #[derive(Debug)]
 pub(crate) struct Instance {
+    program: PathBuf,
     process: Child,
     endpoints: Endpoints,
     data: PathBuf,
@@ -71,7 +73,7 @@ impl Instance {
             .spawn()
             .with_context(|| format!("starting {}", program.display()))?;
         let endpoints = Endpoints { api_url: String::new(), sandbox_url: String::new(), api_key: String::new() };
-        let mut instance = Self { process, endpoints, data, log, stopped: false };
+        let mut instance = Self { program, process, endpoints, data, log, stopped: false };
         instance.endpoints = instance.wait_until_serving()?;
         say(&format!(
             "server {} and {}, log {}",
@@ -82,12 +84,14 @@ impl Instance {
         Ok(instance)
     }
 
-    /// What the SDKs read from the environment.
-    pub(crate) fn environment(&self) -> [(&'static str, &str); 3] {
+    /// What the SDKs read from the environment; and how journeys do what an operator would.
+    pub(crate) fn environment(&self) -> [(&'static str, &OsStr); 5] {
         [
-            ("E2B_API_KEY", &self.endpoints.api_key),
-            ("E2B_API_URL", &self.endpoints.api_url),
-            ("E2B_SANDBOX_URL", &self.endpoints.sandbox_url),
+            ("E2B_API_KEY", self.endpoints.api_key.as_ref()),
+            ("E2B_API_URL", self.endpoints.api_url.as_ref()),
+            ("E2B_SANDBOX_URL", self.endpoints.sandbox_url.as_ref()),
+            ("HEARTH_PROGRAM", self.program.as_ref()),
+            ("HEARTH_DATA_DIR", self.data.as_ref()),
         ]
     }
 

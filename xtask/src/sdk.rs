@@ -1,5 +1,6 @@
 //! The official SDKs against a real server: installs them, starts one private instance, runs the journeys of `sdk-tests`.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -82,7 +83,7 @@ impl Sdks {
         command
     }
 
-    fn journeys(&self, phases: &Phases, selection: &Selection, environment: &[(&str, &str)]) -> Result<()> {
+    fn journeys(&self, phases: &Phases, selection: &Selection, environment: &[(&str, &OsStr)]) -> Result<()> {
         let wanted = |language| selection.only.is_none_or(|only| only == language);
         let python = || {
             let mut pytest = self.python();
