@@ -9,7 +9,8 @@
 //! ```
 //!
 //! A login is what RFC 9700, 4.14.2 needs to tell a stolen refresh token: each use replaces the token, and one that was used before ends
-//! all of it. The token names its login, so older tokens need not be kept to be known again.
+//! all of it. The token names its login, so older tokens need not be kept to be known again. One that names a login and was never
+//! issued ends it, too: only who has seen a token of it knows its name.
 
 use std::fmt;
 use std::str::FromStr;

@@ -102,7 +102,8 @@ async fn log_in(
             return Ok(Err(Wrong::Password));
         }
         Outcome::TooMany(wait) => {
-            tracing::warn!(from = from.map(tracing::field::display), "too many passwords were tried");
+            // As often as somebody likes to guess, so it is no warning: it must not bury others.
+            tracing::info!(from = from.map(tracing::field::display), "too many passwords were tried");
             return Ok(Err(Wrong::TooMany(wait)));
         }
         Outcome::Busy => return Ok(Err(Wrong::Busy)),

