@@ -58,6 +58,7 @@ pub(crate) type Environment = Vec<(&'static str, String)>;
 /// A running server.
 #[derive(Debug)]
 pub(crate) struct Instance {
+    program: PathBuf,
     process: Child,
     endpoints: Endpoints,
     data: PathBuf,
@@ -87,7 +88,7 @@ impl Instance {
             .spawn()
             .with_context(|| format!("starting {}", program.display()))?;
         let endpoints = Endpoints::default();
-        let mut instance = Self { process, endpoints, data, log, stopped: false };
+        let mut instance = Self { program, process, endpoints, data, log, stopped: false };
         instance.endpoints = instance.wait_until_serving()?;
         say(&format!(
             "server {} and {}, log {}",
@@ -105,6 +106,9 @@ impl Instance {
             ("E2B_API_KEY", api_key),
             ("JOURNEYS_API_URL", api_url.clone()),
             ("JOURNEYS_SANDBOX_URL", sandbox_url.clone()),
+            // How journeys do what an operator would.
+            ("HEARTH_PROGRAM", self.program.display().to_string()),
+            ("HEARTH_DATA_DIR", self.data.display().to_string()),
         ];
         match by {
             By::Addresses => environment.extend([("E2B_API_URL", api_url), ("E2B_SANDBOX_URL", sandbox_url)]),

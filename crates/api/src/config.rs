@@ -11,6 +11,13 @@ use hearth_types::{NodeAddress, NodeId, Secret};
 /// The constant that E2B sends as `clientID`. Nobody reads it, but old clients fail without it.
 const CLIENT_ID: &str = "6532622b";
 
+/// Where a server is reached whose address nobody told: the contract's port.
+const PLAIN_URL: &str = "http://127.0.0.1:3000";
+/// More than a person mistypes, in a quarter of an hour, and too few to guess a password of twelve characters.
+const ACCOUNT_ATTEMPTS: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
+/// Several people may come from one network.
+const NETWORK_ATTEMPTS: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
+
 /// How the control role behaves. [`Config::new`] has the contract's values; tests shorten some.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -18,8 +25,10 @@ pub struct Config {
     pub token_seed: Secret,
     /// What operators prove themselves with; `None`: nobody is one.
     pub admin_token: Option<Secret>,
-    /// Which tokens of users are believed.
+    /// Which tokens of users are believed, besides our own.
     pub user_tokens: UserTokens,
+    /// How users log in here.
+    pub identity: Identity,
     /// How often a team may call; `None`: as often as it likes.
     pub team_rate: Option<Rate>,
     /// How often an address may call; `None`: as often as it likes.
@@ -58,6 +67,7 @@ impl Config {
             token_seed,
             admin_token: None,
             user_tokens: UserTokens::default(),
+            identity: Identity::new(passing_key(), PLAIN_URL.to_owned()),
             team_rate: None,
             address_rate: None,
             idempotency_kept: Duration::from_secs(24 * 60 * 60),
@@ -73,6 +83,64 @@ impl Config {
             usage_interval: Duration::from_secs(60),
         }
     }
+}
+
+/// How users log in here: by passwords, or by the word of their identity provider.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// What signs the access tokens of logins. Another key makes all of them worthless; clients renew them.
+    pub signing_key: Secret,
+    /// Where this server is reached without its names: `http://127.0.0.1:3000`.
+    pub plain_url: String,
+    /// Who says who somebody is; `None`: passwords do.
+    pub provider: Option<Provider>,
+    /// How long an access token is good for. Clients renew it a minute before.
+    pub token_lifetime: Duration,
+    /// How long a login lasts, however often it is renewed, that began with a password.
+    pub login_lifetime: Duration,
+    /// The same for one that began at the identity provider: whoever is locked out there is soon locked out here.
+    pub provided_login_lifetime: Duration,
+    /// How often a password of one account may be tried.
+    pub account_attempts: Rate,
+    /// How often passwords may be tried from one network.
+    pub network_attempts: Rate,
+}
+
+/// An OpenID Connect provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provider {
+    /// Its name for itself, below which its configuration is found: `https://…`, or `http://…` on this host.
+    pub issuer: String,
+    /// What it calls this server.
+    pub client_id: String,
+    /// What this server proves itself to it with; `None`: it is a public client.
+    pub client_secret: Option<Secret>,
+}
+
+impl Identity {
+    /// By passwords, with the usual times.
+    #[must_use]
+    pub fn new(signing_key: Secret, plain_url: String) -> Self {
+        let quarter = Duration::from_secs(15 * 60);
+        let rate = |requests| Rate { requests, per: quarter };
+        Self {
+            signing_key,
+            plain_url,
+            provider: None,
+            token_lifetime: Duration::from_secs(60 * 60),
+            login_lifetime: Duration::from_secs(90 * 24 * 60 * 60),
+            provided_login_lifetime: Duration::from_secs(24 * 60 * 60),
+            account_attempts: rate(ACCOUNT_ATTEMPTS),
+            network_attempts: rate(NETWORK_ATTEMPTS),
+        }
+    }
+}
+
+/// A key for as long as this process lives, for those who name none.
+fn passing_key() -> Secret {
+    let mut bytes = [0u8; 32];
+    getrandom::fill(&mut bytes).expect("the operating system has a random source");
+    Secret::new(hex::encode(bytes))
 }
 
 /// How often somebody may call.
@@ -108,6 +176,8 @@ pub enum KeySet {
     Text(String),
     /// The issuer publishes it there: `https://…`.
     Address(String),
+    /// The issuer of this name tells where, in its configuration (OpenID Connect Discovery 1.0).
+    Issuer(String),
 }
 
 impl Default for UserTokens {

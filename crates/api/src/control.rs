@@ -14,6 +14,7 @@ use crate::config::{Analytics, Config, Node};
 use crate::http::auth::{Verifier, WrongKeys, bearer};
 use crate::http::rate::Rates;
 use crate::http::routes;
+use crate::identity::{Doorkeeper, WrongIdentity};
 use crate::live::{self, Live};
 use crate::nodes::{self, Nodes};
 use crate::reconcile;
@@ -32,6 +33,8 @@ pub(crate) struct Control {
     pub(crate) tokens: TokenSource,
     /// Tokens of users.
     pub(crate) verifier: Verifier,
+    /// Lets users in.
+    pub(crate) doorkeeper: Doorkeeper,
     pub(crate) rates: Rates,
     pub(crate) store: Store,
     pub(crate) catalog: Catalog,
@@ -73,6 +76,9 @@ pub enum StartError {
     /// The keys for users' tokens cannot be used.
     #[error("preparing to verify tokens of users")]
     UserTokens(#[source] WrongKeys),
+    /// Users could not log in.
+    #[error("preparing to let users log in")]
+    Identity(#[source] WrongIdentity),
     /// What should run is not known.
     #[error("reading which sandboxes there should be")]
     Sandboxes(#[source] hearth_store::Error),
@@ -99,13 +105,15 @@ impl Api {
         analytics: Analytics,
         nodes: Vec<Node>,
     ) -> Result<Self, StartError> {
-        let verifier = Verifier::new(&config.user_tokens).map_err(StartError::UserTokens)?;
+        let doorkeeper = Doorkeeper::new(&config.identity, config.domain.as_deref()).map_err(StartError::Identity)?;
+        let verifier = Verifier::new(&config.user_tokens, doorkeeper.signer()).map_err(StartError::UserTokens)?;
         let rows = store.sandboxes().await.map_err(StartError::Sandboxes)?;
         let wanted = store.wanted_nodes().await.map_err(StartError::Nodes)?;
         let Analytics { logs, samples, usages } = analytics;
         let control = Arc::new(Control {
             tokens: TokenSource::new(config.token_seed.clone()),
             verifier,
+            doorkeeper,
             rates: Rates::new(config.team_rate, config.address_rate),
             config,
             store,

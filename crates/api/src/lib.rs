@@ -10,6 +10,7 @@
 //!   nodes ── news and comparisons, placement ───────┤
 //!   reconcile ── rows, routes and timers ───────────┘
 //!   usage ── what teams had, counted for analytics
+//!   identity ── users log in, and clients renew that ──▶ store
 //! ```
 //!
 //! * The store says which sandboxes *should* be, nodes say which *are*; this crate alone writes the one and follows the
@@ -27,15 +28,18 @@ mod control;
 mod failure;
 mod health;
 mod http;
+mod identity;
 mod live;
 mod nodes;
+mod outbound;
 mod reconcile;
 mod sandboxes;
 mod templates;
 mod token;
 mod usage;
 
-pub use config::{Analytics, Config, KeySet, Node, Rate, UserTokens};
+pub use config::{Analytics, Config, Identity, KeySet, Node, Provider, Rate, UserTokens};
 pub use control::{Api, StartError};
 pub use http::auth::WrongKeys;
+pub use identity::WrongIdentity;
 pub use token::TokenSource;

@@ -61,5 +61,6 @@ async fn pass(control: &Arc<Control>) -> Result<(), ReconcileError> {
         }
     }
     control.store.forget_expired_named(now).await?;
+    control.store.forget_expired_logins(now).await?;
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! request, so what they change holds at once. Sandboxes that run go on: end them with `POST /admin/teams/ID/sandboxes/kill`.
 
 mod keys;
+mod password;
 mod table;
 mod teams;
 mod users;

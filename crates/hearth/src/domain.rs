@@ -84,12 +84,15 @@ impl Domain {
         self.host.ends_with(".localhost")
     }
 
-    /// Whether the host of a request is the API's, and not a sandbox's.
+    /// Whether the host of a request is the API's, and not a sandbox's. The domain itself is the API's as well: there, clients
+    /// look for the page on which users log in.
     pub(crate) fn is_api(&self, authority: &str) -> bool {
         let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
         let host = host.strip_suffix('.').unwrap_or(host);
-        host.split_once('.')
-            .is_some_and(|(label, rest)| label.eq_ignore_ascii_case("api") && rest.eq_ignore_ascii_case(&self.host))
+        host.eq_ignore_ascii_case(&self.host)
+            || host
+                .split_once('.')
+                .is_some_and(|(label, rest)| label.eq_ignore_ascii_case("api") && rest.eq_ignore_ascii_case(&self.host))
     }
 
     /// Whether names below it lead anywhere from here: to this machine and nowhere else, where they are local.
@@ -137,14 +140,17 @@ mod tests {
     }
 
     #[test]
-    fn one_name_is_the_api_s() {
+    fn two_names_are_the_api_s() {
         let domain: Domain = "example.com".parse().expect("a domain");
         for (authority, expected) in [
             ("api.example.com", true),
             ("API.Example.com:3443", true),
             ("api.example.com.", true),
             ("api.example.com.:1", true),
-            ("example.com", false),
+            ("example.com", true),
+            ("Example.com.:3443", true),
+            ("example.com.evil", false),
+            ("anexample.com", false),
             ("sandbox.example.com", false),
             ("49983-i1.example.com", false),
             ("api.api.example.com", false),

@@ -86,7 +86,7 @@ impl Endpoints {
                 let domain = domain.as_ref();
                 let domain = domain.context("no names are served: --tls-listen is off, and there is no --domain")?;
                 // They would win over the domain.
-                lines.push("unset E2B_API_URL E2B_SANDBOX_URL".to_owned());
+                lines.push("unset E2B_API_URL E2B_SANDBOX_URL E2B_DOCS_BASE".to_owned());
                 lines.push(format!("export E2B_DOMAIN={domain}"));
                 // Node.js adds to its list, Python takes one file instead of it.
                 for (variable, path) in [("NODE_EXTRA_CA_CERTS", ca_file), ("SSL_CERT_FILE", ca_bundle)] {
@@ -98,6 +98,8 @@ impl Endpoints {
             By::Addresses => {
                 lines.push(format!("export E2B_API_URL={api_url}"));
                 lines.push(format!("export E2B_SANDBOX_URL={sandbox_url}"));
+                // Where the command line logs in.
+                lines.push(format!("export E2B_DOCS_BASE={api_url}/docs"));
             }
         }
         Ok(lines.join("\n"))
@@ -127,15 +129,15 @@ mod tests {
             ca_bundle: Some("/my data/bundle.pem".into()),
         };
         let expected = "export E2B_API_KEY=e2b_00\nexport E2B_API_URL=http://127.0.0.1:3000\n\
-                        export E2B_SANDBOX_URL=http://127.0.0.1:3002";
+                        export E2B_SANDBOX_URL=http://127.0.0.1:3002\nexport E2B_DOCS_BASE=http://127.0.0.1:3000/docs";
         assert_eq!(endpoints.exports(By::Addresses).expect("known"), expected);
-        let expected = "export E2B_API_KEY=e2b_00\nunset E2B_API_URL E2B_SANDBOX_URL\n\
+        let expected = "export E2B_API_KEY=e2b_00\nunset E2B_API_URL E2B_SANDBOX_URL E2B_DOCS_BASE\n\
                         export E2B_DOMAIN=hearth.localhost:3443\nexport NODE_EXTRA_CA_CERTS=/data/ca.pem\n\
                         export SSL_CERT_FILE='/my data/bundle.pem'";
         assert_eq!(endpoints.exports(By::Names).expect("known"), expected);
         // A certificate that everybody trusts needs no file.
         let public = Endpoints { ca_file: None, ca_bundle: None, ..endpoints.clone() };
-        let expected = "export E2B_API_KEY=e2b_00\nunset E2B_API_URL E2B_SANDBOX_URL\n\
+        let expected = "export E2B_API_KEY=e2b_00\nunset E2B_API_URL E2B_SANDBOX_URL E2B_DOCS_BASE\n\
                         export E2B_DOMAIN=hearth.localhost:3443";
         assert_eq!(public.exports(By::Names).expect("known"), expected);
         let nameless = Endpoints { domain: None, ..endpoints };

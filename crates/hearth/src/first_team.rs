@@ -1,4 +1,5 @@
-//! The team and the key that an instance begins with.
+//! The team and the key that an instance begins with, and its secrets. Users it begins with none: who they are and what
+//! proves it, only the operator knows.
 
 use std::path::Path;
 use std::time::Duration;
@@ -57,6 +58,11 @@ async fn create(store: &Store) -> Result<Team> {
 /// What access tokens of sandboxes are derived from: made once, kept as long as the database.
 pub(crate) fn token_seed(layout: &Layout) -> Result<Secret> {
     ensure_secret(&layout.token_seed())
+}
+
+/// What signs the access tokens of users who are logged in: made once. Without it they renew their logins, and see nothing.
+pub(crate) fn login_key(layout: &Layout) -> Result<Secret> {
+    ensure_secret(&layout.login_key())
 }
 
 /// What operators prove themselves with over HTTP: made once. Another one can be written into its file.
@@ -126,7 +132,9 @@ mod tests {
         assert_eq!(seed.expose().len(), 64);
         assert_eq!(token_seed(&layout).expect("reads"), seed);
         let token = admin_token(&layout).expect("makes");
-        assert_ne!(token, seed);
+        let key = login_key(&layout).expect("makes");
+        assert!(token != seed && key != seed && key != token);
+        assert_eq!(login_key(&layout).expect("reads"), key);
         assert_eq!(admin_token(&layout).expect("reads"), token);
         std::fs::write(layout.admin_token(), "\n").expect("writes");
         assert!(admin_token(&layout).is_err());

@@ -7,6 +7,7 @@
 //! api-key                the first team's key, for `hearth env`
 //! admin-token            what operators prove themselves with over HTTP
 //! token-seed             what access tokens of sandboxes are derived from
+//! login-key              what signs the access tokens of users who are logged in here
 //! tls/                   for each domain: our authority's certificate and key, and what clients have to trust; in `acme/`, what
 //!                        issuers know of us and gave us
 //! accelerator.json       the remembered verdict on KVM
@@ -71,6 +72,10 @@ impl Layout {
 
     pub(crate) fn token_seed(&self) -> PathBuf {
         self.root.join("token-seed")
+    }
+
+    pub(crate) fn login_key(&self) -> PathBuf {
+        self.root.join("login-key")
     }
 
     pub(crate) fn tls(&self) -> PathBuf {

@@ -105,14 +105,26 @@ pub(crate) struct Options {
     #[arg(long, env = "HEARTH_USER_JWKS", global = true, value_name = "FILE|URL", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user_jwks: Option<String>,
-    /// Whom tokens of users have to be for, their claim `aud` [default: not checked]
+    /// Whom tokens of users have to be for, their claim `aud` [default: --oidc-client-id, or not checked]
     #[arg(long, env = "HEARTH_USER_AUDIENCE", global = true, value_name = "TEXT", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user_audience: Option<String>,
-    /// Who has to have issued tokens of users, their claim `iss` [default: not checked]
+    /// Who has to have issued tokens of users, their claim `iss` [default: --oidc-issuer, or not checked]
     #[arg(long, env = "HEARTH_USER_ISSUER", global = true, value_name = "TEXT", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user_issuer: Option<String>,
+    /// Where users log in, an OpenID Connect issuer: https://… [default: here, with passwords]
+    #[arg(long, env = "HEARTH_OIDC_ISSUER", global = true, value_name = "URL", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) oidc_issuer: Option<String>,
+    /// What that issuer calls this server; it has to know https://DOMAIN/docs/api/cli/callback
+    #[arg(long, env = "HEARTH_OIDC_CLIENT_ID", global = true, value_name = "ID", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) oidc_client_id: Option<String>,
+    /// What this server proves itself to that issuer with [default: nothing, as a public client]
+    #[arg(long, env = "HEARTH_OIDC_SECRET_FILE", global = true, value_name = "FILE", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) oidc_secret_file: Option<PathBuf>,
     /// API requests of one team in a minute [default: any number]
     #[arg(
         long,
@@ -274,6 +286,14 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// Where users log in, if it is not here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Oidc {
+    pub(crate) issuer: String,
+    pub(crate) client_id: String,
+    pub(crate) secret_file: Option<PathBuf>,
+}
+
 /// What is in force.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Settings {
@@ -293,6 +313,8 @@ pub(crate) struct Settings {
     pub(crate) user_jwks: Option<String>,
     pub(crate) user_audience: Option<String>,
     pub(crate) user_issuer: Option<String>,
+    /// `None`: users log in here.
+    pub(crate) oidc: Option<Oidc>,
     pub(crate) team_requests_per_minute: Option<NonZeroU32>,
     pub(crate) address_requests_per_minute: Option<NonZeroU32>,
     pub(crate) sandboxes_max: usize,
@@ -384,6 +406,9 @@ impl Options {
             user_jwks,
             user_audience,
             user_issuer,
+            oidc_issuer,
+            oidc_client_id,
+            oidc_secret_file,
             team_requests_per_minute,
             address_requests_per_minute,
             sandboxes_max,
@@ -417,6 +442,9 @@ impl Options {
             user_jwks: user_jwks.or(lower.user_jwks),
             user_audience: user_audience.or(lower.user_audience),
             user_issuer: user_issuer.or(lower.user_issuer),
+            oidc_issuer: oidc_issuer.or(lower.oidc_issuer),
+            oidc_client_id: oidc_client_id.or(lower.oidc_client_id),
+            oidc_secret_file: oidc_secret_file.or(lower.oidc_secret_file),
             team_requests_per_minute: team_requests_per_minute.or(lower.team_requests_per_minute),
             address_requests_per_minute: address_requests_per_minute.or(lower.address_requests_per_minute),
             sandboxes_max: sandboxes_max.or(lower.sandboxes_max),
@@ -472,6 +500,11 @@ impl Settings {
             }),
             _ => bail!("--tls-cert and --tls-key go together: a certificate is of no use without its key"),
         };
+        let oidc = match (options.oidc_issuer, options.oidc_client_id, options.oidc_secret_file) {
+            (None, None, None) => None,
+            (Some(issuer), Some(client_id), secret_file) => Some(Oidc { issuer, client_id, secret_file }),
+            _ => bail!("--oidc-issuer and --oidc-client-id go together: an issuer knows this server by its client ID"),
+        };
         Ok(Self {
             data_dir,
             api_listen: options.api_listen.unwrap_or(API_LISTEN.parse().expect("a socket address")),
@@ -486,6 +519,7 @@ impl Settings {
             user_jwks: options.user_jwks,
             user_audience: options.user_audience,
             user_issuer: options.user_issuer,
+            oidc,
             team_requests_per_minute: options.team_requests_per_minute,
             address_requests_per_minute: options.address_requests_per_minute,
             sandboxes_max,
@@ -528,18 +562,28 @@ impl Settings {
         let jwks = match &self.user_jwks {
             Some(address) if address.contains("://") => Some(KeySet::Address(address.clone())),
             Some(path) => Some(KeySet::Text(read(Path::new(path))?)),
-            None => None,
+            None => self.oidc.as_ref().map(|oidc| KeySet::Issuer(oidc.issuer.clone())),
         };
         if secret.as_ref().is_some_and(|secret| secret.expose().len() < USER_SECRET_BYTES_MIN) {
             bail!("the secret in --user-secret-file has fewer than {USER_SECRET_BYTES_MIN} bytes: it could be guessed");
         }
+        let oidc = self.oidc.as_ref();
         Ok(hearth_api::UserTokens {
             secrets: secret.into_iter().collect(),
             jwks,
-            audience: self.user_audience.clone(),
-            issuer: self.user_issuer.clone(),
+            // A token that somebody gave to another application of the same issuer must not open this one.
+            audience: self.user_audience.clone().or(oidc.map(|oidc| oidc.client_id.clone())),
+            issuer: self.user_issuer.clone().or(oidc.map(|oidc| oidc.issuer.clone())),
             ..hearth_api::UserTokens::default()
         })
+    }
+
+    /// Who says who somebody is, if it is not a password.
+    pub(crate) fn provider(&self) -> Result<Option<hearth_api::Provider>> {
+        let Some(Oidc { issuer, client_id, secret_file }) = self.oidc.clone() else { return Ok(None) };
+        let read = |path: PathBuf| fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()));
+        let client_secret = secret_file.map(read).transpose()?.map(|text| Secret::new(text.trim()));
+        Ok(Some(hearth_api::Provider { issuer, client_id, client_secret }))
     }
 
     /// The options that lead to exactly these settings anywhere.
@@ -547,6 +591,7 @@ impl Settings {
         let settings = self.clone();
         let (tls_cert, tls_key) = settings.tls_files.map(|files| (files.chain, files.key)).unzip();
         let acme = settings.acme.map(acme::Acme::into_options).unwrap_or_default();
+        let (oidc_issuer, oidc_client_id) = settings.oidc.clone().map(|oidc| (oidc.issuer, oidc.client_id)).unzip();
         Options {
             data_dir: Some(settings.data_dir),
             api_listen: Some(settings.api_listen),
@@ -566,6 +611,9 @@ impl Settings {
             user_jwks: settings.user_jwks,
             user_audience: settings.user_audience,
             user_issuer: settings.user_issuer,
+            oidc_issuer,
+            oidc_client_id,
+            oidc_secret_file: settings.oidc.and_then(|oidc| oidc.secret_file),
             team_requests_per_minute: settings.team_requests_per_minute,
             address_requests_per_minute: settings.address_requests_per_minute,
             sandboxes_max: Some(settings.sandboxes_max),
@@ -665,6 +713,9 @@ mod tests {
             (Options { domain: Some("localhost".to_owned()), ..Options::default() }, "two labels"),
             (Options { tls_cert: Some("/chain".into()), ..Options::default() }, "--tls-key"),
             (Options { tls_key: Some("/key".into()), ..Options::default() }, "--tls-cert"),
+            (Options { oidc_issuer: Some("https://a".to_owned()), ..Options::default() }, "--oidc-client-id"),
+            (Options { oidc_client_id: Some("hearth".to_owned()), ..Options::default() }, "--oidc-issuer"),
+            (Options { oidc_secret_file: Some("/secret".into()), ..Options::default() }, "--oidc-issuer"),
             (Options { data_dir: Some("/x".repeat(60).into()), ..Options::default() }, "shorter"),
         ] {
             let error = format!("{:#}", settle(options, Options::default()).expect_err("out of range"));
@@ -688,12 +739,47 @@ mod tests {
     }
 
     #[test]
+    fn an_issuer_brings_its_rules_along() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("secret");
+        fs::write(&path, "of the client\n").expect("a file");
+        let issuer = "https://login.example.com".to_owned();
+        let flags = Options {
+            oidc_issuer: Some(issuer.clone()),
+            oidc_client_id: Some("hearth".to_owned()),
+            oidc_secret_file: Some(path),
+            ..Options::default()
+        };
+        let settings = settle(flags.clone(), Options::default()).expect("valid");
+        let tokens = settings.user_tokens().expect("valid");
+        assert_eq!(tokens.jwks, Some(KeySet::Issuer(issuer.clone())));
+        assert_eq!((tokens.issuer, tokens.audience), (Some(issuer), Some("hearth".to_owned())));
+        let provider = settings.provider().expect("valid").expect("there is one");
+        assert_eq!(provider.client_secret, Some(Secret::new("of the client")));
+        // What is said is not guessed.
+        let said = Options {
+            user_jwks: Some("https://keys.example.com".to_owned()),
+            user_audience: Some("all".to_owned()),
+            user_issuer: Some("me".to_owned()),
+            ..flags
+        };
+        let tokens = settle(said, Options::default()).expect("valid").user_tokens().expect("valid");
+        assert_eq!(tokens.jwks, Some(KeySet::Address("https://keys.example.com".to_owned())));
+        assert_eq!((tokens.issuer.as_deref(), tokens.audience.as_deref()), (Some("me"), Some("all")));
+        let without = settle(Options::default(), Options::default()).expect("valid");
+        assert!(without.provider().expect("valid").is_none());
+    }
+
+    #[test]
     fn the_printed_configuration_leads_to_itself() {
         let given = Options {
             tls_listen: Some(TlsListen::Off),
             tls_cert: Some("/chain".into()),
             tls_key: Some("/key".into()),
             domain: Some("Example.com:8443".to_owned()),
+            oidc_issuer: Some("https://login.example.com".to_owned()),
+            oidc_client_id: Some("hearth".to_owned()),
+            oidc_secret_file: Some("/secret".into()),
             ..Options::default()
         };
         for options in [Options::default(), given] {

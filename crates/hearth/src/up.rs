@@ -270,7 +270,8 @@ impl Instance {
             client: NodeClient::new(orchestrator.cluster_address()),
             proxy: orchestrator.proxy_address(),
         }];
-        let config = hearth_api::Config { domain: endpoints.domain.clone(), ..config };
+        let identity = hearth_api::Identity { plain_url: endpoints.api_url.clone(), ..config.identity };
+        let config = hearth_api::Config { domain: endpoints.domain.clone(), identity, ..config };
         let kept = Analytics::new(analytics.clone());
         let api = match Api::start(config, store.clone(), catalog.clone(), kept, nodes).await {
             Ok(api) => api,
@@ -337,15 +338,19 @@ impl Instance {
     }
 }
 
-/// How the control role behaves; what domain it tells is known when the names have a listener.
+/// How the control role behaves; what addresses it tells is known when there are listeners.
 fn api_config(settings: &Settings, layout: &Layout) -> Result<hearth_api::Config> {
     let a_minute = |requests| Rate { requests, per: Duration::from_secs(60) };
+    let config = hearth_api::Config::new(first_team::token_seed(layout)?, None);
+    let signing_key = first_team::login_key(layout)?;
+    let identity = hearth_api::Identity { signing_key, provider: settings.provider()?, ..config.identity };
     Ok(hearth_api::Config {
         admin_token: Some(first_team::admin_token(layout)?),
         user_tokens: settings.user_tokens()?,
         team_rate: settings.team_requests_per_minute.map(a_minute),
         address_rate: settings.address_requests_per_minute.map(a_minute),
-        ..hearth_api::Config::new(first_team::token_seed(layout)?, None)
+        identity,
+        ..config
     })
 }
 

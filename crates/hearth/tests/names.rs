@@ -55,6 +55,11 @@ impl Names {
         Ok(Self { domain: domain.to_owned(), sender })
     }
 
+    /// What is at the domain itself.
+    async fn get_apex(&mut self, path: &str) -> Result<(u16, String)> {
+        self.send(http::Request::get(format!("https://{}{path}", self.domain)), "").await
+    }
+
     async fn get(&mut self, label: &str, path: &str, key: &str) -> Result<(u16, String)> {
         self.send(http::Request::get(self.uri(label, path)).header("x-api-key", key), "").await
     }
@@ -81,7 +86,7 @@ async fn one_port_leads_to_the_api_and_to_every_sandbox() -> Result<()> {
     let exports = says(&folder, &["env", "--by", "names"])?;
     for part in [
         format!("export E2B_DOMAIN={domain}\n"),
-        "unset E2B_API_URL E2B_SANDBOX_URL\n".to_owned(),
+        "unset E2B_API_URL E2B_SANDBOX_URL E2B_DOCS_BASE\n".to_owned(),
         format!("export NODE_EXTRA_CA_CERTS={}/tls/hearth.localhost/ca.pem\n", folder.display()),
         format!("export SSL_CERT_FILE={}/tls/hearth.localhost/bundle.pem\n", folder.display()),
     ] {
@@ -104,6 +109,8 @@ async fn one_port_leads_to_the_api_and_to_every_sandbox() -> Result<()> {
     assert_eq!(names.get(&format!("49983-{}", sandbox.id()), "/health", "").await?.0, 204);
     let (status, page) = names.get(&format!("8080-{}", sandbox.id()), "/", "").await?;
     assert!(status == 502 && page.contains("port is not open"), "{status}: {page}");
+    let (status, page) = names.get_apex("/docs/api/cli?next=http://localhost:1").await?;
+    assert!(status == 200 && page.contains("Log in to Hearth"), "{status}: {page}");
     assert_eq!(names.get("sandbox", "/", "").await?, (400, "Invalid host".to_owned()));
     sandbox.kill().await?;
 

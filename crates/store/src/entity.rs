@@ -6,6 +6,7 @@
 pub(crate) mod api_key;
 pub(crate) mod build;
 pub(crate) mod idempotency;
+pub(crate) mod login;
 pub(crate) mod node;
 pub(crate) mod sandbox;
 pub(crate) mod tag_assignment;
@@ -14,3 +15,4 @@ pub(crate) mod team_member;
 pub(crate) mod template;
 pub(crate) mod template_alias;
 pub(crate) mod user_account;
+pub(crate) mod user_password;

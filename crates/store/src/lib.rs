@@ -1,5 +1,6 @@
-//! Durable rows: teams, users, API keys, templates with their aliases, tags and builds, the sandboxes that should exist,
-//! requests that must not be done twice, and what is wanted of nodes. In a SQLite file or in Postgres.
+//! Durable rows: teams, users and where they are logged in, API keys, templates with their aliases, tags and builds, the
+//! sandboxes that should exist, requests that must not be done twice, and what is wanted of nodes. In a SQLite file or in
+//! Postgres.
 //!
 //! The control role is the only writer of these facts, the store is where they are. It says what *should* be; what
 //! *is*, nodes say, and reconcilers of the control role close the gap.
@@ -8,6 +9,8 @@
 //!   Store ── connection   opening, one writer at a time, every commit synced; closing
 //!     ├──── team          teams, their limits and their standing
 //!     ├──── user          users, and which teams they may act for
+//!     ├──── password      what users prove themselves with, where no identity provider does
+//!     ├──── login         where users are logged in
 //!     ├──── api_key       who presents a key                             key: secrets, hashes and masks of API keys
 //!     ├──── idempotency   requests that name themselves
 //!     ├──── node          what operators want of nodes
@@ -34,8 +37,10 @@ mod entity;
 mod error;
 mod idempotency;
 pub mod key;
+mod login;
 mod migration;
 mod node;
+mod password;
 mod row;
 mod sandbox;
 mod team;
@@ -47,7 +52,9 @@ pub use connection::{Config, Store};
 pub use error::{Cause, Error};
 pub use idempotency::{Named, NamedRequest, NamedTimes};
 pub use key::{KeyHash, KeyMask, KeySecret};
+pub use login::{Login, LoginTimes, Proof, RefreshToken, Renewed};
 pub use node::{NodeIntent, WantedNode};
+pub use password::{PASSWORD_CHARS_MIN, PasswordError, PasswordHash};
 pub use sandbox::{
     Expiry, InsertSandboxError, Order, PAGE_MAX, Sandbox, SandboxCursor, SandboxPage, SandboxQuery, SandboxState,
     Started, StateMove, UpdateSandboxError,

@@ -7,6 +7,7 @@
 mod m0001_first_tables;
 mod m0002_accounts;
 mod m0003_ingress;
+mod m0004_logins;
 mod m0005_nodes;
 
 use sea_orm::{DbErr, EntityTrait as _, QueryOrder as _};
@@ -23,6 +24,7 @@ impl MigratorTrait for Steps {
             Box::new(m0001_first_tables::Step),
             Box::new(m0002_accounts::Step),
             Box::new(m0003_ingress::Step),
+            Box::new(m0004_logins::Step),
             Box::new(m0005_nodes::Step),
         ]
     }

@@ -10,7 +10,7 @@ use sea_orm::sea_query::Expr;
 use sea_orm::{ActiveModelTrait as _, ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, SqlErr};
 
 use crate::connection::Store;
-use crate::entity::{api_key, team, team_member, user_account};
+use crate::entity::{api_key, login, team, team_member, user_account, user_password};
 use crate::error::{Error, failed};
 use crate::row::{Reading, now_micros};
 use crate::team::Team;
@@ -153,7 +153,16 @@ impl Store {
         row.map_err(failed("reading user", email))?.map(User::try_from).transpose()
     }
 
-    /// Forgets a user and their memberships. Keys they made live on. `false`: there is no such user.
+    /// The user with an id.
+    ///
+    /// # Errors
+    /// [`Error::Query`], [`Error::Damaged`].
+    pub async fn user(&self, id: UserId) -> Result<Option<User>, Error> {
+        let row = user_account::Entity::find_by_id(id.as_uuid()).one(&self.database).await;
+        row.map_err(failed("reading user", id))?.map(User::try_from).transpose()
+    }
+
+    /// Forgets a user, their memberships, their password and where they are logged in. Keys they made live on. `false`: there is no such user.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Commit`].
@@ -165,6 +174,12 @@ impl Store {
             .exec(&write.transaction)
             .await
             .map_err(failed)?;
+        login::Entity::delete_many()
+            .filter(login::Column::UserId.eq(id.as_uuid()))
+            .exec(&write.transaction)
+            .await
+            .map_err(failed)?;
+        user_password::Entity::delete_by_id(id.as_uuid()).exec(&write.transaction).await.map_err(failed)?;
         api_key::Entity::update_many()
             .col_expr(api_key::Column::CreatedBy, Expr::value(None::<uuid::Uuid>))
             .filter(api_key::Column::CreatedBy.eq(id.as_uuid()))

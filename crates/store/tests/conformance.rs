@@ -4,6 +4,8 @@
 mod files;
 #[path = "conformance/lists.rs"]
 mod lists;
+#[path = "conformance/logins.rs"]
+mod logins;
 #[path = "conformance/named.rs"]
 mod named;
 #[path = "conformance/nodes.rs"]
@@ -173,6 +175,10 @@ conformance! {
     users::a_user_is_found_as_created,
     users::exactly_one_team_is_the_default,
     users::keys_outlive_who_made_them,
+    logins::a_password_is_set_changed_and_removed,
+    logins::a_used_refresh_token_ends_its_login,
+    logins::one_of_many_renewals_wins,
+    logins::logins_end,
     named::a_name_is_one_request,
     named::one_of_many_is_the_first,
     nodes::the_last_wish_counts,

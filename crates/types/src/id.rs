@@ -170,6 +170,10 @@ uuid_id!(
     /// A person who may act for teams.
     UserId, "user id"
 );
+uuid_id!(
+    /// A user who is logged in at one client, from the proof of who they are to the end of it.
+    LoginId, "login id"
+);
 
 /// A host that runs sandboxes, named by its operator: `[A-Za-z0-9._-]`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -16,7 +16,7 @@ mod route;
 mod secret;
 mod spec;
 
-pub use id::{ApiKeyId, BuildId, ExecutionId, NodeId, SandboxId, TeamId, TemplateId, UserId};
+pub use id::{ApiKeyId, BuildId, ExecutionId, LoginId, NodeId, SandboxId, TeamId, TemplateId, UserId};
 pub use ingress::{HostMask, HostMaskError, Ingress};
 pub use machine::{Disk, HugePages, Load, Machine};
 pub use platform::Platform;

@@ -13,6 +13,12 @@ function program() {
   return execFileSync('sh', ['-c', 'command -v chromium'], { encoding: 'utf8' }).trim()
 }
 
+/** A browser without a window. */
+export function launch() {
+  // Tests run as root, as whom the browser has no sandbox of its own.
+  return chromium.launch({ executablePath: program(), args: ['--no-sandbox'] })
+}
+
 /** `page.js` with all that it imports, as one script. */
 async function bundle() {
   const input = fileURLToPath(new URL('page.js', import.meta.url))
@@ -40,8 +46,7 @@ export async function openPage() {
   }
   let browser
   try {
-    // Tests run as root, as whom the browser has no sandbox of its own.
-    browser = await chromium.launch({ executablePath: program(), args: ['--no-sandbox'] })
+    browser = await launch()
     const page = await browser.newPage()
     const preflights = await record(page)
     await page.goto(`http://127.0.0.1:${server.address().port}/`)

@@ -1,19 +1,13 @@
 // The official command line, unchanged: its sandbox commands as a person types them.
 
-import { execFile } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { promisify } from 'node:util'
 import { Sandbox } from 'e2b'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 
+import { CommandLine } from '../cli.js'
 import { eventually, sharedSandbox } from '../journeys.js'
 
-const run = promisify(execFile)
-const CLI = join(import.meta.dirname, '../node_modules/@e2b/cli/dist/index.js')
-// A home of its own: the command line keeps a configuration there, and nobody's own must matter.
-const home = mkdtempSync(join(tmpdir(), 'hearth-cli-'))
+const commandLine = new CommandLine()
+const e2b = commandLine.run
 
 let sandbox
 
@@ -23,28 +17,8 @@ beforeAll(async () => {
 
 afterAll(async () => {
   await sandbox?.kill()
-  rmSync(home, { recursive: true, force: true })
+  commandLine.remove()
 })
-
-/** What a command printed and ended with. */
-function e2b(...words) {
-  return piped('', ...words)
-}
-
-/** The same, with something on its standard input. */
-async function piped(input, ...words) {
-  const env = { ...process.env, HOME: home, NO_UPDATE_NOTIFIER: '1', NO_COLOR: '1' }
-  const running = run(process.execPath, [CLI, ...words], { env, timeout: 60_000 })
-  // It reads what is piped to it to the end.
-  running.child.stdin.end(input)
-  try {
-    const { stdout, stderr } = await running
-    return { stdout, stderr, code: 0 }
-  } catch (error) {
-    if (typeof error.code !== 'number') throw error
-    return { stdout: error.stdout, stderr: error.stderr, code: error.code }
-  }
-}
 
 test('a sandbox is created, found, described and killed', async () => {
   const created = await e2b('sandbox', 'create', '--detach')
@@ -65,7 +39,7 @@ test('commands are executed, and their exit codes are passed on', async () => {
   const well = await e2b('sandbox', 'exec', sandbox.sandboxId, 'echo from the command line')
   expect(well).toMatchObject({ stdout: 'from the command line\n', code: 0 })
   expect((await e2b('sandbox', 'exec', sandbox.sandboxId, 'exit 7')).code).toBe(7)
-  const echoed = await piped('two\nlines\n', 'sandbox', 'exec', sandbox.sandboxId, 'cat')
+  const echoed = await commandLine.piped('two\nlines\n', 'sandbox', 'exec', sandbox.sandboxId, 'cat')
   expect(echoed).toMatchObject({ stdout: 'two\nlines\n', code: 0 })
 })
 

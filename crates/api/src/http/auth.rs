@@ -25,6 +25,7 @@ use http::request::Parts;
 use http::{HeaderName, StatusCode, header};
 use subtle::ConstantTimeEq as _;
 
+use self::bearer::Holder;
 pub(crate) use self::bearer::Verifier;
 pub use self::bearer::WrongKeys;
 use super::rate::{self, Slot};
@@ -264,10 +265,13 @@ async fn user(parts: &Parts, control: &Arc<Control>) -> Result<Option<User>, Fai
     let Some(presented) = parts.headers.get(header::AUTHORIZATION) else { return Ok(None) };
     let token = presented.to_str().ok().and_then(|text| text.get(..BEARER.len()).zip(text.get(BEARER.len()..)));
     let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(BEARER)).map(|(_, token)| token.trim());
-    let subject = token.and_then(|token| control.verifier.subject(token));
+    let holder = token.and_then(|token| control.verifier.holder(token));
     // Neither why nor whose: who may know that has the token's issuer to ask. The log has more.
     let invalid = || unauthorized("invalid user token");
-    let found = control.store.user_by_subject(&subject.ok_or_else(invalid)?).await;
+    let found = match holder.ok_or_else(invalid)? {
+        Holder::Login(id) => control.store.user_by_login(id, now()).await,
+        Holder::Subject(subject) => control.store.user_by_subject(&subject).await,
+    };
     let found = found.map_err(|error| Failure::internal("looking up a user", &error))?;
     found.map(Some).ok_or_else(invalid)
 }

@@ -32,12 +32,17 @@ pub(crate) async fn optional<T: DeserializeOwned + Default>(config: &Config, bod
 
 /// Reads a body as it is.
 pub(crate) async fn bytes(config: &Config, body: Body) -> Result<Bytes, Failure> {
-    let limited = Limited::new(body, config.request_bytes_max);
+    bytes_up_to(config, body, config.request_bytes_max).await
+}
+
+/// The same for a body that is expected to be short.
+pub(crate) async fn bytes_up_to(config: &Config, body: Body, bytes_max: usize) -> Result<Bytes, Failure> {
+    let limited = Limited::new(body, bytes_max);
     match tokio::time::timeout(config.body_read_max, limited.collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Failure::new(
             StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the request body is larger than {} bytes", config.request_bytes_max),
+            format!("the request body is larger than {bytes_max} bytes"),
         )),
         // The client went away, or does not speak HTTP: nobody reads this answer.
         Ok(Err(_)) => Err(Failure::bad_request("the request body ended too early")),

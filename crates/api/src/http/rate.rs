@@ -5,6 +5,7 @@
 //! is safe.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,12 +38,22 @@ pub(crate) enum Who {
     Address(IpAddr),
 }
 
-/// All buckets.
+/// How often teams and addresses called.
 #[derive(Debug)]
 pub(crate) struct Rates {
     team: Option<Rate>,
     address: Option<Rate>,
-    buckets: Mutex<HashMap<Who, Bucket>>,
+    buckets: Buckets<Who>,
+}
+
+/// Buckets of whoever is counted.
+#[derive(Debug)]
+pub(crate) struct Buckets<K>(Mutex<HashMap<K, Bucket>>);
+
+impl<K> Default for Buckets<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
 }
 
 /// How empty a bucket was, and when.
@@ -67,7 +78,7 @@ pub(crate) struct Slot(Arc<Mutex<Option<Left>>>);
 
 impl Rates {
     pub(crate) fn new(team: Option<Rate>, address: Option<Rate>) -> Self {
-        Self { team, address, buckets: Mutex::default() }
+        Self { team, address, buckets: Buckets::default() }
     }
 
     /// Counts one request, or refuses it.
@@ -77,7 +88,7 @@ impl Rates {
             Who::Address(_) => self.address,
         };
         let Some(rate) = rate else { return Ok(()) };
-        let (left, outcome) = self.take(who, rate, Instant::now());
+        let (left, outcome) = self.buckets.take(who, rate, Instant::now());
         if let Some(Slot(slot)) = slot {
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(left);
         }
@@ -86,15 +97,17 @@ impl Rates {
                 .worth_retrying_after(wait)
         })
     }
+}
 
+impl<K: Eq + Hash> Buckets<K> {
     /// What is left; and if there is not enough, how long until there is.
-    fn take(&self, who: Who, rate: Rate, now: Instant) -> (Left, Result<(), Duration>) {
+    pub(crate) fn take(&self, who: K, rate: Rate, now: Instant) -> (Left, Result<(), Duration>) {
         let capacity = f64::from(rate.requests.get());
         let per_second = capacity / rate.per.as_secs_f64().max(f64::MIN_POSITIVE);
         let refilled = |bucket: &Bucket| {
             (bucket.used - now.saturating_duration_since(bucket.at).as_secs_f64() * per_second).max(0.0)
         };
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= BUCKETS_MAX && !buckets.contains_key(&who) {
             let hour = Duration::from_secs(3600);
             buckets.retain(|_, bucket| now.saturating_duration_since(bucket.at) < rate.per.min(hour));
@@ -118,6 +131,13 @@ impl Rates {
         // Rounded up: a client that comes in time must not be too early.
         let wait = Duration::from_secs(wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
         (left, if fits { Ok(()) } else { Err(wait) })
+    }
+
+    /// What was taken last was not meant to count.
+    pub(crate) fn give_back(&self, who: &K) {
+        if let Some(bucket) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(who) {
+            bucket.used = (bucket.used - 1.0).max(0.0);
+        }
     }
 }
 
@@ -158,7 +178,7 @@ mod tests {
         let rates = Rates::new(Some(rate), None);
         let (ours, others) = (Who::Team(TeamId::generate()), Who::Team(TeamId::generate()));
         let take = |who| {
-            let (left, outcome) = rates.take(who, rate, Instant::now());
+            let (left, outcome) = rates.buckets.take(who, rate, Instant::now());
             (left.remaining, left.reset_seconds, outcome.map_err(|wait| wait.as_secs()))
         };
         assert_eq!([take(ours), take(ours), take(ours)], [(2, 10, Ok(())), (1, 20, Ok(())), (0, 30, Ok(()))]);
@@ -180,6 +200,6 @@ mod tests {
             let address = IpAddr::from(u128::try_from(number).expect("small").to_be_bytes());
             rates.count(Who::Address(address), None).expect("the first of each");
         }
-        assert!(rates.buckets.lock().expect("no panic").len() <= BUCKETS_MAX);
+        assert!(rates.buckets.0.lock().expect("no panic").len() <= BUCKETS_MAX);
     }
 }

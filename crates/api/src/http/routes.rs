@@ -15,7 +15,7 @@ use super::{border, rate};
 use crate::accounts::{admin, keys, teams};
 use crate::control::Control;
 use crate::failure::Failure;
-use crate::{health, nodes, sandboxes, templates, usage};
+use crate::{health, identity, nodes, sandboxes, templates, usage};
 
 /// A route of the contract that this server does not have (yet).
 struct Unbuilt {
@@ -149,15 +149,25 @@ pub(crate) fn router(control: Arc<Control>) -> Router {
         .route("/admin/sandboxes/running-counts", get(admin::running_counts))
         .route("/admin/teams/{teamID}/api-keys", post(admin::create_key))
         .route("/admin/teams/{teamID}/api-keys/{apiKeyID}", delete(admin::revoke_key));
-    UNBUILT
+    let api = UNBUILT
         .iter()
         .fold(built, |router, unbuilt| router.route(unbuilt.path, unbuilt.route()))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&control), rate::surround))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&control), border::surround))
-        .layer(border::cors())
-        .with_state(control)
+        .layer(border::cors());
+    // Scripts of other origins have nothing to do with passwords: the browser keeps these answers from them.
+    let identity = Router::new()
+        .route(identity::PAGE, get(identity::cli::show).post(identity::cli::submit))
+        .route(identity::START, get(identity::provider::start))
+        .route(identity::CALLBACK, get(identity::provider::callback))
+        .route(identity::TOKEN, post(identity::oauth::token))
+        .route(identity::REVOKE, post(identity::oauth::revoke))
+        .method_not_allowed_fallback(wrong_method)
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&control), rate::surround))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&control), border::surround));
+    api.merge(identity).with_state(control)
 }
 
 async fn unknown() -> Response {

@@ -74,6 +74,11 @@ impl Client {
         self.key.as_deref().expect("a client with a key")
     }
 
+    /// Where a path is.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
     pub(crate) async fn send(
         &self,
         method: &str,

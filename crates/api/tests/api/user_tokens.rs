@@ -210,20 +210,10 @@ async fn keys_that_cannot_be_used_are_told_at_start() {
         (address("ftp://example.com/keys"), "https://"),
         (address("/keys"), "https://"),
         (address("https:///keys"), "https://"),
+        (KeySet::Issuer("login.example.com".to_owned()), "https://"),
     ] {
-        let folder = tempfile::tempdir().expect("a folder");
-        let config = hearth_store::Config::sqlite(&folder.path().join("hearth.db")).expect("UTF-8");
-        let store = hearth_store::Store::open(&config).await.expect("opens");
-        let analytics = hearth_analytics::Config::new(folder.path().join("analytics.db"));
-        let logs = std::sync::Arc::new(hearth_analytics::Embedded::open(analytics).await.expect("opens"));
         let tokens = UserTokens { jwks: Some(jwks), leeway: Duration::ZERO, ..UserTokens::default() };
-        let config = Config { user_tokens: tokens, ..Config::new(Secret::new("x"), None) };
-        let catalog = hearth_catalog::Catalog::in_memory();
-        let error = hearth_api::Api::start(config, store, catalog, hearth_api::Analytics::new(logs), Vec::new())
-            .await
-            .map(drop)
-            .expect_err(message);
-        let cause = std::error::Error::source(&error).expect("a cause").to_string();
+        let cause = World::refuses(Config { user_tokens: tokens, ..Config::new(Secret::new("x"), None) }).await;
         assert!(cause.contains(message), "{message}: {cause}");
     }
 }
@@ -267,4 +257,43 @@ async fn keys_are_fetched_again_when_the_issuer_changes_them() {
     let unknown = signed(&rsa(), Algorithm::RS256, Some("rsa-2"), &claims);
     assert!(!is_believed(&world, &unknown).await);
     assert!(is_believed(&world, &second).await);
+}
+
+#[tokio::test]
+async fn an_issuer_tells_where_its_keys_are() {
+    let named = std::sync::Arc::new(std::sync::Mutex::new("https://other.example.com".to_owned()));
+    let shown = std::sync::Arc::clone(&named);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let issuer = format!("http://{}/realm", listener.local_addr().expect("an address"));
+    let keys = format!("{issuer}/keys");
+    let configuration = move || {
+        let issuer = shown.lock().expect("no panic").clone();
+        async move { axum::Json(json!({"issuer": issuer, "jwks_uri": keys})) }
+    };
+    let set = json!({"keys": [published(&rsa(), Algorithm::RS256, Some("rsa-1"))]});
+    let routes = axum::Router::new()
+        .route("/realm/.well-known/openid-configuration", axum::routing::get(configuration))
+        .route("/realm/keys", axum::routing::get(async move || axum::Json(set)));
+    let serving = tokio::spawn(async move { axum::serve(listener, routes).await.expect("serving") });
+    let tokens = UserTokens {
+        jwks: Some(KeySet::Issuer(issuer.clone())),
+        issuer: Some(issuer.clone()),
+        refetch_pause: Duration::from_millis(50),
+        ..UserTokens::default()
+    };
+    let world = World::with(with(tokens)).await;
+    let (user, _) = world.user("ada@example.com", &[&world.team]).await;
+    let claims = but(&claims(&user.subject), "iss", json!(issuer));
+    let token = signed(&rsa(), Algorithm::RS256, Some("rsa-1"), &claims);
+    assert!(!is_believed(&world, &token).await, "whoever is asked speaks for another one");
+    *named.lock().expect("no panic") = issuer;
+    world
+        .eventually("the token is believed", async || match is_believed(&world, &token).await {
+            true => Ok(()),
+            false => Err("not yet".to_owned()),
+        })
+        .await;
+    let foreign = but(&claims, "iss", json!("https://other.example.com"));
+    assert!(!is_believed(&world, &signed(&rsa(), Algorithm::RS256, Some("rsa-1"), &foreign)).await);
+    serving.abort();
 }

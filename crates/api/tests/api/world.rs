@@ -105,6 +105,17 @@ impl World {
         world
     }
 
+    /// Why it does not start.
+    pub(crate) async fn refuses(config: Config) -> String {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = open(folder.path()).await;
+        let analytics = hearth_analytics::Config::new(folder.path().join("analytics.db"));
+        let analytics = Analytics::new(Arc::new(Embedded::open(analytics).await.expect("opens")));
+        let started = Api::start(config, store, Catalog::in_memory(), analytics, Vec::new()).await;
+        let error = started.map(drop).expect_err("it refuses");
+        std::error::Error::source(&error).expect("a cause").to_string()
+    }
+
     pub(crate) async fn start_server(&mut self) {
         let nodes = [&self.node].into_iter().chain(&self.others).map(FakeNode::as_node).collect();
         let (store, catalog, logs) = (self.store.clone(), self.catalog.clone(), Arc::clone(&self.logs));

@@ -120,3 +120,29 @@ async fn users_are_looked_after() {
     operator.types("user delete ada@example.com").await;
     assert_eq!(operator.json("user list").await, serde_json::json!([]));
 }
+
+#[tokio::test]
+async fn passwords_are_looked_after() {
+    let operator = Operator::start().await;
+    operator.types("user create ada@example.com").await;
+    assert_eq!(operator.json("user list").await[0]["has_password"], false);
+    let password = operator.types("user password ada@example.com --generate").await;
+    let is_theirs = async |password: &str| {
+        let found = operator.other.password_by_email("ada@example.com").await.expect("reads");
+        found.is_some_and(|(_, hash)| hash.verify(&hearth_types::Secret::new(password)))
+    };
+    assert!(is_theirs(password.trim_end()).await, "alone on its line");
+    let made = operator.json("user password ada@example.com --generate").await;
+    assert!(is_theirs(made["password"].as_str().expect("a password")).await);
+    assert!(!is_theirs(password.trim_end()).await);
+    let list = operator.json("user list").await;
+    assert_eq!(
+        (&list[0]["has_password"], &list[0]["password"]),
+        (&true.into(), &Value::Null),
+        "passwords are shown once"
+    );
+    assert_eq!(operator.json("user password ada@example.com --remove").await["has_password"], false);
+    assert!(operator.other.password_by_email("ada@example.com").await.expect("reads").is_none());
+    operator.refuses("user password bob@example.com --generate", "no user").await;
+    operator.refuses("user password ada@example.com --generate --remove", "cannot be used with").await;
+}

@@ -4,10 +4,10 @@ use std::io::Write;
 
 use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
-use hearth_store::{NewUser, Store, User};
+use hearth_store::{NewUser, PasswordHash, Store, User};
 use serde::Serialize;
 
-use super::{find_team, print_json, table};
+use super::{find_team, password, print_json, table};
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum UserCommand {
@@ -54,6 +54,22 @@ pub(crate) enum UserCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Give a user a password to log in with, and end their logins
+    ///
+    /// It is asked for, or read from the standard input where that is no terminal.
+    Password {
+        /// Their address
+        email: String,
+        /// Make one, and show it this once
+        #[arg(long, conflicts_with = "remove")]
+        generate: bool,
+        /// Take their password away
+        #[arg(long)]
+        remove: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Forget a user; keys they made live on
     Delete {
         /// Their address
@@ -72,6 +88,10 @@ struct Shown {
     subject: String,
     teams: Vec<String>,
     default_team: Option<String>,
+    has_password: bool,
+    /// One that was made just now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    password: Option<String>,
 }
 
 impl Shown {
@@ -79,6 +99,8 @@ impl Shown {
         let memberships = store.memberships(user.id).await?;
         let default = memberships.iter().find(|membership| membership.is_default);
         Ok(Self {
+            has_password: store.has_password(user.id).await?,
+            password: None,
             id: user.id.to_string(),
             email: user.email,
             subject: user.subject,
@@ -123,6 +145,25 @@ pub(super) async fn execute(store: &Store, command: UserCommand, out: &mut impl 
             ensure!(left, "{email} is not a member of the team `{team}`");
             show(store, user, json, out).await
         }
+        UserCommand::Password { email, generate, remove, json } => {
+            let user = find(store, &email).await?;
+            let password = match (generate, remove) {
+                (true, _) => Some(password::generate()?),
+                (false, true) => None,
+                (false, false) => Some(password::ask(&email)?),
+            };
+            let hash = password.as_ref().map(PasswordHash::of).transpose()?;
+            store.set_password(user.id, hash.as_ref()).await?;
+            match password.filter(|_| generate) {
+                None => show(store, user, json, out).await,
+                Some(made) if json => {
+                    let shown = Shown { password: Some(made.expose().to_owned()), ..Shown::of(store, user).await? };
+                    print_json(out, &shown)
+                }
+                // Alone on its line, so that a shell can take it.
+                Some(made) => Ok(writeln!(out, "{}", made.expose())?),
+            }
+        }
         UserCommand::Delete { email, json } => {
             let user = find(store, &email).await?;
             store.delete_user(user.id).await?;
@@ -142,14 +183,15 @@ async fn show(store: &Store, user: User, json: bool, out: &mut impl Write) -> Re
 }
 
 fn print(out: &mut impl Write, users: &[Shown]) -> Result<()> {
-    let rows: Vec<[String; 4]> = users
+    let rows: Vec<[String; 5]> = users
         .iter()
         .map(|user| {
             let is_default = |team: &String| Some(team) == user.default_team.as_ref();
             let teams = user.teams.iter().map(|team| if is_default(team) { format!("{team}*") } else { team.clone() });
             let teams = teams.collect::<Vec<_>>().join(" ");
-            [user.email.clone(), teams, user.subject.clone(), user.id.clone()]
+            let password = if user.has_password { "yes" } else { "no" }.to_owned();
+            [user.email.clone(), teams, password, user.subject.clone(), user.id.clone()]
         })
         .collect();
-    table::write(out, ["EMAIL", "TEAMS (* DEFAULT)", "SUBJECT", "ID"], &rows)
+    table::write(out, ["EMAIL", "TEAMS (* DEFAULT)", "PASSWORD", "SUBJECT", "ID"], &rows)
 }

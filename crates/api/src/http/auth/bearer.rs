@@ -1,6 +1,11 @@
-//! Tokens of users: JWTs of whoever identifies them, with a shared secret or a published key.
+//! Tokens of users: JWTs of whoever identifies them, with a shared secret or a published key; or our own, of users who
+//! are logged in here.
 //!
-//! What is checked: the signature, by an algorithm that belongs to the key and not merely to the token's own word; the
+//! A token is held to the rules of the issuer it names, and only keys of that issuer are tried: a secret that is shared
+//! with somebody makes no token that says it is ours, and ours makes none of theirs. Our own tokens lead to a login
+//! ([`Holder::Login`]), and all others to a subject, which no token of ours can name.
+//!
+//! What is checked of others: the signature, by an algorithm that belongs to the key and not merely to the token's own word; the
 //! expiry, which must be there; the time before which it is not valid; audience and issuer, where the operator named
 //! them. What is believed of it then is the subject.
 
@@ -8,6 +13,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use hearth_stdx::chain;
+use hearth_types::LoginId;
+use jsonwebtoken::dangerous::insecure_decode_claims;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
@@ -17,6 +24,7 @@ use tokio::sync::Notify;
 use super::published::{self, Publisher};
 use crate::config::{KeySet, UserTokens};
 use crate::control::Control;
+use crate::identity::Signer;
 
 /// Longest token that is looked at: some issuers put groups and photographs in.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
@@ -35,7 +43,7 @@ pub enum WrongKeys {
     #[error("the set of keys (JWKS) has a symmetric key: it belongs into the secrets")]
     Symmetric,
     /// Keys cannot be fetched from there.
-    #[error("`{0}` is no address of a set of keys (JWKS): `https://…` is expected")]
+    #[error("`{0}` is no address of an issuer or its set of keys (JWKS): `https://…` is expected")]
     Address(String),
     /// The host trusts nobody, so that no address can be asked.
     #[error("reading which certificates this host trusts")]
@@ -47,6 +55,8 @@ pub enum WrongKeys {
 
 /// Knows the tokens that are to be believed.
 pub(crate) struct Verifier {
+    /// Our own.
+    own: Arc<Signer>,
     /// The secrets.
     shared: Vec<Arc<Key>>,
     /// The keys of the issuer, as far as they are known.
@@ -72,8 +82,25 @@ struct Claims {
     sub: String,
 }
 
+/// What is read of a token to know whose rules it is held to.
+#[derive(Deserialize)]
+struct Issued {
+    /// Of any kind: only a text can be ours.
+    #[serde(default)]
+    iss: serde_json::Value,
+}
+
+/// Whom a token is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// Whoever is logged in so.
+    Login(LoginId),
+    /// Whom the issuer calls so.
+    Subject(String),
+}
+
 impl Verifier {
-    pub(crate) fn new(config: &UserTokens) -> Result<Self, WrongKeys> {
+    pub(crate) fn new(config: &UserTokens, own: Arc<Signer>) -> Result<Self, WrongKeys> {
         let UserTokens { secrets, jwks, refetch_pause, audience, issuer, leeway } = config;
         let shared = secrets
             .iter()
@@ -87,10 +114,15 @@ impl Verifier {
             Some(KeySet::Text(text)) => (read(text.as_bytes())?, None),
             Some(KeySet::Address(text)) => {
                 let address = published::parse(text).ok_or_else(|| WrongKeys::Address(text.clone()))?;
-                (Vec::new(), Some(Publisher::new(address).map_err(WrongKeys::Certificates)?))
+                (Vec::new(), Some(Publisher::at(address).map_err(WrongKeys::Certificates)?))
+            }
+            Some(KeySet::Issuer(text)) => {
+                published::parse(text).ok_or_else(|| WrongKeys::Address(text.clone()))?;
+                (Vec::new(), Some(Publisher::of(text).map_err(WrongKeys::Certificates)?))
             }
         };
         Ok(Self {
+            own,
             shared,
             published: RwLock::new(published),
             publisher,
@@ -103,10 +135,20 @@ impl Verifier {
     }
 
     /// Whom a token is about; `None`: it is not to be believed.
-    pub(crate) fn subject(&self, token: &str) -> Option<String> {
+    pub(crate) fn holder(&self, token: &str) -> Option<Holder> {
         if token.len() > TOKEN_BYTES_MAX {
             return None;
         }
+        // Nothing is believed of this yet: it chooses the rules, and they decide.
+        let issued: Issued = insecure_decode_claims(token).ok()?;
+        if Signer::is_named(&issued.iss) {
+            return self.own.login(token).map(Holder::Login);
+        }
+        self.subject(token).map(Holder::Subject)
+    }
+
+    /// Whom the issuer's token is about.
+    fn subject(&self, token: &str) -> Option<String> {
         let header = decode_header(token).ok()?;
         if header.crit.is_some() {
             // The issuer wants something to be understood that is not (RFC 7515, section 4.1.11).
@@ -173,7 +215,7 @@ pub(crate) async fn keep(control: Arc<Control>) {
             match read {
                 Ok(keys) => *published.write().unwrap_or_else(PoisonError::into_inner) = keys,
                 Err(error) => {
-                    tracing::warn!(address = %publisher.address(), error, "the keys for users' tokens were not fetched");
+                    tracing::warn!(%publisher, error, "the keys for users' tokens were not fetched");
                 }
             }
             tokio::time::sleep(*refetch_pause).await;

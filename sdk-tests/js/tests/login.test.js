@@ -1,0 +1,126 @@
+// People log in: `e2b auth` with our own page, in a real browser.
+
+import { execFileSync } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
+import { lookup } from 'node:dns/promises'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+
+import { launch } from '../browser/browser.js'
+import { CommandLine } from '../cli.js'
+import { API_URL } from '../journeys.js'
+
+const PROGRAM = process.env.HEARTH_PROGRAM
+const EMAIL = `${randomUUID()}@example.com`
+const PASSWORD = 'correct horse <battery> & "staple"'
+
+/** What an operator types, on the machine of the server. */
+function hearth(words, input = '') {
+  const { PATH, HOME, HEARTH_DATA_DIR } = process.env
+  return execFileSync(PROGRAM, words, { encoding: 'utf8', input, env: { PATH, HOME, HEARTH_DATA_DIR } })
+}
+
+/** A command line that finds the server so, and has no key. */
+function strangerBy(environment) {
+  const commandLine = new CommandLine({ E2B_API_KEY: undefined, ...environment })
+  onTestFinished(() => commandLine.remove())
+  return commandLine
+}
+
+/** A page in a browser, and what it complains about. */
+async function newPage() {
+  const browser = await launch()
+  onTestFinished(() => browser.close())
+  const context = await browser.newContext({ ignoreHTTPSErrors: true, javaScriptEnabled: false })
+  const page = await context.newPage()
+  const complaints = []
+  page.on('console', (message) => /content security policy/i.test(message.text()) && complaints.push(message.text()))
+  return { page, complaints }
+}
+
+/** Logs in as a person does. */
+async function logIn(commandLine) {
+  const command = commandLine.start('auth', 'login')
+  const url = await commandLine.openedPage()
+  const { page, complaints } = await newPage()
+  await page.goto(url)
+  await page.getByLabel('Email address').fill(EMAIL)
+  await page.getByLabel('Password').fill('not my password')
+  await page.getByRole('button', { name: 'Log in' }).click()
+  expect(await page.getByRole('alert').textContent()).toContain('nobody with this address')
+  expect(await page.getByLabel('Email address').inputValue()).toBe(EMAIL)
+  await page.getByLabel('Password').fill(PASSWORD)
+  await page.getByRole('button', { name: 'Log in' }).click()
+  await page.getByRole('heading', { name: 'You are logged in' }).waitFor()
+  expect(await page.locator('main').textContent()).toContain(EMAIL)
+  expect(new URL(page.url()).origin).toBe(new URL(url).origin)
+  expect(complaints).toEqual([])
+  const { stdout, stderr, code } = await command.ended
+  expect(code, stderr).toBe(0)
+  expect(stdout).toContain(`Logged in as ${EMAIL} with selected project Local`)
+  return JSON.parse(readFileSync(commandLine.configFile, 'utf8'))
+}
+
+async function leadsHere(host) {
+  const found = await lookup(host).catch(() => undefined)
+  return found?.address === '127.0.0.1' || found?.address === '::1'
+}
+
+// Only who has the server's program and data can give somebody a password.
+describe.skipIf(!PROGRAM)('a user', () => {
+  beforeAll(() => {
+    hearth(['user', 'create', EMAIL, '--team', 'local'])
+    hearth(['user', 'password', EMAIL], `${PASSWORD}\n`)
+  })
+
+  afterAll(() => {
+    hearth(['user', 'delete', EMAIL])
+  })
+
+  test('logs in, works, chooses a team and logs out', async () => {
+    const commandLine = strangerBy({ E2B_DOCS_BASE: `${API_URL}/docs` })
+    const { run } = commandLine
+    expect((await run('auth', 'info')).stdout).toContain('Not logged in')
+    const config = await logIn(commandLine)
+    expect(config).toMatchObject({
+      identity: { email: EMAIL }, projectName: 'Local', projectApiKey: expect.stringMatching(/^e2b_[0-9a-f]{40}$/),
+      oauth: { token_endpoint: `${API_URL}/oauth/token`, revoke_endpoint: `${API_URL}/oauth/revoke` },
+    })
+    expect((await run('auth', 'info')).stdout).toContain(EMAIL)
+    const listed = await run('sandbox', 'list', '--format', 'json')
+    expect(listed.code, listed.stderr).toBe(0)
+
+    // An hour later: the command line renews its login by itself.
+    const expired = `x.${Buffer.from('{"exp":1}').toString('base64url')}.x`
+    writeFileSync(commandLine.configFile, JSON.stringify({ ...config, tokens: { ...config.tokens, access_token: expired } }))
+    const configure = commandLine.start('auth', 'configure')
+    await configure.stdout.until('Select project')
+    configure.stdin.end('\n')
+    const configured = await configure.ended
+    expect(configured.code, configured.stderr).toBe(0)
+    expect(configured.stdout).toContain('selected')
+    const renewed = JSON.parse(readFileSync(commandLine.configFile, 'utf8'))
+    expect(renewed.tokens.refresh_token).not.toBe(config.tokens.refresh_token)
+    expect(renewed.projectApiKey).not.toBe(config.projectApiKey)
+
+    expect((await run('auth', 'logout')).stdout).toContain('Logged out')
+    expect(existsSync(commandLine.configFile)).toBe(false)
+    const answer = await fetch(renewed.oauth.token_endpoint, {
+      method: 'POST',
+      body: new URLSearchParams({
+        grant_type: 'refresh_token', refresh_token: renewed.tokens.refresh_token, client_id: renewed.oauth.client_id,
+      }),
+    })
+    expect([answer.status, (await answer.json()).error]).toEqual([400, 'invalid_grant'])
+  })
+
+  test('logs in by names, where the domain is all that is known', async ({ skip }) => {
+    const { domain, ca_file: authority } = JSON.parse(hearth(['env', '--json']))
+    const host = `api.${domain.split(':')[0]}`
+    if (!(await leadsHere(host))) skip(`${host} leads nowhere here: install libnss-myhostname`)
+    const byNames = { E2B_DOMAIN: domain, NODE_EXTRA_CA_CERTS: authority, E2B_API_URL: undefined, E2B_SANDBOX_URL: undefined }
+    const { oauth } = await logIn(strangerBy(byNames))
+    expect(oauth.token_endpoint).toBe(`https://${domain}/oauth/token`)
+  })
+})
