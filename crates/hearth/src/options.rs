@@ -2,23 +2,24 @@
 //! TOML file (`api_listen`). A flag wins over a variable, a variable over the file, the file over the default.
 
 pub(crate) mod acme;
+mod values;
 
 use std::fmt;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use hearth_api::KeySet;
 use hearth_types::{NodeId, Secret};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Domain;
 use crate::tls::CertificateFiles;
+pub(crate) use values::{Accelerator, GuestLogs, LogFormat, NetworkMode, TlsListen};
 
 /// Where the first listeners are when nobody says otherwise.
 const API_LISTEN: &str = "127.0.0.1:3000";
@@ -189,101 +190,6 @@ pub(crate) struct Options {
     #[arg(long, env = "HEARTH_GUEST_LOGS", global = true, value_name = "WHAT", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) guest_logs: Option<GuestLogs>,
-}
-
-/// Where names are served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub(crate) enum TlsListen {
-    /// Nowhere.
-    Off,
-    /// There.
-    At(SocketAddr),
-}
-
-impl TlsListen {
-    /// The port, where names are served.
-    pub(crate) fn port(self) -> Option<u16> {
-        match self {
-            Self::Off => None,
-            Self::At(address) => Some(address.port()),
-        }
-    }
-}
-
-impl FromStr for TlsListen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "off" => Ok(Self::Off),
-            address => match address.parse() {
-                Ok(address) => Ok(Self::At(address)),
-                Err(_) => Err(format!("`{address}` is neither an address with a port nor `off`")),
-            },
-        }
-    }
-}
-
-impl TryFrom<String> for TlsListen {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<TlsListen> for String {
-    fn from(listen: TlsListen) -> Self {
-        match listen {
-            TlsListen::Off => "off".to_owned(),
-            TlsListen::At(address) => address.to_string(),
-        }
-    }
-}
-
-/// What sandboxes' logs have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum GuestLogs {
-    /// Starts and ends of processes, and errors
-    Events,
-    /// What processes print as well
-    Output,
-}
-
-/// How guests are connected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum NetworkMode {
-    /// Namespaces when this process may make them, user otherwise
-    Auto,
-    /// A namespace of its own for each guest (needs root)
-    Namespaces,
-    /// The VMM's user-mode network
-    User,
-}
-
-/// What executes guests' instructions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Accelerator {
-    /// KVM if it proves itself, emulation otherwise
-    Auto,
-    /// The CPU's virtualization
-    Kvm,
-    /// Software emulation
-    Tcg,
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum LogFormat {
-    /// For people
-    Text,
-    /// One JSON object a line
-    Json,
 }
 
 /// Where users log in, if it is not here.
