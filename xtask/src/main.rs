@@ -32,7 +32,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Generate Rust from proto/ into the crates that own it.
+    /// Generate Rust from proto/ into the crates that own it, and spec/openapi.yaml from the API's handlers.
     Codegen {
         /// Only compare with what is committed.
         #[arg(long)]

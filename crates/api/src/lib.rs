@@ -38,4 +38,5 @@ mod usage;
 pub use config::{Analytics, Config, KeySet, Node, Rate, UserTokens};
 pub use control::{Api, StartError};
 pub use http::auth::WrongKeys;
+pub use http::document::{json as openapi_json, yaml as openapi_yaml};
 pub use token::TokenSource;
