@@ -22,6 +22,7 @@ const NO_SLUG: &str = "";
     responses(
         (status = 200, description = "It can.", body = String, content_type = "text/plain", example = "Health check successful"),
         (status = 503, description = "It is stopping, or its database does not answer."),
+        (status = 504, description = "Its database takes too long."),
     )
 )]
 pub(crate) async fn check(State(control): State<Arc<Control>>) -> Response {

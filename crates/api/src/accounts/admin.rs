@@ -28,6 +28,8 @@ use crate::live::{Handle, Unanswered};
     responses(
         (status = 200, description = "What came of it.", body = KillResult),
         (status = 404, description = "There is no such team."),
+        (status = 500),
+        (status = 504),
     )
 )]
 pub(crate) async fn kill_sandboxes(
@@ -72,6 +74,8 @@ pub(crate) async fn running_counts(State(control): State<Arc<Control>>, Operator
     responses(
         (status = 201, description = "This is it.", body = CreatedApiKey),
         (status = 404, description = "There is no such team."),
+        (status = 500),
+        (status = 504),
     )
 )]
 pub(crate) async fn create_key(
@@ -91,6 +95,8 @@ pub(crate) async fn create_key(
     responses(
         (status = 204, description = "Nobody gets in with it any more."),
         (status = 404, description = "The team has no such key, or there is no such team."),
+        (status = 500),
+        (status = 504),
     )
 )]
 pub(crate) async fn revoke_key(

@@ -6,6 +6,7 @@ mod accounts;
 mod borders;
 mod client;
 mod creates;
+mod document;
 mod ends;
 mod fake_node;
 mod idempotency;

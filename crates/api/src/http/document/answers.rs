@@ -55,8 +55,8 @@ pub(super) fn surround(operation: &mut Operation, callers: Callers, is_counted: 
         (has_body, StatusCode::REQUEST_TIMEOUT),
         (has_body, StatusCode::PAYLOAD_TOO_LARGE),
         (is_counted, StatusCode::TOO_MANY_REQUESTS),
-        (asks_somebody, StatusCode::INTERNAL_SERVER_ERROR),
-        (true, StatusCode::GATEWAY_TIMEOUT),
+        (callers.are_looked_up(), StatusCode::INTERNAL_SERVER_ERROR),
+        (callers.are_looked_up(), StatusCode::GATEWAY_TIMEOUT),
     ];
     let answers = &mut operation.responses.responses;
     for (_, status) in possible.into_iter().filter(|(is_possible, _)| *is_possible) {

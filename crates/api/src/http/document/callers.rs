@@ -54,6 +54,11 @@ impl Callers {
         matches!(self, Self::Team | Self::People | Self::Members)
     }
 
+    /// Whether the store is asked who it is, which can fail and take too long.
+    pub(super) fn are_looked_up(self) -> bool {
+        self.speak_for_a_team() || self == Self::Users
+    }
+
     /// Whether it may be a team that there is not: only operators may name such a one.
     pub(super) fn may_name_any_team(self) -> bool {
         matches!(self, Self::Team | Self::People)
