@@ -29,6 +29,7 @@ use crate::live::{Handle, Unanswered};
         (status = 200, description = "What came of it.", body = KillResult),
         (status = 404, description = "There is no such team."),
         (status = 500),
+        (status = 503, description = "The server is stopping."),
         (status = 504),
     )
 )]
@@ -38,6 +39,10 @@ pub(crate) async fn kill_sandboxes(
     TeamPath(team_id): TeamPath,
 ) -> Result<Json<KillResult>, Failure> {
     known(&control, team_id).await?;
+    if control.tasks.token().is_cancelled() {
+        // Who has left already would not be ended.
+        return Err(Failure::stopping());
+    }
     let handles = control.live.of_team(team_id);
     let kills = join_all(handles.iter().map(Handle::kill)).await;
     let (mut killed_count, mut failed_count) = (0, 0);

@@ -103,8 +103,7 @@ impl Client {
                 text: String::from_utf8(bytes.to_vec()).expect("text"),
             }
         };
-        let answer =
-            tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| panic!("{method} {path} hangs"));
+        let answer = tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| panic!("{method} {path} hangs"));
         document::check(method, path, &answer);
         answer
     }

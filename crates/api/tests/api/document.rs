@@ -43,9 +43,8 @@ impl Document {
         for (path, item) in json["paths"].as_object().expect("paths") {
             for (method, operation) in item.as_object().expect("methods") {
                 let answers = operation["responses"].as_object().expect("answers").iter();
-                let answers = answers.map(|(status, answer)| {
-                    (status.parse().expect("a status"), resolved(&json, answer).clone())
-                });
+                let answers = answers
+                    .map(|(status, answer)| (status.parse().expect("a status"), resolved(&json, answer).clone()));
                 operations.push(Operation {
                     id: operation["operationId"].as_str().expect("a name").to_owned(),
                     method: method.to_uppercase(),
@@ -122,11 +121,9 @@ pub(crate) fn check(method: &str, path: &str, answer: &Answer) {
         let escaped = |text: &str| text.replace('~', "~0").replace('/', "~1");
         let answers = match operation.json["responses"][status.to_string()]["$ref"].as_str() {
             Some(reference) => reference.to_owned(),
-            None => format!(
-                "#/paths/{}/{}/responses/{status}",
-                escaped(&operation.path),
-                operation.method.to_lowercase()
-            ),
+            None => {
+                format!("#/paths/{}/{}/responses/{status}", escaped(&operation.path), operation.method.to_lowercase())
+            }
         };
         check_value(&format!("{answers}/content/application~1json/schema"), &answer.json());
     }
@@ -155,7 +152,9 @@ fn check_headers(described: &Value, answer: &Answer) {
         let Some((_, header)) = header else { continue };
         let text = answer.header(name).expect("it is there");
         let value = match DOCUMENT.resolve(header)["schema"]["type"].as_str() {
-            Some("integer") => text.parse().map(Value::Number).unwrap_or_else(|error| panic!("{name}: {text}: {error}")),
+            Some("integer") => {
+                text.parse().map(Value::Number).unwrap_or_else(|error| panic!("{name}: {text}: {error}"))
+            }
             _ => Value::String(text.to_owned()),
         };
         if let Some(reference) = header["$ref"].as_str() {

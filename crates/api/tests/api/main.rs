@@ -3,6 +3,7 @@
 
 mod accidents;
 mod accounts;
+mod answers;
 mod borders;
 mod client;
 mod creates;
