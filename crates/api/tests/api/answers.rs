@@ -164,6 +164,29 @@ async fn each_operation_takes_the_credentials_of_the_document() {
     }
 }
 
+/// Numbers in queries may be as small and as great as the document says, and no more.
+#[tokio::test]
+async fn each_number_has_the_bounds_of_the_document() {
+    let world = World::start().await;
+    let somebody = Somebody::of(&world).await;
+    let mut checked = 0;
+    for operation in &DOCUMENT.operations {
+        for parameter in operation.json["parameters"].as_array().into_iter().flatten() {
+            let (name, schema) = (parameter["name"].as_str().expect("a name"), &parameter["schema"]);
+            let bounds = [("minimum", -1), ("maximum", 1)].map(|(bound, beyond)| (schema[bound].as_i64(), beyond));
+            for (bound, beyond) in bounds.into_iter().filter_map(|(bound, beyond)| Some((bound?, beyond))) {
+                let (query, ..) = request(operation).expect("an operation of the table");
+                let query = |number: i64| format!("{query}{}{name}={number}", if query.is_empty() { "?" } else { "&" });
+                let path = somebody.path(operation);
+                somebody.send(operation, &(path.clone() + &query(bound)), "").await.assert_status(200);
+                somebody.send(operation, &(path + &query(bound + beyond)), "").await.assert_error(400, name);
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 10, "{checked}");
+}
+
 async fn success_and_what_is_not_supported() {
     let world = World::start().await;
     world.template(&world.team, false, "own", "0.6.4").await;
