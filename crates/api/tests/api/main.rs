@@ -6,6 +6,7 @@ mod accounts;
 mod answers;
 mod borders;
 mod client;
+mod contract;
 mod creates;
 mod document;
 mod ends;
