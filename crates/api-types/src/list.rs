@@ -55,7 +55,9 @@ pub enum QueryError {
 #[into_params(parameter_in = Query, rename_all = "camelCase")]
 pub struct ListQuery {
     /// In which states; never empty.
-    #[param(rename = "state", value_type = Option<Vec<SandboxState>>, inline, style = Form, explode = false, min_items = 1)]
+    #[param(
+        rename = "state", value_type = Option<Vec<SandboxState>>, inline, style = Form, explode = false, min_items = 1
+    )]
     pub states: BTreeSet<SandboxState>,
     /// Pairs that all must be equal: `key=value` joined by `&`, where keys and values are form encoded, and all of it once
     /// more.

@@ -20,7 +20,10 @@ const NO_SLUG: &str = "";
 #[utoipa::path(
     get, path = "/health", tag = tag::SERVER, operation_id = "getHealth",
     responses(
-        (status = 200, description = "It can.", body = String, content_type = "text/plain", example = "Health check successful"),
+        (
+            status = 200,
+            description = "It can.", body = String, content_type = "text/plain", example = "Health check successful"
+        ),
         (status = 503, description = "It is stopping, or its database does not answer."),
         (status = 504, description = "Its database takes too long."),
     )

@@ -181,7 +181,8 @@ pub(crate) fn table() -> Table {
     UNBUILT.iter().fold(built, |table, unbuilt| unbuilt.add_to(table))
 }
 
-/// The router. Matching is on the raw path, so that an encoded slash does not end a segment.
+/// The router. What programs call is in the [`table`]; pages for browsers, which need no description, may join here.
+/// Matching is on the raw path, so that an encoded slash does not end a segment.
 pub(crate) fn router(control: Arc<Control>) -> Router {
     let (routes, _) = table().into_parts();
     routes

@@ -35,7 +35,11 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
     params(SandboxPath), request_body = ConnectV1,
     responses(
         (status = 200, description = "It runs, and lasts at least that long.", body = Sandbox),
-        (status = 400, description = "The body is not what the schema says, the timeout is longer than the team may have, or the sandbox has lived as long as it may."),
+        (
+            status = 400,
+            description = "The body is not what the schema says, the timeout is longer than the team may have, or \
+                the sandbox has lived as long as it may."
+        ),
         (status = 404, description = "There is no such sandbox, or no such team."),
         (status = 409, description = "It is being killed."),
         (status = 503, description = "The server is stopping."),
@@ -53,13 +57,18 @@ pub(crate) async fn first_generation(
 
 /// Connect to a sandbox
 ///
-/// Never shortens its life. The timeout, 300 seconds by default, and the body itself may be left out. The answer has the same tokens as that of the create.
+/// Never shortens its life. The timeout, 300 seconds by default, and the body itself may be left out. The answer has the
+/// same tokens as that of the create.
 #[utoipa::path(
     post, path = "/v2/sandboxes/{sandboxID}/connect", tag = tag::SANDBOXES, operation_id = "connectSandbox",
     params(SandboxPath), request_body = Option<Connect>,
     responses(
         (status = 200, description = "It runs, and lasts at least that long.", body = Sandbox),
-        (status = 400, description = "The body is not what the schema says, the timeout is longer than the team may have, or the sandbox has lived as long as it may."),
+        (
+            status = 400,
+            description = "The body is not what the schema says, the timeout is longer than the team may have, or \
+                the sandbox has lived as long as it may."
+        ),
         (status = 404, description = "There is no such sandbox, or no such team."),
         (status = 409, description = "It is being killed."),
         (status = 503, description = "The server is stopping."),

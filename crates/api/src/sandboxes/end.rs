@@ -29,7 +29,10 @@ const REFRESH_MAX: i32 = 3600;
     params(SandboxPath), request_body = Timeout,
     responses(
         (status = 204, description = "So it does."),
-        (status = 400, description = "The body is not what the schema says, or the sandbox has lived as long as it may."),
+        (
+            status = 400,
+            description = "The body is not what the schema says, or the sandbox has lived as long as it may."
+        ),
         (status = 404, description = "There is no such sandbox, or no such team."),
         (status = 409, description = "It is being killed."),
         (status = 503, description = "The server is stopping."),
@@ -56,7 +59,10 @@ pub(crate) async fn set_timeout(
     params(SandboxPath), request_body = Option<Refresh>,
     responses(
         (status = 204, description = "So it is."),
-        (status = 400, description = "The body is not what the schema says, or the sandbox has lived as long as it may."),
+        (
+            status = 400,
+            description = "The body is not what the schema says, or the sandbox has lived as long as it may."
+        ),
         (status = 404, description = "There is no such sandbox, or no such team."),
         (status = 409, description = "It is being killed."),
         (status = 503, description = "The server is stopping."),

@@ -20,7 +20,11 @@ use crate::http::path::SandboxPath;
     responses(
         (status = 204, description = "Nothing of it is left."),
         (status = 404, description = "There is no such sandbox, or no such team."),
-        (status = 500, description = "Something went wrong: the server's log has more. It cannot be reached any more, and its end is tried until it succeeds."),
+        (
+            status = 500,
+            description = "Something went wrong: the server's log has more. It cannot be reached any more, and its \
+                end is tried until it succeeds."
+        ),
         (status = 503, description = "The server is stopping."),
     )
 )]

@@ -33,8 +33,14 @@ pub(crate) const TOTAL_RUNNING: HeaderName = HeaderName::from_static("x-total-ru
     responses((
         status = 200, description = "A page of them.", body = Vec<ListedSandbox>,
         headers(
-            ("X-Next-Token" = String, description = "Where the next page begins: its `nextToken`. Absent on the last page."),
-            ("X-Total-Running" = u64, description = "How many running sandboxes match, on all pages. Absent if none were asked for."),
+            (
+                "X-Next-Token" = String,
+                description = "Where the next page begins: its `nextToken`. Absent on the last page."
+            ),
+            (
+                "X-Total-Running" = u64,
+                description = "How many running sandboxes match, on all pages. Absent if none were asked for."
+            ),
         )
     ))
 )]
@@ -66,7 +72,8 @@ pub(crate) async fn page(
     get, path = "/sandboxes", tag = tag::SANDBOXES, operation_id = "listSandboxesV1",
     params((
         "metadata" = Option<String>, Query,
-        description = "Pairs that all must be equal: `key=value` joined by `&`, where keys and values are form encoded, and all of it once more."
+        description = "Pairs that all must be equal: `key=value` joined by `&`, where keys and values are form encoded, \
+            and all of it once more."
     )),
     responses((status = 200, description = "All of them.", body = Vec<ListedSandbox>))
 )]

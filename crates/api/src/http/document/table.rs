@@ -42,12 +42,6 @@ impl Table {
         Self(self.0.routes((schemas, paths, handlers)))
     }
 
-    /// A route without a description: pages for browsers. What programs call has one.
-    #[allow(dead_code, reason = "the pages of a login come next")]
-    pub(crate) fn add_page(self, path: &str, handlers: MethodRouter<Arc<Control>>) -> Self {
-        Self(self.0.route(path, handlers))
-    }
-
     pub(crate) fn into_parts(self) -> (Router<Arc<Control>>, OpenApi) {
         self.0.split_for_parts()
     }
