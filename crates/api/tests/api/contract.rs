@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::document::{DOCUMENT, Operation};
 use crate::routes::{UNBUILT, UNBUILT_FOR_OPERATORS};
+use crate::world::World;
 
 /// Method, path, parameters that are not in the path, request, success. `?` may be left out, `[X]` is a list of X.
 const ROUTES: &[(&str, &str, &str, &str)] = &[
@@ -146,6 +147,19 @@ fn the_routes_are_those_of_the_contract() {
         UNBUILT.iter().map(|(method, path, ..)| (*method, *path)).chain(UNBUILT_FOR_OPERATORS.iter().copied());
     let expected = expected.map(|(method, path)| name(DOCUMENT.find(method, path).expect("the contract has it")));
     assert_eq!(unbuilt, expected.collect());
+}
+
+#[tokio::test]
+async fn the_document_is_served_to_everybody() {
+    let world = World::start().await;
+    let nobody = world.client_with(None);
+    for (path, media_type, text) in [
+        ("/openapi.json", "application/json", hearth_api::openapi_json()),
+        ("/openapi.yaml", "application/yaml", hearth_api::openapi_yaml()),
+    ] {
+        let answer = nobody.get(path).await.assert_status(200);
+        assert_eq!((answer.header("content-type"), answer.text.as_str()), (Some(media_type), text), "{path}");
+    }
 }
 
 #[test]
