@@ -19,7 +19,7 @@ test: test-packages ## All checks and all tests, microVMs and official SDKs incl
 check: packages ## Formatting, lints, layers, generated code, licences
 	@$(CARGO) xtask check
 
-sdk-tests: test-packages ## The journeys with the official SDKs on a private server
+sdk-tests: test-packages ## The journeys with the official SDKs, and Schemathesis, on a private server
 	@$(CARGO) xtask sdk-tests $(ARGS)
 
 demo: test-packages ## The README's samples with the official SDKs on a private server
@@ -30,7 +30,7 @@ bench: test-packages bench-packages ## Measure, as a table and as JSON
 
 clean: ## Remove what was built, prepared and installed below this folder
 	$(CARGO) clean
-	rm -rf sdk-tests/.venv* sdk-tests/js/node_modules
+	rm -rf sdk-tests/.venv* sdk-tests/schema/.venv sdk-tests/js/node_modules
 
 packages: toolchain
 	@scripts/packages.sh run build

@@ -1,9 +1,12 @@
-//! Protobuf definitions become committed Rust code; `--check` compares instead of writing.
+//! Protobuf definitions become committed Rust code, and the handlers of the API its committed description; `--check`
+//! compares instead of writing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+
+use crate::phases::{cargo, output};
 
 /// One generated module: which definitions go into which crate.
 struct Target {
@@ -25,6 +28,9 @@ const TARGETS: &[Target] = &[
     },
 ];
 
+/// What the API says of itself, as served.
+const OPENAPI: &str = "spec/openapi.yaml";
+
 /// Regenerates every target below `root`, or reports the files that differ when `check` is set.
 pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
     let mut stale = Vec::new();
@@ -44,10 +50,23 @@ pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
             }
         }
     }
+    let document = openapi(root)?;
+    let committed = root.join(OPENAPI);
+    if !check {
+        fs::write(&committed, document).with_context(|| format!("writing {}", committed.display()))?;
+    } else if fs::read_to_string(&committed).ok() != Some(document) {
+        stale.push(committed.display().to_string());
+    }
     if !stale.is_empty() {
         bail!("generated code is stale, run `cargo xtask codegen`: {}", stale.join(", "));
     }
     Ok(())
+}
+
+/// The document of the handlers as they are now. Only the API's crate is built for it.
+fn openapi(root: &Path) -> Result<String> {
+    let arguments = ["run", "--quiet", "--locked", "-p", "hearth-api", "--bin", "hearth-openapi"];
+    output(cargo().current_dir(root).args(arguments)).context("asking the API for its description")
 }
 
 fn generate(root: &Path, target: &Target, out: &Path) -> Result<()> {

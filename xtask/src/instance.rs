@@ -109,6 +109,7 @@ impl Instance {
             // How journeys do what an operator would.
             ("HEARTH_PROGRAM", self.program.display().to_string()),
             ("HEARTH_DATA_DIR", self.data.display().to_string()),
+            ("HEARTH_ADMIN_TOKEN", self.admin_token()?),
         ];
         match by {
             By::Addresses => environment.extend([("E2B_API_URL", api_url), ("E2B_SANDBOX_URL", sandbox_url)]),
@@ -120,6 +121,13 @@ impl Instance {
             }
         }
         Ok(environment)
+    }
+
+    /// What operators prove themselves with.
+    fn admin_token(&self) -> Result<String> {
+        let file = self.data.join("admin-token");
+        let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        Ok(text.trim().to_owned())
     }
 
     /// Stops the server and checks that nothing of it is left and nothing in its log went wrong.

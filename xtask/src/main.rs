@@ -19,6 +19,8 @@ mod instance;
 mod layers;
 mod leftovers;
 mod phases;
+mod python;
+mod schema;
 mod sdk;
 mod tools;
 mod up;
@@ -32,7 +34,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Generate Rust from proto/ into the crates that own it.
+    /// Generate Rust from proto/ into the crates that own it, and spec/openapi.yaml from the API's handlers.
     Codegen {
         /// Only compare with what is committed.
         #[arg(long)]
@@ -60,7 +62,7 @@ enum Chore {
     Check,
     /// All checks and all tests.
     Test,
-    /// The journeys with the official SDKs, on a private server.
+    /// The journeys with the official SDKs, and Schemathesis, on a private server.
     SdkTests(sdk::Selection),
     /// The samples of README.md with the official SDKs, on a private server.
     Demo,

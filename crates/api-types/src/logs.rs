@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::form::{FormError, digits, parameters};
 
@@ -41,7 +42,7 @@ pub enum LogQueryError {
 }
 
 /// How much a line matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     /// For those who look for a mistake.
@@ -55,7 +56,8 @@ pub enum LogLevel {
 }
 
 /// From which end of the log lines are listed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "lowercase")]
 pub enum LogDirection {
     /// Oldest first, from the cursor on.
     Forward,
@@ -64,11 +66,14 @@ pub enum LogDirection {
 }
 
 /// The query of `GET /sandboxes/{sandboxID}/logs`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct LogQuery {
-    /// Said at this time or later.
+    /// Said at this time or later, in Unix milliseconds.
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 253_402_207_200_000_i64)]
     pub start: Option<Timestamp>,
-    /// 0 to [`LIMIT_MAX`]; a greater one that a client sent is cut to it.
+    /// Most lines: 0 to 1000; a greater one is cut to it.
+    #[param(value_type = Option<u64>, default = 1000)]
     pub limit: u32,
 }
 
@@ -87,17 +92,23 @@ impl LogQuery {
 }
 
 /// The query of `GET /v2/sandboxes/{sandboxID}/logs`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct LogPageQuery {
-    /// Where to begin; `None`: at the end of the log that the direction begins with.
+    /// Where to begin, in Unix milliseconds; absent: at the end of the log that the direction begins with.
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 253_402_207_200_000_i64)]
     pub cursor: Option<Timestamp>,
-    /// 0 to [`LIMIT_MAX`].
+    /// Most lines.
+    #[param(value_type = Option<u32>, maximum = 1000, default = 1000)]
     pub limit: u32,
-    /// From which end.
+    /// From which end; backward when nothing is said.
+    #[param(value_type = Option<LogDirection>, inline)]
     pub direction: LogDirection,
     /// Of this level or a greater one.
+    #[param(inline)]
     pub level: Option<LogLevel>,
-    /// With this text in them, of at most [`SEARCH_CHARS_MAX`] characters.
+    /// With this text in them.
+    #[param(max_length = 256)]
     pub search: Option<String>,
 }
 
@@ -150,7 +161,7 @@ fn level(text: &str) -> Result<LogLevel, LogQueryError> {
 }
 
 /// A line, taken apart.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LogEntry {
     /// When it was said.
     pub timestamp: Timestamp,
@@ -191,7 +202,7 @@ impl LogLevel {
 }
 
 /// A line as one text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LogLine {
     /// When it was said.
     pub timestamp: Timestamp,
@@ -200,7 +211,7 @@ pub struct LogLine {
 }
 
 /// What the first generation of the route answers: every line twice, in both forms.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Logs {
     /// As texts.
@@ -210,7 +221,7 @@ pub struct Logs {
 }
 
 /// What the second generation answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LogPage {
     /// Taken apart.
     pub logs: Vec<LogEntry>,

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::form::{FormError, digits, pairs, parameters};
 
@@ -36,11 +37,14 @@ pub enum MetricsQueryError {
 }
 
 /// A stretch of time: the query of `GET /sandboxes/{sandboxID}/metrics` and `GET /teams/{teamID}/metrics`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct MetricsQuery {
-    /// At this time or later.
+    /// At this time or later, in Unix seconds.
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 253_402_207_200_i64)]
     pub start: Option<Timestamp>,
-    /// At this time or earlier; not before the start.
+    /// At this time or earlier, in Unix seconds; not before the start.
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 253_402_207_200_i64)]
     pub end: Option<Timestamp>,
 }
 
@@ -64,7 +68,8 @@ impl MetricsQuery {
 }
 
 /// What is measured of a team.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "snake_case")]
 pub enum TeamMetricName {
     /// How many sandboxes run.
     ConcurrentSandboxes,
@@ -73,11 +78,14 @@ pub enum TeamMetricName {
 }
 
 /// The query of `GET /teams/{teamID}/metrics/max`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct MaxQuery {
-    /// When.
+    /// When: parameters of their own.
+    #[param(ignore)]
     pub range: MetricsQuery,
     /// The most of what.
+    #[param(inline)]
     pub metric: TeamMetricName,
 }
 
@@ -123,7 +131,7 @@ fn time(name: &'static str, text: &str) -> Result<Timestamp, MetricsQueryError> 
 }
 
 /// What a sandbox used at a time.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxMetric {
     /// When.
@@ -147,14 +155,14 @@ pub struct SandboxMetric {
 }
 
 /// The answer of `GET /sandboxes/metrics`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SandboxesMetrics {
     /// By id; those without data are left out.
     pub sandboxes: BTreeMap<String, SandboxMetric>,
 }
 
 /// What a team used at a time.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TeamMetric {
     /// When.
@@ -168,7 +176,7 @@ pub struct TeamMetric {
 }
 
 /// The most that a team used.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MaxTeamMetric {
     /// When.

@@ -2,11 +2,12 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::form::{FormError, parameters};
 
 /// How a node is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeStatus {
     /// It takes new sandboxes.
@@ -22,7 +23,7 @@ pub enum NodeStatus {
 }
 
 /// A node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Node {
     /// Its name.
@@ -32,6 +33,7 @@ pub struct Node {
     pub service_instance_id: String,
     /// The cluster it belongs to.
     #[serde(rename = "clusterID")]
+    #[schema(format = Uuid)]
     pub cluster_id: String,
     /// The version of its program; empty until it was reached.
     pub version: String,
@@ -57,7 +59,7 @@ pub struct Node {
 }
 
 /// A node's processors; members are empty where its machine does not tell.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineInfo {
     /// The family of the processor.
@@ -71,13 +73,14 @@ pub struct MachineInfo {
 }
 
 /// How busy a node is; all is 0 until it was reached.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeMetrics {
     /// Processors that its sandboxes may use together.
     #[serde(rename = "allocatedCPU")]
     pub allocated_cpu: u32,
     /// How busy its processors are, whoever uses them: 0 to 100.
+    #[schema(maximum = 100)]
     pub cpu_percent: u32,
     /// Its processors.
     pub cpu_count: u32,
@@ -100,7 +103,7 @@ pub struct NodeMetrics {
 }
 
 /// A file system of a node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DiskMetrics {
     /// Where it is mounted.
@@ -116,9 +119,11 @@ pub struct DiskMetrics {
 }
 
 /// Which nodes are meant.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, IntoParams)]
+#[into_params(parameter_in = Query, rename_all = "camelCase")]
 pub struct NodesQuery {
     /// Those of this cluster; absent: of the only one.
+    #[param(rename = "clusterID", format = Uuid)]
     pub cluster_id: Option<String>,
 }
 
@@ -133,12 +138,13 @@ impl NodesQuery {
 }
 
 /// What an operator wants of a node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeChange {
     /// What it is to be.
     pub status: NodeStatus,
     /// The cluster it belongs to; absent: the only one.
+    #[schema(format = Uuid)]
     #[serde(default, rename = "clusterID")]
     pub cluster_id: Option<String>,
 }

@@ -6,6 +6,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use jiff::Timestamp;
+use utoipa::ToSchema;
 
 const SEPARATOR: &str = "__";
 const ASCENDING: &str = "asc";
@@ -13,11 +14,13 @@ const ASCENDING: &str = "asc";
 const TOKEN_CHARS_MAX: usize = 256;
 
 /// The order of a list by time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
 pub enum Order {
     /// Oldest first.
+    #[schema(rename = "asc")]
     Ascending,
     /// Newest first.
+    #[schema(rename = "desc")]
     Descending,
 }
 

@@ -7,4 +7,4 @@ mod requested;
 
 pub use described::{Lifecycle, ListedSandbox, OnTimeout, Sandbox, SandboxDetail, SandboxState};
 pub use network::Network;
-pub use requested::{AutoResume, Connect, Iam, NewSandbox, NewSandboxV1, Refresh, Timeout, VolumeMount};
+pub use requested::{AutoResume, Connect, ConnectV1, Iam, NewSandbox, NewSandboxV1, Refresh, Timeout, VolumeMount};

@@ -1,9 +1,10 @@
 //! Templates.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The answer to `GET /templates/aliases/{alias}` for a template of the caller.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TemplateAlias {
     /// The template behind the name.
     #[serde(rename = "templateID")]

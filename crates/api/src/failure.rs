@@ -189,7 +189,7 @@ impl IntoResponse for Failure {
 }
 
 /// What clients try again unless they are told not to.
-fn is_retried_by_default(status: StatusCode) -> bool {
+pub(crate) fn is_retried_by_default(status: StatusCode) -> bool {
     [
         StatusCode::TOO_MANY_REQUESTS,
         StatusCode::BAD_GATEWAY,

@@ -41,5 +41,6 @@ mod usage;
 pub use config::{Analytics, Config, Identity, KeySet, Node, Provider, Rate, UserTokens};
 pub use control::{Api, StartError};
 pub use http::auth::WrongKeys;
+pub use http::document::{json as openapi_json, yaml as openapi_yaml};
 pub use identity::WrongIdentity;
 pub use token::TokenSource;

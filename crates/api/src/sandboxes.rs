@@ -25,5 +25,9 @@ use crate::live::{Handle, Refusal};
 /// A sandbox of a team. Another team's is as unknown as one that never was.
 fn find(control: &Control, team: &Team, sandbox_id: &SandboxId) -> Result<Handle, Failure> {
     let found = control.live.find(sandbox_id).filter(|handle| handle.team_id() == team.id);
-    found.ok_or_else(|| Refusal::NotFound.into())
+    found.ok_or_else(|| match control.tasks.token().is_cancelled() {
+        // Owners leave when the server stops, and their sandboxes go on.
+        true => Failure::stopping(),
+        false => Refusal::NotFound.into(),
+    })
 }

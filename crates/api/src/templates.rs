@@ -12,10 +12,22 @@ use http::StatusCode;
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::http::auth::Reader;
+use crate::http::document::tag;
 use crate::http::path::AliasPath;
 
-/// `GET /templates/aliases/{alias}`: 200 for the caller's own template, 403 for anybody else's, which clients read as
-/// "the name is taken".
+/// Tell whether a name means a template
+///
+/// 200 for the caller's own template, 403 for anybody else's, which clients read as "the name is taken".
+#[utoipa::path(
+    get, path = "/templates/aliases/{alias}", tag = tag::TEMPLATES, operation_id = "findTemplateAlias",
+    params(AliasPath),
+    responses(
+        (status = 200, description = "It means this one.", body = TemplateAlias),
+        (status = 400, description = "It is not a name, or is in another team's namespace."),
+        (status = 403, description = "It means another team's template, or the team is banned."),
+        (status = 404, description = "It means none, or there is no such team."),
+    )
+)]
 pub(crate) async fn find_alias(
     State(control): State<Arc<Control>>,
     Reader(team): Reader,

@@ -82,6 +82,12 @@ pub(crate) enum Command {
     /// Look after users, and which teams they may act for
     #[command(subcommand)]
     User(UserCommand),
+    /// Print the OpenAPI document of the control plane, which an instance also serves at /openapi.yaml and /openapi.json
+    Openapi {
+        /// In which form
+        #[arg(long, value_name = "FORM", default_value = "yaml")]
+        format: Form,
+    },
     /// Print a completion script for a shell: `hearth completion bash > /etc/bash_completion.d/hearth`
     Completion {
         /// The shell
@@ -96,6 +102,15 @@ pub(crate) enum By {
     Names,
     /// In clear, by two addresses: without signed URLs and hosts of ports
     Addresses,
+}
+
+/// A form of the OpenAPI document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// For people
+    Yaml,
+    /// For programs that do not read YAML
+    Json,
 }
 
 #[derive(Debug, Clone, Subcommand)]

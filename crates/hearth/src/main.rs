@@ -31,12 +31,13 @@ mod tls;
 mod up;
 
 use std::fs;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 
-use cli::{By, Cli, Command};
+use cli::{By, Cli, Command, Form};
 use endpoints::Endpoints;
 use layout::Layout;
 use options::{Options, Settings, Surroundings};
@@ -59,9 +60,17 @@ fn sentence(error: &anyhow::Error) -> String {
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
-    if let Command::Completion { shell } = cli.command {
-        Cli::complete(shell);
-        return Ok(ExitCode::SUCCESS);
+    // What depends on no configuration is printed even if that is wrong.
+    match cli.command {
+        Command::Completion { shell } => {
+            Cli::complete(shell);
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Openapi { format } => {
+            print_document(format)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        _ => {}
     }
     let present: Vec<String> = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
     options::unknown_variables(&Cli::known_variables(), present.iter().map(String::as_str))?;
@@ -69,7 +78,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let file = Options::from_file(cli.config.as_deref(), &surroundings)?;
     let settings = Settings::settle(cli.options, file, &surroundings)?;
     match cli.command {
-        Command::Completion { .. } => {}
+        Command::Completion { .. } | Command::Openapi { .. } => {}
         Command::Config { json } => print_config(&settings, json)?,
         Command::Env { by, json } => print_env(&settings, by, json)?,
         Command::Tls { command } => on_authority(&settings, command)?,
@@ -110,6 +119,15 @@ async fn until_interrupted(command: impl Future<Output = Result<()>>) -> Result<
         _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted; the next run goes on from here"),
         _ = terminate.recv() => anyhow::bail!("terminated; the next run goes on from here"),
     }
+}
+
+fn print_document(format: Form) -> Result<()> {
+    let text = match format {
+        Form::Yaml => hearth_api::openapi_yaml(),
+        Form::Json => hearth_api::openapi_json(),
+    };
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.trim_end().as_bytes()).and_then(|()| out.write_all(b"\n")).context("printing the document")
 }
 
 fn print_config(settings: &Settings, json: bool) -> Result<()> {

@@ -4,22 +4,25 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::network::Network;
 use super::requested::VolumeMount;
 
 /// A sandbox that was created or connected to, with what a client needs to reach it.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Sandbox {
     /// The sandbox.
     #[serde(rename = "sandboxID")]
+    #[schema(pattern = "^[a-z0-9]+$")]
     pub sandbox_id: String,
     /// The template it was created from, never its alias.
     #[serde(rename = "templateID")]
     pub template_id: String,
     /// First alias of that template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub alias: Option<String>,
     /// A constant that old clients need.
     #[serde(rename = "clientID")]
@@ -28,10 +31,13 @@ pub struct Sandbox {
     pub envd_version: String,
     /// What the guest daemon demands; absent: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub envd_access_token: Option<String>,
     /// What the edge demands; `null`: nothing.
+    #[schema(required = true)]
     pub traffic_access_token: Option<String>,
     /// Domain of sandbox host names; `null`: the client's own.
+    #[schema(required = true)]
     pub domain: Option<String>,
 }
 
@@ -43,7 +49,7 @@ impl std::fmt::Debug for Sandbox {
 }
 
 /// What clients may know of a sandbox's state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SandboxState {
     /// It runs.
@@ -53,17 +59,19 @@ pub enum SandboxState {
 }
 
 /// A sandbox in a list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ListedSandbox {
     /// The sandbox.
     #[serde(rename = "sandboxID")]
+    #[schema(pattern = "^[a-z0-9]+$")]
     pub sandbox_id: String,
     /// The template it was created from, never its alias.
     #[serde(rename = "templateID")]
     pub template_id: String,
     /// First alias of that template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub alias: Option<String>,
     /// A constant that old clients need.
     #[serde(rename = "clientID")]
@@ -89,11 +97,12 @@ pub struct ListedSandbox {
     pub metadata: BTreeMap<String, String>,
     /// Volumes in its file system.
     #[serde(default)]
+    #[schema(required = true)]
     pub volume_mounts: Vec<VolumeMount>,
 }
 
 /// Everything about a sandbox.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxDetail {
     /// What the list says of it.
@@ -101,13 +110,17 @@ pub struct SandboxDetail {
     pub listed: ListedSandbox,
     /// What the guest daemon demands; absent: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub envd_access_token: Option<String>,
     /// Domain of sandbox host names; `null`: the client's own.
+    #[schema(required = true)]
     pub domain: Option<String>,
     /// What the create said about it; `null`: nothing.
+    #[schema(required = true)]
     pub allow_internet_access: Option<bool>,
     /// Network rules; absent, and never `null`, when there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub network: Option<Network>,
     /// How it ends and begins.
     pub lifecycle: Lifecycle,
@@ -121,7 +134,7 @@ impl std::fmt::Debug for SandboxDetail {
 }
 
 /// What happens when a sandbox expires, and when traffic arrives at a paused one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Lifecycle {
     /// What expiry does.
@@ -131,7 +144,7 @@ pub struct Lifecycle {
 }
 
 /// What expiry does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnTimeout {
     /// All of it is gone.

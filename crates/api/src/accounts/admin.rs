@@ -6,7 +6,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use futures::future::join_all;
-use hearth_api_types::account::{CreatedApiKey, KillResult, RunningCount};
+use hearth_api_types::account::{CreatedApiKey, KeyName, KillResult, RunningCount};
 use hearth_types::TeamId;
 use http::StatusCode;
 
@@ -15,17 +15,34 @@ use crate::control::Control;
 use crate::failure::Failure;
 use crate::http::auth::Operator;
 use crate::http::body;
+use crate::http::document::tag;
 use crate::http::path::{ApiKeyPath, TeamPath};
 use crate::live::{Handle, Unanswered};
 
-/// `POST /admin/teams/{teamID}/sandboxes/kill`: ends all sandboxes of a team that there are now. One that is created
-/// meanwhile lives; block the team first.
+/// End all sandboxes of a team that there are now
+///
+/// One that is created meanwhile lives; block the team first.
+#[utoipa::path(
+    post, path = "/admin/teams/{teamID}/sandboxes/kill", tag = tag::OPERATORS, operation_id = "killTeamSandboxes",
+    params(TeamPath),
+    responses(
+        (status = 200, description = "What came of it.", body = KillResult),
+        (status = 404, description = "There is no such team."),
+        (status = 500),
+        (status = 503, description = "The server is stopping."),
+        (status = 504),
+    )
+)]
 pub(crate) async fn kill_sandboxes(
     State(control): State<Arc<Control>>,
     Operator: Operator,
     TeamPath(team_id): TeamPath,
 ) -> Result<Json<KillResult>, Failure> {
     known(&control, team_id).await?;
+    if control.tasks.token().is_cancelled() {
+        // Who has left already would not be ended.
+        return Err(Failure::stopping());
+    }
     let handles = control.live.of_team(team_id);
     let kills = join_all(handles.iter().map(Handle::kill)).await;
     let (mut killed_count, mut failed_count) = (0, 0);
@@ -41,13 +58,31 @@ pub(crate) async fn kill_sandboxes(
     Ok(Json(KillResult { killed_count, failed_count }))
 }
 
-/// `GET /admin/sandboxes/running-counts`: teams without a running sandbox are left out.
+/// Count the running sandboxes of each team
+///
+/// Teams without one are left out.
+#[utoipa::path(
+    get, path = "/admin/sandboxes/running-counts", tag = tag::OPERATORS, operation_id = "countRunningSandboxes",
+    responses((status = 200, description = "So many.", body = Vec<RunningCount>))
+)]
 pub(crate) async fn running_counts(State(control): State<Arc<Control>>, Operator: Operator) -> Json<Vec<RunningCount>> {
     let counts = control.live.running_by_team().into_iter();
     Json(counts.map(|(team_id, running_count)| RunningCount { team_id: team_id.to_string(), running_count }).collect())
 }
 
-/// `POST /admin/teams/{teamID}/api-keys`.
+/// Make an API key of a team
+///
+/// The only time that it is shown.
+#[utoipa::path(
+    post, path = "/admin/teams/{teamID}/api-keys", tag = tag::OPERATORS, operation_id = "createTeamApiKey",
+    params(TeamPath), request_body = KeyName,
+    responses(
+        (status = 201, description = "This is it.", body = CreatedApiKey),
+        (status = 404, description = "There is no such team."),
+        (status = 500),
+        (status = 504),
+    )
+)]
 pub(crate) async fn create_key(
     State(control): State<Arc<Control>>,
     Operator: Operator,
@@ -58,7 +93,17 @@ pub(crate) async fn create_key(
     keys::make(&control, team_id, None, &name).await
 }
 
-/// `DELETE /admin/teams/{teamID}/api-keys/{apiKeyID}`.
+/// Revoke an API key of a team
+#[utoipa::path(
+    delete, path = "/admin/teams/{teamID}/api-keys/{apiKeyID}", tag = tag::OPERATORS, operation_id = "deleteTeamApiKey",
+    params(TeamPath, ApiKeyPath),
+    responses(
+        (status = 204, description = "Nobody gets in with it any more."),
+        (status = 404, description = "The team has no such key, or there is no such team."),
+        (status = 500),
+        (status = 504),
+    )
+)]
 pub(crate) async fn revoke_key(
     State(control): State<Arc<Control>>,
     Operator: Operator,

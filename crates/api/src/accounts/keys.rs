@@ -14,12 +14,17 @@ use crate::control::Control;
 use crate::failure::Failure;
 use crate::http::auth::{Editor, Keeper, Member};
 use crate::http::body;
+use crate::http::document::tag;
 use crate::http::path::ApiKeyPath;
 
 /// Longest name of a key.
 const NAME_CHARS_MAX: usize = 128;
 
-/// `GET /api-keys`.
+/// List the API keys of a team
+#[utoipa::path(
+    get, path = "/api-keys", tag = tag::KEYS, operation_id = "listApiKeys",
+    responses((status = 200, description = "All of them.", body = Vec<Described>))
+)]
 pub(crate) async fn list(
     State(control): State<Arc<Control>>,
     Keeper(team): Keeper,
@@ -29,7 +34,14 @@ pub(crate) async fn list(
     Ok(Json(keys.into_iter().map(|(key, user)| describe(key, user)).collect()))
 }
 
-/// `POST /api-keys`.
+/// Make an API key
+///
+/// The only time that it is shown.
+#[utoipa::path(
+    post, path = "/api-keys", tag = tag::KEYS, operation_id = "createApiKey",
+    request_body = KeyName,
+    responses((status = 201, description = "This is it.", body = CreatedApiKey))
+)]
 pub(crate) async fn create(
     State(control): State<Arc<Control>>,
     Member(team, user): Member,
@@ -39,7 +51,15 @@ pub(crate) async fn create(
     make(&control, team.id, Some(user), &name).await
 }
 
-/// `PATCH /api-keys/{apiKeyID}`.
+/// Give an API key another name
+#[utoipa::path(
+    patch, path = "/api-keys/{apiKeyID}", tag = tag::KEYS, operation_id = "renameApiKey",
+    params(ApiKeyPath), request_body = KeyName,
+    responses(
+        (status = 200, description = "It has it.", body = Described),
+        (status = 404, description = "The team has no such key, or there is no such team."),
+    )
+)]
 pub(crate) async fn rename(
     State(control): State<Arc<Control>>,
     Editor(team): Editor,
@@ -56,7 +76,17 @@ pub(crate) async fn rename(
     Ok(Json(describe(renamed.0, renamed.1)))
 }
 
-/// `DELETE /api-keys/{apiKeyID}`. Blocked teams may do it, too.
+/// Revoke an API key
+///
+/// Blocked teams may do it, too.
+#[utoipa::path(
+    delete, path = "/api-keys/{apiKeyID}", tag = tag::KEYS, operation_id = "deleteApiKey",
+    params(ApiKeyPath),
+    responses(
+        (status = 204, description = "Nobody gets in with it any more."),
+        (status = 404, description = "The team has no such key, or there is no such team."),
+    )
+)]
 pub(crate) async fn delete(
     State(control): State<Arc<Control>>,
     Keeper(team): Keeper,

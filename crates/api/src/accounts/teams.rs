@@ -10,11 +10,18 @@ use hearth_store::{KeySecret, Standing};
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::http::auth::Caller;
+use crate::http::document::tag;
 
 /// What a key that is made for a login is called.
 const KEY_NAME: &str = "login";
 
-/// The caller's teams but those that are banned, each with a key that is made now: a key that is there cannot be shown.
+/// List the caller's teams, each with a new API key
+///
+/// Without those that are banned. A key that is there already cannot be shown, so one is made for each.
+#[utoipa::path(
+    get, path = "/teams", tag = tag::TEAMS, operation_id = "listTeams",
+    responses((status = 200, description = "All of them.", body = Vec<TeamOfUser>))
+)]
 pub(crate) async fn list(
     State(control): State<Arc<Control>>,
     Caller(user): Caller,

@@ -6,6 +6,7 @@
 use axum::extract::{FromRequestParts, RawPathParams};
 use hearth_types::{ApiKeyId, SandboxId, TeamId};
 use http::request::Parts;
+use utoipa::IntoParams;
 
 use crate::failure::Failure;
 
@@ -21,8 +22,13 @@ const NODE_ID: &str = "nodeID";
 const ALIAS: &str = "alias";
 
 /// The sandbox that a path names.
-#[derive(Debug)]
-pub(crate) struct SandboxPath(pub(crate) SandboxId);
+#[derive(Debug, IntoParams)]
+#[into_params(names("sandboxID"), parameter_in = Path)]
+pub(crate) struct SandboxPath(
+    /// The sandbox, by its ID alone, or followed by a dash and a client ID.
+    #[param(value_type = String, pattern = "^[a-z0-9]{1,64}(-[^-]*)?$")]
+    pub(crate) SandboxId,
+);
 
 impl<S: Send + Sync> FromRequestParts<S> for SandboxPath {
     type Rejection = Failure;
@@ -36,8 +42,13 @@ impl<S: Send + Sync> FromRequestParts<S> for SandboxPath {
 }
 
 /// The team that a path names.
-#[derive(Debug)]
-pub(crate) struct TeamPath(pub(crate) TeamId);
+#[derive(Debug, IntoParams)]
+#[into_params(names("teamID"), parameter_in = Path)]
+pub(crate) struct TeamPath(
+    /// The team.
+    #[param(value_type = String, format = Uuid)]
+    pub(crate) TeamId,
+);
 
 impl<S: Send + Sync> FromRequestParts<S> for TeamPath {
     type Rejection = Failure;
@@ -49,8 +60,13 @@ impl<S: Send + Sync> FromRequestParts<S> for TeamPath {
 }
 
 /// The key that a path names.
-#[derive(Debug)]
-pub(crate) struct ApiKeyPath(pub(crate) ApiKeyId);
+#[derive(Debug, IntoParams)]
+#[into_params(names("apiKeyID"), parameter_in = Path)]
+pub(crate) struct ApiKeyPath(
+    /// The key, by its ID.
+    #[param(value_type = String, format = Uuid)]
+    pub(crate) ApiKeyId,
+);
 
 impl<S: Send + Sync> FromRequestParts<S> for ApiKeyPath {
     type Rejection = Failure;
@@ -62,8 +78,13 @@ impl<S: Send + Sync> FromRequestParts<S> for ApiKeyPath {
 }
 
 /// The decoded name of a node, not yet checked.
-#[derive(Debug)]
-pub(crate) struct NodePath(pub(crate) String);
+#[derive(Debug, IntoParams)]
+#[into_params(names("nodeID"), parameter_in = Path)]
+pub(crate) struct NodePath(
+    /// The node, by its name.
+    #[param(pattern = "^[A-Za-z0-9._-]{1,64}$")]
+    pub(crate) String,
+);
 
 impl<S: Send + Sync> FromRequestParts<S> for NodePath {
     type Rejection = Failure;
@@ -74,8 +95,13 @@ impl<S: Send + Sync> FromRequestParts<S> for NodePath {
 }
 
 /// The decoded text of an alias, not yet checked.
-#[derive(Debug)]
-pub(crate) struct AliasPath(pub(crate) String);
+#[derive(Debug, IntoParams)]
+#[into_params(names("alias"), parameter_in = Path)]
+pub(crate) struct AliasPath(
+    /// A template reference as one segment: `[namespace/]name[:tag]`, percent-encoded.
+    #[param(pattern = "^([A-Za-z0-9_-]+/)?[A-Za-z0-9_-]+(:[A-Za-z0-9_.-]+)?$", max_length = 386)]
+    pub(crate) String,
+);
 
 impl<S: Send + Sync> FromRequestParts<S> for AliasPath {
     type Rejection = Failure;

@@ -7,23 +7,18 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodFilter, MethodRouter, delete, get, on, patch, post};
+use axum::routing::{MethodRouter, get, on, post};
 use http::StatusCode;
+use utoipa::openapi::HttpMethod;
+use utoipa_axum::{PathItemExt as _, routes};
 
 use super::auth::{Operator, Reader};
-use super::{border, rate};
+use super::document::{Callers, NotSupported, Table};
+use super::{border, document, rate};
 use crate::accounts::{admin, keys, teams};
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::{health, identity, nodes, sandboxes, templates, usage};
-
-/// A route of the contract that this server does not have (yet).
-struct Unbuilt {
-    method: MethodFilter,
-    path: &'static str,
-    what: &'static str,
-    answer: Answer,
-}
 
 /// How an unbuilt route answers.
 #[derive(Clone, Copy)]
@@ -47,13 +42,21 @@ const OFF_OPEN: Answer = Answer::Open(StatusCode::FORBIDDEN);
 /// Will not come back.
 const REMOVED: Answer = Answer::Open(StatusCode::GONE);
 
-const GET: MethodFilter = MethodFilter::GET;
-const POST: MethodFilter = MethodFilter::POST;
-const PUT: MethodFilter = MethodFilter::PUT;
-const PATCH: MethodFilter = MethodFilter::PATCH;
-const DELETE: MethodFilter = MethodFilter::DELETE;
+const GET: HttpMethod = HttpMethod::Get;
+const POST: HttpMethod = HttpMethod::Post;
+const PUT: HttpMethod = HttpMethod::Put;
+const PATCH: HttpMethod = HttpMethod::Patch;
+const DELETE: HttpMethod = HttpMethod::Delete;
 
-const fn unbuilt(method: MethodFilter, path: &'static str, what: &'static str, answer: Answer) -> Unbuilt {
+/// A route of the contract that this server does not have (yet).
+struct Unbuilt {
+    method: HttpMethod,
+    path: &'static str,
+    what: &'static str,
+    answer: Answer,
+}
+
+const fn unbuilt(method: HttpMethod, path: &'static str, what: &'static str, answer: Answer) -> Unbuilt {
     Unbuilt { method, path, what, answer }
 }
 
@@ -108,9 +111,20 @@ const UNBUILT: &[Unbuilt] = &[
     unbuilt(POST, "/admin/teams/{teamID}/builds/cancel", "building templates", LATER_OPERATED),
 ];
 
+impl Answer {
+    fn parts(self) -> (Callers, StatusCode) {
+        match self {
+            Self::Keyed(status) => (Callers::Team, status),
+            Self::Operated(status) => (Callers::Operators, status),
+            Self::Open(status) => (Callers::Anybody, status),
+        }
+    }
+}
+
 impl Unbuilt {
-    fn route(&self) -> MethodRouter<Arc<Control>> {
-        let Self { method, what, answer, .. } = *self;
+    fn handler(&self) -> MethodRouter<Arc<Control>> {
+        let Self { what, answer, .. } = *self;
+        let method = self.method.to_method_filter();
         match answer {
             Answer::Keyed(status) => on(method, move |_: Reader| async move { Failure::unsupported(status, what) }),
             Answer::Operated(status) => {
@@ -119,39 +133,59 @@ impl Unbuilt {
             Answer::Open(status) => on(method, move || async move { Failure::unsupported(status, what) }),
         }
     }
+
+    fn add_to(&self, table: Table) -> Table {
+        let Self { path, what, answer, .. } = *self;
+        let (callers, status) = answer.parts();
+        let described = NotSupported { method: self.method.clone(), path, what, status };
+        table.add(callers, described.route(self.handler()))
+    }
 }
 
-/// All routes. Matching is on the raw path, so that an encoded slash does not end a segment.
+/// All routes, each with who may call it. A handler that does not describe itself is refused by the compiler.
+pub(crate) fn table() -> Table {
+    use Callers::{Anybody, Members, Operators, People, Team, Users};
+    let built = Table::new()
+        .add(Anybody, routes!(health::check))
+        .add(Anybody, routes!(document::as_json))
+        .add(Anybody, routes!(document::as_yaml))
+        .add(Team, routes!(sandboxes::list::all))
+        .add(Team, routes!(sandboxes::create::first_generation))
+        .add(Team, routes!(sandboxes::list::page))
+        .add(Team, routes!(sandboxes::create::second_generation))
+        .add(Team, routes!(sandboxes::detail::get))
+        .add(Team, routes!(sandboxes::kill::kill))
+        .add(Team, routes!(sandboxes::end::set_timeout))
+        .add(Team, routes!(sandboxes::end::refresh))
+        .add(Team, routes!(sandboxes::connect::first_generation))
+        .add(Team, routes!(sandboxes::connect::second_generation))
+        .add(Team, routes!(sandboxes::metrics::of_several))
+        .add(Team, routes!(sandboxes::metrics::of_one))
+        .add(Team, routes!(usage::metrics::list))
+        .add(Team, routes!(usage::metrics::max))
+        .add(Team, routes!(sandboxes::logs::first_generation))
+        .add(Team, routes!(sandboxes::logs::second_generation))
+        .add(Team, routes!(templates::find_alias))
+        .add(Users, routes!(teams::list))
+        .add(People, routes!(keys::list))
+        .add(Members, routes!(keys::create))
+        .add(People, routes!(keys::rename))
+        .add(People, routes!(keys::delete))
+        .add(Operators, routes!(nodes::operate::list))
+        .add(Operators, routes!(nodes::operate::get))
+        .add(Operators, routes!(nodes::operate::change))
+        .add(Operators, routes!(admin::kill_sandboxes))
+        .add(Operators, routes!(admin::running_counts))
+        .add(Operators, routes!(admin::create_key))
+        .add(Operators, routes!(admin::revoke_key));
+    UNBUILT.iter().fold(built, |table, unbuilt| unbuilt.add_to(table))
+}
+
+/// The router. What programs call is in the [`table`]; pages for browsers, which need no description, may join here.
+/// Matching is on the raw path, so that an encoded slash does not end a segment.
 pub(crate) fn router(control: Arc<Control>) -> Router {
-    let built = Router::new()
-        .route("/health", get(health::check))
-        .route("/sandboxes", get(sandboxes::list::all).post(sandboxes::create::first_generation))
-        .route("/v2/sandboxes", get(sandboxes::list::page).post(sandboxes::create::second_generation))
-        .route("/sandboxes/{sandboxID}", get(sandboxes::detail::get))
-        .route("/sandboxes/{sandboxID}", delete(sandboxes::kill::kill))
-        .route("/sandboxes/{sandboxID}/timeout", post(sandboxes::end::set_timeout))
-        .route("/sandboxes/{sandboxID}/refreshes", post(sandboxes::end::refresh))
-        .route("/sandboxes/{sandboxID}/connect", post(sandboxes::connect::first_generation))
-        .route("/v2/sandboxes/{sandboxID}/connect", post(sandboxes::connect::second_generation))
-        .route("/sandboxes/metrics", get(sandboxes::metrics::of_several))
-        .route("/sandboxes/{sandboxID}/metrics", get(sandboxes::metrics::of_one))
-        .route("/teams/{teamID}/metrics", get(usage::metrics::list))
-        .route("/teams/{teamID}/metrics/max", get(usage::metrics::max))
-        .route("/sandboxes/{sandboxID}/logs", get(sandboxes::logs::first_generation))
-        .route("/v2/sandboxes/{sandboxID}/logs", get(sandboxes::logs::second_generation))
-        .route("/templates/aliases/{alias}", get(templates::find_alias))
-        .route("/teams", get(teams::list))
-        .route("/api-keys", get(keys::list).post(keys::create))
-        .route("/api-keys/{apiKeyID}", patch(keys::rename).delete(keys::delete))
-        .route("/nodes", get(nodes::operate::list))
-        .route("/nodes/{nodeID}", get(nodes::operate::get).post(nodes::operate::change))
-        .route("/admin/teams/{teamID}/sandboxes/kill", post(admin::kill_sandboxes))
-        .route("/admin/sandboxes/running-counts", get(admin::running_counts))
-        .route("/admin/teams/{teamID}/api-keys", post(admin::create_key))
-        .route("/admin/teams/{teamID}/api-keys/{apiKeyID}", delete(admin::revoke_key));
-    let api = UNBUILT
-        .iter()
-        .fold(built, |router, unbuilt| router.route(unbuilt.path, unbuilt.route()))
+    let (routes, _) = table().into_parts();
+    let api = routes
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&control), rate::surround))

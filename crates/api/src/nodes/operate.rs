@@ -17,13 +17,21 @@ use crate::control::Control;
 use crate::failure::Failure;
 use crate::http::auth::Operator;
 use crate::http::body;
+use crate::http::document::tag;
 use crate::http::path::NodePath;
 use crate::live::expiry::now;
 
 /// The cluster that all nodes belong to. E2B calls the one that is built in so.
 const CLUSTER_ID: &str = "00000000-0000-0000-0000-000000000000";
 
-/// `GET /nodes`: all of the cluster, by name.
+/// List nodes, by name
+///
+/// Those of a cluster; there is one.
+#[utoipa::path(
+    get, path = "/nodes", tag = tag::OPERATORS, operation_id = "listNodes",
+    params(NodesQuery),
+    responses((status = 200, description = "All of them, and how they are.", body = Vec<Node>))
+)]
 pub(crate) async fn list(
     State(control): State<Arc<Control>>,
     Operator: Operator,
@@ -40,7 +48,15 @@ pub(crate) async fn list(
     Ok(Json(control.nodes.all().map(describe).collect()))
 }
 
-/// `GET /nodes/{nodeID}`.
+/// Read how a node is
+#[utoipa::path(
+    get, path = "/nodes/{nodeID}", tag = tag::OPERATORS, operation_id = "getNode",
+    params(NodePath, NodesQuery),
+    responses(
+        (status = 200, description = "As it said last.", body = Node),
+        (status = 404, description = "There is no such node."),
+    )
+)]
 pub(crate) async fn get(
     State(control): State<Arc<Control>>,
     Operator: Operator,
@@ -52,7 +68,18 @@ pub(crate) async fn get(
     Ok(Json(describe(&member, &sight)))
 }
 
-/// `POST /nodes/{nodeID}`: what the node is to be from now on, over restarts. Sandboxes that it has stay there.
+/// Say what a node is to do
+///
+/// From now on, over restarts: take new sandboxes (`ready`), or keep those it has and take no new ones (`draining`, `standby`).
+#[utoipa::path(
+    post, path = "/nodes/{nodeID}", tag = tag::OPERATORS, operation_id = "changeNode",
+    params(NodePath), request_body = NodeChange,
+    responses(
+        (status = 204, description = "It does so."),
+        (status = 404, description = "There is no such node."),
+        (status = 409, description = "A node gets into that status by itself."),
+    )
+)]
 pub(crate) async fn change(
     State(control): State<Arc<Control>>,
     Operator: Operator,

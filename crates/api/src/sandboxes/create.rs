@@ -16,11 +16,33 @@ use crate::control::Control;
 use crate::failure::Failure;
 use crate::http::auth::Writer;
 use crate::http::body;
+use crate::http::document::tag;
 use crate::live::{self, Creation};
 
 pub(super) type Created = (StatusCode, Json<Sandbox>);
 
-/// Unsecured unless told otherwise, and short-lived.
+/// Create a sandbox, as the first generation of clients does
+///
+/// Unsecured unless told otherwise, and short-lived: 15 seconds when no timeout is given. When the answer is sent the
+/// sandbox can be used.
+#[utoipa::path(
+    post, path = "/sandboxes", tag = tag::SANDBOXES, operation_id = "createSandboxV1",
+    request_body = NewSandboxV1,
+    responses(
+        (status = 201, description = "It runs.", body = Sandbox),
+        (
+            status = 400,
+            description = "The body is not what the schema says, asks for more than the team may have, or for \
+                something that this server does not do."
+        ),
+        (status = 403, description = "The team is blocked or banned, or the feature is not supported."),
+        (status = 404, description = "There is no such template, tag, or team."),
+        (status = 409, description = "The sandbox was killed while it was started."),
+        (status = 429, description = "The team has its maximum of concurrent sandboxes, or calls too often."),
+        (status = 503, description = "No node has room or can be reached, or the server is stopping."),
+        (status = 504, description = "Starting it took too long."),
+    )
+)]
 pub(crate) async fn first_generation(
     State(control): State<Arc<Control>>,
     Writer(team): Writer,
@@ -31,7 +53,38 @@ pub(crate) async fn first_generation(
     create(&control, team, sandbox, defaults).await
 }
 
-/// Always secured.
+/// Create a sandbox
+///
+/// Always secured: its guest daemon demands `envdAccessToken`. It lives for 300 seconds when no timeout is given. When the
+/// answer is sent the sandbox can be used.
+#[utoipa::path(
+    post, path = "/v2/sandboxes", tag = tag::SANDBOXES, operation_id = "createSandbox",
+    params((
+        "Idempotency-Key" = Option<String>, Header,
+        pattern = "^[a-z0-9-]+$", min_length = 1, max_length = 255, nullable = false,
+        description = "A name for this request: its repetition gets the same sandbox, not another one."
+    )),
+    request_body = NewSandbox,
+    responses(
+        (status = 201, description = "It runs.", body = Sandbox),
+        (
+            status = 400,
+            description = "The body is not what the schema says, asks for more than the team may have, or for \
+                something that this server does not do."
+        ),
+        (status = 403, description = "The team is blocked or banned, or the feature is not supported."),
+        (status = 404, description = "There is no such template, tag, or team."),
+        (
+            status = 409,
+            description = "The sandbox was killed while it was started; or a request with this idempotency key is \
+                being done, or was and nobody knows what became of it."
+        ),
+        (status = 422, description = "The idempotency key was used for a different request."),
+        (status = 429, description = "The team has its maximum of concurrent sandboxes, or calls too often."),
+        (status = 503, description = "No node has room or can be reached, or the server is stopping."),
+        (status = 504, description = "Starting it took too long."),
+    )
+)]
 pub(crate) async fn second_generation(
     State(control): State<Arc<Control>>,
     Writer(team): Writer,

@@ -10,10 +10,19 @@ use super::describe;
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::http::auth::Reader;
+use crate::http::document::tag;
 use crate::http::path::SandboxPath;
 use crate::live::{Refusal, Request, State as Phase, Verdict};
 
-/// Everything about a sandbox.
+/// Tell everything about a sandbox
+#[utoipa::path(
+    get, path = "/sandboxes/{sandboxID}", tag = tag::SANDBOXES, operation_id = "getSandbox",
+    params(SandboxPath),
+    responses(
+        (status = 200, description = "This is it.", body = SandboxDetail),
+        (status = 404, description = "There is no such sandbox, or no such team."),
+    )
+)]
 pub(crate) async fn get(
     State(control): State<Arc<Control>>,
     Reader(team): Reader,

@@ -12,6 +12,7 @@ use crate::control::Control;
 use crate::failure::Failure;
 use crate::http::auth::Writer;
 use crate::http::body;
+use crate::http::document::tag;
 use crate::http::path::SandboxPath;
 use crate::live::Request;
 use crate::live::expiry::Wish;
@@ -20,7 +21,23 @@ use crate::live::expiry::Wish;
 const REFRESH_MIN: u64 = 15;
 const REFRESH_MAX: i32 = 3600;
 
-/// Sets the end, earlier or later. Negative is zero, and zero ends it at once.
+/// Set when a sandbox ends, earlier or later
+///
+/// Negative is zero, and zero ends it at once. What is longer than the team may have is cut to that.
+#[utoipa::path(
+    post, path = "/sandboxes/{sandboxID}/timeout", tag = tag::SANDBOXES, operation_id = "setSandboxTimeout",
+    params(SandboxPath), request_body = Timeout,
+    responses(
+        (status = 204, description = "So it does."),
+        (
+            status = 400,
+            description = "The body is not what the schema says, or the sandbox has lived as long as it may."
+        ),
+        (status = 404, description = "There is no such sandbox, or no such team."),
+        (status = 409, description = "It is being killed."),
+        (status = 503, description = "The server is stopping."),
+    )
+)]
 pub(crate) async fn set_timeout(
     State(control): State<Arc<Control>>,
     Writer(team): Writer,
@@ -34,7 +51,23 @@ pub(crate) async fn set_timeout(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Moves the end away, never nearer.
+/// Move the end of a sandbox away, never nearer
+///
+/// By at least 15 seconds from now.
+#[utoipa::path(
+    post, path = "/sandboxes/{sandboxID}/refreshes", tag = tag::SANDBOXES, operation_id = "refreshSandbox",
+    params(SandboxPath), request_body = Option<Refresh>,
+    responses(
+        (status = 204, description = "So it is."),
+        (
+            status = 400,
+            description = "The body is not what the schema says, or the sandbox has lived as long as it may."
+        ),
+        (status = 404, description = "There is no such sandbox, or no such team."),
+        (status = 409, description = "It is being killed."),
+        (status = 503, description = "The server is stopping."),
+    )
+)]
 pub(crate) async fn refresh(
     State(control): State<Arc<Control>>,
     Writer(team): Writer,

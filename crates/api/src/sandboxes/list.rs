@@ -17,13 +17,33 @@ use super::describe;
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::http::auth::Reader;
+use crate::http::document::tag;
 
 /// Where the next page begins; absent on the last one.
 pub(crate) const NEXT_TOKEN: HeaderName = HeaderName::from_static("x-next-token");
 /// How many running sandboxes match, on all pages.
 pub(crate) const TOTAL_RUNNING: HeaderName = HeaderName::from_static("x-total-running");
 
-/// `GET /v2/sandboxes`.
+/// List sandboxes, in pages
+///
+/// By the time of their start, newest first unless asked otherwise.
+#[utoipa::path(
+    get, path = "/v2/sandboxes", tag = tag::SANDBOXES, operation_id = "listSandboxes",
+    params(ListQuery),
+    responses((
+        status = 200, description = "A page of them.", body = Vec<ListedSandbox>,
+        headers(
+            (
+                "X-Next-Token" = String,
+                description = "Where the next page begins: its `nextToken`. Absent on the last page."
+            ),
+            (
+                "X-Total-Running" = u64,
+                description = "How many running sandboxes match, on all pages. Absent if none were asked for."
+            ),
+        )
+    ))
+)]
 pub(crate) async fn page(
     State(control): State<Arc<Control>>,
     Reader(team): Reader,
@@ -45,7 +65,18 @@ pub(crate) async fn page(
     Ok(response)
 }
 
-/// `GET /sandboxes`: running ones, newest first.
+/// List running sandboxes, all at once
+///
+/// Newest first.
+#[utoipa::path(
+    get, path = "/sandboxes", tag = tag::SANDBOXES, operation_id = "listSandboxesV1",
+    params((
+        "metadata" = Option<String>, Query,
+        description = "Pairs that all must be equal: `key=value` joined by `&`, where keys and values are form encoded, \
+            and all of it once more."
+    )),
+    responses((status = 200, description = "All of them.", body = Vec<ListedSandbox>))
+)]
 pub(crate) async fn all(
     State(control): State<Arc<Control>>,
     Reader(team): Reader,

@@ -15,6 +15,7 @@ use hearth_types::SandboxId;
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::http::auth::Reader;
+use crate::http::document::tag;
 use crate::http::path::SandboxPath;
 
 /// The field with the part of the guest that said it.
@@ -22,7 +23,14 @@ const LOGGER: &str = "logger";
 /// The field of lines that were too long, or had too much in their fields.
 const CUT: &str = "cut";
 
-/// From a time on, oldest first.
+/// Read what a sandbox said, from a time on, oldest first
+///
+/// Lines outlive their sandbox. There are none for one that is unknown.
+#[utoipa::path(
+    get, path = "/sandboxes/{sandboxID}/logs", tag = tag::SANDBOXES, operation_id = "getSandboxLogsV1",
+    params(SandboxPath, LogQuery),
+    responses((status = 200, description = "What it said.", body = Logs))
+)]
 pub(crate) async fn first_generation(
     State(control): State<Arc<Control>>,
     Reader(team): Reader,
@@ -38,7 +46,14 @@ pub(crate) async fn first_generation(
     Ok(Json(Logs { logs, log_entries }))
 }
 
-/// Either way from a time.
+/// Read what a sandbox said, either way from a time
+///
+/// Lines outlive their sandbox. There are none for one that is unknown.
+#[utoipa::path(
+    get, path = "/v2/sandboxes/{sandboxID}/logs", tag = tag::SANDBOXES, operation_id = "getSandboxLogs",
+    params(SandboxPath, LogPageQuery),
+    responses((status = 200, description = "What it said.", body = LogPage))
+)]
 pub(crate) async fn second_generation(
     State(control): State<Arc<Control>>,
     Reader(team): Reader,

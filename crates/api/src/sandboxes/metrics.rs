@@ -15,9 +15,17 @@ use jiff::Timestamp;
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::http::auth::Reader;
+use crate::http::document::tag;
 use crate::http::path::SandboxPath;
 
-/// Of one sandbox, in a stretch of time.
+/// Read what a sandbox used in a stretch of time, oldest first
+///
+/// Samples outlive their sandbox. There are none for one that is unknown.
+#[utoipa::path(
+    get, path = "/sandboxes/{sandboxID}/metrics", tag = tag::SANDBOXES, operation_id = "getSandboxMetrics",
+    params(SandboxPath, MetricsQuery),
+    responses((status = 200, description = "What it used.", body = Vec<SandboxMetric>))
+)]
 pub(crate) async fn of_one(
     State(control): State<Arc<Control>>,
     Reader(team): Reader,
@@ -34,7 +42,15 @@ pub(crate) async fn of_one(
     Ok(Json(samples.into_iter().map(shown).collect()))
 }
 
-/// The newest of several.
+/// Read what several sandboxes used last
+#[utoipa::path(
+    get, path = "/sandboxes/metrics", tag = tag::SANDBOXES, operation_id = "getSandboxesMetrics",
+    params((
+        "sandbox_ids" = Vec<String>, Query, style = Form, explode = false, min_items = 1, max_items = 100,
+        description = "Whose, none twice."
+    )),
+    responses((status = 200, description = "The newest sample of each, if it has one.", body = SandboxesMetrics))
+)]
 pub(crate) async fn of_several(
     State(control): State<Arc<Control>>,
     Reader(team): Reader,

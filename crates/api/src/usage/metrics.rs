@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::http::auth::Reader;
+use crate::http::document::tag;
 use crate::http::path::TeamPath;
 use crate::sandboxes::metrics::{just_after, length};
 
@@ -42,7 +43,17 @@ impl FromRequestParts<Arc<Control>> for OwnTeam {
     }
 }
 
-/// In a stretch of time, oldest first.
+/// Read what a team used in a stretch of time, oldest first
+///
+/// The last seven days, unless asked otherwise.
+#[utoipa::path(
+    get, path = "/teams/{teamID}/metrics", tag = tag::TEAMS, operation_id = "getTeamMetrics",
+    params(TeamPath, MetricsQuery),
+    responses(
+        (status = 200, description = "What it used.", body = Vec<TeamMetric>),
+        (status = 403, description = "It is another team, or is banned."),
+    )
+)]
 pub(crate) async fn list(
     State(control): State<Arc<Control>>,
     OwnTeam(team_id): OwnTeam,
@@ -60,7 +71,17 @@ pub(crate) async fn list(
     Ok(Json(shown.collect()))
 }
 
-/// The most in a stretch of time, and when it was first reached; zero at its end if there was nothing.
+/// Read the most that a team used in a stretch of time
+///
+/// And when that was first reached; zero at its end if there was nothing.
+#[utoipa::path(
+    get, path = "/teams/{teamID}/metrics/max", tag = tag::TEAMS, operation_id = "getTeamMetricsMax",
+    params(TeamPath, MetricsQuery, MaxQuery),
+    responses(
+        (status = 200, description = "The most.", body = MaxTeamMetric),
+        (status = 403, description = "It is another team, or is banned."),
+    )
+)]
 pub(crate) async fn max(
     State(control): State<Arc<Control>>,
     OwnTeam(team_id): OwnTeam,

@@ -12,6 +12,8 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::document;
+
 /// Longer than anything that a test waits for on purpose.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -56,7 +58,7 @@ impl Answer {
     }
 }
 
-/// Speaks for one API key.
+/// Speaks for one API key. Insists on answers that the OpenAPI document describes.
 #[derive(Clone)]
 pub(crate) struct Client {
     http: hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>,
@@ -106,7 +108,9 @@ impl Client {
                 text: String::from_utf8(bytes.to_vec()).expect("text"),
             }
         };
-        tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| panic!("{method} {path} hangs"))
+        let answer = tokio::time::timeout(PATIENCE, exchange).await.unwrap_or_else(|_| panic!("{method} {path} hangs"));
+        document::check(method, path, &answer);
+        answer
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {

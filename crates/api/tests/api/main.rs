@@ -3,9 +3,12 @@
 
 mod accidents;
 mod accounts;
+mod answers;
 mod borders;
 mod client;
+mod contract;
 mod creates;
+mod document;
 mod ends;
 mod fake_node;
 mod idempotency;

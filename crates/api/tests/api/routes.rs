@@ -57,7 +57,7 @@ pub(crate) const UNBUILT: &[(&str, &str, u16, u16)] = &[
 ];
 
 /// The same, for operators: method, path.
-const UNBUILT_FOR_OPERATORS: &[(&str, &str)] = &[("POST", "/admin/teams/x/builds/cancel")];
+pub(crate) const UNBUILT_FOR_OPERATORS: &[(&str, &str)] = &[("POST", "/admin/teams/x/builds/cancel")];
 
 /// Routes that are built, with a body that gets past the schema: method, path, body, whether it changes something.
 pub(crate) const BUILT: &[(&str, &str, &str, bool)] = &[

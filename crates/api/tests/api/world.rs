@@ -140,6 +140,12 @@ impl World {
         let _ = listening.await;
     }
 
+    /// The daemon is about to stop, and still answers.
+    pub(crate) async fn shut_down(&self) {
+        let server = self.server.as_ref().expect("a running server");
+        assert_eq!(server.api.shutdown().await, Vec::<&str>::new(), "no task is left behind");
+    }
+
     /// Also what the memory held is gone.
     pub(crate) async fn restart(&mut self) {
         self.stop_server().await;
