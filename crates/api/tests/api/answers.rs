@@ -78,6 +78,7 @@ impl Somebody {
             ("teamID", world.team.id.to_string()),
             ("apiKeyID", ApiKeyId::generate().to_string()),
             ("alias", "own".to_owned()),
+            ("nodeID", "node-1".to_owned()),
         ]);
         Self { client: world.client_with(None), credentials, names }
     }
@@ -217,6 +218,7 @@ async fn nobody_and_teams_that_are_not_there() {
     let nowhere = TeamId::generate().to_string();
     somebody.credentials.insert("Team", ("x-team-id", nowhere.clone()));
     somebody.names.insert("teamID", nowhere);
+    somebody.names.insert("nodeID", "node-0".to_owned());
     for operation in promising(404) {
         // Only operators may name a team that there is not.
         let as_operator = operation.credentials().into_iter().find(|all_of| all_of.contains("AdminToken"));
