@@ -47,6 +47,7 @@ pub struct Node {
     pub sandbox_count: u32,
     /// Those of them that are being started. Lists have it, details do not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub sandbox_starting_count: Option<u32>,
     /// Sandboxes that were started since its program runs.
     pub create_successes: u64,
@@ -144,7 +145,7 @@ pub struct NodeChange {
     /// What it is to be.
     pub status: NodeStatus,
     /// The cluster it belongs to; absent: the only one.
-    #[schema(format = Uuid)]
+    #[schema(format = Uuid, nullable = false)]
     #[serde(default, rename = "clusterID")]
     pub cluster_id: Option<String>,
 }

@@ -48,6 +48,9 @@ const REQUESTS: &[(&str, &str, &str, u16)] = &[
     ("createApiKey", "", NAME, 201),
     ("renameApiKey", "", NAME, 200),
     ("countRunningSandboxes", "", "", 200),
+    ("listNodes", "", "", 200),
+    ("getNode", "", "", 200),
+    ("changeNode", "", r#"{"status":"ready"}"#, 204),
     ("createTeamApiKey", "", NAME, 201),
     // What ends something comes last.
     ("killSandbox", "", "", 204),
@@ -218,6 +221,7 @@ async fn nobody_and_teams_that_are_not_there() {
     let nowhere = TeamId::generate().to_string();
     somebody.credentials.insert("Team", ("x-team-id", nowhere.clone()));
     somebody.names.insert("teamID", nowhere);
+    somebody.names.insert("nodeID", "nowhere".to_owned());
     somebody.names.insert("nodeID", "node-0".to_owned());
     for operation in promising(404) {
         // Only operators may name a team that there is not.
@@ -341,6 +345,9 @@ async fn broken() {
 async fn wrong_moments() {
     let world = World::start().await;
     let mut somebody = Somebody::of(&world).await;
+    let change = operation("changeNode");
+    let lost = somebody.send(change, &somebody.path(change), r#"{"status":"unhealthy"}"#).await;
+    lost.assert_error(409, "by itself");
     let id = world.running().await;
     somebody.names.insert("sandboxID", id.to_string());
     world.node.change(|state| state.on_delete = OnDelete::Hang);

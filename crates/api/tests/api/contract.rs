@@ -39,6 +39,9 @@ const ROUTES: &[(&str, &str, &str, &str)] = &[
     ("POST /api-keys", "", "KeyName", "201 CreatedApiKey"),
     ("PATCH /api-keys/{apiKeyID}", "", "KeyName", "200 ApiKey"),
     ("DELETE /api-keys/{apiKeyID}", "", "", "204"),
+    ("GET /nodes", "clusterID?", "", "200 [Node]"),
+    ("GET /nodes/{nodeID}", "clusterID?", "", "200 Node"),
+    ("POST /nodes/{nodeID}", "", "NodeChange", "204"),
     ("POST /admin/teams/{teamID}/sandboxes/kill", "", "", "200 KillResult"),
     ("GET /admin/sandboxes/running-counts", "", "", "200 [RunningCount]"),
     ("POST /admin/teams/{teamID}/api-keys", "", "KeyName", "201 CreatedApiKey"),
@@ -121,6 +124,22 @@ const BODIES: &[(&str, &str)] = &[
     ("Mask", "prefix:string valueLength:integer maskedValuePrefix:string maskedValueSuffix:string"),
     ("Creator", "id:uuid email:string"),
     ("KeyName", "name:string"),
+    (
+        "Node",
+        "id:string serviceInstanceID:string clusterID:uuid version:string commit:string status:NodeStatus \
+         statusChangedAt:date-time sandboxCount:integer sandboxStartingCount?:integer createSuccesses:integer \
+         createFails:integer machineInfo:MachineInfo metrics:NodeMetrics",
+    ),
+    ("NodeStatus", "ready draining connecting unhealthy standby"),
+    ("NodeChange", "status:NodeStatus clusterID?:uuid"),
+    ("MachineInfo", "cpuFamily:string cpuModel:string cpuModelName:string cpuArchitecture:string"),
+    (
+        "NodeMetrics",
+        "allocatedCPU:integer cpuPercent:integer cpuCount:integer allocatedMemoryBytes:integer memoryUsedBytes:integer \
+         memoryTotalBytes:integer hugePagesTotal:integer hugePagesUsed:integer hugePagesReserved:integer \
+         hugePageSizeBytes:integer disks:[DiskMetrics]",
+    ),
+    ("DiskMetrics", "mountPoint:string device:string filesystemType:string usedBytes:integer totalBytes:integer"),
     ("KillResult", "killedCount:integer failedCount:integer"),
     ("RunningCount", "teamID:uuid runningCount:integer"),
 ];
