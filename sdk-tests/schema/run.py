@@ -1,6 +1,6 @@
 """Schemathesis against a live server: no answer may be a server error, or differ from the server's OpenAPI document.
 
-Reads E2B_API_URL, E2B_API_KEY and, if there is one, HEARTH_ADMIN_TOKEN. Whatever it makes is removed again.
+Reads E2B_API_URL, E2B_API_KEY and, if there is one, HEARTH_ADMIN_TOKEN. Whatever it makes is removed again, and nodes do again what they did.
 """
 
 import argparse
@@ -63,6 +63,18 @@ class Server:
         listed, _ = self.call("GET", "/api-keys", self.for_team())
         return {item["id"] for item in listed}
 
+    def nodes(self):
+        if not self.admin_token:
+            return {}
+        listed, _ = self.call("GET", "/nodes", self.as_operator())
+        return {item["id"]: item["status"] for item in listed}
+
+    def restore(self, kept_nodes):
+        for node_id, status in self.nodes().items():
+            if status != kept_nodes.get(node_id, status):
+                change = {"status": kept_nodes[node_id]}
+                self.call("POST", f"/nodes/{node_id}", self.as_operator(), change)
+
     def remove(self, kept_sandboxes, kept_keys):
         for sandbox_id in self.sandboxes() - kept_sandboxes:
             self.delete(f"/sandboxes/{sandbox_id}", self.by_key())
@@ -110,7 +122,7 @@ def main():
     seed = parser.parse_args().seed
     environment = os.environ
     server = Server(environment["E2B_API_URL"], environment["E2B_API_KEY"], environment.get("HEARTH_ADMIN_TOKEN"))
-    kept_sandboxes, kept_keys = server.sandboxes(), server.keys()
+    kept_sandboxes, kept_keys, kept_nodes = server.sandboxes(), server.keys(), server.nodes()
     failed = []
     for who, headers, arguments in plan(server):
         since = time.monotonic()
@@ -120,6 +132,7 @@ def main():
                 failed.append(who)
         finally:
             # Also in between: a team may have only so many sandboxes at a time.
+            server.restore(kept_nodes)
             server.remove(kept_sandboxes, kept_keys)
         print(f"{who}: {time.monotonic() - since:.0f} s", flush=True)
     if failed:

@@ -98,7 +98,7 @@ impl Live {
     /// How many sandboxes each team has running; those with none are left out.
     pub(crate) fn running_by_team(&self) -> BTreeMap<TeamId, u32> {
         let mut teams = BTreeMap::new();
-        for handle in self.read().values().filter(|handle| handle.runs_at().is_some()) {
+        for handle in self.read().values().filter(|handle| handle.is_running()) {
             *teams.entry(handle.team_id()).or_insert(0) += 1;
         }
         teams
@@ -107,7 +107,7 @@ impl Live {
     /// How many sandboxes a team has running.
     pub(crate) fn running_of(&self, team_id: TeamId) -> u32 {
         let handles = self.read();
-        let running = handles.values().filter(|handle| handle.team_id() == team_id && handle.runs_at().is_some());
+        let running = handles.values().filter(|handle| handle.team_id() == team_id && handle.is_running());
         u32::try_from(running.count()).unwrap_or(u32::MAX)
     }
 }

@@ -85,7 +85,8 @@ impl Edge {
         let edge = self.clone();
         let handler = tower::service_fn(move |request| {
             let edge = edge.clone();
-            async move { Ok::<_, Infallible>(edge.answer(request).await) }
+            // Whatever holds it moves it several times, and it is large.
+            Box::pin(async move { Ok::<_, Infallible>(edge.answer(request).await) })
         });
         serve::serve(listener, handler, self.bounds(), shutdown).await
     }

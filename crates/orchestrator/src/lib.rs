@@ -119,7 +119,8 @@ impl Orchestrator {
         let proxy = ReverseProxy::new(registry.clone(), engine.clone());
         let handler = service_fn(move |request| {
             let proxy = proxy.clone();
-            async move { Ok::<_, Infallible>(proxy.answer(request).await) }
+            // Whatever holds it moves it several times, and it is large.
+            Box::pin(async move { Ok::<_, Infallible>(proxy.answer(request).await) })
         });
         let config_of_proxy = serve::Config { connections_max: PROXY_CONNECTIONS_MAX, drain_patience: DRAIN_PATIENCE };
         servers.spawn("node-side proxy", serve::serve(proxy_listener, handler, config_of_proxy, servers.token()));

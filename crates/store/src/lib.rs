@@ -56,8 +56,8 @@ pub use login::{Login, LoginTimes, Proof, RefreshToken, Renewed};
 pub use node::{NodeIntent, WantedNode};
 pub use password::{PASSWORD_CHARS_MIN, PasswordError, PasswordHash};
 pub use sandbox::{
-    Expiry, InsertSandboxError, Order, PAGE_MAX, Sandbox, SandboxCursor, SandboxPage, SandboxQuery, SandboxState,
-    Started, StateMove, UpdateSandboxError,
+    Expiry, InsertSandboxError, ListedSandbox, Order, PAGE_MAX, Sandbox, SandboxCursor, SandboxPage, SandboxQuery,
+    SandboxState, Started, StateMove, UpdateSandboxError,
 };
 pub use team::{CreateTeamError, Limits, NewTeam, Standing, Team};
 pub use template::{Alias, Build, BuildStatus, NewBuild, RegisterBuildError, ResolveError, Resolved, Template};

@@ -24,7 +24,7 @@ use sea_orm::{
     QuerySelect as _, SqlErr,
 };
 
-pub use self::list::{Order, PAGE_MAX, SandboxCursor, SandboxPage, SandboxQuery};
+pub use self::list::{ListedSandbox, Order, PAGE_MAX, SandboxCursor, SandboxPage, SandboxQuery};
 use crate::connection::{Store, Write};
 use crate::entity::sandbox::{self, Column};
 use crate::entity::team;

@@ -134,6 +134,11 @@ impl Handle {
         self.inner.team_id
     }
 
+    /// Whether it runs.
+    pub(super) fn is_running(&self) -> bool {
+        matches!(&*self.inner.phase.borrow(), Phase::Running { .. })
+    }
+
     /// Where it runs; `None`: it does not.
     pub(super) fn runs_at(&self) -> Option<Place> {
         match &*self.inner.phase.borrow() {

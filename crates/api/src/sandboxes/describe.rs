@@ -1,7 +1,7 @@
 //! Rows as clients see them.
 
 use hearth_api_types::sandbox::{Lifecycle, ListedSandbox, Network, OnTimeout, Sandbox, SandboxDetail, SandboxState};
-use hearth_store::Sandbox as Row;
+use hearth_store::{ListedSandbox as ListedRow, Sandbox as Row};
 use hearth_types::{Ingress, Resources};
 
 use crate::control::Control;
@@ -21,7 +21,7 @@ pub(super) fn sandbox(control: &Control, row: &Row) -> Sandbox {
 }
 
 /// An item of a list. Only running sandboxes are described: the others are nobody's business.
-pub(super) fn listed(control: &Control, row: Row) -> ListedSandbox {
+pub(super) fn listed(control: &Control, row: ListedRow) -> ListedSandbox {
     let Resources { vcpus, memory_mib, disk_mib } = row.resources;
     ListedSandbox {
         sandbox_id: row.sandbox_id.to_string(),
@@ -48,7 +48,7 @@ pub(super) fn detail(control: &Control, row: Row) -> SandboxDetail {
         allow_internet_access: row.allow_internet_access,
         network: network(&row.ingress),
         lifecycle: Lifecycle { on_timeout: OnTimeout::Kill, auto_resume: false },
-        listed: listed(control, row),
+        listed: listed(control, row.into()),
     }
 }
 

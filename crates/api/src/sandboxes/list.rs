@@ -9,7 +9,9 @@ use axum::response::{IntoResponse, Response};
 use hearth_api_types::list::{LIMIT_MAX, ListQuery, metadata_of};
 use hearth_api_types::page::{self, Cursor};
 use hearth_api_types::sandbox::{ListedSandbox, SandboxState as Shown};
-use hearth_store::{Order, ResolveError, Sandbox, SandboxCursor, SandboxPage, SandboxQuery, SandboxState, Team};
+use hearth_store::{
+    ListedSandbox as Row, Order, ResolveError, SandboxCursor, SandboxPage, SandboxQuery, SandboxState, Team,
+};
 use hearth_types::{TemplateId, TemplateReference};
 use http::{HeaderName, HeaderValue};
 
@@ -96,7 +98,7 @@ pub(crate) async fn all(
     }
 }
 
-fn described(control: &Control, rows: Vec<Sandbox>) -> Json<Vec<ListedSandbox>> {
+fn described(control: &Control, rows: Vec<Row>) -> Json<Vec<ListedSandbox>> {
     Json(rows.into_iter().map(|row| describe::listed(control, row)).collect())
 }
 

@@ -5,19 +5,20 @@
 
 use std::collections::BTreeMap;
 
-use hearth_types::{SandboxId, TeamId, TemplateId};
+use hearth_types::{Resources, SandboxId, TeamId, TemplateId};
 use jiff::Timestamp;
 use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ColumnTrait as _, Condition, EntityTrait as _, Order as SqlOrder, PaginatorTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _,
+    ColumnTrait as _, Condition, EntityTrait as _, FromQueryResult, Order as SqlOrder, PaginatorTrait as _,
+    QueryFilter as _, QueryOrder as _, QuerySelect as _,
 };
 
+use super::form::read_state;
 use super::{Sandbox, SandboxState};
 use crate::connection::Store;
-use crate::entity::sandbox::{self, Column};
+use crate::entity::sandbox::{self, Column, Texts};
 use crate::error::{Error, failed};
-use crate::row::micros;
+use crate::row::{Reading, micros};
 
 /// Most sandboxes on a page: what the public interface allows.
 pub const PAGE_MAX: u32 = 100;
@@ -61,11 +62,103 @@ pub struct SandboxCursor {
     pub sandbox_id: SandboxId,
 }
 
+/// What a list has of a sandbox. Not its environment above all, which may be a megabyte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedSandbox {
+    /// The sandbox.
+    pub sandbox_id: SandboxId,
+    /// The template it was created from.
+    pub template_id: TemplateId,
+    /// First alias of that template when the sandbox was created.
+    pub alias: Option<String>,
+    /// What should become of it.
+    pub state: SandboxState,
+    /// What the client filters by.
+    pub metadata: BTreeMap<String, String>,
+    /// Version of the guest daemon.
+    pub envd_version: String,
+    /// When it was last started.
+    pub started_at: Timestamp,
+    /// When it expires.
+    pub end_at: Timestamp,
+    /// Its virtual hardware.
+    pub resources: Resources,
+}
+
+/// The columns of it.
+#[derive(FromQueryResult)]
+struct ListedRow {
+    id: String,
+    template_id: String,
+    alias: Option<String>,
+    state: String,
+    metadata: Texts,
+    envd_version: String,
+    started_at_us: i64,
+    end_at_us: i64,
+    vcpus: i64,
+    memory_mib: i64,
+    disk_mib: i64,
+}
+
+const LISTED: [Column; 11] = [
+    Column::Id,
+    Column::TemplateId,
+    Column::Alias,
+    Column::State,
+    Column::Metadata,
+    Column::EnvdVersion,
+    Column::StartedAtUs,
+    Column::EndAtUs,
+    Column::Vcpus,
+    Column::MemoryMib,
+    Column::DiskMib,
+];
+
+impl TryFrom<ListedRow> for ListedSandbox {
+    type Error = Error;
+
+    fn try_from(row: ListedRow) -> Result<Self, Error> {
+        let reading = Reading::new("sandbox", &row.id);
+        Ok(Self {
+            sandbox_id: reading.text("id", &row.id)?,
+            template_id: reading.text("template_id", &row.template_id)?,
+            alias: row.alias,
+            state: read_state(&reading, &row.state)?,
+            metadata: row.metadata.0,
+            envd_version: row.envd_version,
+            started_at: reading.time("started_at_us", row.started_at_us)?,
+            end_at: reading.time("end_at_us", row.end_at_us)?,
+            resources: Resources {
+                vcpus: reading.number("vcpus", row.vcpus)?,
+                memory_mib: reading.number("memory_mib", row.memory_mib)?,
+                disk_mib: reading.number("disk_mib", row.disk_mib)?,
+            },
+        })
+    }
+}
+
+impl From<Sandbox> for ListedSandbox {
+    fn from(sandbox: Sandbox) -> Self {
+        Self {
+            sandbox_id: sandbox.sandbox_id,
+            template_id: sandbox.template_id,
+            alias: sandbox.alias,
+            state: sandbox.state,
+            metadata: sandbox.metadata,
+            envd_version: sandbox.envd_version,
+            started_at: sandbox.started_at,
+            end_at: sandbox.end_at,
+            resources: sandbox.resources,
+        }
+    }
+}
+
 /// A part of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxPage {
     /// The sandboxes.
-    pub sandboxes: Vec<Sandbox>,
+    pub sandboxes: Vec<ListedSandbox>,
     /// Where the next page begins; `None`: this is the last one.
     pub next: Option<SandboxCursor>,
     /// How many running sandboxes all pages together have; `None`: running ones were not asked for.
@@ -85,7 +178,9 @@ impl Store {
             Order::NewestFirst => SqlOrder::Desc,
         };
         let snapshot = self.snapshot().await.map_err(failed)?;
-        let rows = sandbox::Entity::find()
+        let rows: Vec<ListedRow> = sandbox::Entity::find()
+            .select_only()
+            .columns(LISTED)
             .filter(self.matching(query))
             .filter(is_in(&query.states))
             .filter(following(query))
@@ -93,18 +188,24 @@ impl Store {
             .order_by_asc(Column::Id)
             // One more tells whether there is a next page.
             .limit(u64::from(limit) + 1)
+            .into_model()
             .all(&snapshot)
             .await
             .map_err(failed)?;
-        let running_total = if query.states.contains(&SandboxState::Running) {
+        let is_last = rows.len() <= limit as usize;
+        let running_total = if !query.states.contains(&SandboxState::Running) {
+            None
+        } else if is_last && query.after.is_none() {
+            // All that there are.
+            let running = rows.iter().filter(|row| row.state == SandboxState::Running.as_str());
+            Some(u64::try_from(running.count()).unwrap_or(u64::MAX))
+        } else {
             let running = sandbox::Entity::find().filter(self.matching(query)).filter(is_in(&[SandboxState::Running]));
             Some(running.count(&snapshot).await.map_err(failed)?)
-        } else {
-            None
         };
         snapshot.commit().await.map_err(failed)?;
-        let is_last = rows.len() <= limit as usize;
-        let sandboxes = rows.into_iter().take(limit as usize).map(Sandbox::try_from).collect::<Result<Vec<_>, _>>()?;
+        let sandboxes =
+            rows.into_iter().take(limit as usize).map(ListedSandbox::try_from).collect::<Result<Vec<_>, _>>()?;
         let next = sandboxes
             .last()
             .filter(|_| !is_last)

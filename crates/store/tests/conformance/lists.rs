@@ -4,7 +4,8 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use hearth_store::{
-    Alias, Build, NewBuild, Order, PAGE_MAX, Sandbox, SandboxCursor, SandboxQuery, SandboxState, Store, Team,
+    Alias, Build, ListedSandbox, NewBuild, Order, PAGE_MAX, Sandbox, SandboxCursor, SandboxQuery, SandboxState, Store,
+    Team,
 };
 use hearth_types::TeamId;
 
@@ -24,7 +25,7 @@ fn all(team_id: TeamId) -> SandboxQuery {
 }
 
 /// All pages of a query. Checks that their sizes and totals agree.
-async fn walk(store: &Store, query: &SandboxQuery) -> (Vec<Sandbox>, Option<u64>) {
+async fn walk(store: &Store, query: &SandboxQuery) -> (Vec<ListedSandbox>, Option<u64>) {
     let mut query = query.clone();
     let mut listed = Vec::new();
     loop {
@@ -46,14 +47,15 @@ async fn walk(store: &Store, query: &SandboxQuery) -> (Vec<Sandbox>, Option<u64>
 }
 
 /// What a query means, on a list in memory.
-fn model(population: &[Sandbox], query: &SandboxQuery) -> (Vec<Sandbox>, Option<u64>) {
-    let mut matching: Vec<Sandbox> = population
+fn model(population: &[Sandbox], query: &SandboxQuery) -> (Vec<ListedSandbox>, Option<u64>) {
+    let mut matching: Vec<ListedSandbox> = population
         .iter()
         .filter(|sandbox| sandbox.team_id == query.team_id)
         .filter(|sandbox| query.template_id.as_ref().is_none_or(|id| *id == sandbox.template_id))
         .filter(|sandbox| query.started_from.is_none_or(|from| sandbox.started_at >= from))
         .filter(|sandbox| query.metadata.iter().all(|(key, value)| sandbox.metadata.get(key) == Some(value)))
         .cloned()
+        .map(ListedSandbox::from)
         .collect();
     let running = matching.iter().filter(|sandbox| sandbox.state == SandboxState::Running).count() as u64;
     let running = query.states.contains(&SandboxState::Running).then_some(running);
@@ -139,6 +141,7 @@ pub(crate) async fn a_place_outlives_its_sandbox(fixture: &Fixture) {
     let query = SandboxQuery { limit: 10, ..all(teams[0].id) };
     let page = store.list_sandboxes(&query).await.expect("a read");
     let last = page.sandboxes.last().expect("a full page");
+    let last = population.iter().find(|sandbox| sandbox.sandbox_id == last.sandbox_id).expect("one of them");
     store.delete_sandbox(&last.sandbox_id, last.execution_id).await.expect("it is there");
     // One that is created meanwhile is newer than the place, and must not shift what follows.
     let started_at = at(1_000_000);

@@ -4,6 +4,7 @@
 //! says that it runs them. The bound is what the same server takes for an answer that looks at nothing, at the same rate.
 
 mod node;
+mod timers;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -43,6 +44,9 @@ const CREATING_MAX: usize = 32;
 pub(crate) struct Amounts {
     pub(crate) sandboxes: usize,
     pub(crate) seconds: u32,
+    /// Sandboxes that are known when timers are looked at, and how many of them expire.
+    pub(crate) timers: usize,
+    pub(crate) expiring: usize,
 }
 
 /// A control role that knows many sandboxes.
@@ -55,6 +59,7 @@ struct Control {
     address: SocketAddr,
     key: String,
     http: Client<HttpConnector, Full<Bytes>>,
+    node: node::Roomy,
     _folder: TempDir,
 }
 
@@ -72,7 +77,8 @@ impl Control {
         let analytics = hearth_analytics::Config::new(folder.path().join("analytics.db"));
         let analytics = Arc::new(Embedded::open(analytics).await?);
         let config = hearth_api::Config::new(Secret::new("bench"), None);
-        let node = node::start(&folder.path().join("node.sock"))?;
+        let roomy = node::Roomy::default();
+        let node = roomy.serve(&folder.path().join("node.sock"))?;
         let kept = Analytics::new(Arc::clone(&analytics));
         let api = Api::start(config, store.clone(), Catalog::in_memory(), kept, vec![node]).await?;
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
@@ -84,7 +90,7 @@ impl Control {
         connector.set_nodelay(true);
         let http = Client::builder(TokioExecutor::new()).build(connector);
         let key = key.expose().to_owned();
-        Ok(Self { api, store, analytics, stop, served, address, key, http, _folder: folder })
+        Ok(Self { api, store, analytics, stop, served, address, key, http, node: roomy, _folder: folder })
     }
 
     async fn ask(&self, method: Method, path: &str, body: &'static str) -> Result<Bytes> {
@@ -101,6 +107,11 @@ impl Control {
         let body = r#"{"templateID":"base","timeout":36000,"metadata":{"purpose":"benchmark","user":"u-1"}}"#;
         let answer: Value = serde_json::from_slice(&self.ask(Method::POST, "/v2/sandboxes", body).await?)?;
         Ok(answer["sandboxID"].as_str().context("an id")?.to_owned())
+    }
+
+    async fn create_many(&self, count: usize) -> Result<Vec<String>> {
+        let created = stream::iter(0..count).map(|_| self.create()).buffer_unordered(CREATING_MAX);
+        created.try_collect().await.context("creating sandboxes")
     }
 
     async fn stop(self) -> Result<()> {
@@ -131,15 +142,10 @@ fn base() -> NewBuild {
 }
 
 pub(crate) async fn measure(report: &mut Report, amounts: Amounts) -> Result<()> {
-    let Amounts { sandboxes, seconds } = amounts;
-    let control = Arc::new(Control::start(u32::try_from(sandboxes)?).await?);
+    let Amounts { sandboxes, seconds, timers, expiring } = amounts;
+    let control = Arc::new(Control::start(u32::try_from(timers.max(sandboxes))?).await?);
     let since = Instant::now();
-    let ids: Vec<String> = stream::iter(0..sandboxes)
-        .map(|_| control.create())
-        .buffer_unordered(CREATING_MAX)
-        .try_collect()
-        .await
-        .context("creating sandboxes")?;
+    let ids = control.create_many(sandboxes).await?;
     let rate = sandboxes as f64 / since.elapsed().as_secs_f64();
     report.plain("creates that the control role manages, with nothing to start", "per s", rate, None);
     let series = [
@@ -164,6 +170,8 @@ pub(crate) async fn measure(report: &mut Report, amounts: Amounts) -> Result<()>
         }
         bound = bound.or(Some((milliseconds(p50), milliseconds(p99))));
     }
+    control.create_many(timers.saturating_sub(sandboxes)).await?;
+    timers::measure(report, &control, &ids[..expiring.min(ids.len())], timers).await?;
     Arc::into_inner(control).context("all requests are answered")?.stop().await
 }
 

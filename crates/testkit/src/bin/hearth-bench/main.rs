@@ -43,7 +43,7 @@ const FULL: Rounds = Rounds {
     idle_sandboxes: 50,
     idle_seconds: 20,
     guest: guest::Amounts { commands: 200, starts: 50, transfer_mib: 1024, events: 100_000 },
-    lists: lists::Amounts { sandboxes: 1000, seconds: 20 },
+    lists: lists::Amounts { sandboxes: 1000, seconds: 20, timers: 10_000, expiring: 500 },
     proxies: proxies::Amounts { requests: 5000, load_seconds: 5, stream_mib: 1024, sockets: 2000 },
 };
 const QUICK: Rounds = Rounds {
@@ -52,7 +52,7 @@ const QUICK: Rounds = Rounds {
     idle_sandboxes: 5,
     idle_seconds: 3,
     guest: guest::Amounts { commands: 20, starts: 5, transfer_mib: 64, events: 9_999 },
-    lists: lists::Amounts { sandboxes: 50, seconds: 2 },
+    lists: lists::Amounts { sandboxes: 50, seconds: 2, timers: 200, expiring: 20 },
     proxies: proxies::Amounts { requests: 500, load_seconds: 1, stream_mib: 64, sockets: 100 },
 };
 

@@ -19,24 +19,34 @@ use hearth_cluster_api::proto::{
 use hearth_proxy::serve;
 use hearth_types::NodeAddress;
 use tokio::net::UnixListener;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 const ID: &str = "bench";
 
-#[derive(Default)]
-struct Roomy {
-    sandboxes: Mutex<BTreeMap<String, RunningSandbox>>,
+/// The node. Clones are the same one.
+#[derive(Clone, Default)]
+pub(super) struct Roomy {
+    sandboxes: Arc<Mutex<BTreeMap<String, RunningSandbox>>>,
+    ended: Arc<Mutex<BTreeMap<String, Instant>>>,
 }
 
-/// Serves until this process ends.
-pub(super) fn start(socket: &Path) -> Result<hearth_api::Node> {
-    let listener = UnixListener::bind(socket)?;
-    let router = Arc::new(Roomy::default()).register(connectrpc::Router::new());
-    let routes = axum::Router::new().fallback_service(ConnectRpcService::new(router));
-    let bounds = serve::Config { connections_max: 64, drain_patience: Duration::ZERO };
-    tokio::spawn(serve::serve(listener, routes, bounds, CancellationToken::new()));
-    let address = NodeAddress::Unix(socket.to_owned());
-    Ok(hearth_api::Node { id: ID.parse()?, client: NodeClient::new(address.clone()), proxy: address })
+impl Roomy {
+    /// Serves until this process ends.
+    pub(super) fn serve(&self, socket: &Path) -> Result<hearth_api::Node> {
+        let listener = UnixListener::bind(socket)?;
+        let router = Arc::new(self.clone()).register(connectrpc::Router::new());
+        let routes = axum::Router::new().fallback_service(ConnectRpcService::new(router));
+        let bounds = serve::Config { connections_max: 64, drain_patience: Duration::ZERO };
+        tokio::spawn(serve::serve(listener, routes, bounds, CancellationToken::new()));
+        let address = NodeAddress::Unix(socket.to_owned());
+        Ok(hearth_api::Node { id: ID.parse()?, client: NodeClient::new(address.clone()), proxy: address })
+    }
+
+    /// When it was asked to end a sandbox.
+    pub(super) fn ended_at(&self, sandbox_id: &str) -> Option<Instant> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).get(sandbox_id).copied()
+    }
 }
 
 impl NodeService for Roomy {
@@ -56,6 +66,8 @@ impl NodeService for Roomy {
         _context: RequestContext,
         request: ServiceRequest<'_, DeleteSandboxRequest>,
     ) -> ServiceResult<impl Encodable<DeleteSandboxResponse> + Send + use<'a>> {
+        let now = Instant::now();
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).insert(request.sandbox_id.to_owned(), now);
         let mut sandboxes = self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner);
         let existed = sandboxes.remove(request.sandbox_id).is_some();
         Response::ok(DeleteSandboxResponse { existed, ..Default::default() })
