@@ -54,7 +54,7 @@ pub struct Node {
     /// Sandboxes that could not be started since then.
     pub create_fails: u64,
     /// What its machine is.
-    pub machine_info: MachineInfo,
+    pub machine_info: NodeMachine,
     /// How busy its machine is.
     pub metrics: NodeMetrics,
 }
@@ -62,7 +62,7 @@ pub struct Node {
 /// A node's processors; members are empty where its machine does not tell.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct MachineInfo {
+pub struct NodeMachine {
     /// The family of the processor.
     pub cpu_family: String,
     /// The model within the family.

@@ -24,7 +24,6 @@ mod group;
 mod replay;
 mod splice;
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Debug;
 use std::future::Future;
@@ -327,15 +326,16 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
 
     fn group(&self, key: &G) -> Option<Arc<Group>> {
         let mut groups = self.inner.groups();
-        let Groups { open, closed } = &mut *groups;
-        match open.entry(key.clone()) {
-            Entry::Occupied(entry) => Some(Arc::clone(entry.get())),
-            // Only the first request of a group comes here, so that looking through the closed ones is cheap enough.
-            Entry::Vacant(_) if closed.contains(key) || self.inner.tasks.token().is_cancelled() => None,
-            Entry::Vacant(entry) => {
-                Some(Arc::clone(entry.insert(Arc::new(Group::new(self.inner.tasks.token().child_token())))))
-            }
+        if let Some(group) = groups.open.get(key) {
+            return Some(Arc::clone(group));
         }
+        // Only the first request of a group comes here, so that looking through the closed ones is cheap enough.
+        if groups.closed.contains(key) || self.inner.tasks.token().is_cancelled() {
+            return None;
+        }
+        let group = Arc::new(Group::new(self.inner.tasks.token().child_token()));
+        groups.open.insert(key.clone(), Arc::clone(&group));
+        Some(group)
     }
 }
 

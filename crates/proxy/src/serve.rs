@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryFutureExt;
-use hearth_stdx::TaskSet;
+use hearth_stdx::{Seldom, TaskSet};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -189,10 +189,10 @@ async fn connection<S, B>(
         None => return,
     };
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(socket), border));
-    let winding_down = async {
+    let winding_down = Seldom::new(async {
         drain.cancelled().await;
         let _ = tokio::time::timeout(LAST_HEAD_PATIENCE, conversation.head_is_over()).await;
-    };
+    });
     let served = async {
         tokio::select! {
             result = connection.as_mut() => result,
@@ -202,7 +202,11 @@ async fn connection<S, B>(
             }
         }
     };
-    if let Some(Err(error)) = cut.run_until_cancelled(served).await {
+    let served = tokio::select! {
+        served = served => served,
+        () = Seldom::new(cut.cancelled()) => return,
+    };
+    if let Err(error) = served {
         // Clients leave as they like, and whoever broke off an answer has said why.
         tracing::debug!(error = %hearth_stdx::chain(&*error), "a client's connection ended");
     }

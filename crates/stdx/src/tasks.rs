@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,30 +15,37 @@ use tokio_util::task::TaskTracker;
 
 type Names = BTreeMap<u64, &'static str>;
 
-/// A set of named tasks that end together. Clones share the set.
+/// A set of named tasks that end together. Clones share the set and cost little: a proxy makes some for each request.
 #[derive(Debug, Clone, Default)]
 pub struct TaskSet {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
     tracker: TaskTracker,
     token: CancellationToken,
-    names: Arc<Mutex<Names>>,
-    next: Arc<std::sync::atomic::AtomicU64>,
+    names: Mutex<Names>,
+    next: AtomicU64,
 }
 
 /// Forgets a task's name when the task ends, also by panic or abort.
 struct Named {
-    names: Arc<Mutex<Names>>,
+    set: Arc<Inner>,
     key: u64,
 }
 
 impl Drop for Named {
     fn drop(&mut self) {
-        lock(&self.names).remove(&self.key);
+        self.set.names().remove(&self.key);
     }
 }
 
-fn lock(names: &Mutex<Names>) -> MutexGuard<'_, Names> {
-    // The map is valid after a panic of another holder: every change of it is one call.
-    names.lock().unwrap_or_else(PoisonError::into_inner)
+impl Inner {
+    fn names(&self) -> MutexGuard<'_, Names> {
+        // The map is valid after a panic of another holder: every change of it is one call.
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl TaskSet {
@@ -50,13 +58,13 @@ impl TaskSet {
     /// An empty set that `parent` cancels too.
     #[must_use]
     pub fn below(parent: &CancellationToken) -> Self {
-        Self { token: parent.child_token(), ..Self::default() }
+        Self { inner: Arc::new(Inner { token: parent.child_token(), ..Inner::default() }) }
     }
 
     /// Cancelled when the set shuts down. Tasks watch it.
     #[must_use]
     pub fn token(&self) -> CancellationToken {
-        self.token.clone()
+        self.inner.token.clone()
     }
 
     /// Starts a task of this set. `name` tells people who did not stop in time.
@@ -65,10 +73,10 @@ impl TaskSet {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let key = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        lock(&self.names).insert(key, name);
-        let named = Named { names: Arc::clone(&self.names), key };
-        self.tracker.spawn(async move {
+        let key = self.inner.next.fetch_add(1, Ordering::Relaxed);
+        self.inner.names().insert(key, name);
+        let named = Named { set: Arc::clone(&self.inner), key };
+        self.inner.tracker.spawn(async move {
             let _named = named;
             future.await
         })
@@ -77,23 +85,23 @@ impl TaskSet {
     /// How many tasks run.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.tracker.len()
+        self.inner.tracker.len()
     }
 
     /// Whether no task runs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.tracker.is_empty()
+        self.inner.tracker.is_empty()
     }
 
     /// Cancels, then waits at most `patience`; returns the names of the tasks that still run, which is logged too.
     pub async fn shutdown(&self, patience: Duration) -> Vec<&'static str> {
-        self.token.cancel();
-        self.tracker.close();
-        if tokio::time::timeout(patience, self.tracker.wait()).await.is_ok() {
+        self.inner.token.cancel();
+        self.inner.tracker.close();
+        if tokio::time::timeout(patience, self.inner.tracker.wait()).await.is_ok() {
             return Vec::new();
         }
-        let laggards: Vec<&'static str> = lock(&self.names).values().copied().collect();
+        let laggards: Vec<&'static str> = self.inner.names().values().copied().collect();
         tracing::warn!(?laggards, patience_ms = patience.as_millis(), "tasks did not stop in time");
         laggards
     }

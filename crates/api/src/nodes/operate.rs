@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
-use hearth_api_types::node::{DiskMetrics, MachineInfo, Node, NodeChange, NodeMetrics, NodeStatus, NodesQuery};
+use hearth_api_types::node::{DiskMetrics, Node, NodeChange, NodeMachine, NodeMetrics, NodeStatus, NodesQuery};
 use hearth_cluster_api::{Daemon, Sandboxes};
 use hearth_store::{NodeIntent, WantedNode};
 use hearth_types::{Disk, HugePages, Load, Machine};
@@ -149,7 +149,7 @@ fn describe(member: &Member, sight: &Sight) -> Node {
         sandbox_starting_count: None,
         create_successes: 0,
         create_fails: 0,
-        machine_info: MachineInfo::default(),
+        machine_info: NodeMachine::default(),
         metrics: NodeMetrics::default(),
     };
     let Some(last) = sight.last() else { return unknown };
@@ -163,7 +163,7 @@ fn describe(member: &Member, sight: &Sight) -> Node {
         sandbox_count: running,
         create_successes: creates_succeeded,
         create_fails: creates_failed,
-        machine_info: MachineInfo { cpu_family, cpu_model, cpu_model_name, cpu_architecture },
+        machine_info: NodeMachine { cpu_family, cpu_model, cpu_model_name, cpu_architecture },
         metrics: metrics(last.sandboxes, last.load.clone()),
         ..unknown
     }

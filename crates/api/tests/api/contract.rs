@@ -128,11 +128,11 @@ const BODIES: &[(&str, &str)] = &[
         "Node",
         "id:string serviceInstanceID:string clusterID:uuid version:string commit:string status:NodeStatus \
          statusChangedAt:date-time sandboxCount:integer sandboxStartingCount?:integer createSuccesses:integer \
-         createFails:integer machineInfo:MachineInfo metrics:NodeMetrics",
+         createFails:integer machineInfo:NodeMachine metrics:NodeMetrics",
     ),
     ("NodeStatus", "ready draining connecting unhealthy standby"),
     ("NodeChange", "status:NodeStatus clusterID?:uuid"),
-    ("MachineInfo", "cpuFamily:string cpuModel:string cpuModelName:string cpuArchitecture:string"),
+    ("NodeMachine", "cpuFamily:string cpuModel:string cpuModelName:string cpuArchitecture:string"),
     (
         "NodeMetrics",
         "allocatedCPU:integer cpuPercent:integer cpuCount:integer allocatedMemoryBytes:integer memoryUsedBytes:integer \

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use hearth_stdx::TaskSet;
+use hearth_stdx::{Seldom, TaskSet};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
@@ -40,14 +40,21 @@ pub(super) struct Unsent {
 
 impl Connection {
     /// Speaks HTTP/1.1 on `io` until either side ends it, or `cut` is cancelled.
-    pub(super) async fn open(io: Box<dyn Io>, tasks: &TaskSet, cut: CancellationToken) -> Result<Self, hyper::Error> {
+    pub(super) async fn open(
+        io: Box<dyn Io>,
+        tasks: &TaskSet,
+        cut: Arc<CancellationToken>,
+    ) -> Result<Self, hyper::Error> {
         let answered = Arc::new(AtomicBool::new(false));
         let watched = Watched { io, answered: Arc::clone(&answered), unread: None };
         let (sender, connection) = Builder::new().max_headers(HEADERS_MAX).handshake(TokioIo::new(watched)).await?;
         tasks.spawn("upstream connection", async move {
             // When it is cut, dropping it tells whoever waits for the answer or reads it. All other errors are told there, too.
-            if let Some(Err(error)) = cut.run_until_cancelled(connection.with_upgrades()).await {
-                tracing::debug!(error = %hearth_stdx::chain(&error), "an upstream connection ended");
+            tokio::select! {
+                () = Seldom::new(cut.cancelled()) => {}
+                ended = connection.with_upgrades() => if let Err(error) = ended {
+                    tracing::debug!(error = %hearth_stdx::chain(&error), "an upstream connection ended");
+                }
             }
         });
         Ok(Self { sender, answered })

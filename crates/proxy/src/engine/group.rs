@@ -21,7 +21,7 @@ pub(super) struct Group {
 #[derive(Debug)]
 struct State {
     /// Ends everything that was begun under it. Replaced when the group is cut.
-    cut: CancellationToken,
+    cut: Arc<CancellationToken>,
     idle: HashMap<Option<u16>, Vec<Idle>>,
 }
 
@@ -35,7 +35,8 @@ struct Idle {
 
 impl Group {
     pub(super) fn new(cut: CancellationToken) -> Self {
-        Self { requests: AtomicUsize::new(0), state: Mutex::new(State { cut, idle: HashMap::new() }) }
+        let state = State { cut: Arc::new(cut), idle: HashMap::new() };
+        Self { requests: AtomicUsize::new(0), state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -50,7 +51,7 @@ impl Group {
             .requests
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
             .map_err(|_| Error::TooManyRequests { limit })?;
-        Ok(Admission { cut: group.state().cut.clone(), group: Arc::clone(group) })
+        Ok(Admission { cut: Arc::clone(&group.state().cut), group: Arc::clone(group) })
     }
 
     pub(super) fn requests(&self) -> usize {
@@ -68,7 +69,7 @@ impl Group {
     /// Ends everything that runs; what comes later runs under `next`.
     pub(super) fn cut(&self, next: CancellationToken) {
         let mut state = self.state();
-        std::mem::replace(&mut state.cut, next).cancel();
+        std::mem::replace(&mut state.cut, Arc::new(next)).cancel();
         state.idle.clear();
     }
 
@@ -92,13 +93,14 @@ impl Group {
 #[derive(Debug)]
 pub(super) struct Admission {
     group: Arc<Group>,
-    cut: CancellationToken,
+    /// Shared as a whole: a clone of a token takes locks of the tree that it is in.
+    cut: Arc<CancellationToken>,
 }
 
 impl Admission {
     /// Cancelled when the request is to end at once.
-    pub(super) fn cut(&self) -> CancellationToken {
-        self.cut.clone()
+    pub(super) fn cut(&self) -> Arc<CancellationToken> {
+        Arc::clone(&self.cut)
     }
 
     /// The idle connection that was used last, so that those that are not needed grow old. If even that one was idle for longer
