@@ -44,7 +44,7 @@ const FULL: Rounds = Rounds {
     idle_seconds: 20,
     guest: guest::Amounts { commands: 200, starts: 50, transfer_mib: 1024, events: 100_000 },
     lists: lists::Amounts { sandboxes: 1000, seconds: 20, timers: 10_000, expiring: 500 },
-    proxies: proxies::Amounts { requests: 5000, load_seconds: 5, stream_mib: 1024, sockets: 2000 },
+    proxies: proxies::Amounts { requests: 5000, load_turns: 9, stream_mib: 1024, sockets: 2000 },
 };
 const QUICK: Rounds = Rounds {
     creates: 5,
@@ -53,7 +53,7 @@ const QUICK: Rounds = Rounds {
     idle_seconds: 3,
     guest: guest::Amounts { commands: 20, starts: 5, transfer_mib: 64, events: 9_999 },
     lists: lists::Amounts { sandboxes: 50, seconds: 2, timers: 200, expiring: 20 },
-    proxies: proxies::Amounts { requests: 500, load_seconds: 1, stream_mib: 64, sockets: 100 },
+    proxies: proxies::Amounts { requests: 500, load_turns: 1, stream_mib: 64, sockets: 100 },
 };
 
 /// What is measured together, in this order.
