@@ -154,19 +154,24 @@ impl Registry {
     /// Counts how the start went, cuts the sandbox's streams when it begins to end, waits until nothing is left of it, and
     /// forgets it.
     async fn follow(self, handle: Handle) {
-        match handle.started().await {
-            Ok(_) => self.live().creates_succeeded += 1,
-            // Whoever ends one that starts has not seen it fail.
-            Err(error) if matches!(*error, SandboxError::Killed) => {}
-            Err(_) => self.live().creates_failed += 1,
+        let closed = handle.closed();
+        // Both may be dropped at any time. One that ends before anybody saw it run must not keep its streams until it has ended.
+        tokio::select! {
+            Ok(_) = handle.started() => {
+                self.live().creates_succeeded += 1;
+                closed.cancelled().await;
+            }
+            () = closed.cancelled() => {}
         }
-        handle.closed().cancelled().await;
         self.inner.engine.close(&handle.execution_id());
         let mut state = handle.state();
         // An error means that the owner is gone, so nothing of the sandbox is left either.
         let last = state.wait_for(State::is_final).await.map(|state| state.clone());
         let mut live = self.live();
         live.remember_ended(handle.execution_id());
+        // Whoever ends one that starts has not seen it fail.
+        live.creates_failed +=
+            u64::from(matches!(&last, Ok(State::Failed(error)) if !matches!(**error, SandboxError::Killed)));
         if live.handles.get(handle.sandbox_id()).is_some_and(|known| known.execution_id() == handle.execution_id()) {
             live.handles.remove(handle.sandbox_id());
         }
