@@ -21,6 +21,10 @@ use anyhow::{Context, Result, bail};
 use listenfd::ListenFd;
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 
+/// Names of sockets: of the REST API, of the edge, and of the names of the domain.
+pub(crate) const API: &str = "api";
+pub(crate) const EDGE: &str = "edge";
+pub(crate) const TLS: &str = "tls";
 /// Where the numbers of passed sockets begin. Above what a daemon that has just stopped still has open.
 const FIRST_FD: i32 = 200;
 /// How long a program may take to tell its version.
@@ -78,11 +82,6 @@ impl Sockets {
         Successor { program, sockets: self.kept }
     }
 }
-
-/// Names of sockets: of the REST API, of the edge, and of the names of the domain.
-pub(crate) const API: &str = "api";
-pub(crate) const EDGE: &str = "edge";
-pub(crate) const TLS: &str = "tls";
 
 /// This program, as it was started.
 #[derive(Debug, Clone)]

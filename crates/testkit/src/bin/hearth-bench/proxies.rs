@@ -33,7 +33,7 @@ pub(crate) struct Amounts {
     pub(crate) sockets: usize,
 }
 
-/// Goals: what issue and documentation promise.
+/// What is promised.
 const ADDED_MS_MAX: f64 = 0.3;
 const SHARE_OF_NGINX_MIN: f64 = 0.8;
 const GROWTH_MIB_MAX: f64 = 16.0;
