@@ -32,7 +32,7 @@ pub(crate) struct Selection {
     /// Only the journeys in this language, or only Schemathesis.
     #[arg(long)]
     only: Option<Part>,
-    /// Only the journeys on which SDKs find the server in this way.
+    /// Only the journeys on which SDKs find the server in this way [default: both; by addresses with arguments]
     #[arg(long)]
     by: Option<By>,
     /// On the debug build, as `make test` does, instead of the one that is shipped.
@@ -86,7 +86,7 @@ pub(crate) fn test(root: &Path, phases: &Phases, build: Build, selection: &Selec
         return all(By::Addresses, Environment::new());
     }
     let instance = phases.run("private server", || Instance::start(root, build, "sdk-tests"))?;
-    let outcomes = [By::Names, By::Addresses].map(|by| match selection.by.is_none_or(|only| only == by) {
+    let outcomes = [By::Names, By::Addresses].map(|by| match selection.finds(by) {
         true => instance.environment(by).and_then(|environment| all(by, environment)),
         false => Ok(()),
     });
@@ -179,6 +179,15 @@ impl Selection {
     /// Of the two builds the one that serves.
     pub(crate) fn build(&self) -> Build {
         if self.debug { Build::Debug } else { Build::Release }
+    }
+
+    /// Whether journeys are made on which SDKs find the server so. Arguments choose among all journeys, and by names only some
+    /// are made, perhaps none of the chosen ones.
+    fn finds(&self, by: By) -> bool {
+        match self.by {
+            Some(only) => only == by,
+            None => by == By::Addresses || self.arguments.is_empty(),
+        }
     }
 
     fn wants(&self, part: Part) -> bool {
