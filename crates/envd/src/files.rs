@@ -26,7 +26,6 @@ mod download;
 mod encoding;
 pub(crate) mod fuzz;
 mod gunzip;
-mod incoming;
 mod metadata;
 mod multipart;
 mod parameters;
@@ -82,8 +81,6 @@ pub(crate) async fn upload(
     request: Request,
 ) -> Result<Response, Failure> {
     let (parts, body) = request.into_parts();
-    // Whatever becomes of the request, its body is read: the client may not listen before it has sent it.
-    let body = incoming::Incoming::new(body.into_data_stream());
     let parameters = parameters(query)?;
     signature::check(&state, &parameters, signature::Operation::Write, &parts.headers)?;
     if parameters.username.is_none() && state.default_user().is_empty() {
@@ -93,7 +90,7 @@ pub(crate) async fn upload(
     let user = user(&state, parameters.username.as_deref())?;
     let metadata = metadata::from_headers(&parts.headers)?;
     let upload = upload::Upload { state: &state, user: &user, path: parameters.path.as_deref(), metadata, is_gzip };
-    let written = upload.receive(&parts.headers, body).await?;
+    let written = upload.receive(&parts.headers, body.into_data_stream()).await?;
     Ok(Json(written).into_response())
 }
 

@@ -45,6 +45,7 @@ mod server;
 mod sockets;
 mod state;
 mod sys;
+mod unread;
 mod users;
 
 use std::process::ExitCode;

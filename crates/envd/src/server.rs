@@ -26,6 +26,7 @@ use crate::guard::guard;
 use crate::metrics::{Meter, metrics};
 use crate::process::ProcessService;
 use crate::state::{SANDBOX_ID, State};
+use crate::unread::RequestBody;
 use crate::{collapse, files, freeze, init, log, relay, rpc};
 
 /// Largest body of `/init`: variables and a few texts.
@@ -74,7 +75,7 @@ async fn connection(stream: TcpStream, router: Router, state: Arc<State>) {
     let (connection, entry) = state.connections.enter(local, peer);
     let service = router.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(connection);
-        request
+        request.map(RequestBody::new)
     });
     // An error is the client's going away. Dropping the connection cuts its calls, as a client that leaves does.
     tokio::select! {

@@ -3,13 +3,13 @@
 use std::io;
 use std::path::PathBuf;
 
+use axum::body::BodyDataStream;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use http::{HeaderMap, header};
 
 use super::gunzip::gunzip;
-use super::incoming::Incoming;
 use super::metadata::Metadata;
 use super::multipart::Multipart;
 use super::target::Target;
@@ -36,7 +36,7 @@ type Body = BoxStream<'static, io::Result<Bytes>>;
 
 impl Upload<'_> {
     /// Writes what comes. If the client goes away in the middle, what came is on the disk.
-    pub(super) async fn receive(&self, headers: &HeaderMap, body: Incoming) -> Result<Vec<Written>, Failure> {
+    pub(super) async fn receive(&self, headers: &HeaderMap, body: BodyDataStream) -> Result<Vec<Written>, Failure> {
         let content_type = headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes().to_vec()).unwrap_or_default();
         let shown = String::from_utf8_lossy(&content_type).into_owned();
         let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -59,7 +59,8 @@ impl Upload<'_> {
     }
 
     /// The body without its compression.
-    async fn content(&self, body: Incoming) -> Result<Body, Failure> {
+    async fn content(&self, body: BodyDataStream) -> Result<Body, Failure> {
+        let body = body.map_err(io::Error::other);
         if !self.is_gzip {
             return Ok(body.boxed());
         }

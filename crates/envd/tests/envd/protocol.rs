@@ -2,15 +2,21 @@
 
 use std::io::{Read, Write};
 
+use bytes::Bytes;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
+use futures::{StreamExt as _, stream};
 use hearth_envd_api::process::{ListRequest, ListResponse};
 use http::Method;
+use http_body_util::BodyExt as _;
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 
 use crate::connect::{CODECS, Codec, Events, Messages, envelope};
 use crate::daemon::{Daemon, within};
-use crate::http::{Reply, get, open, post, send, whole};
+use crate::http::{Body, Reply, chunked, get, open, post, send, whole};
 use crate::process::{START, shell};
 
 const LIST: &str = "/process.Process/List";
@@ -214,15 +220,17 @@ async fn streams_are_compressed_by_message() {
     assert_eq!(stream_error(&daemon, &[CONNECT_JSON, brotli], packed).await, "unimplemented");
 }
 
+async fn connect(daemon: &Daemon) -> SendRequest<Body> {
+    let stream = TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("it listens");
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
+    tokio::spawn(connection);
+    sender
+}
+
 #[tokio::test]
 async fn a_connection_serves_one_request_after_another() {
-    use http_body_util::BodyExt;
-
     let daemon = Daemon::start().await;
-    let stream = tokio::net::TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("it listens");
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.expect("HTTP");
-    tokio::spawn(connection);
+    let mut sender = connect(&daemon).await;
     let stream_body = || envelope(0, &Codec::Json.encode(&shell("echo ok")));
     for (path, content_type, body, status) in [
         (LIST, JSON.1, "{}".into(), 200),
@@ -235,6 +243,31 @@ async fn a_connection_serves_one_request_after_another() {
         let request = http::Request::builder().method(Method::POST).uri(path).header("content-type", content_type);
         sender.ready().await.expect("the connection is kept");
         let response = sender.send_request(request.body(whole(body)).expect("a request")).await.expect("an answer");
+        assert_eq!(response.status(), status, "{path}");
+        response.into_body().collect().await.expect("a whole body");
+    }
+    // Answers that need no body come before it does, and what comes then is no next request.
+    for (path, content_type, status) in [
+        (LIST, "text/plain", 415),
+        (START, JSON.1, 415),
+        ("/nowhere", JSON.1, 404),
+        ("/health", JSON.1, 405),
+        ("/files?path=/tmp/x&signature_expiration=soon", "text/plain", 400),
+        (LIST, JSON.1, 200),
+    ] {
+        let (release, released) = tokio::sync::oneshot::channel::<Bytes>();
+        let body = stream::once(released).filter_map(|bytes| std::future::ready(bytes.ok()));
+        let request = http::Request::builder().method(Method::POST).uri(path).header("content-type", content_type);
+        sender.ready().await.expect("the connection is kept");
+        let answer = sender.send_request(request.body(chunked(body)).expect("a request"));
+        let response = if status == 200 {
+            release.send("{}".into()).expect("it is awaited");
+            answer.await.expect("an answer")
+        } else {
+            let response = within("the answer before the body", answer).await.expect("an answer");
+            release.send("x".repeat(100_000).into()).expect("it is awaited");
+            response
+        };
         assert_eq!(response.status(), status, "{path}");
         response.into_body().collect().await.expect("a whole body");
     }

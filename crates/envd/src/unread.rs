@@ -1,0 +1,74 @@
+//! The body of a request, which is read to its end even if nobody wants it any more.
+//!
+//! Most clients send their whole request before they look for an answer, and send their next one on the same connection. If the
+//! daemon closed it on an early answer, they would see a broken connection: instead of this answer, or of the next one. So the
+//! rest of an unwanted body is read and thrown away, within bounds.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+/// How much of an unwanted body is read. Who sends more gets a closed connection.
+const UNWANTED_BYTES_MAX: usize = 64 << 20;
+/// And for how long.
+const UNWANTED_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A body as it comes. When it is dropped early, a task reads the rest.
+pub(crate) struct RequestBody {
+    /// `None` once the body has ended or failed.
+    incoming: Option<Incoming>,
+}
+
+impl RequestBody {
+    pub(crate) fn new(incoming: Incoming) -> Self {
+        Self { incoming: Some(incoming) }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(incoming).poll_frame(cx));
+        if !matches!(frame, Some(Ok(_))) {
+            self.incoming = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        let unread = self.incoming.take().filter(|incoming| !incoming.is_end_stream());
+        // Outside of a runtime there is no client left.
+        if let (Some(incoming), Ok(runtime)) = (unread, tokio::runtime::Handle::try_current()) {
+            runtime.spawn(tokio::time::timeout(UNWANTED_PATIENCE, discard(incoming)));
+        }
+    }
+}
+
+async fn discard(incoming: Incoming) {
+    let mut frames = axum::body::Body::new(incoming).into_data_stream();
+    let mut bytes = 0;
+    while let Some(Ok(chunk)) = frames.next().await {
+        bytes += chunk.len();
+        if bytes > UNWANTED_BYTES_MAX {
+            return;
+        }
+    }
+}
