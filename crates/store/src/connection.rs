@@ -21,7 +21,7 @@ use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynch
 use sea_orm::sqlx::{self, Connection as _};
 use sea_orm::{
     ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
-    IsolationLevel, RuntimeErr, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
+    RuntimeErr, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -211,13 +211,6 @@ impl Store {
             write.transaction.execute_unprepared(&lock).await.map_err(|error| write.failed(error))?;
         }
         Ok(write)
-    }
-
-    /// Begins a transaction that reads what is there at one moment.
-    pub(crate) async fn snapshot(&self) -> Result<DatabaseTransaction, DbErr> {
-        // SQLite has no other kind, and does not know the word.
-        let isolation_level = self.is_postgres().then_some(IsolationLevel::RepeatableRead);
-        self.database.begin_with_config(isolation_level, None).await
     }
 
     pub(crate) fn is_postgres(&self) -> bool {

@@ -9,6 +9,7 @@ mod m0002_accounts;
 mod m0003_ingress;
 mod m0004_logins;
 mod m0005_nodes;
+mod m0006_counts;
 
 use sea_orm::{DbErr, EntityTrait as _, QueryOrder as _};
 use sea_orm_migration::{MigrationTrait, MigratorTrait, seaql_migrations};
@@ -26,6 +27,7 @@ impl MigratorTrait for Steps {
             Box::new(m0003_ingress::Step),
             Box::new(m0004_logins::Step),
             Box::new(m0005_nodes::Step),
+            Box::new(m0006_counts::Step),
         ]
     }
 }

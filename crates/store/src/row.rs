@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 
 use crate::error::Error;
 
@@ -44,6 +45,10 @@ impl Reading {
         T: FromStr<Err: StdError + Send + Sync + 'static>,
     {
         text.parse().map_err(|error| self.damaged(column, error))
+    }
+
+    pub(crate) fn json<T: DeserializeOwned>(&self, column: &'static str, text: &str) -> Result<T, Error> {
+        serde_json::from_str(text).map_err(|error| self.damaged(column, error))
     }
 
     pub(crate) fn number(&self, column: &'static str, number: i64) -> Result<u32, Error> {

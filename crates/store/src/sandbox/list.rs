@@ -7,16 +7,17 @@ use std::collections::BTreeMap;
 
 use hearth_types::{Resources, SandboxId, TeamId, TemplateId};
 use jiff::Timestamp;
-use sea_orm::sea_query::Expr;
+use sea_orm::sea_query::{Asterisk, Expr, ExprTrait as _, Func, Query, SelectStatement};
 use sea_orm::{
-    ColumnTrait as _, Condition, EntityTrait as _, FromQueryResult, Order as SqlOrder, PaginatorTrait as _,
-    QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    ColumnTrait as _, Condition, DbErr, EntityTrait as _, FromQueryResult, Order as SqlOrder, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _, QueryTrait as _,
 };
+use serde::Deserialize;
 
 use super::form::read_state;
 use super::{Sandbox, SandboxState};
 use crate::connection::Store;
-use crate::entity::sandbox::{self, Column, Texts};
+use crate::entity::sandbox::{self, Column};
 use crate::error::{Error, failed};
 use crate::row::{Reading, micros};
 
@@ -85,14 +86,14 @@ pub struct ListedSandbox {
     pub resources: Resources,
 }
 
-/// The columns of it.
-#[derive(FromQueryResult)]
+/// The columns of it, in the order of [`LISTED`].
+#[derive(Deserialize)]
 struct ListedRow {
     id: String,
     template_id: String,
     alias: Option<String>,
     state: String,
-    metadata: Texts,
+    metadata: String,
     envd_version: String,
     started_at_us: i64,
     end_at_us: i64,
@@ -115,6 +116,15 @@ const LISTED: [Column; 11] = [
     Column::DiskMib,
 ];
 
+/// What the database answers. The rows come as one value: a value for each column of each row costs several times the time of
+/// everything else.
+#[derive(FromQueryResult)]
+struct Answer {
+    /// An array of [`ListedRow`]s; `None`: there are none.
+    rows: Option<String>,
+    running_total: Option<i64>,
+}
+
 impl TryFrom<ListedRow> for ListedSandbox {
     type Error = Error;
 
@@ -125,7 +135,7 @@ impl TryFrom<ListedRow> for ListedSandbox {
             template_id: reading.text("template_id", &row.template_id)?,
             alias: row.alias,
             state: read_state(&reading, &row.state)?,
-            metadata: row.metadata.0,
+            metadata: reading.json("metadata", &row.metadata)?,
             envd_version: row.envd_version,
             started_at: reading.time("started_at_us", row.started_at_us)?,
             end_at: reading.time("end_at_us", row.end_at_us)?,
@@ -177,8 +187,7 @@ impl Store {
             Order::OldestFirst => SqlOrder::Asc,
             Order::NewestFirst => SqlOrder::Desc,
         };
-        let snapshot = self.snapshot().await.map_err(failed)?;
-        let rows: Vec<ListedRow> = sandbox::Entity::find()
+        let page = sandbox::Entity::find()
             .select_only()
             .columns(LISTED)
             .filter(self.matching(query))
@@ -188,22 +197,26 @@ impl Store {
             .order_by_asc(Column::Id)
             // One more tells whether there is a next page.
             .limit(u64::from(limit) + 1)
-            .into_model()
-            .all(&snapshot)
-            .await
-            .map_err(failed)?;
-        let is_last = rows.len() <= limit as usize;
-        let running_total = if !query.states.contains(&SandboxState::Running) {
-            None
-        } else if is_last && query.after.is_none() {
-            // All that there are.
-            let running = rows.iter().filter(|row| row.state == SandboxState::Running.as_str());
-            Some(u64::try_from(running.count()).unwrap_or(u64::MAX))
-        } else {
-            let running = sandbox::Entity::find().filter(self.matching(query)).filter(is_in(&[SandboxState::Running]));
-            Some(running.count(&snapshot).await.map_err(failed)?)
+            .into_query();
+        let running_total = match query.states.contains(&SandboxState::Running) {
+            true => {
+                let running = sandbox::Entity::find().select_only().expr(Expr::col(Asterisk).count());
+                subquery(running.filter(self.matching(query)).filter(is_in(&[SandboxState::Running])).into_query())
+            }
+            false => Expr::val(None::<i64>),
         };
-        snapshot.commit().await.map_err(failed)?;
+        // One statement sees one moment.
+        let mut statement = Query::select();
+        statement.expr_as(subquery(self.as_one_value(page)), "rows").expr_as(running_total, "running_total");
+        let answer = Answer::find_by_statement(self.database.get_database_backend().build(&statement));
+        let answer = answer.one(&self.database).await.map_err(failed)?;
+        let Answer { rows, running_total } = answer.unwrap_or(Answer { rows: None, running_total: None });
+        let rows: Vec<ListedRow> = match rows {
+            Some(rows) => serde_json::from_str(&rows).map_err(|error| failed(DbErr::Json(error.to_string())))?,
+            None => Vec::new(),
+        };
+        let is_last = rows.len() <= limit as usize;
+        let running_total = running_total.and_then(|total| u64::try_from(total).ok());
         let sandboxes =
             rows.into_iter().take(limit as usize).map(ListedSandbox::try_from).collect::<Result<Vec<_>, _>>()?;
         let next = sandboxes
@@ -211,6 +224,21 @@ impl Store {
             .filter(|_| !is_last)
             .map(|last| SandboxCursor { started_at: last.started_at, sandbox_id: last.sandbox_id.clone() });
         Ok(SandboxPage { sandboxes, next, running_total })
+    }
+
+    /// What a page selects, in its order, as an array of arrays.
+    fn as_one_value(&self, page: SelectStatement) -> SelectStatement {
+        let (array, all) = match self.is_postgres() {
+            true => ("json_build_array", "json_agg"),
+            false => ("json_array", "json_group_array"),
+        };
+        let columns = LISTED.map(|column| match column {
+            // It is JSON already, for one of the two.
+            Column::Metadata => Expr::col(column).cast_as("text"),
+            column => Expr::col(column),
+        });
+        let rows = Func::cust(all).arg(Func::cust(array).args(columns));
+        Query::select().expr(Expr::expr(rows).cast_as("text")).from_subquery(page, "page").to_owned()
     }
 
     /// What a query filters by besides state and place.
@@ -231,6 +259,10 @@ impl Store {
         let condition = Condition::all().add(Column::TeamId.eq(query.team_id.as_uuid()));
         pairs.fold(condition.add_option(template).add_option(started), Condition::add)
     }
+}
+
+fn subquery(select: SelectStatement) -> Expr {
+    Expr::SubQuery(None, Box::new(select.into()))
 }
 
 /// In one of the states.
