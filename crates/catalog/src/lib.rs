@@ -122,7 +122,7 @@ impl Catalog {
     ///
     /// # Errors
     /// None from the memory backend; others can be out of reach.
-    pub async fn find(&self, sandbox_id: &SandboxId) -> Result<Option<Route>, Error> {
+    pub async fn find(&self, sandbox_id: &SandboxId) -> Result<Option<Arc<Route>>, Error> {
         match &self.backend {
             Backend::Memory(memory) => Ok(memory.find(sandbox_id)),
         }

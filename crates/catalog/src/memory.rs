@@ -1,12 +1,12 @@
 //! Routes in the memory of this process.
 //!
-//! One readers-writer lock around a map. It is held for a look-up and a copy of a route, never across an await, so that
+//! One readers-writer lock around a map. It is held for a look-up, never across an await, so that
 //! a request through the edge waits for at most one short write. Ended leases are swept by writers, when the map has
 //! doubled since the last time: a constant cost per publication, and a map that is at most twice as big as what lives.
 
 use std::collections::HashMap;
 use std::collections::hash_map;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use hearth_types::{ExecutionId, Route, SandboxId};
@@ -32,13 +32,14 @@ struct State {
 
 #[derive(Debug)]
 struct Lease {
-    route: Route,
+    /// Shared with whoever looks it up.
+    route: Arc<Route>,
     ends: Instant,
 }
 
 impl Lease {
     fn new(route: Route, now: Instant, length: Duration) -> Self {
-        Self { route, ends: end(now, length) }
+        Self { route: Arc::new(route), ends: end(now, length) }
     }
 
     /// A lease of no length was never live.
@@ -125,15 +126,15 @@ impl Memory {
         is_holder
     }
 
-    pub(crate) fn find(&self, sandbox_id: &SandboxId) -> Option<Route> {
+    pub(crate) fn find(&self, sandbox_id: &SandboxId) -> Option<Arc<Route>> {
         let state = self.read();
         let lease = state.leases.get(sandbox_id)?;
-        lease.is_live(Instant::now()).then(|| lease.route.clone())
+        lease.is_live(Instant::now()).then(|| Arc::clone(&lease.route))
     }
 
     pub(crate) fn list(&self) -> Vec<Route> {
         let now = Instant::now();
-        self.read().leases.values().filter(|lease| lease.is_live(now)).map(|lease| lease.route.clone()).collect()
+        self.read().leases.values().filter(|lease| lease.is_live(now)).map(|lease| Route::clone(&lease.route)).collect()
     }
 }
 
@@ -249,7 +250,7 @@ mod tests {
                         }
                     }
                     let expected = model.map(|(holder, _)| routes[holder].clone());
-                    prop_assert_eq!(memory.find(&sandbox_id), expected.clone());
+                    prop_assert_eq!(memory.find(&sandbox_id).map(Arc::unwrap_or_clone), expected.clone());
                     prop_assert_eq!(memory.list(), Vec::from_iter(expected));
                 }
                 Ok(())

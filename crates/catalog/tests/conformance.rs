@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_catalog::{Catalog, Error, LEASE_MAX};
@@ -25,7 +26,7 @@ fn route(sandbox_id: &SandboxId) -> Route {
 }
 
 async fn find(catalog: &Catalog, sandbox_id: &SandboxId) -> Option<Route> {
-    catalog.find(sandbox_id).await.expect("the catalog answers")
+    catalog.find(sandbox_id).await.expect("the catalog answers").map(Arc::unwrap_or_clone)
 }
 
 async fn suite(catalog: &Catalog) {

@@ -25,7 +25,7 @@ use std::time::Duration;
 use hearth_catalog::Catalog;
 use hearth_proxy::hop::{Address, Forwarded, set_forwarded, set_host};
 use hearth_proxy::pages::{Audience, Page};
-use hearth_proxy::serve::{self, Listener, Peer, Scheme};
+use hearth_proxy::serve::{self, Listener, Peer};
 use hearth_proxy::target::{Target, Unroutable};
 use hearth_proxy::{Body, Engine, Error, Key, body, dial, internal, pages};
 use hearth_types::{NodeAddress, Route};
@@ -120,7 +120,7 @@ impl Edge {
         match self.catalog.find(sandbox_id).await {
             Ok(Some(route)) => match refusal(&route, &target, request.headers()) {
                 Some(page) => page.response(audience),
-                None => self.forward(route, &target, request, audience).await,
+                None => self.forward(&route, &target, request, audience).await,
             },
             Ok(None) => Page::NotFound { sandbox_id }.response(audience),
             Err(error) => {
@@ -132,15 +132,15 @@ impl Edge {
 
     async fn forward(
         &self,
-        route: Route,
+        route: &Route,
         target: &Target,
         request: Request<Body>,
         audience: Audience,
     ) -> Response<Body> {
         let (mut parts, body) = request.into_parts();
-        let peer = parts.extensions.get::<Peer>().and_then(Peer::ip);
-        let scheme = parts.extensions.get::<Scheme>().copied().unwrap_or(Scheme::Http);
-        set_forwarded(&mut parts, self.config.forwarded, peer, scheme.as_str());
+        // A server of ours says who it is.
+        let peer = parts.extensions.remove::<Peer>().unwrap_or_else(Peer::unix);
+        set_forwarded(&mut parts, self.config.forwarded, &peer);
         let sandbox_id = target.sandbox_id.clone();
         let tls = route.ingress.https_ports.contains(&target.port);
         if target.port != internal::DAEMON_PORT {
@@ -152,7 +152,7 @@ impl Edge {
         }
         Address { sandbox_id, execution_id: route.execution_id, port: target.port, tls }.write(&mut parts.headers);
 
-        let key = Key { group: route.node_proxy, port: None };
+        let key = Key { group: route.node_proxy.clone(), port: None };
         let dial = || dial::node(&key.group);
         match self.engine.forward(&key, dial, Request::from_parts(parts, body)).await {
             Ok(response) => response,

@@ -15,11 +15,13 @@
 //! answer before it has read the request. When either side goes away, the other is told: a client that leaves closes the
 //! upstream connection, an upstream that breaks off ends the answer with an error and not with its proper end.
 //!
-//! Tasks: one for each upstream connection, one for each upgraded stream, one that sweeps what was idle too long; all belong to
-//! the engine. Locks are held for a few map operations and never across an await.
+//! Whoever waits for an answer or reads it moves the bytes of the connection ([`drive`]). Tasks: one for each connection whose
+//! request goes on beside its answer, one for each upgraded stream, one that sweeps what was idle too long; all belong to the
+//! engine. Locks are held for a few map operations and a look at an idle socket, and never across an await.
 
 mod answer;
 mod connection;
+mod drive;
 mod group;
 mod replay;
 mod splice;
@@ -29,6 +31,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::hash::Hash;
 use std::io;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -207,7 +210,9 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
         let group = self.group(&key.group).ok_or(Error::Closed)?;
         let admission = Group::admit(&group, self.inner.config.requests_per_group_max)?;
         let cut = admission.cut();
-        let answered = cut.run_until_cancelled(self.exchange(admission, key.port, dial, request)).await;
+        // Pinned here, because by value it would be kept twice.
+        let exchange = pin!(self.exchange(admission, key.port, dial, request));
+        let answered = cut.run_until_cancelled(exchange).await;
         match answered {
             // Being cut shows as a broken connection, too.
             Some(Err(_)) | None if cut.is_cancelled() => Err(Error::Closed),
@@ -233,37 +238,29 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
         hop::prepare_request(&mut parts);
         let mut replay = Replay::new(parts, body);
 
-        let idle = admission.take_idle(port, replay.idle_max());
-        let reused = idle.is_some();
-        let mut connection = match idle {
-            Some(connection) => connection,
-            None => self.connect(&admission, &dial).await?,
-        };
-        let sent = if reused { replay.first() } else { replay.last() };
-        let response = match connection.send(sent).await {
-            Ok(response) => response,
-            Err(unsent) if reused && replay.may_repeat(&connection, &unsent) => {
-                connection = self.connect(&admission, &dial).await?;
-                connection.send(replay.last()).await.map_err(|unsent| Error::NoAnswer(unsent.error))?
+        let mut idle = admission.take_idle(port, replay.idle_max());
+        let (mut connection, response) = loop {
+            let reused = idle.is_some();
+            let mut connection = match idle.take() {
+                Some(connection) => connection,
+                // Seldom, and large.
+                None => Box::pin(connect(&dial)).await?,
+            };
+            let sent = if reused { replay.first() } else { replay.last() };
+            match connection.send(sent).await {
+                Ok(response) => break (connection, response),
+                Err(unsent) if reused && replay.may_repeat(&connection, &unsent) => {}
+                Err(unsent) => return Err(Error::NoAnswer(unsent.error)),
             }
-            Err(unsent) => return Err(Error::NoAnswer(unsent.error)),
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let client_upgrade = client_upgrade.ok_or(Error::UnaskedUpgrade)?;
+            // It ends when both sides are handed over.
+            connection.detach(&self.inner.tasks, admission.cut());
             return Ok(self.splice(admission, client_upgrade, response));
         }
         let lease = Lease::new(admission, connection, port, &self.inner.config, &self.inner.tasks);
-        Ok(answer::stream(lease, response))
-    }
-
-    async fn connect<D, F, S>(&self, admission: &Admission, dial: &D) -> Result<Connection, Error>
-    where
-        D: Fn() -> F,
-        F: Future<Output = io::Result<S>>,
-        S: Io,
-    {
-        let io = dial().await.map_err(Error::Dial)?;
-        Connection::open(Box::new(io), &self.inner.tasks, admission.cut()).await.map_err(Error::NoAnswer)
+        Ok(answer::stream(lease, response, replay.is_sent()))
     }
 
     fn splice(
@@ -337,6 +334,16 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
         groups.open.insert(key.clone(), Arc::clone(&group));
         Some(group)
     }
+}
+
+async fn connect<D, F, S>(dial: &D) -> Result<Connection, Error>
+where
+    D: Fn() -> F,
+    F: Future<Output = io::Result<S>>,
+    S: Io,
+{
+    let io = dial().await.map_err(Error::Dial)?;
+    Connection::open(Box::new(io)).await.map_err(Error::NoAnswer)
 }
 
 /// Drops connections that were idle too long, and groups that nothing is left of.

@@ -4,19 +4,22 @@
 //! proxies: `hearth-*` names the target on the way from an edge to a node. Clients cannot send those: an edge removes what
 //! came from outside before it writes its own, and a node takes them out before a request goes on into a guest.
 
-use std::fmt::Display;
-use std::net::IpAddr;
+use std::fmt::{self, Display, Write as _};
+use std::str::FromStr;
 
 use hearth_types::{ExecutionId, SandboxId};
 use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, StatusCode, Uri, Version, request, response};
 
+use crate::serve::Peer;
+
 /// Every header of ours begins so.
 const PRIVATE_PREFIX: &str = "hearth-";
-const SANDBOX_ID: HeaderName = HeaderName::from_static("hearth-sandbox-id");
-const EXECUTION_ID: HeaderName = HeaderName::from_static("hearth-execution-id");
-const PORT: HeaderName = HeaderName::from_static("hearth-port");
-const TLS: HeaderName = HeaderName::from_static("hearth-tls");
+/// Names the target of a request: `SANDBOX/EXECUTION/PORT`, and `/tls` where the port speaks it.
+const TARGET: HeaderName = HeaderName::from_static("hearth-target");
+
+/// As long as most targets are.
+const TARGET_BYTES: usize = 96;
 
 const FORWARDED_PREFIX: &str = "x-forwarded-";
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
@@ -24,9 +27,11 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Speak about one connection, whether `Connection` names them or not. `TE`, `Upgrade` and `Connection` itself are treated
-/// apart. `Trailer` is not among them: it announces what follows the body, which passes through.
-const CONNECTION_BOUND: [HeaderName; 5] = [
+/// Speak about one connection, whether `Connection` names them or not. `Upgrade` is treated apart. `Trailer` is not among them:
+/// it announces what follows the body, which passes through.
+const CONNECTION_BOUND: [HeaderName; 7] = [
+    header::CONNECTION,
+    header::TE,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHENTICATE,
@@ -49,11 +54,9 @@ pub struct Address {
 }
 
 /// A request to a node that does not say where it is to go. It did not come from an edge of ours.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the header `{header}` is missing or malformed")]
-pub struct AddressError {
-    header: HeaderName,
-}
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the header `hearth-target` is missing or malformed")]
+pub struct AddressError;
 
 impl Address {
     /// Removes every private header that came from outside and writes this address.
@@ -61,44 +64,57 @@ impl Address {
     /// # Panics
     /// Never: ids and numbers are visible ASCII.
     pub fn write(&self, headers: &mut HeaderMap) {
-        let value = |text: &dyn Display| HeaderValue::try_from(text.to_string()).expect("ids and numbers are ASCII");
         strip_private(headers);
-        headers.insert(SANDBOX_ID, value(&self.sandbox_id));
-        headers.insert(EXECUTION_ID, value(&self.execution_id));
-        headers.insert(PORT, value(&self.port));
-        if self.tls {
-            headers.insert(TLS, HeaderValue::from_static("1"));
-        }
+        let mut text = String::with_capacity(TARGET_BYTES);
+        write!(text, "{self}").expect("a string takes all");
+        headers.insert(TARGET, HeaderValue::try_from(text).expect("ids and numbers are ASCII"));
     }
 
     /// Takes the address, and every other private header, out of a request.
     ///
     /// # Errors
-    /// When a part is missing or malformed. The headers are removed in any case.
+    /// When it is missing or malformed. The headers are removed in any case.
     pub fn take(headers: &mut HeaderMap) -> Result<Self, AddressError> {
-        let address = (|| {
-            Ok(Self {
-                sandbox_id: parse(headers, SANDBOX_ID)?,
-                execution_id: parse(headers, EXECUTION_ID)?,
-                port: parse(headers, PORT)?,
-                tls: headers.contains_key(TLS),
-            })
-        })();
+        let target = headers.remove(TARGET);
         strip_private(headers);
-        address
+        target.as_ref().and_then(|target| target.to_str().ok()).ok_or(AddressError)?.parse()
     }
 }
 
-fn parse<T: std::str::FromStr>(headers: &HeaderMap, header: HeaderName) -> Result<T, AddressError> {
-    let text = headers.get(&header).and_then(|value| value.to_str().ok());
-    text.and_then(|text| text.parse().ok()).ok_or(AddressError { header })
+impl Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sandbox_id, execution_id, port, tls } = self;
+        write!(f, "{sandbox_id}/{execution_id}/{port}{}", if *tls { "/tls" } else { "" })
+    }
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let mut parts = text.split('/');
+        let mut next = || parts.next().ok_or(AddressError);
+        let sandbox_id = next()?.parse().map_err(|_| AddressError)?;
+        let execution_id = next()?.parse().map_err(|_| AddressError)?;
+        let port = next()?.parse().map_err(|_| AddressError)?;
+        let tls = match (parts.next(), parts.next()) {
+            (None, _) => false,
+            (Some("tls"), None) => true,
+            _ => return Err(AddressError),
+        };
+        Ok(Self { sandbox_id, execution_id, port, tls })
+    }
 }
 
 /// Removes every header that only our own proxies may write.
 pub fn strip_private(headers: &mut HeaderMap) {
-    let private: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with(PRIVATE_PREFIX)).cloned().collect();
-    for name in private {
+    remove_all(headers, |name| name.as_str().starts_with(PRIVATE_PREFIX));
+}
+
+/// Removes the headers that `goes` says. A head has few: to look at each takes less than to look for each that may be there.
+fn remove_all(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
+    let going: Vec<HeaderName> = headers.keys().filter(|name| goes(name)).cloned().collect();
+    for name in going {
         headers.remove(name);
     }
 }
@@ -113,24 +129,20 @@ pub enum Forwarded {
 }
 
 /// Tells the service behind us who asked, by which name and how: `X-Forwarded-For`, `-Host`, `-Proto`.
-///
-/// `peer` is unknown behind a Unix socket. `scheme` is `http` or `https`, as the client connected to us.
-pub fn set_forwarded(parts: &mut request::Parts, forwarded: Forwarded, peer: Option<IpAddr>, scheme: &'static str) {
+pub fn set_forwarded(parts: &mut request::Parts, forwarded: Forwarded, peer: &Peer) {
     let host = host_of(parts);
     let headers = &mut parts.headers;
     if forwarded == Forwarded::Replace {
-        for name in [FORWARDED, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO] {
-            headers.remove(name);
-        }
+        remove_all(headers, |name| [FORWARDED, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO].contains(name));
     }
-    if let Some(peer) = peer {
-        // An address of IPv4 that was accepted on an IPv6 socket is known by its IPv4 form.
-        add_to_list(headers, FORWARDED_FOR, &peer.to_canonical().to_string());
+    // It is unknown behind a Unix socket.
+    if let Some(address) = peer.forwarded_for() {
+        add_to_list(headers, FORWARDED_FOR, address);
     }
     if let Some(host) = host {
         headers.entry(FORWARDED_HOST).or_insert(host);
     }
-    headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(scheme));
+    headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(peer.scheme().as_str()));
 }
 
 /// Makes a request one for another host. Say who asked [before](set_forwarded).
@@ -140,14 +152,17 @@ pub fn set_host(parts: &mut request::Parts, host: HeaderValue) {
 }
 
 /// Adds a member to a list header, in one line: not every reader knows that several lines mean the same.
-///
-/// # Panics
-/// If the member is not visible ASCII.
-fn add_to_list(headers: &mut HeaderMap, name: HeaderName, member: &str) {
-    let mut members: Vec<&[u8]> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
-    members.push(member.as_bytes());
+fn add_to_list(headers: &mut HeaderMap, name: HeaderName, member: &HeaderValue) {
+    let mut entry = match headers.entry(name) {
+        Entry::Occupied(entry) => entry,
+        Entry::Vacant(entry) => {
+            entry.insert(member.clone());
+            return;
+        }
+    };
+    let members = entry.iter().chain([member]).map(HeaderValue::as_bytes).collect::<Vec<_>>();
     let joined = HeaderValue::from_bytes(&members.join(&b", "[..])).expect("it is made of header values");
-    headers.insert(name, joined);
+    entry.insert(joined);
 }
 
 fn host_of(parts: &request::Parts) -> Option<HeaderValue> {
@@ -223,13 +238,13 @@ fn strip_connection_bound(headers: &mut HeaderMap, upgrade: bool) {
     if headers.contains_key(header::TRANSFER_ENCODING) {
         headers.remove(header::CONTENT_LENGTH);
     }
-    for name in named.into_iter().chain(CONNECTION_BOUND).chain([header::CONNECTION, header::TE]) {
+    // As many as a client likes, so they are looked for.
+    for name in named {
         headers.remove(name);
     }
+    remove_all(headers, |name| CONNECTION_BOUND.contains(name) || !upgrade && *name == header::UPGRADE);
     if upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    } else {
-        headers.remove(header::UPGRADE);
     }
 }
 
@@ -260,6 +275,7 @@ fn mentions(headers: &HeaderMap, name: &HeaderName, member: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serve::Scheme;
 
     fn parts(request: request::Builder) -> request::Parts {
         request.body(()).expect("a request").into_parts().0
@@ -288,8 +304,8 @@ mod tests {
             Request::get("/")
                 .header("host", "a")
                 .header("connection", "close, X-Mine")
-                .header("connection", "keep-alive, host, content-length, hearth-port, x-forwarded-for")
-                .header("hearth-port", "80")
+                .header("connection", "keep-alive, host, content-length, hearth-target, x-forwarded-for")
+                .header("hearth-target", "80")
                 .header("x-forwarded-for", "1.1.1.1")
                 .header("x-mine", "1")
                 .header("x-kept", "1")
@@ -303,7 +319,7 @@ mod tests {
                 .header("content-length", "3"),
             &[
                 "content-length: 3",
-                "hearth-port: 80",
+                "hearth-target: 80",
                 "host: a",
                 "trailer: x-sum",
                 "x-forwarded-for: 1.1.1.1",
@@ -368,24 +384,28 @@ mod tests {
 
     fn check_hop(address: Address) {
         let mut headers = HeaderMap::new();
-        headers.insert("hearth-tls", HeaderValue::from_static("1"));
-        headers.insert("hearth-port", HeaderValue::from_static("1"));
-        headers.append("hearth-port", HeaderValue::from_static("2"));
+        headers.insert(TARGET, HeaderValue::from_static("1"));
+        headers.append(TARGET, HeaderValue::from_static("2"));
         headers.insert("hearth-anything", HeaderValue::from_static("1"));
         headers.insert("x-kept", HeaderValue::from_static("1"));
         address.write(&mut headers);
-        assert_eq!(headers.len(), if address.tls { 5 } else { 4 });
+        assert_eq!(headers.len(), 2);
         assert_eq!(Address::take(&mut headers), Ok(address));
         assert_eq!(lines(&headers), ["x-kept: 1"]);
     }
 
     #[test]
-    fn an_address_with_a_part_missing_is_refused_and_removed() {
-        let mut headers = HeaderMap::new();
-        headers.insert(SANDBOX_ID, HeaderValue::from_static("i1"));
-        headers.insert(PORT, HeaderValue::from_static("80"));
-        assert_eq!(Address::take(&mut headers), Err(AddressError { header: EXECUTION_ID }));
-        assert!(headers.is_empty());
+    fn a_malformed_address_is_refused_and_removed() {
+        let execution = ExecutionId::generate();
+        let malformed = ["", "i1", "i1/{}", "i1/x/80", "I1/{}/80", "i1/{}/65536", "i1/{}/80/", "i1/{}/80/tls/"];
+        for text in malformed.map(|text| text.replace("{}", &execution.to_string())) {
+            let mut headers = HeaderMap::new();
+            headers.insert(TARGET, HeaderValue::try_from(&text).expect("visible ASCII"));
+            headers.insert("hearth-anything", HeaderValue::from_static("1"));
+            assert_eq!(Address::take(&mut headers), Err(AddressError), "{text}");
+            assert!(headers.is_empty());
+        }
+        assert_eq!(Address::take(&mut HeaderMap::new()), Err(AddressError));
     }
 
     #[test]
@@ -393,7 +413,8 @@ mod tests {
         let check = |forwarded, expected: &[&str]| {
             let request = Request::get("/").header("host", "a").header("x-forwarded-for", "1.1.1.1");
             let mut parts = parts(request.header("x-forwarded-proto", "https").header("forwarded", "for=1.1.1.1"));
-            set_forwarded(&mut parts, forwarded, Some("::ffff:2.2.2.2".parse().expect("an address")), "http");
+            let peer = Peer::tcp("[::ffff:2.2.2.2]:1".parse().expect("an address"), Scheme::Http);
+            set_forwarded(&mut parts, forwarded, &peer);
             assert_eq!(lines(&parts.headers), expected);
         };
         check(

@@ -15,6 +15,9 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=ut
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
+/// Scripts in browsers say one of these.
+const REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");
+const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 /// Tells clients whether to send the request again by themselves.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("should-retry");
 
@@ -31,12 +34,14 @@ impl Audience {
     /// Who sent this request: a browser that opens an address, and not a script in one.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Self {
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let agent = text(USER_AGENT.as_str()).to_ascii_lowercase();
-        let by_browser = ["mozilla/", "opera/"].iter().any(|name| agent.contains(name));
-        let by_script = headers.contains_key("x-requested-with")
-            || ["cors", "no-cors", "same-origin", "websocket"].contains(&text("sec-fetch-mode"));
-        if by_browser && !by_script && !prefers_json(text(ACCEPT.as_str())) { Self::Browser } else { Self::Program }
+        let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let agent = text(USER_AGENT).to_ascii_lowercase();
+        let by_browser = || ["mozilla/", "opera/"].iter().any(|name| agent.contains(name));
+        let by_script = || {
+            headers.contains_key(REQUESTED_WITH)
+                || ["cors", "no-cors", "same-origin", "websocket"].contains(&text(FETCH_MODE))
+        };
+        if by_browser() && !by_script() && !prefers_json(text(ACCEPT)) { Self::Browser } else { Self::Program }
     }
 }
 

@@ -22,6 +22,7 @@ mod listener;
 mod socket;
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +38,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::body::{Body, BoxError, boxed};
+use crate::body::{Body, BoxError, boxed, empty};
 use crate::serve::body::{AnswerBody, RequestBody};
 use crate::serve::conversation::{Conversation, Exchange};
 use crate::serve::listener::Accepted;
@@ -87,7 +88,7 @@ pub struct Config {
 
 /// Serves until `shutdown`, then drains. Returns how many connections had to be cut, when none is left.
 ///
-/// The handler finds the [`Peer`] and the [`Scheme`] in the request's extensions. Answers are streamed; an error in an answer's
+/// The handler finds the [`Peer`] in the request's extensions. Answers are streamed; an error in an answer's
 /// body is passed on as an abort: a reset stream in HTTP/2, an end without the proper end in HTTP/1.1.
 ///
 /// Cancelling it cuts everything.
@@ -117,8 +118,7 @@ where
         match accepted {
             Ok((accepted, peer)) => {
                 let conversation = Arc::new(Conversation::new());
-                let scheme = accepted.scheme();
-                let border = Border { handler: handler.clone(), peer, scheme, conversation, tasks: tasks.clone() };
+                let border = Border { handler: handler.clone(), peer, conversation, tasks: tasks.clone() };
                 let served = connection(Arc::clone(&builder), accepted, border, shutdown.clone(), tasks.token());
                 tasks.spawn("connection", async move {
                     served.await;
@@ -195,10 +195,10 @@ async fn connection<S, B>(
     });
     let served = async {
         tokio::select! {
-            result = connection.as_mut() => result,
+            result = poll_fn(|cx| conversation.during(|| connection.as_mut().poll(cx))) => result,
             () = winding_down => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                poll_fn(|cx| conversation.during(|| connection.as_mut().poll(cx))).await
             }
         }
     };
@@ -234,7 +234,6 @@ where
 struct Border<S> {
     handler: S,
     peer: Peer,
-    scheme: Scheme,
     conversation: Arc<Conversation>,
     tasks: TaskSet,
 }
@@ -253,11 +252,13 @@ where
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let version = request.version();
         let exchange = Arc::new(Exchange::begin(Arc::clone(&self.conversation), version));
-        request.extensions_mut().insert(self.peer);
-        request.extensions_mut().insert(self.scheme);
+        request.extensions_mut().insert(self.peer.clone());
         let (parts, incoming) = request.into_parts();
-        let body = RequestBody::new(incoming, &parts, Arc::clone(&exchange), self.tasks.clone());
-        let handled = self.handler.clone().oneshot(Request::from_parts(parts, boxed(body)));
+        let body = match http_body::Body::is_end_stream(&incoming) {
+            true => empty(),
+            false => boxed(RequestBody::new(incoming, &parts, Arc::clone(&exchange), self.tasks.clone())),
+        };
+        let handled = self.handler.clone().oneshot(Request::from_parts(parts, body));
         Box::pin(handled.map_ok(move |response| {
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 exchange.switch();

@@ -5,12 +5,12 @@
 //! as `<port>-<sandbox>.…`, so that "the host first, else the headers" is the whole rule.
 
 use hearth_types::SandboxId;
-use http::{HeaderMap, Request, header};
+use http::{HeaderMap, HeaderName, Request, header};
 
 /// Names the sandbox on hosts that do not.
-const SANDBOX_ID: &str = "e2b-sandbox-id";
+const SANDBOX_ID: HeaderName = HeaderName::from_static("e2b-sandbox-id");
 /// Names the port on hosts that do not.
-const SANDBOX_PORT: &str = "e2b-sandbox-port";
+const SANDBOX_PORT: HeaderName = HeaderName::from_static("e2b-sandbox-port");
 
 /// A port of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,18 +47,18 @@ impl Target {
         // HTTP/2 and absolute URIs name the host in the URI, which then outranks the header (RFC 9112, 3.2.2).
         let host = match request.uri().authority() {
             Some(authority) => authority.as_str(),
-            None => text(request.headers(), header::HOST.as_str()).unwrap_or_default(),
+            None => text(request.headers(), header::HOST).unwrap_or_default(),
         };
-        Self::parse(host, text(request.headers(), SANDBOX_ID), text(request.headers(), SANDBOX_PORT))
+        let headers = request.headers();
+        Self::from_host(host)
+            .or_else(|error| Self::from_headers(text(headers, SANDBOX_ID), text(headers, SANDBOX_PORT), error))
     }
 
-    fn parse(host: &str, sandbox_id: Option<&str>, port: Option<&str>) -> Result<Self, Unroutable> {
-        let by_host = Self::from_host(host);
-        match (by_host, sandbox_id, port) {
-            (Ok(target), ..) => Ok(target),
-            (Err(error), None, None) => Err(error),
-            (Err(_), Some(sandbox_id), Some(port)) => Self::from_parts(port, sandbox_id),
-            (Err(_), ..) => Err(Unroutable::MissingHeader),
+    fn from_headers(sandbox_id: Option<&str>, port: Option<&str>, by_host: Unroutable) -> Result<Self, Unroutable> {
+        match (sandbox_id, port) {
+            (None, None) => Err(by_host),
+            (Some(sandbox_id), Some(port)) => Self::from_parts(port, sandbox_id),
+            _ => Err(Unroutable::MissingHeader),
         }
     }
 
@@ -80,7 +80,7 @@ impl Target {
 }
 
 /// A header as text. One that is no text counts as an empty one: it is there, but names nothing.
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name).map(|value| value.to_str().unwrap_or_default())
 }
 
@@ -89,6 +89,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn parse(host: &str, sandbox_id: Option<&str>, port: Option<&str>) -> Result<Target, Unroutable> {
+        Target::from_host(host).or_else(|error| Target::from_headers(sandbox_id, port, error))
+    }
 
     /// Host, the two headers, and what they name.
     type Case = (&'static str, Option<&'static str>, Option<&'static str>, Result<(&'static str, u16), Unroutable>);
@@ -141,7 +145,7 @@ mod tests {
             ("80-i_3.example.com", None, None, Err(Unroutable::SandboxId)),
         ];
         for (host, sandbox_id, port, expected) in cases {
-            let target = Target::parse(host, *sandbox_id, *port);
+            let target = parse(host, *sandbox_id, *port);
             let target =
                 target.as_ref().map(|target| (target.sandbox_id.as_str(), target.port)).map_err(|error| *error);
             assert_eq!(target, *expected, "{host} {sandbox_id:?} {port:?}");
@@ -167,13 +171,13 @@ mod tests {
     proptest! {
         #[test]
         fn every_target_survives_its_host_name(id in "[a-z0-9]{1,64}", port in 1u16.., tail in "(-[a-z0-9]{0,8}){0,2}") {
-            let target = Target::parse(&format!("{port}-{id}{tail}.example.com:1"), None, None).expect("a target");
+            let target = parse(&format!("{port}-{id}{tail}.example.com:1"), None, None).expect("a target");
             prop_assert_eq!((target.sandbox_id.as_str(), target.port), (id.as_str(), port));
         }
 
         #[test]
         fn any_text_is_answered(host in ".*", sandbox_id: Option<String>, port: Option<String>) {
-            if let Ok(target) = Target::parse(&host, sandbox_id.as_deref(), port.as_deref()) {
+            if let Ok(target) = parse(&host, sandbox_id.as_deref(), port.as_deref()) {
                 prop_assert_ne!(target.port, 0);
                 prop_assert!(target.sandbox_id.as_str().bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()));
             }
@@ -181,7 +185,7 @@ mod tests {
 
         #[test]
         fn hosts_that_look_like_targets_never_panic(host in "[0-9a-z.:\\[\\]-]{0,40}") {
-            let _ = Target::parse(&host, None, None);
+            let _ = parse(&host, None, None);
         }
     }
 }

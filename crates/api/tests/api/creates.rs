@@ -234,7 +234,7 @@ async fn the_next_node_is_asked_when_one_is_full() {
     let row = world.store.sandbox(&id).await.expect("reads").expect("a row");
     assert_eq!(row.node_id.as_str(), "node-2");
     let route = world.catalog.find(&id).await.expect("reads").expect("a route");
-    assert_eq!((route.node_id, route.execution_id), (row.node_id, row.execution_id));
+    assert_eq!((&route.node_id, route.execution_id), (&row.node_id, row.execution_id));
     world.client.delete(&format!("/sandboxes/{id}")).await.assert_status(204);
     world.assert_nothing_left().await;
 }

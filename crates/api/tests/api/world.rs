@@ -8,6 +8,7 @@ use std::time::Duration;
 use hearth_analytics::{Embedded, Logs};
 use hearth_api::{Analytics, Api, Config, UserTokens};
 use hearth_catalog::Catalog;
+use hearth_proxy::serve::{Peer, Scheme};
 use hearth_store::{Alias, KeySecret, Limits, NewBuild, NewTeam, NewUser, Store, Team, User};
 use hearth_types::{BuildId, Resources, SandboxId, Secret, Tag, TeamId, TemplateId};
 use tempfile::TempDir;
@@ -125,7 +126,7 @@ impl World {
         let address = listener.local_addr().expect("an address");
         let mut router = api.router();
         if let Some(address) = self.comes_from {
-            router = router.layer(axum::Extension(hearth_proxy::serve::Peer::Tcp(address)));
+            router = router.layer(axum::Extension(Peer::tcp(address, Scheme::Http)));
         }
         let listening = tokio::spawn(async move { axum::serve(listener, router).await.expect("serving") });
         self.client = Client::new(address, Some(self.client.key().to_owned()));

@@ -27,12 +27,11 @@ async fn a_host_names_the_sandbox_and_the_guest_sees_what_the_client_sent() {
     let request = Request::post("/a%2Fb?c")
         .header("host", "8080-I123-6532622b.Example.com:3002")
         .header("x-access-token", "t")
-        .header("hearth-sandbox-id", "i999")
-        .header("hearth-port", "22")
+        .header("hearth-target", "i999/0/22")
         .header("hearth-anything", "1")
         .header("x-forwarded-for", "9.9.9.9")
         .header("x-forwarded-proto", "gopher")
-        .header("connection", "hearth-port, hearth-execution-id, x-gone")
+        .header("connection", "hearth-target, x-gone")
         .header("x-gone", "1")
         .body(body::full("upload"));
     let seen = text(world.send(request.expect("a request")).await).await;

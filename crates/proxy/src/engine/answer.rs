@@ -5,16 +5,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hearth_stdx::TaskSet;
+use hearth_stdx::{Seldom, TaskSet};
 use http::{HeaderMap, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::body::{self, Body};
-use crate::engine::Config;
+use crate::body::{self, Body, BoxError};
 use crate::engine::connection::Connection;
 use crate::engine::group::Admission;
+use crate::engine::{Config, Error};
 use crate::hop;
 
 /// How much earlier than the upstream says (`Keep-Alive: timeout=`) a connection is given up.
@@ -29,6 +30,8 @@ pub(super) struct Lease {
     keep: Duration,
     idle_max: usize,
     tasks: TaskSet,
+    /// From when on the answer is waited for.
+    cut: Option<Seldom<WaitForCancellationFutureOwned>>,
 }
 
 impl Lease {
@@ -40,7 +43,7 @@ impl Lease {
         tasks: &TaskSet,
     ) -> Self {
         let (keep, idle_max) = (config.idle_timeout, config.idle_per_key_max);
-        Self { admission, connection, port, keep, idle_max, tasks: tasks.clone() }
+        Self { admission, connection, port, keep, idle_max, tasks: tasks.clone(), cut: None }
     }
 
     /// The answer has been read to its end: keeps the connection for the next request as soon as it is ready for it. Until
@@ -59,6 +62,15 @@ impl Lease {
         }
     }
 
+    /// Whether it is to end at once. `cx` is woken then.
+    fn is_cut(&mut self, cx: &mut Context<'_>) -> bool {
+        let cut = self.cut.get_or_insert_with(|| {
+            let cut = CancellationToken::clone(&self.admission.cut());
+            Seldom::new(cut.cancelled_owned())
+        });
+        Pin::new(cut).poll(cx).is_ready()
+    }
+
     fn keep_idle(self) {
         self.admission.put_idle(self.port, self.connection, self.keep, self.idle_max);
     }
@@ -71,15 +83,19 @@ fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds.parse().ok()?).saturating_sub(KEEP_ALIVE_MARGIN))
 }
 
-/// The answer, with its body streaming.
-pub(super) fn stream(mut lease: Lease, response: Response<Incoming>) -> Response<Body> {
+/// The answer, with its body streaming. `is_sent`: so is the request, to its end.
+pub(super) fn stream(mut lease: Lease, response: Response<Incoming>, is_sent: bool) -> Response<Body> {
+    if !is_sent {
+        // Clients may read the answer only after they have sent everything.
+        lease.connection.detach(&lease.tasks, lease.admission.cut());
+    }
     let (mut parts, incoming) = response.into_parts();
     lease.keep = keep_alive(&parts.headers).map_or(lease.keep, |told| told.min(lease.keep));
     hop::prepare_response(&mut parts);
     let mut answer = Answer { incoming, lease: Some(lease) };
     // Nobody reads a body that is not there.
     answer.end_if_over();
-    Response::from_parts(parts, answer.map_err(Into::into).boxed_unsync())
+    Response::from_parts(parts, answer.boxed_unsync())
 }
 
 /// The answer of an upstream that has switched protocols.
@@ -111,20 +127,26 @@ impl Answer {
 
 impl http_body::Body for Answer {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        let polled = Pin::new(&mut this.incoming).poll_frame(cx);
+        let Some(lease) = &mut this.lease else { return Poll::Ready(None) };
+        let incoming = &mut this.incoming;
+        let polled = lease.connection.poll(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx));
         match &polled {
             // Nothing comes after trailers, and after the last byte of a known length; nobody polls again to be told so.
             Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => this.end(),
             Poll::Ready(Some(Ok(_))) => this.end_if_over(),
             Poll::Ready(Some(Err(_))) => drop(this.lease.take()),
             Poll::Ready(None) => this.end(),
+            Poll::Pending if lease.is_cut(cx) => {
+                drop(this.lease.take());
+                return Poll::Ready(Some(Err(Error::Closed.into())));
+            }
             Poll::Pending => {}
         }
-        polled
+        polled.map_err(Into::into)
     }
 
     fn is_end_stream(&self) -> bool {

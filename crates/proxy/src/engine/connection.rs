@@ -1,12 +1,13 @@
 //! A connection to an upstream.
 
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use hearth_stdx::{Seldom, TaskSet};
+use hearth_stdx::TaskSet;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
@@ -16,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
 use crate::dial::Io;
+use crate::engine::drive::Drive;
 use crate::engine::replay::ReplayBody;
 use crate::serve::HEADERS_MAX;
 
@@ -27,6 +29,7 @@ const UNREAD_BYTES_MAX: usize = 64 << 20;
 #[derive(Debug)]
 pub(super) struct Connection {
     sender: SendRequest<ReplayBody>,
+    drive: Drive,
     answered: Arc<AtomicBool>,
 }
 
@@ -39,34 +42,39 @@ pub(super) struct Unsent {
 }
 
 impl Connection {
-    /// Speaks HTTP/1.1 on `io` until either side ends it, or `cut` is cancelled.
-    pub(super) async fn open(
-        io: Box<dyn Io>,
-        tasks: &TaskSet,
-        cut: Arc<CancellationToken>,
-    ) -> Result<Self, hyper::Error> {
+    /// Speaks HTTP/1.1 on `io` until either side ends it.
+    pub(super) async fn open(io: Box<dyn Io>) -> Result<Self, hyper::Error> {
         let answered = Arc::new(AtomicBool::new(false));
         let watched = Watched { io, answered: Arc::clone(&answered), unread: None };
         let (sender, connection) = Builder::new().max_headers(HEADERS_MAX).handshake(TokioIo::new(watched)).await?;
-        tasks.spawn("upstream connection", async move {
-            // When it is cut, dropping it tells whoever waits for the answer or reads it. All other errors are told there, too.
-            tokio::select! {
-                () = Seldom::new(cut.cancelled()) => {}
-                ended = connection.with_upgrades() => if let Err(error) = ended {
-                    tracing::debug!(error = %hearth_stdx::chain(&error), "an upstream connection ended");
-                }
+        let drive = Drive::new(async move {
+            // Whoever waits for an answer or reads it is told, too.
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(error = %hearth_stdx::chain(&error), "an upstream connection ended");
             }
         });
-        Ok(Self { sender, answered })
+        Ok(Self { sender, drive, answered })
     }
 
     /// Sends a request and waits for the head of its answer.
     pub(super) async fn send(&mut self, request: Request<ReplayBody>) -> Result<Response<Incoming>, Unsent> {
         self.answered.store(false, Ordering::Relaxed);
-        self.sender.try_send_request(request).await.map_err(|mut error: TrySendError<_>| Unsent {
+        let mut answer = pin!(self.sender.try_send_request(request));
+        let answered = poll_fn(|cx| self.drive.poll(cx, |cx| answer.as_mut().poll(cx))).await;
+        answered.map_err(|mut error: TrySendError<_>| Unsent {
             untouched: error.take_message().is_some(),
             error: error.into_error(),
         })
+    }
+
+    /// Polls what waits for something of this connection.
+    pub(super) fn poll<T>(&mut self, cx: &mut Context<'_>, wanted: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        self.drive.poll(cx, wanted)
+    }
+
+    /// Lets a task move its bytes from now on, until `cut`: the request goes on whether the answer is read or not.
+    pub(super) fn detach(&mut self, tasks: &TaskSet, cut: Arc<CancellationToken>) {
+        self.drive.detach(tasks, cut);
     }
 
     /// Whether anything came back since the last request was sent.
@@ -75,18 +83,25 @@ impl Connection {
     }
 
     /// Whether the next request can be sent now.
-    pub(super) fn is_ready(&self) -> bool {
+    pub(super) fn is_ready(&mut self) -> bool {
+        self.drive.catch_up();
         self.sender.is_ready()
     }
 
-    pub(super) fn is_open(&self) -> bool {
+    pub(super) fn is_open(&mut self) -> bool {
+        self.drive.catch_up();
         !self.sender.is_closed()
     }
 
     /// Waits until the request is sent to its end and the answer read to its end. `false`: the connection ended instead.
     /// Cancel safe.
     pub(super) async fn ready(&mut self) -> bool {
-        self.sender.ready().await.is_ok()
+        poll_fn(|cx| self.drive.poll(cx, |cx| self.sender.poll_ready(cx))).await.is_ok()
+    }
+
+    /// Nobody waits for it until it is taken again.
+    pub(super) fn rest(&self) {
+        self.drive.rest();
     }
 }
 

@@ -83,7 +83,7 @@ impl Group {
     pub(super) fn drop_expired(&self) {
         let now = Instant::now();
         self.state().idle.retain(|_, waiting| {
-            waiting.retain(|idle| idle.until > now && idle.connection.is_open());
+            waiting.retain_mut(|idle| idle.until > now && idle.connection.is_open());
             !waiting.is_empty()
         });
     }
@@ -113,7 +113,7 @@ impl Admission {
         }
         let waiting = state.idle.get_mut(&port)?;
         let mut found = None;
-        while let Some(idle) = waiting.pop() {
+        while let Some(mut idle) = waiting.pop() {
             if idle.until > now && idle.connection.is_ready() {
                 found = (now.duration_since(idle.since) <= idle_max).then_some(idle.connection);
                 break;
@@ -133,6 +133,7 @@ impl Admission {
         if self.cut.is_cancelled() || max == 0 {
             return;
         }
+        connection.rest();
         let waiting = state.idle.entry(port).or_default();
         if waiting.len() >= max {
             waiting.remove(0);

@@ -8,8 +8,9 @@
 //! common server is about to close.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,17 +25,24 @@ use crate::hop;
 /// a guest costs a fraction of a millisecond.
 const UNREPEATABLE_IDLE_MAX: Duration = Duration::from_secs(3);
 
-type Slot = Arc<Mutex<Option<Body>>>;
+/// What the request and the bodies made of it share.
+struct Slot {
+    body: Mutex<Option<Body>>,
+    /// The body was read to its end.
+    is_sent: AtomicBool,
+}
 
-fn lock(slot: &Slot) -> MutexGuard<'_, Option<Body>> {
-    // Taking out the body is the only change, so it is valid after a panic elsewhere.
-    slot.lock().unwrap_or_else(PoisonError::into_inner)
+impl Slot {
+    fn body(&self) -> MutexGuard<'_, Option<Body>> {
+        // Taking out the body is the only change, so it is valid after a panic elsewhere.
+        self.body.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The request, until it is sent for the last time.
 pub(super) struct Replay {
     parts: Option<request::Parts>,
-    slot: Slot,
+    slot: Arc<Slot>,
     has_body: bool,
     idempotent: bool,
 }
@@ -43,7 +51,8 @@ impl Replay {
     pub(super) fn new(parts: request::Parts, body: Body) -> Self {
         let idempotent = hop::is_idempotent(&parts.method);
         let has_body = !http_body::Body::is_end_stream(&body);
-        Self { parts: Some(parts), slot: Arc::new(Mutex::new(Some(body))), has_body, idempotent }
+        let slot = Slot { body: Mutex::new(Some(body)), is_sent: AtomicBool::new(!has_body) };
+        Self { parts: Some(parts), slot: Arc::new(slot), has_body, idempotent }
     }
 
     /// How long a connection may have been idle to be used for this request.
@@ -60,9 +69,14 @@ impl Replay {
     /// Whether the request may be sent again after it got no answer on `connection`.
     pub(super) fn may_repeat(&self, connection: &Connection, unsent: &Unsent) -> bool {
         // hyper reads the body only after the head, and gives back what it has not begun.
-        let body_kept = lock(&self.slot).is_some();
+        let body_kept = self.slot.body().is_some();
         let incomplete = self.has_body && body_kept;
         body_kept && (unsent.untouched || !connection.was_answered() && (incomplete || self.idempotent))
+    }
+
+    /// Whether the request was read to its end.
+    pub(super) fn is_sent(&self) -> bool {
+        self.slot.is_sent.load(Ordering::Relaxed)
     }
 
     /// The request, to be sent for the last time.
@@ -74,15 +88,15 @@ impl Replay {
 
 /// The body of a request. It stays where the next attempt finds it until it is first read.
 pub(super) struct ReplayBody {
-    slot: Slot,
+    slot: Arc<Slot>,
     reading: Option<Body>,
     ended: bool,
     size: SizeHint,
 }
 
 impl ReplayBody {
-    fn new(slot: &Slot) -> Self {
-        let (ended, size) = match &*lock(slot) {
+    fn new(slot: &Arc<Slot>) -> Self {
+        let (ended, size) = match &*slot.body() {
             Some(body) => (http_body::Body::is_end_stream(body), http_body::Body::size_hint(body)),
             None => (true, SizeHint::with_exact(0)),
         };
@@ -96,8 +110,13 @@ impl http_body::Body for ReplayBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        let reading = this.reading.get_or_insert_with(|| lock(&this.slot).take().unwrap_or_else(body::empty));
-        Pin::new(reading).poll_frame(cx)
+        let reading = this.reading.get_or_insert_with(|| this.slot.body().take().unwrap_or_else(body::empty));
+        let frame = ready!(Pin::new(&mut *reading).poll_frame(cx));
+        // After the last byte of a known length nobody polls again.
+        if !matches!(frame, Some(Ok(_))) || http_body::Body::is_end_stream(reading) {
+            this.slot.is_sent.store(true, Ordering::Relaxed);
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -13,7 +13,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 use futures::task::AtomicWaker;
 use http::Version;
@@ -36,6 +36,10 @@ struct State {
     phase: Phase,
     /// HTTP/2 peers talk about the connection itself between requests: bytes do not mean that a head has begun.
     multiplexed: bool,
+    /// The connection's task is just polling it.
+    is_polled: bool,
+    /// The deadline changed after it was last asked for.
+    is_news: bool,
 }
 
 /// The state of one connection.
@@ -54,7 +58,7 @@ impl Conversation {
     pub(super) fn new() -> Self {
         let phase = Phase::Head { until: Instant::now() + HEAD_TIMEOUT };
         Self {
-            state: Mutex::new(State { phase, multiplexed: false }),
+            state: Mutex::new(State { phase, multiplexed: false, is_polled: false, is_news: false }),
             reader: AtomicWaker::new(),
             begun: Notify::new(),
             broken: AtomicBool::new(false),
@@ -69,10 +73,27 @@ impl Conversation {
     /// When waiting for bytes is to end. `reader` is woken when that changes by itself.
     pub(super) fn deadline(&self, reader: &Waker) -> Option<Instant> {
         self.reader.register(reader);
-        match self.state().phase {
+        let mut state = self.state();
+        state.is_news = false;
+        match state.phase {
             Phase::Head { until } | Phase::Idle { until } => Some(until),
             Phase::Busy { .. } | Phase::Switched => None,
         }
+    }
+
+    /// Polls the connection, twice if its deadline changed meanwhile and it did not ask again. An exchange that ends within the
+    /// connection's own task need not wake that task then, which would have another thread look for work.
+    pub(super) fn during<T>(&self, mut poll: impl FnMut() -> Poll<T>) -> Poll<T> {
+        for is_last in [false, true] {
+            self.state().is_polled = true;
+            let polled = poll();
+            let mut state = self.state();
+            state.is_polled = false;
+            if polled.is_ready() || !state.is_news || is_last {
+                return polled;
+            }
+        }
+        unreachable!("the last round returns")
     }
 
     pub(super) fn bytes_arrived(&self) {
@@ -122,8 +143,12 @@ impl Conversation {
             Phase::Busy { exchanges } => Phase::Busy { exchanges: exchanges - 1 },
             other => other,
         };
+        state.is_news = true;
+        let is_polled = state.is_polled;
         drop(state);
-        self.reader.wake();
+        if !is_polled {
+            self.reader.wake();
+        }
     }
 }
 
@@ -158,6 +183,8 @@ impl Drop for Exchange {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
     use std::time::Duration;
 
     use super::*;
@@ -220,5 +247,50 @@ mod tests {
         drop(exchange);
         conversation.bytes_arrived();
         assert_eq!(left(&conversation), None);
+    }
+
+    #[test]
+    fn the_reader_is_woken_unless_it_is_just_polled() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let _inside = runtime.enter();
+        let conversation = Arc::new(Conversation::new());
+        let woken = Arc::new(Counted::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let exchange = || Exchange::begin(Arc::clone(&conversation), Version::HTTP_11);
+
+        let one = exchange();
+        assert_eq!(conversation.deadline(&waker), None);
+        drop(one);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+
+        // It does not ask again by itself.
+        let (mut two, mut deadlines) = (Some(exchange()), Vec::new());
+        let polled = conversation.during(|| {
+            deadlines.push(conversation.deadline(&waker));
+            two = None;
+            Poll::<()>::Pending
+        });
+        assert!(polled.is_pending());
+        assert!(matches!(deadlines[..], [None, Some(_)]), "{deadlines:?}");
+
+        // It does.
+        let (mut three, mut polls) = (Some(exchange()), 0);
+        let polled = conversation.during(|| {
+            polls += 1;
+            three = None;
+            conversation.deadline(&waker);
+            Poll::<()>::Pending
+        });
+        assert!(polled.is_pending());
+        assert_eq!((polls, woken.0.load(Ordering::Relaxed)), (1, 1));
+    }
+
+    #[derive(Default)]
+    struct Counted(AtomicUsize);
+
+    impl Wake for Counted {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }

@@ -2,8 +2,10 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
@@ -60,23 +62,51 @@ impl Scheme {
     }
 }
 
-/// Who is at the other end of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Peer {
-    /// On a network.
-    Tcp(SocketAddr),
-    /// On this machine, and allowed to open our socket.
-    Unix,
+/// Who is at the other end of a connection, and how it speaks. Cheap to clone: all requests of a connection share it.
+#[derive(Debug, Clone)]
+pub struct Peer(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    address: Option<SocketAddr>,
+    scheme: Scheme,
+    /// The address as `X-Forwarded-For` has it.
+    forwarded_for: Option<HeaderValue>,
 }
 
 impl Peer {
+    /// On a network.
+    ///
+    /// # Panics
+    /// Never: an address is visible ASCII.
+    #[must_use]
+    pub fn tcp(address: SocketAddr, scheme: Scheme) -> Self {
+        // An address of IPv4 that was accepted on an IPv6 socket is known by its IPv4 form.
+        let text = address.ip().to_canonical().to_string();
+        let forwarded_for = Some(HeaderValue::try_from(text).expect("an address is ASCII"));
+        Self(Arc::new(Inner { address: Some(address), scheme, forwarded_for }))
+    }
+
+    /// On this machine, and allowed to open our socket.
+    #[must_use]
+    pub fn unix() -> Self {
+        Self(Arc::new(Inner { address: None, scheme: Scheme::Http, forwarded_for: None }))
+    }
+
     /// Its address, if it has one.
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
-        match self {
-            Self::Tcp(address) => Some(address.ip()),
-            Self::Unix => None,
-        }
+        self.0.address.map(|address| address.ip())
+    }
+
+    /// How it speaks to us.
+    #[must_use]
+    pub fn scheme(&self) -> Scheme {
+        self.0.scheme
+    }
+
+    pub(crate) fn forwarded_for(&self) -> Option<&HeaderValue> {
+        self.0.forwarded_for.as_ref()
     }
 }
 
@@ -87,16 +117,16 @@ impl Listener {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 prepare(&stream);
-                Ok((Accepted::Clear(Stream::Tcp(stream)), Peer::Tcp(address)))
+                Ok((Accepted::Clear(Stream::Tcp(stream)), Peer::tcp(address, Scheme::Http)))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Accepted::Clear(Stream::Unix(stream)), Peer::Unix))
+                Ok((Accepted::Clear(Stream::Unix(stream)), Peer::unix()))
             }
             Self::Tls(listener, acceptor) => {
                 let (stream, address) = listener.accept().await?;
                 prepare(&stream);
-                Ok((Accepted::Encrypted(stream, acceptor.clone()), Peer::Tcp(address)))
+                Ok((Accepted::Encrypted(stream, acceptor.clone()), Peer::tcp(address, Scheme::Https)))
             }
         }
     }
@@ -109,13 +139,6 @@ pub(super) enum Accepted {
 }
 
 impl Accepted {
-    pub(super) fn scheme(&self) -> Scheme {
-        match self {
-            Self::Clear(_) => Scheme::Http,
-            Self::Encrypted(..) => Scheme::Https,
-        }
-    }
-
     /// The connection in clear. The handshake may take as long as a head may. Dropped before the end, it closes the connection.
     pub(super) async fn open(self) -> io::Result<Stream> {
         match self {
