@@ -81,19 +81,21 @@ impl Conversation {
         }
     }
 
-    /// Polls the connection, twice if its deadline changed meanwhile and it did not ask again. An exchange that ends within the
-    /// connection's own task need not wake that task then, which would have another thread look for work.
+    /// Polls the connection, once more whenever its deadline changed meanwhile and it did not ask again. An exchange that ends
+    /// while the connection's task polls need not wake that task then, which would have another thread look for work.
     pub(super) fn during<T>(&self, mut poll: impl FnMut() -> Poll<T>) -> Poll<T> {
-        for is_last in [false, true] {
-            self.state().is_polled = true;
+        loop {
+            {
+                let mut state = self.state();
+                (state.is_polled, state.is_news) = (true, false);
+            }
             let polled = poll();
             let mut state = self.state();
             state.is_polled = false;
-            if polled.is_ready() || !state.is_news || is_last {
+            if polled.is_ready() || !state.is_news {
                 return polled;
             }
         }
-        unreachable!("the last round returns")
     }
 
     pub(super) fn bytes_arrived(&self) {
