@@ -28,8 +28,6 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use crate::error::{Cause, Error, failed};
 use crate::migration;
 
-/// Rows that a connection's thread reads ahead: a page of a list, so that it need not be woken for its second half.
-const ROWS_BUFFERED: usize = 128;
 /// Connections of one store: one writes, the others read. Queries take well below a millisecond, so few are enough.
 const CONNECTIONS_MAX: u32 = 4;
 /// How long a write waits for another process to finish its own; SQLite polls, Postgres queues.
@@ -291,7 +289,6 @@ async fn connect(config: &Config) -> Result<DatabaseConnection, Cause> {
                 .synchronous(SqliteSynchronous::Full)
                 .foreign_keys(true)
                 .busy_timeout(BUSY_TIMEOUT)
-                .row_buffer_size(ROWS_BUFFERED)
         })
         .map_sqlx_postgres_opts(|options| {
             options.application_name("hearth").options([
