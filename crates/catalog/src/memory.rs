@@ -1,8 +1,8 @@
 //! Routes in the memory of this process.
 //!
-//! One readers-writer lock around a map. It is held for a look-up, never across an await, so that
-//! a request through the edge waits for at most one short write. Ended leases are swept by writers, when the map has
-//! doubled since the last time: a constant cost per publication, and a map that is at most twice as big as what lives.
+//! One readers-writer lock around a map. It is held for a look-up, never across an await, so that a request through the edge
+//! waits for at most one short write. Ended leases are swept by writers, when the map has doubled since the last time: a
+//! constant cost per publication, and a map that is at most twice as big as what lives.
 
 use std::collections::HashMap;
 use std::collections::hash_map;

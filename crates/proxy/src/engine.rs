@@ -352,11 +352,12 @@ async fn sweep<G: Hash + Eq>(engine: Weak<Inner<G>>, stop: CancellationToken) {
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(period.tick()).await.is_some() {
         let Some(inner) = engine.upgrade() else { return };
-        let mut groups = inner.groups();
-        groups.open.retain(|_, group| {
+        // Each looks at its sockets, which others need not wait for.
+        let open: Vec<_> = inner.groups().open.values().cloned().collect();
+        for group in open {
             group.drop_expired();
-            // Another holder is a request that was let in or is about to be.
-            Arc::strong_count(group) > 1 || !group.is_empty()
-        });
+        }
+        // Another holder is a request that was let in or is about to be.
+        inner.groups().open.retain(|_, group| Arc::strong_count(group) > 1 || !group.is_empty());
     }
 }

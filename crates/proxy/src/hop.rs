@@ -17,8 +17,7 @@ use crate::serve::Peer;
 const PRIVATE_PREFIX: &str = "hearth-";
 /// Names the target of a request: `SANDBOX/EXECUTION/PORT`, and `/tls` where the port speaks it.
 const TARGET: HeaderName = HeaderName::from_static("hearth-target");
-
-/// As long as most targets are.
+/// Room for most targets, so that writing one does not grow it.
 const TARGET_BYTES: usize = 96;
 
 const FORWARDED_PREFIX: &str = "x-forwarded-";
