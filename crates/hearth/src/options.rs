@@ -2,6 +2,7 @@
 //! TOML file (`api_listen`). A flag wins over a variable, a variable over the file, the file over the default.
 
 pub(crate) mod acme;
+mod egress;
 mod values;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use hearth_api::KeySet;
 use hearth_types::{NodeId, Secret};
+use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Domain;
@@ -166,6 +168,17 @@ pub(crate) struct Options {
     #[arg(long, env = "HEARTH_SLOTS_PREPARED", global = true, value_name = "NUMBER", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) slots_prepared: Option<usize>,
+    /// IPv4 ranges that no guest may send to, besides private and reserved ones; repeated, or separated by commas
+    #[arg(
+        long,
+        env = "HEARTH_EGRESS_DENY",
+        global = true,
+        value_delimiter = ',',
+        value_name = "CIDR",
+        help_heading = "Configuration"
+    )]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) egress_deny: Vec<String>,
     /// What executes guests' instructions [default: auto]
     #[arg(long, env = "HEARTH_ACCELERATOR", global = true, value_name = "KIND", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -228,6 +241,7 @@ pub(crate) struct Settings {
     pub(crate) network_mode: NetworkMode,
     pub(crate) network_block: Ipv4Addr,
     pub(crate) slots_prepared: usize,
+    pub(crate) egress_denied: Vec<Ipv4Net>,
     pub(crate) accelerator: Accelerator,
     pub(crate) qemu: PathBuf,
     pub(crate) mirror: Option<String>,
@@ -322,6 +336,7 @@ impl Options {
             network_mode,
             network_block,
             slots_prepared,
+            egress_deny,
             accelerator,
             qemu,
             mirror,
@@ -358,6 +373,7 @@ impl Options {
             network_mode: network_mode.or(lower.network_mode),
             network_block: network_block.or(lower.network_block),
             slots_prepared: slots_prepared.or(lower.slots_prepared),
+            egress_deny: if egress_deny.is_empty() { lower.egress_deny } else { egress_deny },
             accelerator: accelerator.or(lower.accelerator),
             qemu: qemu.or(lower.qemu),
             mirror: mirror.or(lower.mirror),
@@ -433,6 +449,7 @@ impl Settings {
             network_mode: options.network_mode.unwrap_or(NetworkMode::Auto),
             network_block: options.network_block.unwrap_or(NETWORK_BLOCK),
             slots_prepared: options.slots_prepared.unwrap_or(SLOTS_PREPARED),
+            egress_denied: egress::denied(&options.egress_deny)?,
             accelerator: options.accelerator.unwrap_or(Accelerator::Auto),
             qemu: options.qemu.unwrap_or_else(|| PathBuf::from("qemu-system-x86_64")),
             mirror: options.mirror,
@@ -527,6 +544,7 @@ impl Settings {
             network_mode: Some(settings.network_mode),
             network_block: Some(settings.network_block),
             slots_prepared: Some(settings.slots_prepared),
+            egress_deny: settings.egress_denied.iter().map(Ipv4Net::to_string).collect(),
             accelerator: Some(settings.accelerator),
             qemu: Some(settings.qemu),
             mirror: settings.mirror,

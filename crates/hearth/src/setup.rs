@@ -133,6 +133,8 @@ fn network_config(settings: &Settings) -> hearth_network::Config {
         owner: settings.data_dir.display().to_string(),
         block: settings.network_block,
         prepared_target: settings.slots_prepared,
+        guests_max: settings.sandboxes_max,
+        egress_denied: settings.egress_denied.clone(),
     }
 }
 

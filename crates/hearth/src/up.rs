@@ -62,6 +62,8 @@ async fn live(
     with_first_sandbox: bool,
     stop: &mut Stop,
 ) -> Result<Option<Successor>> {
+    // Before the first program is started.
+    hearth_host::process::close_on_exec().context("marking inherited files")?;
     let program = Program::of_this_process()?;
     let open_files = hearth_host::process::raise_open_files().context("raising the limit of open files")?;
     if open_files < OPEN_FILES_MIN {

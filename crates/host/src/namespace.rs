@@ -3,12 +3,16 @@
 //! Both apply a whole script in one process and say what they refused; a script is all a slot needs, so there is one child
 //! per script and no netlink code of ours.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
 
 use crate::process::find_program;
@@ -64,9 +68,63 @@ pub fn list(prefix: &str) -> Vec<String> {
 /// The network links of the current namespace that begin with `prefix`.
 #[must_use]
 pub fn links(prefix: &str) -> Vec<String> {
-    let entries = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter(|name| name.starts_with(prefix)).collect()
+    // Not /sys, which shows the namespace it was mounted in. Two lines of headings (proc_pid_net(5)).
+    let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+    let names = table.lines().skip(2).filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim());
+    names.filter(|name| name.starts_with(prefix)).map(str::to_owned).collect()
+}
+
+/// Removes a link of the current namespace. One that is not there is success. Blocks.
+pub fn remove_link(name: &str) -> Result<(), Error> {
+    if if_nametoindex(name) == Err(Errno::ENODEV) {
+        return Ok(());
+    }
+    ip(&format!("link del {name}\n"))
+}
+
+/// Removes the name of a namespace, and the namespace itself once no process is in it. One that is not there is success.
+/// Takes no descriptor and no child process, so that a daemon that has run out of both can still do it.
+pub fn remove(name: &str) -> Result<(), Error> {
+    let path = path(name);
+    let failed = |action, source| Error::Io { action, path: path.clone(), source };
+    match umount2(&path, MntFlags::MNT_DETACH) {
+        // EINVAL: a file that nothing is mounted on, left by an `ip netns add` that was cut off.
+        Ok(()) | Err(Errno::EINVAL) => {}
+        Err(Errno::ENOENT) => return Ok(()),
+        Err(errno) => return Err(failed("unmounting the network namespace", errno.into())),
+    }
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("removing the network namespace", error)),
+        _ => Ok(()),
+    }
+}
+
+/// Identity of the current namespace: equal numbers mean the same one.
+pub fn current() -> Result<u64, Error> {
+    use std::os::unix::fs::MetadataExt;
+
+    let path = PathBuf::from("/proc/thread-self/ns/net");
+    match fs::metadata(&path) {
+        Ok(metadata) => Ok(metadata.ino()),
+        Err(source) => Err(Error::Io { action: "reading", path, source }),
+    }
+}
+
+/// The links of the current namespace that lead to other networks: those of default routes and of routes with a gateway,
+/// in all routing tables. Blocks.
+pub fn uplinks() -> Result<BTreeSet<String>, Error> {
+    let routes = run("ip", "iproute2", &["-oneline", "-4", "route", "show", "table", "all"], "")?;
+    Ok(parse_uplinks(&routes))
+}
+
+fn parse_uplinks(routes: &str) -> BTreeSet<String> {
+    let leads_out = |line: &&str| line.starts_with("default ") || line.split_whitespace().any(|word| word == "via");
+    let links = routes.lines().filter(leads_out).flat_map(|line| {
+        let words = line.split_whitespace();
+        // Several, where a route has several next hops.
+        words.clone().zip(words.skip(1)).filter(|(key, _)| *key == "dev").map(|(_, name)| name.to_owned())
+    });
+    links.filter(|name| name != "lo").collect()
 }
 
 /// Runs `ip` commands, one a line, in the current namespace; stops at the first that fails. Blocks.
@@ -79,10 +137,15 @@ pub fn nft(script: &str) -> Result<(), Error> {
     run("nft", "nftables", &["-f", "-"], script).map(drop)
 }
 
-/// Whether an nftables table exists in the current namespace. Blocks.
+/// Whether an nftables table, named with its family, exists in the current namespace. Blocks.
 pub fn nft_table_exists(table: &str) -> Result<bool, Error> {
+    Ok(nft_tables()?.iter().any(|name| name == table))
+}
+
+/// The nftables tables of the current namespace, with their families. Blocks.
+pub fn nft_tables() -> Result<Vec<String>, Error> {
     let tables = run("nft", "nftables", &["list", "tables"], "")?;
-    Ok(tables.lines().any(|line| line == format!("table {table}")))
+    Ok(tables.lines().filter_map(|line| line.strip_prefix("table ")).map(str::to_owned).collect())
 }
 
 /// Runs `work` in a namespace, on a thread of its own that ends with it. Blocks.
@@ -106,6 +169,12 @@ pub fn inside<T: Send>(path: &Path, work: impl FnOnce() -> Result<T, Error> + Se
 pub fn sysctl(name: &str, value: &str) -> Result<(), Error> {
     let path = Path::new("/proc/sys").join(name);
     fs::write(&path, value).map_err(|source| Error::Io { action: "setting", path, source })
+}
+
+/// Whether this kernel has a parameter.
+#[must_use]
+pub fn has_sysctl(name: &str) -> bool {
+    Path::new("/proc/sys").join(name).exists()
 }
 
 /// Reads a kernel parameter of the current namespace.
@@ -137,4 +206,27 @@ fn run(program: &'static str, package: &'static str, args: &[&str], script: &str
     }
     let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(Error::Refused { program, reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uplinks_are_what_routes_with_gateways_lead_to() {
+        let routes = "default via 192.0.2.1 dev eth0 proto dhcp metric 100 \n\
+             default dev wg0 table 51820 scope link \n\
+             0.0.0.0/1 via 10.8.0.1 dev tun0 \n\
+             default proto static \\ nexthop via 192.0.2.1 dev eth1 weight 1 \\ nexthop via 192.0.2.2 dev eth2 weight 1 \n\
+             172.17.0.0/16 dev docker0 proto kernel scope link src 172.17.0.1 \n\
+             local 127.0.0.0/8 dev lo table local proto kernel scope host src 127.0.0.1 \n\
+             unreachable default metric 5\n";
+        let links: Vec<String> = parse_uplinks(routes).into_iter().collect();
+        assert_eq!(links, ["eth0", "eth1", "eth2", "tun0", "wg0"]);
+    }
+
+    #[test]
+    fn what_is_gone_is_removed() {
+        remove("hearth-test-none").expect("is gone");
+    }
 }

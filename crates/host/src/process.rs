@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::libc;
 use nix::sched::{CloneFlags, setns};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 use tokio::io::unix::AsyncFd;
@@ -174,12 +175,36 @@ fn in_child(namespace: Option<&File>, group: Option<&File>, inherited: &[RawFd])
     }
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)?;
     nix::sys::prctl::set_no_new_privs()?;
+    // Whoever started the daemon may have left descriptors open that it does not know of.
+    close_on_exec()?;
     for number in inherited {
         // SAFETY: the parent holds the descriptor open until the fork is over, and the child has its own table.
         let descriptor = unsafe { std::os::fd::BorrowedFd::borrow_raw(*number) };
         fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
     }
     Ok(())
+}
+
+/// Marks every descriptor but the three standard ones to be closed in programs that this process starts, also those it was
+/// itself started with. Makes only system calls.
+pub fn close_on_exec() -> io::Result<()> {
+    const FIRST: libc::c_uint = 3;
+    // SAFETY: the call takes no memory, and marking changes nothing for this process.
+    let result = unsafe { libc::close_range(FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
+    let error = io::Error::last_os_error();
+    match (result, error.raw_os_error()) {
+        (0, _) => Ok(()),
+        // Before Linux 5.11 there is no such call, or not with this flag.
+        (_, Some(libc::ENOSYS | libc::EINVAL)) => {
+            let (open_max, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
+            for number in 3..RawFd::try_from(open_max).unwrap_or(RawFd::MAX) {
+                // SAFETY: the call takes no memory; a number that is not open is an error, which is ignored.
+                unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+            }
+            Ok(())
+        }
+        _ => Err(error),
+    }
 }
 
 /// Lets this process, and those it starts, open as many files as it is allowed to (`RLIMIT_NOFILE`, getrlimit(2)): each connection
@@ -326,6 +351,24 @@ mod tests {
         text.clear();
         secret_reader.read_to_string(&mut text).expect("reads");
         assert_eq!(text, "own");
+    }
+
+    /// As when a shell or a supervisor starts the daemon with files of its own open.
+    #[tokio::test]
+    async fn what_this_process_was_started_with_is_not_passed_on() {
+        let (mut reader, stray) = io::pipe().expect("pipe");
+        fcntl(&stray, FcntlArg::F_SETFD(FdFlag::empty())).expect("is inheritable");
+        let mut spawn = Spawn::new("bash");
+        spawn.args(["-c".into(), format!("echo leak >&{} 2>/dev/null", stray.as_raw_fd()).into()]);
+        spawn.spawn().expect("bash exists").wait().await;
+        fcntl(&stray, FcntlArg::F_SETFD(FdFlag::empty())).expect("is inheritable");
+        close_on_exec().expect("marks");
+        let marked = fcntl(&stray, FcntlArg::F_GETFD).expect("is open");
+        assert_eq!(marked, FdFlag::FD_CLOEXEC.bits());
+        drop(stray);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("reads");
+        assert_eq!(text, "");
     }
 
     #[tokio::test]

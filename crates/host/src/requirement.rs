@@ -96,7 +96,7 @@ pub fn kvm() -> Finding {
     }
 }
 
-/// Whether packets of guests may leave: forwarding is switched on when a daemon starts as root.
+/// Whether packets of guests may leave: a daemon that runs as root lets the uplinks forward while it runs.
 #[must_use]
 pub fn forwarding() -> Finding {
     let value = fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap_or_default();
@@ -105,9 +105,13 @@ pub fn forwarding() -> Finding {
         name: "IPv4 forwarding",
         need: Need::Recommended,
         found,
-        detail: format!("net.ipv4.ip_forward = {}", value.trim()),
+        detail: match value.trim() {
+            "1" => "on for all interfaces".to_owned(),
+            _ if found => "off; hearth switches it on for uplinks and guests only, while it runs".to_owned(),
+            _ => "off".to_owned(),
+        },
         cost: "guests cannot reach the internet",
-        fix: "sysctl -w net.ipv4.ip_forward=1 (hearth does it when it runs as root)",
+        fix: "run hearth as root",
     }
 }
 

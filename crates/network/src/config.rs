@@ -3,6 +3,8 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use ipnet::Ipv4Net;
+
 /// How guests are connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
@@ -27,6 +29,10 @@ pub struct Config {
     pub block: Ipv4Addr,
     /// Slots kept ready.
     pub prepared_target: usize,
+    /// Guests at once: they share the host's connection tracking.
+    pub guests_max: usize,
+    /// What no guest may send to, besides what none ever may (private, link-local and reserved ranges).
+    pub egress_denied: Vec<Ipv4Net>,
 }
 
 /// Why there is no slot.
@@ -35,6 +41,12 @@ pub enum Error {
     /// Namespaces were demanded, but cannot be made.
     #[error("network namespaces cannot be made: {missing} (run as root, or set network.mode to `user`)")]
     NotPermitted {
+        /// What is missing.
+        missing: String,
+    },
+    /// Destinations are denied, but without namespaces nothing can deny them.
+    #[error("destinations are denied to guests (--egress-deny), which needs network namespaces: {missing}")]
+    DenialNotPossible {
         /// What is missing.
         missing: String,
     },
@@ -58,6 +70,14 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
+    /// The record of an interface cannot be written.
+    #[error("recording a changed interface in `{}`", path.display())]
+    Record {
+        /// The record.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The network cannot be set up.
     #[error("{action}")]
     Setup {
@@ -66,7 +86,18 @@ pub enum Error {
         /// Why it failed.
         source: hearth_host::namespace::Error,
     },
+    /// What the host remembers of a slot's connections cannot be deleted.
+    #[error("deleting the tracked connections of a slot")]
+    Conntrack(#[source] std::io::Error),
     /// The pool is shut down.
     #[error("the network pool is shut down")]
     Closed,
+}
+
+impl Error {
+    /// Whether the host has run out of something that comes back: the same request may succeed later.
+    #[must_use]
+    pub fn is_exhaustion(&self) -> bool {
+        matches!(self, Self::SlotsExhausted(_)) || hearth_host::exhaustion::is_exhaustion(self)
+    }
 }

@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hearth_host::lock::{self, Lock};
+use hearth_host::namespace;
 
 use crate::config::{Config, Error};
 
@@ -30,7 +31,7 @@ impl Instance {
     /// then any that is free.
     pub(crate) fn claim(folder: &Path, config: &Config) -> Result<Self, Error> {
         fs::create_dir_all(folder).map_err(|source| Error::LockFolder { path: folder.to_owned(), source })?;
-        let path = |number: u32| folder.join(format!("instance-{number}.lock"));
+        let path = |number: u32| lock_path(folder, number);
         let last_owner = |number: &u32| fs::read_to_string(path(*number)).unwrap_or_default();
         let mut numbers: Vec<u32> = (0..INSTANCES).collect();
         numbers.sort_by_cached_key(|number| match last_owner(number) {
@@ -79,10 +80,27 @@ impl Instance {
         (Ipv4Addr::from(first), Ipv4Addr::from(first + 1))
     }
 
+    /// Whether another instance works in the current network namespace. Blocks.
+    pub(crate) fn has_neighbour(&self, folder: &Path) -> Result<bool, namespace::Error> {
+        let tables = namespace::nft_tables()?;
+        let numbers = tables.iter().filter_map(|table| table.strip_prefix("inet hearth-")?.parse::<u32>().ok());
+        // The table of a daemon that was killed has no lock any more. Its name stays in the file.
+        let is_held = |number: u32| {
+            let path = lock_path(folder, number);
+            let owner = fs::read_to_string(&path).unwrap_or_default();
+            matches!(Lock::take(&path, &owner), Err(lock::Error::Held { .. }))
+        };
+        Ok(numbers.filter(|number| *number != self.number && *number < INSTANCES).any(is_held))
+    }
+
     /// The range of the instance, in CIDR form.
     pub(crate) fn range(&self) -> String {
         format!("{}/20", self.addresses(0).0)
     }
+}
+
+fn lock_path(folder: &Path, number: u32) -> PathBuf {
+    folder.join(format!("instance-{number}.lock"))
 }
 
 #[cfg(test)]
@@ -91,7 +109,14 @@ mod tests {
     use crate::Mode;
 
     fn config(owner: &str) -> Config {
-        Config { mode: Mode::Auto, owner: owner.to_owned(), block: Ipv4Addr::new(10, 11, 0, 0), prepared_target: 0 }
+        Config {
+            mode: Mode::Auto,
+            owner: owner.to_owned(),
+            block: Ipv4Addr::new(10, 11, 0, 0),
+            prepared_target: 0,
+            guests_max: 1,
+            egress_denied: Vec::new(),
+        }
     }
 
     #[test]

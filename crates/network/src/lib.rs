@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod forwarding;
 mod instance;
 mod pool;
 mod rules;

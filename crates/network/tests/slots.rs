@@ -18,6 +18,8 @@ fn config(folder: &Path, prepared_target: usize) -> Config {
         // Not the default; with the number, which is locked machine-wide, it keeps apart from daemons on this machine.
         block: Ipv4Addr::new(10, 251, 0, 0),
         prepared_target,
+        guests_max: 1,
+        egress_denied: Vec::new(),
     }
 }
 
@@ -41,8 +43,10 @@ impl Guest {
         namespace::ip(&format!("netns add {name}\n")).expect("creates");
         namespace::inside(&slot, || {
             namespace::ip(&format!(
-                "link del tap0\nlink add tap0 type veth peer name eth0 netns {name}\n\
-                 addr add 169.254.0.22/30 dev tap0\nlink set tap0 up\n"
+                "link del tap0\n\
+                 link add tap0 address 02:fc:00:00:00:06 type veth peer name eth0 address 02:fc:00:00:00:05 netns {name}\n\
+                 addr add 169.254.0.22/30 dev tap0\nlink set tap0 up\n\
+                 neigh add 169.254.0.21 lladdr 02:fc:00:00:00:05 dev tap0 nud permanent\n"
             ))
         })
         .expect("replaces the tap device");

@@ -58,6 +58,8 @@ impl Bare {
             owner: folder.path().display().to_string(),
             block: Ipv4Addr::new(10, 11, 0, 0),
             prepared_target: SLOTS,
+            guests_max: SLOTS,
+            egress_denied: Vec::new(),
         })
         .await?;
         Ok(Self { driver, pool, set, folder })
