@@ -11,6 +11,8 @@ use crate::client::{Client, Error, expect, hyper_error};
 
 /// Longest line that is read. The daemon's have a message of 8 KiB, in JSON at most six times as long, and little else.
 const LINE_BYTES_MAX: usize = 64 * 1024;
+/// Cost of a line beside its bytes, however short it is: it is parsed, kept as several values, and written as a row.
+const LINE_COST_BYTES: usize = 256;
 
 /// A line of a guest's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +36,8 @@ pub struct GuestLine {
 pub struct LogStream {
     body: hyper::body::Incoming,
     buffer: BytesMut,
+    /// What came since the cost was last taken.
+    cost: usize,
 }
 
 impl Client {
@@ -45,13 +49,13 @@ impl Client {
         let path = format!("/logs?after={after}");
         let response = self.send(Method::GET, &path, "application/json", Bytes::new()).await?;
         let response = expect(response, StatusCode::OK).await?;
-        Ok(LogStream { body: response.into_body(), buffer: BytesMut::new() })
+        Ok(LogStream { body: response.into_body(), buffer: BytesMut::new(), cost: 0 })
     }
 }
 
 impl LogStream {
-    /// Waits for more and returns the lines that are whole by then; `None` once the guest has closed the stream. What is not a
-    /// line is passed over. Cancel safe.
+    /// Waits for more and returns the lines that are whole by then, perhaps none; `None` once the guest has closed the stream. What
+    /// is not a line is passed over, but has its [cost](Self::take_cost). Cancel safe.
     ///
     /// # Errors
     /// [`Error::Transport`] when the connection breaks, [`Error::Command`] for a line without end.
@@ -59,16 +63,26 @@ impl LogStream {
         loop {
             let Some(frame) = self.body.frame().await else { return Ok(None) };
             let Ok(data) = frame.map_err(hyper_error)?.into_data() else { continue };
+            self.cost = self.cost.saturating_add(cost(&data));
             self.buffer.extend_from_slice(&data);
             let lines = whole_lines(&mut self.buffer);
             if self.buffer.len() > LINE_BYTES_MAX {
                 return Err(Error::Command("the guest's log has a line that is too long".to_owned()));
             }
-            if !lines.is_empty() {
-                return Ok(Some(lines));
-            }
+            return Ok(Some(lines));
         }
     }
+
+    /// Returns what reading has cost since the last call, in bytes: those of the wire, and some for each line. Nothing that a guest
+    /// sends is free.
+    pub fn take_cost(&mut self) -> usize {
+        std::mem::take(&mut self.cost)
+    }
+}
+
+fn cost(data: &[u8]) -> usize {
+    let lines = data.iter().filter(|byte| **byte == b'\n').count();
+    data.len() + lines * LINE_COST_BYTES
 }
 
 /// Takes the lines that have ended out of the buffer.
@@ -99,6 +113,12 @@ fn as_text(value: Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_shortest_line_has_its_cost() {
+        assert_eq!(cost(b"{\"seq\":1}\n{\"seq\":2}\n\n"), 21 + 3 * LINE_COST_BYTES);
+        assert_eq!(cost(&[b'x'; 1000]), 1000);
+    }
 
     #[test]
     fn lines_come_when_they_have_ended_and_nonsense_never() {

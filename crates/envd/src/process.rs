@@ -26,7 +26,6 @@ mod output;
 mod registry;
 
 use child::Child;
-use events::Feed;
 use live::{Live, Stdin};
 use registry::Registry;
 
@@ -102,7 +101,7 @@ impl Process for ProcessService {
         let (pid, feed) = match self.registry.find(&selector) {
             Ok(live) => (live.pid(), live.subscribe()),
             Err(error) => match self.registry.ended(&selector) {
-                Some((pid, end)) => (pid, Feed::ended(end)),
+                Some((pid, feed)) => (pid, feed),
                 None => return Err(error),
             },
         };

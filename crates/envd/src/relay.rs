@@ -1,14 +1,17 @@
-//! Services that listen on loopback only, made reachable for the host.
+//! Services that listen beside the address of the guest's interface, made reachable for the host.
 //!
-//! The host connects to the address of the guest's interface, where such a service does not listen. So every second (less often
-//! in a guest where nothing has happened for a while) the daemon looks which ports are listened on at `127.0.0.1` and `::1`, and
-//! listens on the same port of the interface itself; a visitor is joined with the service. A listener that goes away takes its
-//! relay with it, one that comes back gets a new one. A port that cannot be had, because somebody listens on all addresses as
-//! well, is tried again at the next look.
+//! The host connects to the address of the guest's interface, where a service at loopback does not listen. So every second (less
+//! often in a guest where nothing has happened for a while) the daemon looks which ports are listened on at other addresses
+//! (`127.0.0.1`, `::1`, the host name's `127.0.1.1`, a bridge's), and listens on the same port of the interface itself; a visitor
+//! is joined with the service. A listener that goes away takes its relay with it, one that comes back gets a new one. A port that
+//! cannot be had, because somebody listens on all addresses as well, is tried again at the next look.
+//!
+//! A service at `::` may serve IPv4 as well or not (IPV6_V6ONLY, ipv6(7)); if not, the port can be had. Many of those listen at
+//! `0.0.0.0` a moment later, and must not find the port taken: such a service is relayed when it is seen for the second time.
 //!
 //! Connections that were joined go on until one side closes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -41,7 +44,7 @@ pub(crate) async fn run(address: Ipv4Addr, state: Arc<State>) {
     let mut ports: Vec<u16> = Vec::new();
     let mut last_news = Instant::now();
     loop {
-        relays.update(listening::on_loopback());
+        relays.update(listening::beside(address));
         if !relays.running.keys().eq(&ports) {
             ports = relays.running.keys().copied().collect();
             last_news = Instant::now();
@@ -63,6 +66,8 @@ pub(crate) async fn run(address: Ipv4Addr, state: Arc<State>) {
 struct Relays {
     address: Ipv4Addr,
     running: BTreeMap<u16, Relay>,
+    /// Ports at which a service of IPv6 listened on all addresses at the last look.
+    wildcards: BTreeSet<u16>,
     visitors: Arc<Semaphore>,
 }
 
@@ -81,19 +86,25 @@ impl Drop for Relay {
 
 impl Relays {
     fn new(address: Ipv4Addr) -> Self {
-        Self { address, running: BTreeMap::new(), visitors: Arc::new(Semaphore::new(VISITORS_MAX)) }
+        let visitors = Arc::new(Semaphore::new(VISITORS_MAX));
+        Self { address, running: BTreeMap::new(), wildcards: BTreeSet::new(), visitors }
     }
 
     /// Makes the relays fit what is listened on. Needs a runtime around it.
     fn update(&mut self, listening: BTreeMap<u16, IpAddr>) {
         self.running.retain(|port, relay| listening.get(port) == Some(&relay.service) && !relay.task.is_finished());
+        let is_wildcard = |service: &IpAddr| service.is_unspecified();
+        let wildcards = listening.iter().filter(|(_, service)| is_wildcard(service)).map(|(port, _)| *port).collect();
+        let before = std::mem::replace(&mut self.wildcards, wildcards);
         for (port, service) in listening {
-            if self.running.contains_key(&port) || self.running.len() >= PORTS_MAX {
+            let is_new_wildcard = is_wildcard(&service) && !before.contains(&port);
+            if self.running.contains_key(&port) || self.running.len() >= PORTS_MAX || is_new_wildcard {
                 continue;
             }
             // Taken by a service that listens on all addresses: it needs no relay.
             let Ok(listener) = self.listen(port) else { continue };
-            let target = SocketAddr::new(service, port);
+            let reached = if is_wildcard(&service) { Ipv6Addr::LOCALHOST.into() } else { service };
+            let target = SocketAddr::new(reached, port);
             let task = tokio::spawn(accept(listener, target, Arc::clone(&self.visitors)));
             self.running.insert(port, Relay { service, task });
         }
@@ -132,9 +143,6 @@ async fn join(mut visitor: TcpStream, service: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// The two addresses that count as loopback.
-const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -143,9 +151,30 @@ mod tests {
 
     /// Any address of the loopback network that services do not use stands for the guest's interface.
     const INTERFACE: Ipv4Addr = Ipv4Addr::new(127, 83, 1, 2);
+    const LOOPBACK: [IpAddr; 4] = [
+        IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::LOCALHOST),
+        IpAddr::V4(Ipv4Addr::new(127, 0, 0, 5)),
+        IpAddr::V4(Ipv4Addr::new(127, 0, 1, 1)),
+    ];
 
     async fn service(address: IpAddr, port: u16) -> (u16, JoinHandle<()>) {
-        let listener = TcpListener::bind((address, port)).await.expect("binds");
+        serve(TcpListener::bind((address, port)).await.expect("binds"))
+    }
+
+    /// A service at all addresses of IPv6.
+    fn wildcard(serves_ipv4: bool) -> TcpListener {
+        use rustix::net::{AddressFamily, SocketAddrV6, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::INET6, SocketType::STREAM, flags, None).expect("IPv6");
+        sockopt::set_ipv6_v6only(&socket, !serves_ipv4).expect("sets");
+        bind(&socket, &SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0)).expect("binds");
+        listen(&socket, 8).expect("listens");
+        TcpListener::from_std(socket.into()).expect("a listener")
+    }
+
+    fn serve(listener: TcpListener) -> (u16, JoinHandle<()>) {
         let port = listener.local_addr().expect("bound").port();
         let task = tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
@@ -185,6 +214,20 @@ mod tests {
             relays.update(listening);
             assert_eq!(visit(port).await.expect("answers again"), "test was here");
             again.abort();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_service_at_all_addresses_of_ipv6_is_relayed_if_it_serves_no_other() {
+        for serves_ipv4 in [false, true] {
+            let mut relays = Relays::new(INTERFACE);
+            let (port, _service) = serve(wildcard(serves_ipv4));
+            let look = || BTreeMap::from([(port, listening::beside(INTERFACE)[&port])]);
+            relays.update(look());
+            assert!(relays.running.is_empty(), "it may listen at all addresses of IPv4 a moment later");
+            relays.update(look());
+            assert_eq!(relays.running.contains_key(&port), !serves_ipv4);
+            assert_eq!(visit(port).await.expect("answers"), "test was here");
         }
     }
 

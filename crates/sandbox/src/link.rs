@@ -27,7 +27,7 @@ use crate::assemble::random_seed;
 const COLLECT: Duration = Duration::from_millis(200);
 /// Most lines in one append.
 const BATCH_LINES_MAX: usize = 1000;
-/// What a guest may say in one [`WINDOW`], in bytes of its texts.
+/// What a guest may say in one [`WINDOW`], in bytes of the wire and a cost for each line.
 const WINDOW_BYTES_MAX: usize = 1 << 20;
 const WINDOW: Duration = Duration::from_secs(8);
 /// Between two tries to connect.
@@ -65,7 +65,7 @@ pub(crate) struct Link {
     failures: u64,
 }
 
-/// What was said in the current window.
+/// What was said in the current window, with what was too much in those before it.
 #[derive(Debug)]
 struct Window {
     since: Instant,
@@ -73,15 +73,18 @@ struct Window {
 }
 
 impl Window {
-    /// How long to wait before more is read.
+    /// Returns how long to wait before more is read: as many windows as it takes for all of it.
     fn take(&mut self, bytes: usize, now: Instant) -> Option<Duration> {
         let age = now.saturating_duration_since(self.since);
-        if age >= WINDOW {
-            *self = Self { since: now, bytes: 0 };
+        let passed = u32::try_from(age.as_millis() / WINDOW.as_millis()).unwrap_or(u32::MAX);
+        if passed > 0 {
+            self.bytes = self.bytes.saturating_sub(WINDOW_BYTES_MAX.saturating_mul(passed as usize));
+            self.since = now.checked_sub(age.saturating_sub(WINDOW.saturating_mul(passed))).unwrap_or(now);
         }
-        self.bytes += bytes;
-        let over = self.bytes > WINDOW_BYTES_MAX;
-        over.then(|| WINDOW.saturating_sub(now.saturating_duration_since(self.since)))
+        self.bytes = self.bytes.saturating_add(bytes);
+        let over = self.bytes.saturating_sub(WINDOW_BYTES_MAX).div_ceil(WINDOW_BYTES_MAX);
+        let over = WINDOW.saturating_mul(u32::try_from(over).unwrap_or(u32::MAX));
+        (!over.is_zero()).then(|| over.saturating_sub(now.saturating_duration_since(self.since)))
     }
 }
 
@@ -113,19 +116,20 @@ impl Link {
     async fn follow(&mut self, mut stream: LogStream) -> Result<(), Error> {
         while let Some(lines) = stream.next().await? {
             self.take(lines);
+            let mut wait = self.window.take(stream.take_cost(), Instant::now());
             // What comes in the next moment is kept together with it. The wait is cancel safe, and so is reading.
             let collected = Instant::now() + COLLECT;
             let mut ended = false;
-            while self.pending.len() < BATCH_LINES_MAX && !ended {
+            while self.pending.len() < BATCH_LINES_MAX && wait.is_none() && !ended {
                 match tokio::time::timeout_at(collected.into(), stream.next()).await {
                     Ok(Ok(Some(lines))) => self.take(lines),
                     Ok(Ok(None) | Err(_)) => ended = true,
                     Err(_elapsed) => break,
                 }
+                wait = self.window.take(stream.take_cost(), Instant::now());
             }
-            let bytes = self.pending.iter().map(LogLine::bytes).sum();
             self.flush().await;
-            if let Some(wait) = self.window.take(bytes, Instant::now()) {
+            if let Some(wait) = wait {
                 tokio::time::sleep(wait).await;
             }
             if ended {
@@ -213,5 +217,11 @@ mod tests {
         assert_eq!(window.take(1, start + Duration::from_secs(2)), Some(WINDOW - Duration::from_secs(2)));
         assert_eq!(window.take(1, start + WINDOW), None, "a new one");
         assert_eq!(window.take(WINDOW_BYTES_MAX * 2, start + 3 * WINDOW), Some(WINDOW));
+        assert_eq!(
+            window.take(WINDOW_BYTES_MAX, start + 4 * WINDOW),
+            Some(WINDOW),
+            "what was too much is not forgiven"
+        );
+        assert_eq!(window.take(0, start + 6 * WINDOW), None);
     }
 }

@@ -12,8 +12,8 @@ from e2b import SandboxException
 from journeys import ENVD_PORT, by_headers, edge_address, eventually
 
 SANDBOX = {"envs": {"TEAM": "blue", "BOTH": "sandbox"}}
-# What a server may listen on: everything, and only its own machine.
-ADDRESSES = ["0.0.0.0", "::", "127.0.0.1", "localhost", "::1"]
+# What a server may listen on: everything, only its own machine, another of its addresses, its own name.
+ADDRESSES = ["0.0.0.0", "::", "127.0.0.1", "localhost", "::1", "127.0.0.5", "$(hostname)"]
 # The daemon looks for new listeners every second; the rest is for a busy machine.
 FORWARDED_WITHIN = 20
 # Those of others wait as long.
@@ -65,6 +65,27 @@ def test_a_server_is_reached_wherever_it_listens(sandbox, edge, folder, address)
     eventually(lambda: edge.get("/", headers=headers).text == f"on {address}", within=FORWARDED_WITHIN)
     server.kill()
     eventually(lambda: edge.get("/", headers=headers).status_code == 502, within=FORWARDED_WITHIN)
+
+
+ONLY_IPV6 = """
+import http.server, socket
+class Server(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+    def server_bind(self):
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        super().server_bind()
+Server(("::", 8121), http.server.SimpleHTTPRequestHandler).serve_forever()
+"""
+
+
+# envd: X1
+def test_a_server_of_ipv6_only_is_reached(sandbox, edge, folder):
+    sandbox.files.write(f"{folder}/index.html", "on IPv6")
+    sandbox.files.write(f"{folder}/server.py", ONLY_IPV6)
+    server = sandbox.commands.run("python3 server.py", cwd=folder, background=True, timeout=0)
+    headers = by_headers(sandbox.sandbox_id, 8121)
+    eventually(lambda: edge.get("/", headers=headers).text == "on IPv6", within=FORWARDED_WITHIN)
+    server.kill()
 
 
 LISTENER = """

@@ -1,69 +1,277 @@
-//! Who follows a process, and how output gets to all of them.
+//! Followers of a process, and how output gets to all of them.
+//!
+//! ```text
+//! output ──tell──> pieces that somebody still wants (bounded) ──next──> each follower, at its own pace
+//! ```
+//!
+//! Output is kept once, however many follow. While the slowest follower is [`KEPT_BYTES_MAX`] behind, nothing more is read from
+//! the process: a follower that reads, at whatever pace, loses nothing. One that takes almost nothing in [`STALL_PATIENCE`] is
+//! dropped with an error, and the process and the other followers go on. What it did not get, and what came since, is kept as far
+//! as it fits for the next one that comes. Without followers, and without one that was dropped, output is discarded.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hearth_envd_api::process::__buffa::oneof::process_event::data_event::Output;
 use hearth_envd_api::process::process_event::EndEvent;
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use super::events::{Feed, Item};
+/// Output of one process that waits for its followers. Beyond that the process has to wait, or the oldest of what is kept for
+/// a later follower goes.
+pub(super) const KEPT_BYTES_MAX: u64 = 2 << 20;
+/// Cost of a piece beside its text: a program that writes single letters must not fill the memory with their headers.
+const PIECE_OVERHEAD_BYTES: u64 = 128;
+/// How long a process waits for a follower that takes less than [`STALL_BYTES_MIN`]. Below a follower there are buffers of
+/// several connections, some of which are refilled only when a third of a mebibyte is free: a client that reads 50 KB in a
+/// second is seen to take something every ten seconds.
+pub(super) const STALL_PATIENCE: Duration = Duration::from_secs(20);
+/// Progress that is worth waiting for, in [`STALL_PATIENCE`]: one piece of full size.
+const STALL_BYTES_MIN: u64 = 32 << 10;
 
+/// The output of one process and the cursors of those who follow it. Shared by the process's task and the followers.
 #[derive(Debug, Default)]
 pub(super) struct Followers {
-    inner: Mutex<Fan>,
+    fan: Mutex<Fan>,
+    /// There is another piece, the end, or a follower was dropped.
+    news: Notify,
+    /// A follower took a piece or left.
+    room: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Fan {
-    queues: Vec<mpsc::Sender<Item>>,
-    /// Once it is told, for those who come in the moment after.
+    /// Pieces that a follower has not taken yet, or that are kept for the next one.
+    pieces: VecDeque<Piece>,
+    /// Number of the first of them; the numbers have no gaps.
+    first: u64,
+    /// Weight of all pieces that ever were in `pieces`.
+    told: u64,
+    followers: BTreeMap<u64, Cursor>,
+    next_follower: u64,
+    /// First piece of what is kept for the next follower, once one was dropped.
+    replay: Option<u64>,
+    /// Set when the process has ended.
     end: Option<EndEvent>,
-    /// Output that came, whoever heard it.
+    /// Output that came, whether or not anybody followed.
     bytes: u64,
 }
 
-impl Followers {
-    fn inner(&self) -> MutexGuard<'_, Fan> {
-        // Every section is one step on a valid list.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+#[derive(Debug)]
+struct Piece {
+    output: Arc<Output>,
+    /// `Fan::told` before this piece.
+    starts_at: u64,
+}
 
-    /// Everything from now on.
-    pub(super) fn add(&self) -> Feed {
-        let mut fan = self.inner();
-        if let Some(end) = &fan.end {
-            return Feed::ended(end.clone());
+/// Position of a follower.
+#[derive(Debug)]
+struct Cursor {
+    /// Number of the next piece.
+    next: u64,
+    /// Weight of all pieces before that.
+    taken: u64,
+    /// Since when the process waits for this follower, and what it had taken then.
+    waited_for: Option<(Instant, u64)>,
+}
+
+/// A piece of output, or the reason why no more comes.
+#[derive(Debug, PartialEq)]
+pub(super) enum Item {
+    Data(Output),
+    End(EndEvent),
+    /// The follower took almost nothing for too long.
+    Dropped,
+}
+
+/// One follower. Dropping it ends the following, and the process waits for it no more.
+#[derive(Debug)]
+pub(super) struct Feed {
+    followers: Arc<Followers>,
+    id: u64,
+}
+
+impl Feed {
+    /// The next piece; the end when all were taken. Cancel safe.
+    pub(super) async fn next(&mut self) -> Item {
+        loop {
+            // Before the look: it hears of everything from here on.
+            let news = self.followers.news.notified();
+            let taken = self.followers.fan().take(self.id);
+            match taken {
+                Some(Taken::Piece(output)) => {
+                    self.followers.room.notify_waiters();
+                    return Item::Data(Arc::unwrap_or_clone(output));
+                }
+                Some(Taken::End(end)) => return Item::End(end),
+                Some(Taken::Dropped) => return Item::Dropped,
+                None => news.await,
+            }
         }
-        let (sender, feed) = Feed::new();
-        fan.queues.push(sender);
-        feed
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.followers.fan().forget(self.id);
+        self.followers.room.notify_waiters();
+    }
+}
+
+/// What a look of a follower finds.
+enum Taken {
+    Piece(Arc<Output>),
+    End(EndEvent),
+    Dropped,
+}
+
+impl Followers {
+    fn fan(&self) -> MutexGuard<'_, Fan> {
+        // Every section leaves a valid list.
+        self.fan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands a piece of output to every follower, waiting for each; those who left are forgotten at once. Not cancel safe:
-    /// some may have it then, and others not.
+    /// Adds a follower of everything from now on, and of what is kept since another was dropped.
+    pub(super) fn add(self: &Arc<Self>) -> Feed {
+        let id = self.fan().add();
+        Feed { followers: Arc::clone(self), id }
+    }
+
+    /// Hands a piece of output to every follower, once there is room for it. Cancel safe: it waits first, and a piece that was
+    /// not handed out is lost for all.
     pub(super) async fn tell(&self, output: Output) {
-        let queues = {
-            let mut fan = self.inner();
-            fan.bytes += length(&output);
-            fan.queues.retain(|queue| !queue.is_closed());
-            fan.queues.clone()
-        };
-        send(queues, Item::Data(output)).await;
+        loop {
+            // Before the look: it hears of everything from here on.
+            let room = self.room.notified();
+            let (dropped, wait_until) = self.fan().drop_stalled(Instant::now());
+            if dropped {
+                self.news.notify_waiters();
+            }
+            let Some(wait_until) = wait_until else { break };
+            let _ = tokio::time::timeout_at(wait_until, room).await;
+        }
+        self.fan().push(output);
+        self.news.notify_waiters();
     }
 
-    /// How much output there was.
+    /// Amount of output so far.
     pub(super) fn bytes(&self) -> u64 {
-        self.inner().bytes
+        self.fan().bytes
     }
 
-    /// Tells the end to every follower, now and later. A follower that does not listen keeps no other one from hearing it.
-    pub(super) async fn finish(&self, end: EndEvent) {
-        let queues = {
-            let mut fan = self.inner();
-            fan.end = Some(end.clone());
-            std::mem::take(&mut fan.queues)
-        };
-        send(queues, Item::End(end)).await;
+    /// Tells the end to every follower, now and later. Waits for none: each takes what is left for it first.
+    pub(super) fn finish(&self, end: EndEvent) {
+        self.fan().end = Some(end);
+        self.news.notify_waiters();
+    }
+
+    /// Whether output is kept for the next follower.
+    pub(super) fn has_replay(&self) -> bool {
+        self.fan().replay.is_some()
+    }
+
+    /// Gives up what is kept for the next follower.
+    pub(super) fn forget_replay(&self) {
+        let mut fan = self.fan();
+        fan.replay = None;
+        fan.trim();
+    }
+}
+
+impl Fan {
+    fn add(&mut self) -> u64 {
+        let id = self.next_follower;
+        self.next_follower += 1;
+        let next = self.replay.take().unwrap_or(self.first + self.pieces.len() as u64);
+        let taken = self.starts_at(next);
+        self.followers.insert(id, Cursor { next, taken, waited_for: None });
+        id
+    }
+
+    fn forget(&mut self, id: u64) {
+        self.followers.remove(&id);
+        self.trim();
+    }
+
+    /// The weight before a piece.
+    fn starts_at(&self, number: u64) -> u64 {
+        self.piece(number).map_or(self.told, |piece| piece.starts_at)
+    }
+
+    fn piece(&self, number: u64) -> Option<&Piece> {
+        self.pieces.get(usize::try_from(number.checked_sub(self.first)?).ok()?)
+    }
+
+    fn take(&mut self, id: u64) -> Option<Taken> {
+        let Some(next) = self.followers.get(&id).map(|cursor| cursor.next) else { return Some(Taken::Dropped) };
+        let Some(piece) = self.piece(next) else { return self.end.clone().map(Taken::End) };
+        let output = Arc::clone(&piece.output);
+        let taken = self.starts_at(next + 1);
+        if let Some(cursor) = self.followers.get_mut(&id) {
+            (cursor.next, cursor.taken) = (next + 1, taken);
+        }
+        self.trim();
+        Some(Taken::Piece(output))
+    }
+
+    /// Drops followers that kept the process waiting for too long. Returns whether there were any, and until when to wait for
+    /// those that are too far behind for another piece.
+    fn drop_stalled(&mut self, now: Instant) -> (bool, Option<Instant>) {
+        let (mut stalled, mut wait_until) = (Vec::new(), None::<Instant>);
+        for (id, cursor) in &mut self.followers {
+            if self.told - cursor.taken < KEPT_BYTES_MAX {
+                continue;
+            }
+            let (mut since, before) = *cursor.waited_for.get_or_insert((now, cursor.taken));
+            if now >= since + STALL_PATIENCE {
+                if cursor.taken - before < STALL_BYTES_MIN {
+                    stalled.push((*id, cursor.next));
+                    continue;
+                }
+                cursor.waited_for = Some((now, cursor.taken));
+                since = now;
+            }
+            let until = since + STALL_PATIENCE;
+            wait_until = Some(wait_until.map_or(until, |earlier| earlier.min(until)));
+        }
+        for (id, next) in &stalled {
+            self.followers.remove(id);
+            self.replay = Some(self.replay.map_or(*next, |earlier| earlier.min(*next)));
+        }
+        (!stalled.is_empty(), wait_until)
+    }
+
+    fn push(&mut self, output: Output) {
+        let bytes = length(&output);
+        self.bytes += bytes;
+        if self.followers.is_empty() && self.replay.is_none() {
+            return;
+        }
+        self.pieces.push_back(Piece { output: Arc::new(output), starts_at: self.told });
+        self.told += bytes + PIECE_OVERHEAD_BYTES;
+        self.trim();
+    }
+
+    /// Lets go of pieces that every follower has taken. What is kept for a later one gives way when it is too much; nobody waits
+    /// for that.
+    fn trim(&mut self) {
+        let wanted = self.followers.values().map(|cursor| cursor.next).min();
+        while let Some(piece) = self.pieces.front() {
+            let is_wanted = wanted.is_some_and(|number| number <= self.first);
+            let is_kept =
+                self.replay.is_some_and(|number| number <= self.first) && self.told - piece.starts_at <= KEPT_BYTES_MAX;
+            if is_wanted || is_kept {
+                break;
+            }
+            self.pieces.pop_front();
+            self.first += 1;
+        }
+        self.replay = self.replay.map(|number| number.max(self.first));
+        if self.pieces.is_empty() {
+            // A silent process keeps no memory.
+            self.pieces = VecDeque::new();
+        }
     }
 }
 
@@ -72,72 +280,168 @@ fn length(output: &Output) -> u64 {
     bytes.len() as u64
 }
 
-async fn send(queues: Vec<mpsc::Sender<Item>>, item: Item) {
-    // Sending fails when the follower leaves, also while this waits for it.
-    if let [only] = queues.as_slice() {
-        let _ = only.send(item).await;
-        return;
-    }
-    futures::future::join_all(queues.iter().map(|queue| queue.send(item.clone()))).await;
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use futures::FutureExt;
 
-    use futures::{FutureExt, StreamExt};
-    use hearth_envd_api::process::__buffa::oneof::process_event::Event;
-
-    use super::super::events::QUEUE_CHUNKS;
     use super::*;
 
-    /// How many pieces of output a feed has, and whether the end is there.
-    async fn heard(feed: Feed) -> (usize, bool) {
-        let events: Vec<_> = feed.follow(1, Duration::from_secs(3600), None).collect().await;
-        let events = events.into_iter().map(|event| event.expect("no error").event.expect("of some kind"));
-        let mut counted = (0, false);
-        for event in events {
-            match event {
-                Event::Data(_) => counted.0 += 1,
-                Event::End(_) => counted.1 = true,
-                Event::Start(_) | Event::Keepalive(_) => {}
+    /// Pieces of this size, and as many as are kept.
+    const PIECE_BYTES: usize = 32 << 10;
+    const PIECES: usize = (KEPT_BYTES_MAX as usize).div_ceil(PIECE_BYTES + PIECE_OVERHEAD_BYTES as usize);
+
+    fn piece(number: usize) -> Output {
+        let mut text = vec![b'x'; PIECE_BYTES];
+        text[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        Output::Stdout(text)
+    }
+
+    fn number(item: &Item) -> usize {
+        let Item::Data(Output::Stdout(text)) = item else { panic!("{item:?}") };
+        u64::from_be_bytes(text[..8].try_into().expect("long enough")).try_into().expect("small")
+    }
+
+    /// Fills the room: one piece more would have to wait.
+    fn fill(followers: &Followers) {
+        for number in 0..PIECES {
+            assert_eq!(followers.tell(piece(number)).now_or_never(), Some(()), "{number}");
+        }
+    }
+
+    /// Numbers of all pieces that are left for a feed, and what comes after them.
+    async fn rest(mut feed: Feed) -> (Vec<usize>, Item) {
+        let mut numbers = Vec::new();
+        loop {
+            match feed.next().await {
+                item @ Item::Data(_) => numbers.push(number(&item)),
+                last => return (numbers, last),
             }
         }
-        counted
     }
 
-    fn piece() -> Output {
-        Output::Stdout(b"x".to_vec())
+    fn end() -> Item {
+        Item::End(EndEvent::default())
     }
 
-    #[tokio::test]
-    async fn a_full_queue_makes_everybody_wait_until_its_owner_leaves() {
-        let followers = Followers::default();
+    #[tokio::test(start_paused = true)]
+    async fn a_follower_that_leaves_is_waited_for_no_more() {
+        let followers = Arc::new(Followers::default());
         let (stalled, other) = (followers.add(), followers.add());
-        for _ in 0..QUEUE_CHUNKS {
-            assert_eq!(followers.tell(piece()).now_or_never(), Some(()));
-        }
-        let mut waiting = Box::pin(followers.tell(piece()));
-        assert_eq!(waiting.as_mut().now_or_never(), None);
-        let other = tokio::spawn(heard(other));
+        fill(&followers);
+        let other = tokio::spawn(rest(other));
+        let mut waiting = Box::pin(followers.tell(piece(PIECES)));
         tokio::task::yield_now().await;
         assert_eq!(waiting.as_mut().now_or_never(), None, "the other one has read, the stalled one has not");
         drop(stalled);
-        waiting.await;
-        followers.finish(EndEvent::default()).await;
-        assert_eq!(other.await.expect("no panic"), (QUEUE_CHUNKS + 1, true));
+        assert_eq!(waiting.now_or_never(), Some(()));
+        followers.finish(EndEvent::default());
+        assert_eq!(other.await.expect("no panic"), ((0..=PIECES).collect(), end()));
+        assert_eq!(followers.fan().pieces.capacity(), 0, "nothing is kept");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_follower_without_progress_is_dropped_and_the_next_gets_what_is_kept() {
+        let followers = Arc::new(Followers::default());
+        let (mut stalled, other) = (followers.add(), followers.add());
+        let other = tokio::spawn(rest(other));
+        let start = Instant::now();
+        for number in 0..2 * PIECES {
+            followers.tell(piece(number)).await;
+        }
+        assert_eq!(start.elapsed(), STALL_PATIENCE, "the process waited once");
+        assert_eq!(stalled.next().await, Item::Dropped);
+        drop(stalled);
+        let late = followers.add();
+        let too_late = followers.add();
+        followers.finish(EndEvent::default());
+        assert_eq!(other.await.expect("no panic"), ((0..2 * PIECES).collect(), end()), "the other one lost nothing");
+        let (numbers, last) = rest(late).await;
+        assert_eq!((numbers.last(), last), (Some(&(2 * PIECES - 1)), end()));
+        assert!(numbers.len() >= PIECES - 1 && numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{numbers:?}");
+        assert_eq!(rest(too_late).await, (vec![], end()), "it is told once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn output_goes_on_where_a_dropped_follower_stopped() {
+        let followers = Arc::new(Followers::default());
+        let mut stalled = followers.add();
+        fill(&followers);
+        for expected in 0..3 {
+            assert_eq!(number(&stalled.next().await), expected);
+        }
+        for number in PIECES..PIECES + 3 {
+            followers.tell(piece(number)).await;
+        }
+        followers.tell(piece(PIECES + 3)).await;
+        assert_eq!(stalled.next().await, Item::Dropped);
+        followers.finish(EndEvent::default());
+        let (numbers, _) = rest(followers.add()).await;
+        // The oldest pieces gave way to the last one.
+        assert_eq!(numbers, (5..=PIECES + 3).collect::<Vec<_>>());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_follower_that_reads_slowly_loses_nothing() {
+        let followers = Arc::new(Followers::default());
+        let mut slow = followers.add();
+        let total = 2 * PIECES;
+        let reader = tokio::spawn(async move {
+            let mut numbers = Vec::new();
+            loop {
+                tokio::time::sleep(STALL_PATIENCE - Duration::from_secs(1)).await;
+                match slow.next().await {
+                    item @ Item::Data(_) => numbers.push(number(&item)),
+                    last => return (numbers, last),
+                }
+            }
+        });
+        for number in 0..total {
+            followers.tell(piece(number)).await;
+            assert!(followers.fan().pieces.len() <= PIECES, "no more is kept than allowed");
+        }
+        followers.finish(EndEvent::default());
+        assert_eq!(reader.await.expect("no panic"), ((0..total).collect(), end()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trickle_is_no_progress() {
+        let followers = Arc::new(Followers::default());
+        let mut trickling = followers.add();
+        let writer = tokio::spawn({
+            let followers = Arc::clone(&followers);
+            async move {
+                for _ in 0..2 * KEPT_BYTES_MAX / PIECE_OVERHEAD_BYTES {
+                    followers.tell(Output::Pty(b"x".to_vec())).await;
+                }
+            }
+        });
+        let start = Instant::now();
+        while trickling.next().await != Item::Dropped {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert!(start.elapsed() < 3 * STALL_PATIENCE, "{:?}", start.elapsed());
+        writer.await.expect("no panic");
     }
 
     #[tokio::test]
-    async fn whoever_comes_whenever_hears_the_end() {
-        let followers = Followers::default();
+    async fn every_follower_hears_the_end() {
+        let followers = Arc::new(Followers::default());
         let early = followers.add();
-        followers.tell(piece()).await;
+        followers.tell(piece(7)).await;
         let late = followers.add();
-        followers.finish(EndEvent::default()).await;
-        let too_late = followers.add();
-        assert_eq!(heard(early).await, (1, true));
-        assert_eq!(heard(late).await, (0, true));
-        assert_eq!(heard(too_late).await, (0, true));
+        followers.finish(EndEvent::default());
+        assert_eq!(rest(early).await, (vec![7], end()));
+        assert_eq!(rest(late).await, (vec![], end()));
+        assert_eq!(rest(followers.add()).await, (vec![], end()));
+    }
+
+    #[tokio::test]
+    async fn without_followers_nothing_is_kept() {
+        let followers = Arc::new(Followers::default());
+        drop(followers.add());
+        followers.tell(piece(0)).await;
+        assert_eq!(followers.fan().pieces.len(), 0);
+        assert_eq!(followers.bytes(), PIECE_BYTES as u64);
+        assert!(!followers.has_replay());
     }
 }

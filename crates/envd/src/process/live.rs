@@ -1,7 +1,7 @@
 //! A living process: its task reads the output and hands it to every follower, then tells the end.
 //!
-//! The task owns the child. It reads output only as fast as the slowest follower takes it; without followers it reads and
-//! drops, so that the process never blocks. The end is told when the process is reaped *and* its output has ended, except
+//! The task owns the child. It reads output only as fast as the slowest follower takes it, and waits for none that takes nothing
+//! ([`followers`](super::followers)); without followers it reads and drops, so that the process never blocks. The end is told when the process is reaped *and* its output has ended, except
 //! after a signal through the daemon: then at once, because whoever kills a process does not want to wait for its
 //! grandchildren to close a pipe.
 
@@ -28,8 +28,7 @@ use crate::log::{Level, Log, OutputLines};
 use crate::state::State;
 
 use super::child::{Child, Streams, pid_of, window};
-use super::events::Feed;
-use super::followers::Followers;
+use super::followers::{Feed, Followers};
 use super::output::{Destination, Source};
 use super::registry::Registry;
 
@@ -62,7 +61,7 @@ pub(super) struct Live {
     config: ProcessConfig,
     tag: Option<String>,
     input: Input,
-    followers: Followers,
+    followers: Arc<Followers>,
     group: Option<Leaf>,
     state: Arc<State>,
     /// A signal was sent through the daemon.
@@ -108,7 +107,7 @@ impl Live {
             config,
             tag,
             input,
-            followers: Followers::default(),
+            followers: Arc::default(),
             group,
             state,
             signalled: CancellationToken::new(),
@@ -134,9 +133,13 @@ impl Live {
         self.tag.as_deref()
     }
 
-    /// Everything from now on.
+    /// Adds a follower of everything from now on.
     pub(super) fn subscribe(&self) -> Feed {
         self.followers.add()
+    }
+
+    pub(super) fn followers(&self) -> &Arc<Followers> {
+        &self.followers
     }
 
     async fn run(self: Arc<Self>, mut process: tokio::process::Child, sources: Sources, registry: Arc<Registry>) {
@@ -161,8 +164,8 @@ impl Live {
         drop(output);
         let end = end_event(status.and_then(Result::ok));
         self.log_end(&end);
-        registry.retire(&self, &end);
-        self.followers.finish(end).await;
+        registry.retire(&self);
+        self.followers.finish(end);
         self.state.idle.stir();
         self.state.activity.notify_one();
     }

@@ -7,14 +7,17 @@ use std::time::{Duration, Instant};
 use connectrpc::ConnectError;
 use hearth_envd_api::process::__buffa::oneof::process_selector::Selector;
 use hearth_envd_api::process::ProcessSelector;
-use hearth_envd_api::process::process_event::EndEvent;
 
+use super::followers::{Feed, Followers};
 use super::live::Live;
 
 /// How long an end is remembered for late followers.
 pub(crate) const RETENTION: Duration = Duration::from_secs(30);
 /// Ends remembered at most: a loop that starts thousands of processes must not fill the guest's memory.
 const ENDED_MAX: usize = 4096;
+/// Ended processes whose last output is kept for a later follower, because an earlier one was dropped. Each may have a few
+/// mebibytes.
+const REPLAYS_MAX: usize = 4;
 
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
@@ -30,7 +33,8 @@ struct Inner {
 #[derive(Debug)]
 struct Ended {
     tag: Option<String>,
-    end: EndEvent,
+    /// They tell the end to whoever comes.
+    followers: Arc<Followers>,
     at: Instant,
 }
 
@@ -50,7 +54,7 @@ impl Registry {
 
     /// Moves a process to the ended ones in one step: whoever looks sees the one or the other. If its number belongs to a
     /// newer process by now, which can be when its output outlived it, that one stays and this one is forgotten.
-    pub(super) fn retire(&self, live: &Arc<Live>, end: &EndEvent) {
+    pub(super) fn retire(&self, live: &Arc<Live>) {
         let mut inner = self.inner();
         inner.ended.retain(|_, ended| ended.at.elapsed() < RETENTION);
         if !inner.live.get(&live.pid()).is_some_and(|listed| Arc::ptr_eq(listed, live)) {
@@ -61,9 +65,11 @@ impl Registry {
         {
             inner.ended.remove(&oldest);
         }
-        let ended = Ended { tag: live.tag().map(str::to_owned), end: end.clone(), at: Instant::now() };
+        let followers = Arc::clone(live.followers());
+        let ended = Ended { tag: live.tag().map(str::to_owned), followers, at: Instant::now() };
         inner.ended.insert(live.pid(), ended);
         inner.live.remove(&live.pid());
+        inner.bound_replays();
     }
 
     /// Forgets ends that were remembered for long enough.
@@ -93,7 +99,8 @@ impl Registry {
         }
     }
 
-    pub(super) fn ended(&self, selector: &ProcessSelector) -> Option<(u32, EndEvent)> {
+    /// The number of a process that ended a short while ago, and a follower that hears the end.
+    pub(super) fn ended(&self, selector: &ProcessSelector) -> Option<(u32, Feed)> {
         let inner = self.inner();
         let recent = inner.ended.iter().filter(|(_, ended)| ended.at.elapsed() < RETENTION);
         let mut matching = recent.filter(|(pid, ended)| match &selector.selector {
@@ -101,6 +108,14 @@ impl Registry {
             Some(Selector::Tag(wanted)) => ended.tag.as_ref() == Some(wanted),
             None => false,
         });
-        matching.next().map(|(pid, ended)| (*pid, ended.end.clone()))
+        matching.next().map(|(pid, ended)| (*pid, ended.followers.add()))
+    }
+}
+
+impl Inner {
+    fn bound_replays(&mut self) {
+        let mut kept: Vec<&Ended> = self.ended.values().filter(|ended| ended.followers.has_replay()).collect();
+        kept.sort_by_key(|ended| std::cmp::Reverse(ended.at));
+        kept.into_iter().skip(REPLAYS_MAX).for_each(|ended| ended.followers.forget_replay());
     }
 }

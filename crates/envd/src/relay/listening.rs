@@ -1,27 +1,44 @@
-//! Which ports are listened on at loopback, as the kernel tells (proc_pid_net(5)).
+//! Ports that are listened on where the host does not come, as the kernel tells (proc_pid_net(5)).
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::LOOPBACK;
-
 /// TCP_LISTEN of the kernel's `tcp_states.h`.
 const LISTEN: &str = "0A";
 
-/// Ports, with the address to reach each at. Who listens at both is reached by IPv4.
-pub(super) fn on_loopback() -> BTreeMap<u16, IpAddr> {
+/// Returns ports with the address at which each is listened on, without those that are reached at `interface` anyway. A service
+/// of IPv6 at all addresses is among them: it may serve IPv4 as well, which the tables do not tell.
+pub(super) fn beside(interface: Ipv4Addr) -> BTreeMap<u16, IpAddr> {
     let mut found = BTreeMap::new();
     for table in ["/proc/net/tcp6", "/proc/net/tcp"] {
         // Without IPv6 there is no table of it.
         let Ok(file) = File::open(table) else { continue };
         let lines = BufReader::new(file).lines().skip(1).map_while(Result::ok);
         // Listeners come first; there may be very many connections after them.
-        let listeners = lines.map_while(|line| listener(&line).ok());
-        found.extend(listeners.filter(|(_, address)| LOOPBACK.contains(address)));
+        for (port, address) in lines.map_while(|line| listener(&line).ok()) {
+            let Some(rank) = rank(address, interface) else { continue };
+            let entry = found.entry(port).or_insert((rank, address));
+            *entry = (*entry).min((rank, address));
+        }
     }
-    found
+    found.into_iter().map(|(port, (_, address))| (port, address)).collect()
+}
+
+/// Order in which a service that listens at several addresses is reached; `None` for an address that needs no relay, or that
+/// cannot be connected to.
+fn rank(address: IpAddr, interface: Ipv4Addr) -> Option<u8> {
+    match address {
+        IpAddr::V4(address) if address.is_unspecified() || address == interface => None,
+        IpAddr::V4(Ipv4Addr::LOCALHOST) => Some(0),
+        IpAddr::V6(Ipv6Addr::LOCALHOST) => Some(1),
+        IpAddr::V4(address) if address.is_loopback() => Some(2),
+        // Such an address means nothing without its interface.
+        IpAddr::V6(address) if address.is_unicast_link_local() => None,
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Some(4),
+        _ => Some(3),
+    }
 }
 
 /// A line that is not one of a listener.
@@ -49,7 +66,8 @@ fn listener(line: &str) -> Result<(u16, IpAddr), Other> {
             for (index, chunk) in bytes.chunks_exact_mut(4).enumerate() {
                 chunk.copy_from_slice(&word(&address[index * 8..index * 8 + 8])?);
             }
-            IpAddr::V6(Ipv6Addr::from(bytes))
+            // An address of IPv4 at a socket of IPv6 is one of IPv4.
+            IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
         }
         _ => return Err(Other),
     };
@@ -77,12 +95,39 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_endian = "little")]
+    fn addresses_of_ipv4_at_sockets_of_ipv6() {
+        let mapped = "   1: 0000000000000000FFFF00000100007F:0050 00000000000000000000000000000000:0000 0A 0 0 0 0 0";
+        assert_eq!(listener(mapped), Ok((80, Ipv4Addr::LOCALHOST.into())));
+    }
+
+    #[test]
+    fn what_needs_a_relay() {
+        let interface = Ipv4Addr::new(169, 254, 0, 21);
+        let rank = |text: &str| rank(text.parse().expect("an address"), interface);
+        for direct in ["0.0.0.0", "169.254.0.21", "fe80::1"] {
+            assert_eq!(rank(direct), None, "{direct}");
+        }
+        let ranked = ["127.0.0.1", "::1", "127.0.1.1", "172.17.0.1", "::"].map(rank);
+        assert!(ranked.is_sorted() && ranked.iter().all(Option::is_some), "{ranked:?}");
+    }
+
+    #[test]
     fn this_machine_s_listeners_are_found() {
-        let at = |address: IpAddr| std::net::TcpListener::bind((address, 0)).expect("binds");
+        let at = |address: &str| std::net::TcpListener::bind((address, 0)).expect("binds");
         let port = |listener: &std::net::TcpListener| listener.local_addr().expect("bound").port();
-        let (v4, all) = (at(LOOPBACK[0]), at(Ipv4Addr::UNSPECIFIED.into()));
-        let found = on_loopback();
-        assert_eq!(found.get(&port(&v4)), Some(&LOOPBACK[0]));
-        assert_eq!(found.get(&port(&all)), None);
+        let listeners = ["127.0.0.1", "127.0.0.5", "127.83.1.3", "0.0.0.0"].map(|address| (address, at(address)));
+        let found = beside(Ipv4Addr::new(127, 83, 1, 3));
+        let found = listeners.map(|(address, listener)| (address, found.get(&port(&listener)).map(IpAddr::to_string)));
+        let relayed = |address: &str| Some(address.to_owned());
+        assert_eq!(
+            found,
+            [
+                ("127.0.0.1", relayed("127.0.0.1")),
+                ("127.0.0.5", relayed("127.0.0.5")),
+                ("127.83.1.3", None),
+                ("0.0.0.0", None)
+            ]
+        );
     }
 }

@@ -4,10 +4,11 @@ use std::fs;
 
 use hearth_envd_api::process::{ConnectRequest, ProcessSelector, SendInputRequest, SendInputResponse, Signal};
 
-use crate::connect::{CODECS, Codec, Events, Messages, Told, by_pid, by_tag, unary};
+use crate::connect::{CODECS, Codec, Events, Messages, Refused, Told, by_pid, by_tag, unary};
 use crate::daemon::{Daemon, is_alive, until, within};
 use crate::input::stdin;
 use crate::process::{command, shell};
+use crate::terminal::on_a_terminal;
 
 const CONNECT: &str = "/process.Process/Connect";
 /// What a reading client that stands still may cost the daemon: its own queue of chunks and the buffers below it.
@@ -177,7 +178,7 @@ async fn who_leaves_releases_the_others() {
     let mut stalled = daemon.follow(by_pid(pid)).await;
     stalled.pid().await;
     daemon.feed(pid, b"\n").await;
-    // The one that reads gets no further than the one that does not, until that one is gone.
+    // The one that reads gets little further than the one that does not, until that one is gone or was waited for long enough.
     let mut read = 0;
     let mut next = async || match reading.next().await.expect("no error").expect("not over") {
         Told::Stdout(bytes) => Some(bytes.len()),
@@ -207,6 +208,58 @@ async fn a_stalled_follower_does_not_keep_the_end_from_others() {
     within("the end", async { while !matches!(other.next().await.expect("no error"), Some(Told::End(_))) {} }).await;
     // Later the other one hears it too, after all that was waiting for it.
     while !matches!(stalled.next().await.expect("no error"), Some(Told::End(_))) {}
+}
+
+/// Reads to the end of a stream, whatever it is: the output and the error.
+async fn until_over(events: &mut Events) -> (Vec<u8>, Option<Refused>) {
+    let mut output = Vec::new();
+    loop {
+        match events.next().await {
+            Ok(Some(Told::Stdout(bytes) | Told::Stderr(bytes) | Told::Pty(bytes))) => output.extend(bytes),
+            Ok(Some(_)) => {}
+            Ok(None) => return (output, None),
+            Err(refused) => return (output, Some(refused)),
+        }
+    }
+}
+
+/// Lasts as long as the daemon waits for a client that does not read.
+#[tokio::test]
+async fn who_never_reads_is_left_behind_and_whoever_comes_gets_what_is_kept() {
+    const LAST: usize = 3_000_000;
+    let daemon = Daemon::start().await;
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let mut counted = String::new();
+    for number in 1..=LAST {
+        counted.push_str(&format!("{number}\n"));
+    }
+    let counts = async |on_terminal: bool| {
+        let done = folder.path().join(format!("done-{on_terminal}"));
+        let mut request = shell(&format!("stty -onlcr 2>/dev/null; seq 1 {LAST}; touch {}", done.display()));
+        if on_terminal {
+            request = on_a_terminal(request);
+        }
+        let mut unread = daemon.launch_with(Codec::Proto, &[], &request).await;
+        let pid = unread.pid().await;
+        until_blocked(pid).await;
+        let mut other = daemon.follow_with(Codec::Proto, &[], by_pid(pid)).await;
+        other.pid().await;
+        let (heard, refused) = until_over(&mut other).await;
+        assert!(refused.is_none() && heard.ends_with(b"2999999\n3000000\n"), "{refused:?}");
+        assert!(counted.as_bytes().ends_with(&heard), "the one that reads misses nothing");
+        assert!(done.exists());
+        let mut late = daemon.follow_with(Codec::Proto, &[], by_pid(pid)).await;
+        late.pid().await;
+        let (kept, refused) = until_over(&mut late).await;
+        assert!(refused.is_none() && kept.len() > 1 << 20 && counted.as_bytes().ends_with(&kept), "{}", kept.len());
+        let (heard, refused) = until_over(&mut unread).await;
+        assert!(counted.as_bytes().starts_with(&heard));
+        let refused = refused.expect("it was left behind");
+        assert_eq!(refused.code, "aborted");
+        assert!(refused.message.starts_with("the output was not read for 20 seconds"), "{refused:?}");
+    };
+    tokio::join!(counts(false), counts(true));
+    assert!(daemon.resident_kib() < 64 * 1024, "{} KiB", daemon.resident_kib());
 }
 
 #[tokio::test]

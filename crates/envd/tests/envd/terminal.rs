@@ -16,6 +16,13 @@ fn terminal(program: &str, args: &[&str], size: Option<(u32, u32)>) -> StartRequ
     request
 }
 
+/// A command at a terminal.
+pub(crate) fn on_a_terminal(mut request: StartRequest) -> StartRequest {
+    request.stdin = None;
+    request.pty = PTY::default().into();
+    request
+}
+
 impl Daemon {
     async fn resize(&self, pid: u32, size: Option<(u32, u32)>) -> Result<(), Refused> {
         let pty = size.map(|(cols, rows)| PTY {
