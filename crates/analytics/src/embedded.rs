@@ -1,6 +1,6 @@
 //! Lines, samples and usages in one SQLite file of the data directory.
 //!
-//! One connection writes, in the order of calls; a few read snapshots of the write-ahead log and wait for nobody. Each
+//! One connection writes, in the order of calls, and is closed when something fails on it; a few read snapshots of the write-ahead log and wait for nobody. Each
 //! connection has a thread of its own, so the runtime never waits for the disk. Commits are not synced: a power cut may
 //! cost the last lines, which nobody was promised.
 //!
@@ -22,6 +22,7 @@ mod schema;
 mod space;
 mod usages;
 mod write;
+mod writer;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -49,6 +50,7 @@ use crate::sample::{Sample, SampleQuery, Usage};
 use crate::{Logs, Samples, Usages, intake};
 
 use space::{Space, WAL_BYTES_MAX};
+use writer::Writer;
 
 /// How long everything is kept.
 pub const RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -102,8 +104,7 @@ pub struct Embedded {
     path: PathBuf,
     retention: SignedDuration,
     space: Space,
-    /// One connection.
-    writer: SqlitePool,
+    writer: Writer,
     readers: SqlitePool,
 }
 
@@ -125,8 +126,10 @@ impl Embedded {
         create_private(&path).map_err(|source| OpenError::CreateFile { path: path.clone(), source })?;
         let space = Space::new(bytes_max, sandbox_bytes_max, write_ahead_log(&path));
         let failed = |source| OpenError::Open { path: path.clone(), source };
-        let writer = pool(1).connect_with(writing(&path)).await.map_err(|error| failed(error.into()))?;
-        let readers = pool(READERS_MAX).connect_lazy_with(options(&path).pragma("query_only", "ON"));
+        let writer = pool(1).connect_with(writing(&path, &space)).await.map_err(|error| failed(error.into()))?;
+        let writer = Writer::new(writer);
+        let readers = pool(READERS_MAX).connect_with(options(&path).pragma("query_only", "ON")).await;
+        let readers = readers.map_err(|error| failed(error.into()))?;
         let embedded = Self { path: path.clone(), retention, space, writer, readers };
         let is_known = match schema::ensure(&embedded.writer).await {
             Ok(true) => embedded.remove_old().await.map(|()| true),
@@ -174,11 +177,15 @@ impl Embedded {
     async fn remove_old(&self) -> Result<(), Cause> {
         let now = Timestamp::now();
         let oldest = self.oldest(now);
-        samples::delete_aged(&mut *self.writer.acquire().await?, oldest).await?;
+        let mut connection = self.writer.lend().await?;
+        samples::delete_aged(&mut connection, oldest).await?;
+        connection.succeed();
         samples::merge_aged(&self.writer, now).await?;
-        let mut connection = self.writer.acquire().await?;
+        let mut connection = self.writer.lend().await?;
         usages::delete_aged(&mut connection, oldest).await?;
-        self.space.tidy(&mut connection, oldest).await
+        self.space.tidy(&mut connection, oldest).await?;
+        connection.succeed();
+        Ok(())
     }
 
     /// Lines from before are too old.
@@ -266,6 +273,9 @@ async fn in_time(writing: impl Future<Output = Result<(), Cause>>) -> Result<(),
 fn pool(connections_max: u32) -> SqlitePoolOptions {
     SqlitePoolOptions::new()
         .max_connections(connections_max)
+        // One of each kind stays open, and with it the write-ahead log and its index: making those again takes room on a disk
+        // that may be full.
+        .min_connections(1)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         // A file does not hang up.
         .test_before_acquire(false)
@@ -284,13 +294,14 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
-fn writing(path: &Path) -> SqliteConnectOptions {
+fn writing(path: &Path, space: &Space) -> SqliteConnectOptions {
     options(path)
         // These two are settled when the file is made. Asking for them takes the lock to write.
         .page_size(space::PAGE_BYTES)
         .auto_vacuum(SqliteAutoVacuum::Incremental)
         .pragma("wal_autocheckpoint", space::CHECKPOINT_PAGES.to_string())
         .pragma("journal_size_limit", (WAL_BYTES_MAX / 2).to_string())
+        .pragma("max_page_count", space.pages_max().to_string())
 }
 
 /// SQLite gives the log files the mode of the database.
@@ -323,10 +334,10 @@ mod tests {
             let embedded = Embedded::open(config.clone()).await.expect("it opens");
             let pages_max = pages_max.to_string();
             for (pool, name, expected) in [
-                (&embedded.writer, "journal_mode", "wal"),
-                (&embedded.writer, "synchronous", "1"),
-                (&embedded.writer, "auto_vacuum", "2"),
-                (&embedded.writer, "max_page_count", &pages_max),
+                (embedded.writer.pool(), "journal_mode", "wal"),
+                (embedded.writer.pool(), "synchronous", "1"),
+                (embedded.writer.pool(), "auto_vacuum", "2"),
+                (embedded.writer.pool(), "max_page_count", &pages_max),
                 (&embedded.readers, "journal_mode", "wal"),
                 (&embedded.readers, "query_only", "1"),
             ] {

@@ -12,6 +12,10 @@ use sea_orm::sqlx;
 const SQLITE_BUSY: u32 = 5;
 /// The same, within one shared cache.
 const SQLITE_LOCKED: u32 = 6;
+/// The file cannot grow: the disk, or the bound that SQLite itself keeps, is full.
+const SQLITE_FULL: u32 = 13;
+/// The index of the write-ahead log cannot grow (`SQLITE_IOERR_SHMSIZE`).
+const SQLITE_INDEX_FULL: u32 = 4874;
 
 /// Why the embedded backend could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +121,16 @@ impl Error {
     /// Whether the same call may succeed a little later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
+        self.cause().is_retryable()
+    }
+
+    /// Whether the disk is full. The same call succeeds once there is room.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self.cause().sqlite_code(), Some(SQLITE_FULL | SQLITE_INDEX_FULL))
+    }
+
+    fn cause(&self) -> &Cause {
         let (Self::Append { source, .. }
         | Self::Query { source, .. }
         | Self::KeepSample { source, .. }
@@ -124,7 +138,7 @@ impl Error {
         | Self::KeepUsage { source, .. }
         | Self::ReadUsage { source, .. }
         | Self::Tidy { source }) = self;
-        source.is_retryable()
+        source
     }
 }
 
@@ -160,11 +174,16 @@ impl Cause {
         match &self.0 {
             Reason::TooSlow(_) | Reason::Database(sqlx::Error::PoolTimedOut) => true,
             Reason::Damaged(..) | Reason::Other(_) => false,
-            Reason::Database(error) => {
-                let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
-                code.is_some_and(|code| matches!(code & 0xff, SQLITE_BUSY | SQLITE_LOCKED))
+            Reason::Database(_) => {
+                self.sqlite_code().is_some_and(|code| matches!(code & 0xff, SQLITE_BUSY | SQLITE_LOCKED))
             }
         }
+    }
+
+    /// SQLite's extended result code.
+    fn sqlite_code(&self) -> Option<u32> {
+        let Reason::Database(error) = &self.0 else { return None };
+        error.as_database_error()?.code()?.parse().ok()
     }
 }
 

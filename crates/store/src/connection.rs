@@ -5,8 +5,12 @@
 //! queue ([`Store::begin`]); between processes they wait for the file's lock or Postgres's. Readers see snapshots and
 //! wait for nobody. Each commit is synced before it is acknowledged.
 //!
+//! A connection whose transaction neither committed nor rolled back cleanly is closed, never lent again ([`writer`]).
+//!
 //! Lock rule: a [`Write`] holds the only in-process lock, for one short transaction without any IO but the database's.
 //! A task that holds one begins no other.
+
+mod writer;
 
 use std::fmt::{self, Display};
 use std::fs::OpenOptions;
@@ -20,16 +24,18 @@ use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection};
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sea_orm::sqlx::{self, Connection as _};
 use sea_orm::{
-    ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
-    RuntimeErr, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
+    ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DbBackend, DbErr, RuntimeErr, Statement,
 };
-use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use crate::error::{Cause, Error, failed};
+use crate::error::{Cause, Error};
 use crate::migration;
+pub(crate) use writer::Write;
+use writer::Writer;
 
-/// Connections of one store: one writes, the others read. Queries take well below a millisecond, so few are enough.
-const CONNECTIONS_MAX: u32 = 4;
+/// Connections that read. Queries take well below a millisecond, so few are enough.
+const READERS_MAX: u32 = 3;
+/// Connections that write: a database has one writer at a time.
+const WRITERS_MAX: u32 = 1;
 /// How long a write waits for another process to finish its own; SQLite polls, Postgres queues.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a call waits for a connection when all are in use.
@@ -123,8 +129,9 @@ impl fmt::Debug for Config {
 /// The durable rows. Cheap to clone: clones share connections and the turn to write.
 #[derive(Debug, Clone)]
 pub struct Store {
+    /// Connections that read.
     pub(crate) database: DatabaseConnection,
-    turn: Arc<Mutex<()>>,
+    writer: Writer,
     /// The connection that holds the claim to be the only control role.
     claim: Option<DatabaseConnection>,
 }
@@ -147,10 +154,10 @@ impl Store {
             if matches!(kind, Kind::Postgres) {
                 greet(config).await?;
             }
-            connect(config).await
+            let writer = Writer::new(connect(config, WRITERS_MAX).await?);
+            Ok(Self { database: connect(config, READERS_MAX).await?, writer, claim: None })
         };
-        let database = opened.await.map_err(|source| Error::Open { url: url.clone(), source })?;
-        let store = Self { database, turn: Arc::new(Mutex::new(())), claim: None };
+        let store = opened.await.map_err(|source| Error::Open { url: url.clone(), source })?;
         match migration::run(&store, &url).await {
             Ok(()) => Ok(store),
             Err(error) => {
@@ -186,7 +193,9 @@ impl Store {
 
     /// Waits for what runs and closes all connections, also those of clones; calls after it fail. Idempotent.
     pub async fn close(&self) {
-        for database in [Some(&self.database), self.claim.as_ref()].into_iter().flatten() {
+        // Readers first: the last connection to a SQLite file moves the write-ahead log into it.
+        for database in [Some(&self.database), Some(self.writer.database()), self.claim.as_ref()].into_iter().flatten()
+        {
             if let Err(error) = database.close_by_ref().await {
                 tracing::warn!(%error, "closing the database");
             }
@@ -195,46 +204,11 @@ impl Store {
 
     /// Begins a transaction that writes, when it is its turn. Dropping it undoes it.
     pub(crate) async fn begin(&self, action: &'static str, subject: impl Display + Send) -> Result<Write, Error> {
-        let turn = Arc::clone(&self.turn).lock_owned().await;
-        let subject = subject.to_string();
-        let options = TransactionOptions {
-            // The lock is taken before anything is read, so that no decision rests on what another process changes.
-            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-            ..TransactionOptions::default()
-        };
-        let transaction = self.database.begin_with_options(options).await.map_err(failed(action, &subject))?;
-        let write = Write { transaction, _turn: turn, action, subject };
-        if self.is_postgres() {
-            let lock = format!("SELECT pg_advisory_xact_lock({WRITER_LOCK})");
-            write.transaction.execute_unprepared(&lock).await.map_err(|error| write.failed(error))?;
-        }
-        Ok(write)
+        self.writer.begin(action, subject.to_string()).await
     }
 
     pub(crate) fn is_postgres(&self) -> bool {
         self.database.get_database_backend() == DbBackend::Postgres
-    }
-}
-
-/// A transaction that has its turn to write. Dropping it undoes it, before the next one begins.
-pub(crate) struct Write {
-    // In this order: the undoing of a dropped transaction is queued before the turn ends.
-    pub(crate) transaction: DatabaseTransaction,
-    _turn: OwnedMutexGuard<()>,
-    action: &'static str,
-    subject: String,
-}
-
-impl Write {
-    /// Makes the changes durable.
-    pub(crate) async fn commit(self) -> Result<(), Error> {
-        let Self { transaction, _turn, action, subject } = self;
-        transaction.commit().await.map_err(|error| Error::Commit { action, subject, source: Cause::from(error) })
-    }
-
-    /// What a query of this transaction failed to do.
-    pub(crate) fn failed(&self, error: DbErr) -> Error {
-        failed(self.action, &self.subject)(error)
     }
 }
 
@@ -273,13 +247,19 @@ async fn claim(config: &Config) -> Result<Option<DatabaseConnection>, DbErr> {
     Ok(None)
 }
 
-async fn connect(config: &Config) -> Result<DatabaseConnection, Cause> {
+async fn connect(config: &Config, connections_max: u32) -> Result<DatabaseConnection, Cause> {
     let mut options = ConnectOptions::new(&config.url);
+    let is_postgres = matches!(config.kind(), Ok(Kind::Postgres));
+    if !is_postgres {
+        // A file's connections need not be renewed. One of each kind stays open, and with it the write-ahead log and its
+        // index: making those again takes room on a disk that may be full.
+        options.min_connections(1).idle_timeout(None).max_lifetime(None);
+    }
     options
-        .max_connections(CONNECTIONS_MAX)
+        .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         // A file does not hang up, a server may.
-        .test_before_acquire(matches!(config.kind(), Ok(Kind::Postgres)))
+        .test_before_acquire(is_postgres)
         // Statements carry the contents of rows.
         .sqlx_logging(false)
         .record_stmt_in_spans(false)
@@ -289,6 +269,9 @@ async fn connect(config: &Config) -> Result<DatabaseConnection, Cause> {
                 .synchronous(SqliteSynchronous::Full)
                 .foreign_keys(true)
                 .busy_timeout(BUSY_TIMEOUT)
+        })
+        .map_sqlx_sqlite_pool_opts(|pool| {
+            pool.after_release(|connection, _| Box::pin(writer::is_rolled_back(connection)))
         })
         .map_sqlx_postgres_opts(|options| {
             options.application_name("hearth").options([
@@ -310,6 +293,8 @@ async fn connect(config: &Config) -> Result<DatabaseConnection, Cause> {
 
 #[cfg(test)]
 mod tests {
+    use sea_orm::TransactionTrait as _;
+
     use super::*;
 
     fn config(folder: &tempfile::TempDir) -> Config {
@@ -321,9 +306,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Store::open(&config(&folder)).await.expect("an empty database");
         let mut held = Vec::new();
-        for _ in 0..CONNECTIONS_MAX {
+        let readers = std::iter::repeat_n(&store.database, READERS_MAX as usize);
+        for database in readers.chain([store.writer.database()]) {
             // A transaction keeps its connection, so that the next one asks another.
-            held.push(store.database.begin().await.expect("a connection"));
+            held.push(database.begin().await.expect("a connection"));
             let asked = held.last().expect("just begun");
             for (name, expected) in [("journal_mode", "wal"), ("synchronous", "2"), ("foreign_keys", "1")] {
                 let sql = format!("PRAGMA {name}");
@@ -342,19 +328,16 @@ mod tests {
         let store = Store::open(&config(&folder)).await.expect("an empty database");
         let mut options = ConnectOptions::new(&config(&folder).url);
         options.map_sqlx_sqlite_opts(|options| options.busy_timeout(Duration::ZERO));
-        let other = Store { database: Database::connect(options).await.expect("it opens"), ..second(&store) };
+        // Another process has a queue of its own.
+        let other = Writer::new(Database::connect(options).await.expect("it opens"));
         let write = store.begin("writing", "something").await.expect("the first turn");
-        let error = other.begin("writing", "something").await.map(drop).expect_err("the lock is held");
+        let begin = async || other.begin("writing", "something".to_owned()).await;
+        let error = begin().await.map(drop).expect_err("the lock is held");
         assert!(error.is_retryable() && !error.is_effect_unknown(), "{error:?}");
         assert_eq!(error.to_string(), "writing something");
         drop(write);
         store.begin("writing", "something").await.expect("a dropped turn is over").commit().await.expect("no change");
-        other.begin("writing", "something").await.expect("the lock is free");
-    }
-
-    /// Another process has a queue of its own.
-    fn second(store: &Store) -> Store {
-        Store { turn: Arc::default(), ..store.clone() }
+        begin().await.expect("the lock is free");
     }
 
     #[test]

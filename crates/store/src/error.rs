@@ -3,13 +3,21 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::postgres::PgDatabaseError;
+use sea_orm::sqlx::sqlite::SqliteError;
 use sea_orm::{DbErr, RuntimeErr};
 
 /// Low byte of a SQLite result code: another process or connection writes (<https://www.sqlite.org/rescode.html>).
 const SQLITE_BUSY: u32 = 5;
 /// The same, within one shared cache.
 const SQLITE_LOCKED: u32 = 6;
+/// The file cannot grow: the disk, or the quota that SQLite itself keeps, is full.
+const SQLITE_FULL: u32 = 13;
+/// The index of the write-ahead log cannot grow (`SQLITE_IOERR_SHMSIZE`).
+const SQLITE_INDEX_FULL: u32 = 4874;
+/// Postgres's disk is full.
+const POSTGRES_FULL: &str = "53100";
 /// Postgres's codes for a lock or a connection that may be free a little later: a lock's timeout, a deadlock, no
 /// connection left, a server that starts (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
 const POSTGRES_BUSY: [&str; 4] = ["55P03", "40P01", "53300", "57P03"];
@@ -118,11 +126,25 @@ impl Error {
         }
     }
 
+    /// Whether the database's disk is full. The same call succeeds once there is room.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Open { source, .. }
+            | Self::Migrate { source, .. }
+            | Self::Query { source, .. }
+            | Self::Commit { source, .. } => source.is_full(),
+            Self::CreateFile { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
+            Self::Unsupported { .. } | Self::Claimed { .. } | Self::Newer { .. } | Self::Damaged { .. } => false,
+        }
+    }
+
     /// Whether the change may have been made although the call failed. Read again before you decide.
     #[must_use]
     pub fn is_effect_unknown(&self) -> bool {
-        // A busy database refuses a commit before it begins it.
-        matches!(self, Self::Commit { source, .. } if !source.is_busy())
+        // A busy database refuses a commit before it begins it; of one that found no room, the last frame, which makes it
+        // one, is not in the write-ahead log.
+        matches!(self, Self::Commit { source, .. } if !source.is_busy() && source.sqlite_code() != Some(SQLITE_FULL))
     }
 }
 
@@ -132,22 +154,31 @@ pub struct Cause(DbErr);
 
 impl Cause {
     pub(crate) fn is_busy(&self) -> bool {
-        match &self.0 {
-            DbErr::ConnectionAcquire(_) => true,
-            DbErr::Conn(error) | DbErr::Exec(error) | DbErr::Query(error) => is_busy(error),
-            _ => false,
-        }
+        matches!(self.0, DbErr::ConnectionAcquire(_))
+            || self.postgres_code().is_some_and(|code| POSTGRES_BUSY.contains(&code))
+            || self.sqlite_code().is_some_and(|code| matches!(code & 0xff, SQLITE_BUSY | SQLITE_LOCKED))
     }
-}
 
-fn is_busy(error: &RuntimeErr) -> bool {
-    let RuntimeErr::SqlxError(error) = error else { return false };
-    let Some(error) = error.as_database_error() else { return false };
-    if let Some(error) = error.try_downcast_ref::<PgDatabaseError>() {
-        return POSTGRES_BUSY.contains(&error.code());
+    fn is_full(&self) -> bool {
+        self.postgres_code() == Some(POSTGRES_FULL)
+            || self.sqlite_code().is_some_and(|code| matches!(code, SQLITE_FULL | SQLITE_INDEX_FULL))
     }
-    let code = error.code().and_then(|code| code.parse::<u32>().ok());
-    code.is_some_and(|code| matches!(code & 0xff, SQLITE_BUSY | SQLITE_LOCKED))
+
+    fn postgres_code(&self) -> Option<&str> {
+        self.database_error()?.try_downcast_ref::<PgDatabaseError>().map(PgDatabaseError::code)
+    }
+
+    /// SQLite's extended result code.
+    fn sqlite_code(&self) -> Option<u32> {
+        let error = self.database_error()?;
+        error.try_downcast_ref::<SqliteError>()?.code()?.parse().ok()
+    }
+
+    fn database_error(&self) -> Option<&dyn DatabaseError> {
+        let (DbErr::Conn(error) | DbErr::Exec(error) | DbErr::Query(error)) = &self.0 else { return None };
+        let RuntimeErr::SqlxError(error) = error else { return None };
+        error.as_database_error()
+    }
 }
 
 impl From<DbErr> for Cause {

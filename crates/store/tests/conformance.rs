@@ -2,6 +2,8 @@
 
 #[path = "conformance/files.rs"]
 mod files;
+#[path = "conformance/full.rs"]
+mod full;
 #[path = "conformance/lists.rs"]
 mod lists;
 #[path = "conformance/logins.rs"]
@@ -14,6 +16,8 @@ mod nodes;
 mod postgres;
 #[path = "conformance/sandboxes.rs"]
 mod sandboxes;
+#[path = "conformance/small_disk.rs"]
+mod small_disk;
 #[path = "conformance/teams.rs"]
 mod teams;
 #[path = "conformance/templates.rs"]
@@ -146,6 +150,7 @@ macro_rules! conformance {
             let server = std::sync::Arc::new(postgres::Server::start().await);
             files::many_open(&server.create("empty").await).await;
             postgres::one_control_role_claims_a_database(&server).await;
+            full::a_connection_whose_commit_failed_is_closed(&server).await;
             let mut failures = Vec::new();
             $(
                 let shared = std::sync::Arc::clone(&server);

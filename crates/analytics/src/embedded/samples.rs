@@ -9,6 +9,7 @@ use sea_orm::sqlx::{Connection as _, query, query_as, query_scalar};
 
 use super::read::first_microsecond;
 use super::space::{STEP_LINES, Space};
+use super::writer::Writer;
 use crate::error::Cause;
 use crate::sample::{
     Bucket, RESOLUTIONS, Resolution, SAMPLE_INTERVAL, Sample, SampleQuery, Weighed, buckets, number, step_of, thin,
@@ -29,13 +30,13 @@ macro_rules! select {
 }
 
 pub(super) async fn keep(
-    writer: &SqlitePool,
+    writer: &Writer,
     space: &Space,
     team_id: TeamId,
     sandbox_id: &SandboxId,
     sample: &Sample,
 ) -> Result<(), Cause> {
-    let mut connection = writer.acquire().await?;
+    let mut connection = writer.lend().await?;
     space.make_room_for_sample(&mut connection).await?;
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     query("INSERT INTO sampled (team_id, sandbox_id) VALUES (?, ?) ON CONFLICT DO NOTHING")
@@ -68,7 +69,9 @@ pub(super) async fn keep(
     .bind(integer(disk_used))
     .execute(&mut *transaction)
     .await?;
-    Ok(transaction.commit().await?)
+    transaction.commit().await?;
+    connection.succeed();
+    Ok(())
 }
 
 pub(super) async fn range(
@@ -156,14 +159,21 @@ pub(super) async fn delete_oldest(connection: &mut SqliteConnection) -> Result<b
 
 /// Merges samples that have come to the age at which fewer are kept. Whoever waits to keep something has its turn after each
 /// step.
-pub(super) async fn merge_aged(writer: &SqlitePool, now: Timestamp) -> Result<(), Cause> {
+pub(super) async fn merge_aged(writer: &Writer, now: Timestamp) -> Result<(), Cause> {
     for pair in RESOLUTIONS.windows(2) {
         let [finer, coarser] = pair else { continue };
         // Only whole steps of the clock: a sample that comes to age later must not begin a second one.
         let age = now.checked_sub(finer.range_max).unwrap_or(Timestamp::MIN);
         let step = seconds(coarser.step.as_secs());
         let before_us = number(age, coarser.step).saturating_mul(step).saturating_mul(1_000_000);
-        while merge_some(&mut *writer.acquire().await?, finer, coarser, before_us).await? {}
+        loop {
+            let mut connection = writer.lend().await?;
+            let is_rest = merge_some(&mut connection, finer, coarser, before_us).await?;
+            connection.succeed();
+            if !is_rest {
+                break;
+            }
+        }
     }
     Ok(())
 }

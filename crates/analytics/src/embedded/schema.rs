@@ -1,9 +1,9 @@
 //! The tables, step by step. Steps are only added, never changed once released, and never undone. The file's
 //! `user_version` counts those it has.
 
-use sea_orm::sqlx::sqlite::SqlitePool;
 use sea_orm::sqlx::{AssertSqlSafe, Connection as _, query_scalar, raw_sql};
 
+use super::writer::Writer;
 use crate::error::Cause;
 
 const STEPS: &[&str] = &[LOG_LINES, SAMPLES];
@@ -98,8 +98,8 @@ END;
 ";
 
 /// Brings the tables up to date; `false`: a newer version did so before, and nothing was changed.
-pub(super) async fn ensure(writer: &SqlitePool) -> Result<bool, Cause> {
-    let mut connection = writer.acquire().await?;
+pub(super) async fn ensure(writer: &Writer) -> Result<bool, Cause> {
+    let mut connection = writer.lend().await?;
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     let version: i64 = query_scalar("PRAGMA user_version").fetch_one(&mut *transaction).await?;
     let Some(pending) = usize::try_from(version).ok().and_then(|version| STEPS.get(version..)) else {
@@ -112,5 +112,6 @@ pub(super) async fn ensure(writer: &SqlitePool) -> Result<bool, Cause> {
     let version = AssertSqlSafe(format!("PRAGMA user_version = {}", STEPS.len()));
     raw_sql(version).execute(&mut *transaction).await?;
     transaction.commit().await?;
+    connection.succeed();
     Ok(true)
 }

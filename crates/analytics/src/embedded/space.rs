@@ -55,6 +55,11 @@ impl Space {
         Self { pages_max, sandbox_bytes_max, write_ahead_log }
     }
 
+    /// Most pages of the file.
+    pub(super) fn pages_max(&self) -> u64 {
+        self.pages_max
+    }
+
     /// Makes room for so many bytes of a sandbox's lines: first at its own cost, then at that of the
     /// team that has most.
     pub(super) async fn make_room(

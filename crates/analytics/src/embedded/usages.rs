@@ -9,11 +9,12 @@ use sea_orm::sqlx::{Connection as _, query, query_as};
 
 use super::read::first_microsecond;
 use super::space::{STEP_LINES, Space};
+use super::writer::Writer;
 use crate::error::Cause;
 use crate::sample::{Usage, thin_usage};
 
-pub(super) async fn keep(writer: &SqlitePool, space: &Space, usages: &[(TeamId, Usage)]) -> Result<(), Cause> {
-    let mut connection = writer.acquire().await?;
+pub(super) async fn keep(writer: &Writer, space: &Space, usages: &[(TeamId, Usage)]) -> Result<(), Cause> {
+    let mut connection = writer.lend().await?;
     space.make_room_for_usages(&mut connection, usages.len() as u64).await?;
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     for (team_id, usage) in usages {
@@ -30,7 +31,9 @@ pub(super) async fn keep(writer: &SqlitePool, space: &Space, usages: &[(TeamId, 
         .execute(&mut *transaction)
         .await?;
     }
-    Ok(transaction.commit().await?)
+    transaction.commit().await?;
+    connection.succeed();
+    Ok(())
 }
 
 pub(super) async fn range(

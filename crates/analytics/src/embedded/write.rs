@@ -1,10 +1,11 @@
 //! Appending.
 
 use hearth_types::TemplateId;
-use sea_orm::sqlx::sqlite::{SqliteConnection, SqlitePool};
+use sea_orm::sqlx::sqlite::SqliteConnection;
 use sea_orm::sqlx::{Connection as _, query, query_scalar};
 
 use super::space::{LINE_OVERHEAD_BYTES, Space};
+use super::writer::Writer;
 use crate::error::Cause;
 use crate::intake::Accepted;
 use crate::line::{Level, Source};
@@ -12,13 +13,8 @@ use crate::line::{Level, Source};
 /// Bytes of lines that are inserted at once: what bounds a transaction's part of the write-ahead log.
 const CHUNK_BYTES_MAX: usize = 1024 * 1024;
 
-pub(super) async fn append(
-    writer: &SqlitePool,
-    space: &Space,
-    source: &Source,
-    lines: Vec<Accepted>,
-) -> Result<(), Cause> {
-    let mut connection = writer.acquire().await?;
+pub(super) async fn append(writer: &Writer, space: &Space, source: &Source, lines: Vec<Accepted>) -> Result<(), Cause> {
+    let mut connection = writer.lend().await?;
     let mut rest = lines.as_slice();
     while !rest.is_empty() {
         let (chunk, after) = rest.split_at(chunk_length(rest));
@@ -27,6 +23,7 @@ pub(super) async fn append(
         space.make_room(&mut connection, source.team_id, &source.sandbox_id, bytes).await?;
         insert(&mut connection, source, chunk).await?;
     }
+    connection.succeed();
     Ok(())
 }
 

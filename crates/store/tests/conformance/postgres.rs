@@ -1,6 +1,7 @@
 //! A Postgres server of the suite's own: in a temporary folder, on a socket in it, as an unprivileged user, gone
 //! afterwards.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use hearth_store::{Config, Store};
-use sea_orm::{ConnectionTrait as _, Database, DatabaseConnection};
+use sea_orm::{ConnectionTrait as _, Database, DatabaseConnection, DbBackend, Statement};
 use tempfile::TempDir;
 
 /// Postgres does not run as root: then it runs as this user, whom no file of the host belongs to.
@@ -76,6 +77,28 @@ impl Server {
     pub(crate) async fn create(&self, name: &str) -> Config {
         self.database.execute_unprepared(&format!("CREATE DATABASE \"{name}\"")).await.expect(name);
         Config { url: url(&self.folder.path().join("data"), name) }
+    }
+
+    /// An empty database whose tables are in this folder.
+    pub(crate) async fn create_on(&self, name: &str, folder: &Path) -> Config {
+        let tables = folder.join("tables");
+        fs::create_dir(&tables).expect("a folder in it");
+        let owner = fs::metadata(self.folder.path().join("data")).expect("the server's folder");
+        chown(&tables, Some(owner.uid()), Some(owner.gid())).expect("a folder of the server");
+        for sql in [
+            format!("CREATE TABLESPACE \"{name}\" LOCATION '{}'", tables.display()),
+            format!("CREATE DATABASE \"{name}\" TABLESPACE \"{name}\""),
+        ] {
+            self.database.execute_unprepared(&sql).await.expect(&sql);
+        }
+        Config { url: url(&self.folder.path().join("data"), name) }
+    }
+
+    /// The processes that serve a store's connections to a database.
+    pub(crate) async fn connections(&self, name: &str) -> BTreeSet<i32> {
+        let sql = format!("SELECT pid FROM pg_stat_activity WHERE datname = '{name}' AND application_name = 'hearth'");
+        let rows = self.database.query_all_raw(Statement::from_string(DbBackend::Postgres, sql)).await;
+        rows.expect("a read").iter().map(|row| row.try_get("", "pid").expect("a number")).collect()
     }
 }
 
