@@ -83,10 +83,10 @@ class Guest:
     port: int
 
     @classmethod
-    def start(cls, sandbox: Sandbox, port: int = 8000) -> "Guest":
-        """Starts `guest/server.py` and waits until it listens."""
-        sandbox.files.write("/home/user/server.py", program("server.py"))
-        handle = sandbox.commands.run(f"python3 server.py {port}", background=True, timeout=0)
+    def start(cls, sandbox: Sandbox, port: int = 8000, name: str = "server.py") -> "Guest":
+        """Starts a program of `guest` and waits until it listens."""
+        sandbox.files.write(f"/home/user/{name}", program(name))
+        handle = sandbox.commands.run(f"python3 {name} {port}", background=True, timeout=0)
         # It says so when it listens; nobody has to ask again and again.
         for stdout, stderr, _ in handle:
             if stdout and "listening" in stdout:

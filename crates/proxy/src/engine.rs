@@ -59,9 +59,21 @@ const CLOSED_MAX: usize = 16_384;
 /// How long the engine's tasks may take to end after they were cut. They only have to be polled once.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Servers at the other end of an engine's connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    /// Programs of users, written by anybody: header names are sent in their canonical case (`Host`), because some programs
+    /// compare them case-sensitively, and a connection that may hold bytes nobody asked for is not used again.
+    Guests,
+    /// Proxies of this crate.
+    Nodes,
+}
+
 /// Bounds of an engine.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Servers that requests are sent to.
+    pub destination: Destination,
     /// Most requests and upgraded streams of one group at a time.
     pub requests_per_group_max: usize,
     /// Most idle connections kept for one key.
@@ -75,14 +87,24 @@ impl Config {
     /// for 640 s.
     #[must_use]
     pub fn for_guests() -> Self {
-        Self { requests_per_group_max: 1024, idle_per_key_max: 32, idle_timeout: Duration::from_secs(600) }
+        Self {
+            destination: Destination::Guests,
+            requests_per_group_max: 1024,
+            idle_per_key_max: 32,
+            idle_timeout: Duration::from_secs(600),
+        }
     }
 
     /// For an edge, whose groups are nodes: they keep connections idle longer than this, see
     /// [`IDLE_TIMEOUT`](crate::serve::IDLE_TIMEOUT). How many requests there are is bounded where they come in.
     #[must_use]
     pub fn for_nodes() -> Self {
-        Self { requests_per_group_max: usize::MAX >> 4, idle_per_key_max: 256, idle_timeout: Duration::from_secs(600) }
+        Self {
+            destination: Destination::Nodes,
+            requests_per_group_max: usize::MAX >> 4,
+            idle_per_key_max: 256,
+            idle_timeout: Duration::from_secs(600),
+        }
     }
 }
 
@@ -236,6 +258,7 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
         let client_upgrade = hop::asks_upgrade(&request).then(|| hyper::upgrade::on(&mut request));
         let (mut parts, body) = request.into_parts();
         hop::prepare_request(&mut parts);
+        let asks_head = parts.method == Method::HEAD;
         let mut replay = Replay::new(parts, body);
 
         let mut idle = admission.take_idle(port, replay.idle_max());
@@ -244,7 +267,7 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
             let mut connection = match idle.take() {
                 Some(connection) => connection,
                 // Seldom, and large.
-                None => Box::pin(connect(&dial)).await?,
+                None => Box::pin(connect(&dial, self.inner.config.destination)).await?,
             };
             let sent = if reused { replay.first() } else { replay.last() };
             match connection.send(sent).await {
@@ -259,7 +282,10 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
             connection.detach(&self.inner.tasks, admission.cut());
             return Ok(self.splice(admission, client_upgrade, response));
         }
-        let lease = Lease::new(admission, connection, port, &self.inner.config, &self.inner.tasks);
+        let mut lease = Lease::new(admission, connection, port, &self.inner.config, &self.inner.tasks);
+        if self.inner.config.destination == Destination::Guests && answer::may_be_overlong(asks_head, &response) {
+            lease.close_at_end();
+        }
         Ok(answer::stream(lease, response, replay.is_sent()))
     }
 
@@ -336,14 +362,14 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
     }
 }
 
-async fn connect<D, F, S>(dial: &D) -> Result<Connection, Error>
+async fn connect<D, F, S>(dial: &D, destination: Destination) -> Result<Connection, Error>
 where
     D: Fn() -> F,
     F: Future<Output = io::Result<S>>,
     S: Io,
 {
     let io = dial().await.map_err(Error::Dial)?;
-    Connection::open(Box::new(io)).await.map_err(Error::NoAnswer)
+    Connection::open(Box::new(io), destination).await.map_err(Error::NoAnswer)
 }
 
 /// Drops connections that were idle too long, and groups that nothing is left of.

@@ -32,4 +32,4 @@ pub mod target;
 pub mod tls;
 
 pub use body::{Body, BoxError};
-pub use engine::{Config, Engine, Error, Key};
+pub use engine::{Config, Destination, Engine, Error, Key};

@@ -107,7 +107,7 @@ where
     let listener = listener.into();
     let tasks = TaskSet::new();
     let _cut_when_dropped = tasks.token().drop_guard();
-    let builder = Arc::new(protocols(&tasks));
+    let builder = Arc::new(protocols(&tasks, !matches!(listener, Listener::Unix(_))));
     let room = Arc::new(Semaphore::new(config.connections_max as usize));
     loop {
         let next = async {
@@ -143,9 +143,10 @@ where
     cut
 }
 
-fn protocols(tasks: &TaskSet) -> auto::Builder<Streams> {
+/// `half_close`: clients may close their half of a connection behind a request, which [`Socket`] judges.
+fn protocols(tasks: &TaskSet, half_close: bool) -> auto::Builder<Streams> {
     let mut builder = auto::Builder::new(Streams { tasks: tasks.clone() });
-    builder.http1().max_headers(HEADERS_MAX).max_buf_size(BUFFER_BYTES_MAX);
+    builder.http1().max_headers(HEADERS_MAX).max_buf_size(BUFFER_BYTES_MAX).half_close(half_close);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -251,12 +252,13 @@ where
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let version = request.version();
-        let exchange = Arc::new(Exchange::begin(Arc::clone(&self.conversation), version));
+        let has_body = !http_body::Body::is_end_stream(request.body());
+        let exchange = Arc::new(Exchange::begin(Arc::clone(&self.conversation), version, has_body));
         request.extensions_mut().insert(self.peer.clone());
         let (parts, incoming) = request.into_parts();
-        let body = match http_body::Body::is_end_stream(&incoming) {
-            true => empty(),
-            false => boxed(RequestBody::new(incoming, &parts, Arc::clone(&exchange), self.tasks.clone())),
+        let body = match has_body {
+            false => empty(),
+            true => boxed(RequestBody::new(incoming, &parts, Arc::clone(&exchange), self.tasks.clone())),
         };
         let handled = self.handler.clone().oneshot(Request::from_parts(parts, body));
         Box::pin(handled.map_ok(move |response| {

@@ -1,5 +1,7 @@
 // What the platform gives to programs in a sandbox: an identity, its environment, its numbers, and ways in.
 
+import { readFile } from 'node:fs/promises'
+
 import { Sandbox } from 'e2b'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 
@@ -39,6 +41,19 @@ test.each([
   await eventually(async () => (await (await ask()).text()) === address, FORWARDED_WITHIN_MS)
   await server.kill()
   await eventually(async () => (await ask()).status === 502, FORWARDED_WITHIN_MS)
+})
+
+test('a service reads header names in canonical case, and the host that was asked for', async () => {
+  const network = { maskRequestHost: 'custom-host.example.com:${PORT}' }
+  const sandbox = await newSandbox({ network })
+  await sandbox.files.write('echo_head.py', await readFile(new URL('../../python/guest/echo_head.py', import.meta.url), 'utf8'))
+  const said = new Transcript()
+  await sandbox.commands.run('python3 echo_head.py 8090', { background: true, timeoutMs: 0, onStdout: said.add })
+  await said.until('listening')
+  const headers = { ...byHeaders(sandbox.sandboxId, 8090), 'x-request-ID': '1' }
+  const head = await (await fetch(SANDBOX_URL, { headers })).text()
+  expect(head).toContain('\r\nHost: custom-host.example.com:8090\r\n')
+  expect(head).toContain('\r\nX-Request-Id: 1\r\n')
 })
 
 // envd: X2

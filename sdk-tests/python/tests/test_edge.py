@@ -51,6 +51,13 @@ def test_the_host_header_reaches_the_service(edge, guest):
     assert edge.get("/", headers={"Host": name}).json()["headers"]["host"] == name
 
 
+def test_header_names_reach_a_service_in_canonical_case(new_sandbox, edge):
+    own = Guest.start(new_sandbox(network={"mask_request_host": "custom-host.example.com:${PORT}"}), 8090, "echo_head.py")
+    for way in (own.by_headers(), own.by_host()):
+        lines = edge.get("/", headers={**way, "x-request-ID": "1", "user-agent": "t"}).text.splitlines()
+        assert {"Host: custom-host.example.com:8090", "X-Request-Id: 1", "User-Agent: t"} <= set(lines)
+
+
 def test_answers_come_back_as_they_are(edge, way):
     for status in (201, 404, 418, 500, 503):
         assert edge.get(f"/status/{status}", headers=way).status_code == status

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hearth_stdx::{Seldom, TaskSet};
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Response, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -46,6 +46,11 @@ impl Lease {
         Self { admission, connection, port, keep, idle_max, tasks: tasks.clone(), cut: None }
     }
 
+    /// Closes the connection after the answer instead of using it again.
+    pub(super) fn close_at_end(&mut self) {
+        self.idle_max = 0;
+    }
+
     /// The answer has been read to its end: keeps the connection for the next request as soon as it is ready for it. Until
     /// then, the rest of the request may still be on its way.
     fn end(mut self) {
@@ -81,6 +86,16 @@ fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get("keep-alive")?.to_str().ok()?;
     let seconds = value.split(',').find_map(|part| part.trim().strip_prefix("timeout="))?;
     Some(Duration::from_secs(seconds.parse().ok()?).saturating_sub(KEEP_ALIVE_MARGIN))
+}
+
+/// Whether a program that does not know HTTP well may send a body behind this head, where there must be none (RFC 9110, 9.3.2,
+/// 15.3.5 and 15.4.5). Those bytes would be taken for the next answer.
+pub(super) fn may_be_overlong(asked_head: bool, response: &Response<Incoming>) -> bool {
+    let headers = response.headers();
+    let is_bare = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let announces = headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
+    asked_head || is_bare && announces
 }
 
 /// The answer, with its body streaming. `is_sent`: so is the request, to its end.

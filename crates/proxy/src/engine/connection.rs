@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
 use crate::dial::Io;
+use crate::engine::Destination;
 use crate::engine::drive::Drive;
 use crate::engine::replay::ReplayBody;
 use crate::serve::HEADERS_MAX;
@@ -43,10 +44,12 @@ pub(super) struct Unsent {
 
 impl Connection {
     /// Speaks HTTP/1.1 on `io` until either side ends it.
-    pub(super) async fn open(io: Box<dyn Io>) -> Result<Self, hyper::Error> {
+    pub(super) async fn open(io: Box<dyn Io>, destination: Destination) -> Result<Self, hyper::Error> {
         let answered = Arc::new(AtomicBool::new(false));
         let watched = Watched { io, answered: Arc::clone(&answered), unread: None };
-        let (sender, connection) = Builder::new().max_headers(HEADERS_MAX).handshake(TokioIo::new(watched)).await?;
+        let mut builder = Builder::new();
+        builder.max_headers(HEADERS_MAX).title_case_headers(destination == Destination::Guests);
+        let (sender, connection) = builder.handshake(TokioIo::new(watched)).await?;
         let drive = Drive::new(async move {
             // Whoever waits for an answer or reads it is told, too.
             if let Err(error) = connection.with_upgrades().await {

@@ -48,9 +48,10 @@ impl Body for RequestBody {
         let this = self.get_mut();
         let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
         this.asks_first = false;
-        let frame = ready!(Pin::new(incoming).poll_frame(cx));
-        if !matches!(frame, Some(Ok(_))) {
+        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        if !matches!(frame, Some(Ok(_))) || incoming.is_end_stream() {
             this.incoming = None;
+            this.exchange.body_is_over();
         }
         Poll::Ready(frame)
     }
@@ -67,6 +68,7 @@ impl Body for RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         let Some(incoming) = self.incoming.take() else { return };
+        self.exchange.body_is_over();
         if !self.discard
             || self.asks_first
             || incoming.is_end_stream()

@@ -36,6 +36,8 @@ struct State {
     phase: Phase,
     /// HTTP/2 peers talk about the connection itself between requests: bytes do not mean that a head has begun.
     multiplexed: bool,
+    /// A body of a request is still on its way: of the last one that began.
+    has_body: bool,
     /// The connection's task is just polling it.
     is_polled: bool,
     /// The deadline changed after it was last asked for.
@@ -58,7 +60,7 @@ impl Conversation {
     pub(super) fn new() -> Self {
         let phase = Phase::Head { until: Instant::now() + HEAD_TIMEOUT };
         Self {
-            state: Mutex::new(State { phase, multiplexed: false, is_polled: false, is_news: false }),
+            state: Mutex::new(State { phase, multiplexed: false, has_body: false, is_polled: false, is_news: false }),
             reader: AtomicWaker::new(),
             begun: Notify::new(),
             broken: AtomicBool::new(false),
@@ -121,14 +123,26 @@ impl Conversation {
         }
     }
 
+    /// Whether an HTTP/1 request was read whole and is being answered. `reader` is woken when that becomes so.
+    pub(super) fn is_answering(&self, reader: &Waker) -> bool {
+        let state = self.state();
+        if !matches!(state.phase, Phase::Busy { .. }) || state.multiplexed {
+            return false;
+        }
+        if state.has_body {
+            self.reader.register(reader);
+        }
+        !state.has_body
+    }
+
     /// Whether the connection is to be reset instead of closed.
     pub(super) fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Relaxed)
     }
 
-    fn begin(&self, multiplexed: bool) {
+    fn begin(&self, multiplexed: bool, has_body: bool) {
         let mut state = self.state();
-        state.multiplexed = multiplexed;
+        (state.multiplexed, state.has_body) = (multiplexed, has_body);
         state.phase = match state.phase {
             Phase::Head { .. } | Phase::Idle { .. } => Phase::Busy { exchanges: 1 },
             Phase::Busy { exchanges } => Phase::Busy { exchanges: exchanges + 1 },
@@ -161,9 +175,20 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn begin(conversation: Arc<Conversation>, version: Version) -> Self {
-        conversation.begin(version == Version::HTTP_2);
+    pub(super) fn begin(conversation: Arc<Conversation>, version: Version, has_body: bool) -> Self {
+        conversation.begin(version == Version::HTTP_2, has_body);
         Self { conversation }
+    }
+
+    /// The request was read whole, or nobody reads the rest.
+    pub(super) fn body_is_over(&self) {
+        let mut state = self.conversation.state();
+        state.has_body = false;
+        let is_polled = state.is_polled;
+        drop(state);
+        if !is_polled {
+            self.conversation.reader.wake();
+        }
     }
 
     /// The connection stops speaking HTTP.
@@ -203,7 +228,7 @@ mod tests {
         conversation.bytes_arrived();
         assert_eq!(left(&conversation), Some(HEAD_TIMEOUT - Duration::from_secs(1)));
 
-        let exchange = Exchange::begin(Arc::clone(&conversation), Version::HTTP_11);
+        let exchange = Exchange::begin(Arc::clone(&conversation), Version::HTTP_11, false);
         assert_eq!(left(&conversation), None);
         drop(exchange);
         assert_eq!(left(&conversation), Some(IDLE_TIMEOUT));
@@ -216,8 +241,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nothing_is_late_while_an_exchange_lasts() {
         let conversation = Arc::new(Conversation::new());
-        let first = Exchange::begin(Arc::clone(&conversation), Version::HTTP_2);
-        let second = Exchange::begin(Arc::clone(&conversation), Version::HTTP_2);
+        let first = Exchange::begin(Arc::clone(&conversation), Version::HTTP_2, false);
+        let second = Exchange::begin(Arc::clone(&conversation), Version::HTTP_2, false);
         drop(first);
         conversation.bytes_arrived();
         assert_eq!(left(&conversation), None);
@@ -235,7 +260,7 @@ mod tests {
         let waiting = tokio::spawn(async move { waiting.head_is_over().await });
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(!waiting.is_finished());
-        drop(Exchange::begin(Arc::clone(&conversation), Version::HTTP_11));
+        drop(Exchange::begin(Arc::clone(&conversation), Version::HTTP_11, false));
         waiting.await.expect("no panic");
         conversation.head_is_over().await;
         assert_eq!(now.elapsed(), Duration::from_secs(1), "nothing is awaited of an idle connection");
@@ -244,7 +269,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_upgraded_stream_is_never_late() {
         let conversation = Arc::new(Conversation::new());
-        let exchange = Exchange::begin(Arc::clone(&conversation), Version::HTTP_11);
+        let exchange = Exchange::begin(Arc::clone(&conversation), Version::HTTP_11, false);
         exchange.switch();
         drop(exchange);
         conversation.bytes_arrived();
@@ -258,7 +283,7 @@ mod tests {
         let conversation = Arc::new(Conversation::new());
         let woken = Arc::new(Counted::default());
         let waker = Waker::from(Arc::clone(&woken));
-        let exchange = || Exchange::begin(Arc::clone(&conversation), Version::HTTP_11);
+        let exchange = || Exchange::begin(Arc::clone(&conversation), Version::HTTP_11, false);
 
         let one = exchange();
         assert_eq!(conversation.deadline(&waker), None);

@@ -1,9 +1,15 @@
 //! A client's connection, as bytes.
+//!
+//! A client may close its half of the connection behind its request and wait for the answer (`nc -N`), and one that has gone
+//! closes the same half: TCP does not tell the two apart until something is written. While an HTTP/1 exchange lasts the end of
+//! the client's bytes is therefore looked for here and not by hyper, and judged by its time: right behind the request it is half
+//! a close, later it means that the client has gone.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
@@ -11,17 +17,78 @@ use tokio::time::{Instant, Sleep};
 use crate::dial::Stream;
 use crate::serve::conversation::Conversation;
 
+/// Longest time between a request and the end of the client's bytes that still counts as half a close. Programs that half-close
+/// do it at once; those that give up wait longer first.
+const HALF_CLOSE_DELAY_MAX: Duration = Duration::from_secs(1);
+/// How long a half-closed connection may be without a byte of the answer. Longer answers in one piece are rare, and a client that
+/// has gone in truth holds its upstream for no longer than this.
+const HALF_CLOSED_SILENCE_MAX: Duration = Duration::from_secs(30);
+
 /// The bytes of a connection that ends when its [conversation](Conversation) has been silent for too long.
 pub(super) struct Socket {
     stream: Stream,
     conversation: Arc<Conversation>,
+    /// The client's half may be closed before the answer is over.
+    may_half_close: bool,
+    /// hyper waits for bytes, so it sees their end itself.
+    is_read: bool,
+    /// A byte of the next request, read while looking for the end.
+    ahead: Option<u8>,
+    /// Since when a request is read whole and nothing came behind it.
+    quiet_since: Option<Instant>,
+    /// When the last byte of the answer was written since the client's half was closed, or when it was closed.
+    half_closed: Option<Instant>,
     /// Runs out at the deadline that was last asked for; made when there is first something to wait for.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Socket {
     pub(super) fn new(stream: Stream, conversation: Arc<Conversation>) -> Self {
-        Self { stream, conversation, timer: None }
+        Self {
+            may_half_close: stream.as_tcp().is_some(),
+            is_read: false,
+            ahead: None,
+            quiet_since: None,
+            half_closed: None,
+            timer: None,
+            stream,
+            conversation,
+        }
+    }
+
+    /// Fails when the client has gone while its request is being answered.
+    fn poll_presence(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if std::mem::take(&mut self.is_read) || !self.may_half_close || !self.conversation.is_answering(cx.waker()) {
+            return Ok(());
+        }
+        if self.half_closed.is_none() && self.ahead.is_none() {
+            let mut byte = [0];
+            let mut buffer = ReadBuf::new(&mut byte);
+            let looked = Pin::new(&mut self.stream).poll_read(cx, &mut buffer)?;
+            let quiet_since = *self.quiet_since.get_or_insert_with(Instant::now);
+            if looked.is_pending() {
+                return Ok(());
+            }
+            self.ahead = buffer.filled().first().copied();
+            if self.ahead.is_none() {
+                let now = Instant::now();
+                if now.duration_since(quiet_since) > HALF_CLOSE_DELAY_MAX {
+                    return Err(io::ErrorKind::ConnectionAborted.into());
+                }
+                self.half_closed = Some(now);
+            }
+        }
+        let Some(since) = self.half_closed else { return Ok(()) };
+        if self.poll_timer(since + HALF_CLOSED_SILENCE_MAX, cx).is_ready() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
+    }
+
+    fn written(&mut self, result: &Poll<io::Result<usize>>) {
+        if self.half_closed.is_some() && matches!(result, Poll::Ready(Ok(1..))) {
+            self.half_closed = Some(Instant::now());
+        }
     }
 
     fn poll_timer(&mut self, until: Instant, cx: &mut Context<'_>) -> Poll<()> {
@@ -37,12 +104,20 @@ impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
-        if let Poll::Ready(result) = Pin::new(&mut this.stream).poll_read(cx, buffer) {
-            if buffer.filled().len() > before {
-                this.conversation.bytes_arrived();
-            }
-            return Poll::Ready(result);
+        if let Some(byte) = this.ahead.take() {
+            buffer.put_slice(&[byte]);
         }
+        let polled = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            this.quiet_since = None;
+            this.conversation.bytes_arrived();
+            // A failure behind the byte that was read ahead is there for the next read, too.
+            return Poll::Ready(Ok(()));
+        }
+        if polled.is_ready() {
+            return polled;
+        }
+        this.is_read = true;
         match this.conversation.deadline(cx.waker()) {
             Some(until) => {
                 ready!(this.poll_timer(until, cx));
@@ -55,7 +130,10 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.written(&result);
+        result
     }
 
     fn poll_write_vectored(
@@ -63,7 +141,10 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        this.written(&result);
+        result
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -71,7 +152,11 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        // hyper flushes whenever it is polled, after it has read what it wants.
+        this.poll_presence(cx)?;
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -181,6 +181,12 @@ async fn a_shut_down_engine_serves_nothing() {
     assert_eq!(client.get("/").await.status(), 502);
 }
 
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
 /// What an upstream sees of a client that leaves: at most the end of the connection, never the end of a message.
 async fn check_client_leaves(request: &'static str, answer: &'static str) {
     let mut seen = Handed::new();
@@ -201,6 +207,8 @@ async fn check_client_leaves(request: &'static str, answer: &'static str) {
     let mut client = stage.raw().await;
     write(&mut client, request).await;
     assert_eq!(seen.take().await, None);
+    // Whoever gives up has waited for a while.
+    pass(Duration::from_secs(2)).await;
     drop(client);
     let rest = seen.take().await.expect("the end");
     assert!(!rest.contains("0\r\n\r\n"), "{rest:?}");
@@ -216,6 +224,76 @@ async fn a_client_that_leaves_closes_the_upstream() {
     for (request, answer) in [(GET, ""), (GET, STREAM), (UPLOAD, ""), (UPLOAD, STREAM)] {
         check_client_leaves(request, answer).await;
     }
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_half_behind_the_request_gets_its_answer() {
+    let mut sources = Handed::new();
+    let hand = sources.hand();
+    let stage = Stage::before(upstream(move |request| endless(request, hand.clone())).await).await;
+    for request in [
+        "GET /stream HTTP/1.1\r\nhost: a\r\n\r\n",
+        "GET /stream HTTP/1.0\r\nhost: a\r\n\r\n",
+        "POST /stream HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody",
+    ] {
+        let mut client = stage.raw().await;
+        write(&mut client, request).await;
+        client.shutdown().await.expect("half a close");
+        let mut source = sources.take().await;
+        // As long as something comes now and then.
+        for _ in 0..3 {
+            pass(Duration::from_secs(20)).await;
+            source.send("part").await;
+            let mut read = Vec::new();
+            while !String::from_utf8_lossy(&read).contains("part") {
+                assert_ne!(soon("a part", client.read_buf(&mut read)).await.expect("it goes on"), 0, "{request}");
+            }
+        }
+        source.end();
+        let mut rest = Vec::new();
+        soon("the end", client.read_to_end(&mut rest)).await.expect("a proper end");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_right_behind_its_request_holds_its_upstream_for_half_a_minute() {
+    let mut sources = Handed::new();
+    let hand = sources.hand();
+    let stage = Stage::before(upstream(move |request| endless(request, hand.clone())).await).await;
+    let mut client = stage.raw().await;
+    write(&mut client, "GET /stream HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    client.shutdown().await.expect("half a close");
+    let source = sources.take().await;
+    read_head(&mut client).await;
+    drop(client);
+    pass(Duration::from_secs(29)).await;
+    // The proxy has polled the connection when it answers another.
+    let _ = stage.client().await.get("/").await;
+    assert!(!source.is_abandoned());
+    pass(Duration::from_secs(2)).await;
+    until("the upstream to see it", || source.is_abandoned()).await;
+}
+
+#[tokio::test]
+async fn half_an_upload_is_none() {
+    let mut seen = Handed::new();
+    let hand = seen.hand();
+    let upstream = raw_upstream(move |_, mut stream: TcpStream| {
+        let hand = hand.clone();
+        async move {
+            read_head(&mut stream).await;
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest).await;
+            hand(rest);
+        }
+    })
+    .await;
+    let stage = Stage::before(upstream).await;
+    let mut client = stage.raw().await;
+    write(&mut client, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nbody").await;
+    client.shutdown().await.expect("half a close");
+    assert!(seen.take().await.len() <= 4, "the upstream is told at once");
+    until("the places to be free again", || stage.engine.requests(&GROUP) == 0).await;
 }
 
 #[tokio::test]

@@ -276,3 +276,31 @@ async fn an_upstream_that_talks_unasked_is_left() {
         assert_eq!(text(soon("an answer", client.get("/")).await).await, "fine");
     }
 }
+
+#[tokio::test]
+async fn bytes_behind_an_answer_without_a_body_are_nobody_s_answer() {
+    let check = async |method: Method, head: &'static str| {
+        // A simple server writes a body whatever was asked for. It is slow: the next request is there before the body.
+        let upstream = raw_upstream(move |_, mut stream| async move {
+            read_head(&mut stream).await;
+            write(&mut stream, head).await;
+            if read_head(&mut stream).await.ends_with("\r\n\r\n") {
+                write(&mut stream, &format!("body{head}")).await;
+            }
+        })
+        .await;
+        let stage = Stage::before(upstream).await;
+        let mut client = stage.client().await;
+        for _ in 0..4 {
+            let mut request = get("/");
+            *request.method_mut() = method.clone();
+            let first = client.send(request).await;
+            assert!(first.status().as_u16() < 400, "{head}: {}", first.status());
+            assert_eq!(text(first).await, "");
+        }
+    };
+    check(Method::HEAD, "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n").await;
+    check(Method::HEAD, "HTTP/1.1 203 Fine\r\n\r\n").await;
+    check(Method::GET, "HTTP/1.1 204 No Content\r\ncontent-length: 4\r\n\r\n").await;
+    check(Method::GET, "HTTP/1.1 304 Not Modified\r\ntransfer-encoding: chunked\r\n\r\n").await;
+}
