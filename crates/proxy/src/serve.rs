@@ -18,6 +18,7 @@
 
 mod body;
 mod conversation;
+mod framing;
 mod listener;
 mod socket;
 
@@ -252,6 +253,11 @@ where
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let version = request.version();
         let exchange = Arc::new(Exchange::begin(Arc::clone(&self.conversation), version));
+        if framing::names_two_hosts(&request) {
+            let mut response = Response::new(AnswerBody::new(None, exchange, false));
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+            return Box::pin(std::future::ready(Ok(response)));
+        }
         request.extensions_mut().insert(self.peer.clone());
         let (parts, incoming) = request.into_parts();
         let body = match http_body::Body::is_end_stream(&incoming) {
@@ -263,7 +269,7 @@ where
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 exchange.switch();
             }
-            response.map(|body| AnswerBody::new(body, exchange, version == Version::HTTP_10))
+            response.map(|body| AnswerBody::new(Some(body), exchange, version == Version::HTTP_10))
         }))
     }
 }
