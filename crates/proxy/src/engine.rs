@@ -23,6 +23,7 @@ mod answer;
 mod connection;
 mod drive;
 mod group;
+mod guard;
 mod replay;
 mod splice;
 
@@ -278,6 +279,7 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let client_upgrade = client_upgrade.ok_or(Error::UnaskedUpgrade)?;
+            connection.switch();
             // It ends when both sides are handed over.
             connection.detach(&self.inner.tasks, admission.cut());
             return Ok(self.splice(admission, client_upgrade, response));

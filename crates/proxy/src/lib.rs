@@ -30,6 +30,7 @@ pub mod pages;
 pub mod serve;
 pub mod target;
 pub mod tls;
+mod turn;
 
 pub use body::{Body, BoxError};
 pub use engine::{Config, Destination, Engine, Error, Key};

@@ -18,6 +18,7 @@
 
 mod body;
 mod conversation;
+mod framing;
 mod listener;
 mod socket;
 
@@ -254,6 +255,11 @@ where
         let version = request.version();
         let has_body = !http_body::Body::is_end_stream(request.body());
         let exchange = Arc::new(Exchange::begin(Arc::clone(&self.conversation), version, has_body));
+        if framing::names_two_hosts(&request) {
+            let mut response = Response::new(AnswerBody::new(None, exchange, false));
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+            return Box::pin(std::future::ready(Ok(response)));
+        }
         request.extensions_mut().insert(self.peer.clone());
         let (parts, incoming) = request.into_parts();
         let body = match has_body {
@@ -265,7 +271,7 @@ where
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 exchange.switch();
             }
-            response.map(|body| AnswerBody::new(body, exchange, version == Version::HTTP_10))
+            response.map(|body| AnswerBody::new(Some(body), exchange, version == Version::HTTP_10))
         }))
     }
 }

@@ -149,6 +149,9 @@ impl http_body::Body for Answer {
         let Some(lease) = &mut this.lease else { return Poll::Ready(None) };
         let incoming = &mut this.incoming;
         let polled = lease.connection.poll(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx));
+        if polled.is_ready() {
+            lease.connection.advanced();
+        }
         match &polled {
             // Nothing comes after trailers, and after the last byte of a known length; nobody polls again to be told so.
             Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => this.end(),

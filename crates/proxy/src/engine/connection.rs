@@ -4,8 +4,8 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
 
 use hearth_stdx::TaskSet;
 use http::{Request, Response};
@@ -13,12 +13,13 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 use tokio_util::sync::CancellationToken;
 
 use crate::dial::Io;
 use crate::engine::Destination;
 use crate::engine::drive::Drive;
+use crate::engine::guard::{Guard, Shared};
 use crate::engine::replay::ReplayBody;
 use crate::serve::HEADERS_MAX;
 
@@ -31,7 +32,7 @@ const UNREAD_BYTES_MAX: usize = 64 << 20;
 pub(super) struct Connection {
     sender: SendRequest<ReplayBody>,
     drive: Drive,
-    answered: Arc<AtomicBool>,
+    shared: Arc<Shared>,
 }
 
 /// Why a request has no answer.
@@ -45,29 +46,39 @@ pub(super) struct Unsent {
 impl Connection {
     /// Speaks HTTP/1.1 on `io` until either side ends it.
     pub(super) async fn open(io: Box<dyn Io>, destination: Destination) -> Result<Self, hyper::Error> {
-        let answered = Arc::new(AtomicBool::new(false));
-        let watched = Watched { io, answered: Arc::clone(&answered), unread: None };
+        let shared = Arc::new(Shared::default());
+        let watched = Watched { io: io.take(0), shared: Arc::clone(&shared), guard: Guard::default(), unread: None };
         let mut builder = Builder::new();
         builder.max_headers(HEADERS_MAX).title_case_headers(destination == Destination::Guests);
         let (sender, connection) = builder.handshake(TokioIo::new(watched)).await?;
-        let drive = Drive::new(async move {
+        let drive = Drive::new(Arc::clone(&shared), async move {
             // Whoever waits for an answer or reads it is told, too.
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(error = %hearth_stdx::chain(&error), "an upstream connection ended");
             }
         });
-        Ok(Self { sender, drive, answered })
+        Ok(Self { sender, drive, shared })
     }
 
     /// Sends a request and waits for the head of its answer.
     pub(super) async fn send(&mut self, request: Request<ReplayBody>) -> Result<Response<Incoming>, Unsent> {
-        self.answered.store(false, Ordering::Relaxed);
+        self.shared.begin_exchange();
         let mut answer = pin!(self.sender.try_send_request(request));
         let answered = poll_fn(|cx| self.drive.poll(cx, |cx| answer.as_mut().poll(cx))).await;
         answered.map_err(|mut error: TrySendError<_>| Unsent {
             untouched: error.take_message().is_some(),
             error: error.into_error(),
         })
+    }
+
+    /// The upstream has sent something that was of use: a frame of its answer.
+    pub(super) fn advanced(&self) {
+        self.shared.advanced();
+    }
+
+    /// The connection stops speaking HTTP.
+    pub(super) fn switch(&self) {
+        self.shared.switch();
     }
 
     /// Polls what waits for something of this connection.
@@ -82,7 +93,7 @@ impl Connection {
 
     /// Whether anything came back since the last request was sent.
     pub(super) fn was_answered(&self) -> bool {
-        self.answered.load(Ordering::Relaxed)
+        self.shared.answered.load(Ordering::Relaxed)
     }
 
     /// Whether the next request can be sent now.
@@ -108,28 +119,31 @@ impl Connection {
     }
 }
 
-/// The bytes of a connection. Notes when an answer begins, and lets the answer be read when the upstream has stopped reading
-/// the request.
+/// The bytes of a connection. Notes when an answer begins, bounds what comes before it, shares the worker with other tasks, and
+/// lets the answer be read when the upstream has stopped reading the request.
 ///
 /// A server that refuses an upload answers and closes. Writing the rest of the upload then fails, usually before the answer was
 /// read. The failure is kept from hyper, which would give up at once: what comes next from reading decides, be it an answer or
 /// that the connection is over.
 struct Watched {
-    io: Box<dyn Io>,
-    answered: Arc<AtomicBool>,
+    /// Limited for each read to what is left of the turn.
+    io: Take<Box<dyn Io>>,
+    shared: Arc<Shared>,
+    guard: Guard,
     /// How many bytes were written into the void.
     unread: Option<usize>,
 }
 
 impl Watched {
     fn void(&mut self, bytes: usize) -> io::Result<usize> {
+        self.shared.turn.charge(bytes);
         let unread = self.unread.unwrap_or(0).saturating_add(bytes);
         self.unread = Some(unread);
         if unread > UNREAD_BYTES_MAX { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(bytes) }
     }
 
     fn written(&mut self, result: Poll<io::Result<usize>>, bytes: usize) -> Poll<io::Result<usize>> {
-        match result {
+        match self.shared.turn.written(result) {
             Poll::Ready(Err(error))
                 if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
             {
@@ -144,21 +158,24 @@ impl AsyncRead for Watched {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
-        let result = Pin::new(&mut this.io).poll_read(cx, buffer);
-        if buffer.filled().len() > before {
-            this.answered.store(true, Ordering::Relaxed);
+        ready!(this.shared.turn.poll_read(&mut this.io, cx, buffer))?;
+        let read = &buffer.filled()[before..];
+        if !read.is_empty() {
+            this.shared.answered.store(true, Ordering::Relaxed);
+            this.guard.check(&this.shared, read)?;
         }
-        result
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Watched {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.shared.turn.poll(cx));
         if this.unread.is_some() {
             return Poll::Ready(this.void(bytes.len()));
         }
-        let result = Pin::new(&mut this.io).poll_write(cx, bytes);
+        let result = Pin::new(this.io.get_mut()).poll_write(cx, bytes);
         this.written(result, bytes.len())
     }
 
@@ -169,22 +186,23 @@ impl AsyncWrite for Watched {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let bytes = slices.iter().map(|slice| slice.len()).sum();
+        ready!(this.shared.turn.poll(cx));
         if this.unread.is_some() {
             return Poll::Ready(this.void(bytes));
         }
-        let result = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
+        let result = Pin::new(this.io.get_mut()).poll_write_vectored(cx, slices);
         this.written(result, bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.io.get_ref().is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        Pin::new(self.get_mut().io.get_mut()).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        Pin::new(self.get_mut().io.get_mut()).poll_shutdown(cx)
     }
 }

@@ -15,6 +15,8 @@ use hearth_stdx::TaskSet;
 use tokio::task::unconstrained;
 use tokio_util::sync::CancellationToken;
 
+use crate::engine::guard::Shared;
+
 /// How often the two are polled before others get their turn. Each wakes the other a few times in an exchange.
 const ROUNDS_MAX: usize = 16;
 
@@ -24,6 +26,8 @@ pub(super) struct Drive {
     bytes: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     bell: Arc<Bell>,
     ringer: Waker,
+    /// Bounds how long the bytes are moved, here and in a task.
+    shared: Arc<Shared>,
     /// It has seen everything that happened before the bell last rang.
     is_up_to_date: bool,
 }
@@ -69,13 +73,13 @@ impl Bell {
 }
 
 impl Drive {
-    pub(super) fn new(bytes: impl Future<Output = ()> + Send + 'static) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, bytes: impl Future<Output = ()> + Send + 'static) -> Self {
         let bell =
             Bell { is_rung: AtomicBool::new(false), is_watched: AtomicBool::new(false), task: AtomicWaker::new() };
         let bell = Arc::new(bell);
-        // A look at it is to see what there is, whatever the budget of the task that looks.
+        // A look at it is to see what there is, whatever the budget of the task that looks. Its own turn bounds it.
         let bytes = Box::pin(unconstrained(bytes));
-        Self { bytes: Some(bytes), ringer: Waker::from(Arc::clone(&bell)), bell, is_up_to_date: false }
+        Self { bytes: Some(bytes), ringer: Waker::from(Arc::clone(&bell)), bell, shared, is_up_to_date: false }
     }
 
     /// Polls `wanted`, which waits for something of the connection, and moves the connection's bytes as long as that helps.
@@ -88,6 +92,7 @@ impl Drive {
             return wanted(cx);
         }
         self.is_up_to_date = false;
+        self.shared.turn.begin();
         self.bell.task.register(cx.waker());
         for _ in 0..ROUNDS_MAX {
             let (bell, bytes, ringer) = (&self.bell, &mut self.bytes, &self.ringer);
@@ -106,6 +111,9 @@ impl Drive {
             if polled.is_ready() || !is_rung {
                 return polled;
             }
+            if self.shared.turn.is_over() {
+                break;
+            }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -116,6 +124,7 @@ impl Drive {
         if self.is_up_to_date && !self.bell.is_rung.load(Ordering::SeqCst) {
             return;
         }
+        self.shared.turn.begin();
         let (bell, bytes, ringer) = (&self.bell, &mut self.bytes, &self.ringer);
         let (_, is_rung) = bell.watch(|| advance(bytes, &mut Context::from_waker(ringer)));
         self.is_up_to_date = !is_rung;
@@ -168,7 +177,7 @@ mod tests {
     fn echo() -> (Drive, mpsc::UnboundedSender<u8>, mpsc::UnboundedReceiver<u8>) {
         let (request, mut requests) = mpsc::unbounded_channel();
         let (answers, answer) = mpsc::unbounded_channel();
-        let drive = Drive::new(async move {
+        let drive = Drive::new(Arc::default(), async move {
             while let Some(message) = requests.recv().await {
                 if answers.send(message).is_err() {
                     return;
@@ -211,10 +220,13 @@ mod tests {
 
     #[test]
     fn one_that_never_rests_lets_others_have_their_turn() {
-        let mut drive = Drive::new(poll_fn(|cx| {
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        }));
+        let mut drive = Drive::new(
+            Arc::default(),
+            poll_fn(|cx| {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }),
+        );
         let woken = Arc::new(Counted::default());
         let waker = Waker::from(Arc::clone(&woken));
         assert!(drive.poll(&mut Context::from_waker(&waker), |_| Poll::<()>::Pending).is_pending());

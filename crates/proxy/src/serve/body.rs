@@ -11,6 +11,7 @@ use http::{Version, header, request};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::task::coop;
 
 use crate::body::BoxError;
 use crate::serve::conversation::Exchange;
@@ -48,7 +49,10 @@ impl Body for RequestBody {
         let this = self.get_mut();
         let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
         this.asks_first = false;
+        // A peer decides how small its frames are, and HTTP/2 has them ready without a look at a socket.
+        let budget = ready!(coop::poll_proceed(cx));
         let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        budget.made_progress();
         if !matches!(frame, Some(Ok(_))) || incoming.is_end_stream() {
             this.incoming = None;
             this.exchange.body_is_over();
@@ -93,12 +97,14 @@ async fn discard(mut incoming: Incoming) {
         if bytes > UNWANTED_BYTES_MAX {
             return;
         }
+        coop::consume_budget().await;
     }
 }
 
 /// The body of an answer.
 pub(super) struct AnswerBody<B> {
-    body: B,
+    /// `None`: nothing.
+    body: Option<B>,
     exchange: Arc<Exchange>,
     /// Its end is the end of the connection.
     close_delimited: bool,
@@ -106,7 +112,7 @@ pub(super) struct AnswerBody<B> {
 }
 
 impl<B> AnswerBody<B> {
-    pub(super) fn new(body: B, exchange: Arc<Exchange>, close_delimited: bool) -> Self {
+    pub(super) fn new(body: Option<B>, exchange: Arc<Exchange>, close_delimited: bool) -> Self {
         Self { body, exchange, close_delimited, failure: None }
     }
 }
@@ -124,7 +130,12 @@ where
         if let Some(failure) = this.failure.take() {
             return Poll::Ready(Some(Err(failure)));
         }
-        match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        // Whoever writes the frames of HTTP/2 takes all that are ready.
+        let budget = ready!(coop::poll_proceed(cx));
+        let frame = ready!(Pin::new(body).poll_frame(cx));
+        budget.made_progress();
+        match frame {
             Some(Err(failure)) => {
                 if this.close_delimited {
                     this.exchange.set_broken();
@@ -140,10 +151,10 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.failure.is_none() && self.body.is_end_stream()
+        self.failure.is_none() && self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
     }
 }

@@ -100,7 +100,8 @@ impl Conversation {
         }
     }
 
-    pub(super) fn bytes_arrived(&self) {
+    /// Notes that bytes came. Returns whether an exchange is under way, or another protocol spoken.
+    pub(super) fn bytes_arrived(&self) -> bool {
         let mut state = self.state();
         if matches!(state.phase, Phase::Idle { .. }) {
             state.phase = if state.multiplexed {
@@ -109,6 +110,7 @@ impl Conversation {
                 Phase::Head { until: Instant::now() + HEAD_TIMEOUT }
             };
         }
+        matches!(state.phase, Phase::Busy { .. } | Phase::Switched)
     }
 
     /// Waits while a head is awaited or on its way. Cancel safe.

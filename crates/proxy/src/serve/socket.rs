@@ -11,11 +11,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 use tokio::time::{Instant, Sleep};
 
 use crate::dial::Stream;
 use crate::serve::conversation::Conversation;
+use crate::serve::framing::Framing;
+use crate::turn::Turn;
 
 /// Longest time between a request and the end of the client's bytes that still counts as half a close. Programs that half-close
 /// do it at once; those that give up wait longer first.
@@ -26,8 +28,11 @@ const HALF_CLOSED_SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// The bytes of a connection that ends when its [conversation](Conversation) has been silent for too long.
 pub(super) struct Socket {
-    stream: Stream,
+    /// Limited for each read to what is left of the turn.
+    stream: Take<Stream>,
     conversation: Arc<Conversation>,
+    turn: Turn,
+    framing: Framing,
     /// The client's half may be closed before the answer is over.
     may_half_close: bool,
     /// hyper waits for bytes, so it sees their end itself.
@@ -44,14 +49,18 @@ pub(super) struct Socket {
 
 impl Socket {
     pub(super) fn new(stream: Stream, conversation: Arc<Conversation>) -> Self {
+        let is_client = stream.as_tcp().is_some();
         Self {
-            may_half_close: stream.as_tcp().is_some(),
+            // Only proxies of ours may open our sockets, which frame what they send.
+            framing: if is_client { Framing::new() } else { Framing::lenient() },
+            turn: Turn::default(),
+            may_half_close: is_client,
             is_read: false,
             ahead: None,
             quiet_since: None,
             half_closed: None,
             timer: None,
-            stream,
+            stream: stream.take(0),
             conversation,
         }
     }
@@ -64,7 +73,7 @@ impl Socket {
         if self.half_closed.is_none() && self.ahead.is_none() {
             let mut byte = [0];
             let mut buffer = ReadBuf::new(&mut byte);
-            let looked = Pin::new(&mut self.stream).poll_read(cx, &mut buffer)?;
+            let looked = Pin::new(self.stream.get_mut()).poll_read(cx, &mut buffer)?;
             let quiet_since = *self.quiet_since.get_or_insert_with(Instant::now);
             if looked.is_pending() {
                 return Ok(());
@@ -107,10 +116,11 @@ impl AsyncRead for Socket {
         if let Some(byte) = this.ahead.take() {
             buffer.put_slice(&[byte]);
         }
-        let polled = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        let polled = this.turn.poll_read(&mut this.stream, cx, buffer);
         if buffer.filled().len() > before {
             this.quiet_since = None;
-            this.conversation.bytes_arrived();
+            let is_busy = this.conversation.bytes_arrived();
+            this.framing.check(&mut buffer.filled_mut()[before..], is_busy);
             // A failure behind the byte that was read ahead is there for the next read, too.
             return Poll::Ready(Ok(()));
         }
@@ -131,9 +141,10 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let result = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        ready!(this.turn.poll(cx));
+        let result = Pin::new(this.stream.get_mut()).poll_write(cx, bytes);
         this.written(&result);
-        result
+        this.turn.written(result)
     }
 
     fn poll_write_vectored(
@@ -142,18 +153,19 @@ impl AsyncWrite for Socket {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let result = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        ready!(this.turn.poll(cx));
+        let result = Pin::new(this.stream.get_mut()).poll_write_vectored(cx, slices);
         this.written(&result);
-        result
+        this.turn.written(result)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream.get_ref().is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        let flushed = Pin::new(this.stream.get_mut()).poll_flush(cx);
         // hyper flushes whenever it is polled, after it has read what it wants.
         this.poll_presence(cx)?;
         flushed
@@ -165,14 +177,14 @@ impl AsyncWrite for Socket {
             // It is reset when it is dropped. A proper end first would hide that.
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut this.stream).poll_shutdown(cx)
+        Pin::new(this.stream.get_mut()).poll_shutdown(cx)
     }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
         if self.conversation.is_broken()
-            && let Some(stream) = self.stream.as_tcp()
+            && let Some(stream) = self.stream.get_ref().as_tcp()
             && let Err(error) = stream.set_zero_linger()
         {
             tracing::debug!(%error, "a broken answer may look whole to its client");

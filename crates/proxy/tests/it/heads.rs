@@ -1,9 +1,11 @@
 //! What becomes of heads on their way.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hearth_proxy::body;
 use http::{Request, Response};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -67,10 +69,75 @@ async fn names_reach_guests_in_canonical_case_whatever_the_client_wrote() {
 }
 
 #[tokio::test]
-async fn a_length_next_to_chunks_never_reaches_the_upstream() {
-    let request = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
-    let head = passed_on(request).await;
-    assert!(!head.iter().any(|line| line.to_ascii_lowercase().starts_with("content-length")), "{head:?}");
+async fn what_two_parsers_may_read_differently_is_refused_and_never_forwarded() {
+    const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n";
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let upstream = {
+        let seen = Arc::clone(&seen);
+        upstream(move |request: Request<Incoming>| {
+            seen.lock().expect("no panic").push(request.uri().to_string());
+            async move {
+                let body =
+                    request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+                Response::new(body::full(body))
+            }
+        })
+        .await
+    };
+    let stage = Stage::before(upstream).await;
+    for wrong in [
+        "GET / HTTP/1.1\r\nhost: a\r\nHost: b\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: a\r\nhost: a\r\n\r\n",
+        "GET / HTTP/1.1\nhost: a\n\n",
+        "GET / HTTP/1.1\r\nhost: a\nx: y\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: a\r\n\n",
+        "GET / HTTP/1.1\r\nhost: a\r\nx: y\rz\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost : a\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: a\r\nx: y\r\n z\r\n\r\n",
+        "GET / HTTP/1.1\r\n host: a\r\n\r\n",
+        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
+        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: +3\r\n\r\nabc",
+        "POST / HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    ] {
+        let mut client = stage.raw().await;
+        // Also when it comes behind a request that is right, and nothing behind it counts.
+        write(&mut client, "POST /right HTTP/1.1\r\nhost: a\r\ncontent-length: 6\r\n\r\na\nb\n\nc").await;
+        write(&mut client, &format!("{wrong}{SMUGGLED}")).await;
+        let mut answers = String::new();
+        soon("the end", client.read_to_string(&mut answers)).await.expect("a proper end");
+        let statuses: Vec<_> = answers.match_indices("HTTP/1.1 ").map(|(at, _)| &answers[at + 9..at + 12]).collect();
+        assert_eq!(statuses, ["200", "400"], "{wrong:?}: {answers}");
+        assert!(answers.contains("a\nb\n\nc"), "{answers}");
+    }
+    assert!(seen.lock().expect("no panic").iter().all(|path| path == "/right"), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_request_of_http_2_names_one_host() {
+    let stage = Stage::before(upstream(|_| async { Response::new(body::empty()) }).await).await;
+    let stream = TcpStream::connect(stage.address).await.expect("the proxy listens");
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let handshake = hyper::client::conn::http2::handshake(executor, hyper_util::rt::TokioIo::new(stream));
+    let (mut sender, connection) = handshake.await.expect("a handshake");
+    tokio::spawn(connection);
+    for (hosts, status) in [
+        (&[][..], 200),
+        (&["8080-I123.example.com"], 200),
+        (&["other"], 400),
+        (&["8080-i123.example.com", "8080-i123.example.com"], 400),
+    ] {
+        let mut request = Request::get("http://8080-i123.example.com/").body(body::empty()).expect("a request");
+        for host in hosts {
+            request.headers_mut().append("host", host.parse().expect("a value"));
+        }
+        let response = soon("an answer", sender.send_request(request)).await.expect("an answer");
+        assert_eq!(response.status(), status, "{hosts:?}");
+    }
 }
 
 #[tokio::test]

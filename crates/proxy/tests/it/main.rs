@@ -2,6 +2,7 @@
 
 mod aborts;
 mod heads;
+mod hostile;
 mod lifecycle;
 mod limits;
 mod pool;

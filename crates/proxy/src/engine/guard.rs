@@ -1,0 +1,217 @@
+//! Bounds of what an upstream sends before its answer begins.
+//!
+//! An upstream may send any number of informational answers (1xx) before the final one (RFC 9110, 15.2). hyper reads over them,
+//! in a loop without a bound. The guard looks at the bytes before hyper does and fails the connection at the bound. From the
+//! final head on, hyper's own limit for one head applies.
+//!
+//! Later, an upstream may send framing without end: a chunk's size may begin with any number of zeros. So bytes are bounded that
+//! come while no frame of the body does.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crate::turn::Turn;
+
+/// Most informational answers before the final one. A server sends one `100 Continue` and one or two `103 Early Hints`; some
+/// report progress by `102 Processing` every few seconds.
+pub(super) const INFORMATIONAL_MAX: usize = 64;
+/// Most bytes of informational answers, and of empty lines before an answer. Early hints take a few KiB.
+pub(super) const INFORMATIONAL_BYTES_MAX: usize = 64 << 10;
+/// Most bytes of an answer without a frame of its body. hyper reads at most 417 KiB of a head, and two frames of at most one read
+/// each may be on their way to whoever reads the body.
+const UNPRODUCTIVE_BYTES_MAX: usize = 1 << 20;
+/// As much of a head as tells its kind: `HTTP/1.1 103`.
+const STATUS_BYTES: usize = 12;
+
+/// State of a connection that its socket, inside of hyper, shares with whoever sends requests on it.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// Anything came back since the last request was sent.
+    pub(super) answered: AtomicBool,
+    /// A request was sent, and the final head of its answer did not begin.
+    awaiting: AtomicBool,
+    /// Bytes that may still come before a frame does.
+    unproductive: AtomicUsize,
+    pub(super) turn: Turn,
+}
+
+impl Shared {
+    /// A request is about to be sent.
+    pub(super) fn begin_exchange(&self) {
+        self.answered.store(false, Ordering::Relaxed);
+        self.awaiting.store(true, Ordering::Relaxed);
+        self.advanced();
+    }
+
+    /// A frame of the answer's body came out of the connection.
+    pub(super) fn advanced(&self) {
+        self.unproductive.store(UNPRODUCTIVE_BYTES_MAX, Ordering::Relaxed);
+    }
+
+    /// The bytes are not hyper's any more.
+    pub(super) fn switch(&self) {
+        self.unproductive.store(usize::MAX, Ordering::Relaxed);
+    }
+
+    fn take_unproductive(&self, bytes: usize) -> io::Result<()> {
+        let left = self.unproductive.load(Ordering::Relaxed);
+        if left == usize::MAX {
+            return Ok(());
+        }
+        let left = left.checked_sub(bytes).ok_or_else(|| invalid("too many bytes without content"))?;
+        self.unproductive.store(left, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Position in what comes before the final head of an answer.
+#[derive(Debug, Default)]
+pub(super) struct Guard {
+    place: Place,
+    heads: usize,
+    bytes: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// In the first bytes of a head.
+    Status { seen: [u8; STATUS_BYTES], count: usize },
+    /// In an informational head, up to its empty line.
+    Informational { is_line_empty: bool },
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self::Status { seen: [0; STATUS_BYTES], count: 0 }
+    }
+}
+
+impl Guard {
+    /// Looks at bytes that were just read.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] beyond a bound.
+    pub(super) fn check(&mut self, shared: &Shared, bytes: &[u8]) -> io::Result<()> {
+        if !shared.awaiting.load(Ordering::Relaxed) {
+            return shared.take_unproductive(bytes.len());
+        }
+        for byte in bytes {
+            self.bytes += 1;
+            if self.step(*byte) {
+                *self = Self::default();
+                shared.awaiting.store(false, Ordering::Relaxed);
+                return Ok(());
+            }
+            if self.heads > INFORMATIONAL_MAX || self.bytes > INFORMATIONAL_BYTES_MAX {
+                return Err(invalid("too many informational answers"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the final head has begun.
+    fn step(&mut self, byte: u8) -> bool {
+        match &mut self.place {
+            // A parser passes over empty lines before a head.
+            Place::Status { count: 0, .. } if matches!(byte, b'\r' | b'\n') => {}
+            Place::Status { seen, count } => {
+                seen[*count] = byte;
+                *count += 1;
+                if *count == STATUS_BYTES {
+                    if seen[9] != b'1' || seen[10..] == *b"01" {
+                        return true;
+                    }
+                    self.heads += 1;
+                    self.place = Place::Informational { is_line_empty: false };
+                }
+            }
+            Place::Informational { is_line_empty } => match byte {
+                b'\n' if *is_line_empty => self.place = Place::default(),
+                b'\n' => *is_line_empty = true,
+                b'\r' => {}
+                _ => *is_line_empty = false,
+            },
+        }
+        false
+    }
+}
+
+fn invalid(text: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
+
+    /// Reads `text` in pieces; whether the final head began, or `None` beyond a bound.
+    fn read(text: &[u8], piece: usize) -> Option<bool> {
+        let (mut guard, shared) = (Guard::default(), Shared::default());
+        shared.begin_exchange();
+        for bytes in text.chunks(piece) {
+            guard.check(&shared, bytes).ok()?;
+        }
+        Some(!shared.awaiting.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn usual_answers_pass() {
+        let hints = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\nlink: </b>\r\n\r\n";
+        for piece in [1, 3, 12, 1000] {
+            for answer in ["HTTP/1.1 200 OK\r\n", "HTTP/1.0 404\r\n", "HTTP/1.1 101 Switching", "\r\n\nHTTP/1.1 200 OK"]
+            {
+                assert_eq!(read(answer.as_bytes(), piece), Some(true), "{answer}");
+                assert_eq!(read(format!("{CONTINUE}{hints}{answer}").as_bytes(), piece), Some(true), "{answer}");
+            }
+            assert_eq!(read(format!("{CONTINUE}{hints}").as_bytes(), piece), Some(false));
+            assert_eq!(read("HTTP/1.1 100\n\nHTTP/1.1 200".as_bytes(), piece), Some(true));
+        }
+    }
+
+    #[test]
+    fn each_exchange_has_its_own_bounds() {
+        let (mut guard, shared) = (Guard::default(), Shared::default());
+        let answer = format!("{}HTTP/1.1 200 OK\r\n\r\n", CONTINUE.repeat(INFORMATIONAL_MAX));
+        for _ in 0..3 {
+            shared.begin_exchange();
+            guard.check(&shared, answer.as_bytes()).expect("within the bounds");
+            guard.check(&shared, CONTINUE.repeat(1000).as_bytes()).expect("a body may have anything in it");
+        }
+    }
+
+    #[test]
+    fn what_never_becomes_an_answer_is_ended() {
+        let endless_head = format!("HTTP/1.1 103 Early Hints\r\n{}", "link: </a>\r\n".repeat(10_000));
+        for text in [CONTINUE.repeat(INFORMATIONAL_MAX + 1), "\r\n".repeat(INFORMATIONAL_BYTES_MAX), endless_head] {
+            for piece in [1, 1000, 1 << 20] {
+                assert_eq!(read(text.as_bytes(), piece), None);
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_without_content_is_ended() {
+        let (mut guard, shared) = (Guard::default(), Shared::default());
+        shared.begin_exchange();
+        guard.check(&shared, b"HTTP/1.1 200 OK\r\n\r\n").expect("a head");
+        let zeros = [b'0'; 1 << 10];
+        let reads = (0..UNPRODUCTIVE_BYTES_MAX).take_while(|_| guard.check(&shared, &zeros).is_ok()).count();
+        assert_eq!(reads, UNPRODUCTIVE_BYTES_MAX >> 10);
+        shared.advanced();
+        guard.check(&shared, &zeros).expect("a frame came");
+        shared.switch();
+        assert!((0..2 * reads).all(|_| guard.check(&shared, &zeros).is_ok()));
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_do_not_matter(heads in 0..80_usize, tail in "(HTTP/1.1 (1|2)0[01]|[\r\n]{0,3}|x{0,20})", piece in 1..200_usize) {
+            let text = CONTINUE.repeat(heads) + &tail;
+            prop_assert_eq!(read(text.as_bytes(), piece), read(text.as_bytes(), usize::MAX));
+        }
+    }
+}

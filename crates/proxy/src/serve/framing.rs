@@ -1,0 +1,345 @@
+//! Strict framing of HTTP/1.1 requests.
+//!
+//! A request that two parsers may read differently is a way to smuggle another one past the first of them (RFC 9112, 11.2). hyper
+//! takes some that a proxy in front of us, or a guest behind us, may read otherwise: it ends lines at a bare LF, and takes several
+//! lines of `Host` and of `Transfer-Encoding`, or a length next to a transfer coding. This looks at the bytes before hyper does. It
+//! spoils the line that is wrong with a NUL, which hyper answers with 400 in its turn, after what was asked before; so nothing of
+//! such a request is forwarded.
+//!
+//! What hyper refuses by itself (folded lines, blanks before a colon, differing lengths) is not looked for here.
+
+use http::{Request, Version, header};
+
+/// As much of a line as is kept when it comes in several pieces: more than any line that matters has.
+const LINE_BYTES_MAX: usize = 128;
+/// Longest line with the size of a chunk and its extensions.
+const CHUNK_LINE_BYTES_MAX: usize = 4 << 10;
+/// Most digits of a chunk's size. By the grammar, it may begin with any number of zeros.
+const CHUNK_DIGITS_MAX: usize = 64;
+/// The first line of HTTP/2, which its clients send before anything else.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
+
+/// Position in the bytes that a client sends.
+#[derive(Debug)]
+pub(super) struct Framing {
+    place: Place,
+    /// Beginning of the line that the next bytes continue.
+    line: Vec<u8>,
+    /// Length of that line as far as it came.
+    line_bytes: usize,
+    /// The last byte.
+    last: u8,
+    head: Head,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    RequestLine,
+    Headers,
+    /// Bytes of a body of known length.
+    Body(u64),
+    ChunkSize,
+    /// Bytes of a chunk, and its line end.
+    Chunk(u64),
+    Trailers,
+    /// HTTP/2, another protocol, or what hyper refuses: nothing of it is looked at.
+    Over,
+}
+
+/// What the lines of a head say so far.
+#[derive(Debug, Default)]
+struct Head {
+    has_host: bool,
+    length: Option<u64>,
+    is_chunked: bool,
+    asks_upgrade: bool,
+}
+
+/// A line that is answered with 400.
+struct Bad;
+
+impl Framing {
+    /// From the first byte of a connection on.
+    pub(super) fn new() -> Self {
+        Self { place: Place::RequestLine, line: Vec::new(), line_bytes: 0, last: 0, head: Head::default() }
+    }
+
+    /// For a peer that is believed.
+    pub(super) fn lenient() -> Self {
+        Self { place: Place::Over, ..Self::new() }
+    }
+
+    fn stop(&mut self) {
+        self.place = Place::Over;
+    }
+
+    /// Looks at bytes that were just read, and spoils the first that is wrong. `is_busy`: an exchange is under way, or the
+    /// connection speaks another protocol.
+    pub(super) fn check(&mut self, bytes: &mut [u8], is_busy: bool) {
+        let mut at = 0;
+        while at < bytes.len() {
+            if self.place == Place::RequestLine && self.head.asks_upgrade {
+                // Whether this is HTTP depends on an answer that was not given yet, unless that was a refusal.
+                if is_busy || at > 0 {
+                    return self.stop();
+                }
+                self.head = Head::default();
+            }
+            match self.place {
+                Place::Over => return,
+                Place::Body(left) => at += self.skip(left, bytes.len() - at, Place::Body, Place::RequestLine),
+                Place::Chunk(left) => at += self.skip(left, bytes.len() - at, Place::Chunk, Place::ChunkSize),
+                Place::RequestLine | Place::Headers | Place::ChunkSize | Place::Trailers => {
+                    let end = memchr::memchr(b'\n', &bytes[at..]).map(|offset| at + offset);
+                    let Some(end) = end else { return self.hold(&mut bytes[at..]) };
+                    if self.line_end(&bytes[at..end]).is_err() {
+                        bytes[end] = 0;
+                        return self.stop();
+                    }
+                    at = end + 1;
+                }
+            }
+        }
+    }
+
+    /// Passes over bytes of a body; how many.
+    fn skip(&mut self, left: u64, available: usize, rest: fn(u64) -> Place, next: Place) -> usize {
+        let skipped = usize::try_from(left).unwrap_or(usize::MAX).min(available);
+        let left = left - skipped as u64;
+        self.place = if left == 0 { next } else { rest(left) };
+        skipped
+    }
+
+    /// Keeps the beginning of a line that has not ended.
+    fn hold(&mut self, part: &mut [u8]) {
+        let Some(last) = part.last() else { return };
+        self.last = *last;
+        self.line_bytes = self.line_bytes.saturating_add(part.len());
+        let room = LINE_BYTES_MAX.saturating_sub(self.line.len()).min(part.len());
+        self.line.extend_from_slice(&part[..room]);
+        if self.place == Place::ChunkSize && self.line_bytes > CHUNK_LINE_BYTES_MAX {
+            part[0] = 0;
+            self.stop();
+        }
+    }
+
+    /// Takes a line of which `part` is the last piece, without its LF.
+    fn line_end(&mut self, part: &[u8]) -> Result<(), Bad> {
+        let before_lf = part.last().copied().unwrap_or(if self.line_bytes > 0 { self.last } else { 0 });
+        if before_lf != b'\r' {
+            return Err(Bad);
+        }
+        let line_bytes = self.line_bytes + part.len() - 1;
+        if self.line_bytes == 0 {
+            return self.take_line(&part[..line_bytes], line_bytes);
+        }
+        let mut line = std::mem::take(&mut self.line);
+        self.line_bytes = 0;
+        line.extend_from_slice(&part[..part.len().min(LINE_BYTES_MAX.saturating_sub(line.len()))]);
+        line.truncate(line_bytes);
+        let result = self.take_line(&line, line_bytes);
+        line.clear();
+        self.line = line;
+        result
+    }
+
+    /// `line` is the whole line of `line_bytes`, or the beginning of a long one.
+    fn take_line(&mut self, line: &[u8], line_bytes: usize) -> Result<(), Bad> {
+        match self.place {
+            // A parser passes over empty lines before a head.
+            Place::RequestLine if line.is_empty() => {}
+            Place::RequestLine => {
+                self.head = Head::default();
+                self.place = if line == HTTP2_PREFACE { Place::Over } else { Place::Headers };
+            }
+            Place::Headers if line.is_empty() => self.place = self.head.body(),
+            Place::Headers => self.head.take_header(line, line_bytes)?,
+            Place::ChunkSize => {
+                let size = chunk_size(line).filter(|_| line_bytes <= CHUNK_LINE_BYTES_MAX).ok_or(Bad)?;
+                self.place = if size == 0 { Place::Trailers } else { Place::Chunk(size.saturating_add(2)) };
+            }
+            Place::Trailers if line.is_empty() => self.place = Place::RequestLine,
+            Place::Trailers | Place::Body(_) | Place::Chunk(_) | Place::Over => {}
+        }
+        Ok(())
+    }
+}
+
+impl Head {
+    /// Looks at a header, if it is one of those that say where a request ends and whom it is for.
+    fn take_header(&mut self, line: &[u8], line_bytes: usize) -> Result<(), Bad> {
+        // Most lines are told apart by this.
+        if !matches!(line.first().map(u8::to_ascii_lowercase), Some(b'h' | b'c' | b't' | b'u')) {
+            return Ok(());
+        }
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { return Ok(()) };
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        let is_whole = line_bytes <= LINE_BYTES_MAX;
+        if name.eq_ignore_ascii_case(b"host") {
+            if std::mem::replace(&mut self.has_host, true) {
+                return Err(Bad);
+            }
+        } else if name.eq_ignore_ascii_case(b"content-length") {
+            let length = decimal(value).filter(|_| is_whole).ok_or(Bad)?;
+            if self.is_chunked || self.length.replace(length).is_some() {
+                return Err(Bad);
+            }
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            let is_known = is_whole && value.eq_ignore_ascii_case(b"chunked");
+            if !is_known || self.length.is_some() || std::mem::replace(&mut self.is_chunked, true) {
+                return Err(Bad);
+            }
+        } else if name.eq_ignore_ascii_case(b"upgrade") {
+            self.asks_upgrade = true;
+        }
+        Ok(())
+    }
+
+    fn body(&self) -> Place {
+        match self.length {
+            _ if self.is_chunked => Place::ChunkSize,
+            None | Some(0) => Place::RequestLine,
+            Some(length) => Place::Body(length),
+        }
+    }
+}
+
+/// Whether a request of HTTP/2 names two hosts: such a request is malformed (RFC 9113, 8.3.1). One of HTTP/1.1 does not come here,
+/// but for an absolute address, which outranks `Host` (RFC 9112, 3.2.2).
+pub(super) fn names_two_hosts<B>(request: &Request<B>) -> bool {
+    if request.version() != Version::HTTP_2 {
+        return false;
+    }
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let Some(host) = hosts.next() else { return false };
+    let differs =
+        |authority: &http::uri::Authority| !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes());
+    hosts.next().is_some() || request.uri().authority().is_some_and(differs)
+}
+
+fn decimal(text: &[u8]) -> Option<u64> {
+    let is_number = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(text).ok().filter(|_| is_number)?.parse().ok()
+}
+
+/// The size in the line before a chunk.
+fn chunk_size(line: &[u8]) -> Option<u64> {
+    let end = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
+    let digits = std::str::from_utf8(&line[..end]).ok().filter(|_| end <= CHUNK_DIGITS_MAX)?;
+    u64::from_str_radix(digits, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Reads `text` in pieces; where it was spoilt.
+    fn spoilt(text: &str, piece: usize) -> Option<usize> {
+        let (mut framing, mut bytes) = (Framing::new(), text.as_bytes().to_vec());
+        for part in bytes.chunks_mut(piece) {
+            framing.check(part, false);
+        }
+        bytes.iter().zip(text.bytes()).position(|(after, before)| *after != before)
+    }
+
+    const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    #[test]
+    fn proper_requests_pass() {
+        for text in [
+            GET.to_owned(),
+            GET.repeat(3),
+            format!("\r\n\r\n{GET}"),
+            format!("GET / HTTP/1.1\r\nhost: a\r\nuser-agent: {}\r\n\r\n{GET}", "x".repeat(1000)),
+            // A body may have anything in it.
+            format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\na\nb\r\n\r\n\n\n{GET}"),
+            format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length:0\r\n\r\n{GET}"),
+            format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n3\r\na\nb\r\n0\r\n\r\n{GET}"),
+            format!(
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n00a;x=y\r\n0123456\n\n\n\r\n0\r\nx: y\r\n\r\n{GET}"
+            ),
+            format!("{}\r\n\r\nSM\r\n\r\n\n\n\n", "PRI * HTTP/2.0"),
+        ] {
+            for piece in [1, 2, 7, 1 << 20] {
+                assert_eq!(spoilt(&text, piece), None, "{text:?} by {piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_in_two_ways_is_spoilt() {
+        let long = "0".repeat(2 * CHUNK_LINE_BYTES_MAX);
+        for wrong in [
+            "GET / HTTP/1.1\n",
+            "GET / HTTP/1.1\r\nhost: a\n",
+            "GET / HTTP/1.1\r\nhost: a\r\n\n",
+            "\n",
+            "GET / HTTP/1.1\r\nhost: a\r\nHost: a\r\n",
+            "GET / HTTP/1.1\r\nhost: a\r\nx: y\r\nHOST:\r\n",
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked, chunked\r\n",
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n",
+            "POST / HTTP/1.1\r\ntransfer-encoding: gzip, chunked\r\n",
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\x0b\r\n",
+            "POST / HTTP/1.1\r\ntransfer-encoding:\r\n",
+            "POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n",
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 1\r\n",
+            "POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 1\r\n",
+            "POST / HTTP/1.1\r\ncontent-length: +1\r\n",
+            "POST / HTTP/1.1\r\ncontent-length: 1, 1\r\n",
+            "POST / HTTP/1.1\r\ncontent-length: 99999999999999999999\r\n",
+            &format!("POST / HTTP/1.1\r\ncontent-length: {long}1\r\n"),
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\n",
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n-1\r\n",
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\na: b\n",
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n10000000000000000\r\n",
+        ] {
+            for before in ["", GET] {
+                let text = format!("{before}{wrong}");
+                for piece in [1, 2, 7, 1 << 20] {
+                    assert_eq!(spoilt(&text, piece), Some(text.len() - 1), "{text:?} by {piece}");
+                }
+            }
+        }
+        let endless = format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{long}");
+        for piece in [1, 100, 1 << 20] {
+            assert!(spoilt(&endless, piece).is_some(), "by {piece}");
+        }
+    }
+
+    #[test]
+    fn another_protocol_is_not_looked_at() {
+        const UPGRADE: &str = "GET / HTTP/1.1\r\nhost: a\r\nUpgrade: websocket\r\n\r\n";
+        let check = |early: &str, late: &str, is_busy: bool| {
+            let (mut framing, mut early) = (Framing::new(), format!("{UPGRADE}{early}").into_bytes());
+            framing.check(&mut early, false);
+            let mut checked = late.as_bytes().to_vec();
+            framing.check(&mut checked, is_busy);
+            early.contains(&0) || checked != late.as_bytes()
+        };
+        assert!(!check("a\n", "b\n", false));
+        assert!(!check("", "b\n", true));
+        assert!(check("", "b\n", false), "the upgrade was refused");
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_do_not_matter(
+            lines in prop::collection::vec("(GET / HTTP/1.1|host: a|content-length: [0-9]{1,2}|transfer-encoding: chunked|[0-9a-f]{1,2}|x{0,200}|)\r{0,1}\n", 0..12),
+            piece in 1..40_usize,
+        ) {
+            let text = lines.concat();
+            prop_assert_eq!(spoilt(&text, piece), spoilt(&text, usize::MAX));
+        }
+
+        #[test]
+        fn any_bytes_are_read(bytes in prop::collection::vec(prop::sample::select(b"\r\n:0aGhct ".to_vec()), 0..300), piece in 1..50_usize) {
+            let mut framing = Framing::new();
+            let mut bytes = bytes;
+            for part in bytes.chunks_mut(piece) {
+                framing.check(part, false);
+            }
+        }
+    }
+}
