@@ -4,10 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::options::HTTPS_PORT;
+
 /// The domain of an instance that nobody gave one. Names below `localhost` lead to this machine (RFC 6761, 6.3).
 const LOCAL: &str = "hearth.localhost";
-/// What clients assume where no port is told.
-const HTTPS_PORT: u16 = 443;
 /// A name has at most 253 bytes (RFC 1035), and the longest label in front of a domain takes 64 of them with its dot.
 const HOST_BYTES_MAX: usize = 253 - 64;
 /// A resolver that takes longer than this would make clients wait, too.

@@ -57,11 +57,11 @@ impl Sockets {
         Ok(Self { inherited, kept: Vec::new() })
     }
 
-    /// The socket of this name that was passed, or a new one at `address`.
+    /// The socket of this name that was passed, or a new one at the first of these addresses that can be had.
     pub(crate) async fn open(
         &mut self,
         name: &'static str,
-        address: SocketAddr,
+        addresses: &[SocketAddr],
         flag: &str,
     ) -> Result<tokio::net::TcpListener> {
         let listener = match self.inherited.remove(name) {
@@ -69,8 +69,10 @@ impl Sockets {
                 listener.set_nonblocking(true)?;
                 tokio::net::TcpListener::from_std(listener)?
             }
-            None => tokio::net::TcpListener::bind(address).await.with_context(|| {
-                format!("listening on {address}: stop what uses it, or choose another address with {flag}")
+            None => tokio::net::TcpListener::bind(addresses).await.with_context(|| {
+                let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+                let addresses = addresses.join(" or ");
+                format!("listening on {addresses}: stop what uses it, or choose another address with {flag}")
             })?,
         };
         self.kept.push((name, listener.as_fd().try_clone_to_owned()?));
@@ -168,14 +170,17 @@ mod tests {
     async fn a_socket_is_opened_once() {
         let mut sockets = Sockets::default();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let address = sockets.open(API, any, "--api-listen").await.expect("a free port").local_addr().expect("bound");
+        let address =
+            sockets.open(API, &[any], "--api-listen").await.expect("a free port").local_addr().expect("bound");
         // The copy for the next program keeps it open.
-        let error = Sockets::default().open(API, address, "--api-listen").await.expect_err("it is in use");
+        let error = Sockets::default().open(API, &[address], "--api-listen").await.expect_err("it is in use");
         assert!(format!("{error:#}").contains("--api-listen"), "{error:#}");
+        let next = Sockets::default().open(TLS, &[address, any], "--tls-listen").await.expect("one is free");
+        assert_ne!(next.local_addr().expect("bound"), address, "the second address serves where the first is taken");
         drop(sockets);
         let listener = TcpListener::bind(address).expect("it is closed");
         let mut sockets = Sockets { inherited: [(API.to_owned(), listener)].into(), ..Sockets::default() };
-        let inherited = sockets.open(API, any, "--api-listen").await.expect("passed");
+        let inherited = sockets.open(API, &[any], "--api-listen").await.expect("passed");
         assert_eq!(inherited.local_addr().expect("bound"), address);
     }
 }

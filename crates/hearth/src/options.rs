@@ -21,12 +21,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::Domain;
 use crate::tls::CertificateFiles;
-pub(crate) use values::{Accelerator, GuestLogs, LogFormat, NetworkMode, TlsListen};
+pub(crate) use values::{Accelerator, GuestLogs, HTTPS_PORT, LogFormat, NetworkMode, TlsListen};
 
 /// Where the first listeners are when nobody says otherwise.
 const API_LISTEN: &str = "127.0.0.1:3000";
 const EDGE_LISTEN: &str = "127.0.0.1:3002";
-const TLS_LISTEN: &str = "127.0.0.1:3443";
 /// The range that guests' uplinks get addresses from.
 const NETWORK_BLOCK: Ipv4Addr = Ipv4Addr::new(10, 11, 0, 0);
 /// Slots kept ready: a burst of creates this long costs no waiting for namespaces.
@@ -54,7 +53,8 @@ pub(crate) struct Options {
     #[arg(long, env = "HEARTH_EDGE_LISTEN", global = true, value_name = "ADDRESS", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) edge_listen: Option<SocketAddr>,
-    /// Where `api.DOMAIN` and `PORT-SANDBOX.DOMAIN` are served over TLS, or `off` [default: 127.0.0.1:3443]
+    /// Where `api.DOMAIN` and `PORT-SANDBOX.DOMAIN` are served over TLS, and in clear on the same port; `off`: nowhere; `auto`:
+    /// 127.0.0.1:443 if it can be bound, else 127.0.0.1:3443 [default: auto]
     #[arg(long, env = "HEARTH_TLS_LISTEN", global = true, value_name = "ADDRESS", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tls_listen: Option<TlsListen>,
@@ -87,7 +87,7 @@ pub(crate) struct Options {
     #[arg(long, env = "HEARTH_ACME_WAIT", global = true, value_name = "SECONDS", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) acme_wait: Option<u64>,
-    /// Domain of names, with the port where it is not 443, told to clients [default: hearth.localhost:3443]
+    /// Domain of names, with the port where it is not 443, told to clients [default: hearth.localhost]
     #[arg(long, env = "HEARTH_DOMAIN", global = true, value_name = "DOMAIN", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) domain: Option<String>,
@@ -412,7 +412,7 @@ impl Settings {
             Some(domain) => Some(domain.parse::<Domain>().context("--domain")?),
             None => None,
         };
-        let tls_listen = options.tls_listen.unwrap_or(TlsListen::At(TLS_LISTEN.parse().expect("a socket address")));
+        let tls_listen = options.tls_listen.unwrap_or(TlsListen::Auto);
         let acme = acme::Acme::settle(&options, domain.as_ref(), tls_listen)?;
         let tls_files = match (options.tls_cert, options.tls_key) {
             (None, None) => None,
@@ -717,6 +717,9 @@ mod tests {
     fn names_are_served_somewhere_or_not_at_all() {
         let listen = |text: &str| toml::from_str::<Options>(&format!("tls_listen = '{text}'")).map(|o| o.tls_listen);
         assert_eq!(listen("off").expect("valid"), Some(TlsListen::Off));
+        assert_eq!(listen("auto").expect("valid"), Some(TlsListen::Auto));
+        let ports: Vec<u16> = TlsListen::Auto.addresses().iter().map(SocketAddr::port).collect();
+        assert_eq!(ports, [443, 3443]);
         let address = "127.0.0.1:1".parse().expect("an address");
         assert_eq!(listen("127.0.0.1:1").expect("valid"), Some(TlsListen::At(address)));
         assert!(listen("on").expect_err("neither").to_string().contains("neither an address"));

@@ -27,7 +27,7 @@ use crate::domain::Domain;
 use crate::endpoints::Endpoints;
 use crate::handover::{self, Program, Sockets, Successor};
 use crate::layout::Layout;
-use crate::options::{Settings, TlsListen};
+use crate::options::Settings;
 use crate::setup::{Foundation, lock};
 use crate::tls::Identity;
 use crate::{first_team, front, options, setup};
@@ -72,8 +72,8 @@ async fn live(
     let mut sockets = Sockets::inherit()?;
     // Before anything that takes long: a port in use is told at once.
     let listeners = Listeners {
-        api: sockets.open(handover::API, settings.api_listen, "--api-listen").await?,
-        edge: sockets.open(handover::EDGE, settings.edge_listen, "--edge-listen").await?,
+        api: sockets.open(handover::API, &[settings.api_listen], "--api-listen").await?,
+        edge: sockets.open(handover::EDGE, &[settings.edge_listen], "--edge-listen").await?,
         names: Names::open(settings, layout, &mut sockets).await?,
     };
     // Cancel safe: what is half done is swept by the next start, and its child processes end with the future.
@@ -132,8 +132,11 @@ struct Names {
 impl Names {
     /// `None` when they are not served.
     async fn open(settings: &Settings, layout: &Layout, sockets: &mut Sockets) -> Result<Option<Self>> {
-        let TlsListen::At(address) = settings.tls_listen else { return Ok(None) };
-        let listener = sockets.open(handover::TLS, address, "--tls-listen").await?;
+        let addresses = settings.tls_listen.addresses();
+        if addresses.is_empty() {
+            return Ok(None);
+        }
+        let listener = sockets.open(handover::TLS, &addresses, "--tls-listen").await?;
         let port = listener.local_addr()?.port();
         let domain = settings.domain_at(Some(port)).context("there is one where names are served")?;
         let identity = Identity::open(settings, layout, &domain)?;

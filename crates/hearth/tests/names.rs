@@ -32,6 +32,7 @@ fn says(folder: &Path, arguments: &[&str]) -> Result<String> {
 
 /// One HTTP/2 connection to the port of `domain`, on which any name can be asked for.
 struct Names {
+    scheme: &'static str,
     domain: String,
     sender: hyper::client::conn::http2::SendRequest<Full<Bytes>>,
 }
@@ -52,7 +53,16 @@ impl Names {
         let (sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        Ok(Self { domain: domain.to_owned(), sender })
+        Ok(Self { scheme: "https", domain: domain.to_owned(), sender })
+    }
+
+    async fn connect_in_clear(domain: &str) -> Result<Self> {
+        let (_, port) = domain.split_once(':').context("a port")?;
+        let stream = TcpStream::connect(("127.0.0.1", port.parse()?)).await?;
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(Self { scheme: "http", domain: domain.to_owned(), sender })
     }
 
     /// What is at the domain itself.
@@ -65,7 +75,7 @@ impl Names {
     }
 
     fn uri(&self, label: &str, path: &str) -> String {
-        format!("https://{label}.{}{path}", self.domain)
+        format!("{}://{label}.{}{path}", self.scheme, self.domain)
     }
 
     async fn send(&mut self, request: http::request::Builder, body: &str) -> Result<(u16, String)> {
@@ -112,6 +122,10 @@ async fn one_port_leads_to_the_api_and_to_every_sandbox() -> Result<()> {
     let (status, page) = names.get_apex("/docs/api/cli?next=http://localhost:1").await?;
     assert!(status == 200 && page.contains("Log in to Hearth"), "{status}: {page}");
     assert_eq!(names.get("sandbox", "/", "").await?, (400, "Invalid host".to_owned()));
+    // The same port without TLS, as clients speak it that take an explicit port for one without.
+    let mut clear = Names::connect_in_clear(&domain).await?;
+    assert_eq!(clear.get("api", &format!("/sandboxes/{}", sandbox.id()), &key).await?.0, 200);
+    assert_eq!(clear.get(&format!("49983-{}", sandbox.id()), "/health", "").await?.0, 204);
     sandbox.kill().await?;
 
     // Another start has another port, and the authority that clients trust already.

@@ -11,6 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
+use crate::serve::Scheme;
+
 /// Pauses between attempts to reach a port that refuses: a server that is just starting is not reported closed. Each further
 /// attempt waits 100 ms longer, as the contract says.
 pub const REFUSED_PAUSES: [Duration; 4] =
@@ -76,6 +78,11 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// How requests on it come in.
+    pub(crate) fn scheme(&self) -> Scheme {
+        if matches!(self, Self::Tls(_)) { Scheme::Https } else { Scheme::Http }
+    }
+
     /// The socket below, where it is one of a network.
     pub(crate) fn as_tcp(&self) -> Option<&TcpStream> {
         match self {

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! All kinds of listeners speak HTTP/1.1 (with upgrades) and HTTP/2; the first bytes tell, which over TLS follow from ALPN and in
-//! clear from prior knowledge. While a request is being answered nothing times out: streams are silent for days. Whoever connects
+//! clear from prior knowledge. A listener with TLS serves clients without TLS, too: their first byte is no handshake's. While a request is being answered nothing times out: streams are silent for days. Whoever connects
 //! and says nothing, or says it very slowly, is disconnected; so are peers that vanished without a word (TCP keep-alive).
 //!
 //! A handler may answer without having read the request's body: the rest is read and thrown away for a while, so that a client
@@ -164,7 +164,7 @@ fn protocols(tasks: &TaskSet, half_close: bool) -> auto::Builder<Streams> {
 async fn connection<S, B>(
     builder: Arc<auto::Builder<Streams>>,
     accepted: Accepted,
-    border: Border<S>,
+    mut border: Border<S>,
     drain: CancellationToken,
     cut: CancellationToken,
 ) where
@@ -183,7 +183,10 @@ async fn connection<S, B>(
     };
     let conversation = Arc::clone(&border.conversation);
     let socket = match opened {
-        Some(Ok(stream)) => Socket::new(stream, Arc::clone(&conversation)),
+        Some(Ok(stream)) => {
+            border.peer = border.peer.over(stream.scheme());
+            Socket::new(stream, Arc::clone(&conversation))
+        }
         Some(Err(error)) => {
             tracing::debug!(%error, "a client gave no proper greeting");
             return;

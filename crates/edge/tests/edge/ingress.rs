@@ -2,17 +2,20 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use futures::SinkExt;
 use hearth_proxy::body::{self, Body};
-use hearth_proxy::serve::{self, Listener};
-use hearth_proxy::tls::{Acceptor, Certificate};
 use hearth_types::{Ingress, Route, Secret};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio_util::sync::CancellationToken;
+use hyper_util::server::conn::auto;
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::TlsAcceptor;
 
 use crate::world::{LEASE, World, data, fed, guest, listen, mirror, soon, text};
 
@@ -101,24 +104,40 @@ async fn a_mask_is_the_host_that_programs_see() {
 }
 
 /// A guest whose server speaks TLS, with a certificate that nobody vouches for and that is for another name.
-async fn tls_guest() -> SocketAddr {
+async fn tls_guest(protocols: &[&str]) -> SocketAddr {
     let made = rcgen::generate_simple_self_signed(["elsewhere.example".to_owned()]).expect("a certificate");
-    let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
-    let acceptor = Acceptor::new(Certificate::from_pem(chain.as_bytes(), key.as_bytes()).expect("they fit"));
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring knows TLS 1.2 and 1.3")
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .expect("they fit");
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
     let (listener, address) = listen().await;
-    let handler = tower::service_fn(|request: Request<Body>| async move {
+    let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
         let version = request.version();
         Ok::<_, Infallible>(Response::new(body::full(format!("{version:?}"))))
     });
-    let bounds = serve::Config { connections_max: 10, drain_patience: std::time::Duration::ZERO };
-    tokio::spawn(serve::serve(Listener::Tls(listener, acceptor), handler, bounds, CancellationToken::new()));
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.expect("the listener works");
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let io = TokioIo::new(stream);
+                let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(io, service).await;
+            });
+        }
+    });
     address
 }
 
 #[tokio::test]
 async fn ports_that_speak_tls_are_spoken_to_in_tls() {
     let ingress = || Ingress { https_ports: [8443].into(), ..Ingress::open() };
-    let encrypted = world(tls_guest().await, ingress(), None).await;
+    let encrypted = world(tls_guest(&[]).await, ingress(), None).await;
     for _ in 0..2 {
         let response = encrypted.send(ask(8443, &[])).await;
         assert_eq!((response.status().as_u16(), text(response).await.as_str()), (200, "HTTP/1.1"));

@@ -1,9 +1,11 @@
 //! Clients that trust one authority and no other.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hearth_edge::Config;
 use hearth_proxy::body;
+use hearth_proxy::serve::HEAD_TIMEOUT;
 use hearth_proxy::tls::{Acceptor, Certificate, CertificateError};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -138,19 +140,53 @@ async fn an_upgraded_stream_is_half_closed_over_tls() {
 }
 
 #[tokio::test]
-async fn who_speaks_no_tls_is_disconnected_and_nobody_waits_for_the_silent() {
+async fn who_speaks_no_tls_is_answered_on_the_same_port() {
     let authority = Authority::new();
     let acceptor = Acceptor::new(authority.issue("*.example.com"));
     let world = World::behind(guest(mirror).await, Config::default(), Some(acceptor)).await;
-    let _silent = world.raw().await;
-    let mut clear = world.raw().await;
-    clear.write_all(b"GET / HTTP/1.1\r\nhost: 8080-i123.example.com\r\n\r\n").await.expect("the edge reads");
-    let mut answer = Vec::new();
-    let _ = soon("the end", clear.read_to_end(&mut answer)).await;
-    assert!(!answer.starts_with(b"HTTP/"), "{}", String::from_utf8_lossy(&answer));
+    let seen = text(world.get(HOST, "/").await).await;
+    for line in ["GET /", "host: 8080-i123.example.com", "x-forwarded-proto: http", "x-forwarded-for: 127.0.0.1"] {
+        assert!(seen.lines().any(|seen| seen == line), "{line} in {seen}");
+    }
+    assert_eq!(world.get("8080-i999.example.com", "/").await.status(), 502, "names are routed as over TLS");
+
+    // HTTP/2 with prior knowledge.
+    let io = TokioIo::new(world.raw().await);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let request = Request::get(format!("http://{HOST}/")).body(body::empty()).expect("a request");
+    assert_eq!(soon("an answer", sender.send_request(request)).await.expect("an answer").status(), 200);
+
+    // An upgrade.
+    let mut stream = world.raw().await;
+    let request = format!("GET / HTTP/1.1\r\nhost: {HOST}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("the edge reads");
+    assert!(crate::world::read_head(&mut stream).await.starts_with("HTTP/1.1 200 "), "the guest does not upgrade");
+}
+
+#[tokio::test]
+async fn nobody_waits_for_the_silent() {
+    let authority = Authority::new();
+    let acceptor = Acceptor::new(authority.issue("*.example.com"));
+    let world = World::behind(guest(mirror).await, Config::default(), Some(acceptor)).await;
+    let (mut silent, mut greets, mut asks) = (world.raw().await, world.raw().await, world.raw().await);
+    // The beginning of a handshake, and of a request.
+    greets.write_all(&[0x16]).await.expect("the edge reads");
+    asks.write_all(b"GET / HTTP/1.1\r\n").await.expect("the edge reads");
     let stream = connect(&world, &authority.client(&[], &TLS13), HOST).await.expect("a handshake");
     assert_eq!(ask(stream, HOST).await.status(), 200);
-    // Who never greeted does not hold the drain up.
+    // All three were accepted before that one.
+    tokio::time::pause();
+    tokio::time::advance(HEAD_TIMEOUT + Duration::from_secs(1)).await;
+    tokio::time::resume();
+    for stream in [&mut silent, &mut greets, &mut asks] {
+        let mut rest = Vec::new();
+        let _ = soon("the end", stream.read_to_end(&mut rest)).await;
+        assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
+    }
+    // Who never greets does not hold the drain up.
+    let _silent = world.raw().await;
     world.edge_shutdown.cancel();
     assert_eq!(soon("the drain", world.edge_served).await.expect("no panic"), 0);
 }

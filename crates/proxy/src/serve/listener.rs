@@ -26,7 +26,7 @@ pub enum Listener {
     Tcp(TcpListener),
     /// On this machine.
     Unix(UnixListener),
-    /// On a network, encrypted.
+    /// On a network, encrypted; clients that speak without TLS are served, too.
     Tls(TcpListener, Acceptor),
 }
 
@@ -105,6 +105,14 @@ impl Peer {
         self.0.scheme
     }
 
+    /// The same client, as one that speaks so.
+    pub(super) fn over(self, scheme: Scheme) -> Self {
+        match self.0.address {
+            Some(address) if self.0.scheme != scheme => Self::tcp(address, scheme),
+            _ => self,
+        }
+    }
+
     pub(crate) fn forwarded_for(&self) -> Option<&HeaderValue> {
         self.0.forwarded_for.as_ref()
     }
@@ -132,22 +140,37 @@ impl Listener {
     }
 }
 
+/// First byte of a TLS connection: a record of the handshake (RFC 8446, 5.1). No HTTP request begins with it.
+const TLS_HANDSHAKE: u8 = 0x16;
+
 /// A connection that nothing was read from.
 pub(super) enum Accepted {
     Clear(Stream),
+    /// Or in clear: its first byte tells.
     Encrypted(TcpStream, Acceptor),
 }
 
 impl Accepted {
-    /// The connection in clear. The handshake may take as long as a head may. Dropped before the end, it closes the connection.
+    /// The connection, ready for HTTP. First byte and handshake may take as long as a head may. Dropped before the end, it
+    /// closes the connection.
     pub(super) async fn open(self) -> io::Result<Stream> {
         match self {
             Self::Clear(stream) => Ok(stream),
             Self::Encrypted(stream, acceptor) => {
-                let handshake = tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(stream));
-                Ok(Stream::Tls(Box::new(handshake.await.map_err(|_| io::ErrorKind::TimedOut)??)))
+                let opened = tokio::time::timeout(HEAD_TIMEOUT, either(stream, acceptor));
+                opened.await.map_err(|_| io::ErrorKind::TimedOut)?
             }
         }
+    }
+}
+
+/// Clients may take an explicit port for one without TLS, and are answered there as well.
+async fn either(stream: TcpStream, acceptor: Acceptor) -> io::Result<Stream> {
+    let mut first = [0];
+    match stream.peek(&mut first).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ if first == [TLS_HANDSHAKE] => Ok(Stream::Tls(Box::new(acceptor.accept(stream).await?))),
+        _ => Ok(Stream::Tcp(stream)),
     }
 }
 
