@@ -8,6 +8,7 @@
 //! - [`process`]: children, their streams and their subscribers.
 //! - [`filesystem`]: unary calls on files and watches; [`files`]: contents up and down.
 //! - [`path_calls`]: what may block on a path, bounded; [`regular`]: files of the machine, opened without blocking.
+//! - [`temporary`] and [`attributes`]: how a file takes another's place.
 //! - [`cgroups`] and [`freeze`]: groups of processes, to bound, kill and stop them whole. [`relay`]: services on loopback.
 //!   [`connections`] and [`sockets`]: what a restore has cut.
 //! - [`identity`] and [`certificates`]: what becomes of the machine when it becomes a sandbox. [`log`]: what happened.
@@ -21,6 +22,7 @@
 
 #![deny(unsafe_code)]
 
+mod attributes;
 mod certificates;
 mod cgroups;
 mod collapse;
@@ -48,6 +50,7 @@ mod server;
 mod sockets;
 mod state;
 mod sys;
+mod temporary;
 mod unread;
 mod users;
 
