@@ -9,8 +9,12 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::regular;
+
 /// The bundle (Debian's ca-certificates), relative to the root of the file system.
 const BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
+/// Largest bundle that is extended. The guest writes it; Debian's has 230 KiB.
+const BUNDLE_BYTES_MAX: u64 = 16 << 20;
 /// Its local sources.
 const SOURCE: &str = "usr/local/share/ca-certificates/e2b-ca.crt";
 
@@ -28,7 +32,7 @@ impl Injected {
             return Ok(());
         }
         let bundle = root.join(BUNDLE);
-        let mut content = fs::read_to_string(&bundle)?;
+        let mut content = regular::read_text(&bundle, BUNDLE_BYTES_MAX)?;
         if let Some(before) = self.text.take()
             && let Some(start) = content.rfind(&before)
         {
@@ -59,8 +63,8 @@ fn with_one_end(text: &str) -> String {
 /// Writes a whole file or nothing of it, readable by all.
 fn replace(path: &Path, content: &str) -> io::Result<()> {
     let fresh = PathBuf::from(format!("{}.e2b-new", path.display()));
-    let written = fs::write(&fresh, content)
-        .and_then(|()| fs::set_permissions(&fresh, Permissions::from_mode(0o644)))
+    let written = regular::write(&fresh, content.as_bytes())
+        .and_then(|file| file.set_permissions(Permissions::from_mode(0o644)))
         .and_then(|()| fs::rename(&fresh, path));
     if written.is_err() {
         let _ = fs::remove_file(&fresh);

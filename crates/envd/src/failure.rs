@@ -5,6 +5,8 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
+use crate::path_calls::CallError;
+
 /// An error answer.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -37,8 +39,22 @@ impl Failure {
         Self::new(StatusCode::UNAUTHORIZED, message)
     }
 
+    /// The client may try again when what blocks the others has gone.
+    pub(crate) fn too_many(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, message)
+    }
+
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    }
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Blocked { .. } => Self::too_many(error.to_string()),
+            CallError::Lost(_) => Self::internal(error.to_string()),
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::filesystem::metadata_of;
+use crate::path_calls::Lane;
 use crate::paths;
 use crate::state::State;
 use crate::users::User;
@@ -26,6 +27,7 @@ mod download;
 mod encoding;
 pub(crate) mod fuzz;
 mod gunzip;
+mod input;
 mod metadata;
 mod multipart;
 mod parameters;
@@ -34,6 +36,9 @@ mod range;
 mod signature;
 mod target;
 mod upload;
+
+/// Sources whose mounts are looked at before files are composed.
+const COMPOSED_MOUNTS_MAX: usize = 64;
 
 /// The query of both directions.
 #[derive(Debug, Default, Deserialize)]
@@ -72,7 +77,8 @@ pub(crate) async fn download(
     signature::check(&state, &parameters, signature::Operation::Read, &headers)?;
     let user = user(&state, parameters.username.as_deref())?;
     let path = resolve(&state, &user, parameters.path.as_deref().unwrap_or_default())?;
-    download::serve(&path, &headers).await
+    let lane = state.file_calls.lane([path.as_path()]);
+    download::serve(&path, lane, &headers).await
 }
 
 pub(crate) async fn upload(
@@ -127,9 +133,11 @@ fn is_full(error: &io::Error) -> bool {
 }
 
 /// Runs file system calls where they may block. What has begun is finished, even if the client goes away.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
-    let result = tokio::task::spawn_blocking(work).await;
-    result.unwrap_or_else(|error| Err(Failure::internal(format!("the call did not finish: {error}"))))
+async fn blocking<T: Send + 'static>(
+    lane: &Lane,
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    lane.run(work).await?
 }
 
 #[derive(Debug, Deserialize)]
@@ -156,6 +164,8 @@ pub(crate) async fn compose(
         Ok(target::Source { given, path })
     });
     let sources = sources.collect::<Result<Vec<_>, Failure>>()?;
-    let written = blocking(move || target::compose(&sources, &destination, &user)).await?;
-    Ok(Json(written).into_response())
+    let paths = sources.iter().map(|source| source.path.as_path()).take(COMPOSED_MOUNTS_MAX);
+    let lane = state.file_calls.lane(paths.chain([destination.as_path()]));
+    let composed = lane.run_while_wanted(move |wanted| target::compose(&sources, &destination, &user, wanted)).await?;
+    Ok(Json(composed?).into_response())
 }

@@ -1,9 +1,9 @@
 //! The file system service: names, not contents.
 //!
 //! Calls run with the daemon's rights; the user decides what a relative path means and who owns what is made. [`tree`] does
-//! the work, [`watch`] tells changes, [`entry`] describes files, [`legacy`] speaks to clients of the first schema.
+//! the work with [`moving`] and [`removing`], [`watch`] tells changes, [`entry`] describes files, [`legacy`] speaks to clients of the first schema.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use connectrpc::{ConnectError, Encodable, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
@@ -14,6 +14,7 @@ use hearth_envd_api::filesystem::{
     WatchDirResponse,
 };
 
+use crate::path_calls::Lane;
 use crate::paths;
 use crate::rpc;
 use crate::state::State;
@@ -21,6 +22,8 @@ use crate::users::User;
 
 mod entry;
 mod legacy;
+mod moving;
+mod removing;
 mod tree;
 mod watch;
 
@@ -47,14 +50,18 @@ impl FilesystemService {
             .map_err(|error| ConnectError::invalid_argument(error.to_string()))?;
         Ok((user, resolved))
     }
+
+    fn lane(&self, path: &Path) -> Lane {
+        self.state.file_calls.lane([path])
+    }
 }
 
 /// Runs file system calls where they may block. What has begun is finished, even if the client goes away.
 async fn blocking<T: Send + 'static>(
+    lane: &Lane,
     work: impl FnOnce() -> Result<T, ConnectError> + Send + 'static,
 ) -> Result<T, ConnectError> {
-    let result = tokio::task::spawn_blocking(work).await;
-    result.unwrap_or_else(|error| Err(ConnectError::internal(format!("the call did not finish: {error}"))))
+    lane.run(work).await?
 }
 
 impl Filesystem for FilesystemService {
@@ -65,7 +72,7 @@ impl Filesystem for FilesystemService {
     ) -> ServiceResult<impl Encodable<StatResponse> + Send + use<'a>> {
         let schema = Schema::of(&context);
         let (_, path) = self.resolve(&context, request.path)?;
-        let entry = schema.entry(blocking(move || tree::stat(&path)).await?);
+        let entry = schema.entry(blocking(&self.lane(&path), move || tree::stat(&path)).await?);
         Ok(schema.answer(StatResponse { entry: entry.into(), ..Default::default() }))
     }
 
@@ -76,7 +83,7 @@ impl Filesystem for FilesystemService {
     ) -> ServiceResult<impl Encodable<MakeDirResponse> + Send + use<'a>> {
         let schema = Schema::of(&context);
         let (user, path) = self.resolve(&context, request.path)?;
-        let entry = schema.entry(blocking(move || tree::make_dir(&path, &user)).await?);
+        let entry = schema.entry(blocking(&self.lane(&path), move || tree::make_dir(&path, &user)).await?);
         Ok(schema.answer(MakeDirResponse { entry: entry.into(), ..Default::default() }))
     }
 
@@ -88,7 +95,9 @@ impl Filesystem for FilesystemService {
         let schema = Schema::of(&context);
         let (user, source) = self.resolve(&context, request.source)?;
         let (_, destination) = self.resolve(&context, request.destination)?;
-        let entry = schema.entry(blocking(move || tree::rename(&source, &destination, &user)).await?);
+        let lane = self.state.file_calls.lane([source.as_path(), destination.as_path()]);
+        let moved = lane.run_while_wanted(move |wanted| tree::rename(&source, &destination, &user, wanted)).await?;
+        let entry = schema.entry(moved?);
         Ok(schema.answer(MoveResponse { entry: entry.into(), ..Default::default() }))
     }
 
@@ -100,8 +109,8 @@ impl Filesystem for FilesystemService {
         let schema = Schema::of(&context);
         let (_, path) = self.resolve(&context, request.path)?;
         let depth = request.depth.max(1);
-        let entries = blocking(move || tree::list(&path, depth)).await?;
-        let entries = entries.into_iter().map(|entry| schema.entry(entry)).collect();
+        let listed = self.lane(&path).run_while_wanted(move |wanted| tree::list(&path, depth, wanted)).await?;
+        let entries = listed?.into_iter().map(|entry| schema.entry(entry)).collect();
         Ok(schema.answer(ListDirResponse { entries, ..Default::default() }))
     }
 
@@ -112,7 +121,7 @@ impl Filesystem for FilesystemService {
     ) -> ServiceResult<impl Encodable<RemoveResponse> + Send + use<'a>> {
         let schema = Schema::of(&context);
         let (_, path) = self.resolve(&context, request.path)?;
-        blocking(move || tree::remove(&path)).await?;
+        blocking(&self.lane(&path), move || tree::remove(&path)).await?;
         Ok(schema.answer(RemoveResponse::default()))
     }
 
@@ -129,7 +138,8 @@ impl Filesystem for FilesystemService {
             include_entry: request.include_entry && schema.has_entries_in_events(),
             allow_network_mounts: request.allow_network_mounts,
         };
-        let watch = blocking(move || Watch::open(path, options)).await?;
+        let lane = self.lane(&path);
+        let watch = blocking(&lane.clone(), move || Watch::open(path, options, lane)).await?;
         let messages = watch::stream(watch, rpc::keepalive(&context), rpc::deadline(&context));
         let stream = Response::stream(messages).compress(false);
         Ok(match schema.header() {
@@ -151,7 +161,8 @@ impl Filesystem for FilesystemService {
             include_entry: request.include_entry && schema.has_entries_in_events(),
             allow_network_mounts: request.allow_network_mounts,
         };
-        let watch = blocking(move || Watch::open(path, options)).await?;
+        let lane = self.lane(&path);
+        let watch = blocking(&lane.clone(), move || Watch::open(path, options, lane)).await?;
         let watcher_id = self.watchers.add(watch)?;
         Ok(schema.answer(CreateWatcherResponse { watcher_id, ..Default::default() }))
     }
@@ -163,7 +174,7 @@ impl Filesystem for FilesystemService {
     ) -> ServiceResult<impl Encodable<GetWatcherEventsResponse> + Send + use<'a>> {
         let watcher = self.watchers.find(request.watcher_id)?;
         // Looking at new folders may wait for the disk.
-        let events = blocking(move || watcher.take()).await?;
+        let events = watcher.take().await?;
         Ok(Schema::of(&context).answer(GetWatcherEventsResponse { events, ..Default::default() }))
     }
 

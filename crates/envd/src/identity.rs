@@ -13,7 +13,7 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 
-use crate::sys;
+use crate::{regular, sys};
 
 /// Where PID 1 keeps the files that it put over `/etc/machine-id`, `/etc/hostname` and the kernel's boot id.
 const FOLDER: &str = "/run/hearth";
@@ -84,7 +84,7 @@ fn replace(name: &str, text: &str) -> io::Result<()> {
     if !path.parent().is_some_and(Path::is_dir) {
         return Ok(());
     }
-    std::fs::write(path, text)
+    regular::write(&path, text.as_bytes()).map(drop)
 }
 
 /// Has `name`, and no other name of its line's kind, stand for `address` in `/etc/hosts`: lines of the address and lines that

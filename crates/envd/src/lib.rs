@@ -7,6 +7,8 @@
 //! - [`state`]: what [`init`] changes: token, environment, defaults. [`users`] and [`paths`]: who, and where.
 //! - [`process`]: children, their streams and their subscribers.
 //! - [`filesystem`]: unary calls on files and watches; [`files`]: contents up and down.
+//! - [`path_calls`]: what may block on a path, bounded; [`regular`]: files of the machine, opened without blocking.
+//! - [`temporary`] and [`attributes`]: how a file takes another's place.
 //! - [`cgroups`] and [`freeze`]: groups of processes, to bound, kill and stop them whole. [`relay`]: services on loopback.
 //!   [`connections`] and [`sockets`]: what a restore has cut.
 //! - [`identity`] and [`certificates`]: what becomes of the machine when it becomes a sandbox. [`log`]: what happened.
@@ -15,11 +17,12 @@
 //! Nothing is kept on disk. All state survives a pause, because the memory does.
 //!
 //! Tasks: one per connection, which ends with it; one per process, and one for its deadline, which end with the process; one
-//! per polled watcher, which ends when the watcher is removed. Calls that may wait for a disk run on the runtime's blocking
-//! threads. There is no orderly shutdown: the daemon ends when the guest does, or is replaced, and has nothing to save.
+//! per polled watcher, which ends when the watcher is removed. Calls on paths run on the runtime's blocking threads, within the
+//! bounds of [`path_calls`]; none runs on a worker. There is no orderly shutdown: the daemon ends when the guest does, or is replaced, and has nothing to save.
 
 #![deny(unsafe_code)]
 
+mod attributes;
 mod certificates;
 mod cgroups;
 mod collapse;
@@ -37,14 +40,17 @@ mod init;
 mod log;
 mod metrics;
 mod options;
+mod path_calls;
 mod paths;
 mod process;
+mod regular;
 mod relay;
 mod rpc;
 mod server;
 mod sockets;
 mod state;
 mod sys;
+mod temporary;
 mod unread;
 mod users;
 
@@ -63,8 +69,10 @@ const VERSION: &str = "0.6.13";
 /// The daemon waits, it does not compute, and every thread costs a guest memory. One would do, were it not that long
 /// answers must not keep `/health` waiting.
 const WORKER_THREADS: usize = 2;
-/// Calls that wait for a disk at once. Enough for a client with all its connections; a bound on memory.
-const BLOCKING_THREADS_MAX: usize = 256;
+/// Threads for work that is neither a file call nor the start of a command: freezing, collapsing, giving memory back.
+const OTHER_THREADS_MAX: usize = 16;
+/// Threads that may block: one for each slot, so that no kind of call ever waits for the threads of another.
+const BLOCKING_THREADS_MAX: usize = path_calls::FILE_CALLS_MAX + path_calls::STARTS_MAX + OTHER_THREADS_MAX;
 /// How long an idle thread is kept for the next call.
 const BLOCKING_THREAD_IDLE: Duration = Duration::from_secs(2);
 /// The stack of a thread. It is touched as far as it is used; the deepest use is a walk through folders.

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 
+use rustix::io::Errno;
+
 use crate::users::User;
 
 /// Why a path means nothing.
@@ -80,9 +82,19 @@ pub(crate) fn ensure_folders(folder: &Path, user: &User) -> Result<(), ParentsEr
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(io(error)),
         }
-        std::os::unix::fs::chown(&path, Some(user.uid), Some(user.gid)).map_err(io)?;
+        match std::os::unix::fs::chown(&path, Some(user.uid), Some(user.gid)) {
+            Err(error) if has_no_owners(&error) => {}
+            owned => owned.map_err(io)?,
+        }
     }
     Ok(())
+}
+
+/// Whether root failed to change an owner because the file system has none, or has its own opinion of them: many FUSE and
+/// network mounts, and the files of the kernel.
+pub(crate) fn has_no_owners(error: &io::Error) -> bool {
+    let errors = [Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL].map(|errno| Some(errno.raw_os_error()));
+    rustix::process::geteuid().is_root() && errors.contains(&error.raw_os_error())
 }
 
 #[cfg(test)]

@@ -75,17 +75,16 @@ impl Process for ProcessService {
         let (state, registry) = (Arc::clone(&self.state), Arc::clone(&self.registry));
         // Loading a program may wait for the disk. What has begun there is finished, even if the client goes away: a process
         // is either known to the registry or was never started.
-        let started = tokio::task::spawn_blocking(move || {
+        let lane = child::lane(&request, &user, &state)?;
+        let started = lane.run(move || {
             let child = Child::spawn(request, &user, &state)?;
             let (live, feed) = Live::start(child, &registry, state);
             if let Some(deadline) = deadline {
                 live.kill_at(deadline);
             }
-            Ok((live.pid(), feed))
+            Ok::<_, ConnectError>((live.pid(), feed))
         });
-        let (pid, feed) = started
-            .await
-            .unwrap_or_else(|error| Err(ConnectError::internal(format!("the process was not started: {error}"))))?;
+        let (pid, feed) = started.await??;
         let events = feed.follow(pid, rpc::keepalive(&context), deadline);
         let events = events.map(|event| event.map(|event| StartResponse { event: event.into(), ..Default::default() }));
         Ok(Response::stream(events).compress(false))

@@ -18,6 +18,8 @@ use crate::connections::Connections;
 use crate::freeze::Freezer;
 use crate::idle::Idle;
 use crate::log::Log;
+use crate::path_calls::{self, PathCalls};
+use crate::regular;
 use crate::users::User;
 
 /// The variable with the sandbox's id.
@@ -35,6 +37,10 @@ pub(crate) struct State {
     pub(crate) idle: Idle,
     /// Told when a process starts or ends, and when the guest is restored.
     pub(crate) activity: Notify,
+    /// Slots of calls on files and directories.
+    pub(crate) file_calls: Arc<PathCalls>,
+    /// Slots of commands that are being started.
+    pub(crate) starts: Arc<PathCalls>,
     log: Log,
     surroundings: Surroundings,
 }
@@ -80,6 +86,8 @@ impl State {
             connections: Arc::default(),
             idle: Idle::default(),
             activity: Notify::new(),
+            file_calls: PathCalls::new("file calls", path_calls::FILE_CALLS_MAX, path_calls::FILE_CALLS_PER_MOUNT_MAX),
+            starts: PathCalls::new("command starts", path_calls::STARTS_MAX, path_calls::STARTS_PER_MOUNT_MAX),
             log: Log::new(surroundings.is_verbose),
             surroundings,
         };
@@ -141,8 +149,8 @@ impl State {
         let folder = Path::new(RUN_FOLDER);
         let path = folder.join(format!(".{name}"));
         let written = fs::create_dir_all(folder)
-            .and_then(|()| fs::write(&path, value))
-            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(mode)));
+            .and_then(|()| regular::write(&path, value.as_bytes()))
+            .and_then(|file| file.set_permissions(fs::Permissions::from_mode(mode)));
         if let Err(error) = written {
             self.log.error("envd", format!("writing {}: {error}", path.display()));
         }

@@ -2,12 +2,17 @@
 //! the daemon is static and must run in any image.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io::{self, BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use crate::regular;
 
 /// Longest line of `/etc/passwd` or `/etc/group` that is looked at. The guest writes these files.
 const LINE_BYTES_MAX: usize = 64 * 1024;
+/// How much of such a file is looked at: every request reads it.
+const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// A user, as passwd(5) has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,8 +69,8 @@ impl Names {
 }
 
 fn find_line<T>(path: &str, mut choose: impl FnMut(&str) -> Option<T>) -> Option<T> {
-    let file = fs::File::open(path).ok()?;
-    let mut reader = BufReader::new(file);
+    let file = regular::open(Path::new(path), OFlags::RDONLY).ok()?;
+    let mut reader = BufReader::new(io::Read::take(file, FILE_BYTES_MAX));
     loop {
         let mut line = Vec::new();
         let read = io::Read::take(&mut reader, LINE_BYTES_MAX as u64).read_until(b'\n', &mut line).ok()?;

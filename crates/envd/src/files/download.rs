@@ -1,53 +1,44 @@
 //! `GET /files`: headers and the order of checks. [`super::pieces`] has the bytes.
 
-use std::fs::{File, Metadata};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use rustix::io::Errno;
 
 use super::blocking;
 use super::content;
 use super::encoding::{self, Encoding};
+use super::input::Input;
 use super::pieces::{self, Beginning, Piece};
 use super::range::{self, Part, Wanted};
 use crate::failure::Failure;
+use crate::path_calls::Lane;
 use crate::sys;
 
 /// Bytes of the boundary between parts: no file has it by chance.
 const BOUNDARY_BYTES: usize = 16;
 
-pub(super) async fn serve(path: &Path, headers: &HeaderMap) -> Result<Response, Failure> {
-    let looked = path.to_owned();
-    let found = blocking(move || look(&looked)).await?;
+pub(super) async fn serve(path: &Path, lane: Lane, headers: &HeaderMap) -> Result<Response, Failure> {
+    let (looked, own) = (path.to_owned(), lane.clone());
+    let opened = blocking(&lane, move || open(&looked, own)).await?;
     let encoding = encoding::choose(headers)?;
-    let opened = path.to_owned();
-    let opening = move |path: &Path, error: &io::Error| {
-        Failure::internal(format!("error opening file '{}': {error}", path.display()))
-    };
+    let opening = |error: io::Error| Failure::internal(format!("error opening file '{}': {error}", path.display()));
+    let mut input = opened.map_err(opening)?;
     let by_name = content::by_name(path);
     let (mut response, kind) = match encoding {
         Encoding::Gzip => {
-            let file = blocking(move || File::open(&opened).map_err(|error| opening(&opened, &error))).await?;
-            let mut response = Response::new(Body::from_stream(pieces::compressed(file)));
+            let mut response = Response::new(Body::from_stream(pieces::compressed(input)));
             response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             (response, by_name.unwrap_or_else(|| content::by_beginning(None).to_owned()))
         }
         Encoding::Identity => {
-            let is_regular = found.is_file();
-            let begun = blocking(move || {
-                let open = || {
-                    File::open(&opened).and_then(|file| Beginning::read(&file, is_regular).map(|begin| (file, begin)))
-                };
-                open().map_err(|error| opening(&opened, &error))
-            });
-            let (file, beginning) = begun.await?;
+            let beginning = Beginning::read(&mut input).await.map_err(opening)?;
             let kind = by_name.unwrap_or_else(|| content::by_beginning(Some(&beginning.bytes)).to_owned());
-            (plain(file, beginning, &found, headers, &kind)?, kind)
+            (plain(input, beginning, headers, &kind)?, kind)
         }
     };
     let fields = response.headers_mut();
@@ -61,23 +52,25 @@ pub(super) async fn serve(path: &Path, headers: &HeaderMap) -> Result<Response, 
     Ok(response)
 }
 
-fn look(path: &Path) -> Result<Metadata, Failure> {
+/// Opens what is to be sent. The inner error is told only after other refusals.
+fn open(path: &Path, lane: Lane) -> Result<io::Result<Input>, Failure> {
     let shown = path.display();
-    let found = std::fs::metadata(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Failure::new(StatusCode::NOT_FOUND, format!("path '{shown}' does not exist")),
-        _ => Failure::internal(format!("error checking path '{shown}': {error}")),
-    })?;
-    if found.is_dir() { Err(Failure::bad_request(format!("path '{shown}' is a directory"))) } else { Ok(found) }
+    match Input::open(path, lane) {
+        Ok(input) if input.metadata.is_dir() => Err(Failure::bad_request(format!("path '{shown}' is a directory"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(Failure::new(StatusCode::NOT_FOUND, format!("path '{shown}' does not exist")))
+        }
+        // A socket, or a device without anything behind it (open(2)).
+        Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => {
+            Err(Failure::bad_request(format!("path '{shown}' is a socket or a device that cannot be read")))
+        }
+        opened => Ok(opened),
+    }
 }
 
 /// An answer without compression: of a part, if the client wants one and the size is known.
-fn plain(
-    file: File,
-    beginning: Beginning,
-    found: &Metadata,
-    headers: &HeaderMap,
-    kind: &str,
-) -> Result<Response, Failure> {
+fn plain(input: Input, beginning: Beginning, headers: &HeaderMap, kind: &str) -> Result<Response, Failure> {
+    let found = &input.metadata;
     let modified = found.modified().ok();
     if modified.is_some_and(|modified| is_unchanged(headers, modified)) {
         return Ok(dated(status(StatusCode::NOT_MODIFIED), modified));
@@ -89,14 +82,14 @@ fn plain(
         // Unknown: to the end, however far that is.
         (false, _) => {
             let all = [Piece::Bytes(beginning.bytes), Piece::Rest];
-            return Ok(Response::new(Body::from_stream(pieces::stream(file, all))));
+            return Ok(Response::new(Body::from_stream(pieces::stream(input, all))));
         }
     };
     let wanted = match headers.get(header::RANGE) {
         Some(range) if range_holds(headers, modified) => range::parse(range.to_str().unwrap_or_default(), size),
         _ => Wanted::Whole,
     };
-    let sections = Sections { file: Arc::new(file), beginning, size };
+    let sections = Sections { input, beginning, size };
     let mut response = match wanted {
         Wanted::Whole => sections.whole(),
         Wanted::Parts(parts) => match parts.as_slice() {
@@ -115,20 +108,22 @@ fn plain(
 
 /// A file of known size.
 struct Sections {
-    file: Arc<File>,
+    input: Input,
     beginning: Beginning,
     size: u64,
 }
 
 impl Sections {
     fn whole(self) -> Response {
-        let pieces = self.pieces(Part { start: 0, length: self.size });
-        self.respond(StatusCode::OK, pieces, self.size)
+        let size = self.size;
+        let pieces = self.pieces(Part { start: 0, length: size });
+        self.respond(StatusCode::OK, pieces, size)
     }
 
     fn part(self, part: Part) -> Response {
-        let mut response = self.respond(StatusCode::PARTIAL_CONTENT, self.pieces(part), part.length);
-        insert(&mut response, header::CONTENT_RANGE, &part.content_range(self.size));
+        let (range, pieces) = (part.content_range(self.size), self.pieces(part));
+        let mut response = self.respond(StatusCode::PARTIAL_CONTENT, pieces, part.length);
+        insert(&mut response, header::CONTENT_RANGE, &range);
         response
     }
 
@@ -171,12 +166,12 @@ impl Sections {
         pieces
     }
 
-    fn respond(&self, status: StatusCode, pieces: Vec<Piece>, length: u64) -> Response {
+    fn respond(self, status: StatusCode, pieces: Vec<Piece>, length: u64) -> Response {
         let body = match pieces.as_slice() {
             // Without a stream, small files go out in one write with their headers.
             [] => Body::empty(),
             [Piece::Bytes(bytes)] => Body::from(bytes.clone()),
-            _ => Body::from_stream(pieces::stream(Arc::clone(&self.file), pieces)),
+            _ => Body::from_stream(pieces::stream(self.input, pieces)),
         };
         let mut response = Response::new(body);
         *response.status_mut() = status;

@@ -7,6 +7,7 @@ use std::io;
 use http::HeaderMap;
 use xattr::FileExt;
 
+use crate::attributes::unsupported;
 use crate::failure::Failure;
 use crate::filesystem::METADATA_PREFIX;
 
@@ -62,10 +63,6 @@ pub(super) fn replace(file: &File, metadata: &Metadata) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn unsupported(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(95)
 }
 
 #[cfg(test)]

@@ -1,15 +1,14 @@
 //! The bytes of a download, read as fast as the client takes them and where they may block.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::sync::Arc;
+use std::io::{self, Write};
 
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures::Stream;
-use rustix::buffer::spare_capacity;
+
+use super::input::{Input, Wanted};
 
 /// How much of a file is read at once.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -27,17 +26,13 @@ pub(super) struct Beginning {
 }
 
 impl Beginning {
-    /// Blocks. What is not a regular file may give its content bit by bit: one bit is enough to begin with.
-    pub(super) fn read(file: &File, is_regular: bool) -> io::Result<Self> {
-        let mut bytes = Vec::with_capacity(BEGINNING_BYTES);
-        loop {
-            let read = rustix::io::retry_on_intr(|| rustix::io::read(file, spare_capacity(&mut bytes)))?;
-            let is_all = read == 0;
-            if is_all || !is_regular || bytes.len() >= BEGINNING_BYTES {
-                bytes.shrink_to_fit();
-                return Ok(Self { bytes: bytes.into(), is_all });
-            }
-        }
+    /// What is not a regular file may give its content bit by bit: one bit is enough to begin with.
+    pub(super) async fn read(input: &mut Input) -> io::Result<Self> {
+        let bytes = BEGINNING_BYTES;
+        let wanted = if input.is_regular() { Wanted::Full { bytes } } else { Wanted::Next { bytes } };
+        let bytes = input.read(wanted).await?;
+        let is_all = bytes.is_empty() || input.is_regular() && bytes.len() < BEGINNING_BYTES;
+        Ok(Self { bytes, is_all })
     }
 }
 
@@ -55,10 +50,10 @@ pub(super) enum Piece {
 
 /// The pieces' bytes. A file that is shorter than it was ends the stream with an error, because its length was promised.
 pub(super) fn stream(
-    file: impl Into<Arc<File>>,
+    input: Input,
     pieces: impl IntoIterator<Item = Piece>,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    let reader = Reader { file: file.into(), pieces: pieces.into_iter().collect() };
+    let reader = Reader { input, pieces: pieces.into_iter().collect() };
     futures::stream::unfold(reader, |mut reader| async move {
         let item = reader.next().await.transpose()?;
         if item.is_err() {
@@ -69,7 +64,7 @@ pub(super) fn stream(
 }
 
 struct Reader {
-    file: Arc<File>,
+    input: Input,
     pieces: VecDeque<Piece>,
 }
 
@@ -81,8 +76,8 @@ impl Reader {
                 Piece::Bytes(bytes) => return Ok(Some(bytes)),
                 Piece::File { length: 0, .. } => {}
                 Piece::File { start, length } => {
-                    let wanted = usize::try_from(length).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
-                    let bytes = read(Arc::clone(&self.file), Some(start), wanted).await?;
+                    let bytes = usize::try_from(length).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+                    let bytes = self.input.read(Wanted::At { start, bytes }).await?;
                     if bytes.is_empty() {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }
@@ -91,7 +86,7 @@ impl Reader {
                     return Ok(Some(bytes));
                 }
                 Piece::Rest => {
-                    let bytes = read(Arc::clone(&self.file), None, CHUNK_BYTES).await?;
+                    let bytes = self.input.read(Wanted::Next { bytes: CHUNK_BYTES }).await?;
                     if !bytes.is_empty() {
                         self.pieces.push_front(Piece::Rest);
                         return Ok(Some(bytes));
@@ -103,57 +98,52 @@ impl Reader {
     }
 }
 
-/// Reads up to `wanted` bytes, at a place or from where the file was read so far.
-async fn read(file: Arc<File>, start: Option<u64>, wanted: usize) -> io::Result<Bytes> {
-    let reading = tokio::task::spawn_blocking(move || {
-        let mut bytes = Vec::with_capacity(wanted);
-        rustix::io::retry_on_intr(|| match start {
-            Some(start) => rustix::io::pread(&file, spare_capacity(&mut bytes), start),
-            None => rustix::io::read(&file, spare_capacity(&mut bytes)),
-        })?;
-        if start.is_some() {
-            // The allocator may have given more room than was asked for.
-            bytes.truncate(wanted);
-        }
-        Ok(Bytes::from(bytes))
-    });
-    reading.await.unwrap_or_else(|error| Err(io::Error::other(error)))
-}
-
 /// The whole file, compressed on the way.
-pub(super) fn compressed(file: File) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    futures::stream::unfold(Some((file, None)), |state| async move {
-        let (file, encoder) = state?;
-        let step = tokio::task::spawn_blocking(move || compress(file, encoder)).await;
-        match step.unwrap_or_else(|error| Err(io::Error::other(error))) {
-            Ok((bytes, state)) => Some((Ok(bytes), state)),
+pub(super) fn compressed(input: Input) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    futures::stream::unfold(Some(Packer { input, encoder: None }), |packer| async move {
+        let mut packer = packer?;
+        match packer.next().await {
+            Ok((bytes, is_all)) => Some((Ok(bytes), (!is_all).then_some(packer))),
             Err(error) => Some((Err(error), None)),
         }
     })
 }
 
 type Encoder = GzEncoder<Vec<u8>>;
-/// A file on its way, with its encoder once there is something to compress.
-type Compressing = (File, Option<Encoder>);
 
-/// The next compressed bytes, and what is left to do. Blocks.
-fn compress(mut file: File, encoder: Option<Encoder>) -> io::Result<(Bytes, Option<Compressing>)> {
-    let mut chunk = vec![0; CHUNK_BYTES];
-    let mut encoder = encoder;
-    loop {
-        let read = file.read(&mut chunk)?;
-        let bytes = &chunk[..read];
-        let current = encoder.get_or_insert_with(|| GzEncoder::new(Vec::new(), level(bytes)));
-        current.write_all(bytes)?;
-        if read == 0 {
-            current.try_finish()?;
-            return Ok((std::mem::take(current.get_mut()).into(), None));
-        }
-        let ready = std::mem::take(current.get_mut());
-        if !ready.is_empty() {
-            return Ok((ready.into(), Some((file, encoder))));
+/// A file on its way.
+struct Packer {
+    input: Input,
+    /// There is one once there is something to compress.
+    encoder: Option<Encoder>,
+}
+
+impl Packer {
+    /// The next compressed bytes; with them, whether they are the last ones.
+    async fn next(&mut self) -> io::Result<(Bytes, bool)> {
+        loop {
+            let bytes = self.input.read(Wanted::Next { bytes: CHUNK_BYTES }).await?;
+            let (is_all, encoder) = (bytes.is_empty(), self.encoder.take());
+            // Takes the CPU for a while, so it does not belong on a worker either.
+            let packed = self.input.lane.run(move || pack(&bytes, encoder)).await.map_err(io::Error::other)?;
+            let (ready, encoder) = packed?;
+            self.encoder = Some(encoder);
+            if is_all || !ready.is_empty() {
+                return Ok((ready, is_all));
+            }
         }
     }
+}
+
+/// Compresses a chunk, the last one if it is empty.
+fn pack(bytes: &[u8], encoder: Option<Encoder>) -> io::Result<(Bytes, Encoder)> {
+    let mut encoder = encoder.unwrap_or_else(|| GzEncoder::new(Vec::new(), level(bytes)));
+    encoder.write_all(bytes)?;
+    if bytes.is_empty() {
+        encoder.try_finish()?;
+    }
+    let ready = std::mem::take(encoder.get_mut());
+    Ok((ready.into(), encoder))
 }
 
 /// How hard to try, by a file's beginning. Speed before size: the other side is a network away at most. Images, archives
@@ -169,12 +159,13 @@ fn level(beginning: &[u8]) -> Compression {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Seek, SeekFrom};
+    use std::io::Read;
 
     use flate2::read::GzDecoder;
     use futures::StreamExt;
 
     use super::*;
+    use crate::state::State;
 
     /// Bytes without any pattern (xorshift).
     fn noise(length: usize) -> Vec<u8> {
@@ -188,14 +179,19 @@ mod tests {
         std::iter::repeat_with(&mut next).flatten().take(length).collect()
     }
 
+    /// A file with a content.
+    fn input(content: &[u8]) -> Input {
+        let mut file = tempfile::NamedTempFile::new().expect("temporary file");
+        file.write_all(content).expect("writes");
+        let lane = State::outside().file_calls.lane([file.path()]);
+        Input::open(file.path(), lane).expect("opens")
+    }
+
     #[tokio::test]
     async fn what_is_compressed_can_be_read_and_what_is_dense_is_left() {
         let text = b"all work and no play ".repeat(40_000);
         for (content, smaller) in [(&b""[..], false), (b"x", false), (&text, true), (&noise(600_000), false)] {
-            let mut file = tempfile::tempfile().expect("temporary file");
-            file.write_all(content).expect("writes");
-            file.seek(SeekFrom::Start(0)).expect("seeks");
-            let pieces: Vec<Bytes> = compressed(file).map(|piece| piece.expect("reads")).collect().await;
+            let pieces: Vec<Bytes> = compressed(input(content)).map(|piece| piece.expect("reads")).collect().await;
             let packed = pieces.concat();
             let mut plain = Vec::new();
             GzDecoder::new(&packed[..]).read_to_end(&mut plain).expect("compressed");
@@ -207,10 +203,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_shrinks_is_an_error_and_not_a_short_answer() {
-        let mut file = tempfile::tempfile().expect("temporary file");
-        file.write_all(b"0123456789").expect("writes");
         let pieces = [Piece::Bytes("a".into()), Piece::File { start: 5, length: 100 }];
-        let told: Vec<_> = stream(file, pieces).map(|piece| piece.map_err(|error| error.kind())).collect().await;
+        let told: Vec<_> =
+            stream(input(b"0123456789"), pieces).map(|piece| piece.map_err(|error| error.kind())).collect().await;
         assert_eq!(told, [Ok("a".into()), Ok("56789".into()), Err(io::ErrorKind::UnexpectedEof)]);
     }
 }

@@ -1,77 +1,129 @@
-//! A file that is being written. All of it blocks.
+//! A file that is being written.
 //!
-//! The order of steps can be seen by watches in the guest and is part of the contract: parents, owner of an existing file,
-//! open and truncate, owner of a new file, data, metadata. No temporary file: who uploads half a file has half a file. Only
-//! composing, which takes its sources away, puts its result in place at once.
+//! A regular file gets its new content beside the old one and at once ([`Beside`]): who reads meanwhile has the old one whole, and
+//! an upload that breaks off changes nothing. A new file has its owner and content when it appears. The steps that watches in
+//! the guest see are the contract's: the file appears (if it is new), its owner changes, it is written.
+//!
+//! Written in place is what has to be: a file with several names, one that something is mounted on, one in a folder where no
+//! other file can be made, as below `/proc`. Those get their content as late as can be. What is no regular file, a pipe or a
+//! device, gets the bytes as they come ([`Output`]), and never keeps a thread waiting.
 
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, chown, fchown};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use http::StatusCode;
+use rustix::fs::OFlags;
 
 use super::metadata::{self, Metadata};
 use super::{Written, is_full, write_failure};
 use crate::failure::Failure;
 use crate::filesystem::same_file;
+use crate::path_calls::{Lane, MayBlock, Wanted};
 use crate::paths;
-use crate::sys;
+use crate::regular;
 use crate::users::User;
 
-/// Bytes of a temporary file's name.
-const TEMPORARY_NAME_BYTES: usize = 16;
+mod beside;
+mod output;
 
-/// An open file.
+use beside::{Beside, Located};
+use output::Output;
+
+/// Read at once while files are joined. The client's absence is noticed in between.
+const JOIN_BYTES: u64 = 4 << 20;
+
+/// What an upload goes to.
 pub(super) struct Target {
-    file: File,
     path: PathBuf,
+    lane: Lane,
+    kind: Kind,
+}
+
+enum Kind {
+    Beside(MayBlock<Beside>),
+    InPlace(MayBlock<File>),
+    Output(Output),
 }
 
 impl Target {
-    /// Opens a file for its new content, with the folders above it; it belongs to the user from now on.
-    pub(super) fn open(path: PathBuf, user: &User) -> Result<Self, Failure> {
-        ensure_parents(&path, user)?;
-        let exists = match fs::metadata(&path) {
-            Ok(found) if found.is_dir() => {
-                return Err(Failure::bad_request(format!("path is a directory: {}", path.display())));
-            }
-            Ok(_) => match chown(&path, Some(user.uid), Some(user.gid)) {
-                Ok(()) => true,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-                Err(error) => return Err(owning(&error)),
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => return Err(Failure::internal(format!("error getting file info: {error}"))),
+    /// Opens a file for its new content, with the folders above it; it belongs to the user from then on.
+    pub(super) async fn open(path: PathBuf, user: &User, lane: Lane) -> Result<Self, Failure> {
+        let (user, looked, own) = (user.clone(), path.clone(), lane.clone());
+        let kind = super::blocking(&lane, move || Kind::open(&looked, user, own)).await?;
+        Ok(Self { path, lane, kind })
+    }
+
+    /// Appends `bytes`; returns the emptied buffer. `length` is what the client announced.
+    pub(super) async fn write(self, mut bytes: Vec<u8>, length: Option<u64>) -> Result<(Self, Vec<u8>), Failure> {
+        let Self { path, lane, kind } = self;
+        let failed = move |error: &io::Error| match length.filter(|_| is_full(error)) {
+            Some(length) => Failure::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                format!("attempted to write {length} bytes: not enough disk space available"),
+            ),
+            None => write_failure(error, "error writing file"),
         };
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o666).open(&path);
-        let file = file.map_err(|error| opening(&error))?;
-        if !exists {
-            fchown(&file, Some(user.uid), Some(user.gid)).map_err(|error| owning(&error))?;
+        if let Kind::Output(mut output) = kind {
+            output.write(&bytes).await.map_err(|error| failed(&error))?;
+            bytes.clear();
+            return Ok((Self { path, lane, kind: Kind::Output(output) }, bytes));
         }
-        Ok(Self { file, path })
+        let (kind, bytes) = super::blocking(&lane, move || {
+            let mut file = match &kind {
+                Kind::Beside(beside) => beside.file(),
+                Kind::InPlace(file) => file,
+                Kind::Output(_) => return Ok((kind, bytes)),
+            };
+            file.write_all(&bytes).map_err(|error| failed(&error))?;
+            bytes.clear();
+            Ok((kind, bytes))
+        })
+        .await?;
+        Ok((Self { path, lane, kind }, bytes))
     }
 
-    /// Appends `bytes`; gives the emptied buffer back. `length` is what the client announced.
-    pub(super) fn write(mut self, mut bytes: Vec<u8>, length: Option<u64>) -> Result<(Self, Vec<u8>), Failure> {
-        if let Err(error) = self.file.write_all(&bytes) {
-            return Err(match length.filter(|_| is_full(&error)) {
-                Some(length) => Failure::new(
-                    StatusCode::INSUFFICIENT_STORAGE,
-                    format!("attempted to write {length} bytes: not enough disk space available"),
-                ),
-                None => write_failure(&error, "error writing file"),
-            });
+    /// Puts the file in place, if that was not done before.
+    pub(super) async fn finish(self, metadata: &Metadata) -> Result<Written, Failure> {
+        let Self { path, lane, kind } = self;
+        let metadata = metadata.clone();
+        super::blocking(&lane, move || kind.finish(&path, &metadata)).await
+    }
+}
+
+impl Kind {
+    /// Blocks.
+    fn open(path: &Path, user: User, lane: Lane) -> Result<Self, Failure> {
+        ensure_parents(path, &user)?;
+        match beside::locate(path)? {
+            Located::Other => Ok(Self::Output(Output::open(path, lane)?)),
+            Located::Regular { folder, name } => match Beside::create(folder, name, &user) {
+                Ok(beside) => Ok(Self::Beside(MayBlock::new(beside, lane))),
+                Err(error) if is_full(&error) => Err(opening(&error)),
+                // No other file can be made there.
+                Err(_) => Self::open_in_place(path, &user, lane),
+            },
+            Located::Unmovable => Self::open_in_place(path, &user, lane),
         }
-        bytes.clear();
-        Ok((self, bytes))
     }
 
-    pub(super) fn finish(self, metadata: &Metadata) -> Result<Written, Failure> {
-        metadata::replace(&self.file, metadata).map_err(|error| write_failure(&error, "error writing metadata"))?;
-        drop(self.file);
-        Ok(Written::new(&self.path))
+    fn open_in_place(path: &Path, user: &User, lane: Lane) -> Result<Self, Failure> {
+        let opened = regular::open(path, OFlags::WRONLY | OFlags::CREATE);
+        let file = opened.map_err(|error| opening(&error))?;
+        beside::empty(&file, user)?;
+        Ok(Self::InPlace(MayBlock::new(file, lane)))
+    }
+
+    /// Blocks.
+    fn finish(self, path: &Path, metadata: &Metadata) -> Result<Written, Failure> {
+        let attributes = |error: io::Error| write_failure(&error, "error writing metadata");
+        match self {
+            Self::Beside(beside) => beside.into_inner().finish(metadata)?,
+            Self::InPlace(file) => metadata::replace(&file.into_inner(), metadata).map_err(attributes)?,
+            Self::Output(_) => {}
+        }
+        Ok(Written::new(path))
     }
 }
 
@@ -86,7 +138,7 @@ fn owning(error: &io::Error) -> Failure {
 }
 
 fn opening(error: &io::Error) -> Failure {
-    if error.kind() == io::ErrorKind::StorageFull {
+    if is_full(error) {
         Failure::new(StatusCode::INSUFFICIENT_STORAGE, format!("not enough inodes available: {error}"))
     } else {
         Failure::internal(format!("error opening file: {error}"))
@@ -100,8 +152,13 @@ pub(super) struct Source {
     pub(super) path: PathBuf,
 }
 
-/// Joins files into one, by way of a temporary file beside it; the sources go.
-pub(super) fn compose(sources: &[Source], destination: &Path, user: &User) -> Result<Written, Failure> {
+/// Joins files into one, which takes its place at once; the sources go. Stops when the client goes before that. Blocks.
+pub(super) fn compose(
+    sources: &[Source],
+    destination: &Path,
+    user: &User,
+    wanted: &Wanted,
+) -> Result<Written, Failure> {
     for Source { given, path } in sources {
         let found = fs::metadata(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Failure::new(StatusCode::NOT_FOUND, format!("source file not found: {given}")),
@@ -115,31 +172,45 @@ pub(super) fn compose(sources: &[Source], destination: &Path, user: &User) -> Re
         }
     }
     ensure_parents(destination, user)?;
-    let random = sys::random_hex::<TEMPORARY_NAME_BYTES>().map_err(|error| opening(&error))?;
-    let mut temporary = OsString::from(destination);
-    temporary.push(format!(".e2b-compose.{random}.tmp"));
-    let temporary = PathBuf::from(temporary);
-    join(sources, &temporary, destination, user).inspect_err(|_| {
-        // It may not have come to be.
-        let _ = fs::remove_file(&temporary);
-    })?;
+    if destination.is_dir() {
+        return Err(Failure::internal(format!("error composing files: {} is a directory", destination.display())));
+    }
+    let Located::Regular { folder, name } = beside::locate(destination)? else {
+        let text = format!("destination cannot be replaced: {}", destination.display());
+        return Err(Failure::bad_request(text));
+    };
+    let target = Beside::create(folder, name, user).map_err(|error| opening(&error))?;
+    for source in sources {
+        join(&source.path, target.file(), wanted).map_err(|error| write_failure(&error, "error composing files"))?;
+    }
+    target.finish(&Metadata::new())?;
     for source in sources {
         let _ = fs::remove_file(&source.path);
     }
     Ok(Written::new(destination))
 }
 
-fn join(sources: &[Source], temporary: &Path, destination: &Path, user: &User) -> Result<(), Failure> {
-    let target = OpenOptions::new().write(true).create_new(true).mode(0o666).open(temporary);
-    let mut target = target.map_err(|error| opening(&error))?;
-    fchown(&target, Some(user.uid), Some(user.gid)).map_err(|error| owning(&error))?;
-    let failed = |error: io::Error| write_failure(&error, "error composing files");
-    for source in sources {
-        let mut source = File::open(&source.path).map_err(failed)?;
+fn join(source: &Path, mut target: &File, wanted: &Wanted) -> io::Result<()> {
+    let source = regular::open(source, OFlags::RDONLY)?;
+    loop {
+        wanted.check()?;
         // copy_file_range(2) where the file system has it.
-        io::copy(&mut source, &mut target).map_err(failed)?;
+        if io::copy(&mut io::Read::take(&source, JOIN_BYTES), &mut target)? == 0 {
+            return Ok(());
+        }
     }
-    fs::rename(temporary, destination).map_err(failed)
+}
+
+/// Makes a file the user's, if it is not already. File systems without owners, as many FUSE ones are, leave it as it is.
+fn own(file: &File, user: &User) -> io::Result<()> {
+    let found = file.metadata()?;
+    if (found.uid(), found.gid()) == (user.uid, user.gid) {
+        return Ok(());
+    }
+    match std::os::unix::fs::fchown(file, Some(user.uid), Some(user.gid)) {
+        Err(error) if paths::has_no_owners(&error) => Ok(()),
+        owned => owned,
+    }
 }
 
 #[cfg(test)]
@@ -162,7 +233,9 @@ mod tests {
         fs::create_dir(root.join("folder")).expect("creates");
         let status = |names: &[&str], destination: &str| {
             let sources: Vec<_> = names.iter().map(|name| source(name)).collect();
-            compose(&sources, &root.join(destination), &me()).map_err(|failure| failure.status().as_u16()).err()
+            compose(&sources, &root.join(destination), &me(), &Wanted::default())
+                .map_err(|failure| failure.status().as_u16())
+                .err()
         };
         assert_eq!(status(&["a", "nope"], "out"), Some(404));
         assert_eq!(status(&["a", "folder"], "out"), Some(400));

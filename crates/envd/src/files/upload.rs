@@ -13,7 +13,7 @@ use super::gunzip::gunzip;
 use super::metadata::Metadata;
 use super::multipart::Multipart;
 use super::target::Target;
-use super::{Written, blocking, resolve};
+use super::{Written, resolve};
 use crate::failure::Failure;
 use crate::state::State;
 use crate::users::User;
@@ -35,7 +35,7 @@ pub(super) struct Upload<'a> {
 type Body = BoxStream<'static, io::Result<Bytes>>;
 
 impl Upload<'_> {
-    /// Writes what comes. If the client goes away in the middle, what came is on the disk.
+    /// Writes what comes. Files that came whole are in place; one that breaks off leaves what was there before.
     pub(super) async fn receive(&self, headers: &HeaderMap, body: BodyDataStream) -> Result<Vec<Written>, Failure> {
         let content_type = headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes().to_vec()).unwrap_or_default();
         let shown = String::from_utf8_lossy(&content_type).into_owned();
@@ -97,31 +97,17 @@ impl Upload<'_> {
         mut data: impl Stream<Item = io::Result<Bytes>> + Unpin,
         length: Option<u64>,
     ) -> Result<Written, Failure> {
-        let user = self.user.clone();
-        let mut target = blocking(move || Target::open(path, &user)).await?;
+        let lane = self.state.file_calls.lane([path.as_path()]);
+        let mut target = Target::open(path, self.user, lane).await?;
         let mut pending = Vec::new();
-        let mut broken = None;
         while let Some(chunk) = data.next().await {
-            match chunk {
-                Ok(chunk) => pending.extend_from_slice(&chunk),
-                Err(error) => {
-                    broken = Some(error);
-                    break;
-                }
-            }
+            let chunk = chunk.map_err(|error| Failure::internal(format!("error reading the request body: {error}")))?;
+            pending.extend_from_slice(&chunk);
             if pending.len() >= WRITE_BYTES {
-                let bytes = std::mem::take(&mut pending);
-                (target, pending) = blocking(move || target.write(bytes, length)).await?;
+                (target, pending) = target.write(pending, length).await?;
             }
         }
-        let metadata = self.metadata.clone();
-        blocking(move || {
-            let (target, _) = target.write(pending, length)?;
-            match broken {
-                Some(error) => Err(Failure::internal(format!("error reading the request body: {error}"))),
-                None => target.finish(&metadata),
-            }
-        })
-        .await
+        let (target, _) = target.write(pending, length).await?;
+        target.finish(&self.metadata).await
     }
 }

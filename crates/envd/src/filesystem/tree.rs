@@ -9,9 +9,13 @@ use connectrpc::ConnectError;
 use hearth_envd_api::filesystem::EntryInfo;
 
 use super::entry::describe;
+use super::{moving, removing};
+use crate::path_calls::Wanted;
 use crate::paths;
 use crate::users::{Names, User};
 
+/// Entries of one listing. At half a kilobyte each this bounds what a listing of everything costs the guest.
+const LISTED_MAX: usize = 200_000;
 /// ELOOP: a chain of links that does not end.
 const LOOP: i32 = 40;
 
@@ -51,12 +55,21 @@ pub(super) fn make_dir(path: &Path, user: &User) -> Result<EntryInfo, ConnectErr
     described(path)
 }
 
-/// rename(2), with the folders above the destination.
-pub(super) fn rename(source: &Path, destination: &Path, user: &User) -> Result<EntryInfo, ConnectError> {
+/// rename(2), with the folders above the destination; to another file system by copying ([`moving`]).
+pub(super) fn rename(
+    source: &Path,
+    destination: &Path,
+    user: &User,
+    wanted: &Wanted,
+) -> Result<EntryInfo, ConnectError> {
     if let Some(folder) = destination.parent() {
         ensure_folders(folder, user)?;
     }
-    fs::rename(source, destination).map_err(|error| match error.kind() {
+    let renamed = match fs::rename(source, destination) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => moving::across(source, destination, wanted),
+        renamed => renamed,
+    };
+    renamed.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => ConnectError::not_found(format!("source file not found: {}", source.display())),
         _ => ConnectError::internal(format!("error renaming: {error}")),
     })?;
@@ -65,12 +78,7 @@ pub(super) fn rename(source: &Path, destination: &Path, user: &User) -> Result<E
 
 /// Recursive; a link is removed, not followed; what is not there is removed already.
 pub(super) fn remove(path: &Path) -> Result<(), ConnectError> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
+    match removing::remove_path(path) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(ConnectError::internal(format!("error removing file or directory: {error}"))),
@@ -79,7 +87,7 @@ pub(super) fn remove(path: &Path) -> Result<(), ConnectError> {
 
 /// Everything down to `depth` levels below a directory: each directory before its children, names in the order of their
 /// bytes.
-pub(super) fn list(path: &Path, depth: u32) -> Result<Vec<EntryInfo>, ConnectError> {
+pub(super) fn list(path: &Path, depth: u32, wanted: &Wanted) -> Result<Vec<EntryInfo>, ConnectError> {
     let found = fs::metadata(path).map_err(|error| match (error.kind(), error.raw_os_error()) {
         (io::ErrorKind::NotFound, _) => ConnectError::not_found(format!("path not found: {}", path.display())),
         (_, Some(LOOP)) => {
@@ -98,6 +106,11 @@ pub(super) fn list(path: &Path, depth: u32) -> Result<Vec<EntryInfo>, ConnectErr
     let mut names = Names::default();
     let mut entries = Vec::new();
     for entry in walkdir::WalkDir::new(&real).min_depth(1).max_depth(depth).sort_by_file_name() {
+        wanted.check().map_err(reading)?;
+        if entries.len() >= LISTED_MAX {
+            let text = format!("more than {LISTED_MAX} entries: list with a smaller depth, or one folder at a time");
+            return Err(ConnectError::resource_exhausted(text));
+        }
         let entry = match entry {
             Ok(entry) => entry,
             Err(error) if error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::NotFound) => continue,
@@ -146,7 +159,7 @@ mod tests {
         }
         symlink(root.join("subdir1"), root.join("link")).expect("links");
         let names = |depth| -> Vec<String> {
-            let entries = list(root, depth).expect("lists");
+            let entries = list(root, depth, &Wanted::default()).expect("lists");
             entries.iter().map(|entry| entry.path[root.as_os_str().len() + 1..].to_owned()).collect()
         };
         assert_eq!(names(1), ["Z", "file1.txt", "link", "subdir1", "subdir10"]);
@@ -156,7 +169,7 @@ mod tests {
         // Through a link to the root, entries are named by the path that was asked for.
         let alias = root.join("alias");
         symlink(root.join("subdir10"), &alias).expect("links");
-        let entries = list(&alias, 1).expect("lists");
+        let entries = list(&alias, 1, &Wanted::default()).expect("lists");
         assert_eq!(entries[0].path, alias.join("c").to_str().expect("text"));
     }
 
@@ -169,7 +182,7 @@ mod tests {
         symlink(root.join("loop"), root.join("loop")).expect("links");
         symlink(root.join("nowhere"), root.join("broken")).expect("links");
         let code = |result: Result<EntryInfo, ConnectError>| result.map_err(|error| error.code).err();
-        let listed = |name: &str| list(&root.join(name), 1).map_err(|error| error.code).err();
+        let listed = |name: &str| list(&root.join(name), 1, &Wanted::default()).map_err(|error| error.code).err();
         assert_eq!(code(stat(&root.join("nope"))), Some(ErrorCode::NotFound));
         assert_eq!(code(stat(&root.join("file/x"))), Some(ErrorCode::Internal));
         assert_eq!(code(stat(&root.join("broken"))), None);
@@ -181,9 +194,15 @@ mod tests {
         assert_eq!(code(make_dir(&root.join("file"), &me())), Some(ErrorCode::InvalidArgument));
         assert_eq!(code(make_dir(&root.join("file/x"), &me())), Some(ErrorCode::Internal));
         assert_eq!(code(make_dir(&root.join("new/a/b"), &me())), None);
-        assert_eq!(code(rename(&root.join("nope"), &root.join("x"), &me())), Some(ErrorCode::NotFound));
-        assert_eq!(code(rename(&root.join("new"), &root.join("full"), &me())), Some(ErrorCode::Internal));
-        assert_eq!(code(rename(&root.join("file"), &root.join("made/file"), &me())), None);
+        assert_eq!(
+            code(rename(&root.join("nope"), &root.join("x"), &me(), &Wanted::default())),
+            Some(ErrorCode::NotFound)
+        );
+        assert_eq!(
+            code(rename(&root.join("new"), &root.join("full"), &me(), &Wanted::default())),
+            Some(ErrorCode::Internal)
+        );
+        assert_eq!(code(rename(&root.join("file"), &root.join("made/file"), &me(), &Wanted::default())), None);
         for gone in ["nope", "full", "loop", "broken"] {
             assert!(remove(&root.join(gone)).is_ok(), "{gone}");
             assert!(!root.join(gone).exists(), "{gone}");

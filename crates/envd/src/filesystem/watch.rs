@@ -7,7 +7,7 @@
 //! overflows, events are lost: the watch goes on, and tells everything that it finds there then as created, so that a client
 //! knows what is there (but not what went).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::mem::MaybeUninit;
@@ -23,8 +23,9 @@ use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
 use super::entry::describe;
-use crate::sys;
+use crate::path_calls::Lane;
 use crate::users::Names;
+use crate::{sys, temporary};
 
 mod polled;
 mod stream;
@@ -40,6 +41,9 @@ const BATCH_EVENTS_MAX: usize = 16_384;
 /// Entries that are told after an overflow at most: a polled watcher keeps twice as many.
 const FOUND_AGAIN_MAX: usize = 50_000;
 
+/// Moves whose other half is waited for. The halves come next to each other, but for events of other folders.
+const ARRIVING_MAX: usize = 64;
+
 /// What a client wants of a watch.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Options {
@@ -52,16 +56,22 @@ pub(super) struct Options {
 pub(super) struct Watch {
     root: PathBuf,
     options: Options,
+    /// Slots for looking at what has happened.
+    lane: Lane,
     /// Shared with whoever waits for it to become readable.
     inotify: Arc<AsyncFd<OwnedFd>>,
     /// Watched directories, relative to the root, by the kernel's number for the watch. Empty when the root is gone.
     folders: HashMap<i32, PathBuf>,
+    /// Moves of temporary files whose other half has not come yet, the last one first.
+    arriving: VecDeque<u32>,
 }
 
 /// A kernel event, copied out of the buffer.
 struct Notice {
     watch: i32,
     flags: ReadFlags,
+    /// The same in both halves of a move.
+    cookie: u32,
     name: Option<OsString>,
 }
 
@@ -74,7 +84,7 @@ pub(super) struct Drained {
 
 impl Watch {
     /// Begins to watch. Whatever happens after this returns is told. Blocks; needs a runtime around it.
-    pub(super) fn open(root: PathBuf, options: Options) -> Result<Self, ConnectError> {
+    pub(super) fn open(root: PathBuf, options: Options, lane: Lane) -> Result<Self, ConnectError> {
         let found = std::fs::metadata(&root).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => ConnectError::not_found(format!("path {} not found", root.display())),
             _ => ConnectError::internal(format!("error getting file info: {error}")),
@@ -90,7 +100,7 @@ impl Watch {
         let inotify =
             inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(|error| failed(error.into()))?;
         let inotify = Arc::new(sys::pollable(inotify).map_err(failed)?);
-        let mut watch = Self { root, options, inotify, folders: HashMap::new() };
+        let mut watch = Self { root, options, lane, inotify, folders: HashMap::new(), arriving: VecDeque::new() };
         watch.add(Path::new("")).map_err(failed)?;
         if options.recursive {
             watch.add_below(Path::new(""), |_| {}).map_err(failed)?;
@@ -123,7 +133,8 @@ impl Watch {
     fn add_below(&mut self, relative: &Path, mut found: impl FnMut(PathBuf)) -> io::Result<()> {
         let top = self.root.join(relative);
         // The root itself may be a link.
-        for entry in walkdir::WalkDir::new(&top).min_depth(1).into_iter().flatten() {
+        let entries = walkdir::WalkDir::new(&top).min_depth(1).into_iter();
+        for entry in entries.filter_entry(|entry| !temporary::is_temporary(entry.file_name())).flatten() {
             let Ok(path) = entry.path().strip_prefix(&self.root).map(Path::to_owned) else { continue };
             if entry.file_type().is_dir()
                 && let Err(error) = self.add(&path)
@@ -181,6 +192,7 @@ impl Watch {
                 Ok(event) => notices.push(Notice {
                     watch: event.wd(),
                     flags: event.events(),
+                    cookie: event.cookie(),
                     name: event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()).to_owned()),
                 }),
                 Err(Errno::AGAIN) => return Ok(notices),
@@ -203,6 +215,9 @@ impl Watch {
         let Some(folder) = self.folders.get(&notice.watch).cloned() else { return };
         if flags.contains(ReadFlags::IGNORED) {
             self.folders.remove(&notice.watch);
+            return;
+        }
+        if notice.name.as_ref().is_some_and(|name| self.is_hidden(&folder, name, notice)) {
             return;
         }
         let is_root = folder.as_os_str().is_empty();
@@ -231,6 +246,27 @@ impl Watch {
         }
     }
 
+    /// Whether an event is about a file on its way to its place, or about its taking another's place: to a client that is a
+    /// write, and the daemon makes the events of one.
+    fn is_hidden(&mut self, folder: &Path, name: &OsStr, notice: &Notice) -> bool {
+        if temporary::is_temporary(name) {
+            if notice.flags.contains(ReadFlags::MOVED_FROM) && temporary::is_over(name) {
+                self.arriving.truncate(ARRIVING_MAX - 1);
+                self.arriving.push_front(notice.cookie);
+            }
+            return true;
+        }
+        if notice.flags.contains(ReadFlags::MOVED_TO)
+            && let Some(place) = self.arriving.iter().position(|cookie| *cookie == notice.cookie)
+        {
+            self.arriving.remove(place);
+            return true;
+        }
+        // A file without a name has one for the kernel, which nothing leads to.
+        let is_change = !notice.flags.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO | ReadFlags::DELETE);
+        is_change && temporary::may_be_nameless(name) && self.root.join(folder).join(name).symlink_metadata().is_err()
+    }
+
     /// Everything that is there now, after events were lost. Directories that came meanwhile are watched from here on.
     fn look_again(&mut self) -> Vec<PathBuf> {
         let mut found = Vec::new();
@@ -243,8 +279,8 @@ impl Watch {
             // At the kernel's limit some directories go unwatched; what is there is told all the same.
             let _ = self.add_below(Path::new(""), take);
         } else {
-            let entries = std::fs::read_dir(&self.root).into_iter().flatten().flatten();
-            entries.for_each(|entry| take(entry.file_name().into()));
+            let names = std::fs::read_dir(&self.root).into_iter().flatten().flatten().map(|entry| entry.file_name());
+            names.filter(|name| !temporary::is_temporary(name)).for_each(|name| take(name.into()));
         }
         found
     }
@@ -292,6 +328,11 @@ mod tests {
 
     const EVERYTHING: Options = Options { recursive: true, include_entry: false, allow_network_mounts: true };
 
+    fn open(root: &Path) -> Watch {
+        let lane = crate::state::State::outside().file_calls.lane([root]);
+        Watch::open(root.to_owned(), EVERYTHING, lane).expect("watches")
+    }
+
     fn drain(watch: &mut Watch) -> Vec<String> {
         let mut names = Vec::new();
         loop {
@@ -308,7 +349,7 @@ mod tests {
         let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").expect("Linux has it");
         let limit: usize = limit.trim().parse().expect("a number");
         let folder = tempfile::tempdir().expect("temporary folder");
-        let mut watch = Watch::open(folder.path().to_owned(), EVERYTHING).expect("watches");
+        let mut watch = open(folder.path());
         // Two events each time, and no two of the same kind in a row, which the kernel would join.
         for _ in 0..=limit / 2 {
             fs::create_dir(folder.path().join("flood")).expect("creates");
@@ -325,7 +366,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_kept_of_directories_that_went() {
         let (inside, outside) = (tempfile::tempdir().expect("temporary"), tempfile::tempdir().expect("temporary"));
-        let mut watch = Watch::open(inside.path().to_owned(), EVERYTHING).expect("watches");
+        let mut watch = open(inside.path());
         for round in 0..10 {
             fs::create_dir_all(inside.path().join("a/b/c")).expect("creates");
             drain(&mut watch);

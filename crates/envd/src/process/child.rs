@@ -16,6 +16,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::process::{ChildStdin, Command};
 
 use crate::cgroups::{Kind, Leaf};
+use crate::path_calls::Lane;
 use crate::paths;
 use crate::state::State;
 use crate::sys::{self, Role};
@@ -27,6 +28,9 @@ const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 const SHELL_TELLS: [io::ErrorKind; 2] = [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied];
 /// ENOEXEC: a script without an interpreter line, which a shell runs itself.
 const NOT_A_BINARY: i32 = 8;
+
+/// Folders of a search path whose mounts are looked at before a start. Later ones are searched all the same.
+const SEARCHED_FOLDERS_MAX: usize = 32;
 
 /// The tag of the host's own commands: they stay in the daemon's group, so that they run while the others are frozen.
 const SYSTEM_TAG: &str = "_system";
@@ -95,6 +99,23 @@ impl Child {
     }
 }
 
+/// The slots for a start: by the mounts of the working directory and of the folders the program is looked for in. A program
+/// on a silent mount does not keep others from starting.
+pub(super) fn lane(request: &StartRequest, user: &User, state: &State) -> Result<Lane, ConnectError> {
+    let default = ProcessConfig::default();
+    let config = request.process.as_option().unwrap_or(&default);
+    let workdir = resolve_workdir(config, user, state)?;
+    let mut paths: Vec<PathBuf> = if config.cmd.contains('/') {
+        vec![workdir.join(&config.cmd)]
+    } else {
+        let environment = environment(config, user, state)?;
+        let search = environment.get("PATH").map(String::as_str).unwrap_or_default();
+        search.split(':').take(SEARCHED_FOLDERS_MAX).map(|folder| workdir.join(folder)).collect()
+    };
+    paths.push(workdir);
+    Ok(state.starts.lane(paths.iter().map(PathBuf::as_path)))
+}
+
 /// Our ends of a child's pipes.
 fn pipes(process: &mut tokio::process::Child) -> io::Result<Streams> {
     let (Some(stdout), Some(stderr)) = (process.stdout.take(), process.stderr.take()) else {
@@ -115,14 +136,18 @@ fn starting(error: &io::Error) -> ConnectError {
 
 /// The directory the command starts in. Entering it is tried by the child, with the user's rights.
 fn workdir(config: &ProcessConfig, user: &User, state: &State) -> Result<PathBuf, ConnectError> {
-    let default = state.default_workdir();
-    let path = paths::resolve(config.cwd.as_deref().unwrap_or_default(), user, default.as_deref())
-        .map_err(|error| ConnectError::invalid_argument(error.to_string()))?;
+    let path = resolve_workdir(config, user, state)?;
     if path.exists() {
         Ok(path)
     } else {
         Err(ConnectError::invalid_argument(format!("cwd '{}' does not exist", path.display())))
     }
+}
+
+fn resolve_workdir(config: &ProcessConfig, user: &User, state: &State) -> Result<PathBuf, ConnectError> {
+    let default = state.default_workdir();
+    paths::resolve(config.cwd.as_deref().unwrap_or_default(), user, default.as_deref())
+        .map_err(|error| ConnectError::invalid_argument(error.to_string()))
 }
 
 /// Nothing is inherited but the search path; what comes later wins.

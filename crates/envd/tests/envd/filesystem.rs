@@ -212,6 +212,31 @@ async fn folders_are_made_moved_and_removed() {
     }
 }
 
+/// A rename to another file system is a rename for the client.
+#[tokio::test]
+async fn moves_reach_other_file_systems() {
+    let daemon = Daemon::start().await;
+    let (place, Ok(memory)) = (Place::new(), tempfile::tempdir_in("/dev/shm")) else {
+        eprintln!("skipped: there is no /dev/shm");
+        return;
+    };
+    let to = |name: &str| memory.path().join(name).to_str().expect("text").to_owned();
+    place.write("file", "text");
+    fs::create_dir_all(place.path("tree/deep")).expect("creates");
+    place.write("tree/deep/file", "deep");
+    let moved = daemon.rename(&place.path("file"), &to("new/name")).await.expect("moves");
+    assert_eq!((moved.name.as_str(), moved.path, moved.size), ("name", to("new/name"), 4));
+    let moved = daemon.rename(&place.path("tree"), &to("tree")).await.expect("moves");
+    assert_eq!(moved.r#type.as_known(), Some(FileType::FILE_TYPE_DIRECTORY));
+    assert_eq!(fs::read_to_string(to("tree/deep/file")).expect("there"), "deep");
+    assert_eq!(fs::read_dir(place.path("")).expect("lists").count(), 0);
+    assert_eq!(fs::read_dir(memory.path()).expect("lists").count(), 2);
+    assert_eq!(code(daemon.rename(&place.path("file"), &to("x")).await), "not_found");
+    assert_eq!(code(daemon.rename(&to("new/name"), &place.path("")).await), "internal");
+    daemon.rename(&to("new/name"), &place.path("back")).await.expect("moves back");
+    assert_eq!(fs::read_to_string(place.path("back")).expect("there"), "text");
+}
+
 #[tokio::test]
 async fn what_is_made_belongs_to_the_user() {
     let daemon = Daemon::start().await;

@@ -3,6 +3,7 @@
 //! [`daemon`] starts it, [`http`] and [`connect`] speak to it. The other modules follow the chapters of the contract. Tests
 //! that need root's rights say `skipped:` when they have none.
 
+mod blocked;
 mod client;
 mod connect;
 mod daemon;

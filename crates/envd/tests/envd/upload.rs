@@ -11,7 +11,7 @@ use http::Method;
 use serde_json::json;
 
 use crate::connect::Codec;
-use crate::daemon::{Daemon, other_user, within};
+use crate::daemon::{Daemon, other_user, until, within};
 use crate::filesystem::Place;
 use crate::http::{Reply, chunked, escape, post, post_json, send};
 
@@ -120,10 +120,11 @@ async fn several_files_in_one_form() {
     assert_eq!(reply.status, 400, "{reply:?}");
     assert_eq!(fs::read(place.path("twice")).expect("written"), b"first");
     assert_eq!(post(&daemon, "/files", &[FORM], form(&[("name=\"file\"", b"x")])).await.status, 400);
-    // Not whole: what came is there.
+    // Not whole: nothing is there.
     let body = form(&[(&format!("name=\"file\"; filename=\"{}\"", place.path("cut")), b"begun")]);
     let reply = post(&daemon, "/files", &[FORM], body[..body.len() - 11].to_vec()).await;
     assert_eq!(reply.status, 500, "{reply:?}");
+    assert!(!fs::exists(place.path("cut")).expect("looks"));
     let reply = post(&daemon, "/files", &[("content-type", "multipart/form-data")], body).await;
     assert_eq!(reply.status, 500, "{reply:?}");
 }
@@ -276,6 +277,174 @@ async fn composing() {
     assert_eq!(fs::read_to_string(&out).expect("written"), "one two three");
     assert_eq!(fs::read_dir(place.path("")).expect("lists").count(), 1, "the sources are gone");
     assert_eq!(fs::read_dir(place.path("new")).expect("lists").count(), 1, "and there is nothing temporary");
+}
+
+/// The names in a folder, in order.
+fn names(place: &Place) -> Vec<String> {
+    let entries = fs::read_dir(place.path("")).expect("lists").flatten();
+    let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// An upload of a mebibyte that stops in the middle, once the daemon has had all that was sent.
+async fn break_off(daemon: &Daemon, path: &str) {
+    use tokio::io::AsyncWriteExt as _;
+
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("the daemon listens");
+    let files = daemon.open_files().len();
+    let head = format!(
+        "POST /files?path={} HTTP/1.1\r\nhost: guest\r\ncontent-type: application/octet-stream\r\ncontent-length: 2097152\r\n\r\n",
+        escape(path)
+    );
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    stream.write_all(&vec![b'n'; 1 << 20]).await.expect("sent");
+    // The connection, the folder and the file.
+    until("the file to be open", || async { (daemon.open_files().len() > files + 1).then_some(()) }).await;
+    drop(stream);
+    until("the file to be closed", || async { (daemon.open_files().len() <= files).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn an_upload_that_breaks_off_changes_nothing() {
+    let daemon = Daemon::start().await;
+    let place = Place::new();
+    for name in ["old", "linked"] {
+        place.write(name, "old content");
+    }
+    fs::hard_link(place.path("linked"), place.path("other name")).expect("links");
+    for name in ["old", "new", "linked"] {
+        break_off(&daemon, &place.path(name)).await;
+        assert_eq!(names(&place), ["linked", "old", "other name"], "nothing new is left of {name}");
+    }
+    // A body that is damaged breaks off as well.
+    let mut packed = compress(&vec![b'x'; 1 << 20]);
+    packed.truncate(packed.len() - 4);
+    for name in ["old", "new"] {
+        let reply = daemon.upload(&place.path(name), &[RAW, ("content-encoding", "gzip")], packed.clone()).await;
+        assert_eq!(reply.status, 500);
+    }
+    for name in ["old", "linked", "other name"] {
+        assert_eq!(fs::read_to_string(place.path(name)).expect("there"), "old content");
+    }
+    assert_eq!(names(&place), ["linked", "old", "other name"]);
+}
+
+#[tokio::test]
+async fn readers_see_the_old_or_the_new_whole() {
+    let daemon = Daemon::start().await;
+    let place = Place::new();
+    let contents = [vec![b'a'; 3 << 20], vec![b'b'; 2 << 20]];
+    place.write("file", &contents[0]);
+    let (path, stop) = (place.path("file"), std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false)));
+    let stopped = std::sync::Arc::clone(&stop);
+    let reader = std::thread::spawn(move || {
+        let mut looks = 0;
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            let content = fs::read(&path).expect("always there");
+            let is_whole =
+                matches!((content.first(), content.len()), (Some(b'a'), 0x30_0000) | (Some(b'b'), 0x20_0000));
+            assert!(is_whole && content.iter().all(|byte| *byte == content[0]), "{} bytes", content.len());
+            looks += 1;
+        }
+        looks
+    });
+    for round in 1..=20 {
+        let reply = daemon.upload(&place.path("file"), &[RAW], contents[round % 2].clone()).await;
+        assert_eq!(reply.status, 200);
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(reader.join().expect("saw nothing torn") > 0);
+}
+
+#[tokio::test]
+async fn what_a_file_is_besides_its_content_stays() {
+    let daemon = Daemon::start().await;
+    let place = Place::new();
+    let inode = |name: &str| fs::metadata(place.path(name)).expect("exists").ino();
+    // A second name still leads to the same file.
+    place.write("linked", "old");
+    fs::hard_link(place.path("linked"), place.path("second")).expect("links");
+    let before = inode("linked");
+    assert_eq!(daemon.upload(&place.path("linked"), &[RAW], "new").await.status, 200);
+    assert_eq!((inode("linked"), fs::read_to_string(place.path("second")).expect("reads")), (before, "new".to_owned()));
+    // Links are written through, also those that lead to nothing yet, and the file they lead to is replaced.
+    place.write("file", "old");
+    fs::create_dir(place.path("folder")).expect("creates");
+    for (link, target) in [("link", "file"), ("folder/back", "../link"), ("dangling", "folder/made")] {
+        std::os::unix::fs::symlink(target, place.path(link)).expect("links");
+    }
+    let mut reading = fs::File::open(place.path("file")).expect("opens");
+    for link in ["link", "folder/back", "dangling"] {
+        assert_eq!(daemon.upload(&place.path(link), &[RAW], link).await.status, 200);
+        assert!(fs::symlink_metadata(place.path(link)).expect("exists").is_symlink());
+    }
+    let mut before = String::new();
+    std::io::Read::read_to_string(&mut reading, &mut before).expect("reads");
+    assert_eq!(before, "old", "readers of the old one are left alone");
+    assert_eq!(fs::read_to_string(place.path("file")).expect("reads"), "folder/back");
+    assert_eq!(fs::read_to_string(place.path("folder/made")).expect("reads"), "dangling");
+    // Mode and access control list, and the foreign attributes; see `metadata_is_kept_with_the_file`.
+    fs::set_permissions(place.path("file"), fs::Permissions::from_mode(0o640)).expect("sets");
+    // Version 2; the owner, user 12345, the group, the mask, others: each with its rights and its id.
+    let list = [(1u16, 6u16, u32::MAX), (2, 4, 12345), (4, 4, u32::MAX), (16, 4, u32::MAX), (32, 0, u32::MAX)];
+    let mut value = 2u32.to_le_bytes().to_vec();
+    for (tag, rights, id) in list {
+        value.extend([&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat());
+    }
+    let has_list = xattr::set(place.path("file"), "system.posix_acl_access", &value).is_ok();
+    assert_eq!(daemon.upload(&place.path("file"), &[RAW], "x").await.status, 200);
+    assert_eq!(fs::metadata(place.path("file")).expect("exists").permissions().mode() & 0o777, 0o640);
+    if has_list {
+        let kept = xattr::get(place.path("file"), "system.posix_acl_access").expect("reads");
+        assert_eq!(kept.as_deref(), Some(&value[..]));
+    }
+    // A name with a slash at its end is a folder's.
+    assert_eq!(daemon.upload(&format!("{}/", place.path("nothing")), &[RAW], "x").await.status, 400);
+    // Composing does the same.
+    place.write("part", "composed");
+    let body = json!({ "source_paths": [place.path("part")], "destination": place.path("linked") });
+    assert_eq!(post_json(&daemon, "/files/compose", &body).await.status, 200);
+    assert_eq!(fs::read_to_string(place.path("second")).expect("reads"), "composed");
+}
+
+/// Where no other file can be made or no name replaced, a file is written in place. In mounts and names of its own.
+#[tokio::test]
+async fn files_that_cannot_be_replaced_are_written_in_place() {
+    if !crate::daemon::is_root() {
+        eprintln!("skipped: only root can mount");
+        return;
+    }
+    let place = Place::new();
+    for name in ["below", "mounted"] {
+        place.write(name, "old");
+    }
+    let mut command = std::process::Command::new("unshare");
+    let script = "mount --bind \"$1\" \"$2\" && shift 2 && exec \"$@\"";
+    command.args(["--mount", "--uts", "--propagation", "private", "/bin/sh", "-c", script, "sh"]);
+    command.args([&place.path("below"), &place.path("mounted"), env!("CARGO_BIN_EXE_hearth-envd")]);
+    let daemon = Daemon::bare(command).await;
+    let null = fs::metadata("/dev/null").expect("exists");
+    for (path, content) in [
+        (place.path("mounted").as_str(), "new"),
+        ("/proc/sys/kernel/hostname", "files-of-a-test"),
+        ("/proc/self/oom_score_adj", "0"),
+        ("/dev/null", "gone"),
+    ] {
+        let reply = daemon.upload(path, &[RAW], content).await;
+        assert_eq!((reply.status, reply.json()), (200, json!([entry(path)])), "{path}");
+    }
+    assert_eq!(fs::read_to_string(place.path("below")).expect("reads"), "new");
+    assert_eq!(fs::read_to_string(place.path("mounted")).expect("reads"), "old", "outside nothing is mounted");
+    assert_eq!(daemon.run(&crate::process::shell("hostname")).await.stdout(), "files-of-a-test\n");
+    assert_eq!(names(&place), ["below", "mounted"]);
+    // Another user's upload leaves a device, and what has no owners, as it is.
+    let Some((name, _)) = other_user() else { return };
+    for path in ["/dev/null", "/proc/sys/kernel/hostname"] {
+        let reply = post(&daemon, &format!("/files?path={path}&username={name}"), &[RAW], "files-of-a-test").await;
+        assert_eq!(reply.status, 200, "{path}: {reply:?}");
+    }
+    assert_eq!(fs::metadata("/dev/null").expect("exists").uid(), null.uid());
 }
 
 // envd: S2

@@ -13,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Watch;
+use crate::path_calls::Lane;
 use crate::sys;
 
 /// Events a watcher keeps until they are fetched. At a few hundred bytes each this bounds what a forgotten watcher costs the
@@ -35,7 +36,9 @@ struct Entry {
 
 /// One watcher.
 pub(in crate::filesystem) struct Watcher {
+    /// Held by calls that may block, and only on threads that may.
     buffered: Mutex<Buffered>,
+    lane: Lane,
 }
 
 struct Buffered {
@@ -71,14 +74,18 @@ impl Watcher {
         self.buffered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Everything since the last fetch. Blocks.
-    pub(in crate::filesystem) fn take(&self) -> Result<Vec<FilesystemEvent>, ConnectError> {
-        let mut buffered = self.buffered();
-        buffered.drain();
-        match &buffered.failed {
-            Some(error) => Err(error.clone()),
-            None => Ok(std::mem::take(&mut buffered.events)),
-        }
+    /// Everything since the last fetch. Not cancel safe: events may be taken for nobody.
+    pub(in crate::filesystem) async fn take(self: Arc<Self>) -> Result<Vec<FilesystemEvent>, ConnectError> {
+        let lane = self.lane.clone();
+        let taken = lane.run(move || {
+            let mut buffered = self.buffered();
+            buffered.drain();
+            match &buffered.failed {
+                Some(error) => Err(error.clone()),
+                None => Ok(std::mem::take(&mut buffered.events)),
+            }
+        });
+        taken.await?
     }
 }
 
@@ -93,7 +100,9 @@ impl Polled {
         let random = random.map_err(|error| ConnectError::internal(format!("error creating watcher: {error}")))?;
         let id = format!("w{random}");
         let inotify = Arc::clone(&watch.inotify);
-        let watcher = Arc::new(Watcher { buffered: Mutex::new(Buffered { watch, events: Vec::new(), failed: None }) });
+        let lane = watch.lane.clone();
+        let buffered = Mutex::new(Buffered { watch, events: Vec::new(), failed: None });
+        let watcher = Arc::new(Watcher { buffered, lane });
         let stop = CancellationToken::new();
         tokio::spawn(keep_reading(inotify, Arc::clone(&watcher), stop.clone()));
         self.open().insert(id.clone(), Entry { watcher, _reading: stop.drop_guard() });
@@ -123,6 +132,8 @@ async fn keep_reading(inotify: Arc<AsyncFd<OwnedFd>>, watcher: Arc<Watcher>, sto
                 Err(_) => return,
             }
         }
-        tokio::task::block_in_place(|| watcher.buffered().drain());
+        let drained = Arc::clone(&watcher);
+        // Refused when its mount is blocked: the events stay in the kernel's queue, and the next one wakes this again.
+        let _ = watcher.lane.run(move || drained.buffered().drain()).await;
     }
 }

@@ -70,15 +70,21 @@ impl Follower {
                     return Some(Ok(WatchDirResponse { event, ..Default::default() }));
                 }
             }
-            match tokio::task::block_in_place(|| watch.drain()) {
-                Ok(drained) => {
+            // The watch moves to a thread that may block and comes back; cut in between, it ends with the call.
+            let mut watch = self.watch.take()?;
+            let lane = watch.lane.clone();
+            let drained = lane.run(move || {
+                let drained = watch.drain();
+                (watch, drained)
+            });
+            match drained.await {
+                Ok((watch, Ok(drained))) => {
+                    self.watch = Some(watch);
                     self.is_drained = drained.is_empty;
                     self.pending = drained.events.into_iter();
                 }
-                Err(error) => {
-                    self.watch = None;
-                    return Some(Err(error));
-                }
+                Ok((_, Err(error))) => return Some(Err(error)),
+                Err(error) => return Some(Err(error.into())),
             }
         }
     }

@@ -1,0 +1,153 @@
+//! What a download reads from: a file of any kind, and never a thread that waits.
+//!
+//! Everything is opened without blocking. What has to wait for its other side, as a pipe has, waits on the reactor, where a
+//! client that leaves frees it; a thread is used only for the read itself.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::buffer::spare_capacity;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use tokio::io::unix::AsyncFd;
+
+use crate::path_calls::{Lane, MayBlock};
+use crate::{regular, sys};
+
+/// An open file.
+#[derive(Debug)]
+pub(super) struct Input {
+    file: Arc<MayBlock<File>>,
+    pub(super) metadata: Metadata,
+    pub(super) lane: Lane,
+    /// Tells when there is something to read, of what can tell. A second descriptor of the same open file.
+    reactor: Option<AsyncFd<OwnedFd>>,
+}
+
+/// How much a read wants.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Wanted {
+    /// So many bytes at a place, or fewer.
+    At { start: u64, bytes: usize },
+    /// So many bytes from where the file was read so far, or fewer.
+    Next { bytes: usize },
+    /// The same, but fewer only at the end of the file.
+    Full { bytes: usize },
+}
+
+impl Input {
+    /// Opens a file. Blocks; needs a runtime around it.
+    pub(super) fn open(path: &Path, lane: Lane) -> io::Result<Self> {
+        let file = regular::open_any(path, OFlags::RDONLY)?;
+        let metadata = file.metadata()?;
+        let kind = metadata.file_type();
+        let file = Arc::new(MayBlock::new(file, lane.clone()));
+        let mut input = Self { file, metadata, lane, reactor: None };
+        // A pipe without a writer is at its end at once, for whoever reads without waiting first.
+        if kind.is_fifo() || kind.is_char_device() {
+            input.reactor = input.watch()?;
+        }
+        Ok(input)
+    }
+
+    /// `None` for what is always ready, such as `/dev/zero` (EPERM, epoll_ctl(2)).
+    fn watch(&self) -> io::Result<Option<AsyncFd<OwnedFd>>> {
+        match sys::pollable(self.file.try_clone()?.into()) {
+            Ok(reactor) => Ok(Some(reactor)),
+            Err(error) if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn is_regular(&self) -> bool {
+        self.metadata.is_file()
+    }
+
+    /// None at the end of the file. Not cancel safe: what was read is lost.
+    pub(super) async fn read(&mut self, wanted: Wanted) -> io::Result<Bytes> {
+        loop {
+            let ready = match &self.reactor {
+                Some(reactor) => Some(reactor.readable().await?),
+                None => None,
+            };
+            let file = Arc::clone(&self.file);
+            let read = self.lane.run(move || read(&file, wanted)).await.map_err(io::Error::other)?;
+            match (read, ready) {
+                (Ok(bytes), _) => return Ok(bytes),
+                (Err(Errno::AGAIN), Some(mut ready)) => ready.clear_ready(),
+                // Some files of the kernel are regular and wait all the same, such as `/proc/kmsg`.
+                (Err(Errno::AGAIN), None) => match self.watch()? {
+                    Some(reactor) => self.reactor = Some(reactor),
+                    None => return Err(Errno::AGAIN.into()),
+                },
+                (Err(error), _) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Blocks only for a disk, or for a mount that is silent.
+fn read(file: &File, wanted: Wanted) -> Result<Bytes, Errno> {
+    let (Wanted::At { bytes: length, .. } | Wanted::Next { bytes: length } | Wanted::Full { bytes: length }) = wanted;
+    let mut bytes = Vec::with_capacity(length);
+    loop {
+        let read = rustix::io::retry_on_intr(|| match wanted {
+            Wanted::At { start, .. } => rustix::io::pread(file, spare_capacity(&mut bytes), start),
+            Wanted::Next { .. } | Wanted::Full { .. } => rustix::io::read(file, spare_capacity(&mut bytes)),
+        });
+        let is_full = !matches!(wanted, Wanted::Full { .. }) || bytes.len() >= length;
+        match read {
+            Ok(0) => break,
+            Ok(_) if is_full => break,
+            Ok(_) => {}
+            Err(Errno::AGAIN) if !bytes.is_empty() => break,
+            Err(error) => return Err(error),
+        }
+    }
+    if let Wanted::At { .. } = wanted {
+        // The allocator may have given more room than was asked for.
+        bytes.truncate(length);
+    }
+    bytes.shrink_to_fit();
+    Ok(bytes.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::path::PathBuf;
+
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::state::State;
+
+    fn input(path: &Path) -> Input {
+        Input::open(path, State::outside().file_calls.lane([path])).expect("opens")
+    }
+
+    #[tokio::test]
+    async fn a_pipe_waits_for_its_writer_and_ends_with_it() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path: PathBuf = folder.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("makes");
+        let mut pipe = input(&path);
+        assert!(pipe.read(Wanted::Next { bytes: 10 }).now_or_never().is_none(), "nobody writes");
+        let mut writer = File::options().write(true).open(&path).expect("somebody reads");
+        writer.write_all(b"text").expect("writes");
+        assert_eq!(pipe.read(Wanted::Next { bytes: 10 }).await.expect("reads"), "text");
+        drop(writer);
+        assert_eq!(pipe.read(Wanted::Next { bytes: 10 }).await.expect("reads"), "");
+    }
+
+    #[tokio::test]
+    async fn devices_that_are_always_ready() {
+        assert_eq!(input(Path::new("/dev/zero")).read(Wanted::Full { bytes: 3 }).await.expect("reads"), "\0\0\0");
+        assert_eq!(input(Path::new("/dev/null")).read(Wanted::Next { bytes: 3 }).await.expect("reads"), "");
+    }
+}

@@ -1,0 +1,212 @@
+//! A file's new content, beside the old one until it is whole. All of it blocks.
+
+use std::ffi::OsString;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags, StatxAttributes, StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::io::Errno;
+
+use super::{opening, own, owning};
+use crate::attributes;
+use crate::failure::Failure;
+use crate::files::metadata::{self, Metadata};
+use crate::files::{is_full, write_failure};
+use crate::filesystem::METADATA_PREFIX;
+use crate::temporary::TemporaryFile;
+use crate::users::User;
+
+/// Links that are followed at most, as by the kernel (path_resolution(7)).
+const LINKS_MAX: usize = 40;
+/// Mode bits that a replaced file keeps. The change of the owner takes the others away (chown(2)).
+const KEPT_MODE: u32 = 0o1777;
+/// How often the place of a file may change its nature while the file is put there.
+const PLACE_ATTEMPTS: usize = 4;
+
+/// What a path leads to.
+pub(super) enum Located {
+    /// A regular file or nothing yet, by its real folder and its name in it.
+    Regular { folder: OwnedFd, name: OsString },
+    /// A regular file that its name does not lead to, as below `/proc/self/fd`.
+    Unmovable,
+    /// A pipe, a socket, a device.
+    Other,
+}
+
+/// Follows a path to what is to be written, also through a link to what is not there yet.
+pub(super) fn locate(path: &Path) -> Result<Located, Failure> {
+    let looking = |error: io::Error| Failure::internal(format!("error getting file info: {error}"));
+    let directory = || Failure::bad_request(format!("path is a directory: {}", path.display()));
+    let real = match fs::metadata(path) {
+        Ok(found) if found.is_dir() => return Err(directory()),
+        Ok(found) if !found.is_file() => return Ok(Located::Other),
+        Ok(found) => {
+            let real = fs::canonicalize(path).map_err(looking)?;
+            let same = |other: fs::Metadata| (other.dev(), other.ino()) == (found.dev(), found.ino());
+            if !fs::symlink_metadata(&real).is_ok_and(same) {
+                return Ok(Located::Unmovable);
+            }
+            real
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => follow(path).map_err(|error| opening(&error))?,
+        Err(error) => return Err(looking(error)),
+    };
+    let ends_as_folder = path.as_os_str().as_encoded_bytes().ends_with(b"/");
+    let (Some(parent), Some(name), false) = (real.parent(), real.file_name(), ends_as_folder) else {
+        return Err(directory());
+    };
+    let folder = rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let folder = folder.map_err(|error| opening(&error.into()))?;
+    Ok(Located::Regular { folder, name: name.to_owned() })
+}
+
+/// The real path of what is not there: links that lead nowhere are followed to where they lead.
+fn follow(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { break };
+        let folder = fs::canonicalize(folder)?;
+        let real = folder.join(name);
+        match fs::read_link(&real) {
+            Ok(target) => path = folder.join(target),
+            Err(_) => return Ok(real),
+        }
+    }
+    Err(Errno::LOOP.into())
+}
+
+/// The new content.
+#[derive(Debug)]
+pub(super) struct Beside {
+    temporary: TemporaryFile,
+    name: OsString,
+    user: User,
+}
+
+impl Beside {
+    pub(super) fn create(folder: OwnedFd, name: OsString, user: &User) -> io::Result<Self> {
+        let temporary = TemporaryFile::create(folder)?;
+        own(&temporary.file, user)?;
+        Ok(Self { temporary, name, user: user.clone() })
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.temporary.file
+    }
+
+    /// Puts the content in place: at once where that can be, otherwise into the file that is there.
+    pub(super) fn finish(mut self, metadata: &Metadata) -> Result<(), Failure> {
+        metadata::replace(self.file(), metadata).map_err(|error| write_failure(&error, "error writing metadata"))?;
+        for _ in 0..PLACE_ATTEMPTS {
+            let place = self.replaceable().map_err(|error| opening(&error))?;
+            let is_written =
+                matches!(place, Place::Taken(_)) || self.file().metadata().is_ok_and(|found| found.len() > 0);
+            let placed = match place {
+                Place::Free => match self.temporary.place(&self.name) {
+                    // Somebody was faster.
+                    Err(Errno::EXIST) => continue,
+                    placed => placed.map_err(io::Error::from),
+                },
+                Place::Taken(old) => self.resemble(&old).and_then(|()| self.temporary.replace(&self.name)),
+                Place::Fixed => return self.copy_into(metadata),
+            };
+            return match placed {
+                Ok(()) => {
+                    self.announce(is_written);
+                    Ok(())
+                }
+                Err(error) if is_full(&error) => Err(opening(&error)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Err(opening(&error)),
+                // Something keeps the name where it is, as a mount or a flag of the folder does.
+                Err(_) => self.copy_into(metadata),
+            };
+        }
+        Err(Failure::internal("error opening file: others keep changing it"))
+    }
+
+    /// What stands in the file's place now.
+    fn replaceable(&self) -> io::Result<Place> {
+        let folder = self.temporary.folder();
+        let wanted = StatxFlags::TYPE | StatxFlags::NLINK;
+        let found = match rustix::fs::statx(folder, &self.name, AtFlags::SYMLINK_NOFOLLOW, wanted) {
+            Ok(found) => found,
+            Err(Errno::NOENT) => return Ok(Place::Free),
+            Err(error) => return Err(error.into()),
+        };
+        let is_file = rustix::fs::FileType::from_raw_mode(found.stx_mode.into()) == rustix::fs::FileType::RegularFile;
+        let is_mount = found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+        if !is_file || is_mount || found.stx_nlink != 1 {
+            return Ok(Place::Fixed);
+        }
+        match self.open_old(OFlags::RDONLY) {
+            Ok(old) => Ok(Place::Taken(old)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Place::Free),
+            // It cannot be read, so nobody knows what it should look like.
+            Err(_) => Ok(Place::Fixed),
+        }
+    }
+
+    fn open_old(&self, flags: OFlags) -> io::Result<File> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        Ok(File::from(rustix::fs::openat(self.temporary.folder(), &self.name, flags, Mode::empty())?))
+    }
+
+    /// Takes over the mode and the attributes of the file that is replaced, but for those that a write takes away.
+    fn resemble(&self, old: &File) -> io::Result<()> {
+        let is_lost = |name: &OsString| {
+            let name = name.to_str().unwrap_or_default();
+            name == attributes::CAPABILITIES || name.starts_with(METADATA_PREFIX)
+        };
+        attributes::copy(old, self.file(), is_lost)?;
+        let mode = old.metadata()?.permissions().mode() & KEPT_MODE;
+        self.file().set_permissions(Permissions::from_mode(mode))
+    }
+
+    /// Tells watches what the contract wants them to see, under the file's name: a new owner and a write. To the kernel the
+    /// writing was done on a file of another name. Nothing changes, and failing is no failure.
+    fn announce(&self, is_written: bool) {
+        let Ok(placed) = self.open_old(OFlags::WRONLY) else { return };
+        let id = |file: &File| file.metadata().map(|found| (found.dev(), found.ino())).ok();
+        if id(&placed) != id(self.file()) {
+            return;
+        }
+        let _ = std::os::unix::fs::fchown(&placed, Some(self.user.uid), Some(self.user.gid));
+        // Where there was nothing and comes nothing, nothing is written.
+        if !is_written {
+            return;
+        }
+        let time = |nanoseconds| Timespec { tv_sec: 0, tv_nsec: nanoseconds };
+        let written = Timestamps { last_access: time(UTIME_OMIT), last_modification: time(UTIME_NOW) };
+        let _ = rustix::fs::futimens(&placed, &written);
+    }
+
+    /// Writes into the file that is there.
+    fn copy_into(mut self, metadata: &Metadata) -> Result<(), Failure> {
+        let mut old = self.open_old(OFlags::WRONLY).map_err(|error| opening(&error))?;
+        if !old.metadata().is_ok_and(|found| found.is_file()) {
+            return Err(Failure::internal("error opening file: it is not a regular file any more"));
+        }
+        empty(&old, &self.user)?;
+        let content = &mut self.temporary.file;
+        let copied = content.seek(SeekFrom::Start(0)).and_then(|_| io::copy(content, &mut old));
+        copied.map_err(|error| write_failure(&error, "error writing file"))?;
+        metadata::replace(&old, metadata).map_err(|error| write_failure(&error, "error writing metadata"))
+    }
+}
+
+enum Place {
+    Free,
+    /// A file that can be replaced.
+    Taken(File),
+    /// Something that must stay what it is.
+    Fixed,
+}
+
+/// Readies a file that is written in place.
+pub(super) fn empty(file: &File, user: &User) -> Result<(), Failure> {
+    own(file, user).map_err(|error| owning(&error))?;
+    file.set_len(0).map_err(|error| opening(&error))
+}

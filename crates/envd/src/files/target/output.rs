@@ -1,0 +1,66 @@
+//! What is written as it comes: pipes and devices.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use tokio::io::unix::AsyncFd;
+
+use crate::failure::Failure;
+use crate::path_calls::{Lane, MayBlock};
+use crate::{regular, sys};
+
+/// An open pipe or device. It keeps its owner.
+pub(super) struct Output {
+    file: Arc<MayBlock<File>>,
+    lane: Lane,
+    /// Tells when there is room, of what can tell. A second descriptor of the same open file.
+    reactor: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Output {
+    /// A pipe must have a reader. Blocks; needs a runtime around it.
+    pub(super) fn open(path: &Path, lane: Lane) -> Result<Self, Failure> {
+        let opened = regular::open_any(path, OFlags::WRONLY).and_then(|file| {
+            match sys::pollable(file.try_clone()?.into()) {
+                Ok(reactor) => Ok((file, Some(reactor))),
+                // Always ready, as `/dev/null` is (epoll_ctl(2)).
+                Err(error) if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) => Ok((file, None)),
+                Err(error) => Err(error),
+            }
+        });
+        let (file, reactor) = opened.map_err(|error| {
+            if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) {
+                let text = format!("path '{}' is a pipe that nobody reads, or a socket", path.display());
+                return Failure::bad_request(text);
+            }
+            super::opening(&error)
+        })?;
+        Ok(Self { file: Arc::new(MayBlock::new(file, lane.clone())), lane, reactor })
+    }
+
+    /// Not cancel safe: some of it may be written.
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut rest = Bytes::copy_from_slice(bytes);
+        while !rest.is_empty() {
+            let ready = match &self.reactor {
+                Some(reactor) => Some(reactor.writable().await?),
+                None => None,
+            };
+            let (file, piece) = (Arc::clone(&self.file), rest.clone());
+            let written = self.lane.run(move || rustix::io::retry_on_intr(|| rustix::io::write(&**file, &piece))).await;
+            match (written.map_err(io::Error::other)?, ready) {
+                (Ok(0), _) => return Err(io::ErrorKind::WriteZero.into()),
+                (Ok(length), _) => rest.advance(length),
+                (Err(Errno::AGAIN), Some(mut ready)) => ready.clear_ready(),
+                (Err(error), _) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,428 @@
+//! Moves to another file system: a copy, which takes its place at once, and then the end of the source. All of it blocks.
+//!
+//! The copy is made beside the destination under a temporary name and has everything that a rename keeps: owners, modes, times,
+//! attributes, links within the tree, holes. Until it is in place nothing has changed, and whatever goes wrong, or when the
+//! client goes, it is removed. After that the move is finished, whoever waits for it.
+//!
+//! Everything goes by descriptors and by names in open folders, never through a link: programs of the guest may exchange what is
+//! copied meanwhile, and the daemon is root.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Statx, StatxAttributes, StatxFlags, StatxTimestamp, Timespec,
+    Timestamps,
+};
+use rustix::io::Errno;
+
+use super::removing;
+use crate::attributes;
+use crate::path_calls::Wanted;
+use crate::temporary;
+
+/// Copied at once. The client's absence is noticed in between.
+const COPY_BYTES: usize = 4 << 20;
+/// Levels of a tree. Each has three open descriptors.
+const DEPTH_MAX: usize = 512;
+
+/// Moves what `source` names, which may be a tree, to `destination`, as rename(2) would.
+pub(super) fn across(source: &Path, destination: &Path, wanted: &Wanted) -> io::Result<()> {
+    let (from, to) = (Named::locate(source)?, Named::locate(destination)?);
+    let found = from.look()?;
+    refuse_mounts(&found)?;
+    if let Some(old) = to.look_if_there()? {
+        to.check_replaceable(&found, &old)?;
+    }
+    let leftovers = temporary::stale(&to.folder);
+    leftovers.iter().for_each(|name| drop(removing::remove(&to.folder, name)));
+    let copy = Named { folder: to.folder.try_clone()?, name: temporary::fresh_name()? };
+    let copied = Copying { wanted, links: HashMap::new(), top: copy.folder.try_clone()? }
+        .entry(&from, &copy, &found)
+        .and_then(|()| wanted.check())
+        .and_then(|()| Ok(rustix::fs::renameat(&copy.folder, &copy.name, &to.folder, &to.name)?));
+    if let Err(error) = copied {
+        // It may not have come to be.
+        let _ = removing::remove(&copy.folder, &copy.name);
+        return Err(error);
+    }
+    removing::remove(&from.folder, &from.name).map_err(|error| {
+        let text = format!("{} is in place, but removing {} failed: {error}", destination.display(), source.display());
+        io::Error::other(text)
+    })
+}
+
+/// A name in an open folder.
+struct Named {
+    folder: OwnedFd,
+    name: OsString,
+}
+
+impl Named {
+    fn locate(path: &Path) -> io::Result<Self> {
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::BUSY.into()) };
+        let folder = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { folder, name: name.to_owned() })
+    }
+
+    fn look(&self) -> rustix::io::Result<Statx> {
+        rustix::fs::statx(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)
+    }
+
+    fn look_if_there(&self) -> rustix::io::Result<Option<Statx>> {
+        match self.look() {
+            Ok(found) => Ok(Some(found)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The refusals of rename(2), before anything is copied.
+    fn check_replaceable(&self, new: &Statx, old: &Statx) -> io::Result<()> {
+        match (kind(new) == FileType::Directory, kind(old) == FileType::Directory) {
+            (true, false) => Err(Errno::NOTDIR.into()),
+            (false, true) => Err(Errno::ISDIR.into()),
+            (false, false) => refuse_mounts(old),
+            (true, true) => {
+                refuse_mounts(old)?;
+                let entries = Dir::new(self.open(OFlags::DIRECTORY)?)?;
+                let mut names = entries.flatten().filter(|entry| !is_every_folder_s(entry.file_name().to_bytes()));
+                names.next().map_or(Ok(()), |_| Err(Errno::NOTEMPTY.into()))
+            }
+        }
+    }
+
+    /// Opens for reading, not through a link, and without waiting.
+    fn open(&self, flags: OFlags) -> io::Result<OwnedFd> {
+        let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&self.folder, &self.name, flags, Mode::empty())?)
+    }
+}
+
+fn kind(found: &Statx) -> FileType {
+    FileType::from_raw_mode(found.stx_mode.into())
+}
+
+/// A mount can be copied but not removed, so a move would tear it apart.
+fn refuse_mounts(found: &Statx) -> io::Result<()> {
+    if found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, "something is mounted there"));
+    }
+    Ok(())
+}
+
+/// The two names that every folder has.
+fn is_every_folder_s(name: &[u8]) -> bool {
+    name == b"." || name == b".."
+}
+
+/// A folder whose content is being copied.
+struct Level {
+    from: OwnedFd,
+    to: OwnedFd,
+    found: Statx,
+    entries: Dir,
+}
+
+impl Level {
+    fn next(&mut self) -> io::Result<Option<OsString>> {
+        loop {
+            let Some(entry) = self.entries.next().transpose()? else { return Ok(None) };
+            let name = entry.file_name().to_bytes();
+            if !is_every_folder_s(name) {
+                return Ok(Some(OsStr::from_bytes(name).to_owned()));
+            }
+        }
+    }
+}
+
+struct Copying<'a> {
+    wanted: &'a Wanted,
+    /// The copies of files with several names, as paths below the top folder, by device and inode.
+    links: HashMap<(u32, u32, u64), OsString>,
+    /// Where the copy is made.
+    top: OwnedFd,
+}
+
+impl Copying<'_> {
+    /// Copies one entry with everything below it. No recursion: a tree of the guest is as deep as it likes.
+    fn entry(&mut self, from: &Named, to: &Named, found: &Statx) -> io::Result<()> {
+        let mut path = to.name.clone();
+        let Some(level) = self.begin(from, to, found, &path)? else { return Ok(()) };
+        let mut levels = vec![level];
+        while let Some(level) = levels.last_mut() {
+            self.wanted.check()?;
+            let Some(name) = level.next()? else {
+                dress(level.from.as_fd(), level.to.as_fd(), &level.found)?;
+                levels.pop();
+                path = Path::new(&path).parent().map(|path| path.as_os_str().to_owned()).unwrap_or_default();
+                continue;
+            };
+            let from = Named { folder: level.from.try_clone()?, name: name.clone() };
+            let to = Named { folder: level.to.try_clone()?, name };
+            // What went meanwhile is not moved.
+            let Some(found) = from.look_if_there()? else { continue };
+            refuse_mounts(&found)?;
+            let below = Path::new(&path).join(&to.name).into_os_string();
+            if let Some(level) = self.begin(&from, &to, &found, &below)? {
+                if levels.len() >= DEPTH_MAX {
+                    return Err(io::Error::other(format!("the tree is deeper than {DEPTH_MAX} levels")));
+                }
+                levels.push(level);
+                path = below;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies one entry; a folder without what is in it, which the level that is returned is for.
+    fn begin(&mut self, from: &Named, to: &Named, found: &Statx, path: &OsStr) -> io::Result<Option<Level>> {
+        let id = (found.stx_dev_major, found.stx_dev_minor, found.stx_ino);
+        let kind = kind(found);
+        if kind != FileType::Directory && found.stx_nlink > 1 {
+            if let Some(copy) = self.links.get(&id) {
+                rustix::fs::linkat(&self.top, copy, &to.folder, &to.name, AtFlags::empty())?;
+                return Ok(None);
+            }
+            self.links.insert(id, path.to_owned());
+        }
+        match kind {
+            FileType::Directory => {
+                let source = from.open(OFlags::DIRECTORY)?;
+                rustix::fs::mkdirat(&to.folder, &to.name, Mode::RWXU)?;
+                let target = to.open(OFlags::DIRECTORY)?;
+                let entries = Dir::new(from.open(OFlags::DIRECTORY)?)?;
+                return Ok(Some(Level { from: source, to: target, found: *found, entries }));
+            }
+            FileType::RegularFile => {
+                let source = File::from(from.open(OFlags::empty())?);
+                if !source.metadata()?.is_file() {
+                    return Err(io::Error::other("a file was exchanged while it was moved"));
+                }
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let target = rustix::fs::openat(&to.folder, &to.name, flags, Mode::RUSR | Mode::WUSR)?;
+                self.content(&source, &File::from(target.try_clone()?))?;
+                dress(source.as_fd(), target.as_fd(), found)?;
+            }
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(&from.folder, &from.name, Vec::new())?;
+                rustix::fs::symlinkat(target, &to.folder, &to.name)?;
+                dress_name(to, found)?;
+            }
+            FileType::Fifo | FileType::Socket | FileType::CharacterDevice | FileType::BlockDevice => {
+                let device = rustix::fs::makedev(found.stx_rdev_major, found.stx_rdev_minor);
+                rustix::fs::mknodat(&to.folder, &to.name, kind, Mode::from_raw_mode(mode(found)), device)?;
+                dress_name(to, found)?;
+                rustix::fs::chmodat(&to.folder, &to.name, Mode::from_raw_mode(mode(found)), AtFlags::empty())?;
+            }
+            FileType::Unknown => return Err(io::Error::other("a file of an unknown kind cannot be moved")),
+        }
+        Ok(None)
+    }
+
+    /// Copies the data of a file and leaves its holes out.
+    fn content(&self, mut from: &File, mut to: &File) -> io::Result<()> {
+        let length = from.metadata()?.len();
+        let mut at = 0;
+        loop {
+            self.wanted.check()?;
+            // Where the file system cannot tell, everything up to the end is data (lseek(2)).
+            let data = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+                Ok(data) => data,
+                Err(Errno::NXIO) => break,
+                Err(_) => at,
+            };
+            let end = rustix::fs::seek(from, SeekFrom::Hole(data)).unwrap_or(u64::MAX);
+            let end = end.min(data.saturating_add(COPY_BYTES as u64));
+            rustix::fs::seek(from, SeekFrom::Start(data))?;
+            rustix::fs::seek(to, SeekFrom::Start(data))?;
+            // copy_file_range(2) where both file systems have it.
+            let copied = io::copy(&mut io::Read::take(&mut from, end - data), &mut to)?;
+            if copied == 0 {
+                break;
+            }
+            at = data + copied;
+        }
+        // A hole at the end.
+        if at < length {
+            to.set_len(length)?;
+        }
+        Ok(())
+    }
+}
+
+fn mode(found: &Statx) -> u32 {
+    u32::from(found.stx_mode) & 0o7777
+}
+
+fn times(found: &Statx) -> Timestamps {
+    let time = |time: &StatxTimestamp| Timespec { tv_sec: time.tv_sec, tv_nsec: time.tv_nsec.into() };
+    Timestamps { last_access: time(&found.stx_atime), last_modification: time(&found.stx_mtime) }
+}
+
+/// Gives an open file or folder the owner, the attributes, the mode and, last, the times of another. A file system without
+/// owners or attributes has none.
+fn dress(from: impl AsFd, to: impl AsFd, found: &Statx) -> io::Result<()> {
+    let (from, to) = (File::from(from.as_fd().try_clone_to_owned()?), File::from(to.as_fd().try_clone_to_owned()?));
+    ignoring_no_owners(std::os::unix::fs::fchown(&to, Some(found.stx_uid), Some(found.stx_gid)))?;
+    attributes::copy(&from, &to, |_| false)?;
+    ignoring_no_owners(to.set_permissions(Permissions::from_mode(mode(found))))?;
+    Ok(rustix::fs::futimens(&to, &times(found))?)
+}
+
+/// The same for what cannot be opened. Links have no mode.
+fn dress_name(to: &Named, found: &Statx) -> io::Result<()> {
+    let (uid, gid) = (rustix::fs::Uid::from_raw(found.stx_uid), rustix::fs::Gid::from_raw(found.stx_gid));
+    let owned = rustix::fs::chownat(&to.folder, &to.name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
+    ignoring_no_owners(owned.map_err(io::Error::from))?;
+    Ok(rustix::fs::utimensat(&to.folder, &to.name, &times(found), AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+fn ignoring_no_owners(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if crate::paths::has_no_owners(&error) => Ok(()),
+        done => done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, symlink};
+    use std::path::PathBuf;
+    use std::time::{Duration, SystemTime};
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// Folders on two file systems, if this machine has them.
+    fn two() -> Option<(TempDir, TempDir)> {
+        let memory = tempfile::tempdir_in("/dev/shm").ok();
+        let disk = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/../../target").ok();
+        let pair = disk.zip(memory).filter(|(disk, memory)| {
+            let device = |folder: &TempDir| fs::metadata(folder.path()).expect("exists").dev();
+            device(disk) != device(memory)
+        });
+        if pair.is_none() {
+            eprintln!("skipped: /dev/shm is no file system of its own");
+        }
+        pair
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).expect("lists").flatten();
+        let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    fn moved(from: PathBuf, to: PathBuf) -> io::Result<()> {
+        across(&from, &to, &Wanted::default())
+    }
+
+    #[test]
+    fn a_tree_arrives_as_it_was() {
+        let Some((disk, memory)) = two() else { return };
+        let tree = disk.path().join("tree");
+        fs::create_dir_all(tree.join("a/b")).expect("creates");
+        fs::write(tree.join("a/file"), "text").expect("writes");
+        fs::hard_link(tree.join("a/file"), tree.join("a/b/same")).expect("links");
+        symlink("../nowhere", tree.join("a/link")).expect("links");
+        rustix::fs::mknodat(rustix::fs::CWD, tree.join("pipe"), FileType::Fifo, 0o600.into(), 0).expect("makes");
+        fs::set_permissions(tree.join("pipe"), Permissions::from_mode(0o622)).expect("sets");
+        // A file that is a hole but for its middle.
+        let sparse = File::create(tree.join("sparse")).expect("creates");
+        std::os::unix::fs::FileExt::write_at(&sparse, b"middle", 64 << 20).expect("writes");
+        sparse.set_len(128 << 20).expect("sets");
+        fs::set_permissions(tree.join("a/file"), Permissions::from_mode(0o4751)).expect("sets");
+        fs::set_permissions(tree.join("a"), Permissions::from_mode(0o1770)).expect("sets");
+        let then = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        for name in ["a/file", "a"] {
+            File::open(tree.join(name)).expect("opens").set_modified(then).expect("sets");
+        }
+        let has_attributes = xattr::set(tree.join("a"), "user.test", b"x").is_ok();
+        let before = memory.path().join("probe");
+        fs::write(&before, "").expect("writes");
+        let keeps_attributes = has_attributes && xattr::set(&before, "user.test", b"x").is_ok();
+        fs::remove_file(before).expect("removes");
+
+        moved(tree.clone(), memory.path().join("moved")).expect("moves");
+
+        assert_eq!((names(disk.path()), names(memory.path())), (vec![], vec!["moved".to_owned()]));
+        let tree = memory.path().join("moved");
+        let look = |name: &str| fs::symlink_metadata(tree.join(name)).expect("exists");
+        assert_eq!(fs::read_to_string(tree.join("a/file")).expect("reads"), "text");
+        assert_eq!((look("a/file").ino(), look("a/file").nlink()), (look("a/b/same").ino(), 2));
+        assert_eq!(fs::read_link(tree.join("a/link")).expect("a link"), Path::new("../nowhere"));
+        assert_eq!((look("a/file").mode() & 0o7777, look("a").mode() & 0o7777), (0o4751, 0o1770));
+        assert_eq!((look("a/file").modified().ok(), look("a").modified().ok()), (Some(then), Some(then)));
+        assert_eq!(
+            (FileType::from_raw_mode(look("pipe").mode()), look("pipe").mode() & 0o777),
+            (FileType::Fifo, 0o622)
+        );
+        assert_eq!(look("sparse").len(), 128 << 20);
+        assert!(look("sparse").blocks() * 512 < 16 << 20, "holes stay holes");
+        let mut middle = [0; 6];
+        let sparse = File::open(tree.join("sparse")).expect("opens");
+        std::os::unix::fs::FileExt::read_exact_at(&sparse, &mut middle, 64 << 20).expect("reads");
+        assert_eq!(&middle, b"middle");
+        if keeps_attributes {
+            assert_eq!(xattr::get(tree.join("a"), "user.test").expect("reads").as_deref(), Some(&b"x"[..]));
+        }
+    }
+
+    #[test]
+    fn what_rename_refuses_is_refused_before_anything_is_copied() {
+        let Some((disk, memory)) = two() else { return };
+        let (disk, memory) = (disk.path(), memory.path());
+        fs::create_dir_all(disk.join("folder/inner")).expect("creates");
+        fs::write(disk.join("file"), "new").expect("writes");
+        fs::create_dir_all(memory.join("full/inner")).expect("creates");
+        fs::create_dir(memory.join("empty")).expect("creates");
+        fs::write(memory.join("file"), "old").expect("writes");
+        for (from, to, errno) in [
+            ("folder", "full", Errno::NOTEMPTY),
+            ("folder", "file", Errno::NOTDIR),
+            ("file", "empty", Errno::ISDIR),
+            ("gone", "new", Errno::NOENT),
+        ] {
+            let error = moved(disk.join(from), memory.join(to)).expect_err("refused");
+            assert_eq!(error.raw_os_error(), Some(errno.raw_os_error()), "{from} to {to}");
+        }
+        assert!(moved(PathBuf::from("/proc"), memory.join("new")).is_err(), "a mount stays");
+        assert_eq!(names(memory), ["empty", "file", "full"]);
+        assert_eq!(names(disk), ["file", "folder"]);
+        moved(disk.join("folder"), memory.join("empty")).expect("replaces an empty folder");
+        moved(disk.join("file"), memory.join("file")).expect("replaces a file");
+        assert_eq!(fs::read_to_string(memory.join("file")).expect("reads"), "new");
+        assert_eq!(names(&memory.join("empty")), ["inner"]);
+        assert_eq!(names(disk), [""; 0]);
+    }
+
+    #[test]
+    fn a_move_that_nobody_wants_any_more_leaves_everything_as_it_was() {
+        let Some((disk, memory)) = two() else { return };
+        fs::create_dir(disk.path().join("folder")).expect("creates");
+        fs::write(disk.path().join("folder/file"), "text").expect("writes");
+        let error = across(&disk.path().join("folder"), &memory.path().join("new"), &Wanted::withdrawn());
+        assert_eq!(error.expect_err("stopped").kind(), io::ErrorKind::Interrupted);
+        assert_eq!(names(memory.path()), [""; 0]);
+        assert_eq!(fs::read_to_string(disk.path().join("folder/file")).expect("reads"), "text");
+        // Too deep for a copy.
+        let mut deep = disk.path().join("deep");
+        fs::create_dir(&deep).expect("creates");
+        for _ in 0..=DEPTH_MAX {
+            deep.push("d");
+            fs::create_dir(&deep).expect("creates");
+        }
+        assert!(moved(disk.path().join("deep"), memory.path().join("deep")).is_err());
+        assert_eq!(names(memory.path()), [""; 0]);
+    }
+}

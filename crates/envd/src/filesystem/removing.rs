@@ -1,0 +1,136 @@
+//! Removing trees. All of it blocks.
+//!
+//! A program of the guest makes trees as deep and folders as full as it likes, and exchanges what is being removed. So this
+//! does not recurse, has a bounded number of open folders and names in memory, and never goes through a link.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::temporary;
+
+/// Folders that are open at once. What is deeper is first moved up, below the top of the tree.
+const DEPTH_MAX: usize = 128;
+/// Names of a folder that are in memory at once.
+const NAMES_MAX: usize = 1024;
+
+/// Removes what a path names, with everything below it.
+pub(super) fn remove_path(path: &Path) -> io::Result<()> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::BUSY.into()) };
+    let folder = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    remove(&folder, name)
+}
+
+/// A folder that is being emptied.
+struct Level {
+    name: OsString,
+    folder: OwnedFd,
+    names: Vec<OsString>,
+}
+
+impl Level {
+    fn open(parent: impl AsFd, name: OsString) -> rustix::io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = rustix::fs::openat(parent, &name, flags, Mode::empty())?;
+        Ok(Self { name, folder, names: Vec::new() })
+    }
+
+    /// The next name, read again when all of those in memory are gone.
+    fn next(&mut self) -> io::Result<Option<OsString>> {
+        if self.names.is_empty() {
+            for entry in Dir::read_from(&self.folder)? {
+                let entry = entry?;
+                let name = entry.file_name().to_bytes();
+                if name != b"." && name != b".." {
+                    self.names.push(OsStr::from_bytes(name).to_owned());
+                }
+                if self.names.len() >= NAMES_MAX {
+                    break;
+                }
+            }
+        }
+        Ok(self.names.pop())
+    }
+}
+
+/// Removes an entry of a folder, with everything below it.
+pub(super) fn remove(folder: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
+        Err(Errno::ISDIR) => {}
+        removed => return Ok(removed?),
+    }
+    let mut levels = vec![Level::open(folder, name.to_owned())?];
+    while let Some(level) = levels.last_mut() {
+        let Some(name) = level.next()? else {
+            let Some(emptied) = levels.pop() else { break };
+            let parent = levels.last().map_or(folder, |parent| &parent.folder);
+            gone(rustix::fs::unlinkat(parent, &emptied.name, AtFlags::REMOVEDIR))?;
+            continue;
+        };
+        match rustix::fs::unlinkat(&level.folder, &name, AtFlags::empty()) {
+            Err(Errno::ISDIR) => {}
+            removed => {
+                gone(removed)?;
+                continue;
+            }
+        }
+        if levels.len() < DEPTH_MAX {
+            let below = Level::open(&levels[levels.len() - 1].folder, name)?;
+            levels.push(below);
+        } else {
+            let (top, deepest) = (&levels[0].folder, &levels[levels.len() - 1].folder);
+            gone(rustix::fs::renameat(deepest, &name, top, temporary::fresh_name()?))?;
+        }
+    }
+    Ok(())
+}
+
+/// What somebody else removed meanwhile is gone as well.
+fn gone(removed: rustix::io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(Errno::NOENT) => Ok(()),
+        removed => Ok(removed?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn deep_and_full_trees_go_and_links_are_not_followed() {
+        // In memory, if there is such a place: a disk takes its time for so many folders.
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("temporary folder");
+        let (tree, outside) = (folder.path().join("tree"), folder.path().join("outside"));
+        fs::create_dir_all(tree.join("full")).expect("creates");
+        fs::create_dir(&outside).expect("creates");
+        fs::write(outside.join("file"), "stays").expect("writes");
+        symlink(&outside, tree.join("link")).expect("links");
+        for number in 0..NAMES_MAX * 2 + 1 {
+            fs::write(tree.join("full").join(number.to_string()), "").expect("writes");
+        }
+        // Far deeper than a path can be long, and than the stack below has room for.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut deepest = rustix::fs::open(&tree, flags, Mode::empty()).expect("opens");
+        for _ in 0..4_000 {
+            rustix::fs::mkdirat(&deepest, "d", Mode::RWXU).expect("creates");
+            deepest = rustix::fs::openat(&deepest, "d", flags, Mode::empty()).expect("opens");
+        }
+        drop(deepest);
+        let removed = std::thread::Builder::new().stack_size(64 << 10).spawn(move || remove_path(&tree));
+        removed.expect("starts").join().expect("no panic").expect("removed");
+        remove_path(&folder.path().join("gone")).expect_err("not there");
+        let left: Vec<_> =
+            fs::read_dir(folder.path()).expect("lists").flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(left, ["outside"]);
+        assert_eq!(fs::read_to_string(outside.join("file")).expect("reads"), "stays");
+    }
+}

@@ -1,0 +1,360 @@
+//! Bounds on calls that may block on a path.
+//!
+//! A system call on a path can block for ever, and nothing cuts it: a FUSE or network mount whose server is silent holds its
+//! caller until the mount is gone. The client that asked may be long gone. So every such call occupies a slot, of a number
+//! that is smaller than the number of threads, and starting commands has slots of its own ([`crate::state::State`]). Nothing
+//! that the host or a client needs to repair the guest waits behind a blocked file call.
+//!
+//! Within a set of slots each mount has a share, so a silent mount blocks the calls on itself only. The mount is the first one
+//! that the path crosses, and it is found without a look into it ([`mount`]). Calls on several paths use the shares of all
+//! their mounts but the root's.
+//!
+//! A call that finds no slot waits for one as long as others return. It is refused when nothing has returned for
+//! [`PATIENCE`]: the slots are then blocked, not busy. Waiting is cancel safe and costs no thread; a call that runs cannot be
+//! cancelled and keeps its slot until the kernel lets it go.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use connectrpc::ConnectError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+mod mount;
+
+use mount::MountId;
+
+/// File calls at once, over all mounts. Bounds the memory of their threads; a client with all its connections has enough.
+pub(crate) const FILE_CALLS_MAX: usize = 192;
+/// File calls at once on one mount: three mounts may be silent before others notice.
+pub(crate) const FILE_CALLS_PER_MOUNT_MAX: usize = 64;
+/// Commands that are being started at once.
+pub(crate) const STARTS_MAX: usize = 64;
+/// Commands that are being started at once with a working directory or a program on one mount.
+pub(crate) const STARTS_PER_MOUNT_MAX: usize = 32;
+
+/// How long a call waits for a slot while no other one returns.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A set of slots.
+#[derive(Debug)]
+pub(crate) struct PathCalls {
+    /// What is counted, for error texts.
+    kind: &'static str,
+    per_mount: usize,
+    all: Slots,
+    /// Mounts with calls that run or wait.
+    mounts: Mutex<HashMap<MountId, Weak<Slots>>>,
+}
+
+#[derive(Debug)]
+struct Slots {
+    free: Arc<Semaphore>,
+    /// Calls that have returned. A counter that moves tells busy from blocked.
+    returned: AtomicU64,
+    max: usize,
+    /// Where the mount is; empty for all mounts together.
+    place: PathBuf,
+}
+
+/// The slots that calls on certain paths use.
+#[derive(Debug, Clone)]
+pub(crate) struct Lane {
+    calls: Arc<PathCalls>,
+    /// In the order of their ids, each once: two calls on the same mounts never wait for each other's.
+    mounts: Vec<Arc<Slots>>,
+}
+
+/// Why a call has no result.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    #[error("too many {kind} are blocked{place}: none of {max} has returned for {} seconds", PATIENCE.as_secs())]
+    Blocked { kind: &'static str, place: String, max: usize },
+    #[error("the call did not finish: {0}")]
+    Lost(#[from] tokio::task::JoinError),
+}
+
+impl From<CallError> for ConnectError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Blocked { .. } => Self::resource_exhausted(error.to_string()),
+            CallError::Lost(_) => Self::internal(error.to_string()),
+        }
+    }
+}
+
+/// Tells a long call if its client is still there.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wanted(Arc<AtomicBool>);
+
+impl Wanted {
+    #[cfg(test)]
+    pub(crate) fn withdrawn() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+
+    /// Fails once the client has gone.
+    pub(crate) fn check(&self) -> std::io::Result<()> {
+        if self.0.load(Ordering::Relaxed) {
+            return Err(std::io::Error::new(std::io::ErrorKind::Interrupted, "the client has gone"));
+        }
+        Ok(())
+    }
+}
+
+/// Withdraws a [`Wanted`] when it is dropped.
+struct Withdraw(Wanted);
+
+impl Drop for Withdraw {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl PathCalls {
+    pub(crate) fn new(kind: &'static str, max: usize, per_mount: usize) -> Arc<Self> {
+        Arc::new(Self { kind, per_mount, all: Slots::new(max, PathBuf::new()), mounts: Mutex::default() })
+    }
+
+    /// The slots for calls on `paths`. Reads directories of the root file system, nothing else.
+    pub(crate) fn lane<'a>(self: &Arc<Self>, paths: impl IntoIterator<Item = &'a Path>) -> Lane {
+        let mut found: Vec<(MountId, PathBuf)> = paths.into_iter().map(mount::first_crossed).collect();
+        found.sort();
+        found.dedup_by_key(|(id, _)| *id);
+        // A call that blocks on another mount must not use up the root's slots.
+        if found.len() > 1 {
+            found.retain(|(_, place)| place != Path::new("/"));
+        }
+        // Every section is one step on a valid map.
+        let mut mounts = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
+        mounts.retain(|_, slots| slots.strong_count() > 0);
+        let mut slots = |(id, place): (MountId, PathBuf)| {
+            if let Some(known) = mounts.get(&id).and_then(Weak::upgrade) {
+                return known;
+            }
+            let fresh = Arc::new(Slots::new(self.per_mount, place));
+            mounts.insert(id, Arc::downgrade(&fresh));
+            fresh
+        };
+        let found = found.into_iter().map(&mut slots).collect();
+        Lane { calls: Arc::clone(self), mounts: found }
+    }
+}
+
+impl Slots {
+    fn new(max: usize, place: PathBuf) -> Self {
+        Self { free: Arc::new(Semaphore::new(max)), returned: AtomicU64::new(0), max, place }
+    }
+
+    /// Cancel safe.
+    async fn take(&self, kind: &'static str) -> Result<OwnedSemaphorePermit, CallError> {
+        let mut taking = std::pin::pin!(Arc::clone(&self.free).acquire_owned());
+        loop {
+            let before = self.returned.load(Ordering::Relaxed);
+            // The semaphore is never closed.
+            if let Ok(Ok(slot)) = tokio::time::timeout(PATIENCE, &mut taking).await {
+                return Ok(slot);
+            }
+            if self.returned.load(Ordering::Relaxed) == before {
+                let is_all = self.place.as_os_str().is_empty();
+                let place = if is_all { String::new() } else { format!(" on {}", self.place.display()) };
+                return Err(CallError::Blocked { kind, place, max: self.max });
+            }
+        }
+    }
+}
+
+/// The slots of a call that runs.
+struct Running {
+    lane: Lane,
+    _slots: Vec<OwnedSemaphorePermit>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for slots in self.lane.mounts.iter().map(Arc::as_ref).chain([&self.lane.calls.all]) {
+            slots.returned.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Lane {
+    /// Runs `work` on a thread that may block. What has begun is finished, even if the client goes away.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, CallError> {
+        let mut slots = Vec::with_capacity(self.mounts.len() + 1);
+        // A call that waits for a silent mount must not hold a slot of all.
+        for mount in self.mounts.iter().map(Arc::as_ref).chain([&self.calls.all]) {
+            slots.push(mount.take(self.calls.kind).await?);
+        }
+        let running = Running { lane: self.clone(), _slots: slots };
+        let done = tokio::task::spawn_blocking(move || {
+            let _running = running;
+            work()
+        });
+        Ok(done.await?)
+    }
+
+    /// The same for work that asks, now and then, if it is still wanted.
+    pub(crate) async fn run_while_wanted<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Wanted) -> T + Send + 'static,
+    ) -> Result<T, CallError> {
+        let wanted = Wanted::default();
+        let _withdraw = Withdraw(wanted.clone());
+        self.run(move || work(&wanted)).await
+    }
+}
+
+/// A value whose drop may block: closing a file on a FUSE mount waits for its server (close(2), "flush" of FUSE). Dropped
+/// anywhere, it goes to a thread that may, unless nothing but the root file system is concerned.
+#[derive(Debug)]
+pub(crate) struct MayBlock<T: Send + 'static> {
+    value: Option<T>,
+    lane: Lane,
+}
+
+impl<T: Send + 'static> MayBlock<T> {
+    pub(crate) fn new(value: T, lane: Lane) -> Self {
+        Self { value: Some(value), lane }
+    }
+
+    /// The value, for somebody who may block.
+    pub(crate) fn into_inner(mut self) -> T {
+        self.value.take().expect("there until it is taken or dropped")
+    }
+}
+
+impl<T: Send + 'static> std::ops::Deref for MayBlock<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.value.as_ref().expect("there until it is taken or dropped")
+    }
+}
+
+impl<T: Send + 'static> Drop for MayBlock<T> {
+    fn drop(&mut self) {
+        let Some(value) = self.value.take() else { return };
+        let runtime = tokio::runtime::Handle::try_current();
+        match runtime {
+            Ok(runtime) if !self.lane.is_root_only() => drop(runtime.spawn(self.lane.clone().discard(value))),
+            _ => drop(value),
+        }
+    }
+}
+
+impl Lane {
+    /// No path of the lane leaves the root file system.
+    fn is_root_only(&self) -> bool {
+        self.mounts.iter().all(|slots| slots.place.as_os_str() == "/")
+    }
+
+    /// Drops a value once there is a slot, however long that takes.
+    async fn discard<T: Send + 'static>(self, value: T) {
+        let mut slots = Vec::with_capacity(self.mounts.len() + 1);
+        for mount in self.mounts.iter().map(Arc::as_ref).chain([&self.calls.all]) {
+            // The semaphore is never closed.
+            slots.extend(Arc::clone(&mount.free).acquire_owned().await);
+        }
+        let running = Running { lane: self.clone(), _slots: slots };
+        tokio::task::spawn_blocking(move || {
+            drop(value);
+            drop(running);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use futures::FutureExt;
+
+    use super::*;
+
+    fn calls() -> Arc<PathCalls> {
+        PathCalls::new("file calls", 3, 2)
+    }
+
+    /// A call that blocks until the sender is dropped.
+    fn block(lane: &Lane) -> (mpsc::Sender<()>, tokio::task::JoinHandle<Result<(), CallError>>) {
+        let (release, blocked) = mpsc::channel::<()>();
+        let lane = lane.clone();
+        (release, tokio::spawn(async move { lane.run(move || assert!(blocked.recv().is_err())).await }))
+    }
+
+    // On a clock of its own, which moves when nothing else can.
+    async fn settled() {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_blocked_mount_blocks_itself_only() {
+        let calls = calls();
+        let (root, proc) = (calls.lane([Path::new("/")]), calls.lane([Path::new("/proc/self")]));
+        let blocked = [block(&proc), block(&proc)];
+        settled().await;
+        assert_eq!(proc.run(|| 1).now_or_never().map(Result::ok), None, "waits for a slot");
+        assert_eq!(root.run(|| 2).await.expect("has a slot"), 2);
+        let both = calls.lane([Path::new("/proc/self"), Path::new("/"), Path::new("/etc")]);
+        assert_eq!(both.mounts.len(), 1, "the root is not charged for what another mount may block");
+        assert!(both.run(|| 3).now_or_never().is_none());
+        for (release, call) in blocked {
+            drop(release);
+            call.await.expect("no panic").expect("ran");
+        }
+        assert_eq!(both.run(|| 3).await.expect("has slots"), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn blocked_is_refused_and_busy_is_not() {
+        let calls = calls();
+        let lane = calls.lane([Path::new("/")]);
+        let (first, second) = (block(&lane), block(&lane));
+        settled().await;
+        // The clock stands still while blocking threads run, so it is moved by hand.
+        let waiting = tokio::spawn({
+            let lane = lane.clone();
+            async move { lane.run(|| ()).await }
+        });
+        settled().await;
+        lane.mounts[0].returned.fetch_add(1, Ordering::Relaxed);
+        tokio::time::advance(PATIENCE + Duration::from_millis(1)).await;
+        settled().await;
+        assert!(!waiting.is_finished(), "others return, so it waits");
+        tokio::time::advance(PATIENCE + Duration::from_millis(1)).await;
+        let refused = waiting.await.expect("no panic").expect_err("refused");
+        assert_eq!(refused.to_string(), "too many file calls are blocked on /: none of 2 has returned for 10 seconds");
+        drop((first.0, second.0));
+        first.1.await.expect("no panic").expect("ran");
+        second.1.await.expect("no panic").expect("ran");
+        lane.run(|| ()).await.expect("has a slot again");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn long_work_learns_that_nobody_wants_it() {
+        let lane = calls().lane([Path::new("/")]);
+        let (tell, told) = mpsc::channel();
+        let (started, has_started) = tokio::sync::oneshot::channel();
+        let call = tokio::spawn(async move {
+            lane.run_while_wanted(move |wanted| {
+                let _ = started.send(wanted.check().is_ok());
+                while wanted.check().is_ok() {
+                    std::thread::yield_now();
+                }
+                tell.send(()).expect("somebody listens");
+            })
+            .await
+        });
+        assert!(has_started.await.expect("started"));
+        call.abort();
+        told.recv_timeout(Duration::from_secs(60)).expect("it stopped");
+    }
+}

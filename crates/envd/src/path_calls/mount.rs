@@ -1,0 +1,110 @@
+//! The mount that a path leads to, found without a look into it.
+//!
+//! A look-up in a FUSE or network mount may block. The walk below opens one component at a time and stops where it leaves the
+//! file system of the root: it knows the mount then, and has asked nothing of it.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
+
+/// Links that are followed at most, as by the kernel (path_resolution(7)).
+const LINKS_MAX: usize = 40;
+
+/// The kernel's number of a mount.
+pub(super) type MountId = u64;
+
+/// The first mount that `path` crosses after the root, and where it is; the root's if it crosses none.
+pub(super) fn first_crossed(path: &Path) -> (MountId, PathBuf) {
+    walk(path).unwrap_or_else(|_| (0, PathBuf::from("/")))
+}
+
+fn walk(path: &Path) -> rustix::io::Result<(MountId, PathBuf)> {
+    let open_root = || rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let mut folder = open_root()?;
+    let (own, _) = look(&folder)?;
+    let mut at = PathBuf::from("/");
+    let mut rest = Vec::new();
+    push(&mut rest, path);
+    let mut links = 0;
+    while let Some(name) = rest.pop() {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // What is not there, or not for us, is not in another mount.
+        let Ok(next) = rustix::fs::openat(&folder, &name, flags, Mode::empty()) else { break };
+        let (mount, kind) = look(&next)?;
+        if name == ".." {
+            at.pop();
+        } else {
+            at.push(&name);
+        }
+        if mount != own {
+            return Ok((mount, at));
+        }
+        match kind {
+            FileType::Directory => folder = next,
+            FileType::Symlink if links < LINKS_MAX => {
+                links += 1;
+                let target =
+                    PathBuf::from(OsString::from_vec(rustix::fs::readlinkat(&next, "", Vec::new())?.into_bytes()));
+                at.pop();
+                if target.is_absolute() {
+                    folder = open_root()?;
+                    at = PathBuf::from("/");
+                }
+                push(&mut rest, &target);
+            }
+            _ => break,
+        }
+    }
+    Ok((own, PathBuf::from("/")))
+}
+
+/// Puts the components of a path on a stack, the first one on top.
+fn push(stack: &mut Vec<OsString>, path: &Path) {
+    let names = path.components().rev().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    });
+    stack.extend(names);
+}
+
+/// The mount and the kind of an open file, from what the kernel has in memory.
+fn look(file: &OwnedFd) -> rustix::io::Result<(MountId, FileType)> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+    let found = rustix::fs::statx(file, "", flags, StatxFlags::TYPE | StatxFlags::MNT_ID)?;
+    Ok((found.stx_mnt_id, FileType::from_raw_mode(found.stx_mode.into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn paths_lead_to_their_first_mount() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = |name: &str| folder.path().join(name);
+        symlink("/proc/self", path("absolute")).expect("links");
+        symlink("../../../../../../../../proc", path("relative")).expect("links");
+        symlink("loop", path("loop")).expect("links");
+        symlink("absolute", path("twice")).expect("links");
+        let place = |path: &Path| first_crossed(path).1;
+        for leads in ["/proc", "/proc/self/root/etc", "/etc/../proc/version"] {
+            assert_eq!(place(Path::new(leads)), Path::new("/proc"), "{leads}");
+        }
+        for leads in ["absolute", "relative/self/fd", "twice/status", "absolute/../x"] {
+            assert_eq!(place(&path(leads)), Path::new("/proc"), "{leads}");
+        }
+        let (root, _) = first_crossed(Path::new("/"));
+        assert_ne!(first_crossed(Path::new("/proc")).0, root);
+        for stays in ["/etc/passwd", "/etc/passwd/x", "/no-such-thing/x", "/.."] {
+            assert_eq!(first_crossed(Path::new(stays)), (root, PathBuf::from("/")), "{stays}");
+        }
+        // Where the temporary folder is a mount of its own, it is that one.
+        assert_eq!(place(&path("loop/x")), place(folder.path()));
+    }
+}

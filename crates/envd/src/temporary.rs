@@ -1,0 +1,242 @@
+//! Files and names that exist until something takes its place at once.
+//!
+//! Most file systems have files without a name (O_TMPFILE, open(2)): nothing is seen of them, and nothing is left of them,
+//! whatever happens. Where there are none, a file has a name of a form that nobody else uses. It is removed when its owner is
+//! dropped; one that a killed daemon left is removed by a later one that comes by ([`stale`]).
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use crate::sys;
+
+/// How the name of what will be new begins.
+const NEW: &str = ".hearth-new-";
+/// How the name of a file begins that is about to replace another: for a watch, the replaced file is written to.
+const OVER: &str = ".hearth-over-";
+/// Bytes of the rest of a name: nobody guesses another's.
+const NAME_BYTES: usize = 16;
+/// A temporary name that was not touched for so long belongs to a daemon that ended. Another one may be at work in the same
+/// folder of a shared mount, so this is longer than any call.
+const STALE_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// Entries of a folder that are looked at for stale names.
+const SWEPT_ENTRIES_MAX: usize = 4096;
+
+/// A name that nothing has, for what will be new.
+pub(crate) fn fresh_name() -> io::Result<OsString> {
+    name(NEW)
+}
+
+fn name(prefix: &str) -> io::Result<OsString> {
+    Ok(format!("{prefix}{}", sys::random_hex::<NAME_BYTES>()?).into())
+}
+
+/// Whether a name is a temporary one.
+pub(crate) fn is_temporary(name: &OsStr) -> bool {
+    has_form(name, NEW) || is_over(name)
+}
+
+/// Whether a name is that of a file which is about to replace another.
+pub(crate) fn is_over(name: &OsStr) -> bool {
+    has_form(name, OVER)
+}
+
+fn has_form(name: &OsStr, prefix: &str) -> bool {
+    name.as_bytes().strip_prefix(prefix.as_bytes()).is_some_and(|rest| rest.len() == 2 * NAME_BYTES)
+}
+
+/// Whether a name may be the kernel's for a file without one: watches are told of it.
+pub(crate) fn may_be_nameless(name: &OsStr) -> bool {
+    name.as_bytes().strip_prefix(b"#").is_some_and(|rest| !rest.is_empty() && rest.iter().all(u8::is_ascii_digit))
+}
+
+/// A regular file in a folder that nobody sees yet. Removed when dropped.
+#[derive(Debug)]
+pub(crate) struct TemporaryFile {
+    folder: OwnedFd,
+    pub(crate) file: File,
+    /// Its name, where it has one.
+    name: Option<OsString>,
+}
+
+impl TemporaryFile {
+    /// Makes one. Fails where no file can be made. Blocks, as all of it does.
+    pub(crate) fn create(folder: OwnedFd) -> io::Result<Self> {
+        let (flags, mode) = (OFlags::RDWR | OFlags::CLOEXEC, Mode::from_raw_mode(0o666));
+        match rustix::fs::openat(&folder, ".", flags | OFlags::TMPFILE, mode) {
+            Ok(file) => Ok(Self { folder, file: file.into(), name: None }),
+            // The file system has none, or the kernel has not.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOSYS | Errno::INVAL) => {
+                sweep(&folder);
+                let name = fresh_name()?;
+                let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+                let file = rustix::fs::openat(&folder, &name, flags, mode)?;
+                Ok(Self { folder, file: file.into(), name: Some(name) })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(crate) fn folder(&self) -> &OwnedFd {
+        &self.folder
+    }
+
+    /// Gives the file its name, if nothing has that name (EEXIST).
+    pub(crate) fn place(&mut self, name: &OsStr) -> rustix::io::Result<()> {
+        match self.name.take() {
+            None => self.link(name),
+            Some(own) => {
+                let renamed = rustix::fs::renameat_with(&self.folder, &own, &self.folder, name, RenameFlags::NOREPLACE);
+                // Network file systems do not know the flag.
+                let renamed = match renamed {
+                    Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::renameat(&self.folder, &own, &self.folder, name),
+                    renamed => renamed,
+                };
+                renamed.inspect_err(|_| self.name = Some(own))
+            }
+        }
+    }
+
+    /// Puts the file in the place of what has a name.
+    pub(crate) fn replace(&mut self, name: &OsStr) -> io::Result<()> {
+        let over = self::name(OVER)?;
+        match &self.name {
+            Some(own) => rustix::fs::renameat(&self.folder, own, &self.folder, &over)?,
+            None => self.link(&over)?,
+        }
+        let renamed = rustix::fs::renameat(&self.folder, &over, &self.folder, name);
+        self.name = renamed.is_err().then_some(over);
+        Ok(renamed?)
+    }
+
+    /// Names a file without a name. The second way is for those who may not do it by descriptor alone (linkat(2)).
+    fn link(&self, name: &OsStr) -> rustix::io::Result<()> {
+        match rustix::fs::linkat(&self.file, "", &self.folder, name, AtFlags::EMPTY_PATH) {
+            Err(Errno::NOENT | Errno::PERM) => {
+                let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+                rustix::fs::linkat(CWD, own, &self.folder, name, AtFlags::SYMLINK_FOLLOW)
+            }
+            linked => linked,
+        }
+    }
+}
+
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            let _ = rustix::fs::unlinkat(&self.folder, name, AtFlags::empty());
+        }
+    }
+}
+
+/// Removes temporary files that a daemon left which was killed.
+fn sweep(folder: &OwnedFd) {
+    for name in stale(folder) {
+        // Fails for a tree, which a move may have left: that is swept by the next move.
+        let _ = rustix::fs::unlinkat(folder, name, AtFlags::empty());
+    }
+}
+
+/// Temporary names that a killed daemon left, among the first entries of a folder.
+pub(crate) fn stale(folder: impl AsFd) -> Vec<OsString> {
+    let Ok(opened) =
+        rustix::fs::openat(&folder, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    else {
+        return Vec::new();
+    };
+    let entries = rustix::fs::Dir::new(opened).into_iter().flatten().take(SWEPT_ENTRIES_MAX).flatten();
+    let names = entries.map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned());
+    names.filter(|name| is_temporary(name) && is_stale(&folder, name)).collect()
+}
+
+fn is_stale(folder: impl AsFd, name: &OsStr) -> bool {
+    let Ok(found) = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) else { return false };
+    let age = jiff::Timestamp::now().as_second().saturating_sub(found.st_mtime);
+    u64::try_from(age).is_ok_and(|age| age >= STALE_AFTER.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+    use std::path::Path;
+
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).expect("lists").flatten();
+        let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    fn open(folder: &Path) -> OwnedFd {
+        rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).expect("opens")
+    }
+
+    /// As on a file system without nameless files.
+    fn named(folder: &Path) -> TemporaryFile {
+        let name = fresh_name().expect("drawn");
+        let file = File::options().read(true).write(true).create_new(true).open(folder.join(&name)).expect("creates");
+        TemporaryFile { folder: open(folder), file, name: Some(name) }
+    }
+
+    #[test]
+    fn both_kinds_take_their_place_or_go() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path();
+        for make in [|path: &Path| TemporaryFile::create(open(path)).expect("creates"), named] {
+            drop(make(path));
+            assert_eq!(names(path), [""; 0], "nothing is left");
+            let mut file = make(path);
+            file.file.write_all(b"new").expect("writes");
+            file.place(OsStr::new("name")).expect("placed");
+            drop(file);
+            let mut second = make(path);
+            assert_eq!(second.place(OsStr::new("name")), Err(Errno::EXIST));
+            second.file.write_all(b"second").expect("writes");
+            second.replace(OsStr::new("name")).expect("replaced");
+            drop(second);
+            fs::create_dir(path.join("folder")).expect("creates");
+            let mut third = make(path);
+            assert!(third.replace(OsStr::new("folder")).is_err());
+            drop(third);
+            fs::remove_dir(path.join("folder")).expect("removes");
+            assert_eq!(names(path), ["name"]);
+            assert_eq!(fs::read_to_string(path.join("name")).expect("reads"), "second");
+            fs::remove_file(path.join("name")).expect("removes");
+        }
+    }
+
+    #[test]
+    fn what_a_killed_daemon_left_is_swept_when_it_is_old() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path();
+        let (old, young) = (fresh_name().expect("drawn"), fresh_name().expect("drawn"));
+        for name in [&old, &young, &OsString::from(".hearth-new-mine"), &OsString::from("other")] {
+            let file = File::create(path.join(name)).expect("creates");
+            if *name != young {
+                let then = std::time::SystemTime::now() - STALE_AFTER - Duration::from_secs(1);
+                file.set_modified(then).expect("sets");
+            }
+        }
+        sweep(&open(path));
+        assert_eq!(names(path), [young.to_str().expect("text"), ".hearth-new-mine", "other"]);
+    }
+
+    #[test]
+    fn names_of_both_kinds_are_known() {
+        let (new, over) = (fresh_name().expect("drawn"), name(OVER).expect("drawn"));
+        assert!(is_temporary(&new) && !is_over(&new) && is_temporary(&over) && is_over(&over));
+        assert!(!is_temporary(OsStr::new(".hearth-new-")) && !is_over(OsStr::new("over")));
+        for (name, is) in [("#12", true), ("#", false), ("#1a", false), ("12", false)] {
+            assert_eq!(may_be_nameless(OsStr::new(name)), is, "{name}");
+        }
+    }
+}
