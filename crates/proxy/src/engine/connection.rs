@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::dial::Io;
 use crate::engine::Destination;
 use crate::engine::drive::Drive;
+use crate::engine::http2;
 use crate::engine::replay::ReplayBody;
 use crate::serve::HEADERS_MAX;
 
@@ -32,6 +33,7 @@ pub(super) struct Connection {
     sender: SendRequest<ReplayBody>,
     drive: Drive,
     answered: Arc<AtomicBool>,
+    met_http2: Arc<AtomicBool>,
 }
 
 /// Why a request has no answer.
@@ -46,7 +48,9 @@ impl Connection {
     /// Speaks HTTP/1.1 on `io` until either side ends it.
     pub(super) async fn open(io: Box<dyn Io>, destination: Destination) -> Result<Self, hyper::Error> {
         let answered = Arc::new(AtomicBool::new(false));
-        let watched = Watched { io, answered: Arc::clone(&answered), unread: None };
+        let met_http2 = Arc::new(AtomicBool::new(false));
+        let first_look = Some(Arc::clone(&met_http2));
+        let watched = Watched { io, answered: Arc::clone(&answered), first_look, unread: None };
         let mut builder = Builder::new();
         builder.max_headers(HEADERS_MAX).title_case_headers(destination == Destination::Guests);
         let (sender, connection) = builder.handshake(TokioIo::new(watched)).await?;
@@ -56,7 +60,7 @@ impl Connection {
                 tracing::debug!(error = %hearth_stdx::chain(&error), "an upstream connection ended");
             }
         });
-        Ok(Self { sender, drive, answered })
+        Ok(Self { sender, drive, answered, met_http2 })
     }
 
     /// Sends a request and waits for the head of its answer.
@@ -83,6 +87,11 @@ impl Connection {
     /// Whether anything came back since the last request was sent.
     pub(super) fn was_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Whether the first bytes that came back are those of an HTTP/2 server.
+    pub(super) fn met_http2(&self) -> bool {
+        self.met_http2.load(Ordering::Relaxed)
     }
 
     /// Whether the next request can be sent now.
@@ -117,6 +126,8 @@ impl Connection {
 struct Watched {
     io: Box<dyn Io>,
     answered: Arc<AtomicBool>,
+    /// Until the first bytes came, which servers write at once.
+    first_look: Option<Arc<AtomicBool>>,
     /// How many bytes were written into the void.
     unread: Option<usize>,
 }
@@ -147,6 +158,10 @@ impl AsyncRead for Watched {
         let result = Pin::new(&mut this.io).poll_read(cx, buffer);
         if buffer.filled().len() > before {
             this.answered.store(true, Ordering::Relaxed);
+            if let Some(met_http2) = this.first_look.take() {
+                let is_met = http2::begins_http2(&buffer.filled()[before..]) == Some(true);
+                met_http2.store(is_met, Ordering::Relaxed);
+            }
         }
         result
     }

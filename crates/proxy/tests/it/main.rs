@@ -2,6 +2,7 @@
 
 mod aborts;
 mod heads;
+mod http2;
 mod lifecycle;
 mod limits;
 mod pool;
