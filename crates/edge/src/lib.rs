@@ -29,7 +29,7 @@ use hearth_proxy::serve::{self, Listener, Peer};
 use hearth_proxy::target::{Target, Unroutable};
 use hearth_proxy::{Body, Engine, Error, Key, body, dial, internal, pages};
 use hearth_types::{NodeAddress, Route};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
 use subtle::ConstantTimeEq;
 use tokio_util::sync::CancellationToken;
 
@@ -143,7 +143,10 @@ impl Edge {
         set_forwarded(&mut parts, self.config.forwarded, &peer);
         let sandbox_id = target.sandbox_id.clone();
         let tls = route.ingress.https_ports.contains(&target.port);
-        if target.port != internal::DAEMON_PORT {
+        if target.port == internal::DAEMON_PORT {
+            // It answers in HTTP/1.1, so that the hop to its node needs no more.
+            parts.version = parts.version.min(Version::HTTP_11);
+        } else {
             parts.headers.remove(TRAFFIC_TOKEN);
             let masked = route.ingress.host_mask.as_ref().map(|mask| mask.host(target.port));
             if let Some(host) = masked.and_then(|host| HeaderValue::try_from(host).ok()) {

@@ -40,12 +40,14 @@ impl ReverseProxy {
             return Page::NotFound { sandbox_id: &address.sandbox_id }.response(audience);
         };
         let key = Key { group: address.execution_id, port: Some(address.port) };
-        let dial = || async {
+        let (reach, connector) = (&reach, &self.connector);
+        let dial = |best| async move {
             let stream = retry_refused(|| reach.dial(address.port)).await?;
             // A port speaks TLS or does not for as long as the sandbox lives, so that all connections to it are alike.
-            if address.tls { self.connector.connect(stream).await } else { Ok(Stream::Tcp(stream)) }
+            let stream = if address.tls { connector.connect(stream, best).await? } else { Stream::Tcp(stream) };
+            Ok(stream.into())
         };
-        match self.engine.forward(&key, dial, request).await {
+        match self.engine.forward_agreed(&key, dial, request).await {
             Ok(response) => response,
             Err(error) => {
                 tracing::debug!(sandbox = %address.sandbox_id, port = address.port, %error, "a guest gave no answer");

@@ -26,6 +26,40 @@ pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 
+/// Version of HTTP on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// A connection, and the version that was agreed on.
+pub struct Dialled {
+    pub(crate) io: Box<dyn Io>,
+    /// `None`: nothing was agreed on, as without TLS.
+    pub(crate) protocol: Option<Protocol>,
+}
+
+impl Dialled {
+    /// A connection on which nothing was agreed.
+    pub fn plain(io: impl Io) -> Self {
+        Self { io: Box::new(io), protocol: None }
+    }
+}
+
+impl From<Stream> for Dialled {
+    fn from(stream: Stream) -> Self {
+        let protocol = match &stream {
+            Stream::Tcp(_) | Stream::Unix(_) => None,
+            Stream::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => Some(Protocol::Http2),
+            Stream::Tls(_) => Some(Protocol::Http1),
+        };
+        Self { io: Box::new(stream), protocol }
+    }
+}
+
 /// Connects; while the other side refuses, tries again after each of [`REFUSED_PAUSES`]. Other failures are returned at once:
 /// a host that does not answer was waited for already.
 ///

@@ -11,19 +11,25 @@
 //!             └ too many: refused
 //! ```
 //!
+//! A connection speaks HTTP/1.1 or HTTP/2, see [`protocol`], and carries one request at a time.
+//!
 //! Bodies stream in both directions at the same time and are held nowhere: a slow reader slows the writer down. An upstream may
 //! answer before it has read the request. When either side goes away, the other is told: a client that leaves closes the
 //! upstream connection, an upstream that breaks off ends the answer with an error and not with its proper end.
 //!
 //! Whoever waits for an answer or reads it moves the bytes of the connection ([`drive`]). Tasks: one for each connection whose
-//! request goes on beside its answer, one for each upgraded stream, one that sweeps what was idle too long; all belong to the
+//! request goes on beside its answer, those of [`http2`], one for each upgraded stream, one that sweeps what was idle too long; all belong to the
 //! engine. Locks are held for a few map operations and a look at an idle socket, and never across an await.
 
 mod answer;
 mod connection;
 mod drive;
+mod exchange;
 mod group;
 mod guard;
+mod http2;
+mod link;
+mod protocol;
 mod replay;
 mod splice;
 
@@ -36,20 +42,16 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use futures::TryFutureExt;
 use hearth_stdx::TaskSet;
 use hearth_types::SandboxId;
-use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use http::{Method, Request, Response};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::body::Body;
-use crate::dial::Io;
-use crate::engine::answer::Lease;
-use crate::engine::connection::Connection;
-use crate::engine::group::{Admission, Group};
-use crate::engine::replay::Replay;
-use crate::hop;
+use crate::dial::{Dialled, Io, Protocol};
+use crate::engine::group::Group;
 use crate::pages::Page;
 
 /// How often idle connections are looked through.
@@ -227,14 +229,32 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
         F: Future<Output = io::Result<S>>,
         S: Io,
     {
+        self.forward_agreed(key, |_| dial().map_ok(Dialled::plain), request).await
+    }
+
+    /// The same where `dial` may agree on a version of HTTP with the other side, as in TLS: it gets the newest one that can be
+    /// spoken.
+    ///
+    /// # Errors
+    /// See [`Error`]. Once the answer has begun, errors are in its body.
+    pub async fn forward_agreed<D, F>(
+        &self,
+        key: &Key<G>,
+        dial: D,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, Error>
+    where
+        D: Fn(Protocol) -> F,
+        F: Future<Output = io::Result<Dialled>>,
+    {
         if request.method() == Method::CONNECT {
             return Err(Error::Tunnel);
         }
         let group = self.group(&key.group).ok_or(Error::Closed)?;
-        let admission = Group::admit(&group, self.inner.config.requests_per_group_max)?;
+        let admission = Group::admit(&group, key.port, self.inner.config.requests_per_group_max)?;
         let cut = admission.cut();
         // Pinned here, because by value it would be kept twice.
-        let exchange = pin!(self.exchange(admission, key.port, dial, request));
+        let exchange = pin!(self.exchange(admission, dial, request));
         let answered = cut.run_until_cancelled(exchange).await;
         match answered {
             // Being cut shows as a broken connection, too.
@@ -242,68 +262,6 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
             Some(result) => result,
             None => Err(Error::Closed),
         }
-    }
-
-    async fn exchange<D, F, S>(
-        &self,
-        admission: Admission,
-        port: Option<u16>,
-        dial: D,
-        mut request: Request<Body>,
-    ) -> Result<Response<Body>, Error>
-    where
-        D: Fn() -> F,
-        F: Future<Output = io::Result<S>>,
-        S: Io,
-    {
-        let client_upgrade = hop::asks_upgrade(&request).then(|| hyper::upgrade::on(&mut request));
-        let (mut parts, body) = request.into_parts();
-        hop::prepare_request(&mut parts);
-        let asks_head = parts.method == Method::HEAD;
-        let mut replay = Replay::new(parts, body);
-
-        let mut idle = admission.take_idle(port, replay.idle_max());
-        let (mut connection, response) = loop {
-            let reused = idle.is_some();
-            let mut connection = match idle.take() {
-                Some(connection) => connection,
-                // Seldom, and large.
-                None => Box::pin(connect(&dial, self.inner.config.destination)).await?,
-            };
-            let sent = if reused { replay.first() } else { replay.last() };
-            match connection.send(sent).await {
-                Ok(response) => break (connection, response),
-                Err(unsent) if reused && replay.may_repeat(&connection, &unsent) => {}
-                Err(unsent) => return Err(Error::NoAnswer(unsent.error)),
-            }
-        };
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let client_upgrade = client_upgrade.ok_or(Error::UnaskedUpgrade)?;
-            connection.switch();
-            // It ends when both sides are handed over.
-            connection.detach(&self.inner.tasks, admission.cut());
-            return Ok(self.splice(admission, client_upgrade, response));
-        }
-        let mut lease = Lease::new(admission, connection, port, &self.inner.config, &self.inner.tasks);
-        if self.inner.config.destination == Destination::Guests && answer::may_be_overlong(asks_head, &response) {
-            lease.close_at_end();
-        }
-        Ok(answer::stream(lease, response, replay.is_sent()))
-    }
-
-    fn splice(
-        &self,
-        admission: Admission,
-        client: hyper::upgrade::OnUpgrade,
-        mut response: Response<Incoming>,
-    ) -> Response<Body> {
-        let upstream = hyper::upgrade::on(&mut response);
-        let cut = admission.cut();
-        self.inner.tasks.spawn("upgraded stream", async move {
-            cut.run_until_cancelled(splice::both_ways(client, upstream)).await;
-            drop(admission);
-        });
-        answer::head_only(response)
     }
 
     /// Ends every connection, stream and waiting request of a group at once: whoever reads from it sees an abort. Requests that
@@ -362,16 +320,6 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
         groups.open.insert(key.clone(), Arc::clone(&group));
         Some(group)
     }
-}
-
-async fn connect<D, F, S>(dial: &D, destination: Destination) -> Result<Connection, Error>
-where
-    D: Fn() -> F,
-    F: Future<Output = io::Result<S>>,
-    S: Io,
-{
-    let io = dial().await.map_err(Error::Dial)?;
-    Connection::open(Box::new(io), destination).await.map_err(Error::NoAnswer)
 }
 
 /// Drops connections that were idle too long, and groups that nothing is left of.

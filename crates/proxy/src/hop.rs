@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use hearth_types::{ExecutionId, SandboxId};
 use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
+use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, StatusCode, Uri, Version, request, response};
 
 use crate::serve::Peer;
@@ -205,6 +206,18 @@ pub(crate) fn prepare_request(parts: &mut request::Parts) {
     parts.extensions.clear();
 }
 
+/// Makes the head of a request that is ready for HTTP/1.1 one for HTTP/2: the host is in the URI (RFC 9113, 8.3.1).
+pub(crate) fn to_http2(parts: &mut request::Parts, scheme: &str) {
+    let host = parts.headers.remove(header::HOST);
+    let authority = host.as_ref().and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    // A host that is none cannot be passed on here.
+    let authority = authority.unwrap_or(Authority::from_static("localhost"));
+    let path = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+    let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build();
+    parts.uri = uri.unwrap_or_default();
+    parts.version = Version::HTTP_2;
+}
+
 /// Makes the head of an answer ready for whoever asked.
 pub(crate) fn prepare_response(parts: &mut response::Parts) {
     strip_connection_bound(&mut parts.headers, parts.status == StatusCode::SWITCHING_PROTOCOLS);
@@ -357,6 +370,24 @@ mod tests {
         let parts = check_request(request, &["cookie: a=1; b=2", "host: 80-i1.example.com:1"]);
         assert_eq!((parts.uri.to_string().as_str(), parts.version), ("/a%2Fb?c=d", Version::HTTP_11));
         assert_eq!(check_request(Request::options("*"), &[]).uri, "*");
+    }
+
+    #[test]
+    fn http_1_becomes_http_2() {
+        let check = |request: request::Builder, uri: &str, expected: &[&str]| {
+            let mut parts = parts(request);
+            to_http2(&mut parts, "http");
+            assert_eq!((parts.uri.to_string().as_str(), parts.version), (uri, Version::HTTP_2));
+            assert_eq!(lines(&parts.headers), expected);
+        };
+        let host = "80-i1.example.com:1";
+        check(
+            Request::get("/a%2Fb?c").header("host", host).header("te", "trailers"),
+            "http://80-i1.example.com:1/a%2Fb?c",
+            &["te: trailers"],
+        );
+        check(Request::get("/").header("host", "a b"), "http://localhost/", &[]);
+        check(Request::get("/"), "http://localhost/", &[]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme}
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use crate::dial::Stream;
+use crate::dial::{Protocol, Stream};
 
 /// What we speak inside, the better one first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -127,7 +127,10 @@ impl Acceptor {
 
 /// The client's side of TLS, towards ports of guests. Cheap to clone.
 #[derive(Clone)]
-pub struct Connector(TlsConnector);
+pub struct Connector {
+    http1: TlsConnector,
+    either: TlsConnector,
+}
 
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -151,21 +154,26 @@ impl Connector {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Believing { schemes }))
             .with_no_client_auth();
-        // What we speak towards guests.
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         // Guests have no names to tell their sessions apart by: one would be shown what another one gave us to remember.
         config.resumption = Resumption::disabled();
-        Self(TlsConnector::from(Arc::new(config)))
+        let offering = |protocols: &[&[u8]]| {
+            let mut config = config.clone();
+            config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+            TlsConnector::from(Arc::new(config))
+        };
+        Self { http1: offering(&PROTOCOLS[1..]), either: offering(&PROTOCOLS) }
     }
 
-    /// The handshake, over a connection to the guest. Cancel safe: the connection closes.
+    /// The handshake, over a connection to the guest. The server chooses a version of HTTP, `best` at most. Cancel safe: the
+    /// connection closes.
     ///
     /// # Errors
     /// What is said by the guest makes no sense as TLS, or it says nothing for long.
-    pub async fn connect(&self, stream: TcpStream) -> io::Result<Stream> {
+    pub async fn connect(&self, stream: TcpStream, best: Protocol) -> io::Result<Stream> {
         // An address sends no name: the one that was asked for is not the guest's.
         let nameless = ServerName::IpAddress(IpAddr::from(Ipv4Addr::LOCALHOST).into());
-        let handshake = tokio::time::timeout(GREETING_TIMEOUT, self.0.connect(nameless, stream));
+        let connector = if best == Protocol::Http2 { &self.either } else { &self.http1 };
+        let handshake = tokio::time::timeout(GREETING_TIMEOUT, connector.connect(nameless, stream));
         let stream = handshake.await.map_err(|_| io::ErrorKind::TimedOut)??;
         Ok(Stream::Tls(Box::new(TlsStream::from(stream))))
     }

@@ -153,6 +153,30 @@ async fn ports_that_speak_tls_are_spoken_to_in_tls() {
 }
 
 #[tokio::test]
+async fn a_port_s_version_is_agreed_on_in_tls() {
+    for (protocols, expected) in
+        [(&["h2", "http/1.1"][..], "HTTP/2.0"), (&["h2"], "HTTP/2.0"), (&["http/1.1"], "HTTP/1.1")]
+    {
+        let ingress = Ingress { https_ports: [8443].into(), ..Ingress::open() };
+        let world = world(tls_guest(protocols).await, ingress, None).await;
+        let io = TokioIo::new(world.raw().await);
+        let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), io);
+        let (mut sender, connection) = handshake.await.expect("HTTP/2");
+        tokio::spawn(connection);
+        for kind in ["text/plain", "application/grpc", "text/plain"] {
+            let request = Request::post("http://8443-i123.example.com/").header("content-type", kind);
+            let request = request.body(body::full("body")).expect("a request");
+            let response = soon("an answer", sender.send_request(request)).await.expect("an answer");
+            assert_eq!(text(response).await, expected, "{protocols:?} {kind}");
+        }
+        // A client of HTTP/1.1 may upgrade its connection, so it gets one of HTTP/1.1 where there is one.
+        if protocols.contains(&"http/1.1") {
+            assert_eq!(text(world.send(ask(8443, &[])).await).await, "HTTP/1.1");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_sandbox_has_room_for_so_many_requests_at_a_time() {
     const FULL: &str = r#"{"sandboxId":"i123","message":"Too many connections to the sandbox are open","connectionLimit":2,"code":429}"#;
     let echo = |request: Request<Incoming>| async move { Response::new(body::boxed(request.into_body())) };

@@ -139,11 +139,14 @@ pub(crate) fn serve_node(
                 return Ok::<_, Infallible>(Page::NotFound { sandbox_id }.response(audience));
             }
             let key = Key { group: address.execution_id, port: Some(address.port) };
-            let dial = || async {
+            let tls = address.tls;
+            let dial = |best| async move {
                 let stream = dial::retry_refused(|| TcpStream::connect(guest)).await?;
-                if address.tls { Connector::unverified().connect(stream).await } else { Ok(Stream::Tcp(stream)) }
+                let connector = Connector::unverified();
+                let stream = if tls { connector.connect(stream, best).await? } else { Stream::Tcp(stream) };
+                Ok(stream.into())
             };
-            let forwarded = engine.forward(&key, dial, request).await;
+            let forwarded = engine.forward_agreed(&key, dial, request).await;
             Ok(forwarded.unwrap_or_else(|error| error.page(sandbox_id, address.port).response(audience)))
         }
     });

@@ -13,8 +13,9 @@ use hyper::body::Incoming;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::body::{self, Body, BoxError};
-use crate::engine::connection::Connection;
+use crate::dial::Protocol;
 use crate::engine::group::Admission;
+use crate::engine::link::Link;
 use crate::engine::{Config, Error};
 use crate::hop;
 
@@ -25,8 +26,7 @@ const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 /// connection.
 pub(super) struct Lease {
     admission: Admission,
-    connection: Connection,
-    port: Option<u16>,
+    connection: Link,
     keep: Duration,
     idle_max: usize,
     tasks: TaskSet,
@@ -35,15 +35,13 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    pub(super) fn new(
-        admission: Admission,
-        connection: Connection,
-        port: Option<u16>,
-        config: &Config,
-        tasks: &TaskSet,
-    ) -> Self {
+    pub(super) fn new(admission: Admission, connection: Link, config: &Config, tasks: &TaskSet) -> Self {
         let (keep, idle_max) = (config.idle_timeout, config.idle_per_key_max);
-        Self { admission, connection, port, keep, idle_max, tasks: tasks.clone(), cut: None }
+        Self { admission, connection, keep, idle_max, tasks: tasks.clone(), cut: None }
+    }
+
+    pub(super) fn is_http1(&self) -> bool {
+        self.connection.protocol() == Protocol::Http1
     }
 
     /// Closes the connection after the answer instead of using it again.
@@ -77,7 +75,7 @@ impl Lease {
     }
 
     fn keep_idle(self) {
-        self.admission.put_idle(self.port, self.connection, self.keep, self.idle_max);
+        self.admission.put_idle(self.connection, self.keep, self.idle_max);
     }
 }
 

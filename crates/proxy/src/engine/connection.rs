@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use hearth_stdx::TaskSet;
@@ -20,6 +20,7 @@ use crate::dial::Io;
 use crate::engine::Destination;
 use crate::engine::drive::Drive;
 use crate::engine::guard::{Guard, Shared};
+use crate::engine::http2;
 use crate::engine::replay::ReplayBody;
 use crate::serve::HEADERS_MAX;
 
@@ -33,6 +34,7 @@ pub(super) struct Connection {
     sender: SendRequest<ReplayBody>,
     drive: Drive,
     shared: Arc<Shared>,
+    met_http2: Arc<AtomicBool>,
 }
 
 /// Why a request has no answer.
@@ -47,7 +49,14 @@ impl Connection {
     /// Speaks HTTP/1.1 on `io` until either side ends it.
     pub(super) async fn open(io: Box<dyn Io>, destination: Destination) -> Result<Self, hyper::Error> {
         let shared = Arc::new(Shared::default());
-        let watched = Watched { io: io.take(0), shared: Arc::clone(&shared), guard: Guard::default(), unread: None };
+        let met_http2 = Arc::new(AtomicBool::new(false));
+        let watched = Watched {
+            io: io.take(0),
+            shared: Arc::clone(&shared),
+            guard: Guard::default(),
+            first_look: Some(Arc::clone(&met_http2)),
+            unread: None,
+        };
         let mut builder = Builder::new();
         builder.max_headers(HEADERS_MAX).title_case_headers(destination == Destination::Guests);
         let (sender, connection) = builder.handshake(TokioIo::new(watched)).await?;
@@ -57,7 +66,7 @@ impl Connection {
                 tracing::debug!(error = %hearth_stdx::chain(&error), "an upstream connection ended");
             }
         });
-        Ok(Self { sender, drive, shared })
+        Ok(Self { sender, drive, shared, met_http2 })
     }
 
     /// Sends a request and waits for the head of its answer.
@@ -96,6 +105,11 @@ impl Connection {
         self.shared.answered.load(Ordering::Relaxed)
     }
 
+    /// Whether the first bytes that came back are those of an HTTP/2 server.
+    pub(super) fn met_http2(&self) -> bool {
+        self.met_http2.load(Ordering::Relaxed)
+    }
+
     /// Whether the next request can be sent now.
     pub(super) fn is_ready(&mut self) -> bool {
         self.drive.catch_up();
@@ -130,6 +144,8 @@ struct Watched {
     io: Take<Box<dyn Io>>,
     shared: Arc<Shared>,
     guard: Guard,
+    /// Until the first bytes came, which servers write at once.
+    first_look: Option<Arc<AtomicBool>>,
     /// How many bytes were written into the void.
     unread: Option<usize>,
 }
@@ -162,6 +178,9 @@ impl AsyncRead for Watched {
         let read = &buffer.filled()[before..];
         if !read.is_empty() {
             this.shared.answered.store(true, Ordering::Relaxed);
+            if let Some(met_http2) = this.first_look.take() {
+                met_http2.store(http2::begins_http2(read) == Some(true), Ordering::Relaxed);
+            }
             this.guard.check(&this.shared, read)?;
         }
         Poll::Ready(Ok(()))

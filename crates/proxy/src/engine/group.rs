@@ -8,8 +8,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::dial::Protocol;
 use crate::engine::Error;
-use crate::engine::connection::Connection;
+use crate::engine::link::Link;
+use crate::engine::protocol::{Ports, Spoken};
 
 /// The requests and idle connections of one execution or node.
 #[derive(Debug)]
@@ -22,20 +24,21 @@ pub(super) struct Group {
 struct State {
     /// Ends everything that was begun under it. Replaced when the group is cut.
     cut: Arc<CancellationToken>,
-    idle: HashMap<Option<u16>, Vec<Idle>>,
+    idle: HashMap<(Option<u16>, Protocol), Vec<Idle>>,
+    ports: Ports,
 }
 
 /// A connection that waits for the next request.
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: Link,
     since: Instant,
     until: Instant,
 }
 
 impl Group {
     pub(super) fn new(cut: CancellationToken) -> Self {
-        let state = State { cut: Arc::new(cut), idle: HashMap::new() };
+        let state = State { cut: Arc::new(cut), idle: HashMap::new(), ports: Ports::default() };
         Self { requests: AtomicUsize::new(0), state: Mutex::new(state) }
     }
 
@@ -44,14 +47,17 @@ impl Group {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts one more request, unless there are `limit` already.
-    pub(super) fn admit(group: &Arc<Self>, limit: usize) -> Result<Admission, Error> {
+    /// Counts one more request to `port`, unless there are `limit` already.
+    pub(super) fn admit(group: &Arc<Self>, port: Option<u16>, limit: usize) -> Result<Admission, Error> {
         let one_more = |requests: usize| (requests < limit).then_some(requests + 1);
         group
             .requests
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
             .map_err(|_| Error::TooManyRequests { limit })?;
-        Ok(Admission { cut: Arc::clone(&group.state().cut), group: Arc::clone(group) })
+        let state = group.state();
+        let (cut, spoken) = (Arc::clone(&state.cut), state.ports.get(port));
+        drop(state);
+        Ok(Admission { cut, port, spoken, group: Arc::clone(group) })
     }
 
     pub(super) fn requests(&self) -> usize {
@@ -95,6 +101,9 @@ pub(super) struct Admission {
     group: Arc<Group>,
     /// Shared as a whole: a clone of a token takes locks of the tree that it is in.
     cut: Arc<CancellationToken>,
+    port: Option<u16>,
+    /// What the port spoke when the request was let in.
+    pub(super) spoken: Option<Spoken>,
 }
 
 impl Admission {
@@ -103,15 +112,20 @@ impl Admission {
         Arc::clone(&self.cut)
     }
 
+    /// Takes note of what the port speaks.
+    pub(super) fn note(&self, spoken: Spoken) {
+        self.group.state().ports.note(self.port, spoken);
+    }
+
     /// The idle connection that was used last, so that those that are not needed grow old. If even that one was idle for longer
     /// than `idle_max` it is closed: the caller's new connection takes its place, and there are not more and more of them.
-    pub(super) fn take_idle(&self, port: Option<u16>, idle_max: Duration) -> Option<Connection> {
+    pub(super) fn take_idle(&self, protocol: Protocol, idle_max: Duration) -> Option<Link> {
         let now = Instant::now();
         let mut state = self.group.state();
         if self.cut.is_cancelled() {
             return None;
         }
-        let waiting = state.idle.get_mut(&port)?;
+        let waiting = state.idle.get_mut(&(self.port, protocol))?;
         let mut found = None;
         while let Some(mut idle) = waiting.pop() {
             if idle.until > now && idle.connection.is_ready() {
@@ -120,13 +134,13 @@ impl Admission {
             }
         }
         if waiting.is_empty() {
-            state.idle.remove(&port);
+            state.idle.remove(&(self.port, protocol));
         }
         found
     }
 
     /// Keeps a connection for the next request, for at most `keep`. When there are `max` already the oldest goes.
-    pub(super) fn put_idle(&self, port: Option<u16>, connection: Connection, keep: Duration, max: usize) {
+    pub(super) fn put_idle(&self, connection: Link, keep: Duration, max: usize) {
         let now = Instant::now();
         let mut state = self.group.state();
         // Checked under the lock: after a cut nothing of before comes back.
@@ -134,7 +148,7 @@ impl Admission {
             return;
         }
         connection.rest();
-        let waiting = state.idle.entry(port).or_default();
+        let waiting = state.idle.entry((self.port, connection.protocol())).or_default();
         if waiting.len() >= max {
             waiting.remove(0);
         }

@@ -3,6 +3,7 @@
 mod aborts;
 mod heads;
 mod hostile;
+mod http2;
 mod lifecycle;
 mod limits;
 mod pool;

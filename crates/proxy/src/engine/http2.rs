@@ -1,0 +1,294 @@
+//! A connection to an upstream in HTTP/2, for one request at a time.
+//!
+//! Requests do not share connections: windows belong to one exchange, a body that nobody reads holds up no other, and a
+//! connection is cut, closed and kept idle like one of HTTP/1.1. Resets reach the other side with their code.
+//!
+//! ```text
+//! open ─▶ preface and SETTINGS sent ─▶ the server's first frame is SETTINGS ─▶ requests, one after the other
+//!                                       └ anything else, silence, the end: Foreign, and no request was sent
+//! ```
+//!
+//! An HTTP/1.1 server takes the preface for a request with an unknown method and refuses it (RFC 9113, 3.4).
+//!
+//! Tasks: two for each connection and up to two for each exchange, as hyper has it. They end with the connection.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::task::AtomicWaker;
+use hearth_stdx::TaskSet;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::dial::Io;
+use crate::engine::connection::Unsent;
+use crate::engine::replay::{IsSent, ReplayBody};
+use crate::hop;
+
+/// Bytes on their way in an answer, of which each connection has one at a time: full use of a network between neighbours, and
+/// no more for a client that does not read.
+const WINDOW_BYTES: u32 = 256 << 10;
+/// Bytes of a request that wait for the upstream to read them.
+const SEND_BYTES_MAX: usize = 64 << 10;
+/// Bytes of headers and of trailers of one answer, as much as fits into an HTTP/1.1 head.
+const HEADER_BYTES_MAX: u32 = 256 << 10;
+/// How long a server may take to send its first frame. Servers do so when they accept; one that says nothing speaks something
+/// else.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A connection to an upstream. Dropping it closes it.
+#[derive(Debug)]
+pub(super) struct Connection {
+    sender: SendRequest<ReplayBody>,
+    /// Whether the last request was sent to its end.
+    sent: Option<IsSent>,
+    scheme: Scheme,
+    _close: DropGuard,
+}
+
+/// How URIs of requests begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scheme {
+    Http,
+    Https,
+}
+
+/// Why there is no connection in HTTP/2.
+#[derive(Debug)]
+pub(super) enum Unopened {
+    /// The server speaks something else. No request was sent.
+    Foreign,
+    Failed(hyper::Error),
+}
+
+impl Connection {
+    /// Speaks HTTP/2 on `io` until either side ends it, or `cut`.
+    pub(super) async fn open(
+        io: Box<dyn Io>,
+        scheme: Scheme,
+        tasks: &TaskSet,
+        cut: &CancellationToken,
+    ) -> Result<Self, hyper::Error> {
+        Self::start(io, scheme, tasks, cut).await.map(|(connection, _)| connection)
+    }
+
+    /// The same where the server may speak something else. Cancel safe: the connection closes.
+    pub(super) async fn probe(
+        io: Box<dyn Io>,
+        scheme: Scheme,
+        tasks: &TaskSet,
+        cut: &CancellationToken,
+    ) -> Result<Self, Unopened> {
+        let (connection, greeting) = Self::start(io, scheme, tasks, cut).await.map_err(Unopened::Failed)?;
+        match tokio::time::timeout(GREETING_TIMEOUT, greeting.is_http2()).await {
+            Ok(true) => Ok(connection),
+            Ok(false) | Err(_) => Err(Unopened::Foreign),
+        }
+    }
+
+    async fn start(
+        io: Box<dyn Io>,
+        scheme: Scheme,
+        tasks: &TaskSet,
+        cut: &CancellationToken,
+    ) -> Result<(Self, Arc<Greeting>), hyper::Error> {
+        let greeting = Arc::new(Greeting::default());
+        let end = cut.child_token();
+        let executor = Executor { tasks: tasks.clone(), end: end.clone() };
+        let io = Greeted { io, greeting: Arc::clone(&greeting), head: [0; FRAME_HEAD_BYTES], read: 0 };
+        let mut builder = Builder::new(executor.clone());
+        builder
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES)
+            .max_send_buf_size(SEND_BYTES_MAX)
+            .max_header_list_size(HEADER_BYTES_MAX);
+        let close = end.drop_guard();
+        let (sender, connection) = builder.handshake(TokioIo::new(io)).await?;
+        hyper::rt::Executor::execute(&executor, async move {
+            // Whoever waits for an answer or reads it is told, too.
+            if let Err(error) = connection.await {
+                tracing::debug!(error = %hearth_stdx::chain(&error), "an upstream connection ended");
+            }
+        });
+        Ok((Self { sender, sent: None, scheme, _close: close }, greeting))
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub(super) async fn send(&mut self, request: Request<ReplayBody>) -> Result<Response<Incoming>, Unsent> {
+        let (mut parts, body) = request.into_parts();
+        hop::to_http2(&mut parts, if self.scheme == Scheme::Https { "https" } else { "http" });
+        self.sent = Some(body.is_sent());
+        let answered = self.sender.try_send_request(Request::from_parts(parts, body)).await;
+        answered.map_err(|mut error| Unsent { untouched: error.take_message().is_some(), error: error.into_error() })
+    }
+
+    /// Whether the next request can be sent now. The last one may still be on its way although it was answered: nobody waits
+    /// for the rest of it.
+    pub(super) fn is_ready(&self) -> bool {
+        self.sender.is_ready() && self.sent.as_ref().is_none_or(IsSent::get)
+    }
+}
+
+/// Runs a connection's tasks until it ends.
+#[derive(Clone)]
+struct Executor {
+    tasks: TaskSet,
+    end: CancellationToken,
+}
+
+impl<F> hyper::rt::Executor<F> for Executor
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        let end = self.end.clone();
+        self.tasks.spawn("HTTP/2 upstream", async move {
+            end.run_until_cancelled(future).await;
+        });
+    }
+}
+
+/// Bytes in front of each frame (RFC 9113, 4.1).
+const FRAME_HEAD_BYTES: usize = 9;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+
+/// Whether an HTTP/2 server can have begun with these bytes, once there are enough of them: with SETTINGS, or with GOAWAY when
+/// it has no use for the connection.
+pub(super) fn begins_http2(bytes: &[u8]) -> Option<bool> {
+    let kind = *bytes.get(3)?;
+    if kind != SETTINGS && kind != GOAWAY {
+        return Some(false);
+    }
+    // Both are about the connection: stream 0.
+    bytes.get(5..FRAME_HEAD_BYTES).map(|stream| stream == [0; 4])
+}
+
+/// What is known of how the server begins.
+#[derive(Debug, Default)]
+struct Greeting {
+    state: AtomicU8,
+    waiting: AtomicWaker,
+}
+
+const HTTP2: u8 = 1;
+const FOREIGN: u8 = 2;
+
+impl Greeting {
+    fn settle(&self, is_http2: bool) {
+        let state = if is_http2 { HTTP2 } else { FOREIGN };
+        let _ = self.state.compare_exchange(0, state, Ordering::AcqRel, Ordering::Acquire);
+        self.waiting.wake();
+    }
+
+    /// Waits until it is known. Cancel safe.
+    async fn is_http2(&self) -> bool {
+        poll_fn(|cx| {
+            self.waiting.register(cx.waker());
+            match self.state.load(Ordering::Acquire) {
+                0 => Poll::Pending,
+                state => Poll::Ready(state == HTTP2),
+            }
+        })
+        .await
+    }
+}
+
+/// The bytes of a connection, of which the first are looked at.
+struct Greeted {
+    io: Box<dyn Io>,
+    greeting: Arc<Greeting>,
+    head: [u8; FRAME_HEAD_BYTES],
+    read: usize,
+}
+
+impl Greeted {
+    fn look(&mut self, bytes: &[u8]) {
+        let taken = bytes.len().min(FRAME_HEAD_BYTES - self.read);
+        self.head[self.read..][..taken].copy_from_slice(&bytes[..taken]);
+        self.read += taken;
+        if let Some(is_http2) = begins_http2(&self.head[..self.read]) {
+            self.greeting.settle(is_http2);
+        }
+    }
+}
+
+impl Drop for Greeted {
+    fn drop(&mut self) {
+        self.greeting.settle(false);
+    }
+}
+
+impl AsyncRead for Greeted {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
+        if this.read < FRAME_HEAD_BYTES {
+            let bytes = &buffer.filled()[before..];
+            if bytes.is_empty() && buffer.remaining() > 0 {
+                this.greeting.settle(false);
+            }
+            this.look(bytes);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Greeted {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_bytes_tell_who_speaks() {
+        let settings = [0, 0, 12, SETTINGS, 0, 0, 0, 0, 0, 0, 3];
+        for (bytes, expected) in [
+            (&settings[..], Some(true)),
+            (&settings[..8], None),
+            (&settings[..3], None),
+            (&[], None),
+            (&[0, 0, 8, GOAWAY, 0, 0, 0, 0, 0], Some(true)),
+            (&[0, 0, 8, GOAWAY, 0, 0, 0, 0, 1], Some(false)),
+            (b"HTT", None),
+            (b"HTTP", Some(false)),
+            (b"SSH-2.0-OpenSSH", Some(false)),
+        ] {
+            assert_eq!(begins_http2(bytes), expected, "{bytes:?}");
+        }
+    }
+}
