@@ -24,6 +24,8 @@ pub(crate) struct Registry {
 #[derive(Debug, Default)]
 struct Inner {
     live: HashMap<u32, Arc<Live>>,
+    /// Ended ones whose output goes on, because a program that they started has it open. Signals end the waiting for that.
+    outlived: HashMap<u32, Arc<Live>>,
     ended: HashMap<u32, Ended>,
 }
 
@@ -32,6 +34,23 @@ struct Ended {
     tag: Option<String>,
     end: EndEvent,
     at: Instant,
+}
+
+impl Inner {
+    fn retire(&mut self, live: &Arc<Live>, end: &EndEvent) {
+        self.ended.retain(|_, ended| ended.at.elapsed() < RETENTION);
+        if !self.live.get(&live.pid()).is_some_and(|listed| Arc::ptr_eq(listed, live)) {
+            return;
+        }
+        if self.ended.len() >= ENDED_MAX
+            && let Some(oldest) = self.ended.iter().min_by_key(|(_, ended)| ended.at).map(|(pid, _)| *pid)
+        {
+            self.ended.remove(&oldest);
+        }
+        let ended = Ended { tag: live.tag().map(str::to_owned), end: end.clone(), at: Instant::now() };
+        self.ended.insert(live.pid(), ended);
+        self.live.remove(&live.pid());
+    }
 }
 
 impl Registry {
@@ -52,18 +71,17 @@ impl Registry {
     /// newer process by now, which can be when its output outlived it, that one stays and this one is forgotten.
     pub(super) fn retire(&self, live: &Arc<Live>, end: &EndEvent) {
         let mut inner = self.inner();
-        inner.ended.retain(|_, ended| ended.at.elapsed() < RETENTION);
-        if !inner.live.get(&live.pid()).is_some_and(|listed| Arc::ptr_eq(listed, live)) {
-            return;
+        inner.retire(live, end);
+        if inner.outlived.get(&live.pid()).is_some_and(|outlived| Arc::ptr_eq(outlived, live)) {
+            inner.outlived.remove(&live.pid());
         }
-        if inner.ended.len() >= ENDED_MAX
-            && let Some(oldest) = inner.ended.iter().min_by_key(|(_, ended)| ended.at).map(|(pid, _)| *pid)
-        {
-            inner.ended.remove(&oldest);
-        }
-        let ended = Ended { tag: live.tag().map(str::to_owned), end: end.clone(), at: Instant::now() };
-        inner.ended.insert(live.pid(), ended);
-        inner.live.remove(&live.pid());
+    }
+
+    /// The same for a process whose output goes on.
+    pub(super) fn retire_outlived(&self, live: &Arc<Live>, end: &EndEvent) {
+        let mut inner = self.inner();
+        inner.retire(live, end);
+        inner.outlived.insert(live.pid(), Arc::clone(live));
     }
 
     /// Forgets ends that were remembered for long enough.
@@ -72,25 +90,22 @@ impl Registry {
         inner.ended.retain(|_, ended| ended.at.elapsed() < RETENTION);
         inner.ended.shrink_to_fit();
         inner.live.shrink_to_fit();
+        inner.outlived.shrink_to_fit();
     }
 
-    pub(super) fn all(&self) -> Vec<Arc<Live>> {
-        self.inner().live.values().cloned().collect()
+    /// The processes that run. One that has ended is none of them, whether or not its output has.
+    pub(super) fn running(&self) -> Vec<Arc<Live>> {
+        self.inner().live.values().filter(|live| !live.is_reaped()).cloned().collect()
     }
 
     pub(super) fn find(&self, selector: &ProcessSelector) -> Result<Arc<Live>, ConnectError> {
+        find_in(&self.inner().live, selector)
+    }
+
+    /// Finds a process to signal: also one that its output has outlived.
+    pub(super) fn find_to_signal(&self, selector: &ProcessSelector) -> Result<Arc<Live>, ConnectError> {
         let inner = self.inner();
-        match &selector.selector {
-            Some(Selector::Pid(pid)) => {
-                let found = inner.live.get(pid).cloned();
-                found.ok_or_else(|| ConnectError::not_found(format!("process with pid {pid} not found")))
-            }
-            Some(Selector::Tag(tag)) => {
-                let found = inner.live.values().find(|live| live.tag() == Some(tag)).cloned();
-                found.ok_or_else(|| ConnectError::not_found(format!("process with tag {tag} not found")))
-            }
-            None => Err(ConnectError::unimplemented("the process selector is not set")),
-        }
+        find_in(&inner.live, selector).or_else(|unknown| find_in(&inner.outlived, selector).map_err(|_| unknown))
     }
 
     pub(super) fn ended(&self, selector: &ProcessSelector) -> Option<(u32, EndEvent)> {
@@ -102,5 +117,19 @@ impl Registry {
             None => false,
         });
         matching.next().map(|(pid, ended)| (*pid, ended.end.clone()))
+    }
+}
+
+fn find_in(processes: &HashMap<u32, Arc<Live>>, selector: &ProcessSelector) -> Result<Arc<Live>, ConnectError> {
+    match &selector.selector {
+        Some(Selector::Pid(pid)) => {
+            let found = processes.get(pid).cloned();
+            found.ok_or_else(|| ConnectError::not_found(format!("process with pid {pid} not found")))
+        }
+        Some(Selector::Tag(tag)) => {
+            let found = processes.values().find(|live| live.tag() == Some(tag)).cloned();
+            found.ok_or_else(|| ConnectError::not_found(format!("process with tag {tag} not found")))
+        }
+        None => Err(ConnectError::unimplemented("the process selector is not set")),
     }
 }
