@@ -16,7 +16,7 @@ const BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
 /// Largest bundle that is extended. The guest writes it; Debian's has 230 KiB.
 const BUNDLE_BYTES_MAX: u64 = 16 << 20;
 /// Its local sources.
-const SOURCE: &str = "usr/local/share/ca-certificates/e2b-ca.crt";
+pub(crate) const SOURCE: &str = "usr/local/share/ca-certificates/e2b-ca.crt";
 
 /// What is trusted beside the distribution's.
 #[derive(Debug, Default)]

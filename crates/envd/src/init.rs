@@ -29,7 +29,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 
-use crate::certificates::Injected;
+use crate::certificates::{self, Injected};
 use crate::connections::Connection;
 use crate::freeze::Audit;
 use crate::log::Level;
@@ -239,9 +239,11 @@ fn trust(state: &Arc<State>, progress: &mut Progress, bundle: String) -> Result<
         .certificates
         .trust(root, &bundle)
         .map_err(|error| bad(format!("error injecting the CA bundle: {error}")))?;
+    let lane = state.file_calls.lane([root.join(certificates::SOURCE).as_path()]);
     let state = Arc::clone(state);
-    tokio::task::spawn_blocking(move || {
-        if let Err(error) = Injected::keep(root, &bundle) {
+    tokio::spawn(async move {
+        let kept = lane.run(move || Injected::keep(root, &bundle)).await;
+        if let Err(error) = kept.map_err(std::io::Error::other).and_then(|kept| kept) {
             state.log().error("envd", format!("keeping the CA bundle: {error}"));
         }
     });

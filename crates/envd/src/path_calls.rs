@@ -210,17 +210,24 @@ impl Lane {
     }
 }
 
-/// A value whose drop may block: closing a file on a FUSE mount waits for its server (close(2), "flush" of FUSE). Dropped
-/// anywhere, it goes to a thread that may, unless nothing but the root file system is concerned.
+/// A value whose drop may block: closing a file on a FUSE mount waits for its server ("flush"), and closing the last
+/// descriptor of a large file without a name frees its blocks. Dropped anywhere, it goes to a thread that may block.
 #[derive(Debug)]
 pub(crate) struct MayBlock<T: Send + 'static> {
     value: Option<T>,
     lane: Lane,
+    /// The value is cheap to drop on a local disk.
+    is_light: bool,
 }
 
 impl<T: Send + 'static> MayBlock<T> {
     pub(crate) fn new(value: T, lane: Lane) -> Self {
-        Self { value: Some(value), lane }
+        Self { value: Some(value), lane, is_light: false }
+    }
+
+    /// The same for a value that is dropped at once on the root file system.
+    pub(crate) fn light(value: T, lane: Lane) -> Self {
+        Self { value: Some(value), lane, is_light: true }
     }
 
     /// The value, for somebody who may block.
@@ -242,7 +249,9 @@ impl<T: Send + 'static> Drop for MayBlock<T> {
         let Some(value) = self.value.take() else { return };
         let runtime = tokio::runtime::Handle::try_current();
         match runtime {
-            Ok(runtime) if !self.lane.is_root_only() => drop(runtime.spawn(self.lane.clone().discard(value))),
+            Ok(runtime) if !(self.is_light && self.lane.is_root_only()) => {
+                drop(runtime.spawn(self.lane.clone().discard(value)));
+            }
             _ => drop(value),
         }
     }

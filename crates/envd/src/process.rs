@@ -60,7 +60,7 @@ impl Process for ProcessService {
             tag: live.tag().map(str::to_owned),
             ..Default::default()
         };
-        let processes = self.registry.all().into_iter().map(listed).collect();
+        let processes = self.registry.running().into_iter().map(listed).collect();
         Response::ok(ListResponse { processes, ..Default::default() })
     }
 
@@ -167,7 +167,7 @@ impl Process for ProcessService {
         request: ServiceRequest<'_, SendSignalRequest>,
     ) -> ServiceResult<impl Encodable<SendSignalResponse> + Send + use<'a>> {
         let request = request.to_owned_message();
-        let live = self.registry.find(&request.process.into_option().unwrap_or_default())?;
+        let live = self.registry.find_to_signal(&request.process.into_option().unwrap_or_default())?;
         match request.signal.as_known() {
             Some(Signal::SIGNAL_SIGKILL) => live.signal(rustix::process::Signal::KILL).await?,
             Some(Signal::SIGNAL_SIGTERM) => live.signal(rustix::process::Signal::TERM).await?,

@@ -6,7 +6,7 @@ import { readFile } from 'node:fs/promises'
 import { FileNotFoundError, FilesystemEventType, FileType, InvalidArgumentError } from 'e2b'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 
-import { byHeaders, eventually, SANDBOX_URL, sharedSandbox, Transcript } from '../journeys.js'
+import { byHeaders, ENVD_PORT, eventually, SANDBOX_URL, sharedSandbox, Transcript } from '../journeys.js'
 
 const MIB = 1024 * 1024
 
@@ -182,6 +182,28 @@ describe('entries', () => {
     await sandbox.files.write(path, 'x')
     await expect(sandbox.files.watchDir(path, () => {})).rejects.toThrow(InvalidArgumentError)
   })
+})
+
+test('abandoned reads of a pipe stop nothing', async () => {
+  await sandbox.commands.run(`mkfifo ${folder}/pipe`)
+  const headers = { ...byHeaders(sandbox.sandboxId, ENVD_PORT), 'X-Access-Token': sandbox.envdAccessToken }
+  const url = `${SANDBOX_URL}/files?path=${encodeURIComponent(`${folder}/pipe`)}`
+  for (let round = 0; round < 6; round += 1) {
+    const given = Array.from({ length: 50 }, () => fetch(url, { headers, signal: AbortSignal.timeout(1000) }))
+    expect((await Promise.allSettled(given)).map(({ status }) => status)).not.toContain('fulfilled')
+  }
+  expect((await sandbox.commands.run('echo works', { timeoutMs: 20_000 })).stdout).toBe('works\n')
+  await sandbox.files.write(`${folder}/file`, 'works')
+  expect(await sandbox.files.read(`${folder}/file`)).toBe('works')
+})
+
+test('renames reach other file systems', async () => {
+  await sandbox.files.write(`${folder}/tree/file`, 'text')
+  const moved = `/dev/shm/${randomUUID()}`
+  expect(await sandbox.files.rename(`${folder}/tree`, moved)).toMatchObject({ path: moved, type: FileType.DIR })
+  expect(await sandbox.files.exists(`${folder}/tree`)).toBe(false)
+  expect(await sandbox.files.read(`${moved}/file`)).toBe('text')
+  await sandbox.files.remove(moved)
 })
 
 // envd: W1, W2, W3, W8

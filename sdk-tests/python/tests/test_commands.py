@@ -244,6 +244,22 @@ def test_killing_a_development_server_ends_the_stream(sandbox, folder):
     assert {process.pid for process in sandbox.commands.list()} == others
 
 
+# envd: C15
+def test_a_shell_that_left_a_program_is_not_listed(sandbox):
+    others = {process.pid for process in sandbox.commands.list()}
+    handle = sandbox.commands.run("sleep 307 & echo left", background=True, timeout=0)
+    assert next(iter(handle))[0] == "left\n"
+    eventually(lambda: {process.pid for process in sandbox.commands.list()} == others, 20)
+    # Its own stream goes on, others hear of its end, and a kill ends what it left.
+    sandbox.commands.run("pgrep -f 'sleep 307'")
+    assert handle.kill() is True
+    assert handle.wait().exit_code == 0
+    assert sandbox.commands.connect(handle.pid).wait().exit_code == 0
+    # With another place for the output nobody waits.
+    sandbox.commands.run("sleep 308 >/dev/null 2>&1 &", timeout=20)
+    sandbox.commands.run("pkill -f 'sleep 308'")
+
+
 # envd: C5, C6, C17
 def test_leaving_a_command_and_coming_back(sandbox):
     handle = sandbox.commands.run("read line; echo got $line", background=True, stdin=True, timeout=0)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 
+import httpx
 import pytest
 from e2b import (
     FileNotFoundException,
@@ -17,7 +18,7 @@ from e2b import (
 )
 from e2b.sandbox.filesystem.filesystem import WriteEntry
 
-from journeys import ENVD_PORT, by_headers, by_host
+from journeys import ENVD_PORT, by_headers, by_host, program
 
 MIB = 1024 * 1024
 
@@ -301,3 +302,93 @@ def test_parts_of_a_file(sandbox, files, edge, folder):
     with edge.stream("GET", url, headers={**headers, "Accept-Encoding": "gzip"}) as packed:
         assert packed.headers["Content-Encoding"] == "gzip"
         assert gzip.decompress(b"".join(packed.iter_raw())) == b"0123456789" * 100
+
+
+def abandon(edge, sandbox, count: int, path: str) -> None:
+    """Asks for a file that does not come, and gives up each time."""
+    headers = {**by_headers(sandbox.sandbox_id, ENVD_PORT), "X-Access-Token": sandbox._envd_access_token}
+
+    def give_up(_) -> None:
+        with pytest.raises(httpx.TimeoutException):
+            edge.get("/files", params={"path": path}, headers=headers, timeout=httpx.Timeout(30, read=0.3))
+
+    with ThreadPoolExecutor(max_workers=50) as pool:
+        list(pool.map(give_up, range(count)))
+
+
+def test_abandoned_reads_of_a_pipe_stop_nothing(sandbox, files, edge, folder):
+    sandbox.commands.run(f"mkfifo {folder}/pipe")
+    abandon(edge, sandbox, 300, f"{folder}/pipe")
+    assert sandbox.commands.run("echo works", timeout=20).stdout == "works\n"
+    files.write(f"{folder}/file", "works")
+    assert files.read(f"{folder}/file") == "works"
+    # What is written comes, to who still waits.
+    writer = sandbox.commands.run(f"echo through the pipe > {folder}/pipe", background=True)
+    assert files.read(f"{folder}/pipe") == "through the pipe\n"
+    writer.wait()
+
+
+def test_a_mount_that_does_not_answer_stops_nothing_else(sandbox, files, edge, folder):
+    files.write("/root/fuse_mount.py", program("fuse_mount.py"), user="root")
+    command = "mkdir -p /mnt/silent && exec python3 /root/fuse_mount.py /mnt/silent"
+    server = sandbox.commands.run(command, background=True, timeout=0, user="root")
+    assert next(iter(server))[0] == "mounted\n"
+    sandbox.commands.run(f"kill -STOP {server.pid}", user="root")
+    try:
+        abandon(edge, sandbox, 300, "/mnt/silent/file")
+        assert sandbox.commands.run("echo works", timeout=20).stdout == "works\n"
+        files.write(f"{folder}/file", "works")
+        assert files.read(f"{folder}/file") == "works"
+    finally:
+        # The kernel answers in the place of a server that has ended.
+        server.kill()
+    sandbox.commands.run("umount -l /mnt/silent", user="root")
+    assert not files.exists("/mnt/silent/file")
+
+
+class Broken(Exception):
+    """A client that fails in the middle of an upload."""
+
+
+def test_an_upload_that_breaks_off_changes_nothing(sandbox, files, edge, folder):
+    files.write(f"{folder}/kept", "old")
+    headers = {**by_headers(sandbox.sandbox_id, ENVD_PORT), "X-Access-Token": sandbox._envd_access_token}
+    headers["Content-Type"] = "application/octet-stream"
+
+    def broken() -> Iterator[bytes]:
+        yield b"n" * MIB
+        raise Broken
+
+    for name in ("kept", "new"):
+        with pytest.raises(Broken):
+            edge.post("/files", params={"path": f"{folder}/{name}"}, headers=headers, content=broken())
+        assert [entry.name for entry in files.list(folder)] == ["kept"]
+        assert files.read(f"{folder}/kept") == "old"
+    assert sandbox.commands.run(f"ls -A {folder}").stdout == "kept\n"
+
+
+def test_renames_reach_other_file_systems(sandbox, files, folder):
+    name = folder.rsplit("/", 1)[1]
+    files.write(f"{folder}/tree/deep/file", "text", metadata={"author": "Ada"})
+    sandbox.commands.run(f"cd {folder}/tree && ln -s deep link && chmod 750 deep && touch -d @1000000000 deep/file")
+    described = "stat -c '%n %U %a %Y' deep/file && stat -c '%n %F %U %a' deep link"
+    before = sandbox.commands.run(described, cwd=f"{folder}/tree").stdout
+    moved = files.rename(f"{folder}/tree", f"/dev/shm/{name}/tree")
+    assert (moved.path, moved.type) == (f"/dev/shm/{name}/tree", FileType.DIR)
+    assert sandbox.commands.run(described, cwd=f"/dev/shm/{name}/tree").stdout == before
+    assert not files.exists(f"{folder}/tree")
+    moved = files.rename(f"/dev/shm/{name}/tree/deep/file", f"{folder}/file")
+    assert moved.size == 4 and files.read(f"{folder}/file") == "text"
+    files.remove(f"/dev/shm/{name}")
+
+
+def test_settings_of_the_kernel_are_written(files):
+    files.write("/proc/sys/kernel/domainname", "journeys", user="root")
+    assert files.read("/proc/sys/kernel/domainname") == "journeys\n"
+
+
+def test_overwriting_keeps_mode_and_other_names(sandbox, files, folder):
+    files.write(f"{folder}/script", "#!/bin/sh\necho one\n")
+    sandbox.commands.run("chmod 755 script && ln script other && ln -s script link", cwd=folder)
+    files.write(f"{folder}/link", "#!/bin/sh\necho two\n")
+    assert sandbox.commands.run("./script && ./other && readlink link", cwd=folder).stdout == "two\ntwo\nscript\n"

@@ -46,7 +46,7 @@ impl Input {
         let file = regular::open_any(path, OFlags::RDONLY)?;
         let metadata = file.metadata()?;
         let kind = metadata.file_type();
-        let file = Arc::new(MayBlock::new(file, lane.clone()));
+        let file = Arc::new(MayBlock::light(file, lane.clone()));
         let mut input = Self { file, metadata, lane, reactor: None };
         // A pipe without a writer is at its end at once, for whoever reads without waiting first.
         if kind.is_fifo() || kind.is_char_device() {

@@ -112,7 +112,7 @@ impl Kind {
         let opened = regular::open(path, OFlags::WRONLY | OFlags::CREATE);
         let file = opened.map_err(|error| opening(&error))?;
         beside::empty(&file, user)?;
-        Ok(Self::InPlace(MayBlock::new(file, lane)))
+        Ok(Self::InPlace(MayBlock::light(file, lane)))
     }
 
     /// Blocks.

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cgroups::Leaf;
 use crate::log::{Level, Log, OutputLines};
+use crate::rpc;
 use crate::state::State;
 
 use super::child::{Child, Streams, pid_of, window};
@@ -41,6 +42,10 @@ const REAP_PATIENCE: Duration = Duration::from_secs(10);
 /// After a kill, how long output that is still on its way is waited for. Whoever holds a pipe open longer is a grandchild,
 /// and nobody waits for those.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(20);
+
+/// How long a process that has ended is followed as a living one while its output has not ended. Who comes later hears of its end
+/// at once: a program that it started holds its output open, maybe for days.
+const OUTLIVED_AFTER: Duration = Duration::from_secs(1);
 
 /// A terminal is hung up when the process that it was made for ends, and nothing more can be written to it. Output that is
 /// silent for this long after that has ended, whoever still has the terminal open.
@@ -133,6 +138,11 @@ impl Live {
         self.tag.as_deref()
     }
 
+    /// It has ended and was reaped; its output may not have ended.
+    pub(super) fn is_reaped(&self) -> bool {
+        self.reaped.is_cancelled()
+    }
+
     /// Adds a follower of everything from now on.
     pub(super) fn subscribe(&self) -> Feed {
         self.followers.add()
@@ -146,13 +156,19 @@ impl Live {
         let mut output = Box::pin(self.read(sources));
         let mut drained = false;
         let mut status = None;
+        let mut outlived_at = None;
         // All arms are cancel safe: output that is being handed out goes on where it was, and waiting takes nothing.
         while status.is_none() || !drained {
             tokio::select! {
                 () = &mut output, if !drained => drained = true,
                 exit = process.wait(), if status.is_none() => {
                     self.reaped.cancel();
-                    status = Some(exit);
+                    status = Some(exit.ok());
+                    outlived_at = Some(Instant::now() + OUTLIVED_AFTER);
+                }
+                () = rpc::passed(outlived_at), if outlived_at.is_some() => {
+                    outlived_at = None;
+                    registry.retire_outlived(&self, end_event(status.flatten()));
                 }
                 () = self.signalled.cancelled(), if status.is_some() => {
                     let _ = tokio::time::timeout(DRAIN_PATIENCE, &mut output).await;
@@ -162,7 +178,7 @@ impl Live {
         }
         // Closes our ends of the pipes: who still writes to them learns that nobody reads.
         drop(output);
-        let end = end_event(status.and_then(Result::ok));
+        let end = end_event(status.flatten());
         self.log_end(&end);
         registry.retire(&self);
         self.followers.finish(end);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use connectrpc::ConnectError;
 use hearth_envd_api::process::__buffa::oneof::process_selector::Selector;
 use hearth_envd_api::process::ProcessSelector;
+use hearth_envd_api::process::process_event::EndEvent;
 
 use super::followers::{Feed, Followers};
 use super::live::Live;
@@ -27,6 +28,8 @@ pub(crate) struct Registry {
 #[derive(Debug, Default)]
 struct Inner {
     live: HashMap<u32, Arc<Live>>,
+    /// Ended ones whose output goes on, because a program that they started has it open. Signals end the waiting for that.
+    outlived: HashMap<u32, Arc<Live>>,
     ended: HashMap<u32, Ended>,
 }
 
@@ -36,6 +39,31 @@ struct Ended {
     /// They tell the end to whoever comes.
     followers: Arc<Followers>,
     at: Instant,
+}
+
+impl Inner {
+    /// `followers` hear of the end, and whoever comes later.
+    fn retire(&mut self, live: &Arc<Live>, followers: Arc<Followers>) {
+        self.ended.retain(|_, ended| ended.at.elapsed() < RETENTION);
+        if !self.live.get(&live.pid()).is_some_and(|listed| Arc::ptr_eq(listed, live)) {
+            return;
+        }
+        if self.ended.len() >= ENDED_MAX
+            && let Some(oldest) = self.ended.iter().min_by_key(|(_, ended)| ended.at).map(|(pid, _)| *pid)
+        {
+            self.ended.remove(&oldest);
+        }
+        let ended = Ended { tag: live.tag().map(str::to_owned), followers, at: Instant::now() };
+        self.ended.insert(live.pid(), ended);
+        self.live.remove(&live.pid());
+        self.bound_replays();
+    }
+
+    fn bound_replays(&mut self) {
+        let mut kept: Vec<&Ended> = self.ended.values().filter(|ended| ended.followers.has_replay()).collect();
+        kept.sort_by_key(|ended| std::cmp::Reverse(ended.at));
+        kept.into_iter().skip(REPLAYS_MAX).for_each(|ended| ended.followers.forget_replay());
+    }
 }
 
 impl Registry {
@@ -56,20 +84,19 @@ impl Registry {
     /// newer process by now, which can be when its output outlived it, that one stays and this one is forgotten.
     pub(super) fn retire(&self, live: &Arc<Live>) {
         let mut inner = self.inner();
-        inner.ended.retain(|_, ended| ended.at.elapsed() < RETENTION);
-        if !inner.live.get(&live.pid()).is_some_and(|listed| Arc::ptr_eq(listed, live)) {
-            return;
+        inner.retire(live, Arc::clone(live.followers()));
+        if inner.outlived.get(&live.pid()).is_some_and(|outlived| Arc::ptr_eq(outlived, live)) {
+            inner.outlived.remove(&live.pid());
         }
-        if inner.ended.len() >= ENDED_MAX
-            && let Some(oldest) = inner.ended.iter().min_by_key(|(_, ended)| ended.at).map(|(pid, _)| *pid)
-        {
-            inner.ended.remove(&oldest);
-        }
-        let followers = Arc::clone(live.followers());
-        let ended = Ended { tag: live.tag().map(str::to_owned), followers, at: Instant::now() };
-        inner.ended.insert(live.pid(), ended);
-        inner.live.remove(&live.pid());
-        inner.bound_replays();
+    }
+
+    /// The same for a process whose output goes on: whoever comes later hears of the end at once.
+    pub(super) fn retire_outlived(&self, live: &Arc<Live>, end: EndEvent) {
+        let late = Arc::new(Followers::default());
+        late.finish(end);
+        let mut inner = self.inner();
+        inner.retire(live, late);
+        inner.outlived.insert(live.pid(), Arc::clone(live));
     }
 
     /// Forgets ends that were remembered for long enough.
@@ -78,25 +105,22 @@ impl Registry {
         inner.ended.retain(|_, ended| ended.at.elapsed() < RETENTION);
         inner.ended.shrink_to_fit();
         inner.live.shrink_to_fit();
+        inner.outlived.shrink_to_fit();
     }
 
-    pub(super) fn all(&self) -> Vec<Arc<Live>> {
-        self.inner().live.values().cloned().collect()
+    /// The processes that run. One that has ended is none of them, whether or not its output has.
+    pub(super) fn running(&self) -> Vec<Arc<Live>> {
+        self.inner().live.values().filter(|live| !live.is_reaped()).cloned().collect()
     }
 
     pub(super) fn find(&self, selector: &ProcessSelector) -> Result<Arc<Live>, ConnectError> {
+        find_in(&self.inner().live, selector)
+    }
+
+    /// Finds a process to signal: also one that its output has outlived.
+    pub(super) fn find_to_signal(&self, selector: &ProcessSelector) -> Result<Arc<Live>, ConnectError> {
         let inner = self.inner();
-        match &selector.selector {
-            Some(Selector::Pid(pid)) => {
-                let found = inner.live.get(pid).cloned();
-                found.ok_or_else(|| ConnectError::not_found(format!("process with pid {pid} not found")))
-            }
-            Some(Selector::Tag(tag)) => {
-                let found = inner.live.values().find(|live| live.tag() == Some(tag)).cloned();
-                found.ok_or_else(|| ConnectError::not_found(format!("process with tag {tag} not found")))
-            }
-            None => Err(ConnectError::unimplemented("the process selector is not set")),
-        }
+        find_in(&inner.live, selector).or_else(|unknown| find_in(&inner.outlived, selector).map_err(|_| unknown))
     }
 
     /// The number of a process that ended a short while ago, and a follower that hears the end.
@@ -112,10 +136,16 @@ impl Registry {
     }
 }
 
-impl Inner {
-    fn bound_replays(&mut self) {
-        let mut kept: Vec<&Ended> = self.ended.values().filter(|ended| ended.followers.has_replay()).collect();
-        kept.sort_by_key(|ended| std::cmp::Reverse(ended.at));
-        kept.into_iter().skip(REPLAYS_MAX).for_each(|ended| ended.followers.forget_replay());
+fn find_in(processes: &HashMap<u32, Arc<Live>>, selector: &ProcessSelector) -> Result<Arc<Live>, ConnectError> {
+    match &selector.selector {
+        Some(Selector::Pid(pid)) => {
+            let found = processes.get(pid).cloned();
+            found.ok_or_else(|| ConnectError::not_found(format!("process with pid {pid} not found")))
+        }
+        Some(Selector::Tag(tag)) => {
+            let found = processes.values().find(|live| live.tag() == Some(tag)).cloned();
+            found.ok_or_else(|| ConnectError::not_found(format!("process with tag {tag} not found")))
+        }
+        None => Err(ConnectError::unimplemented("the process selector is not set")),
     }
 }

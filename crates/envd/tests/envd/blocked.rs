@@ -17,6 +17,9 @@ use crate::process::{START, command, shell};
 const ABANDONED: usize = 300;
 /// Requests that are under way at once.
 const AT_ONCE: usize = 50;
+/// How long a client waits before it gives up. Long enough for the daemon to have begun; nothing depends on it but what the
+/// test would find without the daemon's care.
+const GIVE_UP: Duration = Duration::from_millis(500);
 
 /// Sends a request again and again, and gives up on each before there is an answer.
 async fn abandon(daemon: &Daemon, count: usize, method: &Method, path: &str, body: &str) {
@@ -25,7 +28,7 @@ async fn abandon(daemon: &Daemon, count: usize, method: &Method, path: &str, bod
     let json = [("content-type", "application/json")];
     let give_up = |_| async {
         let reply = open(daemon, method.clone(), path, &json, whole(body.to_owned()));
-        assert!(tokio::time::timeout(Duration::from_millis(100), reply).await.is_err(), "{path} was answered");
+        assert!(tokio::time::timeout(GIVE_UP, reply).await.is_err(), "{path} was answered");
     };
     futures::stream::iter(0..count).map(give_up).buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
 }
@@ -55,7 +58,7 @@ async fn abandoned_reads_of_a_pipe_leave_nothing() {
     until("the pipes to be closed", || async { (daemon.open_files().len() <= files).then_some(()) }).await;
     until("the threads to go", || async { (daemon.threads() <= threads).then_some(()) }).await;
     // Compressed as well.
-    let reply = tokio::time::timeout(Duration::from_millis(100), get(&daemon, &path, &[("accept-encoding", "gzip")]));
+    let reply = tokio::time::timeout(GIVE_UP, get(&daemon, &path, &[("accept-encoding", "gzip")]));
     assert!(reply.await.is_err());
     everything_works(&daemon, &place).await;
 }
@@ -130,7 +133,7 @@ async fn a_silent_mount_keeps_its_own_calls_waiting_and_no_others() {
         for _ in 0..ABANDONED / AT_ONCE {
             let starts = (0..AT_ONCE).map(|_| {
                 let start = Messages::open(&daemon, Codec::Json, START, &[], &request);
-                tokio::time::timeout(Duration::from_millis(100), start)
+                tokio::time::timeout(GIVE_UP, start)
             });
             assert!(futures::future::join_all(starts).await.iter().all(Result::is_err));
         }

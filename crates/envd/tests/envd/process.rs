@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::time::Duration;
 
 use hearth_envd_api::process::{
     ListRequest, ListResponse, ProcessConfig, SendSignalRequest, SendSignalResponse, Signal, StartRequest,
@@ -339,15 +340,23 @@ async fn grandchildren_hold_the_end_until_somebody_kills() {
     assert_eq!(events.rest().await.code(), -1);
     assert!(is_alive(grandchild), "only the one process was meant");
     kill(grandchild);
-    // Ended, but its output has not: it is still listed, and a signal ends the waiting.
+    // Ended, but its output has not: it is not listed, who comes now hears of its end, and a signal ends the waiting.
     let mut events = daemon.launch(&shell("sleep 1000 & echo $!; exit 3")).await;
     let pid = events.pid().await;
     let grandchild: u32 = events.wait_for("\n").await.trim().parse().expect("a number");
     until("the process to be reaped", || async { (!is_alive(pid)).then_some(()) }).await;
-    assert_eq!(daemon.list().await.len(), 1);
+    assert_eq!(daemon.list().await, []);
+    let late = until("the process to be outlived", || async {
+        let mut late = daemon.follow(by_pid(pid)).await;
+        late.pid().await;
+        tokio::time::timeout(Duration::from_millis(100), late.rest()).await.ok()
+    });
+    assert_eq!(late.await.code(), 3);
+    assert_eq!(daemon.list().await, []);
     daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("there is something to end");
     let end = events.rest().await.end.expect("it ended");
     assert_eq!((end.exit_code, end.exited), (3, true));
+    assert_eq!(daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect_err("nothing is left").code, "not_found");
     kill(grandchild);
     // And when nobody kills, the end comes with the end of the output.
     let mut events = daemon.launch(&shell("sleep 1000 & echo $!")).await;

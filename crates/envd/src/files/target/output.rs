@@ -41,7 +41,7 @@ impl Output {
             }
             super::opening(&error)
         })?;
-        Ok(Self { file: Arc::new(MayBlock::new(file, lane.clone())), lane, reactor })
+        Ok(Self { file: Arc::new(MayBlock::light(file, lane.clone())), lane, reactor })
     }
 
     /// Not cancel safe: some of it may be written.
