@@ -13,7 +13,7 @@ mod generated;
 
 pub use client::{Client, Dial, Error, Init, Output};
 pub use generated::{filesystem, process};
-pub use logs::{GuestLine, LogStream};
+pub use logs::{Batch, GuestLine, LINE_COST, LogStream, Room};
 pub use metrics::GuestMetrics;
 
 /// The port the guest daemon listens on.
