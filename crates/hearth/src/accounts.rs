@@ -50,7 +50,10 @@ impl From<UserCommand> for Command {
 /// Does it, and prints what came of it.
 pub(crate) async fn run(settings: &Settings, command: Command) -> Result<()> {
     let layout = Layout::new(&settings.data_dir);
-    layout.ensure()?;
+    // Rows that are elsewhere need no folder here, which may be another user's.
+    if settings.database_url.is_none() {
+        layout.ensure()?;
+    }
     let store = Store::open(&settings.store(&layout.database())?).await.context(
         "the rows cannot be reached: run this as the user who runs Hearth, with the same --data-dir or --database-url",
     )?;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use hearth_sdk::{Client, NewSandbox};
 use hearth_types::Secret;
 
-use crate::endpoints::Endpoints;
+use crate::endpoints::{Endpoints, quoted};
 
 /// The samples of the README, which `make demo` runs.
 const PYTHON: &str = include_str!("../../../docs/samples/quickstart.py");
@@ -34,8 +34,8 @@ pub(crate) async fn first_sandbox(endpoints: &Endpoints) -> Result<Duration> {
 /// What is worth knowing of an instance that runs.
 pub(crate) struct Banner<'a> {
     pub(crate) endpoints: &'a Endpoints,
-    /// What to paste into a shell.
-    pub(crate) exports: String,
+    /// What to paste into a shell, with the API key. `None`: the output may end in a journal, where keys have no place.
+    pub(crate) exports: Option<String>,
     /// From request to first command, if it was tried.
     pub(crate) first_sandbox: Option<Duration>,
     /// Which accelerator, and why.
@@ -61,8 +61,18 @@ impl std::fmt::Display for Banner<'_> {
         writeln!(f, "  accelerator    {}", self.accelerator)?;
         writeln!(f, "  network        {}", self.network)?;
         writeln!(f, "  data           {}", self.data_dir)?;
-        writeln!(f, "\nPaste this into the shell of your agent (`hearth env` prints it again):\n")?;
-        writeln!(f, "{}", indented(&self.exports))?;
+        match &self.exports {
+            Some(exports) => {
+                writeln!(f, "\nPaste this into the shell of your agent (`hearth env` prints it again):\n")?;
+                writeln!(f, "{}", indented(exports))?;
+            }
+            None => writeln!(
+                f,
+                "\nThe API key is printed to terminals only. What to paste into the shell of your agent:\n\n  \
+                 hearth env --data-dir {}",
+                quoted(&self.data_dir)
+            )?,
+        }
         writeln!(f, "\nPython, after `pip install e2b`:\n\n{}", indented(PYTHON))?;
         writeln!(f, "\nJavaScript, after `npm install e2b`:\n\n{}", indented(JAVASCRIPT))?;
         write!(f, "\nCtrl-C stops it and ends all sandboxes.")
@@ -88,16 +98,19 @@ mod tests {
             ca_file: None,
             ca_bundle: None,
         };
-        let banner = Banner {
-            endpoints: &endpoints,
-            exports: endpoints.exports(By::Addresses).expect("known"),
-            first_sandbox: Some(Duration::from_millis(123)),
-            accelerator: "tcg".to_owned(),
-            network: "namespaces",
-            sandboxes_max: 5,
-            data_dir: "/data".to_owned(),
+        let banner = |exports| {
+            let banner = Banner {
+                endpoints: &endpoints,
+                exports,
+                first_sandbox: Some(Duration::from_millis(123)),
+                accelerator: "tcg".to_owned(),
+                network: "namespaces",
+                sandboxes_max: 5,
+                data_dir: "/data".to_owned(),
+            };
+            banner.to_string()
         };
-        let text = banner.to_string();
+        let text = banner(Some(endpoints.exports(By::Addresses).expect("known")));
         for part in [
             "123 ms",
             "https://api.hearth.localhost:3443",
@@ -107,6 +120,8 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
+        let text = banner(None);
+        assert!(!text.contains("e2b_00") && text.contains("hearth env --data-dir /data\n"), "{text}");
     }
 
     #[test]

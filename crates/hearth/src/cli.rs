@@ -67,7 +67,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Tls,
     },
-    /// Print the effective configuration, as a file that says the same
+    /// Print the effective configuration without passwords, as a file that says the same
     Config {
         /// As JSON
         #[arg(long)]

@@ -40,7 +40,7 @@ async fn look(settings: &Settings) -> Vec<Finding> {
     let template = base_template(&layout);
     let mut findings = vec![qemu(settings).await, requirement::kvm(), accelerator(&layout)];
     findings.extend(network(settings));
-    findings.extend([cgroups(), memory(), disk_space(&layout)]);
+    findings.extend([cgroups(), memory(), disk_space(&layout), data_directory(&layout)]);
     findings.extend(names(settings).await);
     findings.extend(certificate(settings, &layout));
     // What makes a template is needed until there is one.
@@ -143,7 +143,8 @@ fn certificate(settings: &Settings, layout: &Layout) -> Option<Finding> {
 }
 
 fn cgroups() -> Finding {
-    let groups = Groups::open("doctor");
+    // Another one may be looking at the same time.
+    let groups = Groups::open(&format!("doctor-{}", std::process::id()));
     let finding = Finding {
         name: "control groups",
         need: Need::Recommended,
@@ -178,6 +179,18 @@ fn disk_space(layout: &Layout) -> Finding {
         detail: format!("{free_mib} MiB free for {}", layout.root().display()),
         cost: "the template may not fit, and what sandboxes write may not either: their disks then fail",
         fix: "free some space, or choose another disk with --data-dir (4 GiB are enough to begin)",
+    }
+}
+
+fn data_directory(layout: &Layout) -> Finding {
+    let exposure = layout.exposure();
+    Finding {
+        name: "data directory",
+        need: Need::Recommended,
+        found: exposure.is_none(),
+        detail: exposure.unwrap_or_else(|| format!("other users have no access to {}", layout.root().display())),
+        cost: "other users of this host may see which sandboxes there are, or replace keys",
+        fix: "the next `hearth up` closes it; if another user owns it, run Hearth as that user, or use chown",
     }
 }
 

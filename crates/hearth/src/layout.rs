@@ -18,6 +18,8 @@
 //! run/                   sockets between roles, and where the listeners are
 //! ```
 
+mod privacy;
+
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -37,13 +39,19 @@ impl Layout {
         Self { root: root.to_owned() }
     }
 
-    /// Makes the directory, private to its owner: it has keys, and guests' memory.
+    /// Makes the directory and its folders, and closes them to all but their owner, also those that were there: they have
+    /// keys, and guests' memory.
     pub(crate) fn ensure(&self) -> Result<()> {
-        for folder in [self.root.clone(), self.run()] {
+        for folder in privacy::folders(&self.root) {
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
             made.with_context(|| format!("creating the folder {} (choose another with --data-dir)", folder.display()))?;
         }
-        Ok(())
+        privacy::ensure(&self.root, rustix::process::geteuid().as_raw())
+    }
+
+    /// Returns why other users may see the directory or replace what is in it, if they may.
+    pub(crate) fn exposure(&self) -> Option<String> {
+        privacy::exposure(&self.root, rustix::process::geteuid().as_raw())
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -171,6 +179,12 @@ mod tests {
         let layout = Layout::new(&folder.path().join("a/b"));
         layout.ensure().expect("creates");
         layout.ensure().expect("is there");
-        assert_eq!(fs::metadata(layout.root()).expect("there").permissions().mode() & 0o777, 0o700);
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode(layout.root()), 0o700);
+        // As a package or an administrator makes it beforehand.
+        fs::set_permissions(layout.root(), fs::Permissions::from_mode(0o755)).expect("ours");
+        fs::set_permissions(layout.artifacts(), fs::Permissions::from_mode(0o755)).expect("ours");
+        layout.ensure().expect("is there");
+        assert_eq!([mode(layout.root()), mode(&layout.artifacts())], [0o700, 0o700]);
     }
 }

@@ -40,7 +40,7 @@ use clap::Parser;
 use cli::{By, Cli, Command, Form};
 use endpoints::Endpoints;
 use layout::Layout;
-use options::{Options, Settings, Surroundings};
+use options::{Options, Settings, Surroundings, variables};
 use tls::trust::TrustStore;
 
 /// A request through the edge allocates some thirty times, buffers and tables of headers among them, for which the system's
@@ -78,7 +78,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
         _ => {}
     }
     let present: Vec<String> = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
-    options::unknown_variables(&Cli::known_variables(), present.iter().map(String::as_str))?;
+    for warning in variables::warnings(&Cli::known_variables(), present.iter().map(String::as_str)) {
+        eprintln!("hearth: {warning}");
+    }
     let surroundings = Surroundings::here();
     let file = Options::from_file(cli.config.as_deref(), &surroundings)?;
     let settings = Settings::settle(cli.options, file, &surroundings)?;
@@ -136,10 +138,14 @@ fn print_document(format: Form) -> Result<()> {
 }
 
 fn print_config(settings: &Settings, json: bool) -> Result<()> {
+    let shown = settings.shown();
     if json {
-        println!("{}", serde_json::to_string_pretty(&settings.to_options())?);
+        println!("{}", serde_json::to_string_pretty(&shown.options)?);
+        if let Some(note) = shown.note() {
+            eprintln!("hearth: {note}");
+        }
     } else {
-        print!("{settings}");
+        print!("{shown}");
     }
     Ok(())
 }

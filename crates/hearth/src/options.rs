@@ -3,9 +3,10 @@
 
 pub(crate) mod acme;
 mod egress;
+mod shown;
 mod values;
+pub(crate) mod variables;
 
-use std::fmt;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
@@ -71,7 +72,14 @@ pub(crate) struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) acme_contact: Option<String>,
     /// The issuer of those certificates [default: Let's Encrypt's https://acme-v02.api.letsencrypt.org/directory]
-    #[arg(long, env = "HEARTH_ACME_DIRECTORY", global = true, value_name = "URL", help_heading = "Configuration")]
+    #[arg(
+        long,
+        env = "HEARTH_ACME_DIRECTORY",
+        hide_env_values = true,
+        global = true,
+        value_name = "URL",
+        help_heading = "Configuration"
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) acme_directory: Option<String>,
     /// What proves that the domain is ours (DNS-01): called as `PROGRAM set NAME VALUE`, it adds a TXT record, and as
@@ -97,7 +105,14 @@ pub(crate) struct Options {
     pub(crate) node_id: Option<String>,
     /// Where rows are kept: sqlite://PATH?mode=rwc or postgres://USER@HOST/DATABASE, with the password in PGPASSWORD or
     /// ~/.pgpass [default: hearth.db in the data directory]
-    #[arg(long, env = "HEARTH_DATABASE_URL", global = true, value_name = "URL", help_heading = "Configuration")]
+    #[arg(
+        long,
+        env = "HEARTH_DATABASE_URL",
+        hide_env_values = true,
+        global = true,
+        value_name = "URL",
+        help_heading = "Configuration"
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) database_url: Option<String>,
     /// The secret that signs tokens of users (JWT, HS256), as Supabase has one
@@ -105,7 +120,14 @@ pub(crate) struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user_secret_file: Option<PathBuf>,
     /// The published keys of who issues tokens of users (JWT): a JSON Web Key Set in a file, or at https://…
-    #[arg(long, env = "HEARTH_USER_JWKS", global = true, value_name = "FILE|URL", help_heading = "Configuration")]
+    #[arg(
+        long,
+        env = "HEARTH_USER_JWKS",
+        hide_env_values = true,
+        global = true,
+        value_name = "FILE|URL",
+        help_heading = "Configuration"
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user_jwks: Option<String>,
     /// Whom tokens of users have to be for, their claim `aud` [default: --oidc-client-id, or not checked]
@@ -117,7 +139,14 @@ pub(crate) struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user_issuer: Option<String>,
     /// Where users log in, an OpenID Connect issuer: https://… [default: here, with passwords]
-    #[arg(long, env = "HEARTH_OIDC_ISSUER", global = true, value_name = "URL", help_heading = "Configuration")]
+    #[arg(
+        long,
+        env = "HEARTH_OIDC_ISSUER",
+        hide_env_values = true,
+        global = true,
+        value_name = "URL",
+        help_heading = "Configuration"
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) oidc_issuer: Option<String>,
     /// What that issuer calls this server; it has to know https://DOMAIN/docs/api/cli/callback
@@ -188,7 +217,14 @@ pub(crate) struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) qemu: Option<PathBuf>,
     /// Where Debian's packages for guests come from [default: this host's own mirror, or Debian's]
-    #[arg(long, env = "HEARTH_MIRROR", global = true, value_name = "URL", help_heading = "Configuration")]
+    #[arg(
+        long,
+        env = "HEARTH_MIRROR",
+        hide_env_values = true,
+        global = true,
+        value_name = "URL",
+        help_heading = "Configuration"
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) mirror: Option<String>,
     /// What is logged: a level, or a filter such as info,hearth_api=debug [default: warn on a terminal, info elsewhere]
@@ -555,29 +591,12 @@ impl Settings {
     }
 }
 
-/// The effective configuration, as a file that says the same.
-impl fmt::Display for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&toml::to_string(&self.to_options()).map_err(|_| fmt::Error)?)
-    }
-}
-
 /// As many bytes as HS256's hash has (RFC 7518, section 3.2).
 const USER_SECRET_BYTES_MIN: usize = 32;
 /// As many as there are network slots.
 const SANDBOXES_MAX: usize = 2048;
 /// The longest socket in the data directory is `run/node-proxy.sock`, and 107 bytes are all there is (unix(7)).
 const DATA_DIR_BYTES_MAX: usize = 107 - "/run/node-proxy.sock".len();
-
-/// Variables named `HEARTH_…` that mean nothing, most likely a typing mistake.
-pub(crate) fn unknown_variables<'a>(known: &[String], present: impl IntoIterator<Item = &'a str>) -> Result<()> {
-    let unknown: Vec<&str> =
-        present.into_iter().filter(|name| name.starts_with("HEARTH_") && !known.iter().any(|k| k == name)).collect();
-    if unknown.is_empty() {
-        return Ok(());
-    }
-    bail!("unknown variable {}: `hearth --help` lists those that are known", unknown.join(", "));
-}
 
 #[cfg(test)]
 mod tests {
@@ -619,13 +638,9 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_and_variables_are_refused_by_name() {
+    fn unknown_keys_are_refused_by_name() {
         let error = toml::from_str::<Options>("api_lisen = '127.0.0.1:1'").expect_err("unknown");
         assert!(error.to_string().contains("api_lisen"), "{error}");
-        let known = ["HEARTH_LOG".to_owned()];
-        unknown_variables(&known, ["HEARTH_LOG", "HOME"]).expect("known");
-        let error = unknown_variables(&known, ["HEARTH_LGO"]).expect_err("unknown");
-        assert!(error.to_string().contains("HEARTH_LGO"), "{error}");
     }
 
     #[test]
@@ -708,7 +723,7 @@ mod tests {
         };
         for options in [Options::default(), given] {
             let settings = settle(options, Options::default()).expect("valid");
-            let printed: Options = toml::from_str(&settings.to_string()).expect("valid");
+            let printed: Options = toml::from_str(&settings.shown().to_string()).expect("valid");
             assert_eq!(settle(Options::default(), printed).expect("valid"), settings);
         }
     }

@@ -76,6 +76,7 @@ pub(crate) async fn prepare(settings: &Settings, layout: &Layout, force: bool) -
         for folder in [layout.guest(), layout.artifacts()] {
             remove(&folder)?;
         }
+        layout.ensure()?;
     }
     let builder = BuilderConfig {
         folder: layout.guest(),

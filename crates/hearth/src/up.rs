@@ -1,6 +1,7 @@
 //! `hearth up`: all roles in this process, from the lock on the data directory to the last sandbox ended, or to the program
 //! that goes on in its place.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -314,10 +315,15 @@ impl Instance {
             true => Some(first_sandbox(&self.endpoints).await?),
             false => None,
         };
+        // Elsewhere it is kept by a supervisor, and read by whoever may read logs.
+        let exports = match std::io::stdout().is_terminal() {
+            true => Some(self.endpoints.exports(self.endpoints.best_way().await)?),
+            false => None,
+        };
         let verdict = foundation.verdict();
         let banner = Banner {
             endpoints: &self.endpoints,
-            exports: self.endpoints.exports(self.endpoints.best_way().await)?,
+            exports,
             first_sandbox,
             accelerator: format!("{} ({})", verdict.accelerator.name(), verdict.reason),
             network: foundation.network(),

@@ -23,6 +23,16 @@ fn failing(arguments: &[&str]) -> Result<(Output, String)> {
     Ok((output, text))
 }
 
+/// Free ports for whoever may be up on the usual ones meanwhile.
+const FREE_PORTS: [&str; 6] =
+    ["--api-listen", "127.0.0.1:0", "--edge-listen", "127.0.0.1:0", "--tls-listen", "127.0.0.1:0"];
+
+/// `hearth up` on free ports with arguments that make it fail.
+fn failing_up(arguments: &[&str]) -> Result<String> {
+    let (_, text) = failing(&[&["up"], &FREE_PORTS[..], arguments].concat())?;
+    Ok(text)
+}
+
 fn furnished(prepared: &Prepared) -> Result<tempfile::TempDir> {
     let folder = tempfile::Builder::new().prefix("hearth-").tempdir()?;
     prepared.furnish(folder.path())?;
@@ -61,7 +71,7 @@ fn a_port_in_use_is_named_with_the_flag_that_changes_it() -> Result<()> {
 fn a_missing_qemu_is_called_missing() -> Result<()> {
     let folder = furnished(&Prepared::ensure(binary())?)?;
     let data_dir = folder.path().to_string_lossy();
-    let (_, text) = failing(&["up", "--data-dir", &data_dir, "--qemu", "/nonexistent/qemu"])?;
+    let text = failing_up(&["--data-dir", &data_dir, "--qemu", "/nonexistent/qemu"])?;
     check_says(&text, &["/nonexistent/qemu", "qemu-system-x86"]);
     check_nothing_left(folder.path());
 
@@ -74,11 +84,44 @@ fn a_missing_qemu_is_called_missing() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_variable_that_is_no_option_is_warned_of_and_stops_nothing() -> Result<()> {
+    let mut config = Command::new(binary());
+    config.arg("config").env("HEARTH_LGO", "debug").env("HEARTH_SERVICE_HOST", "10.0.0.1");
+    let output = config.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{said}");
+    check_says(&said, &["HEARTH_LGO", "did you mean HEARTH_LOG?", "HEARTH_SERVICE_HOST"]);
+    assert_eq!(said.lines().count(), 2, "{said}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_printed_where_it_may_be_kept() -> Result<()> {
+    // What a supervisor's journal gets: both outputs, with all that is logged.
+    let instance = Instance::start(&Prepared::ensure(binary())?, &["--log", "debug"]).await?;
+    let sandbox = instance.client().create(&NewSandbox::of("base")).await?;
+    sandbox.kill().await?;
+    // The banner comes last.
+    let log = until("the banner", || async {
+        let log = instance.log();
+        Ok(log.contains("Ctrl-C stops it").then_some(log))
+    })
+    .await?;
+    check_says(&log, &["hearth env --data-dir"]);
+    for file in ["api-key", "admin-token", "token-seed", "login-key"] {
+        let secret = fs::read_to_string(instance.folder().join(file))?;
+        assert!(!log.contains(secret.trim()), "{file} is in the log");
+    }
+    instance.terminate().await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_daemon_on_the_same_data_is_told_of_the_first() -> Result<()> {
     let instance = Instance::start(&Prepared::ensure(binary())?, &[]).await?;
     let data_dir = instance.folder().to_string_lossy().into_owned();
-    let (_, text) = failing(&["up", "--data-dir", &data_dir])?;
+    let text = failing_up(&["--data-dir", &data_dir])?;
     check_says(&text, &["hearth.lock", &instance.pid().unwrap_or_default().to_string()]);
     // The first goes on.
     let sandbox = instance.client().create(&NewSandbox::of("base")).await?;
