@@ -7,6 +7,7 @@ use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value};
 
+use crate::bounded::GuestBody;
 use crate::client::{Client, Error, expect, hyper_error};
 
 /// Longest line that is read. The daemon's have a message of 8 KiB, in JSON at most six times as long, and little else.
@@ -32,7 +33,7 @@ pub struct GuestLine {
 /// Lines as they come.
 #[derive(Debug)]
 pub struct LogStream {
-    body: hyper::body::Incoming,
+    body: GuestBody,
     buffer: BytesMut,
 }
 
