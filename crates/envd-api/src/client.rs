@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::net::TcpStream;
 
+use crate::bounded::{self, GuestBody};
 use crate::process::process_event::{DataEvent, EndEvent};
 use crate::process::{ProcessConfig, StartRequest, StartResponse};
 
@@ -203,12 +203,8 @@ impl Client {
         path: &str,
         content_type: &'static str,
         body: Bytes,
-    ) -> Result<http::Response<hyper::body::Incoming>, Error> {
+    ) -> Result<http::Response<GuestBody>, Error> {
         let stream = (self.dial)().await.map_err(transport)?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(hyper_error)?;
-        // Ends with the connection, which ends when the sender and the response are dropped.
-        tokio::spawn(connection);
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.uri_mut() = path.parse().map_err(|_| Error::Command(format!("`{path}` is not a path")))?;
@@ -217,12 +213,12 @@ impl Client {
         let host = host.map_err(|_| Error::Command(format!("`{}` is not a host", self.authority)))?;
         request.headers_mut().insert(header::HOST, host);
         request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-        sender.send_request(request).await.map_err(hyper_error)
+        bounded::exchange(stream, request).await.map_err(hyper_error)
     }
 }
 
 /// Reads the envelopes of a `Start` answer: flags, length, message.
-async fn collect(mut body: hyper::body::Incoming) -> Result<Output, Error> {
+async fn collect(mut body: GuestBody) -> Result<Output, Error> {
     let mut buffer = BytesMut::new();
     let mut output = Output { stdout: Vec::new(), stderr: Vec::new(), exit_code: 0 };
     let mut ended = false;
@@ -296,13 +292,13 @@ fn absorb(response: StartResponse, output: &mut Output) -> Result<bool, Error> {
 
 /// The answer, if it has the status.
 pub(crate) async fn expect(
-    response: http::Response<hyper::body::Incoming>,
+    response: http::Response<GuestBody>,
     status: StatusCode,
-) -> Result<http::Response<hyper::body::Incoming>, Error> {
+) -> Result<http::Response<GuestBody>, Error> {
     if response.status() == status { Ok(response) } else { Err(refused(response).await) }
 }
 
-async fn refused(response: http::Response<hyper::body::Incoming>) -> Error {
+async fn refused(response: http::Response<GuestBody>) -> Error {
     let status = response.status();
     let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
     let bytes = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();

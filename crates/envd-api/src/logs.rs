@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
+use crate::bounded::GuestBody;
 use crate::client::{Client, Error, expect, hyper_error};
 
 /// Longest line that is read. The daemon's have a message of 8 KiB, in JSON at most six times as long, and little else.
@@ -76,7 +77,7 @@ pub struct Batch {
 /// Lines as they come.
 #[derive(Debug)]
 pub struct LogStream {
-    body: hyper::body::Incoming,
+    body: GuestBody,
     unread: Unread,
     cost: usize,
 }
