@@ -15,6 +15,8 @@ const CLIENT_ID: &str = "6532622b";
 const PLAIN_URL: &str = "http://127.0.0.1:3000";
 /// More than a person mistypes, in a quarter of an hour, and too few to guess a password of twelve characters.
 const ACCOUNT_ATTEMPTS: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
+/// As many as from one network: many networks together guess one password no faster than one of them.
+const ACCOUNT_ATTEMPTS_IN_ALL: NonZeroU32 = NETWORK_ATTEMPTS;
 /// Several people may come from one network.
 const NETWORK_ATTEMPTS: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
 
@@ -100,8 +102,10 @@ pub struct Identity {
     pub login_lifetime: Duration,
     /// The same for one that began at the identity provider: whoever is locked out there is soon locked out here.
     pub provided_login_lifetime: Duration,
-    /// How often a password of one account may be tried.
+    /// How often a password of one account may be tried from one network.
     pub account_attempts: Rate,
+    /// How often it may be tried from all networks together, but for those from which the account was entered before.
+    pub account_attempts_in_all: Rate,
     /// How often passwords may be tried from one network.
     pub network_attempts: Rate,
 }
@@ -131,6 +135,7 @@ impl Identity {
             login_lifetime: Duration::from_secs(90 * 24 * 60 * 60),
             provided_login_lifetime: Duration::from_secs(24 * 60 * 60),
             account_attempts: rate(ACCOUNT_ATTEMPTS),
+            account_attempts_in_all: rate(ACCOUNT_ATTEMPTS_IN_ALL),
             network_attempts: rate(NETWORK_ATTEMPTS),
         }
     }

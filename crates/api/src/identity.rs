@@ -31,7 +31,7 @@ mod target;
 use std::sync::Arc;
 
 use address::Addresses;
-use password::Gate;
+use password::{AttemptRates, Gate};
 use provider::Provider;
 pub(crate) use signer::Signer;
 
@@ -83,7 +83,11 @@ impl Doorkeeper {
         Ok(Self {
             signer: Arc::new(Signer::new(&config.signing_key, config.token_lifetime)),
             addresses: Addresses::new(domain, &config.plain_url),
-            gate: Gate::new(config.account_attempts, config.network_attempts),
+            gate: Gate::new(AttemptRates {
+                account: config.account_attempts,
+                account_in_all: config.account_attempts_in_all,
+                network: config.network_attempts,
+            }),
             provider: config.provider.as_ref().map(Provider::new).transpose()?,
         })
     }

@@ -3,16 +3,25 @@
 use hearth_types::{ApiKeyId, TeamId, UserId};
 use jiff::Timestamp;
 use sea_orm::ActiveValue::Set;
-use sea_orm::sea_query::{Expr, ExprTrait as _};
-use sea_orm::{ActiveModelTrait as _, ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _, SqlErr};
+use sea_orm::sea_query::{Expr, ExprTrait as _, Func};
+use sea_orm::{
+    ActiveModelTrait as _, ColumnTrait as _, EntityTrait as _, PaginatorTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _, SqlErr,
+};
+use uuid::Uuid;
 
-use crate::connection::Store;
+use crate::connection::{Store, Write};
 use crate::entity::{api_key, team, user_account};
 use crate::error::{Error, failed};
 use crate::key::{KeyHash, KeyMask, KeySecret};
 use crate::row::{Reading, micros, now_micros};
 use crate::team::Team;
 use crate::user::User;
+
+/// Credentials of a team, besides those of logins: a key for each of many programs and people.
+const KEYS_MAX: u64 = 1000;
+/// Credentials for logins of one user to one team: as many as the user can have logins.
+pub const LOGIN_KEYS_MAX: u64 = 32;
 
 /// A team's credential, without its secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +54,12 @@ pub enum CreateApiKeyError {
     /// The secret is in use, by this team or another one.
     #[error("this API key exists already")]
     Exists,
+    /// The team has as many as it may have.
+    #[error("the team has {max} API keys already")]
+    TooMany {
+        /// The limit.
+        max: u64,
+    },
     /// The store could not answer.
     #[error(transparent)]
     Store(#[from] Error),
@@ -75,31 +90,55 @@ impl Store {
         name: &str,
         secret: &KeySecret,
     ) -> Result<ApiKey, CreateApiKeyError> {
-        let KeyMask { prefix, value_length, masked_prefix, masked_suffix } = secret.mask();
-        let row = api_key::ActiveModel {
-            id: Set(ApiKeyId::generate().as_uuid()),
-            team_id: Set(team_id.as_uuid()),
-            name: Set(name.to_owned()),
-            hash: Set(secret.hash().as_str().to_owned()),
-            mask_prefix: Set(prefix),
-            mask_value_length: Set(i64::from(value_length)),
-            mask_value_prefix: Set(masked_prefix),
-            mask_value_suffix: Set(masked_suffix),
-            created_at_us: Set(now_micros()),
-            last_used_at_us: Set(None),
-            created_by: Set(user_id.map(|user| user.as_uuid())),
-        };
         let write = self.begin("creating an API key of team", team_id).await?;
-        let key = match row.insert(&write.transaction).await {
-            Ok(row) => ApiKey::try_from(row)?,
-            Err(error) => match error.sql_err() {
-                Some(SqlErr::UniqueConstraintViolation(_)) => return Err(CreateApiKeyError::Exists),
-                Some(SqlErr::ForeignKeyConstraintViolation(_)) => {
-                    return Err(CreateApiKeyError::UnknownTeam { team_id });
-                }
-                _ => return Err(write.failed(error).into()),
-            },
-        };
+        let counted = api_key::Entity::find()
+            .filter(api_key::Column::TeamId.eq(team_id.as_uuid()))
+            .filter(api_key::Column::IsForLogin.eq(false))
+            .count(&write.transaction)
+            .await;
+        if counted.map_err(|error| write.failed(error))? >= KEYS_MAX {
+            return Err(CreateApiKeyError::TooMany { max: KEYS_MAX });
+        }
+        let key = insert(&write, row(user_id, team_id, name, secret, false)).await?;
+        write.commit().await?;
+        Ok(key)
+    }
+
+    /// Creates a credential of a team for a client at which a user logged in. At most [`LOGIN_KEYS_MAX`] of those exist for
+    /// a user and a team: the one that was not used for the longest time makes room.
+    ///
+    /// # Errors
+    /// [`CreateApiKeyError`]; never [`CreateApiKeyError::TooMany`].
+    pub async fn create_login_key(
+        &self,
+        user_id: UserId,
+        team_id: TeamId,
+        name: &str,
+        secret: &KeySecret,
+    ) -> Result<ApiKey, CreateApiKeyError> {
+        let write = self.begin("creating an API key for a login to team", team_id).await?;
+        let last_use =
+            Func::coalesce([Expr::col(api_key::Column::LastUsedAtUs), Expr::col(api_key::Column::CreatedAtUs)]);
+        let rest: Vec<Uuid> = api_key::Entity::find()
+            .select_only()
+            .column(api_key::Column::Id)
+            .filter(api_key::Column::TeamId.eq(team_id.as_uuid()))
+            .filter(api_key::Column::CreatedBy.eq(user_id.as_uuid()))
+            .filter(api_key::Column::IsForLogin.eq(true))
+            .order_by_desc(Expr::from(last_use))
+            .order_by_desc(api_key::Column::Id)
+            .offset(LOGIN_KEYS_MAX - 1)
+            .limit(LOGIN_KEYS_MAX)
+            .into_tuple()
+            .all(&write.transaction)
+            .await
+            .map_err(|error| write.failed(error))?;
+        api_key::Entity::delete_many()
+            .filter(api_key::Column::Id.is_in(rest))
+            .exec(&write.transaction)
+            .await
+            .map_err(|error| write.failed(error))?;
+        let key = insert(&write, row(Some(user_id), team_id, name, secret, true)).await?;
         write.commit().await?;
         Ok(key)
     }
@@ -190,6 +229,44 @@ impl Store {
     }
 }
 
+fn row(
+    user_id: Option<UserId>,
+    team_id: TeamId,
+    name: &str,
+    secret: &KeySecret,
+    is_for_login: bool,
+) -> api_key::ActiveModel {
+    let KeyMask { prefix, value_length, masked_prefix, masked_suffix } = secret.mask();
+    api_key::ActiveModel {
+        id: Set(ApiKeyId::generate().as_uuid()),
+        team_id: Set(team_id.as_uuid()),
+        name: Set(name.to_owned()),
+        hash: Set(secret.hash().as_str().to_owned()),
+        mask_prefix: Set(prefix),
+        mask_value_length: Set(i64::from(value_length)),
+        mask_value_prefix: Set(masked_prefix),
+        mask_value_suffix: Set(masked_suffix),
+        created_at_us: Set(now_micros()),
+        last_used_at_us: Set(None),
+        created_by: Set(user_id.map(|user| user.as_uuid())),
+        is_for_login: Set(is_for_login),
+    }
+}
+
+async fn insert(write: &Write, row: api_key::ActiveModel) -> Result<ApiKey, CreateApiKeyError> {
+    let team_id = row.team_id.clone().take();
+    match row.insert(&write.transaction).await {
+        Ok(row) => Ok(ApiKey::try_from(row)?),
+        Err(error) => Err(match (error.sql_err(), team_id) {
+            (Some(SqlErr::UniqueConstraintViolation(_)), _) => CreateApiKeyError::Exists,
+            (Some(SqlErr::ForeignKeyConstraintViolation(_)), Some(team_id)) => {
+                CreateApiKeyError::UnknownTeam { team_id: TeamId::from_uuid(team_id) }
+            }
+            _ => write.failed(error).into(),
+        }),
+    }
+}
+
 impl TryFrom<api_key::Model> for ApiKey {
     type Error = Error;
 
@@ -206,6 +283,7 @@ impl TryFrom<api_key::Model> for ApiKey {
             created_at_us,
             last_used_at_us,
             created_by,
+            is_for_login: _,
         } = row;
         let reading = Reading::new("api_key", id);
         Ok(Self {

@@ -47,7 +47,7 @@ mod team;
 mod template;
 mod user;
 
-pub use api_key::{ApiKey, CreateApiKeyError};
+pub use api_key::{ApiKey, CreateApiKeyError, LOGIN_KEYS_MAX};
 pub use connection::{Config, Store};
 pub use error::{Cause, Error};
 pub use idempotency::{Named, NamedRequest, NamedTimes};

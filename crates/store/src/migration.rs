@@ -10,6 +10,7 @@ mod m0003_ingress;
 mod m0004_logins;
 mod m0005_nodes;
 mod m0006_counts;
+mod m0007_login_keys;
 
 use sea_orm::{DbErr, EntityTrait as _, QueryOrder as _};
 use sea_orm_migration::{MigrationTrait, MigratorTrait, seaql_migrations};
@@ -28,6 +29,7 @@ impl MigratorTrait for Steps {
             Box::new(m0004_logins::Step),
             Box::new(m0005_nodes::Step),
             Box::new(m0006_counts::Step),
+            Box::new(m0007_login_keys::Step),
         ]
     }
 }

@@ -180,6 +180,7 @@ conformance! {
     users::a_user_is_found_as_created,
     users::exactly_one_team_is_the_default,
     users::keys_outlive_who_made_them,
+    users::keys_for_logins_replace_each_other,
     logins::a_password_is_set_changed_and_removed,
     logins::a_used_refresh_token_ends_its_login,
     logins::one_of_many_renewals_wins,

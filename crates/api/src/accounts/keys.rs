@@ -106,6 +106,11 @@ pub(super) async fn make(
     let made = control.store.create_api_key_by(user.as_ref().map(|user| user.id), team_id, name, &secret).await;
     let key = made.map_err(|error| match error {
         CreateApiKeyError::UnknownTeam { .. } => Failure::not_found("there is no such team"),
+        CreateApiKeyError::TooMany { max } => Failure::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            format!("your team has {max} API keys, the most it may have: revoke one first"),
+        ),
+        CreateApiKeyError::Store(error) => Failure::internal("making an API key", &error),
         error => Failure::internal("making an API key", &error),
     })?;
     let created = CreatedApiKey { key: secret.expose().to_owned(), described: describe(key, user) };

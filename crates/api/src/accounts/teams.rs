@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use hearth_api_types::account::TeamOfUser;
-use hearth_store::{KeySecret, Standing};
+use hearth_store::{CreateApiKeyError, KeySecret, Standing};
 
 use crate::control::Control;
 use crate::failure::Failure;
@@ -18,6 +18,7 @@ const KEY_NAME: &str = "login";
 /// List the caller's teams, each with a new API key
 ///
 /// Without those that are banned. A key that is there already cannot be shown, so one is made for each.
+/// A user has at most 32 of these keys in a team: the least recently used one is replaced.
 #[utoipa::path(
     get, path = "/teams", tag = tag::TEAMS, operation_id = "listTeams",
     responses((status = 200, description = "All of them.", body = Vec<TeamOfUser>))
@@ -34,8 +35,11 @@ pub(crate) async fn list(
     let mut teams = Vec::with_capacity(memberships.len());
     for (index, membership) in memberships.into_iter().enumerate() {
         let secret = KeySecret::generate();
-        let made = control.store.create_api_key_by(Some(user.id), membership.team.id, KEY_NAME, &secret).await;
-        made.map_err(|error| Failure::internal("making an API key for a login", &error))?;
+        let made = control.store.create_login_key(user.id, membership.team.id, KEY_NAME, &secret).await;
+        made.map_err(|error| match error {
+            CreateApiKeyError::Store(error) => Failure::internal("making an API key for a login", &error),
+            error => Failure::internal("making an API key for a login", &error),
+        })?;
         teams.push(TeamOfUser {
             team_id: membership.team.id.to_string(),
             name: membership.team.name,

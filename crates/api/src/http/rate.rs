@@ -4,9 +4,8 @@
 //! answer tells what is left, and a request too many is told when to come again. Nothing was done for it, so coming again
 //! is safe.
 
-use std::collections::HashMap;
-use std::hash::Hash;
-use std::net::IpAddr;
+use std::hash::{Hash, RandomState};
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,6 +13,7 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use hashlink::LruCache;
 use hearth_proxy::serve::Peer;
 use hearth_types::TeamId;
 use http::{HeaderName, HeaderValue, StatusCode};
@@ -27,15 +27,24 @@ pub(super) const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
 pub(super) const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
 pub(super) const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
 
-/// Buckets that are kept: a few MiB. When there are more, full ones are forgotten; and if there are none, all are, which
-/// lets some call more often than they should for a moment, but nobody less.
+/// Buckets kept: a few MiB. One more replaces the one that was not used for the longest time, so that many addresses cannot
+/// make the server forget those that call now.
 const BUCKETS_MAX: usize = 65_536;
 
 /// Whose bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Who {
     Team(TeamId),
-    Address(IpAddr),
+    /// Of [`network_of`] an address.
+    Network(IpAddr),
+}
+
+/// What one caller has: an IPv4 address, or the upper half of an IPv6 address, whose lower half each machine chooses itself.
+pub(crate) fn network_of(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+    }
 }
 
 /// How often teams and addresses called.
@@ -48,11 +57,12 @@ pub(crate) struct Rates {
 
 /// Buckets of whoever is counted.
 #[derive(Debug)]
-pub(crate) struct Buckets<K>(Mutex<HashMap<K, Bucket>>);
+pub(crate) struct Buckets<K>(Mutex<LruCache<K, Bucket, RandomState>>);
 
-impl<K> Default for Buckets<K> {
+impl<K: Eq + Hash> Default for Buckets<K> {
     fn default() -> Self {
-        Self(Mutex::default())
+        // Callers choose the keys, so the hash has a secret.
+        Self(Mutex::new(LruCache::with_hasher(BUCKETS_MAX, RandomState::new())))
     }
 }
 
@@ -85,7 +95,7 @@ impl Rates {
     pub(crate) fn count(&self, who: Who, slot: Option<&Slot>) -> Result<(), Failure> {
         let rate = match who {
             Who::Team(_) => self.team,
-            Who::Address(_) => self.address,
+            Who::Network(_) => self.address,
         };
         let Some(rate) = rate else { return Ok(()) };
         let (left, outcome) = self.buckets.take(who, rate, Instant::now());
@@ -108,18 +118,11 @@ impl<K: Eq + Hash> Buckets<K> {
             (bucket.used - now.saturating_duration_since(bucket.at).as_secs_f64() * per_second).max(0.0)
         };
         let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if buckets.len() >= BUCKETS_MAX && !buckets.contains_key(&who) {
-            let hour = Duration::from_secs(3600);
-            buckets.retain(|_, bucket| now.saturating_duration_since(bucket.at) < rate.per.min(hour));
-            if buckets.len() >= BUCKETS_MAX {
-                buckets.clear();
-            }
-        }
-        let bucket = buckets.entry(who).or_insert(Bucket { used: 0.0, at: now });
-        let used = refilled(bucket);
+        let bucket = buckets.get(&who).copied().unwrap_or(Bucket { used: 0.0, at: now });
+        let used = refilled(&bucket);
         let fits = used + 1.0 <= capacity;
         let used = if fits { used + 1.0 } else { used };
-        *bucket = Bucket { used, at: now };
+        buckets.insert(who, Bucket { used, at: now });
         drop(buckets);
         let left = Left {
             limit: rate.requests,
@@ -153,7 +156,7 @@ pub(super) async fn surround(State(control): State<Arc<Control>>, mut request: R
     let is_watched = request.uri().path() == "/health";
     let address = request.extensions().get::<Peer>().and_then(Peer::ip).filter(|_| !is_watched);
     request.extensions_mut().insert(slot.clone());
-    let counted = address.map_or(Ok(()), |address| control.rates.count(Who::Address(address), Some(&slot)));
+    let counted = address.map_or(Ok(()), |address| control.rates.count(Who::Network(network_of(address)), Some(&slot)));
     let mut response = match counted {
         Ok(()) => next.run(request).await,
         Err(failure) => failure.into_response(),
@@ -193,13 +196,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn many_addresses_take_bounded_memory() {
-        let rate = Rate { requests: NonZeroU32::MIN, per: Duration::from_secs(1) };
+    async fn many_addresses_take_bounded_memory_and_hide_nobody() {
+        let rate = Rate { requests: NonZeroU32::MIN, per: Duration::from_secs(3600) };
         let rates = Rates::new(None, Some(rate));
-        for number in 0..BUCKETS_MAX + 10 {
-            let address = IpAddr::from(u128::try_from(number).expect("small").to_be_bytes());
-            rates.count(Who::Address(address), None).expect("the first of each");
+        let network =
+            |number: usize| Who::Network(IpAddr::from((u128::try_from(number).expect("small") << 64).to_be_bytes()));
+        let busy = network(BUCKETS_MAX * 4);
+        rates.count(busy, None).expect("its first");
+        for number in 0..BUCKETS_MAX * 3 {
+            rates.count(network(number), None).expect("the first of each");
+            if number % 1000 == 0 {
+                rates.count(busy, None).expect_err("it is remembered");
+            }
         }
-        assert!(rates.buckets.0.lock().expect("no panic").len() <= BUCKETS_MAX);
+        rates.count(network(0), None).expect("the idle ones are forgotten");
+        assert_eq!(rates.buckets.0.lock().expect("no panic").len(), BUCKETS_MAX);
+    }
+
+    #[test]
+    fn one_network_is_one() {
+        for (ip, expected) in [
+            ("192.0.2.7", "192.0.2.7"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+            ("2001:db8:1:3::1", "2001:db8:1:3::"),
+        ] {
+            assert_eq!(network_of(ip.parse().expect(ip)), expected.parse::<IpAddr>().expect(expected));
+        }
     }
 }

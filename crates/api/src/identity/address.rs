@@ -43,6 +43,22 @@ impl Addresses {
         Address(self.find(&authority.to_ascii_lowercase()))
     }
 
+    /// Whether a page at this origin (RFC 6454) is one of ours: of the address that the request came to, or of one that is
+    /// configured, which a proxy in front may have replaced.
+    pub(super) fn is_ours(&self, origin: &str, uri: &Uri, headers: &HeaderMap) -> bool {
+        let named = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let asked = uri.authority().map(http::uri::Authority::as_str).or(named);
+        let configured = [self.domain.as_deref().map(|domain| format!("https://{domain}")), Some(self.plain.clone())];
+        let api = self.domain.as_deref().map(|domain| format!("https://api.{domain}"));
+        let Some((scheme, authority)) = split(origin) else { return false };
+        asked.is_some_and(|asked| with_port(asked, scheme) == with_port(authority, scheme))
+            || configured.into_iter().chain([api]).flatten().any(|ours| {
+                split(&ours).is_some_and(|(our_scheme, ours)| {
+                    our_scheme == scheme && with_port(ours, scheme) == with_port(authority, scheme)
+                })
+            })
+    }
+
     fn find(&self, authority: &str) -> String {
         if let Some(domain) = &self.domain {
             let host = without_port(domain);
@@ -67,6 +83,22 @@ impl Addresses {
     }
 }
 
+/// Scheme and authority of an origin.
+fn split(origin: &str) -> Option<(&str, &str)> {
+    origin.split_once("://").filter(|(scheme, _)| ["http", "https"].contains(scheme))
+}
+
+/// An authority with its port, also where that is the scheme's own.
+fn with_port(authority: &str, scheme: &str) -> String {
+    let authority = authority.to_ascii_lowercase();
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    match scheme {
+        _ if has_port => authority,
+        "https" => format!("{authority}:443"),
+        _ => format!("{authority}:80"),
+    }
+}
+
 fn without_port(authority: &str) -> &str {
     let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
     host.strip_suffix('.').unwrap_or(host)
@@ -75,6 +107,33 @@ fn without_port(authority: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_of_others_are_not_ours() {
+        let named = Addresses::new(Some("hearth.example:3443"), "http://127.0.0.1:3000/");
+        for (host, origin, expected) in [
+            ("127.0.0.1:3000", "http://127.0.0.1:3000", true),
+            ("127.0.0.1:3000", "http://127.0.0.1:8080", false),
+            ("127.0.0.1:3000", "http://localhost:3000", false),
+            ("192.0.2.7:81", "http://192.0.2.7:81", true),
+            ("192.0.2.7", "http://192.0.2.7", true),
+            ("192.0.2.7:80", "http://192.0.2.7", true),
+            ("Api.Hearth.Example", "https://api.hearth.example", true),
+            ("api.hearth.example:443", "https://api.hearth.example", true),
+            ("[::1]", "http://[::1]", true),
+            ("inner:3000", "https://api.hearth.example:3443", true),
+            ("inner:3000", "http://api.hearth.example:3443", false),
+            ("inner:3000", "https://49983-i1.hearth.example:3443", false),
+            ("inner:3000", "https://evil.example", false),
+            ("evil.example", "null", false),
+            ("127.0.0.1:3000", "", false),
+            ("127.0.0.1:3000", "file://", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, host.parse().expect("a header"));
+            assert_eq!(named.is_ours(origin, &Uri::from_static("/"), &headers), expected, "{origin} at {host}");
+        }
+    }
 
     #[test]
     fn nobody_makes_up_our_address() {

@@ -63,7 +63,7 @@ pub(crate) async fn submit(
     if control.doorkeeper.provider.is_some() {
         return refused(StatusCode::FORBIDDEN, "There are no passwords here: log in at the identity provider.");
     }
-    if !is_from_here(&headers) {
+    if !is_from_here(&control, &uri, &headers) {
         return refused(StatusCode::FORBIDDEN, "This was sent by a page of somebody else.");
     }
     let form = match Form::read(&control.config, &headers, body).await {
@@ -164,9 +164,18 @@ pub(super) fn redirect(to: &str) -> Response {
     }
 }
 
-/// Whether a browser sent a request because of a page of ours, or of the person in front of it. Those that do not say it are believed.
-pub(super) fn is_from_here(headers: &HeaderMap) -> bool {
-    headers.get(SITE).is_none_or(|site| site == "same-origin" || site == "none")
+/// Whether a browser sent a request because of a page of ours, or of the person in front of it. Browsers send neither header
+/// in all cases: the first not to plain HTTP, the second not with every GET. What is not sent is believed; a client that is no
+/// browser sends none.
+pub(super) fn is_from_here(control: &Control, uri: &Uri, headers: &HeaderMap) -> bool {
+    let site = headers.get(SITE);
+    let is_site_ours = site.is_none_or(|site| site == "same-origin" || site == "none");
+    let is_origin_ours = headers.get(header::ORIGIN).is_none_or(|origin| {
+        // A browser that hides its origin names none, and still says that it is the same.
+        let is_hidden = origin == "null" && site.is_some_and(|site| site == "same-origin");
+        is_hidden || origin.to_str().is_ok_and(|origin| control.doorkeeper.addresses.is_ours(origin, uri, headers))
+    });
+    is_site_ours && is_origin_ours
 }
 
 pub(super) fn refused(status: StatusCode, why: &str) -> Response {

@@ -125,10 +125,10 @@ impl IntoResponse for Page<'_> {
     }
 }
 
-/// What is kept by nobody, and tells nobody where it came from.
+/// Not stored by anybody, and not named to other sites. With `no-referrer` browsers would hide the origin of our own form.
 pub(super) fn private(mut response: Response) -> Response {
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     response
 }
 

@@ -1,13 +1,17 @@
 //! Whether somebody knows a password, and how often they may try.
 //!
-//! An attempt counts against the account and against the network it comes from, until it turns out to be right: guessing is
-//! slow however many do it, and whoever mistypes is not shut out for long. Whether there is such an account is told by
+//! An attempt counts against the network it comes from, against the account as tried from there, and against the account as
+//! tried from anywhere, until it turns out to be right: guessing is slow however many do it, and whoever mistypes is not shut
+//! out for long. Others' guesses do not shut out the owner: what is tried from anywhere does not count for a network from which
+//! the account was entered before, as far as this process remembers. Whether there is such an account is told by
 //! nothing: a password is hashed either way, and the answer is the same.
 
-use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Arc;
+use std::hash::RandomState;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hashlink::LruCache;
 use hearth_store::{Error as StoreError, PasswordHash, Store, User};
 use hearth_types::Secret;
 use sha2::{Digest as _, Sha256};
@@ -15,7 +19,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::config::Rate;
-use crate::http::rate::Buckets;
+use crate::http::rate::{Buckets, network_of};
 
 /// Passwords that are hashed at the same time: each takes 19 MiB and a processor for some tens of milliseconds, and others
 /// want to use the machine as well.
@@ -23,19 +27,42 @@ const HASHES_AT_ONCE_MAX: usize = 2;
 /// How long an attempt waits for its turn.
 const TURN_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Networks remembered from which an account was entered: a few MiB. One more replaces the one that was used longest ago.
+const KNOWN_MAX: usize = 16_384;
+
+/// How often passwords may be tried.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AttemptRates {
+    /// One account from one network.
+    pub(super) account: Rate,
+    /// One account from all networks together, but for those from which it was entered before.
+    pub(super) account_in_all: Rate,
+    /// All accounts from one network.
+    pub(super) network: Rate,
+}
+
 /// Counts attempts, and hashes few at a time.
 pub(super) struct Gate {
-    account_rate: Rate,
-    network_rate: Rate,
+    rates: AttemptRates,
     attempts: Buckets<Attempt>,
+    /// From where an account was entered.
+    known: Mutex<LruCache<Place, (), RandomState>>,
     turns: Arc<Semaphore>,
 }
+
+/// The hash of an account's address, which has a length that is known.
+type Account = [u8; 32];
+
+/// An account, as seen from a network; `None`: from this machine.
+type Place = (Account, Option<IpAddr>);
 
 /// Whose attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Attempt {
-    /// On the account of whose address this is the hash, which has a length that is known.
-    Account([u8; 32]),
+    /// On an account from a network.
+    Place(Place),
+    /// On an account.
+    Account(Account),
     /// From a network.
     Network(IpAddr),
 }
@@ -61,24 +88,33 @@ pub(super) enum Outcome {
 }
 
 impl Gate {
-    pub(super) fn new(account_rate: Rate, network_rate: Rate) -> Self {
+    pub(super) fn new(rates: AttemptRates) -> Self {
         let turns = Arc::new(Semaphore::new(HASHES_AT_ONCE_MAX));
-        Self { account_rate, network_rate, attempts: Buckets::default(), turns }
+        let known = Mutex::new(LruCache::with_hasher(KNOWN_MAX, RandomState::new()));
+        Self { rates, attempts: Buckets::default(), known, turns }
     }
 
     /// Looks at an attempt. Dropped, it counts as a wrong one.
     pub(super) async fn attempt(&self, store: &Store, attempted: Attempted<'_>) -> Result<Outcome, StoreError> {
         let Attempted { email, password, from } = attempted;
-        let account = Attempt::Account(Sha256::digest(email.to_lowercase().as_bytes()).into());
-        let network = from.map(|ip| Attempt::Network(network_of(ip)));
+        let account: Account = Sha256::digest(email.to_lowercase().as_bytes()).into();
+        let network = from.map(network_of);
+        let place = (account, network);
+        let is_known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&place).is_some();
+        let AttemptRates { account: at_place, account_in_all, network: of_network } = self.rates;
+        let counted: Vec<(Attempt, Rate)> = [
+            network.map(|network| (Attempt::Network(network), of_network)),
+            Some((Attempt::Place(place), at_place)),
+            (!is_known).then_some((Attempt::Account(account), account_in_all)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         let now = Instant::now();
-        if let Some(network) = network
-            && let (_, Err(wait)) = self.attempts.take(network, self.network_rate, now)
-        {
-            return Ok(Outcome::TooMany(wait));
-        }
-        if let (_, Err(wait)) = self.attempts.take(account, self.account_rate, now) {
-            return Ok(Outcome::TooMany(wait));
+        for (attempt, rate) in &counted {
+            if let (_, Err(wait)) = self.attempts.take(*attempt, *rate, now) {
+                return Ok(Outcome::TooMany(wait));
+            }
         }
         let Ok(Ok(turn)) = tokio::time::timeout(TURN_PATIENCE, Arc::clone(&self.turns).acquire_owned()).await else {
             return Ok(Outcome::Busy);
@@ -95,37 +131,13 @@ impl Gate {
         let is_right = verifying.await.unwrap_or(false);
         match found {
             Some((user, hash)) if is_right => {
-                for attempt in [Some(account), network].into_iter().flatten() {
-                    self.attempts.give_back(&attempt);
+                for (attempt, _) in &counted {
+                    self.attempts.give_back(attempt);
                 }
+                self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(place, ());
                 Ok(Outcome::Right(user, hash))
             }
             _ => Ok(Outcome::Wrong),
-        }
-    }
-}
-
-/// What one person has: an address, or the upper half of one, whose lower half each machine chooses itself.
-fn network_of(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => ip.into(),
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_network_is_one() {
-        for (ip, expected) in [
-            ("192.0.2.7", "192.0.2.7"),
-            ("::ffff:192.0.2.7", "192.0.2.7"),
-            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
-            ("2001:db8:1:3::1", "2001:db8:1:3::"),
-        ] {
-            assert_eq!(network_of(ip.parse().expect(ip)), expected.parse::<IpAddr>().expect(expected));
         }
     }
 }

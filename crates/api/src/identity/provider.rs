@@ -191,7 +191,7 @@ pub(crate) async fn start(State(control): State<Arc<Control>>, uri: Uri, headers
     let Some(provider) = &control.doorkeeper.provider else { return no_provider() };
     let query = Form::parse(uri.query().unwrap_or_default().as_bytes());
     let Some(Ok(target)) = query.get("next").map(str::parse::<Target>) else { return no_target() };
-    if !is_from_here(&headers) {
+    if !is_from_here(&control, &uri, &headers) {
         // A page of somebody else must not log anybody in without being seen.
         let next = form_urlencoded::Serializer::new(String::new()).append_pair("next", &target.to_string()).finish();
         return redirect(&format!("{PAGE}?{next}"));

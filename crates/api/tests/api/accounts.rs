@@ -1,6 +1,6 @@
 //! Teams, API keys and operators; which credentials open which route.
 
-use hearth_store::{KeySecret, Standing, Team};
+use hearth_store::{KeySecret, LOGIN_KEYS_MAX, Standing, Team};
 use serde_json::{Value, json};
 
 use crate::client::{Answer, Client};
@@ -159,6 +159,11 @@ async fn a_login_gets_a_key_of_each_team() {
         let (found, key) = world.store.authenticate(&secret.hash()).await.expect("reads").expect("known");
         assert_eq!((found.id, key.created_by), (is_of.id, Some(user.id)));
     }
+    for _ in 0..LOGIN_KEYS_MAX {
+        teams().await;
+    }
+    let keys = world.store.api_keys(other.id).await.expect("reads");
+    assert_eq!(keys.len() as u64, LOGIN_KEYS_MAX + 1, "they replace each other, and no other key");
     let (_, lonely) = world.user("bob@example.com", &[]).await;
     let lonely = format!("Bearer {lonely}");
     let none = world.client_with(None).send("GET", "/teams", &[("authorization", &lonely)], "").await;

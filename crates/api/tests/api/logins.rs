@@ -11,7 +11,7 @@ use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
 use crate::client::Answer;
-use crate::world::{USER_SECRET, World, claims, config, token};
+use crate::world::{COMES_FROM, USER_SECRET, World, claims, config, token};
 
 const PAGE: &str = "/docs/api/cli";
 const NEXT: &str = "http://localhost:4711";
@@ -246,6 +246,72 @@ async fn guessing_is_slow() {
     world.start_server().await;
     for (email, status) in [("a@b", 403), ("a@b", 403), ("a@b", 403), ("a@b", 429), ("c@d", 403), ("e@f", 429)] {
         submit(&world, email, "wrong horse battery").await.assert_status(status);
+    }
+}
+
+#[tokio::test]
+async fn guesses_of_others_do_not_lock_the_owner_out() {
+    let rate = |requests| Rate { requests: NonZeroU32::new(requests).expect("some"), per: Duration::from_secs(3600) };
+    let identity = Identity {
+        account_attempts: rate(3),
+        account_attempts_in_all: rate(10),
+        network_attempts: rate(1000),
+        ..identity()
+    };
+    let world = World::with(Config { identity, ..config() }).await;
+    ada(&world).await;
+    let try_from = async |from: &str, password: &str| {
+        let pairs = [("next", NEXT), ("email", "ada@example.com"), ("password", password)];
+        post(&world, PAGE, &[(COMES_FROM, from)], &pairs).await.status.as_u16()
+    };
+    let home = ["192.0.2.1", "2001:db8:1:2::1"];
+    for from in home {
+        assert_eq!(try_from(from, PASSWORD).await, 303, "{from}");
+    }
+    // Many networks of somebody else.
+    for _ in 0..4 {
+        try_from("198.51.100.1", "wrong horse battery").await;
+    }
+    assert_eq!(try_from("198.51.100.1", PASSWORD).await, 429, "one network is slow");
+    assert_eq!(try_from("::ffff:198.51.100.1", PASSWORD).await, 429, "and is the same however it is written");
+    for number in 0..10 {
+        try_from(&format!("203.0.113.{number}"), "wrong horse battery").await;
+    }
+    assert_eq!(try_from("203.0.113.77", PASSWORD).await, 429, "so are all together");
+    for from in [home[0], "2001:db8:1:2::ffff"] {
+        assert_eq!(
+            try_from(from, "wrong horse battery").await,
+            403,
+            "{from}: whoever was here is not counted with them"
+        );
+        assert_eq!(try_from(from, PASSWORD).await, 303, "{from}");
+    }
+    assert_eq!(try_from("2001:db8:1:3::1", PASSWORD).await, 429, "another network");
+    for _ in 0..4 {
+        try_from(home[0], "wrong horse battery").await;
+    }
+    assert_eq!(try_from(home[0], PASSWORD).await, 429, "but by itself");
+}
+
+#[tokio::test]
+async fn a_form_of_another_page_is_refused_also_without_fetch_metadata() {
+    let world = world().await;
+    ada(&world).await;
+    let pairs = [("next", NEXT), ("email", "ada@example.com"), ("password", PASSWORD)];
+    let here = format!("http://{}", world.client.url("").trim_start_matches("http://"));
+    for (headers, status) in [
+        (&[][..], 303),
+        (&[("origin", here.as_str())], 303),
+        (&[("origin", "https://hearth.test:3002")], 303),
+        (&[("origin", "null"), ("sec-fetch-site", "same-origin")], 303),
+        (&[("origin", "null")], 403),
+        (&[("origin", "https://evil.example")], 403),
+        (&[("origin", "https://8080-i0123.hearth.test:3002")], 403),
+        (&[("origin", "http://127.0.0.1:1")], 403),
+        (&[("origin", "https://evil.example"), ("sec-fetch-site", "same-origin")], 403),
+    ] {
+        let answer = post(&world, PAGE, headers, &pairs).await;
+        assert_eq!(answer.status.as_u16(), status, "{headers:?}");
     }
 }
 

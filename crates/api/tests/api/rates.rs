@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hearth_api::{Config, Rate};
 
-use crate::world::{LIMITS, World, config};
+use crate::world::{COMES_FROM, LIMITS, World, config};
 
 fn rate(requests: u32) -> Option<Rate> {
     Some(Rate { requests: NonZeroU32::new(requests).expect("some"), per: Duration::from_secs(3600) })
@@ -49,6 +49,23 @@ async fn an_address_is_refused_before_anybody_looks_at_its_key() {
     let refused = world.client.get("/v2/sandboxes").await.assert_error(429, "too many requests");
     assert!(refused.header("retry-after").is_some());
     nobody.get("/health").await.assert_status(200);
+}
+
+#[tokio::test]
+async fn addresses_of_one_network_are_one() {
+    let world = World::with(Config { address_rate: rate(2), ..config() }).await;
+    for (from, status) in [
+        ("2001:db8:1:2::1", 401),
+        ("2001:db8:1:2:ffff::2", 401),
+        ("2001:db8:1:2::3", 429),
+        ("2001:db8:1:3::1", 401),
+        ("192.0.2.1", 401),
+        ("::ffff:192.0.2.1", 401),
+        ("192.0.2.1", 429),
+        ("192.0.2.2", 401),
+    ] {
+        world.client_with(None).send("GET", "/v2/sandboxes", &[(COMES_FROM, from)], "").await.assert_status(status);
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::Request;
 use hearth_analytics::{Embedded, Logs};
 use hearth_api::{Analytics, Api, Config, UserTokens};
 use hearth_catalog::Catalog;
@@ -22,6 +23,8 @@ pub(crate) const ADMIN_TOKEN: &str = "admin-token-for-tests";
 pub(crate) const USER_SECRET: &str = "a-secret-of-at-least-32-characters";
 pub(crate) const SEED: &str = "seed-for-tests";
 pub(crate) const DOMAIN: &str = "hearth.test:3002";
+/// A header of these tests: where a request seems to come from.
+pub(crate) const COMES_FROM: &str = "test-comes-from";
 pub(crate) const LIMITS: Limits = Limits::STANDARD;
 
 pub(crate) struct World {
@@ -75,8 +78,11 @@ impl World {
     }
 
     pub(crate) async fn with_nodes(config: Config, nodes: &[&str]) -> Self {
+        Self::in_folder(config, nodes, tempfile::tempdir().expect("a temporary folder")).await
+    }
+
+    pub(crate) async fn in_folder(config: Config, nodes: &[&str], folder: TempDir) -> Self {
         let _ = tracing_subscriber::fmt().with_test_writer().with_env_filter("info,sqlx=warn").try_init();
-        let folder = tempfile::tempdir().expect("a temporary folder");
         let store = open(folder.path()).await;
         let mut nodes: Vec<FakeNode> = nodes.iter().map(|id| FakeNode::start(id, folder.path())).collect();
         let node = nodes.remove(0);
@@ -124,10 +130,15 @@ impl World {
         let api = Api::start(self.config.clone(), store, catalog, analytics, nodes).await.expect("starts");
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let mut router = api.router();
-        if let Some(address) = self.comes_from {
-            router = router.layer(axum::Extension(Peer::tcp(address, Scheme::Http)));
-        }
+        let usual = self.comes_from;
+        let router = api.router().layer(axum::middleware::map_request(move |mut request: Request| async move {
+            let named = request.headers().get(COMES_FROM).map(|address| address.to_str().expect("an address"));
+            let address = named.map(|address| SocketAddr::new(address.parse().expect("an address"), 4711)).or(usual);
+            if let Some(address) = address {
+                request.extensions_mut().insert(Peer::tcp(address, Scheme::Http));
+            }
+            request
+        }));
         let listening = tokio::spawn(async move { axum::serve(listener, router).await.expect("serving") });
         self.client = Client::new(address, Some(self.client.key().to_owned()));
         self.server = Some(Server { api, address, listening });

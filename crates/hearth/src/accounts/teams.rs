@@ -81,7 +81,7 @@ pub(crate) struct LimitArgs {
     /// Sandboxes at the same time
     #[arg(long, value_name = "NUMBER")]
     sandboxes: Option<u32>,
-    /// Longest life of a sandbox, in hours
+    /// Longest life of a sandbox, in hours; of a new team 24
     #[arg(long, value_name = "NUMBER")]
     hours: Option<u32>,
     /// Virtual CPUs of one sandbox

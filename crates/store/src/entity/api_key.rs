@@ -19,6 +19,8 @@ pub struct Model {
     pub last_used_at_us: Option<i64>,
     /// Nobody: an operator, or a user who is gone.
     pub created_by: Option<Uuid>,
+    /// Made for a client that logged in: such keys replace each other.
+    pub is_for_login: bool,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -1,7 +1,10 @@
 //! Users and their teams.
 
-use hearth_store::{CreateUserError, JoinTeamError, KeySecret, NewUser, Store, User};
+use std::time::Duration;
+
+use hearth_store::{CreateUserError, JoinTeamError, KeySecret, LOGIN_KEYS_MAX, NewUser, Store, Team, User};
 use hearth_types::{TeamId, UserId};
+use jiff::Timestamp;
 
 use crate::Fixture;
 
@@ -86,4 +89,35 @@ pub(crate) async fn keys_outlive_who_made_them(fixture: &Fixture) {
     let keys = store.api_keys(team.id).await.expect("a read");
     assert_eq!((keys.len(), keys[0].0.created_by, &keys[0].1), (1, None, &None));
     assert!(store.authenticate(&secret.hash()).await.expect("a read").is_some());
+}
+
+pub(crate) async fn keys_for_logins_replace_each_other(fixture: &Fixture) {
+    let (store, team, other) = (&fixture.store, fixture.team("first").await, fixture.team("second").await);
+    let ada = user(store, "ada@example.com", None).await.id;
+    let bob = user(store, "bob@example.com", None).await.id;
+    let make = async |user, team: &Team| {
+        store.create_login_key(user, team.id, "login", &KeySecret::generate()).await.expect("a new key").id
+    };
+    let hers =
+        store.create_api_key_by(Some(ada), team.id, "login", &KeySecret::generate()).await.expect("a new key").id;
+    let (bobs, elsewhere) = (make(bob, &team).await, make(ada, &other).await);
+    let max = usize::try_from(LOGIN_KEYS_MAX).expect("small");
+    let mut made = Vec::new();
+    for _ in 0..max {
+        made.push(make(ada, &team).await);
+    }
+    // The oldest is in use, so the next one goes.
+    store.touch_api_key(made[0], Timestamp::now() + Duration::from_secs(60)).await.expect("a write");
+    for _ in 0..3 {
+        made.push(make(ada, &team).await);
+    }
+    let keys = store.api_keys(team.id).await.expect("a read");
+    let mut kept: Vec<_> = keys.into_iter().map(|(key, _)| key.id).collect();
+    let mut expected = [&[hers, bobs, made[0]][..], &made[4..]].concat();
+    kept.sort();
+    expected.sort();
+    assert_eq!(kept, expected);
+    let elsewhere_kept: Vec<_> =
+        store.api_keys(other.id).await.expect("a read").into_iter().map(|(key, _)| key.id).collect();
+    assert_eq!(elsewhere_kept, [elsewhere]);
 }
