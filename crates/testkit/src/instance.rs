@@ -51,6 +51,8 @@ impl Instance {
             .arg("--data-dir")
             .arg(folder.path())
             .args(arguments)
+            // Test machines have small disks, and no guest here needs its share of one.
+            .env("HEARTH_DISK_OVERCOMMIT", "64")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
