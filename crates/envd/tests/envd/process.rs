@@ -246,6 +246,7 @@ async fn the_environment_is_only_what_was_asked_for() {
         "E2B_SANDBOX=false".to_owned(),
         "GLOBAL=g".to_owned(),
         format!("HOME={home}"),
+        "LANG=C.UTF-8".to_owned(),
         format!("LOGNAME={}", me()),
         "OWN=a b=c".to_owned(),
         format!("PATH={path}"),
