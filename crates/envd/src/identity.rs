@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{regular, sys};
 
-/// Where PID 1 keeps the files that it put over `/etc/machine-id`, `/etc/hostname` and the kernel's boot id.
+/// Where PID 1 keeps the files that it put over `/etc/machine-id` and `/etc/hostname`.
 const FOLDER: &str = "/run/hearth";
 /// A file that is other after each restore, for programs that keep random state of their own: when it changed, seed anew.
 const GENERATION: &str = "generation";
@@ -40,10 +40,10 @@ pub(crate) fn become_sandbox(sandbox_id: &str) -> io::Result<()> {
     named.and(written).and(map_host(OWN_NAME, sandbox_id))
 }
 
-/// What is new with each restore, also of the same sandbox.
+/// Writes what is new with each restore, also of the same sandbox. The kernel's boot id is not read here: the kernel draws it
+/// at the first look, and a look before the snapshot of a template would give all of its sandboxes the same.
 pub(crate) fn begin_generation() -> io::Result<()> {
-    let boot_id = as_uuid(marked(sys::random()?));
-    replace("boot-id", &format!("{boot_id}\n")).and(replace(GENERATION, &hex::encode(sys::random::<16>()?)))
+    replace(GENERATION, &hex::encode(sys::random::<16>()?))
 }
 
 /// The same for one sandbox for ever, and of the form that machine-id(5) asks for.
@@ -58,19 +58,6 @@ fn marked(mut bytes: [u8; 16]) -> [u8; 16] {
     bytes[6] = bytes[6] & 0x0F | 0x40;
     bytes[8] = bytes[8] & 0x3F | 0x80;
     bytes
-}
-
-/// 32 digits with the dashes of a UUID.
-fn as_uuid(bytes: [u8; 16]) -> String {
-    let hex = hex::encode(bytes);
-    let mut text = String::with_capacity(36);
-    for (index, digit) in hex.chars().enumerate() {
-        if matches!(index, 8 | 12 | 16 | 20) {
-            text.push('-');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 fn is_host_name(name: &str) -> bool {
@@ -164,7 +151,7 @@ mod tests {
         assert_ne!(id, machine_id("iabd"));
         assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) && id.as_bytes()[12] == b'4');
         let counted = std::array::from_fn(|index| u8::try_from(index * 17).expect("small"));
-        assert_eq!(as_uuid(marked(counted)), "00112233-4455-4677-8899-aabbccddeeff");
+        assert_eq!(hex::encode(marked(counted)), "00112233445546778899aabbccddeeff");
     }
 
     #[test]

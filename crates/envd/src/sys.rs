@@ -11,7 +11,7 @@ use std::path::Path;
 
 use nix::libc;
 use nix::sys::signal::SigSet;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::process::{Gid, Resource, Rlimit, Uid};
 use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
@@ -94,6 +94,7 @@ impl Role {
             rustix::process::setsid()?;
             rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
         }
+        self.own_pipes();
         // Without root's rights the daemon can only be itself, and who asks for somebody else is refused.
         let own = rustix::process::geteuid();
         if own.is_root() || own != self.uid {
@@ -104,6 +105,18 @@ impl Role {
         // With the user's rights: a directory the user may not enter is an error.
         rustix::process::chdir(self.workdir.as_c_str())?;
         Ok(())
+    }
+
+    /// Pipes among the standard streams become the user's, so that a program can open them by name: `/dev/stderr` leads to the
+    /// pipe itself, which the daemon made. Nothing else does: `/dev/null` is everybody's.
+    fn own_pipes(&self) {
+        for stream in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+            let is_pipe = |found: rustix::fs::Stat| FileType::from_raw_mode(found.st_mode) == FileType::Fifo;
+            if rustix::fs::fstat(stream).is_ok_and(is_pipe) {
+                // Only root may, and only root has to.
+                let _ = rustix::fs::fchown(stream, Some(self.uid), None);
+            }
+        }
     }
 
     /// Children are the first to go when memory is short, and have no more priority than anybody. Failing to say so must

@@ -2,7 +2,9 @@
 //! the daemon is static and must run in any image.
 
 use std::collections::HashMap;
+use std::fs::{self, DirBuilder};
 use std::io::{self, BufRead, BufReader};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -13,6 +15,8 @@ use crate::regular;
 const LINE_BYTES_MAX: usize = 64 * 1024;
 /// How much of such a file is looked at: every request reads it.
 const FILE_BYTES_MAX: u64 = 16 << 20;
+/// Where systemd gives every user that logs in a folder in memory (`XDG_RUNTIME_DIR`).
+pub(crate) const RUNTIME_FOLDERS: &str = "/run/user";
 
 /// A user, as passwd(5) has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +44,25 @@ impl User {
             None::<()>
         });
         groups
+    }
+}
+
+impl User {
+    /// Makes sure that the user has a private folder for sockets below `folders`, which only root writes to; returns its path.
+    pub(crate) fn ensure_runtime_folder(&self, folders: &Path) -> io::Result<PathBuf> {
+        let folder = folders.join(self.uid.to_string());
+        match DirBuilder::new().mode(0o700).create(&folder) {
+            Ok(()) => std::os::unix::fs::chown(&folder, Some(self.uid), Some(self.gid))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(folders)?;
+                return self.ensure_runtime_folder(folders);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        let found = fs::symlink_metadata(&folder)?;
+        let is_theirs = found.is_dir() && found.uid() == self.uid;
+        is_theirs.then_some(folder).ok_or_else(|| io::ErrorKind::PermissionDenied.into())
     }
 }
 
@@ -112,6 +135,22 @@ mod tests {
             assert_eq!(parse_user(line), None, "{line}");
         }
         assert_eq!(parse_group("sudo:x:27:user,other"), Some(("sudo", 27, "user,other")));
+    }
+
+    #[test]
+    fn a_runtime_folder_is_private() {
+        let root = tempfile::tempdir().expect("temporary folder");
+        let folders = root.path().join("run/user");
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let user = User { name: "me".to_owned(), uid, gid, home: PathBuf::from("/") };
+        for _ in 0..2 {
+            let folder = user.ensure_runtime_folder(&folders).expect("makes it or finds it");
+            let found = fs::metadata(&folder).expect("there");
+            assert_eq!((folder, found.mode() & 0o777, found.uid()), (folders.join(uid.to_string()), 0o700, uid));
+        }
+        fs::remove_dir(folders.join(uid.to_string())).expect("empty");
+        std::os::unix::fs::symlink("/", folders.join(uid.to_string())).expect("links");
+        assert!(user.ensure_runtime_folder(&folders).is_err(), "somebody put something else there");
     }
 
     #[test]

@@ -3,6 +3,10 @@
 //! A snapshot is restored many times, and every sandbox shall have a name and ids of its own. The daemon writes them after
 //! each restore; here they get their place, so that this costs no block of the disk. The certificates are in memory for the
 //! same reason: the host may add one of its own, another for each sandbox.
+//!
+//! Nothing is mounted over `/proc`: the kernel would then refuse every new procfs in a user namespace, which bubblewrap and
+//! rootless containers need (`mount_too_revealing`, mount_namespaces(7)). The kernel's boot id needs no file: the kernel draws
+//! it when it is first read (random(4)), and nothing reads it before the snapshot that sandboxes are restored from.
 
 use std::fs;
 use std::io;
@@ -16,8 +20,7 @@ use crate::console::complain;
 /// Where the files are. The daemon knows their names.
 const FOLDER: &str = "/run/hearth";
 /// A file of ours and what it stands in for.
-const OVERLAID: [(&str, &str); 3] =
-    [("hostname", "/etc/hostname"), ("machine-id", "/etc/machine-id"), ("boot-id", "/proc/sys/kernel/random/boot_id")];
+const OVERLAID: [(&str, &str); 2] = [("hostname", "/etc/hostname"), ("machine-id", "/etc/machine-id")];
 /// A random UUID at each look; never waits for the random pool.
 const RANDOM_UUID: &str = "/proc/sys/kernel/random/uuid";
 

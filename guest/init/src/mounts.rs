@@ -54,8 +54,20 @@ const REST: &[Pseudo] = &[
     Pseudo { kind: "cgroup2", target: "/sys/fs/cgroup", flags: NO_PROGRAMS, options: c"nsdelegate,favordynmods" },
 ];
 
-/// Names below `/dev` that programs expect and that udev would make.
+/// What systemd mounts where the kernel has it. A guest without it works.
+const OPTIONAL: &[Pseudo] = &[
+    Pseudo { kind: "hugetlbfs", target: "/dev/hugepages", flags: NO_DEVICES, options: c"" },
+    Pseudo { kind: "securityfs", target: "/sys/kernel/security", flags: NO_PROGRAMS, options: c"" },
+    Pseudo { kind: "debugfs", target: "/sys/kernel/debug", flags: NO_PROGRAMS, options: c"" },
+    Pseudo { kind: "tracefs", target: "/sys/kernel/tracing", flags: NO_PROGRAMS, options: c"" },
+    Pseudo { kind: "bpf", target: "/sys/fs/bpf", flags: NO_PROGRAMS, options: c"mode=0700" },
+    Pseudo { kind: "fusectl", target: "/sys/fs/fuse/connections", flags: NO_PROGRAMS, options: c"" },
+];
+
+/// Names that programs expect and that udev or systemd would make, unless the root filesystem has them.
 const LINKS: &[(&str, &str)] = &[
+    // fusermount3(1) and older programs look here for what is mounted.
+    ("/etc/mtab", "/proc/self/mounts"),
     ("/dev/fd", "/proc/self/fd"),
     ("/dev/stdin", "/proc/self/fd/0"),
     ("/dev/stdout", "/proc/self/fd/1"),
@@ -76,9 +88,13 @@ pub(crate) fn first() -> Result<(), Error> {
 /// Mounts the rest, in the new root.
 pub(crate) fn rest() -> Result<(), Error> {
     REST.iter().try_for_each(Pseudo::mount)?;
+    OPTIONAL.iter().for_each(Pseudo::try_mount);
     for (link, target) in LINKS {
-        if let Err(error) = symlink(target, link) {
-            complain(&format!("could not make {link}"), &error);
+        match symlink(target, link) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                complain(&format!("could not make {link}"), &error);
+            }
+            _ => {}
         }
     }
     for (device, major, minor) in ON_DEMAND {
@@ -104,6 +120,14 @@ fn make_device(path: &Path, major: u32, minor: u32) -> io::Result<()> {
 }
 
 impl Pseudo {
+    /// Mounts what the kernel may lack, and says nothing if it does.
+    fn try_mount(&self) {
+        match self.mount() {
+            Err(error) if !error.is_absence() => complain("going on without a mount", &error),
+            _ => {}
+        }
+    }
+
     fn mount(&self) -> Result<(), Error> {
         fs::create_dir_all(self.target).map_err(Error::on("creating", self.target))?;
         match mount(self.kind, self.target, self.kind, self.flags, self.options) {

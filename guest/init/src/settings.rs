@@ -18,18 +18,29 @@ const PARAMETERS: &[(&str, &str)] = &[
     ("kernel/pid_max", "4194304"),
     ("fs/protected_hardlinks", "1"),
     ("fs/protected_symlinks", "1"),
+    // Programs reserve far more than they use (a browser, a Go or Java program), and there is no swap that would make the
+    // kernel's own rule grant it. What is really used is bounded by the control groups: it ends the one that used it.
+    ("vm/overcommit_memory", "1"),
+    // Search engines and databases refuse to start with the kernel's own 65530.
+    ("vm/max_map_count", "1048576"),
+    // Editors and build tools watch from many processes; the kernel's own limit is 128.
+    ("fs/inotify/max_user_instances", "1024"),
+    // Any user may serve on port 80, as in a container.
+    ("net/ipv4/ip_unprivileged_port_start", "0"),
 ];
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// The group of this process and of the daemon, which inherits it; the daemon makes groups beside it for its children.
 const OWN_GROUP: &str = "/sys/fs/cgroup/envd";
-const CONTROLLERS: &[&str] = &["+cpu", "+io", "+memory", "+pids"];
+const CONTROLLERS: &[&str] = &["+cpu", "+cpuset", "+io", "+memory", "+pids"];
 /// So that the daemon answers however hard its children work: reserved memory, and weights against their 50 to 200.
 const OWN_SHARE: &[(&str, &str)] =
     &[("memory.min", "52428800"), ("memory.low", "104857600"), ("cpu.weight", "1000"), ("io.weight", "default 10000")];
 
-/// Limits as systemd gives them to its units: (soft, hard).
-const OPEN_FILES: (u64, u64) = (1024, 524_288);
+/// Files that a program may have open: (soft, hard). The hard one is the kernel's highest (`fs.nr_open`), as Docker has it.
+/// The soft one is enough for servers and build tools, which rarely raise it themselves, and small enough for programs that
+/// close every descriptor up to it when they start another one.
+const OPEN_FILES: (u64, u64) = (65_536, 1_048_576);
 
 const HOST_NAME: &str = "/etc/hostname";
 const HOST_NAME_DEFAULT: &str = "e2b.local";

@@ -29,6 +29,7 @@ test.each([
   ['127.0.0.1', 8132],
   ['localhost', 8133],
   ['::1', 8134],
+  ['127.0.0.5', 8135],
 ])('a server on %s is reached', async (address, port) => {
   const folder = `/home/user/${address.replaceAll(/\W/g, '_')}`
   await sandbox.files.write(`${folder}/index.html`, address)

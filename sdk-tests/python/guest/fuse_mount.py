@@ -1,4 +1,5 @@
-"""Mounts an empty file system that this program itself answers for, like a network mount. Argument: an empty folder.
+"""Mounts an empty file system that this program itself answers for, like a network mount. Arguments: an empty folder, and the
+number of the user whose mount it is (root's without it).
 
 Standard library only: the little of the kernel's FUSE protocol (linux/fuse.h) that an empty folder needs.
 """
@@ -29,7 +30,8 @@ folder = {
 }
 
 device = os.open("/dev/fuse", os.O_RDWR)
-options = f"fd={device},rootmode={stat.S_IFDIR:o},user_id=0,group_id=0,allow_other"
+owner = sys.argv[2] if len(sys.argv) > 2 else "0"
+options = f"fd={device},rootmode={stat.S_IFDIR:o},user_id={owner},group_id={owner},allow_other"
 libc = ctypes.CDLL(None, use_errno=True)
 if libc.mount(b"remote", sys.argv[1].encode(), b"fuse.remote", MOUNT_FLAGS, options.encode()) != 0:
     raise OSError(ctypes.get_errno(), "mounting")

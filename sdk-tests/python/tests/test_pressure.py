@@ -22,6 +22,17 @@ def test_programs_die_of_a_lack_of_memory_and_the_daemon_does_not(sandbox):
     assert sandbox.commands.run("echo still here").stdout == "still here\n"
 
 
+def test_whoever_takes_too_much_memory_dies_alone(sandbox):
+    neighbour = "python3 -c 'import time; kept = bytearray(50 << 20); print(\"kept\", flush=True); time.sleep(600)'"
+    neighbour = sandbox.commands.run(neighbour, background=True, timeout=0)
+    assert next(iter(neighbour))[0] == "kept\n"
+    with pytest.raises(CommandExitException) as ended:
+        sandbox.commands.run(GREEDY, timeout=120)
+    assert ended.value.exit_code in (-1, 137)
+    assert neighbour.pid in [process.pid for process in sandbox.commands.list()]
+    assert neighbour.kill()
+
+
 def test_the_daemon_answers_when_all_cpus_are_taken(sandbox):
     loops = "for _ in $(seq %d); do while :; do :; done & done; wait" % BUSY_LOOPS
     busy = sandbox.commands.run(loops, background=True, timeout=0)

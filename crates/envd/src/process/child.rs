@@ -20,10 +20,12 @@ use crate::path_calls::Lane;
 use crate::paths;
 use crate::state::State;
 use crate::sys::{self, Role};
-use crate::users::User;
+use crate::users::{RUNTIME_FOLDERS, User};
 
 /// Where programs are looked for when the daemon itself was started without a search path.
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The locale of programs for which nobody chose one: texts are UTF-8, all else as ever. Every libc has it without files.
+const LOCALE_DEFAULT: &str = "C.UTF-8";
 /// Errors of exec(3) that a shell has words and exit codes for: no such program or interpreter, not allowed, no binary.
 const SHELL_TELLS: [io::ErrorKind; 2] = [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied];
 /// ENOEXEC: a script without an interpreter line, which a shell runs itself.
@@ -150,7 +152,7 @@ fn resolve_workdir(config: &ProcessConfig, user: &User, state: &State) -> Result
         .map_err(|error| ConnectError::invalid_argument(error.to_string()))
 }
 
-/// Nothing is inherited but the search path; what comes later wins.
+/// The variables of a command. Nothing is inherited but the search path; what comes later wins.
 fn environment(config: &ProcessConfig, user: &User, state: &State) -> Result<BTreeMap<String, String>, ConnectError> {
     if let Some((name, _)) = config.envs.iter().find(|(name, value)| !is_variable(name, value)) {
         return Err(ConnectError::invalid_argument(format!("invalid environment variable '{name}'")));
@@ -161,7 +163,13 @@ fn environment(config: &ProcessConfig, user: &User, state: &State) -> Result<BTr
         ("HOME".to_owned(), user.home.to_string_lossy().into_owned()),
         ("USER".to_owned(), user.name.clone()),
         ("LOGNAME".to_owned(), user.name.clone()),
+        ("LANG".to_owned(), LOCALE_DEFAULT.to_owned()),
     ]);
+    if state.in_microvm()
+        && let Ok(folder) = user.ensure_runtime_folder(Path::new(RUNTIME_FOLDERS))
+    {
+        environment.insert("XDG_RUNTIME_DIR".to_owned(), folder.to_string_lossy().into_owned());
+    }
     // Odd ones among the sandbox's variables must not keep every command from starting.
     environment.extend(state.envs().into_iter().filter(|(name, value)| is_variable(name, value)));
     environment.extend(config.envs.iter().map(|(name, value)| (name.clone(), value.clone())));
@@ -294,7 +302,8 @@ mod tests {
         {
             assert_eq!(built[name], value, "{name}");
         }
-        assert_eq!(built.len(), 6, "with PATH, and nothing else: {built:?}");
+        assert_eq!(built["LANG"], LOCALE_DEFAULT);
+        assert_eq!(built.len(), 7, "with PATH, and nothing else: {built:?}");
     }
 
     #[test]

@@ -247,6 +247,7 @@ async fn the_environment_is_only_what_was_asked_for() {
         "E2B_SANDBOX=false".to_owned(),
         "GLOBAL=g".to_owned(),
         format!("HOME={home}"),
+        "LANG=C.UTF-8".to_owned(),
         format!("LOGNAME={}", me()),
         "OWN=a b=c".to_owned(),
         format!("PATH={path}"),
@@ -261,6 +262,18 @@ async fn the_environment_is_only_what_was_asked_for() {
         request.process.get_or_insert_default().envs.insert(name.to_owned(), value.to_owned());
         assert_eq!(daemon.refusal(&[], &request).await.code, "invalid_argument", "{name}={value}");
     }
+}
+
+#[tokio::test]
+async fn standard_streams_can_be_opened_by_name() {
+    let Some((user, _)) = other_user() else { return };
+    let daemon = Daemon::start().await;
+    let mut request = shell("cat < /dev/stdin; echo out > /dev/stdout; echo err > /dev/stderr");
+    request.stdin = Some(false);
+    let mut events = daemon.launch_with(Codec::Json, &[("authorization", &basic(&user))], &request).await;
+    events.pid().await;
+    let outcome = events.rest().await;
+    assert_eq!((outcome.stdout().as_str(), outcome.stderr().as_str(), outcome.code()), ("out\n", "err\n", 0));
 }
 
 /// A daemon that was started with ignored and blocked signals, a low limit on files and a low priority passes none of it on.
