@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
+use crate::prepared::configuration;
 use crate::{Leftovers, Prepared};
 
 /// How long an instance may take to listen, on a busy machine.
@@ -45,6 +46,9 @@ impl Instance {
         let _ = fs::remove_file(&endpoints);
         let log = File::options().create(true).append(true).open(folder.path().join("hearth.log"))?;
         let mut command = Command::new(binary);
+        for variable in configuration() {
+            command.env_remove(variable);
+        }
         command
             .args(["up", "--no-first-sandbox", "--api-listen", "127.0.0.1:0", "--edge-listen", "127.0.0.1:0"])
             .args(if arguments.contains(&"--tls-listen") { &[][..] } else { &["--tls-listen", "127.0.0.1:0"] })

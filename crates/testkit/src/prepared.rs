@@ -1,5 +1,6 @@
 //! Kernel and base template, made once.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -42,7 +43,11 @@ impl Prepared {
             let plain = Self::ensure(binary)?;
             link_tree(&plain.folder.join("guest"), &folder.join("guest"))?;
         }
-        let setup = Command::new(binary).arg("setup").args(options).arg("--data-dir").arg(&folder).output();
+        let mut setup = Command::new(binary);
+        for variable in configuration() {
+            setup.env_remove(variable);
+        }
+        let setup = setup.arg("setup").args(options).arg("--data-dir").arg(&folder).output();
         let setup = setup.with_context(|| format!("running {} setup", binary.display()))?;
         ensure!(setup.status.success(), "hearth setup failed: {}", String::from_utf8_lossy(&setup.stderr));
         Ok(Self { folder, binary: binary.to_owned() })
@@ -72,6 +77,12 @@ impl Prepared {
         }
         Ok(())
     }
+}
+
+/// Variables of whoever runs the tests that would configure `hearth`.
+pub(crate) fn configuration() -> impl Iterator<Item = OsString> {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    names.filter(|name| name.to_string_lossy().starts_with("HEARTH_"))
 }
 
 /// Hard links for files, new folders for folders.
