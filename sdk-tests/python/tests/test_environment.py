@@ -113,7 +113,8 @@ def test_a_user_makes_a_root_of_its_own(sandbox, folder):
 
 
 def test_a_user_mounts_layers(sandbox, folder):
-    mount = "mkdir lower upper work merged && mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work merged"
+    layers = "lowerdir=lower,upperdir=upper,workdir=work"
+    mount = f"mkdir lower upper work merged && mount -t overlay overlay -o {layers} merged"
     command = f"unshare -U -r -m sh -c '{mount} && touch merged/file && ls upper'"
     assert sandbox.commands.run(command, cwd=folder).stdout == "file\n"
 

@@ -1,11 +1,14 @@
 """A guest whose programs take all they can get: its daemon goes on answering."""
 
 import json
+import re
+import socket
+import struct
 
 import pytest
 from e2b import AuthenticationException, CommandExitException, SandboxException
 
-from journeys import eventually, program
+from journeys import ENVD_PORT, by_headers, edge_address, eventually, program
 
 # Larger than the guest's memory.
 GREEDY = "python3 -c 'x = [bytearray(16 << 20) for _ in range(1000)]'"
@@ -31,6 +34,37 @@ def test_whoever_takes_too_much_memory_dies_alone(sandbox):
     assert ended.value.exit_code in (-1, 137)
     assert neighbour.pid in [process.pid for process in sandbox.commands.list()]
     assert neighbour.kill()
+
+
+# The daemon waits for half a minute, and then there are megabytes to read.
+@pytest.mark.timeout(240)
+def test_a_client_that_never_reads_is_left_behind(sandbox):
+    last = 3_000_000
+    process = {"cmd": "/bin/bash", "args": ["-c", f"seq 1 {last}; touch /tmp/counted"]}
+    request = json.dumps({"process": process, "stdin": False}).encode()
+    body = struct.pack(">BI", 0, len(request)) + request
+    headers = {
+        **by_headers(sandbox.sandbox_id, ENVD_PORT),
+        "Host": "sandbox",
+        "X-Access-Token": sandbox._envd_access_token,
+        "Content-Type": "application/connect+json",
+        "Content-Length": str(len(body)),
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    with socket.create_connection(edge_address(), timeout=60) as connection:
+        connection.sendall(f"POST /process.Process/Start HTTP/1.1\r\n{head}\r\n".encode() + body)
+        begun = b""
+        while (found := re.search(rb'"pid":(\d+)', begun)) is None:
+            begun += connection.recv(1024)
+        follower = sandbox.commands.connect(int(found.group(1)), timeout=0)
+        heard = "".join(stdout or "" for stdout, _, _ in follower)
+        assert heard.endswith(f"\n{last}\n")
+        assert sandbox.files.exists("/tmp/counted")
+        # What the client had got by then is followed by the reason why there is no more.
+        while b'"code":"aborted"' not in begun:
+            chunk = connection.recv(1 << 20)
+            assert chunk, begun
+            begun = begun[-100:] + chunk
 
 
 def test_the_daemon_answers_when_all_cpus_are_taken(sandbox):

@@ -23,10 +23,10 @@ use tokio::time::Instant;
 pub(super) const KEPT_BYTES_MAX: u64 = 2 << 20;
 /// Cost of a piece beside its text: a program that writes single letters must not fill the memory with their headers.
 const PIECE_OVERHEAD_BYTES: u64 = 128;
-/// How long a process waits for a follower that takes less than [`STALL_BYTES_MIN`]. Below a follower there are buffers of
-/// several connections, some of which are refilled only when a third of a mebibyte is free: a client that reads 50 KB in a
-/// second is seen to take something every ten seconds.
-pub(super) const STALL_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a process waits for a follower that takes less than [`STALL_BYTES_MIN`]. Below a follower there are the buffers of
+/// several connections, and each is refilled only when a third of it is free, which may be a mebibyte: the progress of a client
+/// that reads 50 KB in a second is seen every twenty seconds.
+pub(super) const STALL_PATIENCE: Duration = Duration::from_secs(30);
 /// Progress that is worth waiting for, in [`STALL_PATIENCE`]: one piece of full size.
 const STALL_BYTES_MIN: u64 = 32 << 10;
 
