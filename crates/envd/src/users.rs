@@ -11,7 +11,7 @@ use crate::regular;
 
 /// Longest line of `/etc/passwd` or `/etc/group` that is looked at. The guest writes these files.
 const LINE_BYTES_MAX: usize = 64 * 1024;
-/// How much of such a file is looked at: every request reads it.
+/// Bytes of such a file that are read: every request reads it.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// A user, as passwd(5) has it.
