@@ -37,7 +37,7 @@ mod signature;
 mod target;
 mod upload;
 
-/// Sources whose mounts are looked at before files are composed.
+/// Sources whose mounts are determined before files are composed.
 const COMPOSED_MOUNTS_MAX: usize = 64;
 
 /// The query of both directions.
@@ -166,6 +166,7 @@ pub(crate) async fn compose(
     let sources = sources.collect::<Result<Vec<_>, Failure>>()?;
     let paths = sources.iter().map(|source| source.path.as_path()).take(COMPOSED_MOUNTS_MAX);
     let lane = state.file_calls.lane(paths.chain([destination.as_path()]));
-    let composed = lane.run_while_wanted(move |wanted| target::compose(&sources, &destination, &user, wanted)).await?;
+    let composed =
+        lane.run_cancellable(move |cancellation| target::compose(&sources, &destination, &user, cancellation)).await?;
     Ok(Json(composed?).into_response())
 }

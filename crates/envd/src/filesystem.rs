@@ -96,7 +96,8 @@ impl Filesystem for FilesystemService {
         let (user, source) = self.resolve(&context, request.source)?;
         let (_, destination) = self.resolve(&context, request.destination)?;
         let lane = self.state.file_calls.lane([source.as_path(), destination.as_path()]);
-        let moved = lane.run_while_wanted(move |wanted| tree::rename(&source, &destination, &user, wanted)).await?;
+        let moved =
+            lane.run_cancellable(move |cancellation| tree::rename(&source, &destination, &user, cancellation)).await?;
         let entry = schema.entry(moved?);
         Ok(schema.answer(MoveResponse { entry: entry.into(), ..Default::default() }))
     }
@@ -109,7 +110,8 @@ impl Filesystem for FilesystemService {
         let schema = Schema::of(&context);
         let (_, path) = self.resolve(&context, request.path)?;
         let depth = request.depth.max(1);
-        let listed = self.lane(&path).run_while_wanted(move |wanted| tree::list(&path, depth, wanted)).await?;
+        let listed =
+            self.lane(&path).run_cancellable(move |cancellation| tree::list(&path, depth, cancellation)).await?;
         let entries = listed?.into_iter().map(|entry| schema.entry(entry)).collect();
         Ok(schema.answer(ListDirResponse { entries, ..Default::default() }))
     }

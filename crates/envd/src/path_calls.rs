@@ -35,13 +35,13 @@ pub(crate) const STARTS_MAX: usize = 64;
 /// Commands that are being started at once with a working directory or a program on one mount.
 pub(crate) const STARTS_PER_MOUNT_MAX: usize = 32;
 
-/// How long a call waits for a slot while no other one returns.
+/// Time that a call waits for a slot while no other one returns.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A set of slots.
 #[derive(Debug)]
 pub(crate) struct PathCalls {
-    /// What is counted, for error texts.
+    /// The kind of calls, for error texts.
     kind: &'static str,
     per_mount: usize,
     all: Slots,
@@ -55,7 +55,7 @@ struct Slots {
     /// Calls that have returned. A counter that moves tells busy from blocked.
     returned: AtomicU64,
     max: usize,
-    /// Where the mount is; empty for all mounts together.
+    /// The place of the mount; empty for all mounts together.
     place: PathBuf,
 }
 
@@ -67,7 +67,7 @@ pub(crate) struct Lane {
     mounts: Vec<Arc<Slots>>,
 }
 
-/// Why a call has no result.
+/// Reason why a call has no result.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
     #[error("too many {kind} are blocked{place}: none of {max} has returned for {} seconds", PATIENCE.as_secs())]
@@ -85,13 +85,13 @@ impl From<CallError> for ConnectError {
     }
 }
 
-/// Tells a long call if its client is still there.
+/// Cancellation of a long call, once its client has gone.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Wanted(Arc<AtomicBool>);
+pub(crate) struct Cancellation(Arc<AtomicBool>);
 
-impl Wanted {
+impl Cancellation {
     #[cfg(test)]
-    pub(crate) fn withdrawn() -> Self {
+    pub(crate) fn cancelled() -> Self {
         Self(Arc::new(AtomicBool::new(true)))
     }
 
@@ -104,10 +104,10 @@ impl Wanted {
     }
 }
 
-/// Withdraws a [`Wanted`] when it is dropped.
-struct Withdraw(Wanted);
+/// Cancels when it is dropped.
+struct CancelOnDrop(Cancellation);
 
-impl Drop for Withdraw {
+impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.0.store(true, Ordering::Relaxed);
     }
@@ -199,28 +199,28 @@ impl Lane {
         Ok(done.await?)
     }
 
-    /// The same for work that asks, now and then, if it is still wanted.
-    pub(crate) async fn run_while_wanted<T: Send + 'static>(
+    /// The same for work that checks for its cancellation now and then.
+    pub(crate) async fn run_cancellable<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Wanted) -> T + Send + 'static,
+        work: impl FnOnce(&Cancellation) -> T + Send + 'static,
     ) -> Result<T, CallError> {
-        let wanted = Wanted::default();
-        let _withdraw = Withdraw(wanted.clone());
-        self.run(move || work(&wanted)).await
+        let cancellation = Cancellation::default();
+        let _cancel = CancelOnDrop(cancellation.clone());
+        self.run(move || work(&cancellation)).await
     }
 }
 
 /// A value whose drop may block: closing a file on a FUSE mount waits for its server ("flush"), and closing the last
 /// descriptor of a large file without a name frees its blocks. Dropped anywhere, it goes to a thread that may block.
 #[derive(Debug)]
-pub(crate) struct MayBlock<T: Send + 'static> {
+pub(crate) struct BlockingDrop<T: Send + 'static> {
     value: Option<T>,
     lane: Lane,
     /// The value is cheap to drop on a local disk.
     is_light: bool,
 }
 
-impl<T: Send + 'static> MayBlock<T> {
+impl<T: Send + 'static> BlockingDrop<T> {
     pub(crate) fn new(value: T, lane: Lane) -> Self {
         Self { value: Some(value), lane, is_light: false }
     }
@@ -236,7 +236,7 @@ impl<T: Send + 'static> MayBlock<T> {
     }
 }
 
-impl<T: Send + 'static> std::ops::Deref for MayBlock<T> {
+impl<T: Send + 'static> std::ops::Deref for BlockingDrop<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -244,7 +244,7 @@ impl<T: Send + 'static> std::ops::Deref for MayBlock<T> {
     }
 }
 
-impl<T: Send + 'static> Drop for MayBlock<T> {
+impl<T: Send + 'static> Drop for BlockingDrop<T> {
     fn drop(&mut self) {
         let Some(value) = self.value.take() else { return };
         let runtime = tokio::runtime::Handle::try_current();
@@ -348,14 +348,14 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn long_work_learns_that_nobody_wants_it() {
+    async fn long_work_is_cancelled_with_its_client() {
         let lane = calls().lane([Path::new("/")]);
         let (tell, told) = mpsc::channel();
         let (started, has_started) = tokio::sync::oneshot::channel();
         let call = tokio::spawn(async move {
-            lane.run_while_wanted(move |wanted| {
-                let _ = started.send(wanted.check().is_ok());
-                while wanted.check().is_ok() {
+            lane.run_cancellable(move |cancellation| {
+                let _ = started.send(cancellation.check().is_ok());
+                while cancellation.check().is_ok() {
                     std::thread::yield_now();
                 }
                 tell.send(()).expect("somebody listens");

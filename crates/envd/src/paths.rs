@@ -90,8 +90,8 @@ pub(crate) fn ensure_folders(folder: &Path, user: &User) -> Result<(), ParentsEr
     Ok(())
 }
 
-/// Whether root failed to change an owner because the file system has none, or has its own opinion of them: many FUSE and
-/// network mounts, and the files of the kernel.
+/// Returns true if root could not change an owner because the file system does not allow it, as many FUSE and network mounts
+/// and the files of the kernel do not.
 pub(crate) fn has_no_owners(error: &io::Error) -> bool {
     let errors = [Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL].map(|errno| Some(errno.raw_os_error()));
     rustix::process::geteuid().is_root() && errors.contains(&error.raw_os_error())

@@ -16,9 +16,9 @@ use rustix::io::Errno;
 
 use crate::sys;
 
-/// How the name of what will be new begins.
+/// Prefix of the names of new entries.
 const NEW: &str = ".hearth-new-";
-/// How the name of a file begins that is about to replace another: for a watch, the replaced file is written to.
+/// Prefix of the name of a file that is about to replace another. For a watch, the replaced file is written to.
 const OVER: &str = ".hearth-over-";
 /// Bytes of the rest of a name: nobody guesses another's.
 const NAME_BYTES: usize = 16;
@@ -37,12 +37,12 @@ fn name(prefix: &str) -> io::Result<OsString> {
     Ok(format!("{prefix}{}", sys::random_hex::<NAME_BYTES>()?).into())
 }
 
-/// Whether a name is a temporary one.
+/// Returns true for a temporary name.
 pub(crate) fn is_temporary(name: &OsStr) -> bool {
     has_form(name, NEW) || is_over(name)
 }
 
-/// Whether a name is that of a file which is about to replace another.
+/// Returns true for the name of a file that is about to replace another.
 pub(crate) fn is_over(name: &OsStr) -> bool {
     has_form(name, OVER)
 }
@@ -51,7 +51,7 @@ fn has_form(name: &OsStr, prefix: &str) -> bool {
     name.as_bytes().strip_prefix(prefix.as_bytes()).is_some_and(|rest| rest.len() == 2 * NAME_BYTES)
 }
 
-/// Whether a name may be the kernel's for a file without one: watches are told of it.
+/// Returns true for a name that the kernel may have made up in an event on a file without one.
 pub(crate) fn may_be_nameless(name: &OsStr) -> bool {
     name.as_bytes().strip_prefix(b"#").is_some_and(|rest| !rest.is_empty() && rest.iter().all(u8::is_ascii_digit))
 }

@@ -13,7 +13,7 @@ use crate::regular;
 
 /// Longest line of `/etc/passwd` or `/etc/group` that is looked at. The guest writes these files.
 const LINE_BYTES_MAX: usize = 64 * 1024;
-/// How much of such a file is looked at: every request reads it.
+/// Bytes of such a file that are read: every request reads it.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 /// Where systemd gives every user that logs in a folder in memory (`XDG_RUNTIME_DIR`).
 pub(crate) const RUNTIME_FOLDERS: &str = "/run/user";

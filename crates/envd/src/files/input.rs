@@ -1,4 +1,4 @@
-//! What a download reads from: a file of any kind, and never a thread that waits.
+//! The file that a download reads, of any kind. No thread ever waits for content.
 //!
 //! Everything is opened without blocking. What has to wait for its other side, as a pipe has, waits on the reactor, where a
 //! client that leaves frees it; a thread is used only for the read itself.
@@ -16,25 +16,25 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
-use crate::path_calls::{Lane, MayBlock};
+use crate::path_calls::{BlockingDrop, Lane};
 use crate::{regular, sys};
 
 /// An open file.
 #[derive(Debug)]
 pub(super) struct Input {
-    file: Arc<MayBlock<File>>,
+    file: Arc<BlockingDrop<File>>,
     pub(super) metadata: Metadata,
     pub(super) lane: Lane,
     /// Tells when there is something to read, of what can tell. A second descriptor of the same open file.
     reactor: Option<AsyncFd<OwnedFd>>,
 }
 
-/// How much a read wants.
+/// Amount and place of a read.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Wanted {
-    /// So many bytes at a place, or fewer.
+pub(super) enum ReadRequest {
+    /// At most this many bytes at a place.
     At { start: u64, bytes: usize },
-    /// So many bytes from where the file was read so far, or fewer.
+    /// At most this many bytes, from the end of the last read.
     Next { bytes: usize },
     /// The same, but fewer only at the end of the file.
     Full { bytes: usize },
@@ -46,7 +46,7 @@ impl Input {
         let file = regular::open_any(path, OFlags::RDONLY)?;
         let metadata = file.metadata()?;
         let kind = metadata.file_type();
-        let file = Arc::new(MayBlock::light(file, lane.clone()));
+        let file = Arc::new(BlockingDrop::light(file, lane.clone()));
         let mut input = Self { file, metadata, lane, reactor: None };
         // A pipe without a writer is at its end at once, for whoever reads without waiting first.
         if kind.is_fifo() || kind.is_char_device() {
@@ -69,14 +69,14 @@ impl Input {
     }
 
     /// None at the end of the file. Not cancel safe: what was read is lost.
-    pub(super) async fn read(&mut self, wanted: Wanted) -> io::Result<Bytes> {
+    pub(super) async fn read(&mut self, request: ReadRequest) -> io::Result<Bytes> {
         loop {
             let ready = match &self.reactor {
                 Some(reactor) => Some(reactor.readable().await?),
                 None => None,
             };
             let file = Arc::clone(&self.file);
-            let read = self.lane.run(move || read(&file, wanted)).await.map_err(io::Error::other)?;
+            let read = self.lane.run(move || read(&file, request)).await.map_err(io::Error::other)?;
             match (read, ready) {
                 (Ok(bytes), _) => return Ok(bytes),
                 (Err(Errno::AGAIN), Some(mut ready)) => ready.clear_ready(),
@@ -92,15 +92,17 @@ impl Input {
 }
 
 /// Blocks only for a disk, or for a mount that is silent.
-fn read(file: &File, wanted: Wanted) -> Result<Bytes, Errno> {
-    let (Wanted::At { bytes: length, .. } | Wanted::Next { bytes: length } | Wanted::Full { bytes: length }) = wanted;
+fn read(file: &File, request: ReadRequest) -> Result<Bytes, Errno> {
+    let (ReadRequest::At { bytes: length, .. }
+    | ReadRequest::Next { bytes: length }
+    | ReadRequest::Full { bytes: length }) = request;
     let mut bytes = Vec::with_capacity(length);
     loop {
-        let read = rustix::io::retry_on_intr(|| match wanted {
-            Wanted::At { start, .. } => rustix::io::pread(file, spare_capacity(&mut bytes), start),
-            Wanted::Next { .. } | Wanted::Full { .. } => rustix::io::read(file, spare_capacity(&mut bytes)),
+        let read = rustix::io::retry_on_intr(|| match request {
+            ReadRequest::At { start, .. } => rustix::io::pread(file, spare_capacity(&mut bytes), start),
+            ReadRequest::Next { .. } | ReadRequest::Full { .. } => rustix::io::read(file, spare_capacity(&mut bytes)),
         });
-        let is_full = !matches!(wanted, Wanted::Full { .. }) || bytes.len() >= length;
+        let is_full = !matches!(request, ReadRequest::Full { .. }) || bytes.len() >= length;
         match read {
             Ok(0) => break,
             Ok(_) if is_full => break,
@@ -109,7 +111,7 @@ fn read(file: &File, wanted: Wanted) -> Result<Bytes, Errno> {
             Err(error) => return Err(error),
         }
     }
-    if let Wanted::At { .. } = wanted {
+    if let ReadRequest::At { .. } = request {
         // The allocator may have given more room than was asked for.
         bytes.truncate(length);
     }
@@ -137,17 +139,17 @@ mod tests {
         let path: PathBuf = folder.path().join("pipe");
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("makes");
         let mut pipe = input(&path);
-        assert!(pipe.read(Wanted::Next { bytes: 10 }).now_or_never().is_none(), "nobody writes");
+        assert!(pipe.read(ReadRequest::Next { bytes: 10 }).now_or_never().is_none(), "nobody writes");
         let mut writer = File::options().write(true).open(&path).expect("somebody reads");
         writer.write_all(b"text").expect("writes");
-        assert_eq!(pipe.read(Wanted::Next { bytes: 10 }).await.expect("reads"), "text");
+        assert_eq!(pipe.read(ReadRequest::Next { bytes: 10 }).await.expect("reads"), "text");
         drop(writer);
-        assert_eq!(pipe.read(Wanted::Next { bytes: 10 }).await.expect("reads"), "");
+        assert_eq!(pipe.read(ReadRequest::Next { bytes: 10 }).await.expect("reads"), "");
     }
 
     #[tokio::test]
     async fn devices_that_are_always_ready() {
-        assert_eq!(input(Path::new("/dev/zero")).read(Wanted::Full { bytes: 3 }).await.expect("reads"), "\0\0\0");
-        assert_eq!(input(Path::new("/dev/null")).read(Wanted::Next { bytes: 3 }).await.expect("reads"), "");
+        assert_eq!(input(Path::new("/dev/zero")).read(ReadRequest::Full { bytes: 3 }).await.expect("reads"), "\0\0\0");
+        assert_eq!(input(Path::new("/dev/null")).read(ReadRequest::Next { bytes: 3 }).await.expect("reads"), "");
     }
 }

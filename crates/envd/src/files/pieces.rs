@@ -8,7 +8,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures::Stream;
 
-use super::input::{Input, Wanted};
+use super::input::{Input, ReadRequest};
 
 /// How much of a file is read at once.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -26,11 +26,11 @@ pub(super) struct Beginning {
 }
 
 impl Beginning {
-    /// What is not a regular file may give its content bit by bit: one bit is enough to begin with.
+    /// A pipe or a device may give its content bit by bit: one bit is enough to begin with.
     pub(super) async fn read(input: &mut Input) -> io::Result<Self> {
         let bytes = BEGINNING_BYTES;
-        let wanted = if input.is_regular() { Wanted::Full { bytes } } else { Wanted::Next { bytes } };
-        let bytes = input.read(wanted).await?;
+        let request = if input.is_regular() { ReadRequest::Full { bytes } } else { ReadRequest::Next { bytes } };
+        let bytes = input.read(request).await?;
         let is_all = bytes.is_empty() || input.is_regular() && bytes.len() < BEGINNING_BYTES;
         Ok(Self { bytes, is_all })
     }
@@ -77,7 +77,7 @@ impl Reader {
                 Piece::File { length: 0, .. } => {}
                 Piece::File { start, length } => {
                     let bytes = usize::try_from(length).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
-                    let bytes = self.input.read(Wanted::At { start, bytes }).await?;
+                    let bytes = self.input.read(ReadRequest::At { start, bytes }).await?;
                     if bytes.is_empty() {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }
@@ -86,7 +86,7 @@ impl Reader {
                     return Ok(Some(bytes));
                 }
                 Piece::Rest => {
-                    let bytes = self.input.read(Wanted::Next { bytes: CHUNK_BYTES }).await?;
+                    let bytes = self.input.read(ReadRequest::Next { bytes: CHUNK_BYTES }).await?;
                     if !bytes.is_empty() {
                         self.pieces.push_front(Piece::Rest);
                         return Ok(Some(bytes));
@@ -122,7 +122,7 @@ impl Packer {
     /// The next compressed bytes; with them, whether they are the last ones.
     async fn next(&mut self) -> io::Result<(Bytes, bool)> {
         loop {
-            let bytes = self.input.read(Wanted::Next { bytes: CHUNK_BYTES }).await?;
+            let bytes = self.input.read(ReadRequest::Next { bytes: CHUNK_BYTES }).await?;
             let (is_all, encoder) = (bytes.is_empty(), self.encoder.take());
             // Takes the CPU for a while, so it does not belong on a worker either.
             let packed = self.input.lane.run(move || pack(&bytes, encoder)).await.map_err(io::Error::other)?;

@@ -1,6 +1,6 @@
 //! A file that is being written.
 //!
-//! A regular file gets its new content beside the old one and at once ([`Beside`]): who reads meanwhile has the old one whole, and
+//! A regular file gets its new content beside the old one and at once ([`Replacement`]): who reads meanwhile has the old one whole, and
 //! an upload that breaks off changes nothing. A new file has its owner and content when it appears. The steps that watches in
 //! the guest see are the contract's: the file appears (if it is new), its owner changes, it is written.
 //!
@@ -20,21 +20,21 @@ use super::metadata::{self, Metadata};
 use super::{Written, is_full, write_failure};
 use crate::failure::Failure;
 use crate::filesystem::same_file;
-use crate::path_calls::{Lane, MayBlock, Wanted};
+use crate::path_calls::{BlockingDrop, Cancellation, Lane};
 use crate::paths;
 use crate::regular;
 use crate::users::User;
 
-mod beside;
 mod output;
+mod replacement;
 
-use beside::{Beside, Located};
 use output::Output;
+use replacement::{Located, Replacement};
 
 /// Read at once while files are joined. The client's absence is noticed in between.
 const JOIN_BYTES: u64 = 4 << 20;
 
-/// What an upload goes to.
+/// Destination of an upload.
 pub(super) struct Target {
     path: PathBuf,
     lane: Lane,
@@ -42,8 +42,8 @@ pub(super) struct Target {
 }
 
 enum Kind {
-    Beside(MayBlock<Beside>),
-    InPlace(MayBlock<File>),
+    Replacement(BlockingDrop<Replacement>),
+    InPlace(BlockingDrop<File>),
     Output(Output),
 }
 
@@ -72,7 +72,7 @@ impl Target {
         }
         let (kind, bytes) = super::blocking(&lane, move || {
             let mut file = match &kind {
-                Kind::Beside(beside) => beside.file(),
+                Kind::Replacement(replacement) => replacement.file(),
                 Kind::InPlace(file) => file,
                 Kind::Output(_) => return Ok((kind, bytes)),
             };
@@ -96,10 +96,10 @@ impl Kind {
     /// Blocks.
     fn open(path: &Path, user: User, lane: Lane) -> Result<Self, Failure> {
         ensure_parents(path, &user)?;
-        match beside::locate(path)? {
+        match replacement::locate(path)? {
             Located::Other => Ok(Self::Output(Output::open(path, lane)?)),
-            Located::Regular { folder, name } => match Beside::create(folder, name, &user) {
-                Ok(beside) => Ok(Self::Beside(MayBlock::new(beside, lane))),
+            Located::Regular { folder, name } => match Replacement::create(folder, name, &user) {
+                Ok(replacement) => Ok(Self::Replacement(BlockingDrop::new(replacement, lane))),
                 Err(error) if is_full(&error) => Err(opening(&error)),
                 // No other file can be made there.
                 Err(_) => Self::open_in_place(path, &user, lane),
@@ -111,15 +111,15 @@ impl Kind {
     fn open_in_place(path: &Path, user: &User, lane: Lane) -> Result<Self, Failure> {
         let opened = regular::open(path, OFlags::WRONLY | OFlags::CREATE);
         let file = opened.map_err(|error| opening(&error))?;
-        beside::empty(&file, user)?;
-        Ok(Self::InPlace(MayBlock::light(file, lane)))
+        replacement::empty(&file, user)?;
+        Ok(Self::InPlace(BlockingDrop::light(file, lane)))
     }
 
     /// Blocks.
     fn finish(self, path: &Path, metadata: &Metadata) -> Result<Written, Failure> {
         let attributes = |error: io::Error| write_failure(&error, "error writing metadata");
         match self {
-            Self::Beside(beside) => beside.into_inner().finish(metadata)?,
+            Self::Replacement(replacement) => replacement.into_inner().finish(metadata)?,
             Self::InPlace(file) => metadata::replace(&file.into_inner(), metadata).map_err(attributes)?,
             Self::Output(_) => {}
         }
@@ -157,7 +157,7 @@ pub(super) fn compose(
     sources: &[Source],
     destination: &Path,
     user: &User,
-    wanted: &Wanted,
+    cancellation: &Cancellation,
 ) -> Result<Written, Failure> {
     for Source { given, path } in sources {
         let found = fs::metadata(path).map_err(|error| match error.kind() {
@@ -175,13 +175,14 @@ pub(super) fn compose(
     if destination.is_dir() {
         return Err(Failure::internal(format!("error composing files: {} is a directory", destination.display())));
     }
-    let Located::Regular { folder, name } = beside::locate(destination)? else {
+    let Located::Regular { folder, name } = replacement::locate(destination)? else {
         let text = format!("destination cannot be replaced: {}", destination.display());
         return Err(Failure::bad_request(text));
     };
-    let target = Beside::create(folder, name, user).map_err(|error| opening(&error))?;
+    let target = Replacement::create(folder, name, user).map_err(|error| opening(&error))?;
     for source in sources {
-        join(&source.path, target.file(), wanted).map_err(|error| write_failure(&error, "error composing files"))?;
+        join(&source.path, target.file(), cancellation)
+            .map_err(|error| write_failure(&error, "error composing files"))?;
     }
     target.finish(&Metadata::new())?;
     for source in sources {
@@ -190,10 +191,10 @@ pub(super) fn compose(
     Ok(Written::new(destination))
 }
 
-fn join(source: &Path, mut target: &File, wanted: &Wanted) -> io::Result<()> {
+fn join(source: &Path, mut target: &File, cancellation: &Cancellation) -> io::Result<()> {
     let source = regular::open(source, OFlags::RDONLY)?;
     loop {
-        wanted.check()?;
+        cancellation.check()?;
         // copy_file_range(2) where the file system has it.
         if io::copy(&mut io::Read::take(&source, JOIN_BYTES), &mut target)? == 0 {
             return Ok(());
@@ -201,8 +202,8 @@ fn join(source: &Path, mut target: &File, wanted: &Wanted) -> io::Result<()> {
     }
 }
 
-/// Makes a file the user's, if it is not already. File systems without owners, as many FUSE ones are, leave it as it is.
-fn own(file: &File, user: &User) -> io::Result<()> {
+/// Gives a file to the user, unless it is theirs already. File systems without owners, as many FUSE ones are, leave it as it is.
+fn ensure_owner(file: &File, user: &User) -> io::Result<()> {
     let found = file.metadata()?;
     if (found.uid(), found.gid()) == (user.uid, user.gid) {
         return Ok(());
@@ -233,7 +234,7 @@ mod tests {
         fs::create_dir(root.join("folder")).expect("creates");
         let status = |names: &[&str], destination: &str| {
             let sources: Vec<_> = names.iter().map(|name| source(name)).collect();
-            compose(&sources, &root.join(destination), &me(), &Wanted::default())
+            compose(&sources, &root.join(destination), &me(), &Cancellation::default())
                 .map_err(|failure| failure.status().as_u16())
                 .err()
         };

@@ -24,7 +24,7 @@ use rustix::io::Errno;
 
 use super::removing;
 use crate::attributes;
-use crate::path_calls::Wanted;
+use crate::path_calls::Cancellation;
 use crate::temporary;
 
 /// Copied at once. The client's absence is noticed in between.
@@ -33,8 +33,8 @@ const COPY_BYTES: usize = 4 << 20;
 const DEPTH_MAX: usize = 512;
 
 /// Moves what `source` names, which may be a tree, to `destination`, as rename(2) would.
-pub(super) fn across(source: &Path, destination: &Path, wanted: &Wanted) -> io::Result<()> {
-    let (from, to) = (Named::locate(source)?, Named::locate(destination)?);
+pub(super) fn across(source: &Path, destination: &Path, cancellation: &Cancellation) -> io::Result<()> {
+    let (from, to) = (Entry::locate(source)?, Entry::locate(destination)?);
     let found = from.look()?;
     refuse_mounts(&found)?;
     if let Some(old) = to.look_if_there()? {
@@ -42,10 +42,10 @@ pub(super) fn across(source: &Path, destination: &Path, wanted: &Wanted) -> io::
     }
     let leftovers = temporary::stale(&to.folder);
     leftovers.iter().for_each(|name| drop(removing::remove(&to.folder, name)));
-    let copy = Named { folder: to.folder.try_clone()?, name: temporary::fresh_name()? };
-    let copied = Copying { wanted, links: HashMap::new(), top: copy.folder.try_clone()? }
+    let copy = Entry { folder: to.folder.try_clone()?, name: temporary::fresh_name()? };
+    let copied = Copying { cancellation, links: HashMap::new(), top: copy.folder.try_clone()? }
         .entry(&from, &copy, &found)
-        .and_then(|()| wanted.check())
+        .and_then(|()| cancellation.check())
         .and_then(|()| Ok(rustix::fs::renameat(&copy.folder, &copy.name, &to.folder, &to.name)?));
     if let Err(error) = copied {
         // It may not have come to be.
@@ -59,12 +59,12 @@ pub(super) fn across(source: &Path, destination: &Path, wanted: &Wanted) -> io::
 }
 
 /// A name in an open folder.
-struct Named {
+struct Entry {
     folder: OwnedFd,
     name: OsString,
 }
 
-impl Named {
+impl Entry {
     fn locate(path: &Path) -> io::Result<Self> {
         let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::BUSY.into()) };
         let folder = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
@@ -92,7 +92,7 @@ impl Named {
             (true, true) => {
                 refuse_mounts(old)?;
                 let entries = Dir::new(self.open(OFlags::DIRECTORY)?)?;
-                let mut names = entries.flatten().filter(|entry| !is_every_folder_s(entry.file_name().to_bytes()));
+                let mut names = entries.flatten().filter(|entry| !is_dot(entry.file_name().to_bytes()));
                 names.next().map_or(Ok(()), |_| Err(Errno::NOTEMPTY.into()))
             }
         }
@@ -118,7 +118,7 @@ fn refuse_mounts(found: &Statx) -> io::Result<()> {
 }
 
 /// The two names that every folder has.
-fn is_every_folder_s(name: &[u8]) -> bool {
+fn is_dot(name: &[u8]) -> bool {
     name == b"." || name == b".."
 }
 
@@ -135,7 +135,7 @@ impl Level {
         loop {
             let Some(entry) = self.entries.next().transpose()? else { return Ok(None) };
             let name = entry.file_name().to_bytes();
-            if !is_every_folder_s(name) {
+            if !is_dot(name) {
                 return Ok(Some(OsStr::from_bytes(name).to_owned()));
             }
         }
@@ -143,29 +143,29 @@ impl Level {
 }
 
 struct Copying<'a> {
-    wanted: &'a Wanted,
+    cancellation: &'a Cancellation,
     /// The copies of files with several names, as paths below the top folder, by device and inode.
     links: HashMap<(u32, u32, u64), OsString>,
-    /// Where the copy is made.
+    /// The folder in which the copy is made.
     top: OwnedFd,
 }
 
 impl Copying<'_> {
     /// Copies one entry with everything below it. No recursion: a tree of the guest is as deep as it likes.
-    fn entry(&mut self, from: &Named, to: &Named, found: &Statx) -> io::Result<()> {
+    fn entry(&mut self, from: &Entry, to: &Entry, found: &Statx) -> io::Result<()> {
         let mut path = to.name.clone();
         let Some(level) = self.begin(from, to, found, &path)? else { return Ok(()) };
         let mut levels = vec![level];
         while let Some(level) = levels.last_mut() {
-            self.wanted.check()?;
+            self.cancellation.check()?;
             let Some(name) = level.next()? else {
-                dress(level.from.as_fd(), level.to.as_fd(), &level.found)?;
+                copy_metadata(level.from.as_fd(), level.to.as_fd(), &level.found)?;
                 levels.pop();
                 path = Path::new(&path).parent().map(|path| path.as_os_str().to_owned()).unwrap_or_default();
                 continue;
             };
-            let from = Named { folder: level.from.try_clone()?, name: name.clone() };
-            let to = Named { folder: level.to.try_clone()?, name };
+            let from = Entry { folder: level.from.try_clone()?, name: name.clone() };
+            let to = Entry { folder: level.to.try_clone()?, name };
             // What went meanwhile is not moved.
             let Some(found) = from.look_if_there()? else { continue };
             refuse_mounts(&found)?;
@@ -182,7 +182,7 @@ impl Copying<'_> {
     }
 
     /// Copies one entry; a folder without what is in it, which the level that is returned is for.
-    fn begin(&mut self, from: &Named, to: &Named, found: &Statx, path: &OsStr) -> io::Result<Option<Level>> {
+    fn begin(&mut self, from: &Entry, to: &Entry, found: &Statx, path: &OsStr) -> io::Result<Option<Level>> {
         let id = (found.stx_dev_major, found.stx_dev_minor, found.stx_ino);
         let kind = kind(found);
         if kind != FileType::Directory && found.stx_nlink > 1 {
@@ -208,17 +208,17 @@ impl Copying<'_> {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let target = rustix::fs::openat(&to.folder, &to.name, flags, Mode::RUSR | Mode::WUSR)?;
                 self.content(&source, &File::from(target.try_clone()?))?;
-                dress(source.as_fd(), target.as_fd(), found)?;
+                copy_metadata(source.as_fd(), target.as_fd(), found)?;
             }
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(&from.folder, &from.name, Vec::new())?;
                 rustix::fs::symlinkat(target, &to.folder, &to.name)?;
-                dress_name(to, found)?;
+                copy_name_metadata(to, found)?;
             }
             FileType::Fifo | FileType::Socket | FileType::CharacterDevice | FileType::BlockDevice => {
                 let device = rustix::fs::makedev(found.stx_rdev_major, found.stx_rdev_minor);
                 rustix::fs::mknodat(&to.folder, &to.name, kind, Mode::from_raw_mode(mode(found)), device)?;
-                dress_name(to, found)?;
+                copy_name_metadata(to, found)?;
                 rustix::fs::chmodat(&to.folder, &to.name, Mode::from_raw_mode(mode(found)), AtFlags::empty())?;
             }
             FileType::Unknown => return Err(io::Error::other("a file of an unknown kind cannot be moved")),
@@ -231,7 +231,7 @@ impl Copying<'_> {
         let length = from.metadata()?.len();
         let mut at = 0;
         loop {
-            self.wanted.check()?;
+            self.cancellation.check()?;
             // Where the file system cannot tell, everything up to the end is data (lseek(2)).
             let data = match rustix::fs::seek(from, SeekFrom::Data(at)) {
                 Ok(data) => data,
@@ -268,23 +268,23 @@ fn times(found: &Statx) -> Timestamps {
 
 /// Gives an open file or folder the owner, the attributes, the mode and, last, the times of another. A file system without
 /// owners or attributes has none.
-fn dress(from: impl AsFd, to: impl AsFd, found: &Statx) -> io::Result<()> {
+fn copy_metadata(from: impl AsFd, to: impl AsFd, found: &Statx) -> io::Result<()> {
     let (from, to) = (File::from(from.as_fd().try_clone_to_owned()?), File::from(to.as_fd().try_clone_to_owned()?));
-    ignoring_no_owners(std::os::unix::fs::fchown(&to, Some(found.stx_uid), Some(found.stx_gid)))?;
+    ignore_missing_owners(std::os::unix::fs::fchown(&to, Some(found.stx_uid), Some(found.stx_gid)))?;
     attributes::copy(&from, &to, |_| false)?;
-    ignoring_no_owners(to.set_permissions(Permissions::from_mode(mode(found))))?;
+    ignore_missing_owners(to.set_permissions(Permissions::from_mode(mode(found))))?;
     Ok(rustix::fs::futimens(&to, &times(found))?)
 }
 
 /// The same for what cannot be opened. Links have no mode.
-fn dress_name(to: &Named, found: &Statx) -> io::Result<()> {
+fn copy_name_metadata(to: &Entry, found: &Statx) -> io::Result<()> {
     let (uid, gid) = (rustix::fs::Uid::from_raw(found.stx_uid), rustix::fs::Gid::from_raw(found.stx_gid));
     let owned = rustix::fs::chownat(&to.folder, &to.name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
-    ignoring_no_owners(owned.map_err(io::Error::from))?;
+    ignore_missing_owners(owned.map_err(io::Error::from))?;
     Ok(rustix::fs::utimensat(&to.folder, &to.name, &times(found), AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
-fn ignoring_no_owners(done: io::Result<()>) -> io::Result<()> {
+fn ignore_missing_owners(done: io::Result<()>) -> io::Result<()> {
     match done {
         Err(error) if crate::paths::has_no_owners(&error) => Ok(()),
         done => done,
@@ -324,7 +324,7 @@ mod tests {
     }
 
     fn moved(from: PathBuf, to: PathBuf) -> io::Result<()> {
-        across(&from, &to, &Wanted::default())
+        across(&from, &to, &Cancellation::default())
     }
 
     #[test]
@@ -407,11 +407,11 @@ mod tests {
     }
 
     #[test]
-    fn a_move_that_nobody_wants_any_more_leaves_everything_as_it_was() {
+    fn a_cancelled_move_leaves_everything_as_it_was() {
         let Some((disk, memory)) = two() else { return };
         fs::create_dir(disk.path().join("folder")).expect("creates");
         fs::write(disk.path().join("folder/file"), "text").expect("writes");
-        let error = across(&disk.path().join("folder"), &memory.path().join("new"), &Wanted::withdrawn());
+        let error = across(&disk.path().join("folder"), &memory.path().join("new"), &Cancellation::cancelled());
         assert_eq!(error.expect_err("stopped").kind(), io::ErrorKind::Interrupted);
         assert_eq!(names(memory.path()), [""; 0]);
         assert_eq!(fs::read_to_string(disk.path().join("folder/file")).expect("reads"), "text");

@@ -69,13 +69,13 @@ pub(super) fn remove(folder: &OwnedFd, name: &OsStr) -> io::Result<()> {
         let Some(name) = level.next()? else {
             let Some(emptied) = levels.pop() else { break };
             let parent = levels.last().map_or(folder, |parent| &parent.folder);
-            gone(rustix::fs::unlinkat(parent, &emptied.name, AtFlags::REMOVEDIR))?;
+            ignore_missing(rustix::fs::unlinkat(parent, &emptied.name, AtFlags::REMOVEDIR))?;
             continue;
         };
         match rustix::fs::unlinkat(&level.folder, &name, AtFlags::empty()) {
             Err(Errno::ISDIR) => {}
             removed => {
-                gone(removed)?;
+                ignore_missing(removed)?;
                 continue;
             }
         }
@@ -84,14 +84,14 @@ pub(super) fn remove(folder: &OwnedFd, name: &OsStr) -> io::Result<()> {
             levels.push(below);
         } else {
             let (top, deepest) = (&levels[0].folder, &levels[levels.len() - 1].folder);
-            gone(rustix::fs::renameat(deepest, &name, top, temporary::fresh_name()?))?;
+            ignore_missing(rustix::fs::renameat(deepest, &name, top, temporary::fresh_name()?))?;
         }
     }
     Ok(())
 }
 
-/// What somebody else removed meanwhile is gone as well.
-fn gone(removed: rustix::io::Result<()>) -> io::Result<()> {
+/// Accepts that somebody else removed an entry meanwhile.
+fn ignore_missing(removed: rustix::io::Result<()>) -> io::Result<()> {
     match removed {
         Err(Errno::NOENT) => Ok(()),
         removed => Ok(removed?),

@@ -10,7 +10,7 @@ use hearth_envd_api::filesystem::EntryInfo;
 
 use super::entry::describe;
 use super::{moving, removing};
-use crate::path_calls::Wanted;
+use crate::path_calls::Cancellation;
 use crate::paths;
 use crate::users::{Names, User};
 
@@ -60,13 +60,15 @@ pub(super) fn rename(
     source: &Path,
     destination: &Path,
     user: &User,
-    wanted: &Wanted,
+    cancellation: &Cancellation,
 ) -> Result<EntryInfo, ConnectError> {
     if let Some(folder) = destination.parent() {
         ensure_folders(folder, user)?;
     }
     let renamed = match fs::rename(source, destination) {
-        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => moving::across(source, destination, wanted),
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            moving::across(source, destination, cancellation)
+        }
         renamed => renamed,
     };
     renamed.map_err(|error| match error.kind() {
@@ -87,7 +89,7 @@ pub(super) fn remove(path: &Path) -> Result<(), ConnectError> {
 
 /// Everything down to `depth` levels below a directory: each directory before its children, names in the order of their
 /// bytes.
-pub(super) fn list(path: &Path, depth: u32, wanted: &Wanted) -> Result<Vec<EntryInfo>, ConnectError> {
+pub(super) fn list(path: &Path, depth: u32, cancellation: &Cancellation) -> Result<Vec<EntryInfo>, ConnectError> {
     let found = fs::metadata(path).map_err(|error| match (error.kind(), error.raw_os_error()) {
         (io::ErrorKind::NotFound, _) => ConnectError::not_found(format!("path not found: {}", path.display())),
         (_, Some(LOOP)) => {
@@ -106,7 +108,7 @@ pub(super) fn list(path: &Path, depth: u32, wanted: &Wanted) -> Result<Vec<Entry
     let mut names = Names::default();
     let mut entries = Vec::new();
     for entry in walkdir::WalkDir::new(&real).min_depth(1).max_depth(depth).sort_by_file_name() {
-        wanted.check().map_err(reading)?;
+        cancellation.check().map_err(reading)?;
         if entries.len() >= LISTED_MAX {
             let text = format!("more than {LISTED_MAX} entries: list with a smaller depth, or one folder at a time");
             return Err(ConnectError::resource_exhausted(text));
@@ -159,7 +161,7 @@ mod tests {
         }
         symlink(root.join("subdir1"), root.join("link")).expect("links");
         let names = |depth| -> Vec<String> {
-            let entries = list(root, depth, &Wanted::default()).expect("lists");
+            let entries = list(root, depth, &Cancellation::default()).expect("lists");
             entries.iter().map(|entry| entry.path[root.as_os_str().len() + 1..].to_owned()).collect()
         };
         assert_eq!(names(1), ["Z", "file1.txt", "link", "subdir1", "subdir10"]);
@@ -169,7 +171,7 @@ mod tests {
         // Through a link to the root, entries are named by the path that was asked for.
         let alias = root.join("alias");
         symlink(root.join("subdir10"), &alias).expect("links");
-        let entries = list(&alias, 1, &Wanted::default()).expect("lists");
+        let entries = list(&alias, 1, &Cancellation::default()).expect("lists");
         assert_eq!(entries[0].path, alias.join("c").to_str().expect("text"));
     }
 
@@ -182,7 +184,7 @@ mod tests {
         symlink(root.join("loop"), root.join("loop")).expect("links");
         symlink(root.join("nowhere"), root.join("broken")).expect("links");
         let code = |result: Result<EntryInfo, ConnectError>| result.map_err(|error| error.code).err();
-        let listed = |name: &str| list(&root.join(name), 1, &Wanted::default()).map_err(|error| error.code).err();
+        let listed = |name: &str| list(&root.join(name), 1, &Cancellation::default()).map_err(|error| error.code).err();
         assert_eq!(code(stat(&root.join("nope"))), Some(ErrorCode::NotFound));
         assert_eq!(code(stat(&root.join("file/x"))), Some(ErrorCode::Internal));
         assert_eq!(code(stat(&root.join("broken"))), None);
@@ -195,14 +197,14 @@ mod tests {
         assert_eq!(code(make_dir(&root.join("file/x"), &me())), Some(ErrorCode::Internal));
         assert_eq!(code(make_dir(&root.join("new/a/b"), &me())), None);
         assert_eq!(
-            code(rename(&root.join("nope"), &root.join("x"), &me(), &Wanted::default())),
+            code(rename(&root.join("nope"), &root.join("x"), &me(), &Cancellation::default())),
             Some(ErrorCode::NotFound)
         );
         assert_eq!(
-            code(rename(&root.join("new"), &root.join("full"), &me(), &Wanted::default())),
+            code(rename(&root.join("new"), &root.join("full"), &me(), &Cancellation::default())),
             Some(ErrorCode::Internal)
         );
-        assert_eq!(code(rename(&root.join("file"), &root.join("made/file"), &me(), &Wanted::default())), None);
+        assert_eq!(code(rename(&root.join("file"), &root.join("made/file"), &me(), &Cancellation::default())), None);
         for gone in ["nope", "full", "loop", "broken"] {
             assert!(remove(&root.join(gone)).is_ok(), "{gone}");
             assert!(!root.join(gone).exists(), "{gone}");

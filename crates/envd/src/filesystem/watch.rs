@@ -246,8 +246,8 @@ impl Watch {
         }
     }
 
-    /// Whether an event is about a file on its way to its place, or about its taking another's place: to a client that is a
-    /// write, and the daemon makes the events of one.
+    /// Returns true for the daemon's temporary files, and for the rename by which one replaces another file: the daemon causes
+    /// the events of a write for that.
     fn is_hidden(&mut self, folder: &Path, name: &OsStr, notice: &Notice) -> bool {
         if temporary::is_temporary(name) {
             if notice.flags.contains(ReadFlags::MOVED_FROM) && temporary::is_over(name) {

@@ -43,8 +43,8 @@ const REAP_PATIENCE: Duration = Duration::from_secs(10);
 /// and nobody waits for those.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(20);
 
-/// How long a process that has ended is followed as a living one while its output has not ended. Who comes later hears of its end
-/// at once: a program that it started holds its output open, maybe for days.
+/// Time after its end in which a process is still followed as a living one, while its output has not ended. Later followers get the
+/// end at once: a program that it started holds its output open, maybe for days.
 const OUTLIVED_AFTER: Duration = Duration::from_secs(1);
 
 /// A terminal is hung up when the process that it was made for ends, and nothing more can be written to it. Output that is

@@ -17,8 +17,7 @@ use crate::process::{START, command, shell};
 const ABANDONED: usize = 300;
 /// Requests that are under way at once.
 const AT_ONCE: usize = 50;
-/// How long a client waits before it gives up. Long enough for the daemon to have begun; nothing depends on it but what the
-/// test would find without the daemon's care.
+/// Time after which a client gives up. Long enough for the daemon to have begun the call.
 const GIVE_UP: Duration = Duration::from_millis(500);
 
 /// Sends a request again and again, and gives up on each before there is an answer.

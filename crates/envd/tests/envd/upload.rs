@@ -408,7 +408,7 @@ async fn what_a_file_is_besides_its_content_stays() {
     assert_eq!(fs::read_to_string(place.path("second")).expect("reads"), "composed");
 }
 
-/// Where no other file can be made or no name replaced, a file is written in place. In mounts and names of its own.
+/// A file is written in place if no other file can be made beside it, or its name cannot be replaced.
 #[tokio::test]
 async fn files_that_cannot_be_replaced_are_written_in_place() {
     if !crate::daemon::is_root() {

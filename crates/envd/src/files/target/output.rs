@@ -1,4 +1,4 @@
-//! What is written as it comes: pipes and devices.
+//! Pipes and devices, written as the content comes.
 
 use std::fs::File;
 use std::io;
@@ -12,12 +12,12 @@ use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
 use crate::failure::Failure;
-use crate::path_calls::{Lane, MayBlock};
+use crate::path_calls::{BlockingDrop, Lane};
 use crate::{regular, sys};
 
 /// An open pipe or device. It keeps its owner.
 pub(super) struct Output {
-    file: Arc<MayBlock<File>>,
+    file: Arc<BlockingDrop<File>>,
     lane: Lane,
     /// Tells when there is room, of what can tell. A second descriptor of the same open file.
     reactor: Option<AsyncFd<OwnedFd>>,
@@ -41,7 +41,7 @@ impl Output {
             }
             super::opening(&error)
         })?;
-        Ok(Self { file: Arc::new(MayBlock::light(file, lane.clone())), lane, reactor })
+        Ok(Self { file: Arc::new(BlockingDrop::light(file, lane.clone())), lane, reactor })
     }
 
     /// Not cancel safe: some of it may be written.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxAttributes, StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
-use super::{opening, own, owning};
+use super::{ensure_owner, opening, owning};
 use crate::attributes;
 use crate::failure::Failure;
 use crate::files::metadata::{self, Metadata};
@@ -23,10 +23,10 @@ use crate::users::User;
 const LINKS_MAX: usize = 40;
 /// Mode bits that a replaced file keeps. The change of the owner takes the others away (chown(2)).
 const KEPT_MODE: u32 = 0o1777;
-/// How often the place of a file may change its nature while the file is put there.
+/// Attempts to put a file in place while others keep changing that place.
 const PLACE_ATTEMPTS: usize = 4;
 
-/// What a path leads to.
+/// Target of a path.
 pub(super) enum Located {
     /// A regular file or nothing yet, by its real folder and its name in it.
     Regular { folder: OwnedFd, name: OsString },
@@ -80,16 +80,16 @@ fn follow(path: &Path) -> io::Result<PathBuf> {
 
 /// The new content.
 #[derive(Debug)]
-pub(super) struct Beside {
+pub(super) struct Replacement {
     temporary: TemporaryFile,
     name: OsString,
     user: User,
 }
 
-impl Beside {
+impl Replacement {
     pub(super) fn create(folder: OwnedFd, name: OsString, user: &User) -> io::Result<Self> {
         let temporary = TemporaryFile::create(folder)?;
-        own(&temporary.file, user)?;
+        ensure_owner(&temporary.file, user)?;
         Ok(Self { temporary, name, user: user.clone() })
     }
 
@@ -110,12 +110,12 @@ impl Beside {
                     Err(Errno::EXIST) => continue,
                     placed => placed.map_err(io::Error::from),
                 },
-                Place::Taken(old) => self.resemble(&old).and_then(|()| self.temporary.replace(&self.name)),
+                Place::Taken(old) => self.copy_attributes(&old).and_then(|()| self.temporary.replace(&self.name)),
                 Place::Fixed => return self.copy_into(metadata),
             };
             return match placed {
                 Ok(()) => {
-                    self.announce(is_written);
+                    self.emit_events(is_written);
                     Ok(())
                 }
                 Err(error) if is_full(&error) => Err(opening(&error)),
@@ -127,7 +127,7 @@ impl Beside {
         Err(Failure::internal("error opening file: others keep changing it"))
     }
 
-    /// What stands in the file's place now.
+    /// Looks at the place of the file.
     fn replaceable(&self) -> io::Result<Place> {
         let folder = self.temporary.folder();
         let wanted = StatxFlags::TYPE | StatxFlags::NLINK;
@@ -155,7 +155,7 @@ impl Beside {
     }
 
     /// Takes over the mode and the attributes of the file that is replaced, but for those that a write takes away.
-    fn resemble(&self, old: &File) -> io::Result<()> {
+    fn copy_attributes(&self, old: &File) -> io::Result<()> {
         let is_lost = |name: &OsString| {
             let name = name.to_str().unwrap_or_default();
             name == attributes::CAPABILITIES || name.starts_with(METADATA_PREFIX)
@@ -165,9 +165,9 @@ impl Beside {
         self.file().set_permissions(Permissions::from_mode(mode))
     }
 
-    /// Tells watches what the contract wants them to see, under the file's name: a new owner and a write. To the kernel the
-    /// writing was done on a file of another name. Nothing changes, and failing is no failure.
-    fn announce(&self, is_written: bool) {
+    /// Causes the events that the contract promises to watches, under the file's name: a new owner and a write. For the kernel,
+    /// the file had another name while it was written. Changes nothing else; failures are ignored.
+    fn emit_events(&self, is_written: bool) {
         let Ok(placed) = self.open_old(OFlags::WRONLY) else { return };
         let id = |file: &File| file.metadata().map(|found| (found.dev(), found.ino())).ok();
         if id(&placed) != id(self.file()) {
@@ -201,12 +201,12 @@ enum Place {
     Free,
     /// A file that can be replaced.
     Taken(File),
-    /// Something that must stay what it is.
+    /// A file that keeps its inode.
     Fixed,
 }
 
 /// Readies a file that is written in place.
 pub(super) fn empty(file: &File, user: &User) -> Result<(), Failure> {
-    own(file, user).map_err(|error| owning(&error))?;
+    ensure_owner(file, user).map_err(|error| owning(&error))?;
     file.set_len(0).map_err(|error| opening(&error))
 }
