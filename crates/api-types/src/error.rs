@@ -41,6 +41,8 @@ pub enum ErrorCode {
     IdempotencyOutcomeUnknown,
     /// The contract knows it, this server does not have it (yet). Not one of E2B's codes: E2B has everything.
     FeatureNotSupported,
+    /// The disk of the server's database is full. Not one of E2B's codes.
+    StorageFull,
     /// Anything unexpected.
     InternalServerError,
 }
@@ -59,6 +61,7 @@ impl ErrorCode {
             Self::IdempotencyInProgress => "idempotency_in_progress",
             Self::IdempotencyOutcomeUnknown => "idempotency_outcome_unknown",
             Self::FeatureNotSupported => "feature_not_supported",
+            Self::StorageFull => "storage_full",
             Self::InternalServerError => "internal_server_error",
         }
     }

@@ -14,6 +14,7 @@ use hearth_stdx::chain;
 use http::header::RETRY_AFTER;
 use http::{HeaderName, HeaderValue, StatusCode};
 
+use crate::compared;
 use crate::live::{CreateError, Refusal, Unanswered};
 
 /// Tells clients whether the same request may be sent again. Without it, the Python SDK repeats every 429, 502, 503 and
@@ -88,7 +89,20 @@ impl Failure {
     /// Something went wrong that the client can do nothing about. This is where the error is logged.
     pub(crate) fn internal(tried: &'static str, error: &(dyn Error + 'static)) -> Self {
         tracing::error!(error = %chain(error), "{tried} failed");
-        Self::broken()
+        if error.downcast_ref().is_some_and(hearth_store::Error::is_full) {
+            Self { status: StatusCode::INTERNAL_SERVER_ERROR, ..Self::storage_full() }
+        } else {
+            Self::broken()
+        }
+    }
+
+    /// The database found no room on its disk. No retry: only the operator can make room.
+    pub(crate) fn storage_full() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the disk of the server's database is full: its operator has to make room",
+        )
+        .with_code(ErrorCode::StorageFull)
     }
 
     /// Like [`internal`](Self::internal), for what was logged already.
@@ -123,6 +137,7 @@ impl From<Unanswered> for Failure {
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "the node did not confirm the kill; it is tried until it does",
             ),
+            Unanswered::StorageFull => Self::storage_full(),
             Unanswered::Broken => Self::broken(),
             Unanswered::Stopping => Self::stopping(),
         }
@@ -154,13 +169,13 @@ impl From<CreateError> for Failure {
                 .worth_retrying_after(RETRY_PAUSE),
             CreateError::TooLong => Self::new(StatusCode::GATEWAY_TIMEOUT, "starting the sandbox took too long")
                 .with_code(ErrorCode::SandboxPlacementTimeout),
-            CreateError::LimitReached { max } => Self::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                format!("your team has reached its maximum of {max} concurrent sandboxes"),
-            ),
+            CreateError::LimitReached { max } => {
+                Self::new(compared::TOO_MANY_SANDBOXES.status, compared::too_many_sandboxes(max))
+            }
             CreateError::TemplateGone => Self::not_found("the template was deleted"),
             CreateError::Killed => Self::new(StatusCode::CONFLICT, "the sandbox was killed while it was started"),
             CreateError::Stopping => Self::stopping(),
+            CreateError::StorageFull => Self::storage_full(),
             CreateError::Broken => Self::broken(),
         }
     }

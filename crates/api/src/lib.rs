@@ -9,6 +9,7 @@
 //!                                                   ▲
 //!   nodes ── news and comparisons, placement ───────┤
 //!   reconcile ── rows, routes and timers ───────────┘
+//!   compared ── texts that clients look for in refusals
 //!   usage ── what teams had, counted for analytics
 //!   identity ── users log in, and clients renew that ──▶ store
 //! ```
@@ -23,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod accounts;
+pub mod compared;
 mod config;
 mod control;
 mod failure;

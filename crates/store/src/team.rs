@@ -46,10 +46,11 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// What a team may use when nobody says otherwise: the contract's values.
+    /// What a team may use when nobody says otherwise: the contract's values, but a day instead of an hour, which is
+    /// what clients with long runs ask for and its larger plans allow.
     pub const STANDARD: Self = Self {
         sandboxes_max: 20,
-        sandbox_length_max: Duration::from_secs(60 * 60),
+        sandbox_length_max: Duration::from_secs(24 * 60 * 60),
         vcpus_max: 8,
         memory_mib_max: 8192,
         builds_max: 20,

@@ -74,6 +74,8 @@ pub(crate) enum CreateError {
     Killed,
     /// The server is going away.
     Stopping,
+    /// The store's disk is full. It was logged.
+    StorageFull,
     /// Something went wrong, and was logged.
     Broken,
 }
@@ -211,7 +213,8 @@ impl Owner {
         let written = self.control.store.update_sandbox_running(&row.sandbox_id, row.execution_id, started).await;
         if let Err(error) = written {
             tracing::error!(error = %chain(&error), "a sandbox was started but could not be noted as running");
-            return Attempt::Release(CreateError::Broken, row);
+            let is_full = matches!(&error, UpdateSandboxError::Store(error) if error.is_full());
+            return Attempt::Release(if is_full { CreateError::StorageFull } else { CreateError::Broken }, row);
         }
         row.state = SandboxState::Running;
         if self.kill.is_cancelled() {
@@ -258,6 +261,10 @@ fn not_inserted(error: InsertSandboxError, row: Sandbox) -> Attempt {
         InsertSandboxError::Store(error) if error.is_effect_unknown() => {
             tracing::error!(error = %chain(&error), "whether a new sandbox has a row is not known");
             Attempt::Release(CreateError::Broken, row)
+        }
+        InsertSandboxError::Store(error) if error.is_full() => {
+            tracing::error!(error = %chain(&error), "a new sandbox got no row: the disk is full");
+            Attempt::GiveUp(CreateError::StorageFull)
         }
         error @ (InsertSandboxError::Exists { .. } | InsertSandboxError::Store(_)) => {
             tracing::error!(error = %chain(&error), "a new sandbox got no row");

@@ -11,7 +11,7 @@ use hearth_stdx::{Backoff, chain};
 use hearth_store::{Sandbox, SandboxState, StateMove, UpdateSandboxError};
 
 use super::Place;
-use super::handle::{Phase, Progress, Reply};
+use super::handle::{Phase, Progress, Reply, Unanswered};
 use super::owner::Owner;
 
 /// Between two attempts to release a sandbox. The first pause is what a busy node needs, the longest one keeps
@@ -56,6 +56,16 @@ enum ReleaseError {
     Store(#[source] UpdateSandboxError),
 }
 
+impl ReleaseError {
+    /// What the client that asked for the end is told.
+    fn told(&self) -> Unanswered {
+        match self {
+            Self::Store(UpdateSandboxError::Store(error)) if error.is_full() => Unanswered::StorageFull,
+            Self::Node(_) | Self::Catalog(_) | Self::Store(_) => Unanswered::NotReleased,
+        }
+    }
+}
+
 impl Owner {
     /// Ends the sandbox. Returns when nothing is left of it, or the server goes away.
     pub(super) async fn end(mut self, mut ending: Ending) {
@@ -73,7 +83,7 @@ impl Owner {
         let mut backoff = Backoff::new(RELEASE_PAUSE_FIRST, RELEASE_PAUSE_MAX);
         while let Err(error) = self.release(&mut ending).await {
             tracing::warn!(error = %chain(&error), node = %ending.row.node_id, "a sandbox is not released yet");
-            self.become_(killing(Progress::Failing));
+            self.become_(killing(Progress::Failing(error.told())));
             let node = self.control.nodes.find(&ending.row.node_id);
             let back = async {
                 match node {

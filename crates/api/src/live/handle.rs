@@ -43,8 +43,8 @@ pub(super) enum Progress {
     Begun,
     /// Clients can neither see nor reach it any more.
     Hidden,
-    /// The same, but releasing it has failed at least once. It is tried until it succeeds.
-    Failing,
+    /// The same, but releasing it has failed at least once, last for this reason. It is tried until it succeeds.
+    Failing(Unanswered),
 }
 
 impl Phase {
@@ -96,6 +96,8 @@ pub(crate) enum Unanswered {
     /// It is hidden from clients, but a node or the store did not confirm that nothing is left. It is tried until they
     /// do.
     NotReleased,
+    /// The store's disk is full. It was logged.
+    StorageFull,
     /// Something went wrong, and was logged.
     Broken,
     /// The server is going away; the sandbox is as it was.
@@ -165,7 +167,7 @@ impl Handle {
         self.inner.kill.cancel();
         let settled = phase
             .wait_for(|phase| match phase {
-                Phase::Gone | Phase::Killing { progress: Progress::Failing, .. } => true,
+                Phase::Gone | Phase::Killing { progress: Progress::Failing(_), .. } => true,
                 Phase::Killing { progress: Progress::Hidden, .. } => is_second,
                 Phase::Killing { progress: Progress::Begun, .. } | Phase::Creating { .. } | Phase::Running { .. } => {
                     false
@@ -173,7 +175,7 @@ impl Handle {
             })
             .await;
         match settled.as_deref() {
-            Ok(Phase::Killing { progress: Progress::Failing, .. }) if !is_second => Err(Unanswered::NotReleased),
+            Ok(Phase::Killing { progress: Progress::Failing(why), .. }) if !is_second => Err(*why),
             Ok(_) => Ok(()),
             Err(_) => Err(self.left()),
         }

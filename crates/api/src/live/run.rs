@@ -98,7 +98,8 @@ impl Owner {
                     Err(error) => {
                         tracing::error!(error = %chain(&error), ?request, "the end of a sandbox could not be written");
                         self.read_end(&error, row).await;
-                        Err(Unanswered::Broken)
+                        let is_full = matches!(&error, UpdateSandboxError::Store(error) if error.is_full());
+                        Err(if is_full { Unanswered::StorageFull } else { Unanswered::Broken })
                     }
                 }
             }

@@ -12,6 +12,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::wanted::{Defaults, Wanted, check_envd_version};
 use super::{describe, named};
+use crate::compared;
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::http::auth::Writer;
@@ -116,9 +117,11 @@ pub(super) async fn create(
         Ok(resolved) => resolved,
         // A private template of another team is as unknown as one that never was.
         Err(ResolveError::UnknownTemplate { .. } | ResolveError::Private { .. }) => {
-            return Err(Failure::not_found(format!("template `{reference}` not found")));
+            return Err(Failure::not_found(compared::unknown_template(&reference)));
         }
-        Err(error @ ResolveError::UnknownTag { .. }) => return Err(Failure::not_found(error.to_string())),
+        Err(ResolveError::UnknownTag { reference, tag }) => {
+            return Err(Failure::not_found(compared::unknown_tag(&reference, &tag)));
+        }
         Err(ResolveError::Store(error)) => return Err(Failure::internal("resolving a template", &error)),
     };
     if secured {

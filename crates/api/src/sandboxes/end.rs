@@ -47,6 +47,10 @@ pub(crate) async fn set_timeout(
     let Timeout { timeout } = body::required(&control.config, body).await?;
     let wish = Wish::EndIn(Duration::from_secs(u64::try_from(timeout).unwrap_or(0)));
     let handle = super::find(&control, &team, &sandbox_id)?;
+    if timeout < 0 {
+        // As in the contract. Whoever wonders where the sandbox went most likely computed this.
+        tracing::info!(sandbox = %sandbox_id, timeout, "a negative timeout ends a sandbox at once");
+    }
     handle.wish(Request::SetEnd, wish, team.limits.sandbox_length_max).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -78,7 +78,11 @@ async fn once(
         expires_at: later(now, control.config.idempotency_kept),
     };
     let begun = control.store.begin_named(request, times).await;
-    match begun.map_err(|error| Failure::internal("taking an idempotency key", &error))? {
+    let begun = begun.map_err(|error| {
+        let failure = Failure::internal("taking an idempotency key", &error);
+        if error.is_full() { Failure::storage_full() } else { failure }
+    });
+    match begun? {
         Named::First => {}
         Named::Done { answer } => return repeat(control, &answer),
         Named::Running => {

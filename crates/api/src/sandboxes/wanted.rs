@@ -14,6 +14,7 @@ use hearth_types::{Ingress, TemplateReference};
 use http::StatusCode;
 use semver::Version;
 
+use crate::compared;
 use crate::failure::Failure;
 
 /// Most bytes of all environment variables together. They travel to the node in one message of at most 4 MiB, and end
@@ -99,8 +100,7 @@ fn check_timeout(given: Option<i32>, default: Duration, limits: Limits) -> Resul
 pub(super) fn check_length(length: Duration, limits: Limits) -> Result<Duration, Failure> {
     let max = limits.sandbox_length_max;
     if length > max {
-        let max = max.as_secs();
-        return Err(Failure::bad_request(format!("timeout must be at most {max} seconds, the maximum of your team")));
+        return Err(Failure::bad_request(compared::too_long(max)));
     }
     Ok(length)
 }
@@ -138,10 +138,18 @@ fn check_lifecycle(pauses: bool, keeps_memory: bool, auto_resume: Option<AutoRes
         return Err(Failure::invalid("autoPauseMemory must not be false with autoResume"));
     }
     if pauses {
-        return Err(Failure::unsupported(StatusCode::FORBIDDEN, "pausing sandboxes (autoPause)"));
+        return Err(Failure::unsupported(
+            StatusCode::FORBIDDEN,
+            "pausing sandboxes (autoPause); have them killed at their end instead: lifecycle={\"on_timeout\": \"kill\"} in \
+             Python, lifecycle: { onTimeout: 'kill' } in JavaScript, \"autoPause\": false in a request",
+        ));
     }
     if resumes {
-        return Err(Failure::unsupported(StatusCode::FORBIDDEN, "resuming sandboxes on traffic (autoResume)"));
+        return Err(Failure::unsupported(
+            StatusCode::FORBIDDEN,
+            "resuming sandboxes on traffic (autoResume); leave auto_resume out of lifecycle in Python, autoResume in \
+             JavaScript, or send \"autoResume\": {\"enabled\": false}",
+        ));
     }
     Ok(())
 }
@@ -285,7 +293,7 @@ mod tests {
             (r#"{"templateID":"a/b/c"}"#.to_owned(), "name"),
             (with(r#""timeout":0"#), "greater than 0"),
             (with(r#""timeout":-5"#), "greater than 0"),
-            (with(r#""timeout":3601"#), "at most 3600 seconds"),
+            (with(r#""timeout":3601"#), "Timeout cannot be greater than 1 hours"),
             (with(r#""autoPauseMemory":false"#), "autoPauseMemory"),
             (with(r#""autoPause":true,"autoPauseMemory":false,"autoResume":{"enabled":true}"#), "autoPauseMemory"),
             (with(r#""envVars":{"":"x"}"#), "envVars"),

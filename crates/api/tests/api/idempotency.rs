@@ -93,8 +93,8 @@ async fn of_many_at_once_one_creates() {
 async fn what_failed_may_be_tried_again() {
     let world = World::start().await;
     let (_, small) = world.other_team("small", hearth_store::Limits { sandboxes_max: 0, ..LIMITS }).await;
-    create(&small, "a-1", BASE).await.assert_error(429, "maximum of 0");
-    create(&small, "a-1", BASE).await.assert_error(429, "maximum of 0");
+    create(&small, "a-1", BASE).await.assert_error(429, "maximum number of concurrent sandboxes, 0");
+    create(&small, "a-1", BASE).await.assert_error(429, "maximum number of concurrent sandboxes, 0");
     for on_create in [OnCreate::Full, OnCreate::Fail] {
         world.node.change(|state| state.on_create = on_create);
         assert!(create(&world.client, "a-1", BASE).await.status.is_server_error());

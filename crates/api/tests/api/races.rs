@@ -72,7 +72,7 @@ async fn exactly_the_limit_wins() {
     let answers = join_all((0..50).map(|_| world.create(BASE))).await;
     assert_eq!((count(&answers, 201), count(&answers, 429)), (20, 30));
     let refused = answers.iter().find(|answer| answer.status == 429).expect("thirty").clone();
-    let refused = refused.assert_error(429, "maximum of 20 concurrent sandboxes");
+    let refused = refused.assert_error(429, "maximum number of concurrent sandboxes, 20");
     assert_eq!(refused.header("should-retry"), Some("false"));
     assert_eq!(refused.header("retry-after"), None);
     assert_eq!(world.node.state().creates.len(), 20, "the others never reached a node");
