@@ -67,7 +67,8 @@ pub(crate) fn too_many_sandboxes(max: u32) -> String {
 /// Whole hours as E2B says them; a length that is not whole hours in seconds.
 pub(crate) fn too_long(max: Duration) -> String {
     let seconds = max.as_secs();
-    let max = if seconds % 3600 == 0 { format!("{} hours", seconds / 3600) } else { format!("{seconds} seconds") };
+    let max =
+        if seconds.is_multiple_of(3600) { format!("{} hours", seconds / 3600) } else { format!("{seconds} seconds") };
     format!("{} {max}, the maximum of your team", TOO_LONG.words)
 }
 

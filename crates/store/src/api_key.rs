@@ -91,15 +91,16 @@ impl Store {
         secret: &KeySecret,
     ) -> Result<ApiKey, CreateApiKeyError> {
         let write = self.begin("creating an API key of team", team_id).await?;
+        // First: a key that exists is told as that, also when there are too many.
+        let key = insert(&write, row(user_id, team_id, name, secret, false)).await?;
         let counted = api_key::Entity::find()
             .filter(api_key::Column::TeamId.eq(team_id.as_uuid()))
             .filter(api_key::Column::IsForLogin.eq(false))
             .count(&write.transaction)
             .await;
-        if counted.map_err(|error| write.failed(error))? >= KEYS_MAX {
+        if counted.map_err(|error| write.failed(error))? > KEYS_MAX {
             return Err(CreateApiKeyError::TooMany { max: KEYS_MAX });
         }
-        let key = insert(&write, row(user_id, team_id, name, secret, false)).await?;
         write.commit().await?;
         Ok(key)
     }
