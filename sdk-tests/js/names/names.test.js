@@ -1,9 +1,12 @@
 // What only works where a sandbox has a name: signed addresses, hosts of ports, TLS.
 
+import { readFile } from 'node:fs/promises'
+import { connect } from 'node:http2'
+
 import { Sandbox } from 'e2b'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 
-import { ENVD_PORT, eventually, sharedSandbox } from '../journeys.js'
+import { ENVD_PORT, eventually, sharedSandbox, Transcript } from '../journeys.js'
 
 const DOMAIN = process.env.E2B_DOMAIN
 
@@ -41,4 +44,26 @@ test('a service has an address of its own', async () => {
   expect(await (await fetch(url)).text()).toBe('served')
   await server.kill()
   await eventually(async () => (await fetch(url)).status === 502, 30_000)
+})
+
+test('a server that speaks only HTTP/2 streams in both directions', async () => {
+  const program = await readFile(new URL('../../python/guest/http2_echo.mjs', import.meta.url), 'utf8')
+  await sandbox.files.write('http2_echo.mjs', program)
+  const said = new Transcript()
+  const server = await sandbox.commands.run('node http2_echo.mjs 8080 8443', {
+    background: true, timeoutMs: 0, onStdout: said.add,
+  })
+  await said.until('listening')
+  expect(await (await fetch(`https://${sandbox.getHost(8080)}/`)).text()).toBe('GET in HTTP/2')
+  const client = connect(`https://${sandbox.getHost(8080)}`)
+  const call = client.request({ ':method': 'POST', ':path': '/echo.Echo/Both', 'content-type': 'application/grpc', te: 'trailers' })
+  const trailers = new Promise((resolve, reject) => call.once('trailers', resolve).once('error', reject))
+  for (const question of ['one', 'two', 'three']) {
+    call.write(question)
+    expect(String(await new Promise((resolve) => call.once('data', resolve)))).toBe(question)
+  }
+  call.end()
+  expect(await trailers).toMatchObject({ 'grpc-status': '0', 'x-bytes': '11' })
+  client.close()
+  await server.kill()
 })

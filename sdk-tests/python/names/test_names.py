@@ -1,16 +1,20 @@
 """What only works where a sandbox has a name: signed addresses, hosts of ports, TLS."""
 
 import os
+import queue
 import ssl
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 from e2b import AsyncSandbox, Sandbox
 from websockets.sync.client import connect
 
-from journeys import ENVD_PORT, MARK, NOT_FOUND, PORT_CLOSED, Guest, eventually
+from journeys import ENVD_PORT, MARK, NOT_FOUND, PORT_CLOSED, Guest, eventually, program
 
 DOMAIN = os.environ["E2B_DOMAIN"]
 
@@ -59,6 +63,59 @@ def test_a_service_has_an_address_of_its_own(sandbox, guest, web):
     browser = {"User-Agent": "Mozilla/5.0", "Accept": "text/html"}
     page = web.get(f"https://{sandbox.get_host(9)}", headers=browser)
     assert page.status_code == 502 and page.headers["content-type"].startswith("text/html")
+
+
+@contextmanager
+def channel(host: str) -> Iterator[grpc.Channel]:
+    """A gRPC client that trusts the certificate authority; names below localhost are this machine's."""
+    name, _, port = host.partition(":")
+    trusted = grpc.ssl_channel_credentials(Path(os.environ["SSL_CERT_FILE"]).read_bytes())
+    options = [("grpc.ssl_target_name_override", name), ("grpc.default_authority", host), ("grpc.enable_http_proxy", 0)]
+    with grpc.secure_channel(f"127.0.0.1:{port or 443}", trusted, options) as opened:
+        yield opened
+
+
+def test_grpc_and_servers_that_speak_only_http_2(new_sandbox, web):
+    sandbox = new_sandbox(network={"https_ports": [8443]})
+    sandbox.files.write("http2_echo.mjs", program("http2_echo.mjs"))
+    handle = sandbox.commands.run("node http2_echo.mjs 8080 8443", background=True, timeout=0)
+    assert next(stdout for stdout, _, _ in handle if stdout) == "listening\n"
+    handle.disconnect()
+    for port in (8080, 8443):
+        host = sandbox.get_host(port)
+        assert web.get(f"https://{host}/").text == "GET in HTTP/2"
+        with httpx.Client(verify=ssl.create_default_context(), timeout=60) as http1:
+            # Over TLS a client of HTTP/1.1 needs a server of HTTP/1.1: it may upgrade its connection.
+            seen = http1.get(f"https://{host}/")
+            assert seen.http_version == "HTTP/1.1" and (seen.status_code == 200) == (port == 8080)
+        with channel(host) as client:
+            answer, call = client.unary_unary("/echo.Echo/Once").with_call(b"question", timeout=60)
+            assert answer == b"question"
+            assert ("x-bytes", "13") in [tuple(pair) for pair in call.trailing_metadata()]
+
+            # Each answer is there before the next question is asked.
+            questions: queue.Queue[bytes | None] = queue.Queue()
+            answers = client.stream_stream("/echo.Echo/Both")(iter(questions.get, None), timeout=60)
+            for number in range(10):
+                question = bytes([number]) * 10_000
+                questions.put(question)
+                assert next(answers) == question
+            questions.put(None)
+            assert list(answers) == []
+            assert answers.code() == grpc.StatusCode.OK
+
+            # A call that is given up leaves the others alone.
+            abandoned = client.stream_stream("/echo.Echo/Both")(iter(questions.get, None), timeout=60)
+            questions.put(b"first")
+            assert next(abandoned) == b"first"
+            abandoned.cancel()
+            questions.put(None)
+            large = os.urandom(3 << 20)
+            assert client.unary_unary("/echo.Echo/Once")(large, timeout=60) == large
+            assert sandbox.is_running()
+    with channel(sandbox.get_host(9)) as client, pytest.raises(grpc.RpcError) as refused:
+        client.unary_unary("/echo.Echo/Once")(b"question", timeout=60)
+    assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
 def test_a_private_sandbox_wants_its_token(new_sandbox, web):
