@@ -27,6 +27,7 @@ mod guard;
 mod replay;
 mod splice;
 
+use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Debug;
 use std::future::Future;
@@ -47,7 +48,7 @@ use crate::body::Body;
 use crate::dial::Io;
 use crate::engine::answer::Lease;
 use crate::engine::connection::Connection;
-use crate::engine::group::{Admission, Group};
+use crate::engine::group::{Admission, Group, Totals};
 use crate::engine::replay::Replay;
 use crate::hop;
 use crate::pages::Page;
@@ -65,8 +66,12 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Config {
     /// Most requests and upgraded streams of one group at a time.
     pub requests_per_group_max: usize,
+    /// Most requests and upgraded streams of all groups at a time.
+    pub requests_max: usize,
     /// Most idle connections kept for one key.
     pub idle_per_key_max: usize,
+    /// Most idle connections kept for all keys: a guest may have thousands of ports.
+    pub idle_max: usize,
     /// How long a connection is kept idle. Less than the upstream keeps it, or requests meet closed connections.
     pub idle_timeout: Duration,
 }
@@ -76,14 +81,26 @@ impl Config {
     /// for 640 s.
     #[must_use]
     pub fn for_guests() -> Self {
-        Self { requests_per_group_max: 1024, idle_per_key_max: 32, idle_timeout: Duration::from_secs(600) }
+        Self {
+            requests_per_group_max: 1024,
+            requests_max: 16 * 1024,
+            idle_per_key_max: 32,
+            idle_max: 4096,
+            idle_timeout: Duration::from_secs(600),
+        }
     }
 
     /// For an edge, whose groups are nodes: they keep connections idle longer than this, see
     /// [`IDLE_TIMEOUT`](crate::serve::IDLE_TIMEOUT). How many requests there are is bounded where they come in.
     #[must_use]
     pub fn for_nodes() -> Self {
-        Self { requests_per_group_max: usize::MAX >> 4, idle_per_key_max: 256, idle_timeout: Duration::from_secs(600) }
+        Self {
+            requests_per_group_max: usize::MAX >> 4,
+            requests_max: usize::MAX >> 4,
+            idle_per_key_max: 256,
+            idle_max: 4096,
+            idle_timeout: Duration::from_secs(600),
+        }
     }
 }
 
@@ -153,8 +170,13 @@ impl<G> Clone for Engine<G> {
 struct Inner<G> {
     config: Config,
     groups: Mutex<Groups<G>>,
+    totals: Arc<Totals>,
     tasks: TaskSet,
 }
+
+/// What a caller counts for a request. It is dropped when the request and its answer, or the stream that became of them, have
+/// ended.
+pub type Held = Box<dyn Any + Send + Sync>;
 
 #[derive(Debug)]
 struct Groups<G> {
@@ -184,7 +206,7 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
     #[must_use]
     pub fn new(config: Config) -> Self {
         let groups = Mutex::new(Groups { open: HashMap::new(), closed: VecDeque::new() });
-        let inner = Arc::new(Inner { config, groups, tasks: TaskSet::new() });
+        let inner = Arc::new(Inner { config, groups, totals: Arc::default(), tasks: TaskSet::new() });
         inner.tasks.spawn("idle connections", sweep(Arc::downgrade(&inner), inner.tasks.token()));
         Self { inner }
     }
@@ -205,11 +227,30 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
         F: Future<Output = io::Result<S>>,
         S: Io,
     {
+        self.forward_holding(key, dial, request, None).await
+    }
+
+    /// Like [`forward`](Self::forward), and holds something as long as the request lasts.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn forward_holding<D, F, S>(
+        &self,
+        key: &Key<G>,
+        dial: D,
+        request: Request<Body>,
+        held: Option<Held>,
+    ) -> Result<Response<Body>, Error>
+    where
+        D: Fn() -> F,
+        F: Future<Output = io::Result<S>>,
+        S: Io,
+    {
         if request.method() == Method::CONNECT {
             return Err(Error::Tunnel);
         }
         let group = self.group(&key.group).ok_or(Error::Closed)?;
-        let admission = Group::admit(&group, self.inner.config.requests_per_group_max)?;
+        let admission = Group::admit(&group, &self.inner.config, held)?;
         let cut = admission.cut();
         // Pinned here, because by value it would be kept twice.
         let exchange = pin!(self.exchange(admission, key.port, dial, request));
@@ -332,7 +373,7 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
         if groups.closed.contains(key) || self.inner.tasks.token().is_cancelled() {
             return None;
         }
-        let group = Arc::new(Group::new(self.inner.tasks.token().child_token()));
+        let group = Arc::new(Group::new(self.inner.tasks.token().child_token(), Arc::clone(&self.inner.totals)));
         groups.open.insert(key.clone(), Arc::clone(&group));
         Some(group)
     }

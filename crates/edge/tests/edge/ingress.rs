@@ -110,7 +110,11 @@ async fn tls_guest() -> SocketAddr {
         let version = request.version();
         Ok::<_, Infallible>(Response::new(body::full(format!("{version:?}"))))
     });
-    let bounds = serve::Config { connections_max: 10, drain_patience: std::time::Duration::ZERO };
+    let bounds = serve::Config {
+        connections_max: 10,
+        idle_timeout: serve::IDLE_TIMEOUT,
+        drain_patience: std::time::Duration::ZERO,
+    };
     tokio::spawn(serve::serve(Listener::Tls(listener, acceptor), handler, bounds, CancellationToken::new()));
     address
 }

@@ -28,6 +28,7 @@ pub(super) struct Lease {
     connection: Connection,
     port: Option<u16>,
     keep: Duration,
+    idle_per_key_max: usize,
     idle_max: usize,
     tasks: TaskSet,
     /// From when on the answer is waited for.
@@ -42,8 +43,8 @@ impl Lease {
         config: &Config,
         tasks: &TaskSet,
     ) -> Self {
-        let (keep, idle_max) = (config.idle_timeout, config.idle_per_key_max);
-        Self { admission, connection, port, keep, idle_max, tasks: tasks.clone(), cut: None }
+        let Config { idle_timeout: keep, idle_per_key_max, idle_max, .. } = *config;
+        Self { admission, connection, port, keep, idle_per_key_max, idle_max, tasks: tasks.clone(), cut: None }
     }
 
     /// The answer has been read to its end: keeps the connection for the next request as soon as it is ready for it. Until
@@ -72,7 +73,7 @@ impl Lease {
     }
 
     fn keep_idle(self) {
-        self.admission.put_idle(self.port, self.connection, self.keep, self.idle_max);
+        self.admission.put_idle(self.port, self.connection, self.keep, [self.idle_per_key_max, self.idle_max]);
     }
 }
 

@@ -26,6 +26,9 @@ use crate::serve::HEADERS_MAX;
 /// read the answer. The rest of what clients send without looking for an answer is an error to them.
 const UNREAD_BYTES_MAX: usize = 64 << 20;
 
+/// Bytes of a request that wait for the upstream to read them, and most of an answer's head.
+const BUFFER_BYTES_MAX: usize = 128 << 10;
+
 /// A connection to an upstream, for one request at a time. Dropping it closes it, unless an answer is still read from it.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -47,7 +50,11 @@ impl Connection {
     pub(super) async fn open(io: Box<dyn Io>) -> Result<Self, hyper::Error> {
         let shared = Arc::new(Shared::default());
         let watched = Watched { io: io.take(0), shared: Arc::clone(&shared), guard: Guard::default(), unread: None };
-        let (sender, connection) = Builder::new().max_headers(HEADERS_MAX).handshake(TokioIo::new(watched)).await?;
+        let (sender, connection) = Builder::new()
+            .max_headers(HEADERS_MAX)
+            .max_buf_size(BUFFER_BYTES_MAX)
+            .handshake(TokioIo::new(watched))
+            .await?;
         let drive = Drive::new(Arc::clone(&shared), async move {
             // Whoever waits for an answer or reads it is told, too.
             if let Err(error) = connection.with_upgrades().await {
