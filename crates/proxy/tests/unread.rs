@@ -21,7 +21,7 @@ const CONNECTIONS: usize = 16;
 const STREAMS: usize = 8;
 const CHUNK_BYTES: usize = 16 << 10;
 /// What the streams of one connection together may hold: its window, and what each has to write.
-const CONNECTION_BYTES_MAX: usize = 3 << 20;
+const CONNECTION_BYTES_MAX: usize = 4 << 20;
 /// How long nothing may be sent until all is full.
 const QUIET: Duration = Duration::from_millis(500);
 
@@ -45,7 +45,7 @@ fn resident_bytes() -> usize {
 async fn bodies_that_nobody_reads_are_bounded_for_each_connection() {
     let upstream = raw_upstream(|_, mut stream| async move {
         read_head(&mut stream).await;
-        std::future::pending().await
+        std::future::pending::<()>().await;
     })
     .await;
     let stage = Stage::before(upstream).await;
