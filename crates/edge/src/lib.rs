@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod preflight;
+mod shares;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -33,6 +34,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Versio
 use subtle::ConstantTimeEq;
 use tokio_util::sync::CancellationToken;
 
+use crate::shares::{Full, Shares};
+
 /// Most connections of clients at a time. Each takes two file descriptors, one towards its node.
 const CONNECTIONS_MAX: u32 = 16_384;
 /// How long requests under way may take when the edge stops. Streams last longer anyway: their clients connect again.
@@ -46,6 +49,10 @@ const TRAFFIC_TOKEN: HeaderName = HeaderName::from_static("e2b-traffic-access-to
 pub struct Config {
     /// Most connections of clients at a time.
     pub connections_max: u32,
+    /// Most requests under way at a time, upgraded streams among them.
+    pub requests_max: usize,
+    /// Of these, requests to the sandboxes of one team.
+    pub team_requests_max: usize,
     /// How long requests under way may take after shutdown began.
     pub drain_patience: Duration,
     /// Whether what requests say about earlier proxies is believed: only when there is one of the operator's own.
@@ -55,7 +62,13 @@ pub struct Config {
 impl Default for Config {
     /// For clients that connect directly.
     fn default() -> Self {
-        Self { connections_max: CONNECTIONS_MAX, drain_patience: DRAIN_PATIENCE, forwarded: Forwarded::Replace }
+        Self {
+            connections_max: CONNECTIONS_MAX,
+            requests_max: CONNECTIONS_MAX as usize,
+            team_requests_max: CONNECTIONS_MAX as usize / 2,
+            drain_patience: DRAIN_PATIENCE,
+            forwarded: Forwarded::Replace,
+        }
     }
 }
 
@@ -64,6 +77,7 @@ impl Default for Config {
 pub struct Edge {
     config: Arc<Config>,
     catalog: Catalog,
+    shares: Arc<Shares>,
     engine: Engine<NodeAddress>,
 }
 
@@ -74,7 +88,9 @@ impl Edge {
     /// Outside of a tokio runtime.
     #[must_use]
     pub fn new(config: Config, catalog: Catalog) -> Self {
-        Self { config: Arc::new(config), catalog, engine: Engine::new(hearth_proxy::Config::for_nodes()) }
+        let shares = Arc::new(Shares::new(config.requests_max, config.team_requests_max));
+        let engine = Engine::new(hearth_proxy::Config::for_nodes());
+        Self { config: Arc::new(config), catalog, shares, engine }
     }
 
     /// Serves HTTP/1.1 and HTTP/2 until `shutdown`, then drains; returns how many connections had to be cut.
@@ -94,7 +110,8 @@ impl Edge {
     /// The bounds of a server of it.
     #[must_use]
     pub fn bounds(&self) -> serve::Config {
-        serve::Config { connections_max: self.config.connections_max, drain_patience: self.config.drain_patience }
+        let Config { connections_max, drain_patience, .. } = *self.config;
+        serve::Config { connections_max, idle_timeout: serve::IDLE_TIMEOUT, drain_patience }
     }
 
     /// Cuts whatever is left of the way to the nodes, upgraded streams above all.
@@ -137,6 +154,12 @@ impl Edge {
         request: Request<Body>,
         audience: Audience,
     ) -> Response<Body> {
+        let seat = match self.shares.admit(route, http_body::Body::size_hint(request.body()).upper()) {
+            Ok(seat) => seat,
+            Err(Full { limit }) => {
+                return Page::TooManyConnections { sandbox_id: &target.sandbox_id, limit }.response(audience);
+            }
+        };
         let (mut parts, body) = request.into_parts();
         // A server of ours says who it is.
         let peer = parts.extensions.remove::<Peer>().unwrap_or_else(Peer::unix);
@@ -157,7 +180,7 @@ impl Edge {
 
         let key = Key { group: route.node_proxy.clone(), port: None };
         let dial = || dial::node(&key.group);
-        match self.engine.forward(&key, dial, Request::from_parts(parts, body)).await {
+        match self.engine.forward_holding(&key, dial, Request::from_parts(parts, body), Some(Box::new(seat))).await {
             Ok(response) => response,
             Err(error) => {
                 log(&error, target, &key.group);

@@ -13,9 +13,9 @@ use hearth_catalog::Catalog;
 use hearth_cluster_api::NodeClient;
 use hearth_edge::Edge;
 use hearth_orchestrator::Orchestrator;
-use hearth_proxy::Body;
 use hearth_proxy::body::boxed;
 use hearth_proxy::serve::{self, Listener};
+use hearth_proxy::{Body, Descriptors};
 use hearth_sandbox::{DiskRoom, GuestLogs, GuestSamples};
 use hearth_stdx::TaskSet;
 use hearth_store::Store;
@@ -36,8 +36,9 @@ use crate::{first_team, front, options, setup};
 /// One attempt to give a guest its identity. An answer takes 0.1 s under emulation, longer when many start at once; a second
 /// attempt in parallel would only slow it down.
 const INIT_ATTEMPT: Duration = Duration::from_secs(3);
-/// API connections: every client keeps a few.
-const API_CONNECTIONS_MAX: u32 = 4096;
+/// How long a connection to the API may be idle, as usual for servers: clients keep connections for seconds, and open new ones
+/// when they find one closed.
+const API_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// Open files that a busy instance needs: each connection of a client takes one here and two on the way to its guest.
 const OPEN_FILES_MIN: u64 = 16_384;
 /// How long a request under way may take once the daemon is stopping.
@@ -66,6 +67,7 @@ async fn live(
     // Before the first program is started.
     hearth_host::process::close_on_exec().context("marking inherited files")?;
     let program = Program::of_this_process()?;
+    // Before anything is bounded by it.
     let open_files = hearth_host::process::raise_open_files().context("raising the limit of open files")?;
     if open_files < OPEN_FILES_MIN {
         tracing::warn!(open_files, "few files may be open at once: raise the hard limit (`ulimit -Hn`, LimitNOFILE=)");
@@ -82,7 +84,8 @@ async fn live(
         foundation = setup::prepare(settings, layout, false) => foundation?,
         signal = stop.wait() => return interrupted(signal),
     };
-    let started = Instance::start(settings, layout, &foundation, listeners).await;
+    let descriptors = Descriptors::share_out(open_files, settings.sandboxes_max);
+    let started = Instance::start(settings, layout, &foundation, listeners, descriptors).await;
     let instance = match started {
         Ok(instance) => instance,
         Err(error) => {
@@ -212,6 +215,7 @@ impl Instance {
         layout: &Layout,
         foundation: &Foundation,
         listeners: Listeners,
+        descriptors: Descriptors,
     ) -> Result<Self> {
         let Listeners { api: api_listener, edge: edge_listener, names } = listeners;
         let tls_port = names.as_ref().map(|names| names.port);
@@ -260,6 +264,7 @@ impl Instance {
                 },
                 samples: GuestSamples(analytics.clone()),
             },
+            traffic: traffic_of_node(descriptors),
             cluster_socket: layout.node_socket(),
             proxy_socket: layout.node_proxy_socket(),
         };
@@ -301,9 +306,13 @@ impl Instance {
                 return Err(error.into());
             }
         };
-        let edge = Edge::new(hearth_edge::Config::default(), catalog);
+        let edge = Edge::new(traffic_of_edge(descriptors), catalog);
         let servers = TaskSet::new();
-        let bounds = serve::Config { connections_max: API_CONNECTIONS_MAX, drain_patience: DRAIN_PATIENCE };
+        let bounds = serve::Config {
+            connections_max: descriptors.api_connections,
+            idle_timeout: API_IDLE_TIMEOUT,
+            drain_patience: DRAIN_PATIENCE,
+        };
         servers.spawn("API", serve::serve(api_listener, api.router(), bounds, servers.token()));
         let serving = edge.clone();
         let token = servers.token();
@@ -377,6 +386,24 @@ fn api_config(settings: &Settings, layout: &Layout) -> Result<hearth_api::Config
         identity,
         ..config
     })
+}
+
+fn traffic_of_edge(descriptors: Descriptors) -> hearth_edge::Config {
+    hearth_edge::Config {
+        connections_max: descriptors.client_connections,
+        requests_max: descriptors.requests,
+        team_requests_max: descriptors.team_requests,
+        ..hearth_edge::Config::default()
+    }
+}
+
+fn traffic_of_node(descriptors: Descriptors) -> hearth_proxy::Config {
+    hearth_proxy::Config {
+        requests_per_group_max: descriptors.sandbox_requests,
+        requests_max: descriptors.requests,
+        idle_max: descriptors.idle_connections,
+        ..hearth_proxy::Config::for_guests()
+    }
 }
 
 /// A listener on all addresses is reached on loopback from here.

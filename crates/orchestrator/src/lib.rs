@@ -65,6 +65,8 @@ pub struct Config {
     pub typical_disk_mib: u32,
     /// How sandboxes are run.
     pub sandbox: hearth_sandbox::Config,
+    /// Bounds of requests to guests.
+    pub traffic: hearth_proxy::Config,
     /// The socket of the cluster API. Only its owner can connect.
     pub cluster_socket: PathBuf,
     /// The socket of the node-side proxy. Only its owner can connect.
@@ -115,7 +117,7 @@ impl Orchestrator {
         let surveyor = Arc::new(surveyor);
         let cluster_listener = listen(&config.cluster_socket)?;
         let proxy_listener = listen(&config.proxy_socket)?;
-        let engine = Engine::new(hearth_proxy::Config::for_guests());
+        let engine = Engine::new(config.traffic);
         let capacity = Capacity { sandboxes_max: config.sandboxes_max, typical_disk_mib: config.typical_disk_mib };
         let remains = TaskSet::new();
         remains.spawn("remains of sandboxes", parts.remains.clone().run(remains.token()));
@@ -124,7 +126,7 @@ impl Orchestrator {
         let registry = Registry::new(config.sandbox, parts, cache, capacity, engine.clone());
         servers.spawn("surveyor", Arc::clone(&surveyor).run(servers.token()));
         let routes = Cluster::routes(registry.clone(), surveyor, servers.token());
-        let cluster = serve::Config { connections_max: CLUSTER_CONNECTIONS_MAX, drain_patience: DRAIN_PATIENCE };
+        let cluster = bounds(CLUSTER_CONNECTIONS_MAX);
         servers.spawn("cluster API", serve::serve(cluster_listener, routes, cluster, servers.token()));
         let proxy = ReverseProxy::new(registry.clone(), engine.clone());
         let handler = service_fn(move |request| {
@@ -132,7 +134,7 @@ impl Orchestrator {
             // Whatever holds it moves it several times, and it is large.
             Box::pin(async move { Ok::<_, Infallible>(proxy.answer(request).await) })
         });
-        let config_of_proxy = serve::Config { connections_max: PROXY_CONNECTIONS_MAX, drain_patience: DRAIN_PATIENCE };
+        let config_of_proxy = bounds(PROXY_CONNECTIONS_MAX);
         servers.spawn("node-side proxy", serve::serve(proxy_listener, handler, config_of_proxy, servers.token()));
         Ok(Self { registry, engine, servers, remains, sockets: [config.cluster_socket, config.proxy_socket] })
     }
@@ -170,6 +172,10 @@ impl Orchestrator {
             let _ = fs::remove_file(socket);
         }
     }
+}
+
+fn bounds(connections_max: u32) -> serve::Config {
+    serve::Config { connections_max, idle_timeout: serve::IDLE_TIMEOUT, drain_patience: DRAIN_PATIENCE }
 }
 
 /// Listens on a socket that only its owner can connect to, in the place of one that a killed daemon left.

@@ -33,6 +33,7 @@ mod protocol;
 mod replay;
 mod splice;
 
+use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Debug;
 use std::future::Future;
@@ -51,7 +52,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::body::Body;
 use crate::dial::{Dialled, Io, Protocol};
-use crate::engine::group::Group;
+use crate::engine::group::{Group, Totals};
 use crate::pages::Page;
 
 /// How often idle connections are looked through.
@@ -79,8 +80,12 @@ pub struct Config {
     pub destination: Destination,
     /// Most requests and upgraded streams of one group at a time.
     pub requests_per_group_max: usize,
+    /// Most requests and upgraded streams of all groups at a time.
+    pub requests_max: usize,
     /// Most idle connections kept for one key.
     pub idle_per_key_max: usize,
+    /// Most idle connections kept for all keys: a guest may have thousands of ports.
+    pub idle_max: usize,
     /// How long a connection is kept idle. Less than the upstream keeps it, or requests meet closed connections.
     pub idle_timeout: Duration,
 }
@@ -93,7 +98,9 @@ impl Config {
         Self {
             destination: Destination::Guests,
             requests_per_group_max: 1024,
+            requests_max: 16 * 1024,
             idle_per_key_max: 32,
+            idle_max: 4096,
             idle_timeout: Duration::from_secs(600),
         }
     }
@@ -105,7 +112,9 @@ impl Config {
         Self {
             destination: Destination::Nodes,
             requests_per_group_max: usize::MAX >> 4,
+            requests_max: usize::MAX >> 4,
             idle_per_key_max: 256,
+            idle_max: 4096,
             idle_timeout: Duration::from_secs(600),
         }
     }
@@ -177,8 +186,13 @@ impl<G> Clone for Engine<G> {
 struct Inner<G> {
     config: Config,
     groups: Mutex<Groups<G>>,
+    totals: Arc<Totals>,
     tasks: TaskSet,
 }
+
+/// What a caller counts for a request. It is dropped when the request and its answer, or the stream that became of them, have
+/// ended.
+pub type Held = Box<dyn Any + Send + Sync>;
 
 #[derive(Debug)]
 struct Groups<G> {
@@ -208,7 +222,7 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
     #[must_use]
     pub fn new(config: Config) -> Self {
         let groups = Mutex::new(Groups { open: HashMap::new(), closed: VecDeque::new() });
-        let inner = Arc::new(Inner { config, groups, tasks: TaskSet::new() });
+        let inner = Arc::new(Inner { config, groups, totals: Arc::default(), tasks: TaskSet::new() });
         inner.tasks.spawn("idle connections", sweep(Arc::downgrade(&inner), inner.tasks.token()));
         Self { inner }
     }
@@ -229,11 +243,30 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
         F: Future<Output = io::Result<S>>,
         S: Io,
     {
-        self.forward_agreed(key, |_| dial().map_ok(Dialled::plain), request).await
+        self.forward_holding(key, dial, request, None).await
     }
 
-    /// The same where `dial` may agree on a version of HTTP with the other side, as in TLS: it gets the newest one that can be
-    /// spoken.
+    /// Like [`forward`](Self::forward), and holds something as long as the request lasts.
+    ///
+    /// # Errors
+    /// See [`Error`]. Once the answer has begun, errors are in its body.
+    pub async fn forward_holding<D, F, S>(
+        &self,
+        key: &Key<G>,
+        dial: D,
+        request: Request<Body>,
+        held: Option<Held>,
+    ) -> Result<Response<Body>, Error>
+    where
+        D: Fn() -> F,
+        F: Future<Output = io::Result<S>>,
+        S: Io,
+    {
+        self.admit(key, |_| dial().map_ok(Dialled::plain), request, held).await
+    }
+
+    /// Like [`forward`](Self::forward), where `dial` may agree on a version of HTTP with the other side, as in TLS: it gets the
+    /// newest one that can be spoken.
     ///
     /// # Errors
     /// See [`Error`]. Once the answer has begun, errors are in its body.
@@ -247,11 +280,25 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
         D: Fn(Protocol) -> F,
         F: Future<Output = io::Result<Dialled>>,
     {
+        self.admit(key, dial, request, None).await
+    }
+
+    async fn admit<D, F>(
+        &self,
+        key: &Key<G>,
+        dial: D,
+        request: Request<Body>,
+        held: Option<Held>,
+    ) -> Result<Response<Body>, Error>
+    where
+        D: Fn(Protocol) -> F,
+        F: Future<Output = io::Result<Dialled>>,
+    {
         if request.method() == Method::CONNECT {
             return Err(Error::Tunnel);
         }
         let group = self.group(&key.group).ok_or(Error::Closed)?;
-        let admission = Group::admit(&group, key.port, self.inner.config.requests_per_group_max)?;
+        let admission = Group::admit(&group, key.port, &self.inner.config, held)?;
         let cut = admission.cut();
         // Pinned here, because by value it would be kept twice.
         let exchange = pin!(self.exchange(admission, dial, request));
@@ -316,7 +363,7 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
         if groups.closed.contains(key) || self.inner.tasks.token().is_cancelled() {
             return None;
         }
-        let group = Arc::new(Group::new(self.inner.tasks.token().child_token()));
+        let group = Arc::new(Group::new(self.inner.tasks.token().child_token(), Arc::clone(&self.inner.totals)));
         groups.open.insert(key.clone(), Arc::clone(&group));
         Some(group)
     }

@@ -11,6 +11,7 @@
 //! * [`internal`]: the routes of the guest daemon that are not for clients, in every spelling.
 //! * [`pages`]: the answers of the proxy itself, whose sentences clients rely on.
 //! * [`hop`]: which headers end at a proxy, and how an edge tells a node what a request is for.
+//! * [`Descriptors`]: how many connections of each kind there may be.
 //! * [`dial`]: connecting to an upstream, patiently where a server may just be starting.
 //! * [`Engine`]: one request to an upstream and its answer back, over pooled connections that can be cut.
 //! * [`serve`](mod@serve): accepting connections, HTTP/1.1 and HTTP/2, until they are drained.
@@ -22,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 pub mod body;
+mod descriptors;
 pub mod dial;
 mod engine;
 pub mod hop;
@@ -33,4 +35,5 @@ pub mod tls;
 mod turn;
 
 pub use body::{Body, BoxError};
-pub use engine::{Config, Destination, Engine, Error, Key};
+pub use descriptors::Descriptors;
+pub use engine::{Config, Destination, Engine, Error, Held, Key};

@@ -16,6 +16,7 @@
 //! Tasks: one for each connection, each HTTP/2 stream and each body that is thrown away, all owned by [`serve`]. An upgraded
 //! stream belongs to whoever took it.
 
+mod admission;
 mod body;
 mod conversation;
 mod framing;
@@ -35,11 +36,12 @@ use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::body::{Body, BoxError, boxed, empty};
+use crate::serve::admission::Admission;
 use crate::serve::body::{AnswerBody, RequestBody};
 use crate::serve::conversation::{Conversation, Exchange};
 use crate::serve::listener::Accepted;
@@ -49,7 +51,7 @@ pub use listener::{Listener, Peer, Scheme};
 
 /// Most headers of a message. Clients put metadata of files into headers, a few hundred of them.
 pub const HEADERS_MAX: usize = 512;
-/// How long a connection may be idle. Clients may count on 610 s, and a proxy in front of us on 620 s.
+/// How long a connection to sandboxes may be idle. Clients may count on 610 s, and a proxy in front of us on 620 s.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(640);
 /// How long the head of a request may take, from its first byte on; or from the start of the connection on.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -60,12 +62,13 @@ const BUFFER_BYTES_MAX: usize = 256 << 10;
 const HTTP2_HEADER_BYTES_MAX: u32 = 256 << 10;
 /// Streams of one HTTP/2 connection at a time. A client may hold hundreds of silent ones.
 const HTTP2_STREAMS_MAX: u32 = 1024;
-/// Bytes on their way in one HTTP/2 stream: a wide and long link is full with it.
-const HTTP2_STREAM_WINDOW_BYTES: u32 = 1 << 20;
-/// Bytes on their way in one HTTP/2 connection.
-const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// Bytes on their way in one HTTP/2 stream, which are held here when the handler does not read them. A link of 40 Mbit/s and 50 ms
+/// is full with it.
+const HTTP2_STREAM_WINDOW_BYTES: u32 = 256 << 10;
+/// Bytes on their way in one HTTP/2 connection, and so most that it holds of bodies. Four streams that nobody reads fill it.
+const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 /// Bytes of one HTTP/2 stream that wait for the client to read them.
-const HTTP2_SEND_BYTES_MAX: usize = 256 << 10;
+const HTTP2_SEND_BYTES_MAX: usize = 64 << 10;
 /// How often a silent HTTP/2 peer is asked whether it is there, and how long it has to answer.
 const HTTP2_PING_PERIOD: Duration = Duration::from_secs(60);
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -74,15 +77,20 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a client that has just connected may take to greet and to ask, once a drain began. Its request is on its way,
 /// most likely, and a closed connection would lose it.
 const LAST_HEAD_PATIENCE: Duration = Duration::from_millis(500);
+/// How often a connection that found no room looks for an idle one again.
+const ROOM_PERIOD: Duration = Duration::from_millis(100);
 /// How long tasks may take to end after they were cut. They only have to be polled once.
 const CUT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Bounds of a server.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Most connections at a time. Further ones wait in the listener's queue. Each takes a file descriptor here, and usually one
-    /// towards its upstream.
+    /// Most connections at a time. For a further one, the connection that was idle for longest is closed; it waits while all are
+    /// busy. One address (one /64 of IPv6) has at most half of them. Each takes a file descriptor here, and usually one towards
+    /// its upstream.
     pub connections_max: u32,
+    /// How long a connection may be idle.
+    pub idle_timeout: Duration,
     /// How long requests under way may take after shutdown began.
     pub drain_patience: Duration,
 }
@@ -110,20 +118,23 @@ where
     let _cut_when_dropped = tasks.token().drop_guard();
     let builder = Arc::new(protocols(&tasks, !matches!(listener, Listener::Unix(_))));
     let room = Arc::new(Semaphore::new(config.connections_max as usize));
-    loop {
-        let next = async {
-            let place = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
-            (place, listener.accept().await)
-        };
-        let Some((place, accepted)) = shutdown.run_until_cancelled(next).await else { break };
+    let admission = Arc::new(Admission::new(config.connections_max));
+    while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((accepted, peer)) => {
-                let conversation = Arc::new(Conversation::new());
+                let found = shutdown.run_until_cancelled(find_room(&room, &admission)).await;
+                let Some(seat) = found else { break };
+                let conversation = Arc::new(Conversation::new(config.idle_timeout));
+                let cut = tasks.token().child_token();
+                let Some(place) = Admission::admit(&admission, peer.ip(), &conversation, &cut) else {
+                    tracing::debug!(peer = ?peer.ip(), "closed a connection: its address has its share, and uses all of it");
+                    continue;
+                };
                 let border = Border { handler: handler.clone(), peer, conversation, tasks: tasks.clone() };
-                let served = connection(Arc::clone(&builder), accepted, border, shutdown.clone(), tasks.token());
+                let served = connection(Arc::clone(&builder), accepted, border, shutdown.clone(), cut);
                 tasks.spawn("connection", async move {
                     served.await;
-                    drop(place);
+                    drop((seat, place));
                 });
             }
             Err(error) if listener::is_of_one_connection(&error) => {}
@@ -142,6 +153,18 @@ where
     };
     tasks.shutdown(CUT_PATIENCE).await;
     cut
+}
+
+/// Waits for a place, for which the connection that was idle for longest is closed. Cancel safe.
+async fn find_room(room: &Arc<Semaphore>, admission: &Admission) -> OwnedSemaphorePermit {
+    loop {
+        if room.available_permits() == 0 {
+            admission.make_room();
+        }
+        if let Ok(seat) = tokio::time::timeout(ROOM_PERIOD, Arc::clone(room).acquire_owned()).await {
+            return seat.expect("the semaphore is never closed");
+        }
+    }
 }
 
 /// `half_close`: clients may close their half of a connection behind a request, which [`Socket`] judges.

@@ -8,7 +8,7 @@ use futures::SinkExt;
 use hearth_edge::Config;
 use hearth_proxy::body::{self, Body, boxed};
 use hearth_proxy::hop::Forwarded;
-use hearth_types::{ExecutionId, NodeAddress, Route, SandboxId};
+use hearth_types::{ExecutionId, NodeAddress, Route, SandboxId, TeamId};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -45,6 +45,37 @@ async fn a_host_names_the_sandbox_and_the_guest_sees_what_the_client_sent() {
         "x-forwarded-proto: http",
     ];
     assert_eq!(seen.lines().collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
+async fn a_team_has_a_share_of_the_requests_and_leaves_the_rest_to_others() {
+    let (sender, body) = fed();
+    let body = std::sync::Arc::new(std::sync::Mutex::new(Some(body)));
+    let guest = guest(move |_: Request<Incoming>| {
+        let body = body.lock().expect("no panic").take().unwrap_or_else(body::empty);
+        std::future::ready(Response::new(body))
+    })
+    .await;
+    let config = Config { requests_max: 2, team_requests_max: 1, ..Config::default() };
+    let world = World::with(guest, config).await;
+    let stream = world.get("8080-i123.example.com", "/").await;
+    assert_eq!(stream.status(), 200);
+    let refused = world.get("8081-i123.example.com", "/").await;
+    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (429, &"1".parse().expect("a value")));
+    assert_eq!(
+        text(refused).await,
+        r#"{"sandboxId":"i123","message":"Too many connections to the sandbox are open","connectionLimit":1,"code":429}"#
+    );
+    // Another team's goes on to the node, which does not know it.
+    let (sandbox_id, execution_id) = ("i456".parse::<SandboxId>().expect("an id"), ExecutionId::generate());
+    let other = Route { sandbox_id, execution_id, team_id: TeamId::generate(), ..world.route.clone() };
+    world.catalog.publish(other, LEASE, None).await.expect("there is room");
+    assert_eq!(world.get("8080-i456.example.com", "/").await.status(), 502);
+    // The share is free again at the end of the stream.
+    drop(sender);
+    assert_eq!(text(stream).await, "");
+    let admitted = async { while world.get("8080-i123.example.com", "/").await.status() != 200 {} };
+    soon("the share to be free", admitted).await;
 }
 
 #[tokio::test]

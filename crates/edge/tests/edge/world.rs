@@ -151,7 +151,8 @@ pub(crate) fn serve_node(
         }
     });
     let shutdown = CancellationToken::new();
-    let bounds = serve::Config { connections_max: 100, drain_patience: Duration::ZERO };
+    let bounds =
+        serve::Config { connections_max: 100, idle_timeout: serve::IDLE_TIMEOUT, drain_patience: Duration::ZERO };
     let listener = UnixListener::bind(path).expect("a free path");
     tokio::spawn(serve::serve(listener, handler, bounds, shutdown.clone()));
     shutdown

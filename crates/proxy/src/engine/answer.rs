@@ -28,6 +28,7 @@ pub(super) struct Lease {
     admission: Admission,
     connection: Link,
     keep: Duration,
+    idle_per_key_max: usize,
     idle_max: usize,
     tasks: TaskSet,
     /// From when on the answer is waited for.
@@ -36,8 +37,8 @@ pub(super) struct Lease {
 
 impl Lease {
     pub(super) fn new(admission: Admission, connection: Link, config: &Config, tasks: &TaskSet) -> Self {
-        let (keep, idle_max) = (config.idle_timeout, config.idle_per_key_max);
-        Self { admission, connection, keep, idle_max, tasks: tasks.clone(), cut: None }
+        let Config { idle_timeout: keep, idle_per_key_max, idle_max, .. } = *config;
+        Self { admission, connection, keep, idle_per_key_max, idle_max, tasks: tasks.clone(), cut: None }
     }
 
     pub(super) fn is_http1(&self) -> bool {
@@ -46,7 +47,7 @@ impl Lease {
 
     /// Closes the connection after the answer instead of using it again.
     pub(super) fn close_at_end(&mut self) {
-        self.idle_max = 0;
+        self.idle_per_key_max = 0;
     }
 
     /// The answer has been read to its end: keeps the connection for the next request as soon as it is ready for it. Until
@@ -75,7 +76,7 @@ impl Lease {
     }
 
     fn keep_idle(self) {
-        self.admission.put_idle(self.connection, self.keep, self.idle_max);
+        self.admission.put_idle(self.connection, self.keep, [self.idle_per_key_max, self.idle_max]);
     }
 }
 

@@ -28,6 +28,9 @@ use crate::serve::HEADERS_MAX;
 /// read the answer. The rest of what clients send without looking for an answer is an error to them.
 const UNREAD_BYTES_MAX: usize = 64 << 20;
 
+/// Bytes of a request that wait for the upstream to read them, and most of an answer's head.
+const BUFFER_BYTES_MAX: usize = 128 << 10;
+
 /// A connection to an upstream, for one request at a time. Dropping it closes it, unless an answer is still read from it.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -58,7 +61,10 @@ impl Connection {
             unread: None,
         };
         let mut builder = Builder::new();
-        builder.max_headers(HEADERS_MAX).title_case_headers(destination == Destination::Guests);
+        builder
+            .max_headers(HEADERS_MAX)
+            .max_buf_size(BUFFER_BYTES_MAX)
+            .title_case_headers(destination == Destination::Guests);
         let (sender, connection) = builder.handshake(TokioIo::new(watched)).await?;
         let drive = Drive::new(Arc::clone(&shared), async move {
             // Whoever waits for an answer or reads it is told, too.

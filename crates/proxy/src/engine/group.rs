@@ -9,14 +9,29 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::dial::Protocol;
-use crate::engine::Error;
 use crate::engine::link::Link;
 use crate::engine::protocol::{Ports, Spoken};
+use crate::engine::{Config, Error, Held};
+
+/// What all groups of an engine have together.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    requests: AtomicUsize,
+    idle: AtomicUsize,
+}
+
+/// Counts one more, unless there are `limit` already.
+fn count(counter: &AtomicUsize, limit: usize) -> Result<(), Error> {
+    let one_more = |count: usize| (count < limit).then_some(count + 1);
+    let counted = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+    counted.map(drop).map_err(|_| Error::TooManyRequests { limit })
+}
 
 /// The requests and idle connections of one execution or node.
 #[derive(Debug)]
 pub(super) struct Group {
     requests: AtomicUsize,
+    totals: Arc<Totals>,
     state: Mutex<State>,
 }
 
@@ -32,14 +47,25 @@ struct State {
 #[derive(Debug)]
 struct Idle {
     connection: Link,
+    _counted: CountedIdle,
     since: Instant,
     until: Instant,
 }
 
+/// An idle connection among all of its engine.
+#[derive(Debug)]
+struct CountedIdle(Arc<Totals>);
+
+impl Drop for CountedIdle {
+    fn drop(&mut self) {
+        self.0.idle.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Group {
-    pub(super) fn new(cut: CancellationToken) -> Self {
+    pub(super) fn new(cut: CancellationToken, totals: Arc<Totals>) -> Self {
         let state = State { cut: Arc::new(cut), idle: HashMap::new(), ports: Ports::default() };
-        Self { requests: AtomicUsize::new(0), state: Mutex::new(state) }
+        Self { requests: AtomicUsize::new(0), totals, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -47,17 +73,22 @@ impl Group {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts one more request to `port`, unless there are `limit` already.
-    pub(super) fn admit(group: &Arc<Self>, port: Option<u16>, limit: usize) -> Result<Admission, Error> {
-        let one_more = |requests: usize| (requests < limit).then_some(requests + 1);
-        group
-            .requests
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
-            .map_err(|_| Error::TooManyRequests { limit })?;
+    /// Counts one more request to `port`, unless there are as many already as there may be.
+    pub(super) fn admit(
+        group: &Arc<Self>,
+        port: Option<u16>,
+        config: &Config,
+        held: Option<Held>,
+    ) -> Result<Admission, Error> {
+        count(&group.requests, config.requests_per_group_max)?;
+        if let Err(error) = count(&group.totals.requests, config.requests_max) {
+            group.requests.fetch_sub(1, Ordering::Relaxed);
+            return Err(error);
+        }
         let state = group.state();
         let (cut, spoken) = (Arc::clone(&state.cut), state.ports.get(port));
         drop(state);
-        Ok(Admission { cut, port, spoken, group: Arc::clone(group) })
+        Ok(Admission { cut, port, spoken, group: Arc::clone(group), _held: held })
     }
 
     pub(super) fn requests(&self) -> usize {
@@ -99,6 +130,8 @@ impl Group {
 #[derive(Debug)]
 pub(super) struct Admission {
     group: Arc<Group>,
+    /// What its caller counts.
+    _held: Option<Held>,
     /// Shared as a whole: a clone of a token takes locks of the tree that it is in.
     cut: Arc<CancellationToken>,
     port: Option<u16>,
@@ -139,25 +172,33 @@ impl Admission {
         found
     }
 
-    /// Keeps a connection for the next request, for at most `keep`. When there are `max` already the oldest goes.
-    pub(super) fn put_idle(&self, connection: Link, keep: Duration, max: usize) {
+    /// Keeps a connection for the next request, for at most `keep`. When there are `of_port_max` already the oldest goes; when all
+    /// groups have `in_all_max`, it is closed.
+    pub(super) fn put_idle(&self, connection: Link, keep: Duration, [of_port_max, in_all_max]: [usize; 2]) {
+        let place = (self.port, connection.protocol());
         let now = Instant::now();
         let mut state = self.group.state();
         // Checked under the lock: after a cut nothing of before comes back.
-        if self.cut.is_cancelled() || max == 0 {
+        if self.cut.is_cancelled() || of_port_max == 0 {
+            return;
+        }
+        if let Some(waiting) = state.idle.get_mut(&place)
+            && waiting.len() >= of_port_max
+        {
+            waiting.remove(0);
+        }
+        if count(&self.group.totals.idle, in_all_max).is_err() {
             return;
         }
         connection.rest();
-        let waiting = state.idle.entry((self.port, connection.protocol())).or_default();
-        if waiting.len() >= max {
-            waiting.remove(0);
-        }
-        waiting.push(Idle { connection, since: now, until: now + keep });
+        let _counted = CountedIdle(Arc::clone(&self.group.totals));
+        state.idle.entry(place).or_default().push(Idle { connection, _counted, since: now, until: now + keep });
     }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
         self.group.requests.fetch_sub(1, Ordering::Relaxed);
+        self.group.totals.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -17,8 +17,8 @@ use crate::turn::Turn;
 pub(super) const INFORMATIONAL_MAX: usize = 64;
 /// Most bytes of informational answers, and of empty lines before an answer. Early hints take a few KiB.
 pub(super) const INFORMATIONAL_BYTES_MAX: usize = 64 << 10;
-/// Most bytes of an answer without a frame of its body. hyper reads at most 417 KiB of a head, and two frames of at most one read
-/// each may be on their way to whoever reads the body.
+/// Most bytes of an answer without a frame of its body. A head and two frames of at most one read each may be on their way
+/// to whoever reads the body.
 const UNPRODUCTIVE_BYTES_MAX: usize = 1 << 20;
 /// As much of a head as tells its kind: `HTTP/1.1 103`.
 const STATUS_BYTES: usize = 12;

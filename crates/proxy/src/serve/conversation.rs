@@ -14,13 +14,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use futures::task::AtomicWaker;
 use http::Version;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{HEAD_TIMEOUT, IDLE_TIMEOUT};
+use super::HEAD_TIMEOUT;
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +35,8 @@ enum Phase {
 #[derive(Debug)]
 struct State {
     phase: Phase,
+    /// The end of the last exchange, or the beginning of the connection.
+    idle_since: Instant,
     /// HTTP/2 peers talk about the connection itself between requests: bytes do not mean that a head has begun.
     multiplexed: bool,
     /// A body of a request is still on its way: of the last one that began.
@@ -54,13 +57,24 @@ pub(super) struct Conversation {
     begun: Notify,
     /// The last answer broke off, and only a reset connection can tell.
     broken: AtomicBool,
+    /// How long it may be idle.
+    idle_timeout: Duration,
 }
 
 impl Conversation {
-    pub(super) fn new() -> Self {
-        let phase = Phase::Head { until: Instant::now() + HEAD_TIMEOUT };
+    pub(super) fn new(idle_timeout: Duration) -> Self {
+        let idle_since = Instant::now();
+        let phase = Phase::Head { until: idle_since + HEAD_TIMEOUT };
         Self {
-            state: Mutex::new(State { phase, multiplexed: false, has_body: false, is_polled: false, is_news: false }),
+            state: Mutex::new(State {
+                phase,
+                idle_since,
+                multiplexed: false,
+                has_body: false,
+                is_polled: false,
+                is_news: false,
+            }),
+            idle_timeout,
             reader: AtomicWaker::new(),
             begun: Notify::new(),
             broken: AtomicBool::new(false),
@@ -105,12 +119,18 @@ impl Conversation {
         let mut state = self.state();
         if matches!(state.phase, Phase::Idle { .. }) {
             state.phase = if state.multiplexed {
-                Phase::Idle { until: Instant::now() + IDLE_TIMEOUT }
+                Phase::Idle { until: Instant::now() + self.idle_timeout }
             } else {
                 Phase::Head { until: Instant::now() + HEAD_TIMEOUT }
             };
         }
         matches!(state.phase, Phase::Busy { .. } | Phase::Switched)
+    }
+
+    /// Since when no exchange is under way, if that is so. What comes without ending a head does not count.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let state = self.state();
+        matches!(state.phase, Phase::Head { .. } | Phase::Idle { .. }).then_some(state.idle_since)
     }
 
     /// Waits while a head is awaited or on its way. Cancel safe.
@@ -157,7 +177,10 @@ impl Conversation {
     fn end(&self) {
         let mut state = self.state();
         state.phase = match state.phase {
-            Phase::Busy { exchanges: 0 | 1 } => Phase::Idle { until: Instant::now() + IDLE_TIMEOUT },
+            Phase::Busy { exchanges: 0 | 1 } => {
+                state.idle_since = Instant::now();
+                Phase::Idle { until: state.idle_since + self.idle_timeout }
+            }
             Phase::Busy { exchanges } => Phase::Busy { exchanges: exchanges - 1 },
             other => other,
         };
@@ -214,9 +237,9 @@ impl Drop for Exchange {
 mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::task::Wake;
-    use std::time::Duration;
 
     use super::*;
+    use crate::serve::IDLE_TIMEOUT;
 
     fn left(conversation: &Conversation) -> Option<Duration> {
         conversation.deadline(Waker::noop()).map(|until| until - Instant::now())
@@ -224,7 +247,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_head_has_its_time_from_its_first_byte_on() {
-        let conversation = Arc::new(Conversation::new());
+        let conversation = Arc::new(Conversation::new(IDLE_TIMEOUT));
         conversation.bytes_arrived();
         tokio::time::advance(Duration::from_secs(1)).await;
         conversation.bytes_arrived();
@@ -242,7 +265,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nothing_is_late_while_an_exchange_lasts() {
-        let conversation = Arc::new(Conversation::new());
+        let conversation = Arc::new(Conversation::new(IDLE_TIMEOUT));
         let first = Exchange::begin(Arc::clone(&conversation), Version::HTTP_2, false);
         let second = Exchange::begin(Arc::clone(&conversation), Version::HTTP_2, false);
         drop(first);
@@ -257,7 +280,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_head_is_waited_for() {
-        let conversation = Arc::new(Conversation::new());
+        let conversation = Arc::new(Conversation::new(IDLE_TIMEOUT));
         let (waiting, now) = (Arc::clone(&conversation), Instant::now());
         let waiting = tokio::spawn(async move { waiting.head_is_over().await });
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -270,7 +293,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_upgraded_stream_is_never_late() {
-        let conversation = Arc::new(Conversation::new());
+        let conversation = Arc::new(Conversation::new(IDLE_TIMEOUT));
         let exchange = Exchange::begin(Arc::clone(&conversation), Version::HTTP_11, false);
         exchange.switch();
         drop(exchange);
@@ -282,7 +305,7 @@ mod tests {
     fn the_reader_is_woken_unless_it_is_just_polled() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let _inside = runtime.enter();
-        let conversation = Arc::new(Conversation::new());
+        let conversation = Arc::new(Conversation::new(IDLE_TIMEOUT));
         let woken = Arc::new(Counted::default());
         let waker = Waker::from(Arc::clone(&woken));
         let exchange = || Exchange::begin(Arc::clone(&conversation), Version::HTTP_11, false);

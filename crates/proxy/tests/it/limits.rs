@@ -1,14 +1,14 @@
 //! How much of everything there may be, and what clients read then.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hearth_proxy::{Config, body, serve};
 use hearth_types::NodeAddress;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use tokio::io::AsyncReadExt;
 
-use crate::stage::{Client, GROUP, Handed, Source, Stage, get, listen, serving, text, until, upstream};
+use crate::stage::{Client, GROUP, Handed, Source, Stage, get, listen, serving, soon, text, until, upstream, write};
 
 #[tokio::test]
 async fn too_many_requests_to_a_sandbox_are_refused() {
@@ -89,25 +89,52 @@ async fn a_person_reads_the_same_as_a_page() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_bound_wait_for_a_place() {
-    let first_is_gone = Arc::new(AtomicBool::new(false));
-    let gone = Arc::clone(&first_is_gone);
-    let upstream = upstream(move |_: Request<Incoming>| {
-        let gone = gone.load(Ordering::SeqCst);
-        std::future::ready(Response::new(body::full(format!("{gone}"))))
+async fn connections_beyond_the_bound_wait_while_all_are_busy() {
+    let mut sources = Handed::new();
+    let hand = sources.hand();
+    let upstream = upstream(move |request: Request<Incoming>| {
+        let (source, body) = Source::body();
+        let body = if request.uri().path() == "/stream" { body } else { body::full("fine") };
+        hand(source);
+        std::future::ready(Response::new(body))
     })
     .await;
     let serving = serve::Config { connections_max: 1, ..serving() };
     let stage = Stage::with(upstream, Config::for_guests(), serving).await;
     let mut first = stage.client().await;
-    assert_eq!(text(first.get("/").await).await, "false");
+    let stream = first.get("/stream").await;
     let mut second = stage.client().await;
-    let leave = async {
-        // The first is still served while the second waits.
-        assert_eq!(text(first.get("/").await).await, "false");
-        first_is_gone.store(true, Ordering::SeqCst);
-        drop(first);
+    let is_over = AtomicBool::new(false);
+    let asked = async {
+        assert_eq!(text(second.get("/").await).await, "fine");
+        assert!(is_over.load(Ordering::SeqCst), "answered in place of one that was busy");
     };
-    let (response, ()) = tokio::join!(second.get("/"), leave);
-    assert_eq!(text(response).await, "true");
+    let busy = async {
+        let mut source = sources.take().await;
+        source.send("part").await;
+        is_over.store(true, Ordering::SeqCst);
+        source.end();
+        assert_eq!(text(stream).await, "part");
+    };
+    tokio::join!(asked, busy);
+}
+
+#[tokio::test]
+async fn the_longest_idle_connection_is_closed_for_a_new_one() {
+    let upstream = upstream(|_: Request<Incoming>| std::future::ready(Response::new(body::full("fine")))).await;
+    let serving = serve::Config { connections_max: 4, ..serving() };
+    let stage = Stage::with(upstream, Config::for_guests(), serving).await;
+    // One that says nothing, one in the middle of a head, and one that has been answered.
+    let mut silent = stage.raw().await;
+    let mut slow = stage.raw().await;
+    write(&mut slow, "GET / HTTP/1.1\r\nhost: a\r\nx-slow").await;
+    let mut answered = stage.client().await;
+    assert_eq!(text(answered.get("/").await).await, "fine");
+    // All come from one address, which has two places.
+    assert_eq!(text(stage.client().await.get("/").await).await, "fine");
+    for mut closed in [silent.split().0, slow.split().0] {
+        let read = soon("the end", closed.read(&mut [0; 1])).await;
+        assert!(read.is_err() || read.is_ok_and(|bytes| bytes == 0));
+    }
+    assert_eq!(text(answered.get("/").await).await, "fine");
 }

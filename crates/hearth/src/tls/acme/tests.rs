@@ -91,7 +91,8 @@ async fn shown(identity: &Identity, authority: &str, name: &str) -> Result<Certi
     let address = listener.local_addr()?;
     let tasks = TaskSet::new();
     let handler = tower::service_fn(|_| async { Ok::<_, std::convert::Infallible>(http::Response::new(empty())) });
-    let bounds = serve::Config { connections_max: 1, drain_patience: Duration::ZERO };
+    let bounds =
+        serve::Config { connections_max: 1, idle_timeout: serve::IDLE_TIMEOUT, drain_patience: Duration::ZERO };
     let served = serve::serve(Listener::Tls(listener, identity.acceptor()), handler, bounds, tasks.token());
     tasks.spawn("server", served);
     let mut roots = RootCertStore::empty();

@@ -84,7 +84,11 @@ impl Control {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
-        let bounds = serve::Config { connections_max: 4096, drain_patience: Duration::from_secs(1) };
+        let bounds = serve::Config {
+            connections_max: 4096,
+            idle_timeout: serve::IDLE_TIMEOUT,
+            drain_patience: Duration::from_secs(1),
+        };
         let served = tokio::spawn(serve::serve(listener, api.router(), bounds, stop.clone()));
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);

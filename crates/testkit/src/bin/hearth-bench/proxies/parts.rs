@@ -106,7 +106,8 @@ async fn edge(upstream: SocketAddr) -> Result<()> {
 /// Answers `/` with a few bytes and `/stream/MIB` with so many; sends back what comes over upgraded connections.
 async fn upstream() -> Result<()> {
     let handler = tower::service_fn(|request: Request<Body>| async { Ok::<_, Infallible>(answer(request)) });
-    let bounds = serve::Config { connections_max: 16_384, drain_patience: Duration::ZERO };
+    let bounds =
+        serve::Config { connections_max: 16_384, idle_timeout: serve::IDLE_TIMEOUT, drain_patience: Duration::ZERO };
     serve::serve(listen().await?, handler, bounds, CancellationToken::new()).await;
     bail!("an upstream that nobody stops went")
 }

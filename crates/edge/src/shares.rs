@@ -1,0 +1,186 @@
+//! What requests under way may take of the edge: in all, and of it each team and each sandbox.
+//!
+//! A request takes descriptors, and memory for what of its body was sent and is not read by the guest. Both are bounded by
+//! counting before a request is forwarded; what is counted is free again when the request and its answer, or the stream that
+//! became of them, have ended.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hearth_types::{Route, SandboxId, TeamId};
+
+/// Most bytes of one request's body between its client and its guest: the window of an HTTP/2 stream, and what the proxies on the
+/// way hold to write.
+const BODY_BYTES_MAX: u64 = 512 << 10;
+/// Unread bodies of all requests, of which 2048 have no known or a larger length.
+const BODIES_BYTES_MAX: usize = 1 << 30;
+/// Unread bodies of one sandbox.
+const SANDBOX_BODIES_BYTES_MAX: usize = BODIES_BYTES_MAX / 8;
+/// Below so many entries nobody looks for unused ones.
+const TIDY_MIN: usize = 1024;
+
+/// The bound that was reached, as requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Full {
+    pub(crate) limit: usize,
+}
+
+/// Counts requests under way.
+#[derive(Debug)]
+pub(crate) struct Shares {
+    requests_max: usize,
+    team_requests_max: usize,
+    requests: Counter,
+    bodies_bytes: Counter,
+    teams: Counters<TeamId>,
+    sandboxes: Counters<SandboxId>,
+}
+
+type Counter = Arc<AtomicUsize>;
+
+/// A part of a counter, given back when it is dropped.
+#[derive(Debug)]
+struct Taken {
+    counter: Counter,
+    amount: usize,
+}
+
+impl Taken {
+    fn take(counter: &Counter, amount: usize, max: usize) -> Option<Self> {
+        let more = |used: usize| used.checked_add(amount).filter(|used| *used <= max);
+        counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Self { counter: Arc::clone(counter), amount })
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.counter.fetch_sub(self.amount, Ordering::Relaxed);
+    }
+}
+
+/// Counters by what they count for. Unused ones are removed when there are many.
+#[derive(Debug)]
+struct Counters<K>(Mutex<(HashMap<K, Counter>, usize)>);
+
+impl<K: Hash + Eq + Clone> Counters<K> {
+    fn new() -> Self {
+        Self(Mutex::new((HashMap::new(), TIDY_MIN)))
+    }
+
+    fn take(&self, key: &K, amount: usize, max: usize) -> Option<Taken> {
+        // Every section leaves valid state also where it panics.
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (counters, tidy_at) = &mut *state;
+        if let Some(counter) = counters.get(key) {
+            return Taken::take(counter, amount, max);
+        }
+        if counters.len() >= *tidy_at {
+            // Who holds one is counted in it, and new ones are made only under the lock.
+            counters.retain(|_, counter| Arc::strong_count(counter) > 1);
+            *tidy_at = (2 * counters.len()).max(TIDY_MIN);
+        }
+        Taken::take(counters.entry(key.clone()).or_default(), amount, max)
+    }
+}
+
+/// A request that was let in, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    _taken: [Taken; 2],
+    _body: Option<[Taken; 2]>,
+}
+
+impl Shares {
+    pub(crate) fn new(requests_max: usize, team_requests_max: usize) -> Self {
+        Self {
+            requests_max,
+            team_requests_max,
+            requests: Counter::default(),
+            bodies_bytes: Counter::default(),
+            teams: Counters::new(),
+            sandboxes: Counters::new(),
+        }
+    }
+
+    /// Counts a request with a body of so many bytes at most, if that is known.
+    pub(crate) fn admit(&self, route: &Route, body_bytes: Option<u64>) -> Result<Seat, Full> {
+        let in_all = Taken::take(&self.requests, 1, self.requests_max).ok_or(Full { limit: self.requests_max })?;
+        let limit = self.team_requests_max;
+        let of_team = self.teams.take(&route.team_id, 1, limit).ok_or(Full { limit })?;
+        let bytes = usize::try_from(body_bytes.unwrap_or(u64::MAX).min(BODY_BYTES_MAX)).unwrap_or(usize::MAX);
+        let body = if bytes > 0 { Some(self.take_body(&route.sandbox_id, bytes)?) } else { None };
+        Ok(Seat { _taken: [in_all, of_team], _body: body })
+    }
+
+    fn take_body(&self, sandbox_id: &SandboxId, bytes: usize) -> Result<[Taken; 2], Full> {
+        let full = |max: usize| Full { limit: max / bytes };
+        let in_all = Taken::take(&self.bodies_bytes, bytes, BODIES_BYTES_MAX).ok_or(full(BODIES_BYTES_MAX))?;
+        let max = SANDBOX_BODIES_BYTES_MAX;
+        let of_sandbox = self.sandboxes.take(sandbox_id, bytes, max).ok_or(full(max))?;
+        Ok([in_all, of_sandbox])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_types::{ExecutionId, Ingress, NodeAddress};
+
+    use super::*;
+
+    fn route() -> Route {
+        Route {
+            sandbox_id: SandboxId::generate(),
+            execution_id: ExecutionId::generate(),
+            team_id: TeamId::generate(),
+            node_id: "node-1".parse().expect("an id"),
+            node_proxy: NodeAddress::Unix("/node".into()),
+            ingress: Ingress::open(),
+            traffic_token: None,
+        }
+    }
+
+    #[test]
+    fn a_team_leaves_room_for_others_until_all_is_taken() {
+        let (shares, one, two) = (Shares::new(3, 2), route(), route());
+        let seats = [shares.admit(&one, Some(0)), shares.admit(&one, Some(0))];
+        assert_eq!(shares.admit(&one, Some(0)).expect_err("its share"), Full { limit: 2 });
+        let other = shares.admit(&two, Some(0)).expect("room");
+        assert_eq!(shares.admit(&two, Some(0)).expect_err("all"), Full { limit: 3 });
+        drop(seats);
+        let _seats = [shares.admit(&two, Some(0)).expect("room"), shares.admit(&one, Some(0)).expect("room")];
+        drop(other);
+        assert!(shares.admit(&two, Some(0)).is_ok());
+    }
+
+    #[test]
+    fn unread_bodies_are_bounded_for_each_sandbox_and_in_all() {
+        let (shares, one) = (Shares::new(usize::MAX, usize::MAX), route());
+        let unread = SANDBOX_BODIES_BYTES_MAX >> 19;
+        let mut seats: Vec<_> = (0..unread).map(|_| shares.admit(&one, None).expect("room")).collect();
+        assert_eq!(shares.admit(&one, None).expect_err("its share"), Full { limit: unread });
+        for _ in 1..BODIES_BYTES_MAX / SANDBOX_BODIES_BYTES_MAX {
+            let route = route();
+            seats.extend((0..unread).map(|_| shares.admit(&route, None).expect("room")));
+            assert!(shares.admit(&route, Some(u64::MAX)).is_err(), "its share");
+            assert!(shares.admit(&route, Some(0)).is_ok(), "without a body");
+        }
+        assert!(shares.admit(&route(), Some(1)).is_err());
+        seats.pop();
+        assert!(shares.admit(&route(), Some(1)).is_ok());
+    }
+
+    #[test]
+    fn counters_of_what_is_gone_are_removed() {
+        let shares = Shares::new(usize::MAX, usize::MAX);
+        let kept = route();
+        let _seat = shares.admit(&kept, None).expect("room");
+        for _ in 0..3 * TIDY_MIN {
+            drop(shares.admit(&route(), None).expect("room"));
+        }
+        let teams = shares.teams.0.lock().expect("no panic");
+        assert!(teams.0.len() <= TIDY_MIN && teams.0.contains_key(&kept.team_id));
+    }
+}

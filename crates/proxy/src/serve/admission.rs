@@ -1,0 +1,268 @@
+//! Room for connections.
+//!
+//! Connections that nobody uses cost their clients nothing, and so they must not keep others out: when a server is full, the one
+//! that was idle for longest is closed for a new one. A connection is idle while no exchange is under way on it, also while it is
+//! sending a head. One network has at most half of the room, and then gives up idle connections of its own; so somebody who keeps
+//! all of them busy does not have the whole server.
+//!
+//! The lock is held for a few map operations, and for a look at all connections once in [`CANDIDATES_MAX`] evictions.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::serve::conversation::Conversation;
+
+/// How many connections are chosen by one look at all of them.
+const CANDIDATES_MAX: usize = 64;
+/// How long after a look in vain nobody looks again.
+const BARREN_TIME: Duration = Duration::from_millis(100);
+/// The part of the room that one network may have.
+const NETWORK_SHARE: usize = 2;
+
+/// Addresses that count as one peer: a subscriber of IPv6 has a /64 at least (RFC 6177).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Network {
+    V4(Ipv4Addr),
+    V6([u16; 4]),
+}
+
+impl Network {
+    fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self::V4(address),
+            IpAddr::V6(address) => {
+                let [a, b, c, d, ..] = address.segments();
+                Self::V6([a, b, c, d])
+            }
+        }
+    }
+}
+
+/// The connections of a server.
+#[derive(Debug)]
+pub(super) struct Admission {
+    network_max: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next_id: u64,
+    open: HashMap<u64, Open>,
+    networks: HashMap<Network, usize>,
+    /// Who is closed next: of all, and of networks that have their share.
+    candidates: HashMap<Option<Network>, Candidates>,
+}
+
+#[derive(Debug)]
+struct Open {
+    conversation: Arc<Conversation>,
+    cut: CancellationToken,
+    network: Option<Network>,
+}
+
+#[derive(Debug, Default)]
+struct Candidates {
+    /// Id and since when it was idle, the longest last.
+    waiting: Vec<(u64, Instant)>,
+    barren_until: Option<Instant>,
+}
+
+/// A connection that is counted until this is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    admission: Arc<Admission>,
+    id: u64,
+}
+
+impl Admission {
+    pub(super) fn new(connections_max: u32) -> Self {
+        Self { network_max: (connections_max as usize).div_ceil(NETWORK_SHARE), state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every section leaves valid state also where it panics: counts are changed together with what they count.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a connection, which `cut` closes. `None`: its network has its share, and none of it is idle.
+    pub(super) fn admit(
+        admission: &Arc<Self>,
+        address: Option<IpAddr>,
+        conversation: &Arc<Conversation>,
+        cut: &CancellationToken,
+    ) -> Option<Place> {
+        let network = address.map(Network::of);
+        let mut state = admission.state();
+        if let Some(network) = network {
+            let has = state.networks.get(&network).copied().unwrap_or_default();
+            if has >= admission.network_max && !state.evict(Some(network)) {
+                return None;
+            }
+            *state.networks.entry(network).or_default() += 1;
+        }
+        let id = state.next_id;
+        state.next_id += 1;
+        let open = Open { conversation: Arc::clone(conversation), cut: cut.clone(), network };
+        state.open.insert(id, open);
+        Some(Place { admission: Arc::clone(admission), id })
+    }
+
+    /// Closes the connection that was idle for longest. `false`: all are busy.
+    pub(super) fn make_room(&self) -> bool {
+        self.state().evict(None)
+    }
+}
+
+impl State {
+    fn evict(&mut self, of: Option<Network>) -> bool {
+        let now = Instant::now();
+        let mut candidates = self.candidates.remove(&of).unwrap_or_default();
+        if candidates.barren_until.is_some_and(|until| now < until) {
+            self.candidates.insert(of, candidates);
+            return false;
+        }
+        let mut evicted = self.evict_first(&mut candidates.waiting);
+        if !evicted {
+            candidates.waiting = self.longest_idle(of);
+            evicted = self.evict_first(&mut candidates.waiting);
+        }
+        candidates.barren_until = (!evicted).then(|| now + BARREN_TIME);
+        if of.is_none_or(|network| self.networks.contains_key(&network)) {
+            self.candidates.insert(of, candidates);
+        }
+        evicted
+    }
+
+    /// Closes the first that is still idle.
+    fn evict_first(&mut self, waiting: &mut Vec<(u64, Instant)>) -> bool {
+        while let Some((id, since)) = waiting.pop() {
+            if self.open.get(&id).is_some_and(|open| open.conversation.idle_since() == Some(since)) {
+                if let Some(open) = self.remove(id) {
+                    open.cut.cancel();
+                }
+                return true;
+            }
+        }
+        false
+    }
+
+    fn longest_idle(&self, of: Option<Network>) -> Vec<(u64, Instant)> {
+        let of_network = self.open.iter().filter(|(_, open)| of.is_none() || open.network == of);
+        let mut idle: Vec<_> =
+            of_network.filter_map(|(id, open)| Some((*id, open.conversation.idle_since()?))).collect();
+        if idle.len() > CANDIDATES_MAX {
+            idle.select_nth_unstable_by_key(CANDIDATES_MAX, |(_, since)| *since);
+            idle.truncate(CANDIDATES_MAX);
+        }
+        idle.sort_unstable_by_key(|(_, since)| std::cmp::Reverse(*since));
+        idle
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Open> {
+        let open = self.open.remove(&id)?;
+        if let Some(network) = open.network
+            && let Some(has) = self.networks.get_mut(&network)
+        {
+            *has -= 1;
+            if *has == 0 {
+                self.networks.remove(&network);
+                self.candidates.remove(&open.network);
+            }
+        }
+        Some(open)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.admission.state().remove(self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Version;
+
+    use super::*;
+    use crate::serve::IDLE_TIMEOUT;
+    use crate::serve::conversation::Exchange;
+
+    struct Client {
+        conversation: Arc<Conversation>,
+        cut: CancellationToken,
+        place: Option<Place>,
+    }
+
+    fn connect(admission: &Arc<Admission>, address: &str) -> Client {
+        let (conversation, cut) = (Arc::new(Conversation::new(IDLE_TIMEOUT)), CancellationToken::new());
+        let address = (!address.is_empty()).then(|| address.parse().expect("an address"));
+        let place = Admission::admit(admission, address, &conversation, &cut);
+        Client { conversation, cut, place }
+    }
+
+    async fn later() {
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_idle_is_closed() {
+        let admission = Arc::new(Admission::new(1000));
+        let mut clients = Vec::new();
+        for _ in 0..2 * CANDIDATES_MAX {
+            clients.push(connect(&admission, ""));
+            later().await;
+        }
+        // Busy, idle again only now, and gone.
+        let exchange = |client: &Client| Exchange::begin(Arc::clone(&client.conversation), Version::HTTP_11);
+        let _busy = exchange(&clients[0]);
+        drop(exchange(&clients[1]));
+        clients[2].place = None;
+        later().await;
+        // A head that does not end makes nobody less idle.
+        clients[3].conversation.bytes_arrived();
+        for expected in (3..clients.len()).chain([1]) {
+            assert!(admission.make_room());
+            assert!(clients[expected].cut.is_cancelled(), "{expected}");
+            let cut = clients.iter().filter(|client| client.cut.is_cancelled()).count();
+            assert_eq!(cut, if expected == 1 { clients.len() - 2 } else { expected - 2 });
+        }
+        assert!(!admission.make_room(), "all are busy");
+        drop(clients);
+        assert!(admission.state().open.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_network_has_half_of_the_room() {
+        let admission = Arc::new(Admission::new(4));
+        let others = connect(&admission, "2001:db8:0:1::1");
+        later().await;
+        let first = connect(&admission, "2001:db8::1");
+        later().await;
+        let second = connect(&admission, "2001:db8::ffff:2");
+        // Of its own, although another one's is idle for longer.
+        let third = connect(&admission, "2001:db8::3");
+        assert!(third.place.is_some() && first.cut.is_cancelled() && !others.cut.is_cancelled());
+        let busy = [&second, &third].map(|client| Exchange::begin(Arc::clone(&client.conversation), Version::HTTP_11));
+        assert!(connect(&admission, "2001:db8::4").place.is_none());
+        drop(busy);
+        assert!(connect(&admission, "2001:db8::4").place.is_none(), "it was just looked for");
+        later().await;
+        assert!(connect(&admission, "2001:db8::4").place.is_some());
+        // Addresses of IPv4 are counted by themselves, in both spellings; sockets of this machine are not counted.
+        let many = ["::ffff:10.0.0.1", "10.0.0.1", "10.0.0.2", "10.0.0.2", "", "", ""];
+        assert!(many.map(|address| connect(&admission, address)).iter().all(|client| client.place.is_some()));
+        assert_eq!(
+            Network::of("::ffff:10.0.0.1".parse().expect("an address")),
+            Network::V4(Ipv4Addr::new(10, 0, 0, 1))
+        );
+        drop((others, first, second, third));
+        let state = admission.state();
+        assert!(state.open.is_empty() && state.networks.is_empty() && state.candidates.is_empty(), "{state:?}");
+    }
+}

@@ -1,0 +1,71 @@
+//! Bodies that an upstream never reads take little memory. Alone in its process, whose memory it looks at.
+
+#[path = "it/stage.rs"]
+#[allow(dead_code)]
+mod stage;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream;
+use hearth_proxy::body::{Body, boxed};
+use http_body::Frame;
+use http_body_util::StreamBody;
+
+use crate::stage::{Client, Stage, post, raw_upstream, read_head};
+
+const CONNECTIONS: usize = 16;
+const STREAMS: usize = 8;
+const CHUNK_BYTES: usize = 16 << 10;
+/// What the streams of one connection together may hold: its window, and what each has to write.
+const CONNECTION_BYTES_MAX: usize = 4 << 20;
+/// How long nothing may be sent until all is full.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// A body without end; the chunks that are taken are counted.
+fn endless(taken: Arc<AtomicUsize>) -> Body {
+    static CHUNK: [u8; CHUNK_BYTES] = [b'x'; CHUNK_BYTES];
+    let chunks = stream::repeat_with(move || {
+        taken.fetch_add(1, Ordering::SeqCst);
+        Ok::<_, Infallible>(Frame::data(Bytes::from_static(&CHUNK)))
+    });
+    boxed(StreamBody::new(chunks))
+}
+
+fn resident_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").expect("proc(5) is there");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel tells it");
+    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") << 10
+}
+
+#[tokio::test]
+async fn bodies_that_nobody_reads_are_bounded_for_each_connection() {
+    let upstream = raw_upstream(|_, mut stream| async move {
+        read_head(&mut stream).await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let stage = Stage::before(upstream).await;
+    let (taken, before) = (Arc::new(AtomicUsize::new(0)), resident_bytes());
+    for _ in 0..CONNECTIONS {
+        let Client::Http2(sender) = Client::connect_http2(stage.address).await else { unreachable!("asked for it") };
+        for _ in 0..STREAMS {
+            let mut sender = sender.clone();
+            let mut request = post("/", endless(Arc::clone(&taken)));
+            *request.uri_mut() = "http://8080-i123.example.com/".parse().expect("a URI");
+            request.headers_mut().remove("host");
+            tokio::spawn(async move { drop(sender.send_request(request).await) });
+        }
+    }
+    let mut seen = usize::MAX;
+    while taken.load(Ordering::SeqCst) != seen {
+        seen = taken.load(Ordering::SeqCst);
+        tokio::time::sleep(QUIET).await;
+    }
+    let growth = resident_bytes().saturating_sub(before) / CONNECTIONS;
+    assert!(growth < CONNECTION_BYTES_MAX, "{growth} bytes for a connection, after {} bytes sent", seen * CHUNK_BYTES);
+    println!("{growth} bytes for a connection");
+}
