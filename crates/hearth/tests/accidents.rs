@@ -269,11 +269,10 @@ fn a_sandbox_that_fills_the_disk_stops_nobody_else() -> Result<()> {
             instance.client().create(&NewSandbox::of("base")).await?,
         );
         let write = |mib: u32| {
-            format!("dd if=/dev/urandom of=/root/file bs=1M count={mib} conv=fsync 2>/dev/null; sync; echo done")
+            format!("dd if=/dev/zero of=$HOME/file bs=1M count={mib} conv=fsync 2>/dev/null; sync; echo done")
         };
         let command = write(420);
-        let hogging = hog.run(&command);
-        tokio::pin!(hogging);
+        let mut hogging = Box::pin(hog.run(&command));
         let held = until("the hog to be held", || async {
             Ok(instance.log().contains("the sandbox waits for disk space").then_some(()))
         });
@@ -288,7 +287,7 @@ fn a_sandbox_that_fills_the_disk_stops_nobody_else() -> Result<()> {
             let refused = instance.client().create(&NewSandbox::of("base")).await.err();
             assert!(matches!(&refused, Some(Error::Refused { status, .. }) if status.as_u16() == 503), "{refused:?}");
             check_says(&instance.log(), &["MiB of disk", "--disk-overcommit"]);
-            assert_eq!(modest.run("md5sum /root/file | wc -l").await?.stdout, b"1\n");
+            assert_eq!(modest.run("md5sum $HOME/file | wc -l").await?.stdout, b"1\n");
             mount(None::<&str>, &disk, None::<&str>, MsFlags::MS_REMOUNT, Some("size=1500m"))?;
             anyhow::Ok(())
         };
@@ -296,7 +295,8 @@ fn a_sandbox_that_fills_the_disk_stops_nobody_else() -> Result<()> {
             output = &mut hogging => panic!("the hog was not held: {output:?}"),
             others = others => others?,
         }
-        assert_eq!(hogging.await?.stdout, b"done\n");
+        assert_eq!(hogging.as_mut().await?.stdout, b"done\n");
+        drop(hogging);
         check_says(&instance.log(), &["there is disk space again"]);
         hog.kill().await?;
         modest.kill().await?;

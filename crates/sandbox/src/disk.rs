@@ -33,6 +33,8 @@ const LOOK_PERIOD: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at who is the largest of those that wait.
 const TURN: Duration = Duration::from_secs(2);
+/// How long what a sandbox took may take to be free after its end, before the next one has to go.
+const RELEASE: Duration = Duration::from_secs(10);
 /// Besides the blocks, an overlay has its tables: less than a thousandth of what it holds, and this.
 const METADATA_BYTES: u64 = 1 << 20;
 
@@ -76,6 +78,8 @@ struct Inner {
     /// Bytes neither reserved nor promised, at the last look.
     unpromised_bytes: AtomicU64,
     is_short: watch::Sender<bool>,
+    /// When a sandbox ended last to make room.
+    last_to_go: Mutex<Option<Instant>>,
 }
 
 /// An overlay that was made, until its file is gone.
@@ -92,8 +96,15 @@ impl DiskRoom {
     pub fn open(config: DiskConfig) -> io::Result<Self> {
         let (is_short, _) = watch::channel(false);
         let unpromised_bytes = AtomicU64::new(0);
-        let (admission, overlays) = (Mutex::default(), Mutex::default());
-        let room = Self { inner: Arc::new(Inner { config, admission, overlays, unpromised_bytes, is_short }) };
+        let inner = Inner {
+            config,
+            admission: Mutex::default(),
+            overlays: Mutex::default(),
+            unpromised_bytes,
+            is_short,
+            last_to_go: Mutex::default(),
+        };
+        let room = Self { inner: Arc::new(inner) };
         room.look()?;
         Ok(room)
     }
@@ -230,16 +241,25 @@ impl DiskRoom {
             if tokio::time::timeout_at(turn, is_short.wait_for(|is_short| !*is_short)).await.is_ok() {
                 return true;
             }
-            if self.is_largest(path) {
+            if self.has_to_go(path) {
                 return false;
             }
         }
     }
 
-    fn is_largest(&self, path: &Path) -> bool {
+    /// Whether this one ends to make room: the largest of those that wait, and one at a time.
+    fn has_to_go(&self, path: &Path) -> bool {
+        let mut last = self.inner.last_to_go.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|last| last.elapsed() < RELEASE) {
+            return false;
+        }
         let overlays = self.overlays();
         let waiting = overlays.iter().filter_map(|(path, overlay)| Some((overlay.waits_with?, path)));
-        waiting.max().is_none_or(|(_, largest)| largest == path)
+        let goes = waiting.max().is_none_or(|(_, largest)| largest == path);
+        if goes {
+            *last = Some(Instant::now());
+        }
+        goes
     }
 }
 

@@ -135,7 +135,9 @@ fn the_largest_goes_first_when_no_room_comes() {
         assert!(!room.room(&large).await, "room came from nowhere");
         assert!(began.elapsed() >= PATIENCE);
         assert!(!small_goes_on.is_finished());
-        // Its end is what makes room.
+        // Its end is what makes room, after a moment.
+        tokio::time::sleep(TURN).await;
+        assert!(!small_goes_on.is_finished());
         fs::remove_file(&large).expect("removes");
         assert!(small_goes_on.await.expect("ends"));
         stop.cancel();
