@@ -141,6 +141,9 @@ impl From<CreateError> for Failure {
             CreateError::Capacity => {
                 unavailable("no node has room for another sandbox").with_code(ErrorCode::SandboxCapacityUnavailable)
             }
+            CreateError::NodeBusy => unavailable("the node cannot start another sandbox now: try again")
+                .with_code(ErrorCode::SandboxCapacityUnavailable)
+                .worth_retrying_after(RETRY_PAUSE),
             CreateError::NoCompatibleNode => {
                 unavailable("no node can run this build").with_code(ErrorCode::SandboxNoCompatibleNode)
             }

@@ -50,6 +50,9 @@ pub enum NodeError {
     /// The node is full.
     #[error("the node has no room for another sandbox")]
     Capacity,
+    /// The node has run out of something that comes back, such as open files; nothing is left of the attempt.
+    #[error("the node cannot do it now: {0}")]
+    Exhausted(String),
     /// The node has no artifacts of the build.
     #[error("the node does not have the build")]
     UnknownBuild,
@@ -69,7 +72,7 @@ impl NodeError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Capacity | Self::Unavailable(_) => true,
+            Self::Capacity | Self::Exhausted(_) | Self::Unavailable(_) => true,
             Self::UnknownBuild | Self::Refused(_) | Self::Failed(_) => false,
         }
     }
@@ -86,6 +89,7 @@ impl From<ConnectError> for NodeError {
         let text = error.message.clone().unwrap_or_else(|| error.code.as_str().to_owned());
         match error.code {
             ErrorCode::ResourceExhausted => Self::Capacity,
+            ErrorCode::Aborted => Self::Exhausted(text),
             ErrorCode::NotFound => Self::UnknownBuild,
             ErrorCode::FailedPrecondition | ErrorCode::InvalidArgument => Self::Refused(text),
             ErrorCode::Unavailable | ErrorCode::DeadlineExceeded | ErrorCode::Canceled => Self::Unavailable(text),

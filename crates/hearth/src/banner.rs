@@ -42,7 +42,9 @@ pub(crate) struct Banner<'a> {
     pub(crate) accelerator: String,
     /// How guests are connected.
     pub(crate) network: &'static str,
-    pub(crate) sandboxes_max: usize,
+    /// By memory and by disk.
+    pub(crate) sandboxes_max: u32,
+    pub(crate) limited_by_disk: bool,
     pub(crate) data_dir: String,
 }
 
@@ -53,7 +55,8 @@ impl std::fmt::Display for Banner<'_> {
             writeln!(f, "  first sandbox  {} ms from request to first command", took.as_millis())?;
         }
         writeln!(f, "  API            {}", self.endpoints.api_url)?;
-        writeln!(f, "  sandboxes      {}, at most {} at once", self.endpoints.sandbox_url, self.sandboxes_max)?;
+        let why = if self.limited_by_disk { " (free disk space)" } else { "" };
+        writeln!(f, "  sandboxes      {}, at most {} at once{why}", self.endpoints.sandbox_url, self.sandboxes_max)?;
         match &self.endpoints.domain {
             Some(domain) => writeln!(f, "  names          https://api.{domain}, https://PORT-SANDBOX.{domain}")?,
             None => writeln!(f, "  names          none: --tls-listen is off")?,
@@ -95,11 +98,13 @@ mod tests {
             accelerator: "tcg".to_owned(),
             network: "namespaces",
             sandboxes_max: 5,
+            limited_by_disk: true,
             data_dir: "/data".to_owned(),
         };
         let text = banner.to_string();
         for part in [
             "123 ms",
+            "at most 5 at once (free disk space)",
             "https://api.hearth.localhost:3443",
             "export E2B_API_KEY=e2b_00",
             "from e2b import Sandbox",

@@ -8,6 +8,7 @@ use hearth_artifact::Cache;
 use hearth_host::cgroup::Groups;
 use hearth_host::requirement::{self, Finding, Need};
 use hearth_host::{disk, process};
+use hearth_sandbox::DiskRoom;
 use serde_json::{Value, json};
 
 use crate::layout::Layout;
@@ -40,7 +41,7 @@ async fn look(settings: &Settings) -> Vec<Finding> {
     let template = base_template(&layout);
     let mut findings = vec![qemu(settings).await, requirement::kvm(), accelerator(&layout)];
     findings.extend(network(settings));
-    findings.extend([cgroups(), memory(), disk_space(&layout)]);
+    findings.extend([cgroups(), memory(), disk_space(settings, &layout)]);
     findings.extend(names(settings).await);
     findings.extend(certificate(settings, &layout));
     // What makes a template is needed until there is one.
@@ -168,16 +169,19 @@ fn memory() -> Finding {
     }
 }
 
-fn disk_space(layout: &Layout) -> Finding {
-    let existing = layout.root().ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let free_mib = disk::free_bytes(existing).unwrap_or(0) >> 20;
+fn disk_space(settings: &Settings, layout: &Layout) -> Finding {
+    let existing = layout.root().ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")).to_owned();
+    let free_mib = disk::free_bytes(&existing).unwrap_or(0) >> 20;
+    let disk_bytes = u64::from(hearth_builder::RESOURCES.disk_mib) << 20;
+    let room = DiskRoom::open(settings.disk(existing)).map_or(0, |room| room.more(disk_bytes));
     Finding {
         name: "disk space",
         need: Need::Recommended,
-        found: free_mib >= DISK_MIB,
-        detail: format!("{free_mib} MiB free for {}", layout.root().display()),
-        cost: "the template may not fit, and what sandboxes write may not either: their disks then fail",
-        fix: "free some space, or choose another disk with --data-dir (4 GiB are enough to begin)",
+        found: free_mib >= DISK_MIB && room > 0,
+        detail: format!("{free_mib} MiB free for {}, room for {room} more sandboxes", layout.root().display()),
+        cost: "the template may not fit, and new sandboxes are refused when their share of the disk does not",
+        fix: "free some space, choose another disk with --data-dir (4 GiB are enough to begin), or promise sandboxes less with \
+              --disk-overcommit",
     }
 }
 

@@ -2,6 +2,7 @@
 //! TOML file (`api_listen`). A flag wins over a variable, a variable over the file, the file over the default.
 
 pub(crate) mod acme;
+mod disk;
 mod egress;
 mod values;
 
@@ -152,6 +153,14 @@ pub(crate) struct Options {
     #[arg(long, env = "HEARTH_SANDBOXES_MAX", global = true, value_name = "NUMBER", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) sandboxes_max: Option<usize>,
+    /// MiB of the data directory's disk that sandboxes never get [default: 1024]
+    #[arg(long, env = "HEARTH_DISK_RESERVE_MIB", global = true, value_name = "MIB", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) disk_reserve_mib: Option<u64>,
+    /// How many times more disk sandboxes see than they are certain to get; with 1, each can fill its disk [default: 4]
+    #[arg(long, env = "HEARTH_DISK_OVERCOMMIT", global = true, value_name = "NUMBER", help_heading = "Configuration")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) disk_overcommit: Option<u32>,
     /// Seconds a guest may take until it answers [default: 30]
     #[arg(long, env = "HEARTH_READY_SECONDS", global = true, value_name = "SECONDS", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -237,6 +246,7 @@ pub(crate) struct Settings {
     pub(crate) team_requests_per_minute: Option<NonZeroU32>,
     pub(crate) address_requests_per_minute: Option<NonZeroU32>,
     pub(crate) sandboxes_max: usize,
+    pub(crate) disk: disk::Sharing,
     pub(crate) ready_timeout: Duration,
     pub(crate) network_mode: NetworkMode,
     pub(crate) network_block: Ipv4Addr,
@@ -332,6 +342,8 @@ impl Options {
             team_requests_per_minute,
             address_requests_per_minute,
             sandboxes_max,
+            disk_reserve_mib,
+            disk_overcommit,
             ready_seconds,
             network_mode,
             network_block,
@@ -369,6 +381,8 @@ impl Options {
             team_requests_per_minute: team_requests_per_minute.or(lower.team_requests_per_minute),
             address_requests_per_minute: address_requests_per_minute.or(lower.address_requests_per_minute),
             sandboxes_max: sandboxes_max.or(lower.sandboxes_max),
+            disk_reserve_mib: disk_reserve_mib.or(lower.disk_reserve_mib),
+            disk_overcommit: disk_overcommit.or(lower.disk_overcommit),
             ready_seconds: ready_seconds.or(lower.ready_seconds),
             network_mode: network_mode.or(lower.network_mode),
             network_block: network_block.or(lower.network_block),
@@ -449,6 +463,7 @@ impl Settings {
             network_mode: options.network_mode.unwrap_or(NetworkMode::Auto),
             network_block: options.network_block.unwrap_or(NETWORK_BLOCK),
             slots_prepared: options.slots_prepared.unwrap_or(SLOTS_PREPARED),
+            disk: disk::Sharing::settle(options.disk_reserve_mib, options.disk_overcommit)?,
             egress_denied: egress::denied(&options.egress_deny)?,
             accelerator: options.accelerator.unwrap_or(Accelerator::Auto),
             qemu: options.qemu.unwrap_or_else(|| PathBuf::from("qemu-system-x86_64")),
@@ -540,6 +555,8 @@ impl Settings {
             team_requests_per_minute: settings.team_requests_per_minute,
             address_requests_per_minute: settings.address_requests_per_minute,
             sandboxes_max: Some(settings.sandboxes_max),
+            disk_reserve_mib: Some(settings.disk.reserve_mib),
+            disk_overcommit: Some(settings.disk.overcommit),
             ready_seconds: Some(settings.ready_timeout.as_secs()),
             network_mode: Some(settings.network_mode),
             network_block: Some(settings.network_block),

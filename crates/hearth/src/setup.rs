@@ -10,7 +10,7 @@ use hearth_host::cgroup::Groups;
 use hearth_host::lock::{Error as LockError, Lock};
 use hearth_host::process::find_program;
 use hearth_network::{Mode, Pool};
-use hearth_sandbox::Parts;
+use hearth_sandbox::{DiskRoom, Parts, Remains};
 use hearth_store::{Alias, NewBuild, Store};
 use hearth_types::Tag;
 use hearth_vmm::{AcceleratorChoice, Driver, Verdict};
@@ -145,8 +145,19 @@ fn group_name(data_dir: &Path) -> String {
 
 impl Foundation {
     /// What sandboxes are assembled from.
-    pub(crate) fn parts(&self) -> Parts {
-        Parts { network: self.pool.clone(), driver: self.driver.clone(), groups: self.groups.clone() }
+    pub(crate) fn parts(&self, disk: DiskRoom) -> Parts {
+        Parts {
+            network: self.pool.clone(),
+            driver: self.driver.clone(),
+            groups: self.groups.clone(),
+            disk,
+            remains: Remains::default(),
+        }
+    }
+
+    /// The disk of a sandbox of the base template.
+    pub(crate) fn disk_mib(&self) -> u32 {
+        self.base.set.manifest().resources.disk_mib
     }
 
     pub(crate) fn cache(&self) -> Cache {

@@ -15,7 +15,7 @@ use hearth_orchestrator::Orchestrator;
 use hearth_proxy::Body;
 use hearth_proxy::body::boxed;
 use hearth_proxy::serve::{self, Listener};
-use hearth_sandbox::{GuestLogs, GuestSamples};
+use hearth_sandbox::{DiskRoom, GuestLogs, GuestSamples};
 use hearth_stdx::TaskSet;
 use hearth_store::Store;
 use tokio::net::TcpListener;
@@ -245,6 +245,7 @@ impl Instance {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: env!("BUILT_FROM_COMMIT").to_owned(),
             sandboxes_max: settings.sandboxes_max,
+            typical_disk_mib: foundation.disk_mib(),
             sandbox: hearth_sandbox::Config {
                 folder: layout.executions(),
                 init_attempt: INIT_ATTEMPT,
@@ -258,7 +259,19 @@ impl Instance {
             cluster_socket: layout.node_socket(),
             proxy_socket: layout.node_proxy_socket(),
         };
-        let orchestrator = match Orchestrator::start(node, foundation.parts(), foundation.cache()).await {
+        // The folder is made when it is missing: what is asked is how full its disk is.
+        let disk = std::fs::create_dir_all(layout.executions())
+            .and_then(|()| DiskRoom::open(settings.disk(layout.executions())))
+            .with_context(|| format!("asking for the free space of {}", layout.executions().display()));
+        let disk = match disk {
+            Ok(disk) => disk,
+            Err(error) => {
+                analytics.close().await;
+                store.close().await;
+                return Err(error);
+            }
+        };
+        let orchestrator = match Orchestrator::start(node, foundation.parts(disk), foundation.cache()).await {
             Ok(orchestrator) => orchestrator,
             Err(error) => {
                 analytics.close().await;
@@ -318,7 +331,8 @@ impl Instance {
             first_sandbox,
             accelerator: format!("{} ({})", verdict.accelerator.name(), verdict.reason),
             network: foundation.network(),
-            sandboxes_max: settings.sandboxes_max,
+            sandboxes_max: self.orchestrator.capacity(),
+            limited_by_disk: usize::try_from(self.orchestrator.capacity()).is_ok_and(|n| n < settings.sandboxes_max),
             data_dir: settings.data_dir.display().to_string(),
         };
         println!("{banner}");

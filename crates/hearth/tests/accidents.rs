@@ -10,6 +10,8 @@ use anyhow::{Result, ensure};
 use futures::future::join_all;
 use hearth_sdk::{Error, NewSandbox};
 use hearth_testkit::{Instance, Leftovers, Prepared, until};
+use nix::mount::{MsFlags, mount, umount};
+use nix::sched::{CloneFlags, unshare};
 
 fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_hearth"))
@@ -184,4 +186,82 @@ async fn without_namespaces_the_vmm_s_own_network_serves() -> Result<()> {
     assert!(status.success());
     check_nothing_left(folder.path());
     Ok(())
+}
+
+/// Runs a test with a folder on which a file system of `mib` is mounted, that only its thread and what it starts see.
+fn on_small_disk<F: Future<Output = Result<()>>>(
+    folder: &Path,
+    mib: u32,
+    test: impl FnOnce() -> F + Send,
+) -> Result<()> {
+    std::thread::scope(|scope| {
+        let tested = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+            fs::create_dir_all(folder)?;
+            mount(Some("small"), folder, Some("tmpfs"), MsFlags::empty(), Some(format!("size={mib}m").as_str()))?;
+            tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(test())
+        });
+        tested.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// One sandbox fills the disk of all. It waits for room, the others do not; there is room for rows, and none for new sandboxes.
+#[test]
+fn a_sandbox_that_fills_the_disk_stops_nobody_else() -> Result<()> {
+    if !hearth_host::requirement::is_root() {
+        println!("skipped: only root mounts file systems");
+        return Ok(());
+    }
+    let prepared = Prepared::ensure(binary())?;
+    let folder = furnished(&prepared)?;
+    let disk = folder.path().join("executions");
+    // Of a disk of 8 GiB, 129 MiB are certain.
+    let options = ["--disk-overcommit", "64", "--disk-reserve-mib", "100"];
+    on_small_disk(&disk.clone(), 560, || async {
+        let instance = Instance::start_in(binary(), folder, &options).await?;
+        let (hog, modest) = (
+            instance.client().create(&NewSandbox::of("base")).await?,
+            instance.client().create(&NewSandbox::of("base")).await?,
+        );
+        let write = |mib: u32| {
+            format!("dd if=/dev/zero of=$HOME/file bs=1M count={mib} conv=fsync 2>/dev/null; sync; echo done")
+        };
+        let command = write(420);
+        let mut hogging = Box::pin(hog.run(&command));
+        let held = until("the hog to be held", || async {
+            Ok(instance.log().contains("the sandbox waits for disk space").then_some(()))
+        });
+        tokio::select! {
+            output = &mut hogging => panic!("the hog found room: {output:?}"),
+            held = held => held?,
+        }
+        // Its clients' patience is longer than this part of the test.
+        let command = write(60);
+        let others = async {
+            assert_eq!(modest.run(&command).await?.stdout, b"done\n");
+            let refused = instance.client().create(&NewSandbox::of("base")).await.err();
+            assert!(matches!(&refused, Some(Error::Refused { status, .. }) if status.as_u16() == 503), "{refused:?}");
+            check_says(&instance.log(), &["MiB of disk", "--disk-overcommit"]);
+            assert_eq!(modest.run("md5sum $HOME/file | wc -l").await?.stdout, b"1\n");
+            mount(None::<&str>, &disk, None::<&str>, MsFlags::MS_REMOUNT, Some("size=1500m"))?;
+            anyhow::Ok(())
+        };
+        tokio::select! {
+            output = &mut hogging => panic!("the hog was not held: {output:?}"),
+            others = others => others?,
+        }
+        assert_eq!(hogging.as_mut().await?.stdout, b"done\n");
+        drop(hogging);
+        check_says(&instance.log(), &["there is disk space again"]);
+        hog.kill().await?;
+        modest.kill().await?;
+        let (status, folder) = instance.terminate().await?;
+        assert!(status.success());
+        check_nothing_left(folder.path());
+        // Or the folder could not be removed.
+        umount(&disk)?;
+        Ok(())
+    })
 }

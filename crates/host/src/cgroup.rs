@@ -70,7 +70,9 @@ impl Groups {
         let Some(root) = &self.root else { return };
         let groups = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
         for path in groups.filter(|path| path.is_dir()) {
-            Group { path }.remove().await;
+            if let Err((group, error)) = (Group { path }).remove().await {
+                tracing::warn!(path = %group.path.display(), %error, "could not remove a control group");
+            }
         }
     }
 
@@ -88,23 +90,24 @@ impl Group {
         self.path.join("cgroup.procs")
     }
 
-    /// Kills what is still in the group and removes it. A group that is gone is success; one that cannot be removed is
-    /// logged and found again at the next start.
-    pub async fn remove(self) {
+    /// Kills what is still in the group and removes it. A group that is gone is success.
+    ///
+    /// # Errors
+    /// It is still there, and so may be what is in it.
+    pub async fn remove(self) -> Result<(), (Self, io::Error)> {
         /// A killed process leaves its group once the kernel has torn it down.
         const ATTEMPTS: u32 = 50;
         // cgroup.kill is there since Linux 5.14; its absence shows in the removal.
         let _ = fs::write(self.path.join("cgroup.kill"), "1");
         for attempt in 0..ATTEMPTS {
             match fs::remove_dir(&self.path) {
-                Ok(()) => return,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-                Err(error) if attempt + 1 == ATTEMPTS => {
-                    tracing::warn!(path = %self.path.display(), %error, "could not remove a control group");
-                }
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) if attempt + 1 == ATTEMPTS => return Err((self, error)),
                 Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
             }
         }
+        Ok(())
     }
 }
 
@@ -145,7 +148,7 @@ mod tests {
         process.kill().expect("kills");
         process.wait().await;
         let path = group.path.clone();
-        group.remove().await;
+        group.remove().await.expect("removes");
         assert!(!path.exists());
         // A daemon that dies leaves a group with a process in it.
         let lost = groups.create("two").expect("creates").expect("groups are there");

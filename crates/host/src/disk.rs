@@ -4,12 +4,31 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use rustix::fs::SeekFrom;
+use rustix::fs::{FallocateFlags, SeekFrom};
 
 /// Bytes that an unprivileged process may still write below `path`.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(path)?;
     Ok(stat.f_bavail * stat.f_frsize)
+}
+
+/// Bytes that a file takes on its disk, also those that are allocated and not written. Takes no descriptor.
+pub fn allocated_bytes(path: &Path) -> io::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+
+    // In units of 512 bytes on every file system (stat(2)).
+    Ok(fs::metadata(path)?.blocks().saturating_mul(512))
+}
+
+/// Allocates the first `bytes` of a file without changing its length (fallocate(2)): writes there cannot find the disk full.
+/// Returns whether the file system can.
+pub fn allocate(path: &Path, bytes: u64) -> io::Result<bool> {
+    let file = File::options().write(true).open(path)?;
+    match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, bytes) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Copies a file that is mostly holes. Shares the blocks where the file system can (FICLONE, ioctl_ficlone(2)); otherwise
@@ -73,6 +92,11 @@ mod tests {
         copy_sparse(&from, &to).expect("copies");
         assert_eq!(fs::read(&from).expect("reads"), fs::read(&to).expect("reads"));
         assert!(fs::metadata(&to).expect("exists").blocks() * 512 < 1 << 20, "the holes were filled");
+        let before = allocated_bytes(&to).expect("exists");
+        if allocate(&to, 8 << 20).expect("allocates") {
+            assert!(allocated_bytes(&to).expect("exists") >= before + (8 << 20) - (1 << 16));
+        }
+        assert_eq!(fs::metadata(&to).expect("exists").len(), 64 << 20);
         assert!(copy_sparse(&from, &to).is_err(), "an existing file is kept");
         assert!(free_bytes(folder.path()).expect("tells") > 0);
     }

@@ -1,4 +1,5 @@
-//! Errors that say the host has run out of something that comes back: open files, processes, memory.
+//! Errors that say the host has run out of something that comes back: open files, processes, memory, disk
+//! space.
 
 use std::error::Error;
 use std::io;
@@ -8,8 +9,8 @@ use nix::libc;
 /// Whether an error, or one below it, says so. The same call may succeed a moment later; nobody has to mend anything.
 #[must_use]
 pub fn is_exhaustion(error: &(dyn Error + 'static)) -> bool {
-    // Too many open files in the process and on the host, too many processes (fork(2)), no memory.
-    const NUMBERS: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::EAGAIN, libc::ENOMEM];
+    // Too many open files in the process and on the host, too many processes (fork(2)), no memory, no space.
+    const NUMBERS: [i32; 6] = [libc::EMFILE, libc::ENFILE, libc::EAGAIN, libc::ENOMEM, libc::ENOSPC, libc::EDQUOT];
     let mut next = Some(error);
     while let Some(error) = next {
         let number = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);

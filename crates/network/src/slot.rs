@@ -111,7 +111,8 @@ fn furnish(instance: &Instance, bounds: &Bounds, index: u32) -> Result<(), Error
     // Before the link is up: no address of IPv6 ever appears.
     without_ipv6(&link).map_err(setup("disabling IPv6 on a slot's link"))?;
     for (switch, value) in [("forwarding", "1"), ("rp_filter", "1"), ("accept_redirects", "0")] {
-        namespace::sysctl(&format!("net/ipv4/conf/{link}/{switch}"), value).map_err(setup("setting up a slot's link"))?;
+        namespace::sysctl(&format!("net/ipv4/conf/{link}/{switch}"), value)
+            .map_err(setup("setting up a slot's link"))?;
     }
     namespace::ip(&format!(
         "addr add {host}/31 dev {link}\n\

@@ -28,7 +28,8 @@ impl Place {
         let place = Self(name);
         place.run(|| {
             // Defaults come from the namespace of this machine.
-            for (switch, value) in [("ip_forward", "0"), ("conf/default/forwarding", "0"), ("conf/all/rp_filter", "0")] {
+            for (switch, value) in [("ip_forward", "0"), ("conf/default/forwarding", "0"), ("conf/all/rp_filter", "0")]
+            {
                 namespace::sysctl(&format!("net/ipv4/{switch}"), value).expect("sets");
             }
             let _ = namespace::sysctl("net/ipv6/conf/all/disable_ipv6", "1");
@@ -95,7 +96,8 @@ impl World {
         beside.run(|| namespace::ip("route add default via 192.0.2.1\n").expect("adds"));
         internet.run(|| {
             // What clouds have at addresses that look public.
-            namespace::ip("addr add 168.63.129.16/32 dev wan0\nroute add 192.0.2.0/24 via 203.0.113.2\n").expect("adds");
+            namespace::ip("addr add 168.63.129.16/32 dev wan0\nroute add 192.0.2.0/24 via 203.0.113.2\n")
+                .expect("adds");
         });
         Some(Self { machine, internet, beside })
     }

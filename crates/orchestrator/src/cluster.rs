@@ -124,7 +124,8 @@ fn refused(refusal: &Refusal) -> ConnectError {
         Refusal::Runs { .. } | Refusal::Ended(_) => ConnectError::failed_precondition(text),
         Refusal::Stopping => ConnectError::unavailable(text),
         Refusal::Artifacts(hearth_artifact::Error::Unknown(_)) => ConnectError::not_found(text),
-        Refusal::Artifacts(_) => ConnectError::internal(text),
+        Refusal::Disk(SandboxError::NoRoom(_)) => no_room(text),
+        Refusal::Artifacts(_) | Refusal::Disk(_) => ConnectError::internal(text),
     }
 }
 
@@ -133,10 +134,21 @@ fn failed(error: &SandboxError) -> ConnectError {
     let text = chain(error).to_string();
     match error {
         SandboxError::Network(hearth_network::Error::SlotsExhausted(_)) => ConnectError::resource_exhausted(text),
+        SandboxError::NoRoom(_) => no_room(text),
+        error if error.is_exhaustion() => {
+            tracing::warn!(error = %chain(error), "a sandbox could not be started now");
+            ConnectError::aborted(text)
+        }
         SandboxError::Platform { .. } | SandboxError::Killed => ConnectError::failed_precondition(text),
         error => {
             tracing::error!(error = %chain(error), "a sandbox could not be started");
             ConnectError::internal(text)
         }
     }
+}
+
+/// Operators have to hear of it: clients are told that there is no room, and not of what.
+fn no_room(text: String) -> ConnectError {
+    tracing::warn!(error = text, "a sandbox was refused");
+    ConnectError::resource_exhausted(text)
 }

@@ -34,7 +34,7 @@ use tokio::net::UnixListener;
 use tower::service_fn;
 
 use cluster::Cluster;
-use registry::Registry;
+use registry::{Capacity, Registry};
 use reverse_proxy::ReverseProxy;
 use status::Surveyor;
 
@@ -47,6 +47,9 @@ const SANDBOXES_PATIENCE: Duration = Duration::from_secs(7);
 /// How long connections may take to end once there is no sandbox.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(500);
 
+/// How long what could not be removed may take once more; usually there is nothing.
+const REMAINS_PATIENCE: Duration = Duration::from_millis(1500);
+
 /// How a node works.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -58,6 +61,8 @@ pub struct Config {
     pub commit: String,
     /// Sandboxes it runs at most.
     pub sandboxes_max: usize,
+    /// The disk of most sandboxes: how many of them have room is told to control planes.
+    pub typical_disk_mib: u32,
     /// How sandboxes are run.
     pub sandbox: hearth_sandbox::Config,
     /// The socket of the cluster API. Only its owner can connect.
@@ -91,6 +96,7 @@ pub struct Orchestrator {
     registry: Registry,
     engine: Engine<ExecutionId>,
     servers: TaskSet,
+    remains: TaskSet,
     sockets: [PathBuf; 2],
 }
 
@@ -110,8 +116,12 @@ impl Orchestrator {
         let cluster_listener = listen(&config.cluster_socket)?;
         let proxy_listener = listen(&config.proxy_socket)?;
         let engine = Engine::new(hearth_proxy::Config::for_guests());
-        let registry = Registry::new(config.sandbox, parts, cache, config.sandboxes_max, engine.clone());
+        let capacity = Capacity { sandboxes_max: config.sandboxes_max, typical_disk_mib: config.typical_disk_mib };
+        let remains = TaskSet::new();
+        remains.spawn("remains of sandboxes", parts.remains.clone().run(remains.token()));
         let servers = TaskSet::new();
+        servers.spawn("disk space", parts.disk.clone().run(servers.token()));
+        let registry = Registry::new(config.sandbox, parts, cache, capacity, engine.clone());
         servers.spawn("surveyor", Arc::clone(&surveyor).run(servers.token()));
         let routes = Cluster::routes(registry.clone(), surveyor, servers.token());
         let cluster = serve::Config { connections_max: CLUSTER_CONNECTIONS_MAX, drain_patience: DRAIN_PATIENCE };
@@ -124,7 +134,7 @@ impl Orchestrator {
         });
         let config_of_proxy = serve::Config { connections_max: PROXY_CONNECTIONS_MAX, drain_patience: DRAIN_PATIENCE };
         servers.spawn("node-side proxy", serve::serve(proxy_listener, handler, config_of_proxy, servers.token()));
-        Ok(Self { registry, engine, servers, sockets: [config.cluster_socket, config.proxy_socket] })
+        Ok(Self { registry, engine, servers, remains, sockets: [config.cluster_socket, config.proxy_socket] })
     }
 
     /// Where its cluster API is.
@@ -139,6 +149,12 @@ impl Orchestrator {
         NodeAddress::Unix(self.sockets[1].clone())
     }
 
+    /// Sandboxes it can run at once, by its limit and by the disk.
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        self.registry.sandboxes().max
+    }
+
     /// Ends all sandboxes. The control plane is told of each; nothing new is accepted.
     pub async fn end_sandboxes(&self) {
         self.registry.shutdown(SANDBOXES_PATIENCE).await;
@@ -149,6 +165,7 @@ impl Orchestrator {
         self.end_sandboxes().await;
         self.engine.shutdown().await;
         self.servers.shutdown(2 * DRAIN_PATIENCE).await;
+        self.remains.shutdown(REMAINS_PATIENCE).await;
         for socket in &self.sockets {
             let _ = fs::remove_file(socket);
         }

@@ -20,6 +20,9 @@ const ENDED_REMEMBERED: usize = 1024;
 /// Events that wait for a slow watcher; one that misses some is told so and compares lists.
 const EVENTS_QUEUED_MAX: usize = 1024;
 
+/// Bytes of a MiB.
+const MIB: u64 = 1 << 20;
+
 /// Why a sandbox was not started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
@@ -38,6 +41,18 @@ pub(crate) enum Refusal {
     /// The build cannot be used.
     #[error("looking up the build's artifacts")]
     Artifacts(#[source] hearth_artifact::Error),
+    /// The disk has no room.
+    #[error("looking for disk space")]
+    Disk(#[source] SandboxError),
+}
+
+/// How much a node takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Capacity {
+    /// Sandboxes at once.
+    pub(crate) sandboxes_max: usize,
+    /// What the disk's capacity is told for.
+    pub(crate) typical_disk_mib: u32,
 }
 
 /// A sandbox that ended by itself.
@@ -64,6 +79,7 @@ struct Inner {
     parts: Parts,
     cache: Cache,
     sandboxes_max: usize,
+    typical_disk_mib: u32,
     live: Mutex<Live>,
     engine: Engine<ExecutionId>,
     events: broadcast::Sender<Ended>,
@@ -94,15 +110,17 @@ impl Registry {
         config: hearth_sandbox::Config,
         parts: Parts,
         cache: Cache,
-        sandboxes_max: usize,
+        capacity: Capacity,
         engine: Engine<ExecutionId>,
     ) -> Self {
+        let Capacity { sandboxes_max, typical_disk_mib } = capacity;
         let (events, _) = broadcast::channel(EVENTS_QUEUED_MAX);
         let inner = Inner {
             config: Arc::new(config),
             parts,
             cache,
             sandboxes_max,
+            typical_disk_mib,
             live: Mutex::default(),
             engine,
             events,
@@ -118,10 +136,15 @@ impl Registry {
 
     /// Starts a sandbox, or finds the one that the same execution id started. Follow [`Handle::started`].
     pub(crate) async fn ensure(&self, spec: SandboxSpec) -> Result<Handle, Refusal> {
-        let (cache, build_id) = (self.inner.cache.clone(), spec.build_id);
-        let set = tokio::task::spawn_blocking(move || cache.get(build_id)).await;
+        let (cache, disk, build_id) = (self.inner.cache.clone(), self.inner.parts.disk.clone(), spec.build_id);
+        let looked = tokio::task::spawn_blocking(move || {
+            let set = cache.get(build_id).map_err(Refusal::Artifacts)?;
+            // The room is taken when the sandbox is assembled; most of what has none is known before anything is made.
+            let room = disk.check(u64::from(set.manifest().resources.disk_mib) * MIB).map_err(Refusal::Disk);
+            Ok((set, room))
+        });
         // The closure does not panic; it is not run when the runtime stops.
-        let set = set.map_err(|_| Refusal::Stopping)?.map_err(Refusal::Artifacts)?;
+        let (set, room) = looked.await.map_err(|_| Refusal::Stopping)??;
         let mut live = self.live();
         if live.stopping {
             return Err(Refusal::Stopping);
@@ -139,6 +162,7 @@ impl Registry {
         if live.handles.len() >= self.inner.sandboxes_max {
             return Err(Refusal::Full(self.inner.sandboxes_max));
         }
+        room?;
         let handle = self.start(spec, set);
         live.handles.insert(handle.sandbox_id().clone(), handle.clone());
         Ok(handle)
@@ -176,7 +200,7 @@ impl Registry {
             live.handles.remove(handle.sandbox_id());
         }
         drop(live);
-        if let Ok(State::Stopped(reason @ (EndReason::VmEnded | EndReason::NodeStopped))) = last {
+        if let Ok(State::Stopped(reason @ (EndReason::VmEnded | EndReason::DiskFull | EndReason::NodeStopped))) = last {
             let ended = Ended {
                 sandbox_id: handle.sandbox_id().clone(),
                 execution_id: handle.execution_id(),
@@ -224,10 +248,11 @@ impl Registry {
 
     /// How many there are and may be, and what they were given.
     pub(crate) fn sandboxes(&self) -> Sandboxes {
+        let more = self.inner.parts.disk.more(u64::from(self.inner.typical_disk_mib) * MIB);
         let live = self.live();
         let mut sandboxes = Sandboxes {
             running: count(live.handles.len()),
-            max: count(self.inner.sandboxes_max),
+            max: count(self.inner.sandboxes_max.min(live.handles.len().saturating_add(more))),
             creates_succeeded: live.creates_succeeded,
             creates_failed: live.creates_failed,
             ..Sandboxes::default()

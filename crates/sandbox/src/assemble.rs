@@ -9,8 +9,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use hearth_artifact::{ArtifactSet, create_overlay};
+use hearth_artifact::ArtifactSet;
 use hearth_envd_api::{Client, Init, PORT};
 use hearth_host::cgroup::Group;
 use hearth_network::{Attachment, Slot};
@@ -18,16 +19,23 @@ use hearth_types::SandboxSpec;
 use hearth_vmm::{Machine, Nic, Running, Saved};
 use http::HeaderName;
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::reach::{ForwardRequest, Reach};
-use crate::reclaim::remove_folder;
-use crate::{Config, Error, Parts};
+use crate::state::EndReason;
+use crate::{Config, DiskRoom, Error, Parts};
 
 /// Bytes of a MiB.
 const MIB: u64 = 1 << 20;
 
-/// A sandbox's folder. The first thing made and the last removed: what a killed daemon leaves is found by it.
+/// How long a VM has to run before a lack of space counts as a new one.
+const SPACE_LASTS: Duration = Duration::from_secs(10);
+/// How long a VM may stop and go on by turns for a lack of space that the disk does not show, such as a quota.
+const SPACE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A sandbox's folder, with its overlay. The first thing made and the last removed: what a killed daemon leaves is found by it.
 struct Folder {
     path: PathBuf,
 }
@@ -71,7 +79,7 @@ pub(crate) async fn assemble(
     set: &ArtifactSet,
     kill: &CancellationToken,
 ) -> Result<Assembled, Error> {
-    let folder = Folder::create(config, spec)?;
+    let folder = Folder::create(config, parts, spec, set).await?;
     let slotted = folder.into_slotted(parts, spec).await?;
     if kill.is_cancelled() {
         slotted.undo(parts).await;
@@ -83,17 +91,32 @@ pub(crate) async fn assemble(
 }
 
 impl Folder {
-    fn create(config: &Config, spec: &SandboxSpec) -> Result<Self, Error> {
+    async fn create(config: &Config, parts: &Parts, spec: &SandboxSpec, set: &ArtifactSet) -> Result<Self, Error> {
         let path = config.folder.join(spec.execution_id.to_string());
         fs::create_dir(&path).map_err(|source| Error::File { action: "creating", path: path.clone(), source })?;
-        Ok(Self { path })
+        let folder = Self { path };
+        let (disk, overlay) = (parts.disk.clone(), folder.overlay());
+        let disk_bytes = u64::from(set.manifest().resources.disk_mib) * MIB;
+        let made = spawn_blocking(move || disk.create_overlay(&overlay, disk_bytes)).await;
+        // The closure does not panic; it is not run when the runtime stops.
+        match made.unwrap_or(Err(Error::Killed)) {
+            Ok(()) => Ok(folder),
+            Err(error) => {
+                folder.undo(parts).await;
+                Err(error)
+            }
+        }
+    }
+
+    fn overlay(&self) -> PathBuf {
+        self.path.join("overlay.qcow2")
     }
 
     async fn into_slotted(self, parts: &Parts, spec: &SandboxSpec) -> Result<Slotted, Error> {
         let slot = match parts.network.acquire(spec.internet_access).await {
             Ok(slot) => slot,
             Err(error) => {
-                self.undo();
+                self.undo(parts).await;
                 return Err(Error::Network(error));
             }
         };
@@ -101,14 +124,14 @@ impl Folder {
             Ok(group) => Ok(Slotted { folder: self, slot, group }),
             Err(error) => {
                 parts.network.release(slot).await;
-                self.undo();
+                self.undo(parts).await;
                 Err(Error::Cgroup(error))
             }
         }
     }
 
-    fn undo(self) {
-        remove_folder(&self.path);
+    async fn undo(self, parts: &Parts) {
+        parts.remains.remove_folder(self.path).await;
     }
 }
 
@@ -130,13 +153,11 @@ impl Slotted {
             return Err(Error::Platform { property, ours: ours.to_owned(), theirs: theirs.to_owned() });
         }
         let resources = set.manifest().resources;
-        let overlay = self.folder.path.join("overlay.qcow2");
-        create_overlay(&overlay, u64::from(resources.disk_mib) * MIB).map_err(Error::Overlay)?;
         let machine = Machine {
             folder: self.folder.path.clone(),
             resources,
             base: set.rootfs(),
-            overlay: Some(overlay),
+            overlay: Some(self.folder.overlay()),
             nic,
             namespace: self.slot.namespace().map(Path::to_owned),
             cgroup: self.group.clone(),
@@ -155,10 +176,10 @@ impl Slotted {
     async fn undo(self, parts: &Parts) {
         let Self { folder, slot, group } = self;
         if let Some(group) = group {
-            group.remove().await;
+            parts.remains.remove_group(group).await;
         }
         parts.network.release(slot).await;
-        folder.undo();
+        folder.undo(parts).await;
     }
 }
 
@@ -222,18 +243,47 @@ impl Assembled {
         self.reachable.reach.clone()
     }
 
-    /// Waits until the VM ends by itself, and meanwhile opens the ways to its guest that are asked for. Not cancel safe
-    /// while a way is being opened: the caller drops it only to release the sandbox.
-    pub(crate) async fn ended(&mut self) {
-        let Reachable { restored, forwards, .. } = &mut self.reachable;
+    /// Waits until the VM ends by itself or has to end, and meanwhile opens the ways to its guest that are asked for and holds
+    /// the VM while the disk has no room for it. Not cancel safe while a way is being opened or the VM is held: the caller
+    /// drops it only to release the sandbox.
+    pub(crate) async fn ended(&mut self, disk: &DiskRoom) -> EndReason {
+        let process = self.reachable.restored.vm.process().clone();
+        let overlay = self.reachable.restored.slotted.folder.overlay();
+        // Since when the VM lacks space, and when it went on last.
+        let mut lack: Option<(Instant, Instant)> = None;
         loop {
-            let request = tokio::select! {
-                () = restored.vm.ended() => return,
-                request = next(forwards) => request,
+            let Reachable { restored, forwards, .. } = &mut self.reachable;
+            tokio::select! {
+                () = process.wait() => return EndReason::VmEnded,
+                request = next(forwards) => {
+                    let result = restored.vm.forward(request.guest_port).await;
+                    // Whoever asked may have left.
+                    let _ = request.reply.send(result);
+                    continue;
+                }
+                () = disk.over_share(&overlay) => {
+                    if let Err(error) = restored.vm.hold().await {
+                        tracing::warn!(%error, "could not hold a sandbox that takes more than its share of a full disk");
+                        return EndReason::DiskFull;
+                    }
+                }
+                () = restored.vm.out_of_space() => {}
+            }
+            tracing::warn!("the sandbox waits for disk space");
+            let since = match lack {
+                Some((since, went_on)) if went_on.elapsed() < SPACE_LASTS => since,
+                _ => Instant::now(),
             };
-            let result = restored.vm.forward(request.guest_port).await;
-            // Whoever asked may have left.
-            let _ = request.reply.send(result);
+            let has_room = tokio::select! {
+                () = process.wait() => return EndReason::VmEnded,
+                has_room = disk.room(&overlay) => has_room,
+            };
+            let is_in_vain = since.elapsed() > SPACE_PATIENCE && lack.is_some();
+            if !has_room || is_in_vain || restored.vm.go_on().await.is_err() {
+                return EndReason::DiskFull;
+            }
+            tracing::info!("the sandbox goes on, there is disk space again");
+            lack = Some((since, Instant::now()));
         }
     }
 

@@ -29,4 +29,8 @@ pub struct Parts {
     pub driver: hearth_vmm::Driver,
     /// Control groups.
     pub groups: hearth_host::cgroup::Groups,
+    /// Disk space.
+    pub disk: crate::DiskRoom,
+    /// What could not be removed yet.
+    pub remains: crate::Remains,
 }

@@ -22,6 +22,9 @@ pub enum Error {
     /// No control group.
     #[error("making a control group")]
     Cgroup(#[source] hearth_host::cgroup::Error),
+    /// No disk space.
+    #[error("reserving disk space")]
+    NoRoom(#[source] crate::NoRoom),
     /// No writable disk.
     #[error("making the disk overlay")]
     Overlay(#[source] hearth_artifact::OverlayError),
@@ -47,4 +50,12 @@ pub enum Error {
     /// It was killed while it was assembled.
     #[error("the sandbox was killed while it was started")]
     Killed,
+}
+
+impl Error {
+    /// Whether the host has run out of something that comes back: the same request may succeed later.
+    #[must_use]
+    pub fn is_exhaustion(&self) -> bool {
+        hearth_host::exhaustion::is_exhaustion(self)
+    }
 }

@@ -16,6 +16,8 @@
 //! While it runs, one connection to its daemon is kept: the guest's log comes over it ([`link`](mod@link)). Every few seconds
 //! the daemon is asked what the guest uses ([`metrics`](mod@metrics)).
 //!
+//! Disk space is shared out by [`disk`](mod@disk); what cannot be removed at an end is tried again by [`remains`](mod@remains).
+//!
 //! Neighbours: `orchestrator` keeps the handles in its registry; `network`, `artifact` and `vmm` give the parts;
 //! `envd-api` speaks to the guest; `analytics` keeps what guests say and use.
 
@@ -23,19 +25,23 @@
 
 mod assemble;
 mod config;
+mod disk;
 mod error;
 mod link;
 mod metrics;
 mod reach;
 mod reclaim;
+mod remains;
 mod state;
 mod task;
 
 pub use config::{Config, Parts};
+pub use disk::{DiskConfig, DiskRoom, NoRoom};
 pub use error::Error;
 pub use link::GuestLogs;
 pub use metrics::GuestSamples;
 pub use reach::Reach;
 pub use reclaim::reclaim;
+pub use remains::Remains;
 pub use state::{EndReason, State};
 pub use task::{Handle, start};

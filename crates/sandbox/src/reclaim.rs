@@ -21,7 +21,9 @@ pub async fn reclaim(config: &Config) -> Result<usize, Error> {
     for entry in fs::read_dir(&config.folder).map_err(error("listing"))? {
         let folder = entry.map_err(error("listing"))?.path();
         end_processes(&folder).await;
-        remove_folder(&folder);
+        if let Err(error) = fs::remove_dir_all(&folder) {
+            tracing::warn!(path = %folder.display(), %error, "could not remove a sandbox's folder");
+        }
         reclaimed += 1;
     }
     Ok(reclaimed)
@@ -34,12 +36,5 @@ async fn end_processes(folder: &Path) {
             tracing::warn!(pid = process.pid(), %error, "could not kill a VMM");
         }
         process.wait().await;
-    }
-}
-
-/// Removes a sandbox's folder; what cannot be removed now is found again at the next start.
-pub(crate) fn remove_folder(path: &Path) {
-    if let Err(error) = fs::remove_dir_all(path) {
-        tracing::warn!(path = %path.display(), %error, "could not remove a sandbox's folder");
     }
 }

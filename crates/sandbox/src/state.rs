@@ -12,6 +12,8 @@ pub enum EndReason {
     Killed,
     /// The guest powered off, or the VMM died.
     VmEnded,
+    /// The node's disk had no room for what it wrote.
+    DiskFull,
     /// The node shuts down.
     NodeStopped,
 }
@@ -21,6 +23,7 @@ impl fmt::Display for EndReason {
         match self {
             Self::Killed => f.write_str("killed"),
             Self::VmEnded => f.write_str("the guest powered off or its VMM died"),
+            Self::DiskFull => f.write_str("the node's disk is full, and the sandbox took more than its share of it"),
             Self::NodeStopped => f.write_str("the node was stopped"),
         }
     }

@@ -183,7 +183,7 @@ impl Owner {
             biased;
             () = self.inner.kill.cancelled() => EndReason::Killed,
             () = self.node.cancelled() => EndReason::NodeStopped,
-            () = assembled.ended() => EndReason::VmEnded,
+            reason = assembled.ended(&self.parts.disk) => reason,
             () = link.run() => unreachable!("the guest is followed for ever"),
             () = meter.run() => unreachable!("the guest is sampled for ever"),
         };

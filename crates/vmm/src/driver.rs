@@ -106,6 +106,22 @@ impl Running {
         self.vm.ended().await;
     }
 
+    /// Waits until the VMM stops the CPUs because the disk below the overlay has no space for a write of the guest. The guest
+    /// notices nothing: the write is done again when the VM [goes on](Self::go_on). Cancel safe.
+    pub async fn out_of_space(&mut self) {
+        self.vm.out_of_space().await;
+    }
+
+    /// Stops the CPUs until the VM [goes on](Self::go_on), which its owner still counts as running.
+    pub async fn hold(&mut self) -> Result<(), Error> {
+        self.vm.stop().await
+    }
+
+    /// Lets the CPUs run again, after [`hold`](Self::hold) or a lack of space. A VM that runs is success.
+    pub async fn go_on(&mut self) -> Result<(), Error> {
+        self.vm.resume().await
+    }
+
     /// Opens a way from a free loopback port of the host to a guest port, for a machine with user-mode network, and
     /// returns the host's port.
     pub async fn forward(&mut self, guest_port: u16) -> Result<u16, Error> {

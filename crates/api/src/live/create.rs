@@ -53,6 +53,8 @@ pub(crate) enum CreateError {
     NoNode,
     /// Every node is full.
     Capacity,
+    /// A node has run out of something that comes back.
+    NodeBusy,
     /// There are nodes, but none of them can run the build.
     NoCompatibleNode,
     /// The node refused.
@@ -228,7 +230,7 @@ impl Owner {
     async fn not_started(&self, error: NodeError, row: Sandbox, node: &Member) -> Attempt {
         tracing::warn!(node = %node.id, %error, "a node did not start a sandbox");
         let attempt: fn(CreateError) -> Attempt = match error {
-            NodeError::Capacity | NodeError::UnknownBuild => Attempt::TryNext,
+            NodeError::Capacity | NodeError::Exhausted(_) | NodeError::UnknownBuild => Attempt::TryNext,
             NodeError::Refused(_) | NodeError::Failed(_) => Attempt::GiveUp,
             NodeError::Unavailable(_) => {
                 node.nudge();
@@ -237,6 +239,7 @@ impl Owner {
         };
         let failure = match error {
             NodeError::Capacity => CreateError::Capacity,
+            NodeError::Exhausted(_) => CreateError::NodeBusy,
             NodeError::UnknownBuild => CreateError::NoCompatibleNode,
             NodeError::Refused(_) => CreateError::Refused,
             NodeError::Failed(_) | NodeError::Unavailable(_) => CreateError::Failed,

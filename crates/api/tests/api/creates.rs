@@ -208,6 +208,7 @@ async fn a_node_that_cannot_leads_to_a_typed_answer_and_leaves_nothing() {
     let world = World::start().await;
     for (on_create, status, error_code, should_retry) in [
         (OnCreate::Full, 503, "sandbox_capacity_unavailable", Some("false")),
+        (OnCreate::Exhausted, 503, "sandbox_capacity_unavailable", Some("true")),
         (OnCreate::WithoutBuild, 503, "sandbox_no_compatible_node", Some("false")),
         (OnCreate::Refuse, 500, "sandbox_create_refused", None),
         (OnCreate::Fail, 500, "sandbox_create_failed", None),

@@ -31,6 +31,7 @@ pub(crate) enum OnCreate {
     /// Until told otherwise.
     Hang,
     Full,
+    Exhausted,
     WithoutBuild,
     Refuse,
     Fail,
@@ -199,6 +200,7 @@ impl NodeService for FakeNode {
         });
         match self.state().on_create {
             OnCreate::Full => return Err(ConnectError::resource_exhausted("full")),
+            OnCreate::Exhausted => return Err(ConnectError::aborted("too many open files")),
             OnCreate::WithoutBuild => return Err(ConnectError::not_found("no such build")),
             OnCreate::Refuse => return Err(ConnectError::failed_precondition("refused")),
             OnCreate::Fail => return Err(ConnectError::internal("disk on fire")),

@@ -126,7 +126,8 @@ fn disk(line: &mut Line, machine: &Machine) {
             line.option("-blockdev", "driver=raw,node-name=root,discard=unmap,cache.no-flush=on,file=root-file");
         }
     }
-    line.option("-device", "virtio-blk-device,drive=root");
+    // A write that finds no space stops the VM, and is done again when it goes on; other errors are the guest's.
+    line.option("-device", "virtio-blk-device,drive=root,werror=enospc,rerror=report");
 }
 
 fn network(line: &mut Line, nic: &Nic) {

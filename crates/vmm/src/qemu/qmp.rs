@@ -24,6 +24,10 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(15);
 pub(super) struct Monitor {
     lines: BufReader<OwnedReadHalf>,
     writer: OwnedWriteHalf,
+    /// The beginning of the next line, when a reader was dropped in the middle.
+    partial: Vec<u8>,
+    /// The VMM has stopped the CPUs because a write found no space, and nobody was told yet.
+    out_of_space: bool,
 }
 
 impl Monitor {
@@ -33,7 +37,8 @@ impl Monitor {
         let action = "connecting to the monitor";
         let monitor = |source| Error::Monitor { action, source };
         let (reader, writer) = UnixStream::connect(socket).await.map_err(monitor)?.into_split();
-        let mut connection = Self { lines: BufReader::new(reader), writer };
+        let lines = BufReader::new(reader);
+        let mut connection = Self { lines, writer, partial: Vec::new(), out_of_space: false };
         let greeting = connection.line().await.map_err(monitor)?;
         if greeting.get("QMP").is_none() {
             return Err(monitor(io::Error::new(io::ErrorKind::InvalidData, "the greeting is not QMP's")));
@@ -64,12 +69,31 @@ impl Monitor {
                 let reason = error.get("desc").and_then(Value::as_str).unwrap_or("no reason given").to_owned();
                 return Err(Error::Refused { command: command.to_owned(), reason });
             }
+            self.note(&reply);
         }
         Err(monitor(io::Error::new(io::ErrorKind::InvalidData, "only events, no reply")))
     }
 
+    /// Waits until the VMM stops the CPUs because a write of the guest found no space (`BLOCK_IO_ERROR`, QEMU,
+    /// `qapi/block-core.json`). Cancel safe.
+    pub(super) async fn out_of_space(&mut self) -> Result<(), Error> {
+        while !self.out_of_space {
+            let action = "waiting for events";
+            let event = self.line().await.map_err(|source| Error::Monitor { action, source })?;
+            self.note(&event);
+        }
+        self.out_of_space = false;
+        Ok(())
+    }
+
+    fn note(&mut self, event: &Value) {
+        let is_disk_error = event.get("event").and_then(Value::as_str) == Some("BLOCK_IO_ERROR");
+        let action = event.get("data").and_then(|data| data.get("action")).and_then(Value::as_str);
+        self.out_of_space |= is_disk_error && action == Some("stop");
+    }
+
+    /// The next line. Cancel safe: what was read of it is kept.
     async fn line(&mut self) -> io::Result<Value> {
-        let mut line = Vec::new();
         loop {
             let chunk = self.lines.fill_buf().await?;
             if chunk.is_empty() {
@@ -77,12 +101,13 @@ impl Monitor {
             }
             let end = chunk.iter().position(|byte| *byte == b'\n');
             let taken = end.map_or(chunk.len(), |end| end + 1);
-            line.extend_from_slice(&chunk[..taken]);
+            self.partial.extend_from_slice(&chunk[..taken]);
             self.lines.consume(taken);
-            if line.len() > LINE_BYTES_MAX {
+            if self.partial.len() > LINE_BYTES_MAX {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "the line is too long"));
             }
             if end.is_some() {
+                let line = std::mem::take(&mut self.partial);
                 return serde_json::from_slice(&line)
                     .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
             }
@@ -123,6 +148,23 @@ mod tests {
         assert_eq!(status["status"], "paused");
         let refused = monitor.execute("cont", json!({})).await.expect_err("refused");
         assert!(matches!(refused, Error::Refused { reason, .. } if reason == "no"));
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_told_once_whenever_it_is_asked_for() {
+        const FULL: &str = "{\"event\":\"BLOCK_IO_ERROR\",\"data\":{\"action\":\"stop\",\"nospace\":true}}\n";
+        const REPORTED: &str = "{\"event\":\"BLOCK_IO_ERROR\",\"data\":{\"action\":\"report\"}}\n";
+        // Between a command and its reply, and afterwards.
+        let script = format!(
+            "{{\"QMP\":{{}}}}\n{{\"return\":{{}}}}\n{FULL}{{\"return\":{{}}}}\n{REPORTED}{{\"event\":\"STOP\"}}\n{FULL}"
+        );
+        let (_folder, path) = served(Box::leak(script.into_boxed_str())).await;
+        let mut monitor = Monitor::connect(&path).await.expect("greets");
+        monitor.execute("query-status", json!({})).await.expect("answers");
+        monitor.out_of_space().await.expect("told");
+        monitor.out_of_space().await.expect("told again");
+        let third = tokio::time::timeout(Duration::from_millis(50), monitor.out_of_space()).await;
+        assert!(third.is_err(), "a third one was made up: {third:?}");
     }
 
     #[tokio::test]

@@ -168,6 +168,17 @@ impl Vm {
         self.execute("cont", json!({})).await.map(drop)
     }
 
+    /// Waits until the VMM stops the CPUs because a write found no space. Cancel safe; never ready without a monitor.
+    pub(crate) async fn out_of_space(&mut self) {
+        let Some(monitor) = self.monitor.as_mut() else { return std::future::pending().await };
+        if let Err(error) = monitor.out_of_space().await {
+            // The process is going, which is waited for elsewhere, or it cannot be talked to any more.
+            tracing::debug!(pid = self.process.pid(), %error, "the monitor of a VM is lost");
+            self.monitor = None;
+            std::future::pending().await
+        }
+    }
+
     pub(crate) async fn save_state(&mut self, state: &Path) -> Result<(), Error> {
         let arguments = json!({ "filename": state.to_string_lossy(), "live": false });
         self.execute("xen-save-devices-state", arguments).await.map(drop)
