@@ -35,13 +35,15 @@ pub(crate) fn test(root: &Path, phases: &Phases) -> Result<()> {
     sdk::test(root, phases, Build::Debug, &sdk::Selection::default())
 }
 
-/// Which of the two builds of the one binary.
+/// Which build of the one binary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Build {
     /// What the tests are built with, so that they need no second build: slower, and it checks its own arithmetic.
     Debug,
-    /// What is shipped.
+    /// What `make up` runs: optimized as far as that does not take minutes.
     Release,
+    /// What is shipped and measured: optimized as a whole.
+    Dist,
 }
 
 impl Build {
@@ -49,6 +51,7 @@ impl Build {
         let folder = match self {
             Self::Debug => "target/debug",
             Self::Release => "target/release",
+            Self::Dist => "target/dist",
         };
         root.join(folder).join("hearth")
     }
@@ -58,24 +61,27 @@ impl Build {
 pub(crate) fn build_all(root: &Path, phases: &Phases, build: Build) -> Result<()> {
     phases.run("guest programs", || guest::run(root))?;
     let (name, arguments): (_, &[&str]) = match build {
-        Build::Debug => ("hearth, debug build", &[]),
-        Build::Release => ("hearth, release build", &["--release"]),
+        // With the features of the tests, for which cargo has to see one: what both depend on is compiled once then.
+        Build::Debug => ("hearth, debug build", &["--workspace", "--bin", "hearth", "--test", "packages"]),
+        Build::Release => ("hearth, release build", &["-p", "hearth", "--release"]),
+        Build::Dist => ("hearth, build for distribution", &["-p", "hearth", "--profile", "dist"]),
     };
-    phases.run(name, || run(cargo().current_dir(root).args(["build", "--locked", "-p", "hearth"]).args(arguments)))
+    phases.run(name, || run(cargo().current_dir(root).args(["build", "--locked"]).args(arguments)))
 }
 
-/// The benchmark of the testkit, on the release binary.
+/// The benchmark of the testkit, on the binary that is shipped.
 pub(crate) fn bench(root: &Path, arguments: &[String]) -> Result<()> {
     let mut bench = cargo();
     bench.current_dir(root).args([
         "run",
         "--quiet",
-        "--release",
+        "--profile",
+        "dist",
         "--locked",
         "-p",
         "hearth-testkit",
         "--bin",
         "hearth-bench",
     ]);
-    run(bench.arg("--").args(arguments).arg(Build::Release.program(root)))
+    run(bench.arg("--").args(arguments).arg(Build::Dist.program(root)))
 }

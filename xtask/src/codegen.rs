@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::phases::{cargo, output};
+use crate::phases::{cargo, output, run as run_child};
 
 /// One generated module: which definitions go into which crate.
 struct Target {
@@ -63,33 +64,23 @@ pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
     Ok(())
 }
 
-/// The document of the handlers as they are now. Only the API's crate is built for it.
+/// The document of the handlers as they are now.
 fn openapi(root: &Path) -> Result<String> {
-    let arguments = ["run", "--quiet", "--locked", "-p", "hearth-api", "--bin", "hearth-openapi"];
-    output(cargo().current_dir(root).args(arguments)).context("asking the API for its description")
+    output(&mut program(root, "hearth-openapi")?).context("asking the API for its description")
+}
+
+/// A program of the workspace. It is built with the features of the workspace's tests, for which cargo has to see one of them:
+/// on its own it would have others, and what it depends on would be compiled a second time.
+fn program(root: &Path, name: &str) -> Result<Command> {
+    let arguments = ["build", "--quiet", "--locked", "--workspace", "--bin", name, "--test", "packages"];
+    run_child(cargo().current_dir(root).args(arguments))?;
+    Ok(Command::new(root.join("target/debug").join(name)))
 }
 
 fn generate(root: &Path, target: &Target, out: &Path) -> Result<()> {
-    let files: Vec<PathBuf> = target.files.iter().map(|file| root.join(file)).collect();
-    let include = root.join(target.include_dir);
-    // protox keeps the source comments and needs no protoc on the machine.
-    let mut compiler = protox::Compiler::new([&include])?;
-    compiler.include_source_info(true).include_imports(true);
-    compiler.open_files(&files)?;
-    let descriptor_file = out.join("descriptor.bin");
-    fs::write(&descriptor_file, compiler.encode_file_descriptor_set())?;
-    let names: Vec<PathBuf> =
-        files.iter().map(|file| file.strip_prefix(&include).map(Path::to_path_buf)).collect::<Result<_, _>>()?;
-    connectrpc_build::Config::new()
-        .descriptor_set(&descriptor_file)
-        .files(&names)
-        .out_dir(out)
-        .include_file("mod.rs")
-        .emit_rerun_directives(false)
-        .compile()
-        .with_context(|| format!("generating {}", target.out_dir))?;
-    fs::remove_file(&descriptor_file)?;
-    Ok(())
+    let mut generator = program(root, "hearth-codegen")?;
+    generator.arg(root.join(target.include_dir)).arg(out).args(target.files.iter().map(|file| root.join(file)));
+    run_child(&mut generator)
 }
 
 fn differences(fresh: &Path, committed: &Path) -> Result<Vec<String>> {

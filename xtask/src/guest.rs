@@ -41,9 +41,32 @@ fn place(from: &Path, to: &Path) -> Result<()> {
     if fs::read(to).is_ok_and(|present| present == program) {
         return Ok(());
     }
-    let fresh = to.with_extension("new");
-    fs::copy(from, &fresh).with_context(|| format!("writing {}", fresh.display()))?;
-    fs::rename(&fresh, to).with_context(|| format!("writing {}", to.display()))?;
+    // Under a name of its own: `make up` and `make test` may be at it at once.
+    let folder = to.parent().context("a program lies in a folder")?;
+    let fresh = tempfile::NamedTempFile::new_in(folder).with_context(|| format!("writing to {}", folder.display()))?;
+    fs::copy(from, fresh.path()).with_context(|| format!("writing {}", fresh.path().display()))?;
+    fresh.persist(to).with_context(|| format!("writing {}", to.display()))?;
     println!("{} ({} KiB)", to.display(), program.len() / 1024);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_program_is_placed_once_and_runs() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (from, to) = (folder.path().join("built"), folder.path().join("placed"));
+        fs::write(&from, "program").expect("a file");
+        fs::set_permissions(&from, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        place(&from, &to).expect("it is placed");
+        let first = fs::metadata(&to).expect("it is there");
+        assert_eq!(first.permissions().mode() & 0o777, 0o755);
+        place(&from, &to).expect("it is there already");
+        assert_eq!(fs::metadata(&to).expect("it is there").modified().ok(), first.modified().ok());
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 2);
+    }
 }

@@ -72,6 +72,8 @@ impl Instance {
         let program = build.program(root);
         let target = root.join("target");
         let prepared = prepare(&program, &target)?;
+        // Until its process is there, a folder looks like one that a killed run left: to another run, which sweeps.
+        let filling = lock(&target, "run")?;
         sweep(&target)?;
         let data = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&target)?.keep();
         furnish(&prepared, &data).context("filling the data directory")?;
@@ -89,6 +91,7 @@ impl Instance {
             .stderr(output)
             .spawn()
             .with_context(|| format!("starting {}", program.display()))?;
+        drop(filling);
         let endpoints = Endpoints::default();
         let mut instance = Self { program, process, endpoints, data, log, stopped: false };
         instance.endpoints = instance.wait_until_serving()?;
@@ -235,11 +238,17 @@ fn sweep(target: &Path) -> Result<()> {
 /// Kernel and base template: minutes the first time, nothing afterwards. Several at once wait for each other.
 fn prepare(program: &Path, target: &Path) -> Result<PathBuf> {
     let prepared = target.join(PREPARED);
-    let lock = target.join(format!("{PREPARED}.lock"));
-    let lock = File::create(&lock).with_context(|| format!("creating {}", lock.display()))?;
-    lock.lock().context("waiting for another preparation")?;
+    let _lock = lock(target, PREPARED)?;
     run(hearth(program).arg("setup").arg("--data-dir").arg(&prepared)).context("preparing kernel and base template")?;
     Ok(prepared)
+}
+
+/// Waits until this is the only chore that holds the lock of this name, until what is returned is dropped.
+fn lock(target: &Path, name: &str) -> Result<File> {
+    let path = target.join(format!("{name}.lock"));
+    let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+    file.lock().with_context(|| format!("waiting for {}", path.display()))?;
+    Ok(file)
 }
 
 /// Gives a data directory what is prepared.

@@ -113,7 +113,7 @@ fn run(chore: Chore) -> Result<()> {
             demo::run(&root, &phases).map(|()| phases.finish("demo"))
         }
         Chore::Bench { arguments } => {
-            check::build_all(&root, &phases, check::Build::Release)?;
+            check::build_all(&root, &phases, check::Build::Dist)?;
             phases.run("benchmark", || check::bench(&root, &arguments))
         }
         Chore::Up { arguments } => {

@@ -40,6 +40,7 @@ const TABLE: &[(&str, Layer)] = &[
     ("interpreter", Shipped(6)),
     ("sdk", Shipped(6)),
     ("hearth", Shipped(7)),
+    ("codegen", Development),
     ("testkit", Development),
     ("xtask", Development),
 ];
