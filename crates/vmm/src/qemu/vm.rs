@@ -175,7 +175,7 @@ impl Vm {
             // The process is going, which is waited for elsewhere, or it cannot be talked to any more.
             tracing::debug!(pid = self.process.pid(), %error, "the monitor of a VM is lost");
             self.monitor = None;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
