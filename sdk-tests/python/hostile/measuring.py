@@ -16,7 +16,7 @@ ATTACK_SECONDS = 3.0
 # A neighbour may notice this factor ...
 QUIET_FACTOR = 3.0
 # ... or, where processors are few, this much more than of the same load without malice.
-LOAD_FACTOR = 1.5
+LOAD_FACTOR = 2.0
 # Fewer answers than these say nothing about the median, and about nineteen in twenty; then none may take as long as this.
 SAMPLES_MIN = {"median": 5, "19 in 20": 20}
 STALL_SECONDS = 10.0

@@ -11,6 +11,8 @@ from hostile.measuring import ATTACK_SECONDS
 from journeys import API_URL, ENVD_PORT, MARK, SANDBOX_URL, by_headers
 
 CLIENTS = 6
+# The first requests of `not_there` look at a sandbox or change it; the others ask for its logs and metrics, of which there may be none.
+CHANGES = 6
 
 
 def test_sandboxes_that_come_and_go_at_the_limit(unnoticed, tenant):
@@ -46,7 +48,7 @@ def test_sandboxes_of_others(unnoticed, tenant, victim):
             theirs = not_there(client, other)
             # What is another's is as if it were not there: nothing can be done to it, and nothing is found of it.
             assert theirs == strangers
-            assert {status for status, body in theirs if body not in ("[]", '{"logs":[]}')} == {404}, theirs
+            assert {status for status, _ in theirs[:CHANGES]} == {404}, theirs
             with pytest.raises(NotFoundException):
                 Sandbox.connect(other, api_key=tenant.key)
             assert not Sandbox.kill(other, api_key=tenant.key)
