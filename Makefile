@@ -30,7 +30,7 @@ bench: test-packages bench-packages ## Measure, as a table and as JSON
 
 clean: ## Remove what was built, prepared and installed below this folder
 	$(CARGO) clean
-	rm -rf sdk-tests/.venv* sdk-tests/schema/.venv sdk-tests/js/node_modules
+	rm -rf sdk-tests/.venv* sdk-tests/schema/.venv sdk-tests/js/node_modules sdk-tests/frameworks/computesdk/node_modules
 
 packages: toolchain
 	@scripts/packages.sh run build

@@ -115,6 +115,8 @@ impl Instance {
             ("HEARTH_PROGRAM", self.program.display().to_string()),
             ("HEARTH_DATA_DIR", self.data.display().to_string()),
             ("HEARTH_ADMIN_TOKEN", self.admin_token()?),
+            // How much memory and how many descriptors it has.
+            ("JOURNEYS_SERVER_PID", self.process.id().to_string()),
         ];
         match by {
             By::Addresses => environment.extend([("E2B_API_URL", api_url), ("E2B_SANDBOX_URL", sandbox_url)]),

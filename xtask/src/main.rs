@@ -13,6 +13,7 @@ mod check;
 mod checklist;
 mod codegen;
 mod demo;
+mod frameworks;
 mod fuzz;
 mod guest;
 mod instance;
@@ -22,6 +23,7 @@ mod phases;
 mod python;
 mod schema;
 mod sdk;
+mod soak;
 mod tools;
 mod up;
 
@@ -62,8 +64,10 @@ enum Chore {
     Check,
     /// All checks and all tests.
     Test,
-    /// The journeys with the official SDKs, and Schemathesis, on a private server.
+    /// The journeys with the official SDKs, Schemathesis, hostile neighbours and client frameworks, on private servers.
     SdkTests(sdk::Selection),
+    /// Busy sandboxes for a long time, on a private server: programs that die, and results that are wrong.
+    Soak(soak::Selection),
     /// The samples of README.md with the official SDKs, on a private server.
     Demo,
     /// Measure, as a table and as JSON.
@@ -107,6 +111,10 @@ fn run(chore: Chore) -> Result<()> {
                 check::build_all(&root, &phases, selection.build())?;
             }
             sdk::test(&root, &phases, selection.build(), &selection).map(|()| phases.finish("journeys"))
+        }
+        Chore::Soak(selection) => {
+            check::build_all(&root, &phases, selection.build())?;
+            soak::test(&root, &phases, &selection).map(|()| phases.finish("soak"))
         }
         Chore::Demo => {
             check::build_all(&root, &phases, check::Build::Release)?;

@@ -23,6 +23,11 @@ impl PythonSet {
 
     /// Installs what is pinned; does nothing, quickly, when it is there.
     pub(crate) fn ensure(self, folder: &Path) -> Result<()> {
+        self.ensure_with(folder, Path::new("python3"))
+    }
+
+    /// The same, in an environment of the given interpreter.
+    pub(crate) fn ensure_with(self, folder: &Path, interpreter: &Path) -> Result<()> {
         let environment = folder.join(self.environment);
         let python = self.python(folder);
         let requirements = folder.join(self.requirements);
@@ -32,10 +37,24 @@ impl PythonSet {
             return Ok(());
         }
         say(&format!("installing {}", self.requirements));
-        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment))?;
+        run(Command::new(interpreter).args(["-m", "venv", "--clear"]).arg(&environment))?;
         run(pip(&python).arg("-r").arg(&requirements))?;
         mark_current(&requirements, &stamp)
     }
+}
+
+/// Returns an interpreter of one of these versions that can make environments, the first version first.
+pub(crate) fn find_interpreter(versions: &[&str]) -> Option<PathBuf> {
+    let location = "import ensurepip, sys; print('%d.%d' % sys.version_info[:2], sys.executable)";
+    versions.iter().find_map(|version| {
+        let names = [format!("python{version}"), "python3".to_owned()];
+        names.iter().find_map(|name| {
+            // pyenv's launchers start the version that this variable names.
+            let found = output(Command::new(name).args(["-c", location]).env("PYENV_VERSION", version)).ok()?;
+            let (found, path) = found.trim().split_once(' ')?;
+            (found == *version).then(|| PathBuf::from(path))
+        })
+    })
 }
 
 /// Installs packages with the interpreter's own pip.
@@ -59,6 +78,14 @@ pub(crate) fn mark_current(wanted: &Path, stamp: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_interpreter_is_of_a_version_that_was_asked_for() {
+        assert_eq!(find_interpreter(&["2.99"]), None);
+        let own = output(Command::new("python3").args(["-c", "import sys; print('%d.%d' % sys.version_info[:2])"]));
+        let own = own.expect("a Python");
+        assert!(find_interpreter(&["2.99", own.trim()]).is_some_and(|path| path.is_absolute()));
+    }
 
     #[test]
     fn a_changed_pin_is_installed_again() {

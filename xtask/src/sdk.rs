@@ -11,8 +11,8 @@ use crate::check::Build;
 use crate::instance::{By, Environment, Instance};
 use crate::phases::{Phases, output, run, say};
 use crate::python::{PythonSet, is_current, mark_current, pip};
-use crate::schema;
 use crate::tools::parse_version;
+use crate::{frameworks, schema, soak};
 
 /// What the JavaScript SDK asks for.
 const NODE_OLDEST: (u32, u32, u32) = (20, 18, 1);
@@ -29,7 +29,7 @@ const JS_BY_NAMES: [&str; 4] = ["names/", "tests/lifecycle", "tests/commands", "
 /// Which journeys are made, and on which server.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Selection {
-    /// Only the journeys in this language, or only Schemathesis.
+    /// Only the journeys in this language, or only one of the other parts.
     #[arg(long)]
     only: Option<Part>,
     /// Only the journeys on which SDKs find the server in this way [default: both; by addresses with arguments]
@@ -38,11 +38,11 @@ pub(crate) struct Selection {
     /// On the debug build, as `make test` does, instead of the one that is shipped.
     #[arg(long)]
     debug: bool,
-    /// Use the server that E2B_API_KEY, E2B_API_URL and E2B_SANDBOX_URL name, instead of a private one. Schemathesis, which
-    /// ends and changes whatever it finds, is then only run with --only.
+    /// Use the server that E2B_API_KEY, E2B_API_URL and E2B_SANDBOX_URL name, instead of a private one: only for the journeys,
+    /// and with --only for Schemathesis, which ends and changes whatever it finds.
     #[arg(long)]
     pub(crate) running: bool,
-    /// Given to pytest and vitest as they are.
+    /// Given to pytest and vitest as they are; for frameworks, the names of those that are run.
     #[arg(last = true)]
     arguments: Vec<String>,
 }
@@ -51,7 +51,14 @@ pub(crate) struct Selection {
 enum Part {
     Python,
     Js,
+    /// Schemathesis.
     Schema,
+    /// A guest, a client and a tenant that misbehave, beside a neighbour.
+    Hostile,
+    /// Client frameworks.
+    Frameworks,
+    /// Busy sandboxes for five minutes.
+    Soak,
 }
 
 /// The installed SDKs.
@@ -61,19 +68,34 @@ pub(crate) struct Sdks {
     node: PathBuf,
 }
 
-/// Installs the SDKs, starts a server, makes the journeys, stops the server and looks for leftovers.
+/// Makes the journeys, and runs the other parts, each on a server of its own that is stopped and examined afterwards.
 pub(crate) fn test(root: &Path, phases: &Phases, build: Build, selection: &Selection) -> Result<()> {
-    let sdks = match selection.wants(Part::Python) || selection.wants(Part::Js) {
+    let parts = [Part::Python, Part::Js, Part::Hostile, Part::Frameworks, Part::Soak];
+    let sdks = match parts.into_iter().any(|part| selection.wants(part)) {
         true => Some(phases.run("official SDKs", || Sdks::ensure(root))?),
         false => None,
     };
+    // All are made even if some fail: one run tells all.
+    let journeys = match [Part::Python, Part::Js, Part::Schema].into_iter().any(|part| selection.wants(part)) {
+        true => journeys(root, phases, build, selection, sdks.as_ref()),
+        false => Ok(()),
+    };
+    let Some(sdks) = sdks else { return journeys };
+    let hostile = match selection.wants(Part::Hostile) {
+        true => hostile(root, phases, build, selection, &sdks),
+        false => Ok(()),
+    };
+    journeys.and(hostile).and(frameworks_and_soak(root, phases, build, selection, &sdks))
+}
+
+/// The journeys of the official SDKs, and Schemathesis.
+fn journeys(root: &Path, phases: &Phases, build: Build, selection: &Selection, sdks: Option<&Sdks>) -> Result<()> {
     let schema = match selection.wants(Part::Schema) {
         true => Some(phases.run("Schemathesis", || schema::Tool::ensure(root))?),
         false => None,
     };
-    // All are made even if some fail: one run tells all.
     let all = |by: By, environment: Environment| {
-        let journeys = sdks.as_ref().map_or(Ok(()), |sdks| match by {
+        let journeys = sdks.map_or(Ok(()), |sdks| match by {
             By::Addresses => sdks.journeys(phases, selection, &environment),
             By::Names => sdks.journeys_by_names(phases, selection, &environment),
         });
@@ -85,14 +107,55 @@ pub(crate) fn test(root: &Path, phases: &Phases, build: Build, selection: &Selec
     if selection.running {
         return all(By::Addresses, Environment::new());
     }
-    let instance = phases.run("private server", || Instance::start(root, build, "sdk-tests"))?;
-    let outcomes = [By::Names, By::Addresses].map(|by| match selection.finds(by) {
-        true => instance.environment(by).and_then(|environment| all(by, environment)),
-        false => Ok(()),
-    });
-    // Stopped and examined in any case; a journey that failed is the first thing to tell.
+    on_private_server(root, phases, build, "sdk-tests", |instance| {
+        let outcomes = [By::Names, By::Addresses].map(|by| match selection.finds(by) {
+            true => instance.environment(by).and_then(|environment| all(by, environment)),
+            false => Ok(()),
+        });
+        outcomes.into_iter().collect()
+    })
+}
+
+/// Attacks on a server, and a neighbour that must not notice.
+fn hostile(root: &Path, phases: &Phases, build: Build, selection: &Selection, sdks: &Sdks) -> Result<()> {
+    on_private_server(root, phases, build, "hostile", |instance| {
+        let environment = instance.environment(By::Addresses)?;
+        phases.run("hostile guests, clients and tenants", || sdks.pytest(NEWEST, &["hostile"], selection, &environment))
+    })
+}
+
+/// Client frameworks, and beside them the soak, which mostly waits for processors.
+fn frameworks_and_soak(root: &Path, phases: &Phases, build: Build, selection: &Selection, sdks: &Sdks) -> Result<()> {
+    let minutes = selection.wants(Part::Soak).then_some(soak::MINUTES);
+    let frameworks = match selection.wants(Part::Frameworks) {
+        true => Some(phases.run("client frameworks", || frameworks::Frameworks::ensure(root, &sdks.node))?),
+        false => None,
+    };
+    if frameworks.is_none() && minutes.is_none() {
+        return Ok(());
+    }
+    on_private_server(root, phases, build, "frameworks", |instance| {
+        let soak = minutes.map(|minutes| soak::Soak::start(sdks, instance, minutes)).transpose()?;
+        let soaked = || soak.map_or(Ok(()), |soak| phases.run("soak, to its end", || soak.wait()));
+        match frameworks {
+            Some(all) => all.run(phases, instance, &selection.arguments, soaked),
+            None => soaked(),
+        }
+    })
+}
+
+/// Starts a server for some work, and has it stopped and examined in any case; work that failed is the first thing to tell.
+pub(crate) fn on_private_server(
+    root: &Path,
+    phases: &Phases,
+    build: Build,
+    name: &str,
+    work: impl FnOnce(&Instance) -> Result<()>,
+) -> Result<()> {
+    let instance = phases.run("private server", || Instance::start(root, build, name))?;
+    let outcome = work(&instance);
     let stopped = phases.run("stop, look for leftovers", || instance.stop());
-    outcomes.into_iter().collect::<Result<()>>().and(stopped)
+    outcome.and(stopped)
 }
 
 impl Sdks {
@@ -103,9 +166,8 @@ impl Sdks {
             set.ensure(&folder)?;
         }
         let node = ensure_node(&folder)?;
-        let sdks = Self { folder, node };
-        sdks.ensure_packages()?;
-        Ok(sdks)
+        ensure_packages(&node, &folder.join("js"))?;
+        Ok(Self { folder, node })
     }
 
     /// A Python with the SDK.
@@ -160,19 +222,6 @@ impl Sdks {
         vitest.args(["node_modules/vitest/vitest.mjs", "run"]).args(files).args(&selection.arguments);
         run(vitest.envs(environment.iter().cloned()))
     }
-
-    fn ensure_packages(&self) -> Result<()> {
-        let js = self.folder.join("js");
-        let lock = js.join("package-lock.json");
-        let stamp = js.join("node_modules/.installed");
-        if is_current(&lock, &stamp)? {
-            return Ok(());
-        }
-        say("installing the JavaScript SDK");
-        let npm = npm_of(&self.node)?;
-        run(self.node().arg(npm).args(["ci", "--no-audit", "--no-fund", "--loglevel=error"]))?;
-        mark_current(&lock, &stamp)
-    }
 }
 
 impl Selection {
@@ -191,9 +240,16 @@ impl Selection {
     }
 
     fn wants(&self, part: Part) -> bool {
-        match self.only {
-            Some(only) => only == part,
-            None => part != Part::Schema || !self.running,
+        if let Some(only) = self.only {
+            return only == part;
+        }
+        match part {
+            Part::Python | Part::Js => true,
+            Part::Schema => !self.running,
+            // These need an operator, and arguments are about the journeys' files.
+            Part::Hostile | Part::Frameworks | Part::Soak => {
+                !self.running && self.by.is_none() && self.arguments.is_empty()
+            }
         }
     }
 
@@ -201,6 +257,20 @@ impl Selection {
     fn made(&self, language: Part, journeys: impl FnOnce() -> Result<()>) -> Result<()> {
         if self.wants(language) { journeys() } else { Ok(()) }
     }
+}
+
+/// Installs what a folder's lock file pins. Does nothing, quickly, when it is there.
+pub(crate) fn ensure_packages(node: &Path, folder: &Path) -> Result<()> {
+    let lock = folder.join("package-lock.json");
+    let stamp = folder.join("node_modules/.installed");
+    if is_current(&lock, &stamp)? {
+        return Ok(());
+    }
+    say(&format!("installing {}", lock.display()));
+    let npm = npm_of(node)?;
+    let mut ci = Command::new(node);
+    run(ci.current_dir(folder).arg(npm).args(["ci", "--no-audit", "--no-fund", "--loglevel=error"]))?;
+    mark_current(&lock, &stamp)
 }
 
 /// The machine's Node.js if it is new enough, otherwise one in the virtual environment.

@@ -1,0 +1,99 @@
+"""A neighbour who is measured, and a tenant who means harm."""
+
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from e2b import Sandbox, SandboxQuery
+
+from hostile import server
+from hostile.measuring import Measured, Watch
+from hostile.tenant import Tenant
+from journeys import MARK
+from operators import new_team
+
+QUIET_SECONDS = 6.0
+# What the attacks cost: a client that is busy, and a guest that keeps its processors busy.
+LOOP = "while True: pass"
+GUEST_LOAD = "for _ in 1 2 3; do while :; do :; done & done; wait"
+SANDBOXES_MAX = 4
+
+
+@pytest.fixture(scope="session", autouse=True)
+def many_descriptors() -> None:
+    """Attacks have thousands of connections."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@pytest.fixture(scope="session")
+def tenant() -> Iterator[Tenant]:
+    """The tenant who means harm."""
+    if not server.PID:
+        pytest.exit("JOURNEYS_SERVER_PID is not set: this needs a server of its own, as `make sdk-tests` starts", 4)
+    tenant = Tenant(new_team(SANDBOXES_MAX))
+    yield tenant
+    left = Sandbox.list(query=SandboxQuery(metadata=MARK), api_key=tenant.key).next_items()
+    assert not left, f"sandboxes are left: {left}"
+
+
+@contextmanager
+def load(tenant: Tenant) -> Iterator[None]:
+    """What attacks cost, without malice."""
+    with tenant.sandbox() as sandbox:
+        sandbox.commands.run(GUEST_LOAD, background=True, timeout=0)
+        client = subprocess.Popen([sys.executable, "-c", LOOP])
+        try:
+            yield
+        finally:
+            client.kill()
+            client.wait()
+
+
+@pytest.fixture(scope="session")
+def victim() -> Iterator[Sandbox]:
+    """The neighbour's sandbox."""
+    sandbox = Sandbox.create(timeout=900, metadata=MARK)
+    yield sandbox
+    sandbox.kill()
+
+
+@pytest.fixture(scope="session")
+def measured(victim: Sandbox, tenant: Tenant) -> Iterator[Measured]:
+    watch = Watch(victim.sandbox_id)
+    # Once to warm up, then in quiet, then under load.
+    with watch.measuring(1):
+        pass
+    with watch.measuring(QUIET_SECONDS) as quiet:
+        pass
+    with load(tenant), watch.measuring(QUIET_SECONDS) as loaded:
+        pass
+    for name, seen in (("in quiet", quiet[0]), ("under load", loaded[0])):
+        print(f"neighbour {name}: {seen}")
+        assert not seen.wrong, seen.wrong[:5]
+    measured = Measured(watch, quiet[0], loaded[0])
+    yield measured
+    watch.close()
+
+
+@pytest.fixture(scope="session")
+def before(measured: Measured) -> dict[str, int]:
+    """What the server's process had before the attacks."""
+    return {"descriptors": server.descriptors(), "memory": server.memory()}
+
+
+@pytest.fixture
+def unnoticed(measured: Measured, before: dict[str, int]) -> Callable:
+    """`with unnoticed():` fails when the neighbour notices what is done in it."""
+    return measured.unnoticed
+
+
+@pytest.fixture(scope="module")
+def misbehaving(tenant: Tenant) -> Iterator[Sandbox]:
+    """A sandbox with a server that does what no server should."""
+    with tenant.misbehaving() as sandbox:
+        yield sandbox

@@ -1,0 +1,28 @@
+"""What an operator does on the machine of the server, by its command line."""
+
+import json
+import os
+import subprocess
+from uuid import uuid4
+
+import pytest
+
+
+def hearth(*words: str) -> str:
+    """What the program prints that serves the journeys."""
+    program, data = os.environ.get("HEARTH_PROGRAM"), os.environ.get("HEARTH_DATA_DIR")
+    if not program or not data:
+        pytest.exit("HEARTH_PROGRAM or HEARTH_DATA_DIR is not set: this needs a server of its own, as `make sdk-tests` starts", 4)
+    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    done = subprocess.run(
+        [program, *words], env={**environment, "HEARTH_DATA_DIR": data}, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, f"hearth {words[0]}: {done.stderr}"
+    return done.stdout
+
+
+def new_team(sandboxes: int) -> str:
+    """The key of a new team that may have so many sandboxes at the same time."""
+    slug = f"team-{uuid4().hex[:8]}"
+    hearth("team", "create", slug, "--sandboxes", str(sandboxes))
+    return json.loads(hearth("key", "create", slug, "--json"))["key"]
