@@ -219,7 +219,7 @@ mod tests {
             later().await;
         }
         // Busy, idle again only now, and gone.
-        let exchange = |client: &Client| Exchange::begin(Arc::clone(&client.conversation), Version::HTTP_11);
+        let exchange = |client: &Client| Exchange::begin(Arc::clone(&client.conversation), Version::HTTP_11, false);
         let _busy = exchange(&clients[0]);
         drop(exchange(&clients[1]));
         clients[2].place = None;
@@ -248,7 +248,8 @@ mod tests {
         // Of its own, although another one's is idle for longer.
         let third = connect(&admission, "2001:db8::3");
         assert!(third.place.is_some() && first.cut.is_cancelled() && !others.cut.is_cancelled());
-        let busy = [&second, &third].map(|client| Exchange::begin(Arc::clone(&client.conversation), Version::HTTP_11));
+        let busy =
+            [&second, &third].map(|client| Exchange::begin(Arc::clone(&client.conversation), Version::HTTP_11, false));
         assert!(connect(&admission, "2001:db8::4").place.is_none());
         drop(busy);
         assert!(connect(&admission, "2001:db8::4").place.is_none(), "it was just looked for");
