@@ -197,7 +197,7 @@ table inet {table} {{
   }}
   chain output {{
     type filter hook output priority filter;
-    ip daddr {range} oifname != {links} drop
+    ip daddr {range} oifname != {links} oifname != \"lo\" drop
   }}
 }}
 {opened}"

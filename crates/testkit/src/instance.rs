@@ -1,6 +1,7 @@
 //! A running `hearth up`.
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -34,7 +35,9 @@ pub struct Instance {
 impl Instance {
     /// Starts an instance on free ports, without a first sandbox, and waits until it listens.
     pub async fn start(prepared: &Prepared, arguments: &[&str]) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("hearth-").tempdir()?;
+        // As an instance makes its own.
+        let closed = fs::Permissions::from_mode(0o700);
+        let folder = tempfile::Builder::new().prefix("hearth-").permissions(closed).tempdir()?;
         prepared.furnish(folder.path())?;
         Self::start_in(prepared.binary(), folder, arguments).await
     }

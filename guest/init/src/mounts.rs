@@ -90,7 +90,9 @@ pub(crate) fn rest() -> Result<(), Error> {
     REST.iter().try_for_each(Pseudo::mount)?;
     OPTIONAL.iter().for_each(Pseudo::try_mount);
     for (link, target) in LINKS {
-        match symlink(target, link) {
+        // A bare disk has no /etc.
+        let made = Path::new(link).parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| symlink(target, link));
+        match made {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 complain(&format!("could not make {link}"), &error);
             }

@@ -20,11 +20,11 @@ use crate::serve::framing::Framing;
 use crate::turn::Turn;
 
 /// Longest time between a request and the end of the client's bytes that still counts as half a close. Programs that half-close
-/// do it at once; those that give up wait longer first.
-const HALF_CLOSE_DELAY_MAX: Duration = Duration::from_secs(1);
+/// do it at once, in the same packet or the next one; those that give up wait longer first, and their upstream is closed at once.
+const HALF_CLOSE_DELAY_MAX: Duration = Duration::from_millis(100);
 /// How long a half-closed connection may be without a byte of the answer. Longer answers in one piece are rare, and a client that
 /// has gone in truth holds its upstream for no longer than this.
-const HALF_CLOSED_SILENCE_MAX: Duration = Duration::from_secs(30);
+const HALF_CLOSED_SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// The bytes of a connection that ends when its [conversation](Conversation) has been silent for too long.
 pub(super) struct Socket {

@@ -242,7 +242,7 @@ async fn a_client_that_closes_its_half_behind_the_request_gets_its_answer() {
         let mut source = sources.take().await;
         // As long as something comes now and then.
         for _ in 0..3 {
-            pass(Duration::from_secs(20)).await;
+            pass(Duration::from_secs(8)).await;
             source.send("part").await;
             let mut read = Vec::new();
             while !String::from_utf8_lossy(&read).contains("part") {
@@ -256,7 +256,7 @@ async fn a_client_that_closes_its_half_behind_the_request_gets_its_answer() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_right_behind_its_request_holds_its_upstream_for_half_a_minute() {
+async fn a_client_that_leaves_right_behind_its_request_holds_its_upstream_for_ten_seconds() {
     let mut sources = Handed::new();
     let hand = sources.hand();
     let stage = Stage::before(upstream(move |request| endless(request, hand.clone())).await).await;
@@ -266,7 +266,7 @@ async fn a_client_that_leaves_right_behind_its_request_holds_its_upstream_for_ha
     let source = sources.take().await;
     read_head(&mut client).await;
     drop(client);
-    pass(Duration::from_secs(29)).await;
+    pass(Duration::from_secs(9)).await;
     // The proxy has polled the connection when it answers another.
     let _ = stage.client().await.get("/").await;
     assert!(!source.is_abandoned());
