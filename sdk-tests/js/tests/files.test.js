@@ -189,8 +189,9 @@ test('abandoned reads of a pipe stop nothing', async () => {
   const headers = { ...byHeaders(sandbox.sandboxId, ENVD_PORT), 'X-Access-Token': sandbox.envdAccessToken }
   const url = `${SANDBOX_URL}/files?path=${encodeURIComponent(`${folder}/pipe`)}`
   for (let round = 0; round < 6; round += 1) {
-    const given = Array.from({ length: 50 }, () => fetch(url, { headers, signal: AbortSignal.timeout(1000) }))
-    expect((await Promise.allSettled(given)).map(({ status }) => status)).not.toContain('fulfilled')
+    const read = async () => (await fetch(url, { headers, signal: AbortSignal.timeout(1000) })).text()
+    const given = await Promise.allSettled(Array.from({ length: 50 }, read))
+    expect(given.map(({ status }) => status)).not.toContain('fulfilled')
   }
   expect((await sandbox.commands.run('echo works', { timeoutMs: 20_000 })).stdout).toBe('works\n')
   await sandbox.files.write(`${folder}/file`, 'works')
