@@ -16,7 +16,7 @@ ATTACK_SECONDS = 3.0
 # A neighbour may notice this factor ...
 QUIET_FACTOR = 3.0
 # ... or, where processors are few, this much more than of the same load without malice.
-LOAD_FACTOR = 2.0
+LOAD_FACTOR = 3.0
 # Fewer answers than these say nothing about the median, and about nineteen in twenty; then none may take as long as this.
 SAMPLES_MIN = {"median": 5, "19 in 20": 20}
 STALL_SECONDS = 10.0
@@ -97,7 +97,7 @@ class Measured:
     wrong: list[str] = field(default_factory=list)
 
     @contextmanager
-    def unnoticed(self) -> Iterator[None]:
+    def unnoticed(self, load_factor: float = LOAD_FACTOR) -> Iterator[None]:
         """Fails when the neighbour notices what the caller does."""
         with self.watch.measuring(ATTACK_SECONDS) as outcome:
             yield
@@ -106,14 +106,14 @@ class Measured:
         self.wrong += seen.wrong
         print(f"neighbour: {seen}")
         assert not seen.wrong, seen.wrong[:5]
-        slow = list(self.too_slow(seen))
+        slow = list(self.too_slow(seen, load_factor))
         assert not slow, f"{slow}; in quiet: {self.quiet}; under the same load: {self.loaded}"
 
-    def too_slow(self, seen: Seen) -> Iterator[str]:
+    def too_slow(self, seen: Seen, load_factor: float) -> Iterator[str]:
         for kind, floors in FLOORS.items():
             rows = zip(("median", "19 in 20"), seen.marks(kind), self.quiet.marks(kind), self.loaded.marks(kind), floors)
             for mark, took, quiet, loaded, floor in rows:
-                limit = max(QUIET_FACTOR * quiet, LOAD_FACTOR * loaded, floor)
+                limit = max(QUIET_FACTOR * quiet, load_factor * loaded, floor)
                 if len(seen.times[kind]) < SAMPLES_MIN[mark]:
                     took, limit = max(seen.times[kind]), STALL_SECONDS
                 if took > limit:

@@ -13,6 +13,11 @@ use crate::engine::link::Link;
 use crate::engine::protocol::{Ports, Spoken};
 use crate::engine::{Config, Error, Held};
 
+/// Idle connections of one key that are kept for as long as they may be. Steady use by a few clients needs no more.
+const STEADY_MAX: usize = 16;
+/// How long those beyond [`STEADY_MAX`] are kept: they are what a burst of requests left, and each holds descriptors.
+const SURPLUS_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// What all groups of an engine have together.
 #[derive(Debug, Default)]
 pub(super) struct Totals {
@@ -120,7 +125,13 @@ impl Group {
     pub(super) fn drop_expired(&self) {
         let now = Instant::now();
         self.state().idle.retain(|_, waiting| {
-            waiting.retain_mut(|idle| idle.until > now && idle.connection.is_open());
+            // The oldest are first.
+            let mut surplus = waiting.len().saturating_sub(STEADY_MAX);
+            waiting.retain_mut(|idle| {
+                let is_surplus = surplus > 0 && now.duration_since(idle.since) > SURPLUS_TIMEOUT;
+                surplus = surplus.saturating_sub(1);
+                !is_surplus && idle.until > now && idle.connection.is_open()
+            });
             !waiting.is_empty()
         });
     }

@@ -229,6 +229,32 @@ async fn idle_connections_grow_old() {
 }
 
 #[tokio::test]
+async fn what_a_burst_left_is_closed_soon() {
+    const BURST: usize = 24;
+    let mut sources = Handed::new();
+    let hand = sources.hand();
+    let upstream = upstream(move |_| {
+        let (source, body) = Source::body();
+        hand(source);
+        std::future::ready(Response::new(body))
+    })
+    .await;
+    let stage = Stage::before(upstream).await;
+    let mut client = Client::connect_http2(stage.address).await;
+    let mut responses = Vec::new();
+    for _ in 0..BURST {
+        responses.push(client.get("/").await);
+    }
+    for response in responses {
+        sources.take().await.end();
+        assert_eq!(text(response).await, "");
+    }
+    settled(&stage, BURST).await;
+    pass(Duration::from_secs(50)).await;
+    until("the surplus to be closed", || stage.engine.idle_connections() == 16).await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_repeated_takes_no_old_connection() {
     let stage = Stage::before(upstream(fine).await).await;
     let mut client = stage.client().await;
