@@ -48,7 +48,8 @@ test('commands, files and addresses', { timeout: 240_000 }, async () => {
     assert.deepEqual((await sandbox.filesystem.readdir('/home/user/site')).map((entry) => entry.name), ['index.html'])
     assert.equal(await sandbox.filesystem.exists('/home/user/nobody'), false)
 
-    await sandbox.runCommand(`python3 -m http.server ${PORT}`, { cwd: '/home/user/site', background: true })
+    // Without `cwd`: the provider makes `nohup cd ... && ...` of that, which starts nothing anywhere.
+    await sandbox.runCommand(`python3 -m http.server ${PORT} --directory /home/user/site`, { background: true })
     assert.equal(await served(await sandbox.getUrl({ port: PORT })), 'served')
 
     const again = await compute.sandbox.getById(sandbox.sandboxId)
