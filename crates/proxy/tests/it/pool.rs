@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hearth_proxy::{Config, body};
+use hearth_types::NodeAddress;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tokio::io::AsyncReadExt;
@@ -43,17 +44,22 @@ async fn one_connection_serves_many_requests() {
     assert_eq!(stage.dials(), 1);
 }
 
-#[tokio::test]
-async fn requests_at_the_same_time_have_a_connection_each_and_few_are_kept() {
-    const REQUESTS: usize = 8;
-    let mut sources = Handed::new();
+/// An upstream whose answers end when the test says so.
+async fn unfinished() -> (NodeAddress, Handed<Source>) {
+    let sources = Handed::new();
     let hand = sources.hand();
     let upstream = upstream(move |_| {
         let (source, body) = Source::body();
         hand(source);
         std::future::ready(Response::new(body))
-    })
-    .await;
+    });
+    (upstream.await, sources)
+}
+
+#[tokio::test]
+async fn requests_at_the_same_time_have_a_connection_each_and_few_are_kept() {
+    const REQUESTS: usize = 8;
+    let (upstream, mut sources) = unfinished().await;
     let config = Config { idle_per_key_max: 3, ..Config::for_guests() };
     let stage = Stage::with(upstream, config, serving()).await;
     let mut client = Client::connect_http2(stage.address).await;
@@ -94,7 +100,7 @@ async fn a_connection_that_the_upstream_ends_is_not_used_again() {
 
 /// An upstream whose first connection answers one request and closes on the second without a word; all others answer. Counts
 /// the requests it has seen.
-async fn forgetful(requests: Arc<AtomicUsize>) -> hearth_types::NodeAddress {
+async fn forgetful(requests: Arc<AtomicUsize>) -> NodeAddress {
     raw_upstream(move |number, mut stream: TcpStream| {
         let requests = Arc::clone(&requests);
         async move {
@@ -231,14 +237,7 @@ async fn idle_connections_grow_old() {
 #[tokio::test]
 async fn what_a_burst_left_is_closed_soon() {
     const BURST: usize = 24;
-    let mut sources = Handed::new();
-    let hand = sources.hand();
-    let upstream = upstream(move |_| {
-        let (source, body) = Source::body();
-        hand(source);
-        std::future::ready(Response::new(body))
-    })
-    .await;
+    let (upstream, mut sources) = unfinished().await;
     let stage = Stage::before(upstream).await;
     let mut client = Client::connect_http2(stage.address).await;
     let mut responses = Vec::new();
