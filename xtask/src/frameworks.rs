@@ -19,8 +19,6 @@ struct Framework {
     name: &'static str,
     set: PythonSet,
     file: &'static str,
-    /// Its checks give the guest a few seconds for what takes long on processors that others use.
-    is_timed: bool,
 }
 
 const IN_PYTHON: [Framework; 4] = [
@@ -28,25 +26,21 @@ const IN_PYTHON: [Framework; 4] = [
         name: "inspect",
         set: PythonSet { environment: ".venv-inspect", requirements: "frameworks/requirements-inspect.txt" },
         file: "test_inspect.py",
-        is_timed: true,
     },
     Framework {
         name: "harbor",
         set: PythonSet { environment: ".venv-harbor", requirements: "frameworks/requirements-harbor.txt" },
         file: "test_harbor.py",
-        is_timed: false,
     },
     Framework {
         name: "deepagents",
         set: PythonSet { environment: ".venv-deepagents", requirements: "frameworks/requirements-deepagents.txt" },
         file: "test_deepagents.py",
-        is_timed: false,
     },
     Framework {
         name: "adk",
         set: PythonSet { environment: ".venv-adk", requirements: "frameworks/requirements-adk.txt" },
         file: "test_adk.py",
-        is_timed: false,
     },
 ];
 const COMPUTESDK: &str = "computesdk";
@@ -74,33 +68,23 @@ impl Frameworks {
         Ok(Self { folder, node: node.to_owned(), has_python: interpreter.is_some() })
     }
 
-    /// Runs those that are named, or all; also after one has failed. Those whose checks look at the time come after `quiet`.
-    pub(crate) fn run(
-        &self,
-        phases: &Phases,
-        instance: &Instance,
-        names: &[String],
-        quiet: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
+    /// Runs those that are named, or all; also after one has failed.
+    pub(crate) fn run(&self, phases: &Phases, instance: &Instance, names: &[String]) -> Result<()> {
         let known = |name: &String| name == COMPUTESDK || IN_PYTHON.iter().any(|framework| framework.name == *name);
         if let Some(stranger) = names.iter().find(|name| !known(name)) {
             bail!("{stranger} is not one of the frameworks");
         }
         let wants = |name: &str| names.is_empty() || names.iter().any(|wanted| wanted == name);
-        let (timed, others): (Vec<_>, Vec<_>) =
-            IN_PYTHON.iter().filter(|framework| wants(framework.name)).partition(|framework| framework.is_timed);
         let addresses = instance.environment(By::Addresses)?;
-        let in_python = |frameworks: Vec<&Framework>| {
-            let made = frameworks.into_iter().map(|framework| self.in_python(phases, framework, &addresses));
-            made.fold(Ok(()), Result::and)
-        };
-        let mut outcome = in_python(others);
+        let wanted = IN_PYTHON.iter().filter(|framework| wants(framework.name));
+        let made = wanted.map(|framework| self.in_python(phases, framework, &addresses));
+        let mut outcome = made.fold(Ok(()), Result::and);
         if wants(COMPUTESDK) {
             // It makes addresses of sandboxes from names.
             let names = instance.environment(By::Names)?;
             outcome = outcome.and(phases.run(&phase(COMPUTESDK), || self.computesdk(&names)));
         }
-        outcome.and(quiet()).and(in_python(timed))
+        outcome
     }
 
     fn in_python(&self, phases: &Phases, framework: &Framework, environment: &Environment) -> Result<()> {

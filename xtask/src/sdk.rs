@@ -124,7 +124,7 @@ fn hostile(root: &Path, phases: &Phases, build: Build, selection: &Selection, sd
     })
 }
 
-/// Client frameworks, and beside them the soak, which mostly waits for processors.
+/// Client frameworks, and then the soak.
 fn frameworks_and_soak(root: &Path, phases: &Phases, build: Build, selection: &Selection, sdks: &Sdks) -> Result<()> {
     let minutes = selection.wants(Part::Soak).then_some(soak::MINUTES);
     let frameworks = match selection.wants(Part::Frameworks) {
@@ -135,12 +135,10 @@ fn frameworks_and_soak(root: &Path, phases: &Phases, build: Build, selection: &S
         return Ok(());
     }
     on_private_server(root, phases, build, "frameworks", |instance| {
-        let soak = minutes.map(|minutes| soak::Soak::start(sdks, instance, minutes)).transpose()?;
-        let soaked = || soak.map_or(Ok(()), |soak| phases.run("soak, to its end", || soak.wait()));
-        match frameworks {
-            Some(all) => all.run(phases, instance, &selection.arguments, soaked),
-            None => soaked(),
-        }
+        let ran = frameworks.map_or(Ok(()), |all| all.run(phases, instance, &selection.arguments));
+        // Not beside them: their checks give the guest a few seconds for what takes long on processors that others use.
+        let soak = |minutes| phases.run("soak", || soak::Soak::start(sdks, instance, minutes)?.wait());
+        ran.and(minutes.map_or(Ok(()), soak))
     })
 }
 
