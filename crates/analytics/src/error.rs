@@ -124,7 +124,7 @@ impl Error {
         self.cause().is_retryable()
     }
 
-    /// Whether the disk is full. The same call succeeds once there is room.
+    /// Returns true if the disk is full. The same call succeeds once there is room.
     #[must_use]
     pub fn is_full(&self) -> bool {
         matches!(self.cause().sqlite_code(), Some(SQLITE_FULL | SQLITE_INDEX_FULL))

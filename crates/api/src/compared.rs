@@ -12,15 +12,15 @@ use http::StatusCode;
 /// Words that a client looks for in an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Compared {
-    /// When it is answered.
+    /// Condition under which the text is sent.
     pub when: &'static str,
     /// The status of the answer, which clients compare as well.
     pub status: StatusCode,
     /// The words, in the case in which they are looked for or in ours where it does not matter.
     pub words: &'static str,
-    /// Who looks for them.
+    /// Clients that match on the text.
     pub clients: &'static [&'static str],
-    /// What a client does about it.
+    /// Effect of a match in these clients.
     pub so_that: &'static str,
 }
 

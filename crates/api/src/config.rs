@@ -102,9 +102,9 @@ pub struct Identity {
     pub login_lifetime: Duration,
     /// The same for one that began at the identity provider: whoever is locked out there is soon locked out here.
     pub provided_login_lifetime: Duration,
-    /// How often a password of one account may be tried from one network.
+    /// Limit of password attempts for one account from one network.
     pub account_attempts: Rate,
-    /// How often it may be tried from all networks together, but for those from which the account was entered before.
+    /// Limit of attempts for one account from all networks together, except networks that logged in to it before.
     pub account_attempts_in_all: Rate,
     /// How often passwords may be tried from one network.
     pub network_attempts: Rate,

@@ -1,4 +1,4 @@
-//! What requests under way may take of the edge: in all, and of it each team and each sandbox.
+//! Limits of requests under way at the edge: in all, for each team and for each sandbox.
 //!
 //! A request takes descriptors, and memory for what of its body was sent and is not read by the guest. Both are bounded by
 //! counting before a request is forwarded; what is counted is free again when the request and its answer, or the stream that

@@ -39,7 +39,7 @@ pub(crate) enum Who {
     Network(IpAddr),
 }
 
-/// What one caller has: an IPv4 address, or the upper half of an IPv6 address, whose lower half each machine chooses itself.
+/// Address of one caller: an IPv4 address, or the /64 of an IPv6 address, whose lower half each machine chooses itself.
 pub(crate) fn network_of(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) => ip.into(),

@@ -30,7 +30,7 @@ const TURN_PATIENCE: Duration = Duration::from_secs(5);
 /// Networks remembered from which an account was entered: a few MiB. One more replaces the one that was used longest ago.
 const KNOWN_MAX: usize = 16_384;
 
-/// How often passwords may be tried.
+/// Limits of password attempts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AttemptRates {
     /// One account from one network.

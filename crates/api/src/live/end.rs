@@ -57,7 +57,7 @@ enum ReleaseError {
 }
 
 impl ReleaseError {
-    /// What the client that asked for the end is told.
+    /// Reply to the client that requested the end.
     fn told(&self) -> Unanswered {
         match self {
             Self::Store(UpdateSandboxError::Store(error)) if error.is_full() => Unanswered::StorageFull,

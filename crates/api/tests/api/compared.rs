@@ -1,4 +1,4 @@
-//! What public clients look for in answers, and what their options become.
+//! Texts of replies that public clients match on, and replies to their options.
 
 use hearth_api::compared::{ALL, Compared, TOO_LONG, TOO_MANY_SANDBOXES, UNKNOWN_TAG, UNKNOWN_TEMPLATE};
 use hearth_store::Limits;
