@@ -30,7 +30,7 @@ pub(crate) fn test(root: &Path, phases: &Phases) -> Result<()> {
     build_all(root, phases, Build::Debug)?;
     // Before the tests: one of them logs in at a provider that is installed with the SDKs.
     phases.run("official SDKs", || sdk::Sdks::ensure(root).map(drop))?;
-    phases.run("tests", || run(NEXTEST.command(root)?.args(["run", "--locked", "--workspace"])))?;
+    phases.run("tests", || run(NEXTEST.command(root)?.args(["run", "--locked", "--workspace", "--no-fail-fast"])))?;
     fuzz::test(root, phases, &fuzz::Selection::default())?;
     sdk::test(root, phases, Build::Debug, &sdk::Selection::default())
 }

@@ -51,6 +51,19 @@ impl Hierarchy {
         let entries = fs::read_dir(self.root.join(group)).expect("there").map(|entry| entry.expect("readable"));
         entries.filter(|entry| entry.file_type().expect("known").is_dir()).map(|entry| entry.path()).collect()
     }
+
+    /// Waits for the number of leaves. A leaf is removed shortly after the end of its process is reported, or, if the kernel
+    /// still counts the process in it by then (rmdir(2): EBUSY), when the next process ends: so each round runs one.
+    async fn until_leaves(&self, daemon: &Daemon, group: &str, count: usize) {
+        until("the ended processes' groups to be removed", async || {
+            if self.leaves(group).len() == count {
+                return Some(());
+            }
+            daemon.run(&shell("true")).await;
+            None
+        })
+        .await;
+    }
 }
 
 impl Drop for Hierarchy {
@@ -109,9 +122,7 @@ async fn a_kill_finds_everything() {
         assert!(!is_alive(pid));
         events.rest().await;
         until("all to be dead", async || (!children.into_iter().any(is_alive)).then_some(())).await;
-        // The group of a process that left nothing goes with the next one's end at the latest.
-        daemon.run(&shell("true")).await;
-        until("the group to be gone", async || hierarchy.leaves(group).is_empty().then_some(())).await;
+        hierarchy.until_leaves(&daemon, group, 0).await;
     }
 }
 
@@ -125,14 +136,15 @@ async fn a_polite_signal_goes_to_one_process_and_groups_outlive_it() {
     daemon.signal(pid, Signal::SIGNAL_SIGTERM).await.expect("sent");
     events.rest().await;
     assert!(is_alive(child));
-    daemon.run(&shell("true")).await;
-    assert_eq!(hierarchy.leaves("user").len(), 1, "the child lives in it");
+    hierarchy.until_leaves(&daemon, "user", 1).await;
+    let cgroup = fs::read_to_string(format!("/proc/{child}/cgroup")).expect("the child lives");
+    let leaf = hierarchy.leaves("user").remove(0);
+    assert!(
+        cgroup.trim_end().ends_with(leaf.file_name().and_then(|name| name.to_str()).expect("a number")),
+        "{cgroup}"
+    );
     kill(child);
-    until("the group to be gone", async || {
-        daemon.run(&shell("true")).await;
-        hierarchy.leaves("user").is_empty().then_some(())
-    })
-    .await;
+    hierarchy.until_leaves(&daemon, "user", 0).await;
 }
 
 #[tokio::test]
