@@ -13,6 +13,7 @@ mod check;
 mod checklist;
 mod codegen;
 mod demo;
+mod files;
 mod frameworks;
 mod fuzz;
 mod guest;
@@ -20,6 +21,7 @@ mod instance;
 mod layers;
 mod leftovers;
 mod phases;
+mod prose;
 mod python;
 mod schema;
 mod sdk;
@@ -54,6 +56,8 @@ enum Chore {
     Guest,
     /// Check the workspace against the rules of ARCHITECTURE.md.
     Layers,
+    /// Check the language of doc comments, names and user-facing texts.
+    Prose,
     /// Install missing system packages of scripts/packages.txt.
     Packages {
         /// Sections of the list.
@@ -103,6 +107,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Fuzz(selection) => fuzz::test(&root, &phases, &selection).map(|()| phases.finish("fuzz")),
         Chore::Guest => guest::run(&root),
         Chore::Layers => layers::run(&root),
+        Chore::Prose => prose::run(&root),
         Chore::Packages { sections } => phases::run(Command::new(root.join("scripts/packages.sh")).args(sections)),
         Chore::Check => check::check(&root, &phases).map(|()| phases.finish("check")),
         Chore::Test => check::test(&root, &phases).map(|()| phases.finish("test")),
