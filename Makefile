@@ -23,7 +23,7 @@ sdk-tests: test-packages ## The journeys with the official SDKs, and Schemathesi
 	@$(CARGO) xtask sdk-tests $(ARGS)
 
 demo: test-packages ## The README's samples with the official SDKs on a private server
-	@$(CARGO) xtask demo
+	@$(CARGO) xtask demo $(ARGS)
 
 bench: test-packages bench-packages ## Measure, as a table and as JSON
 	@$(CARGO) xtask bench $(ARGS)

@@ -1,27 +1,55 @@
 //! Shows the README's samples at work, each with its official SDK, on a private server.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 
 use crate::check::Build;
 use crate::instance::{By, Instance};
-use crate::phases::{Phases, say};
+use crate::phases::{Phases, run as run_command, say};
 use crate::sdk::Sdks;
 
 /// The samples: a test of the binary sees to it that the README shows exactly these.
 const PYTHON: &str = "docs/samples/quickstart.py";
 const JAVASCRIPT: &str = "docs/samples/quickstart.mjs";
 
-/// Runs both samples and shows what they print.
-pub(crate) fn run(root: &Path, phases: &Phases) -> Result<()> {
+/// Session that `--record` draws.
+const SESSION: &str = "docs/samples/session.py";
+
+/// Options of `cargo xtask demo`.
+#[derive(Debug, Args)]
+pub(crate) struct Selection {
+    /// Draw a session with the Python SDK as an SVG, such as README.md shows, instead of running the samples
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Use the debug build
+    #[arg(long)]
+    debug: bool,
+}
+
+impl Selection {
+    pub(crate) fn build(&self) -> Build {
+        if self.debug { Build::Debug } else { Build::Release }
+    }
+}
+
+/// Runs both samples and shows what they print, or records a session.
+pub(crate) fn run(root: &Path, phases: &Phases, selection: &Selection) -> Result<()> {
     let sdks = phases.run("official SDKs", || Sdks::ensure(root))?;
-    let instance = phases.run("private server", || Instance::start(root, Build::Release, "demo"))?;
+    let instance = phases.run("private server", || Instance::start(root, selection.build(), "demo"))?;
     let environment = instance.environment(By::Addresses)?;
     let (mut python, mut node) = (sdks.python(), sdks.node());
     node.arg("--input-type=module");
+    if let Some(picture) = &selection.record {
+        let picture = std::path::absolute(picture).context("finding the picture's folder")?;
+        python.arg("record.py").arg(root.join(SESSION)).arg(picture).envs(environment);
+        let recorded = phases.run("record a session", || run_command(&mut python));
+        let stopped = phases.run("stop, look for leftovers", || instance.stop());
+        return recorded.and(stopped);
+    }
     let shown = phases
         .run("the Python SDK", || show(python.envs(environment.iter().cloned()), &root.join(PYTHON)))
         .and_then(|()| phases.run("the JavaScript SDK", || show(node.envs(environment), &root.join(JAVASCRIPT))));

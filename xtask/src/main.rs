@@ -73,7 +73,7 @@ enum Chore {
     /// Busy sandboxes for a long time, on a private server: programs that die, and results that are wrong.
     Soak(soak::Selection),
     /// The samples of README.md with the official SDKs, on a private server.
-    Demo,
+    Demo(demo::Selection),
     /// Measure, as a table and as JSON.
     Bench {
         /// Given to the benchmark as they are.
@@ -121,9 +121,9 @@ fn run(chore: Chore) -> Result<()> {
             check::build_all(&root, &phases, selection.build())?;
             soak::test(&root, &phases, &selection).map(|()| phases.finish("soak"))
         }
-        Chore::Demo => {
-            check::build_all(&root, &phases, check::Build::Release)?;
-            demo::run(&root, &phases).map(|()| phases.finish("demo"))
+        Chore::Demo(selection) => {
+            check::build_all(&root, &phases, selection.build())?;
+            demo::run(&root, &phases, &selection).map(|()| phases.finish("demo"))
         }
         Chore::Bench { arguments } => {
             check::build_all(&root, &phases, check::Build::Dist)?;
