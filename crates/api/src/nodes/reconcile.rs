@@ -1,14 +1,14 @@
-//! What runs on one node against what should.
+//! Reconciliation of one node: compares the sandboxes that run there with the desired ones.
 //!
 //! ```text
-//!   runs there, should          confirmed: its owner keeps its route alive
-//!   runs there, should not      an orphan: the node is asked to end it
-//!   does not, but should        ended: its owner clears it away
+//!   desired, runs           confirmed: the owner renews the lease of its route
+//!   not desired, runs       orphan: deleted on the node
+//!   desired, does not run   ended: the owner tears it down
 //! ```
 //!
-//! Takes no input and may be repeated at any time. What should run is looked at before the node is asked, so a sandbox
-//! that is started meanwhile is not taken for missing; what the node lists is looked for among the known ones
-//! afterwards, so a sandbox that is started meanwhile is not taken for an orphan.
+//! Takes no input and may be repeated at any time. The desired sandboxes are read before the node lists its own, so a
+//! sandbox that starts in between is not taken for ended. The listed sandboxes are looked up among the desired ones
+//! afterwards, so a sandbox that starts in between is not taken for an orphan.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -21,10 +21,10 @@ use tokio::time::MissedTickBehavior;
 use super::Member;
 use crate::control::Control;
 
-/// Orphans that a node is asked to end at the same time: ending one is mostly waiting for its VMM.
-const ORPHANS_AT_ONCE: usize = 8;
+/// Orphans deleted concurrently on a node. Most of the time of a delete is spent waiting for the VMM to exit.
+const ORPHAN_DELETES_MAX: usize = 8;
 
-/// Compares until the server stops.
+/// Reconciles the node until the server stops.
 pub(crate) async fn run(control: Arc<Control>, member: Arc<Member>) {
     let stop = control.tasks.token();
     let mut timer = tokio::time::interval(control.config.reconcile_interval);
@@ -36,15 +36,15 @@ pub(crate) async fn run(control: Arc<Control>, member: Arc<Member>) {
             _ = timer.tick() => {}
         }
         if !member.is_reachable() {
-            // It is compared when it comes back.
+            // The node is reconciled when it reconnects.
             continue;
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            outcome = compare(&control, &member) => match outcome {
-                Ok(()) => { member.is_compared.send_replace(true); }
+            outcome = reconcile(&control, &member) => match outcome {
+                Ok(()) => { member.is_reconciled.send_replace(true); }
                 Err(error) => {
-                    tracing::warn!(node = %member.id, error = %chain(&error), "what runs on a node is not known");
+                    tracing::warn!(node = %member.id, error = %chain(&error), "sandboxes of node not listed");
                     member.suspicion.notify_one();
                 }
             }
@@ -52,40 +52,40 @@ pub(crate) async fn run(control: Arc<Control>, member: Arc<Member>) {
     }
 }
 
-/// Cancel safe: every part of it is found again by the next comparison.
-async fn compare(control: &Control, member: &Member) -> Result<(), NodeError> {
-    let should = control.live.running_on(&member.id);
-    let there = member.client.list().await?;
-    let is_there: HashSet<_> = there.iter().map(|running| (&running.sandbox_id, running.execution_id)).collect();
-    for (handle, execution_id) in should {
-        if is_there.contains(&(handle.sandbox_id(), execution_id)) {
-            handle.confirmed();
+/// Reconciles the node once. Cancel safe: the next pass repeats what was not done.
+async fn reconcile(control: &Control, member: &Member) -> Result<(), NodeError> {
+    let desired = control.live.running_on(&member.id);
+    let observed = member.client.list().await?;
+    let runs: HashSet<_> = observed.iter().map(|running| (&running.sandbox_id, running.execution_id)).collect();
+    for (handle, execution_id) in desired {
+        if runs.contains(&(handle.sandbox_id(), execution_id)) {
+            handle.confirm_running();
         } else {
-            handle.ended(execution_id, "the node does not run it any more".to_owned());
+            handle.execution_ended(execution_id, "not running on its node".to_owned());
         }
     }
-    futures::stream::iter(&there)
-        .for_each_concurrent(ORPHANS_AT_ONCE, |running| end_orphan(control, member, running))
+    futures::stream::iter(&observed)
+        .for_each_concurrent(ORPHAN_DELETES_MAX, |running| delete_orphan(control, member, running))
         .await;
     Ok(())
 }
 
-/// Ends it if nobody knows it. Failures are for the next comparison.
-async fn end_orphan(control: &Control, member: &Member, running: &RunningSandbox) {
+/// Deletes a sandbox on the node if it has neither an owner nor a row. Failures are left to the next pass.
+async fn delete_orphan(control: &Control, member: &Member, running: &RunningSandbox) {
     let RunningSandbox { sandbox_id, execution_id, team_id } = running;
     match control.is_known(sandbox_id, *execution_id).await {
         Ok(true) => return,
         Ok(false) => {}
         Err(error) => {
-            tracing::warn!(sandbox = %sandbox_id, error = %chain(&error), "whether a sandbox should run is not known");
+            tracing::warn!(sandbox = %sandbox_id, error = %chain(&error), "desired state of sandbox unknown");
             return;
         }
     }
     tracing::warn!(
         node = %member.id, team = %team_id, sandbox = %sandbox_id, execution = %execution_id,
-        "a sandbox runs that should not: it is ended"
+        "orphan found, deleting it"
     );
     if let Err(error) = member.client.delete(sandbox_id, *execution_id).await {
-        tracing::warn!(sandbox = %sandbox_id, error = %chain(&error), "an orphan was not ended yet");
+        tracing::warn!(sandbox = %sandbox_id, error = %chain(&error), "orphan not deleted, will retry");
     }
 }
