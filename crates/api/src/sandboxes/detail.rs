@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::http::auth::Reader;
 use crate::http::document::tag;
 use crate::http::path::SandboxPath;
-use crate::live::{Decision, Rejection, Request, State as Phase};
+use crate::live::{self, Decision, Rejection, Request};
 
 /// Read the details of a sandbox
 #[utoipa::path(
@@ -31,7 +31,7 @@ pub(crate) async fn get(
     let found = control.store.sandbox(&sandbox_id).await;
     let row = found.map_err(|error| Failure::internal("reading a sandbox", &error))?;
     let row = row.filter(|row| row.team_id == team.id).ok_or(Rejection::NotFound)?;
-    match Phase::from(row.state).decide(Request::Describe) {
+    match live::State::from(row.state).decide(Request::Describe) {
         Decision::Proceed => Ok(Json(describe::detail(&control, row))),
         Decision::Reject(rejection) => Err(rejection.into()),
         Decision::Wait => Err(Rejection::NotFound.into()),
