@@ -13,7 +13,7 @@ pub(crate) mod list;
 pub(crate) mod logs;
 pub(crate) mod metrics;
 pub(crate) mod timeout;
-mod wanted;
+mod validate;
 
 use hearth_store::Team;
 use hearth_types::SandboxId;

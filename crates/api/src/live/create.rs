@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use hearth_cluster_api::{CreatedSandbox, NodeError};
 use hearth_stdx::chain;
-use hearth_store::{InsertSandboxError, Resolved, Sandbox, SandboxState, Started, Team, UpdateSandboxError};
-use hearth_types::{ExecutionId, Ingress, Route, SandboxSpec};
+use hearth_store::{InsertSandboxError, Resolved, Sandbox, SandboxState, Started, UpdateSandboxError};
+use hearth_types::{ExecutionId, Ingress, Route, SandboxSpec, TeamId, TemplateReference};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
@@ -30,17 +30,19 @@ use super::teardown::Teardown;
 use crate::nodes::Member;
 use crate::token::TokenSource;
 
-/// A validated request for a new sandbox, with its template resolved.
-#[derive(Debug, Clone)]
+/// A validated request for a new sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Creation {
-    pub(crate) team: Team,
-    pub(crate) resolved: Resolved,
+    /// The template as the client named it. The caller resolves it before the create.
+    pub(crate) reference: TemplateReference,
+    pub(crate) timeout: Duration,
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) env_vars: BTreeMap<String, String>,
+    /// Set if the guest daemon requires a token.
     pub(crate) secured: bool,
+    /// `None` if the client did not set it.
     pub(crate) allow_internet_access: Option<bool>,
     pub(crate) ingress: Ingress,
-    pub(crate) timeout: Duration,
 }
 
 /// Reason for a failed create.
@@ -96,6 +98,8 @@ impl Owner {
     /// Creates the sandbox, replies, and manages the sandbox until it is released.
     pub(super) async fn create(
         mut self,
+        team_id: TeamId,
+        resolved: Resolved,
         creation: Creation,
         reply: oneshot::Sender<Result<Sandbox, CreateError>>,
         permit: OwnedSemaphorePermit,
@@ -105,9 +109,10 @@ impl Owner {
         // Sending the reply fails if the client disconnected; the sandbox then lives until it expires.
         for node in self.control.nodes.ranked() {
             self.reservation = Some(node.reserve());
-            match self.attempt(&creation, &node, deadline).await {
+            let row = self.new_row(team_id, &resolved, &creation, &node);
+            match self.attempt(row, &node, deadline).await {
                 Attempt::Started(row) => {
-                    drop((creation, permit));
+                    drop((resolved, creation, permit));
                     let _ = reply.send(Ok(row.clone()));
                     return self.run(row).await;
                 }
@@ -127,11 +132,10 @@ impl Owner {
         let _ = reply.send(Err(failure));
     }
 
-    async fn attempt(&self, creation: &Creation, node: &Arc<Member>, deadline: Instant) -> Attempt {
+    async fn attempt(&self, row: Sandbox, node: &Arc<Member>, deadline: Instant) -> Attempt {
         if self.kill.is_cancelled() {
             return Attempt::GiveUp(CreateError::Killed);
         }
-        let row = self.new_row(creation, node);
         if let Err(error) = self.control.store.insert_sandbox(&row).await {
             return not_inserted(error, row);
         }
@@ -157,15 +161,15 @@ impl Owner {
         }
     }
 
-    fn new_row(&self, creation: &Creation, node: &Member) -> Sandbox {
-        let Creation { team, resolved, metadata, env_vars, secured, allow_internet_access, ingress, timeout } =
-            creation;
+    /// Returns the row of a new execution on a node.
+    fn new_row(&self, team_id: TeamId, resolved: &Resolved, creation: &Creation, node: &Member) -> Sandbox {
         let Resolved { template, build, alias } = resolved;
+        let Creation { reference: _, timeout, metadata, env_vars, secured, allow_internet_access, ingress } = creation;
         let now = now();
         Sandbox {
             sandbox_id: self.sandbox_id.clone(),
             execution_id: ExecutionId::generate(),
-            team_id: team.id,
+            team_id,
             template_id: template.id.clone(),
             build_id: build.id,
             alias: alias.clone(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hearth_store::{Sandbox, SandboxState};
+use hearth_store::{Resolved, Sandbox, SandboxState};
 use hearth_types::{SandboxId, TeamId};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -36,9 +36,13 @@ pub(super) struct Owner {
 }
 
 /// Creates a sandbox in a task that continues when the future is dropped.
-pub(crate) async fn create(control: &Arc<Control>, creation: Creation) -> Result<Sandbox, CreateError> {
+pub(crate) async fn create(
+    control: &Arc<Control>,
+    team_id: TeamId,
+    resolved: Resolved,
+    creation: Creation,
+) -> Result<Sandbox, CreateError> {
     let permit = Arc::clone(&control.creates).try_acquire_owned().map_err(|_| CreateError::Busy)?;
-    let team_id = creation.team.id;
     let sandbox_id = SandboxId::generate();
     let span = tracing::info_span!(parent: None, "sandbox", team = %team_id, sandbox = %sandbox_id);
     span.follows_from(tracing::Span::current());
@@ -46,7 +50,7 @@ pub(crate) async fn create(control: &Arc<Control>, creation: Creation) -> Result
         Owner::new(control, sandbox_id, team_id, Phase::Creating { placement: None }).ok_or(CreateError::Internal)?;
     let (reply, outcome) = oneshot::channel();
     let task = async move {
-        owner.create(creation, reply, permit).await;
+        owner.create(team_id, resolved, creation, reply, permit).await;
     };
     control.tasks.spawn("sandbox", task.instrument(span));
     outcome.await.unwrap_or(Err(CreateError::Internal))

@@ -13,7 +13,7 @@ use hearth_store::{Limits, Team};
 use hearth_types::SandboxId;
 
 use super::describe;
-use super::wanted::check_length;
+use super::validate::check_length;
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::http::auth::Writer;

@@ -10,7 +10,7 @@ use hearth_api_types::sandbox::{NewSandbox, NewSandboxV1, Sandbox};
 use hearth_store::{NamedRequest, ResolveError, Team};
 use http::{HeaderMap, StatusCode};
 
-use super::wanted::{Defaults, Wanted, check_envd_version};
+use super::validate::{Defaults, check_envd_version, validate};
 use super::{describe, idempotency};
 use crate::compared;
 use crate::control::Control;
@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::http::auth::Writer;
 use crate::http::body;
 use crate::http::document::tag;
-use crate::live::{self, Creation};
+use crate::live;
 
 pub(super) type Created = (StatusCode, Json<Sandbox>);
 
@@ -111,23 +111,21 @@ pub(super) async fn create(
     sandbox: NewSandbox,
     defaults: Defaults,
 ) -> Result<Created, Failure> {
-    let Wanted { reference, timeout, metadata, env_vars, secured, allow_internet_access, ingress } =
-        Wanted::check(sandbox, defaults, team.limits)?;
-    let resolved = match control.store.resolve(&reference, &team).await {
+    let creation = validate(sandbox, defaults, team.limits)?;
+    let resolved = match control.store.resolve(&creation.reference, &team).await {
         Ok(resolved) => resolved,
         // A private template of another team is reported as not found.
         Err(ResolveError::UnknownTemplate { .. } | ResolveError::Private { .. }) => {
-            return Err(Failure::not_found(compared::unknown_template(&reference)));
+            return Err(Failure::not_found(compared::unknown_template(&creation.reference)));
         }
         Err(ResolveError::UnknownTag { reference, tag }) => {
             return Err(Failure::not_found(compared::unknown_tag(&reference, &tag)));
         }
         Err(ResolveError::Store(error)) => return Err(Failure::internal("resolving a template", &error)),
     };
-    if secured {
+    if creation.secured {
         check_envd_version(&resolved.build.envd_version)?;
     }
-    let creation = Creation { team, resolved, metadata, env_vars, secured, allow_internet_access, ingress, timeout };
-    let row = live::create(control, creation).await?;
+    let row = live::create(control, team.id, resolved, creation).await?;
     Ok((StatusCode::CREATED, Json(describe::sandbox(control, &row))))
 }

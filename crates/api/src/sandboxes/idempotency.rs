@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use sha2::{Digest as _, Sha256};
 
 use super::create::{self, Created};
-use super::wanted::Defaults;
+use super::validate::Defaults;
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::live::expiry::{now, saturating_add};

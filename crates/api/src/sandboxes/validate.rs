@@ -10,12 +10,13 @@ use std::time::Duration;
 use hearth_api_types::sandbox::{AutoResume, Iam, Network, NewSandbox};
 use hearth_proxy::internal::DAEMON_PORT;
 use hearth_store::Limits;
-use hearth_types::{Ingress, TemplateReference};
+use hearth_types::Ingress;
 use http::StatusCode;
 use semver::Version;
 
 use crate::compared;
 use crate::failure::Failure;
+use crate::live::Creation;
 
 /// Limit for the total size of all environment variables.
 ///
@@ -35,56 +36,43 @@ pub(super) struct Defaults {
     pub(super) secured: bool,
 }
 
-/// A sandbox that this server can make, if there is such a template and room.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wanted {
-    pub(super) reference: TemplateReference,
-    pub(super) timeout: Duration,
-    pub(super) metadata: BTreeMap<String, String>,
-    pub(super) env_vars: BTreeMap<String, String>,
-    pub(super) secured: bool,
-    pub(super) allow_internet_access: Option<bool>,
-    pub(super) ingress: Ingress,
-}
-
-impl Wanted {
-    pub(super) fn check(new: NewSandbox, defaults: Defaults, limits: Limits) -> Result<Self, Failure> {
-        let NewSandbox {
-            template_id,
-            timeout,
-            metadata,
-            env_vars,
-            auto_pause,
-            auto_pause_memory,
-            auto_resume,
-            allow_internet_access,
-            network,
-            volume_mounts,
-            // Not used by the control plane: the SDK starts the MCP gateway in the sandbox.
-            mcp: _,
-            iam,
-        } = new;
-        let reference = template_id.parse().map_err(Failure::invalid)?;
-        let timeout = check_timeout(timeout, defaults.timeout, limits)?;
-        let metadata = metadata.unwrap_or_default();
-        check_size("metadata", &metadata, METADATA_BYTES_MAX)?;
-        if metadata.iter().any(|(key, value)| key.contains('\0') || value.contains('\0')) {
-            // PostgreSQL cannot store such texts.
-            return Err(Failure::invalid("metadata must not contain a zero byte"));
-        }
-        let env_vars = env_vars.unwrap_or_default();
-        check_env_vars(&env_vars)?;
-        check_lifecycle(auto_pause.unwrap_or(false), auto_pause_memory.unwrap_or(true), auto_resume)?;
-        let ingress = check_network(network.unwrap_or_default(), defaults.secured)?;
-        if volume_mounts.is_some_and(|mounts| !mounts.is_empty()) {
-            return Err(Failure::unsupported(StatusCode::BAD_REQUEST, "volumes (volumeMounts)"));
-        }
-        if iam.is_some_and(|Iam { tokens }| tokens.is_some_and(|tokens| !tokens.is_empty())) {
-            return Err(Failure::unsupported(StatusCode::BAD_REQUEST, "workload identity (iam)"));
-        }
-        let secured = defaults.secured;
-        Ok(Self { reference, timeout, metadata, env_vars, secured, allow_internet_access, ingress })
+/// Validates a request. Does not check that its template exists.
+pub(super) fn validate(new: NewSandbox, defaults: Defaults, limits: Limits) -> Result<Creation, Failure> {
+    let NewSandbox {
+        template_id,
+        timeout,
+        metadata,
+        env_vars,
+        auto_pause,
+        auto_pause_memory,
+        auto_resume,
+        allow_internet_access,
+        network,
+        volume_mounts,
+        // Not used by the control plane: the SDK starts the MCP gateway in the sandbox.
+        mcp: _,
+        iam,
+    } = new;
+    let reference = template_id.parse().map_err(Failure::invalid)?;
+    let timeout = check_timeout(timeout, defaults.timeout, limits)?;
+    let metadata = metadata.unwrap_or_default();
+    check_size("metadata", &metadata, METADATA_BYTES_MAX)?;
+    if metadata.iter().any(|(key, value)| key.contains('\0') || value.contains('\0')) {
+        // PostgreSQL cannot store such texts.
+        return Err(Failure::invalid("metadata must not contain a zero byte"));
     }
+    let env_vars = env_vars.unwrap_or_default();
+    check_env_vars(&env_vars)?;
+    check_lifecycle(auto_pause.unwrap_or(false), auto_pause_memory.unwrap_or(true), auto_resume)?;
+    let ingress = check_network(network.unwrap_or_default(), defaults.secured)?;
+    if volume_mounts.is_some_and(|mounts| !mounts.is_empty()) {
+        return Err(Failure::unsupported(StatusCode::BAD_REQUEST, "volumes (volumeMounts)"));
+    }
+    if iam.is_some_and(|Iam { tokens }| tokens.is_some_and(|tokens| !tokens.is_empty())) {
+        return Err(Failure::unsupported(StatusCode::BAD_REQUEST, "workload identity (iam)"));
+    }
+    let secured = defaults.secured;
+    Ok(Creation { reference, timeout, metadata, env_vars, secured, allow_internet_access, ingress })
 }
 
 fn check_timeout(given: Option<i32>, default: Duration, limits: Limits) -> Result<Duration, Failure> {
@@ -212,10 +200,10 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn check(body: &str) -> Result<Wanted, Failure> {
+    fn check(body: &str) -> Result<Creation, Failure> {
         let new: NewSandbox = serde_json::from_str(body).expect(body);
         let defaults = Defaults { timeout: Duration::from_secs(300), secured: true };
-        Wanted::check(new, defaults, Limits { sandbox_length_max: HOUR, ..Limits::STANDARD })
+        validate(new, defaults, Limits { sandbox_length_max: HOUR, ..Limits::STANDARD })
     }
 
     fn with(member: &str) -> String {
@@ -241,11 +229,11 @@ mod tests {
         ] {
             check(&with(member)).expect(member);
         }
-        let wanted = check(r#"{"templateID":" Base "}"#).expect("valid");
-        assert_eq!((wanted.reference.to_string().as_str(), wanted.timeout.as_secs()), ("base", 300));
-        assert_eq!((wanted.secured, wanted.allow_internet_access), (true, None));
-        let wanted = check(&with(r#""allow_internet_access":false,"timeout":7"#)).expect("valid");
-        assert_eq!((wanted.allow_internet_access, wanted.timeout.as_secs()), (Some(false), 7));
+        let creation = check(r#"{"templateID":" Base "}"#).expect("valid");
+        assert_eq!((creation.reference.to_string().as_str(), creation.timeout.as_secs()), ("base", 300));
+        assert_eq!((creation.secured, creation.allow_internet_access), (true, None));
+        let creation = check(&with(r#""allow_internet_access":false,"timeout":7"#)).expect("valid");
+        assert_eq!((creation.allow_internet_access, creation.timeout.as_secs()), (Some(false), 7));
     }
 
     #[test]
@@ -281,7 +269,7 @@ mod tests {
         let new: NewSandbox = serde_json::from_str(&with(r#""network":{"allowPublicTraffic":false}"#)).expect("valid");
         let defaults = Defaults { timeout: Duration::from_secs(15), secured: false };
         let failure =
-            Wanted::check(new, defaults, Limits { sandboxes_max: 20, sandbox_length_max: HOUR, ..Limits::STANDARD });
+            validate(new, defaults, Limits { sandboxes_max: 20, sandbox_length_max: HOUR, ..Limits::STANDARD });
         let failure = format!("{:?}", failure.expect_err("it is not secured"));
         assert!(failure.contains("400") && failure.contains("allowPublicTraffic"), "{failure}");
     }
