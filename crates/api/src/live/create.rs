@@ -197,7 +197,7 @@ impl Owner {
             build_id: row.build_id,
             env_vars: row.env_vars.clone(),
             envd_access_token: row.secured.then(|| self.control.tokens.envd_access_token(&row.sandbox_id)),
-            internet_access: row.allow_internet_access.unwrap_or(true),
+            internet_access: row.allow_internet_access.unwrap_or(SandboxSpec::INTERNET_ACCESS_DEFAULT),
         }
     }
 
