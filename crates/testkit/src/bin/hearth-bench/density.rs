@@ -1,4 +1,4 @@
-//! What idle sandboxes cost, and the daemon with them.
+//! Memory and CPU of idle sandboxes, and of the daemon that runs them.
 
 use std::fs;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use crate::report::{Goal, Report};
 
 /// Creates in flight while filling up.
 const IN_FLIGHT: usize = 10;
-/// The daemon's memory, as promised.
+/// Goal for the daemon's memory.
 const DAEMON_MIB_MAX: f64 = 80.0;
-/// How long sandboxes are left alone before they count as idle.
+/// Time without requests after which sandboxes count as idle.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// Memory and CPU of sandboxes that do nothing.
+/// Measures idle sandboxes.
 pub(crate) async fn idle(report: &mut Report, instance: &Instance, rounds: Rounds) -> Result<()> {
     let daemon = instance.pid().context("the daemon runs")?;
     report.plain("daemon memory, idle", "MiB", resident_mib(daemon)?, Some(Goal::Below(DAEMON_MIB_MAX)));
@@ -61,7 +61,7 @@ fn resident_mib(pid: u32) -> Result<f64> {
     field_mib(&format!("/proc/{pid}/status"), "VmRSS:")
 }
 
-/// proc(5), smaps_rollup: pages shared by n processes count as an nth.
+/// Reads a proportional set size: a page shared by n processes counts as an nth (proc(5), smaps_rollup).
 fn proportional_mib(pid: u32, field: &str) -> Result<f64> {
     field_mib(&format!("/proc/{pid}/smaps_rollup"), field)
 }
@@ -73,7 +73,9 @@ fn field_mib(path: &str, field: &str) -> Result<f64> {
     Ok(kib / 1024.0)
 }
 
-/// User and system time of a process (proc(5), stat: fields 14 and 15, counted behind the name in parentheses).
+/// Reads user plus system time of a process, in clock ticks (proc(5), stat: fields 14 and 15).
+///
+/// The fields are counted after the name in parentheses, which may have spaces.
 fn ticks(pid: u32) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, rest) = text.rsplit_once(')').context("a name in parentheses")?;
