@@ -4,7 +4,7 @@
 //!   handlers ──▶ Handle ── kill (token), commands (bounded queue) ──▶ Owner (task) ──▶ store, catalog, node
 //!       ▲           └──────────── phase (watch channel) ◀────────────────┘
 //!       │
-//!     LiveSandboxes: sandbox id to Handle     nodes, reconcile ──▶ Handle: execution ended, running, check the clock
+//!     LiveSandboxes: sandbox id to Handle     nodes, reconcile ──▶ Handle: execution ended, confirmed, clock set
 //! ```
 //!
 //! * **One task owns each sandbox** from before its row is written until after its row is deleted: [`mod@create`] →

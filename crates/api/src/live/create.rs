@@ -6,7 +6,7 @@
 //! ```text
 //!   for each candidate node, best first:
 //!     write row ──▶ create on node ──▶ publish route ──▶ mark row running ──▶ reply ──▶ run
-//!                        ├─ node is full or has not the build: delete row, try the next node
+//!                        ├─ node is full or lacks the build: delete row, try the next node
 //!                        ├─ node failed and released everything: delete row, reply
 //!                        └─ no reply, timed out, killed: reply, then tear down (retries until the node confirms)
 //! ```

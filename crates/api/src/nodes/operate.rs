@@ -98,7 +98,7 @@ pub(crate) async fn change(
         NodeStatus::Connecting | NodeStatus::Unhealthy => {
             return Err(Failure::new(
                 StatusCode::CONFLICT,
-                "this status cannot be set: use ready, draining or standby",
+                "a node enters this status by itself: set ready, draining or standby",
             ));
         }
     };

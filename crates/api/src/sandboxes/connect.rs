@@ -28,8 +28,8 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
 
 /// Connect to a sandbox (first generation of clients)
 ///
-/// Moves the end time to `timeout` seconds from now, unless it is later already. The reply has the same tokens as that of
-/// the create.
+/// Moves the end time to `timeout` seconds from now, unless it is later already, limited to the team's maximum sandbox
+/// length. The reply has the same tokens as that of the create.
 #[utoipa::path(
     post, path = "/sandboxes/{sandboxID}/connect", tag = tag::SANDBOXES, operation_id = "connectSandboxV1",
     params(SandboxPath), request_body = ConnectV1,
@@ -56,9 +56,9 @@ pub(crate) async fn first_generation(
 
 /// Connect to a sandbox
 ///
-/// Moves the end time to `timeout` seconds from now, unless it is later already. `timeout` defaults to 300 seconds or the
-/// team's maximum sandbox length, whichever is shorter; the body may be omitted. The reply has the same tokens as that of
-/// the create.
+/// Moves the end time to `timeout` seconds from now, unless it is later already, limited to the team's maximum sandbox
+/// length. `timeout` defaults to 300 seconds; the body may be omitted. The reply has the same tokens as that of the
+/// create.
 #[utoipa::path(
     post, path = "/v2/sandboxes/{sandboxID}/connect", tag = tag::SANDBOXES, operation_id = "connectSandbox",
     params(SandboxPath), request_body = Option<Connect>,

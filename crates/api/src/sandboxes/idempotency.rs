@@ -93,8 +93,8 @@ async fn create_once(
         Named::Unknown => {
             return Err(Failure::new(
                 StatusCode::CONFLICT,
-                "the outcome of the first request with this idempotency key is unknown: check which sandboxes exist, \
-                 then use another key",
+                "the outcome of the first request with this idempotency key is not known: check which sandboxes \
+                 exist, then use another key",
             )
             .with_code(ErrorCode::IdempotencyOutcomeUnknown));
         }

@@ -50,7 +50,7 @@ pub(crate) async fn set_timeout(
     let handle = super::find(&control, &team, &sandbox_id)?;
     if timeout < 0 {
         // Required by the contract. Logged because a negative timeout is most likely a bug of the client.
-        tracing::info!(sandbox = %sandbox_id, timeout, "sandbox killed by negative timeout");
+        tracing::info!(sandbox = %sandbox_id, timeout, "negative timeout treated as zero");
     }
     handle.change_end(Request::SetEnd, change, team.limits.sandbox_length_max).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -129,14 +129,14 @@ fn check_lifecycle(pauses: bool, keeps_memory: bool, auto_resume: Option<AutoRes
     if pauses {
         return Err(Failure::unsupported(
             StatusCode::FORBIDDEN,
-            "pausing sandboxes (autoPause); have them killed at their end instead: lifecycle={\"on_timeout\": \"kill\"} in \
-             Python, lifecycle: { onTimeout: 'kill' } in JavaScript, \"autoPause\": false in a request",
+            "pausing sandboxes (autoPause); kill them on timeout instead: lifecycle={\"on_timeout\": \"kill\"} in Python, \
+             lifecycle: { onTimeout: 'kill' } in JavaScript, \"autoPause\": false in a request",
         ));
     }
     if resumes {
         return Err(Failure::unsupported(
             StatusCode::FORBIDDEN,
-            "resuming sandboxes on traffic (autoResume); leave auto_resume out of lifecycle in Python, autoResume in \
+            "resuming sandboxes on traffic (autoResume); omit auto_resume from lifecycle in Python, autoResume in \
              JavaScript, or send \"autoResume\": {\"enabled\": false}",
         ));
     }
