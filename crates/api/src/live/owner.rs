@@ -75,9 +75,9 @@ pub(crate) fn adopt(control: &Arc<Control>, row: Sandbox) {
         tracing::info!(node = %row.node_id, state = row.state.as_str(), end_at = %row.end_at, "sandbox adopted");
         // The sandboxes of a node that is no longer configured are torn down.
         if is_running && owner.reservation.is_some() {
-            owner.run(row).await
+            owner.run(row).await;
         } else {
-            owner.tear_down(Teardown::new(row)).await
+            owner.tear_down(Teardown::new(row)).await;
         }
     };
     control.tasks.spawn("sandbox", task.instrument(span));
