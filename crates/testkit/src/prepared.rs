@@ -33,7 +33,7 @@ impl PreparedDataDir {
     /// # Errors
     /// Fails if the setup fails. The error has the setup's standard error.
     pub fn ensure_with(binary: &Path, options: &[&str]) -> Result<Self> {
-        let target = binary.ancestors().nth(2).context("the binary is in a profile folder of a target folder")?;
+        let target = binary.ancestors().nth(2).context("the binary is not in a profile folder of a target folder")?;
         let name = ["hearth-data"].into_iter().chain(options.iter().copied()).collect::<String>();
         let folder = target.join(&name);
         fs::create_dir_all(&folder)?;

@@ -39,7 +39,11 @@ pub(crate) struct Vm {
 impl BareDriver {
     pub(crate) async fn open(prepared: &PreparedDataDir) -> Result<Self> {
         let cache = Cache::view(prepared.folder().join("artifacts"));
-        let set = cache.list()?.into_iter().max_by_key(|set| set.manifest().created_at).context("no base template")?;
+        let set = cache
+            .list()?
+            .into_iter()
+            .max_by_key(|set| set.manifest().created_at)
+            .context("the base template is missing")?;
         let folder = tempfile::Builder::new().prefix("hearth-bench-").tempdir()?;
         let config = hearth_vmm::Config {
             qemu_program: "qemu-system-x86_64".into(),
@@ -78,7 +82,7 @@ impl BareDriver {
         let folder = self.folder.path().join(number.to_string());
         std::fs::create_dir(&folder)?;
         let slot = self.pool.acquire(true).await?;
-        let address = slot.guest_address().context("a slot with an address")?;
+        let address = slot.guest_address().context("the slot has no address")?;
         let overlay = folder.join("overlay.qcow2");
         let resources = self.set.manifest().resources;
         create_overlay(&overlay, u64::from(resources.disk_mib) << 20)?;

@@ -20,7 +20,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 
 /// Measures idle sandboxes.
 pub(crate) async fn idle(report: &mut Report, instance: &Instance, rounds: Rounds) -> Result<()> {
-    let daemon = instance.pid().context("the daemon runs")?;
+    let daemon = instance.pid().context("the daemon has exited")?;
     report.plain("daemon memory, idle", "MiB", resident_mib(daemon)?, Some(Goal::Below(DAEMON_MIB_MAX)));
     let client = instance.client();
     let count = rounds.idle_sandboxes;
@@ -68,8 +68,9 @@ fn proportional_mib(pid: u32, field: &str) -> Result<f64> {
 
 fn field_mib(path: &str, field: &str) -> Result<f64> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix(field)).with_context(|| format!("{field} in {path}"))?;
-    let kib: f64 = line.split_whitespace().next().context("a number")?.parse()?;
+    let line =
+        text.lines().find_map(|line| line.strip_prefix(field)).with_context(|| format!("no {field} in {path}"))?;
+    let kib: f64 = line.split_whitespace().next().context("no number")?.parse()?;
     Ok(kib / 1024.0)
 }
 
@@ -78,9 +79,10 @@ fn field_mib(path: &str, field: &str) -> Result<f64> {
 /// The fields are counted after the name in parentheses, which may have spaces.
 fn ticks(pid: u32) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, rest) = text.rsplit_once(')').context("a name in parentheses")?;
+    let (_, rest) = text.rsplit_once(')').context("no name in parentheses")?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
-    Ok(fields.get(11).context("user time")?.parse::<u64>()? + fields.get(12).context("system time")?.parse::<u64>()?)
+    Ok(fields.get(11).context("no user time")?.parse::<u64>()?
+        + fields.get(12).context("no system time")?.parse::<u64>()?)
 }
 
 fn ticks_per_second() -> f64 {

@@ -84,7 +84,7 @@ impl TlsEndpoint {
         let endpoints: Value = serde_json::from_slice(&fs::read(instance.folder().join("run/endpoints.json"))?)?;
         let text = |name: &str| endpoints[name].as_str().with_context(|| format!("no {name} in endpoints.json"));
         let domain = text("domain")?.to_owned();
-        let port = domain.rsplit_once(':').context("a port")?.1.parse()?;
+        let port = domain.rsplit_once(':').context("no port in the domain")?.1.parse()?;
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(text("ca_file")?)?)?;
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))

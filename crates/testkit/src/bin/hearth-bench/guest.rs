@@ -108,7 +108,7 @@ async fn streams(report: &mut Report, guest: &Guest) -> Result<()> {
     for _ in 0..STREAMS {
         let mut connection = guest.connect().await?;
         let mut messages = connection.start(None, &["sleep", "1000"]).await?;
-        messages.next().await?.context("a start")?;
+        messages.next().await?.context("no start event")?;
         open.push((connection, messages));
     }
     tokio::time::sleep(SETTLE).await;

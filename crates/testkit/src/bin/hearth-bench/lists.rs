@@ -68,7 +68,7 @@ struct Control {
 impl Control {
     async fn start(sandboxes_max: u32) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let sqlite = hearth_store::Config::sqlite(&folder.path().join("hearth.db")).context("a path in UTF-8")?;
+        let sqlite = hearth_store::Config::sqlite(&folder.path().join("hearth.db")).context("the path is not UTF-8")?;
         let store = Store::open(&sqlite).await?;
         let limits = Limits { sandboxes_max, sandbox_length_max: Duration::from_secs(24 * 3600), ..Limits::STANDARD };
         let new = NewTeam { slug: "bench".to_owned(), name: "bench".to_owned(), limits };
@@ -113,7 +113,7 @@ impl Control {
     async fn create(&self) -> Result<String> {
         let body = r#"{"templateID":"base","timeout":36000,"metadata":{"purpose":"benchmark","user":"u-1"}}"#;
         let created: Value = serde_json::from_slice(&self.request(Method::POST, "/v2/sandboxes", body).await?)?;
-        Ok(created["sandboxID"].as_str().context("an id")?.to_owned())
+        Ok(created["sandboxID"].as_str().context("no sandboxID in the reply")?.to_owned())
     }
 
     async fn create_many(&self, count: usize) -> Result<Vec<String>> {
@@ -179,7 +179,7 @@ pub(crate) async fn measure(report: &mut Report, workload: Workload) -> Result<(
     }
     control.create_many(timers.saturating_sub(sandboxes)).await?;
     timers::measure(report, &control, &ids[..expiring.min(ids.len())], timers).await?;
-    Arc::into_inner(control).context("no request is running any more")?.stop().await
+    Arc::into_inner(control).context("a request is still running")?.stop().await
 }
 
 /// Sends requests at a steady rate, even if earlier ones have no reply yet, and returns their latencies.

@@ -206,6 +206,6 @@ async fn measure_instance(
 
 /// Returns the path of the guest daemon that the binary was built with, in the same target folder.
 fn guest_daemon(binary: &Path) -> Result<PathBuf> {
-    let target = binary.ancestors().nth(2).context("the binary is in a profile folder of a target folder")?;
+    let target = binary.ancestors().nth(2).context("the binary is not in a profile folder of a target folder")?;
     Ok(target.join("guest/envd"))
 }

@@ -24,7 +24,7 @@ impl DaemonUsage {
         let status = connection.text(Some("root"), &["/bin/sh", "-c", STATUS]).await?;
         let field = |name: &str| -> Result<f64> {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name}"))?;
-            Ok(line.split_whitespace().next().context("a number")?.parse()?)
+            Ok(line.split_whitespace().next().context("no number")?.parse()?)
         };
         Ok(Self {
             resident_mib: field("VmRSS:")? / 1024.0,

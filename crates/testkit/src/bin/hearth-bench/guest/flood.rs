@@ -95,7 +95,7 @@ async fn pushed(guest: &Guest, writing: &mut Connection, folder: &str, files: us
 
 async fn next(watch: &mut Messages<WatchDirResponse>) -> Result<Event> {
     let message = watch.next().await?.context("the watch ended without a request")?;
-    message.event.context("an event of some kind")
+    message.event.context("the message has no event")
 }
 
 async fn polled(guest: &Guest, writing: &mut Connection, folder: &str, files: usize) -> Result<Received> {

@@ -42,7 +42,7 @@ pub(super) struct RawTcp {
 impl RawTcp {
     pub(super) async fn open(mut connection: Connection, guest: IpAddr) -> Result<Self> {
         let mut server = connection.start(None, &["python3", "-c", SERVER]).await?;
-        let port = server.output().await?.context("the port of the Python server")?;
+        let port = server.output().await?.context("the Python server printed no port")?;
         let port = String::from_utf8(port)?.trim().parse()?;
         Ok(Self { address: SocketAddr::new(guest, port), _server: server, _connection: connection })
     }

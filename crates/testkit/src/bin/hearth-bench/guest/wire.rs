@@ -98,7 +98,7 @@ impl Connection {
 
     /// Starts a program as a user, or as the default user. The first message is the start event.
     pub(super) async fn start(&mut self, user: Option<&str>, command: &[&str]) -> Result<Messages<StartResponse>> {
-        let (program, args) = command.split_first().context("a program")?;
+        let (program, args) = command.split_first().context("the command is empty")?;
         let process = ProcessConfig {
             cmd: (*program).to_owned(),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),

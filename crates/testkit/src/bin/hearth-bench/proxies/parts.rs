@@ -44,7 +44,7 @@ impl Part {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(ACT).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("starting a part")?;
-        let output = child.stdout.take().context("a pipe")?;
+        let output = child.stdout.take().context("standard output is not a pipe")?;
         let line = BufReader::new(output).lines().next_line().await?.context("a part exited without an address")?;
         Ok(Self { child, address: line.parse()? })
     }
