@@ -1,30 +1,31 @@
-//! The sandboxes that this control plane looks after.
+//! The sandboxes that this control plane manages, each owned by one task.
 //!
 //! ```text
-//!   handlers ──▶ Handle ── kill (a token), wishes (a bounded queue) ──▶ Owner, a task ──▶ store, catalog, node
-//!       ▲           └───────────── phase (a watch) ◀────────────────────────┘
+//!   handlers ──▶ Handle ── kill (token), commands (bounded queue) ──▶ Owner (task) ──▶ store, catalog, node
+//!       ▲           └──────────── phase (watch channel) ◀────────────────┘
 //!       │
-//!     Live: sandbox id to Handle          reconcilers ──▶ Handle: ended there, confirmed there
+//!     LiveSandboxes: sandbox id to Handle     nodes, reconcile ──▶ Handle: execution ended, confirmed, clock set
 //! ```
 //!
 //! * **One task owns each sandbox** from before its row is written until after its row is deleted: [`mod@create`] →
-//!   [`run`] → [`end`]. Nobody else writes its row or its route, sets its expiry or asks a node about it. So a request
-//!   that is dropped with its connection cuts nothing, and nothing has to be locked across an await.
-//! * **A kill is a token**: it cannot queue up behind anything, be lost or be undone. The same holds for a node's word
-//!   that the sandbox ended.
-//! * **Expiry is a timer of the owner**, so the runtime's timer wheel holds as many as there are sandboxes and nobody
-//!   polls. The wall clock decides when it fires; reconcilers wake the owner in case that clock was moved or the
-//!   machine slept.
-//! * A stopping server leaves rows as they are. The next one adopts them: what runs goes on, what was half created or
-//!   half ended is ended.
+//!   [`run`] → [`teardown`]. No other task writes its row or its route, sets its expiry or sends requests about it to
+//!   a node. A request that is dropped with its connection therefore interrupts nothing, and no lock is held across an
+//!   await.
+//! * **A kill is a token**: it cannot wait behind other requests, be lost or be undone. The same holds for a node's
+//!   report that the execution ended.
+//! * **Expiry is a timer of the owner**: the runtime's timer wheel holds one timer for each sandbox, and nothing polls.
+//!   The wall clock decides whether a sandbox has expired; the reconciler wakes the owner in case that clock was set or
+//!   the machine was suspended.
+//! * A stopping server leaves rows as they are. The next server adopts them: running sandboxes continue, and sandboxes
+//!   whose create or kill was interrupted are torn down.
 
 mod create;
-mod end;
 pub(crate) mod expiry;
 mod handle;
 mod owner;
 mod run;
 mod state;
+mod teardown;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -32,30 +33,29 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use hearth_types::{ExecutionId, NodeId, SandboxId, TeamId};
 
 pub(crate) use create::{CreateError, Creation};
-pub(crate) use handle::{Handle, Unanswered};
+pub(crate) use handle::{Handle, RequestError};
 pub(crate) use owner::{adopt, create};
-pub(crate) use state::{Refusal, Request, State, Verdict};
+pub(crate) use state::{Decision, Rejection, Request, State};
 
-/// One run of a sandbox on one node.
+/// An execution of a sandbox, and the node that it is placed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// The node.
+pub(crate) struct Placement {
     pub(crate) node_id: NodeId,
-    /// The run.
     pub(crate) execution_id: ExecutionId,
 }
 
 type Handles = HashMap<SandboxId, Handle>;
 
-/// Handles of all sandboxes with an owner. Bounded by the teams' limits, which the store enforces before a node is
-/// asked.
+/// Handles of all sandboxes that have an owner.
+///
+/// Bounded by the teams' limits, which the store enforces before a create is sent to a node.
 #[derive(Debug, Default)]
-pub(crate) struct Live {
+pub(crate) struct LiveSandboxes {
     handles: RwLock<Handles>,
 }
 
-impl Live {
-    // Every change of the map is one call, so it is sound after a panic of another holder.
+impl LiveSandboxes {
+    // Every change of the map is a single call, so the map is consistent even after a panic in another lock holder.
     fn read(&self) -> RwLockReadGuard<'_, Handles> {
         self.handles.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -64,7 +64,7 @@ impl Live {
         self.handles.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a sandbox known for as long as the registration is held. `None`: it is known already.
+    /// Registers a sandbox until the registration is dropped. Returns `None` if the sandbox is registered already.
     fn register(self: &Arc<Self>, handle: Handle) -> Option<Registration> {
         let sandbox_id = handle.sandbox_id().clone();
         let mut handles = self.write();
@@ -75,27 +75,27 @@ impl Live {
         Some(Registration { live: Arc::clone(self), sandbox_id })
     }
 
-    /// The handle of a sandbox.
+    /// Returns the handle of a sandbox.
     pub(crate) fn find(&self, sandbox_id: &SandboxId) -> Option<Handle> {
         self.read().get(sandbox_id).cloned()
     }
 
-    /// All sandboxes of a team, in whatever state.
+    /// Returns all sandboxes of a team, in any state.
     pub(crate) fn of_team(&self, team_id: TeamId) -> Vec<Handle> {
         self.read().values().filter(|handle| handle.team_id() == team_id).cloned().collect()
     }
 
-    /// Which sandboxes run on a node, and under which execution.
+    /// Returns the sandboxes that run on a node, each with its execution.
     pub(crate) fn running_on(&self, node_id: &NodeId) -> Vec<(Handle, ExecutionId)> {
         let handles = self.read();
-        let running = handles.values().filter_map(|handle| Some((handle, handle.runs_at()?)));
+        let running = handles.values().filter_map(|handle| Some((handle, handle.running_placement()?)));
         running
-            .filter(|(_, place)| place.node_id == *node_id)
-            .map(|(handle, place)| (handle.clone(), place.execution_id))
+            .filter(|(_, placement)| placement.node_id == *node_id)
+            .map(|(handle, placement)| (handle.clone(), placement.execution_id))
             .collect()
     }
 
-    /// How many sandboxes each team has running; those with none are left out.
+    /// Counts the running sandboxes of each team. Teams without one are omitted.
     pub(crate) fn running_by_team(&self) -> BTreeMap<TeamId, u32> {
         let mut teams = BTreeMap::new();
         for handle in self.read().values().filter(|handle| handle.is_running()) {
@@ -104,7 +104,7 @@ impl Live {
         teams
     }
 
-    /// How many sandboxes a team has running.
+    /// Counts the running sandboxes of a team.
     pub(crate) fn running_of(&self, team_id: TeamId) -> u32 {
         let handles = self.read();
         let running = handles.values().filter(|handle| handle.team_id() == team_id && handle.is_running());
@@ -112,10 +112,10 @@ impl Live {
     }
 }
 
-/// Forgets a sandbox when its owner ends, also by a panic.
+/// Removes the handle of a sandbox when its owner task exits or panics.
 #[derive(Debug)]
 struct Registration {
-    live: Arc<Live>,
+    live: Arc<LiveSandboxes>,
     sandbox_id: SandboxId,
 }
 

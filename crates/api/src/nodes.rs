@@ -1,19 +1,20 @@
-//! The nodes of the cluster, as this control plane knows them.
+//! The nodes of the cluster, as this control plane sees them.
 //!
-//! Two tasks for each node keep what should be and what is together:
+//! Two tasks for each node align the observed state with the desired state:
 //!
-//! * [`follow`] watches the node's news: whether it can be reached, and which sandboxes ended by themselves.
-//! * [`compare`](mod@compare) compares all that runs there with all that should, when the node comes (back), on a nudge
-//!   and on a timer, because what happened while nobody watched is not told. It also is what keeps routes alive: a
-//!   sandbox that no node confirms loses its route when the lease ends.
+//! * [`follow`] reads the node's event stream: its status, and the sandboxes that ended without a request.
+//! * [`reconcile`] compares the sandboxes that run on the node with the desired ones: when the node connects, on a nudge
+//!   and on a timer, because events are lost while the stream is down. It also renews the leases of routes: a sandbox
+//!   that its node does not confirm loses its route when the lease ends.
 //!
-//! What operators want of a node outlives this server, in the store; [`operate`] is where they say it and see how nodes are.
+//! Operators set an intent for each node (take sandboxes or not). The store retains it over restarts; [`operate`] has the
+//! routes to set it and to read the nodes' status.
 
-pub(crate) mod compare;
 pub(crate) mod follow;
 pub(crate) mod operate;
 mod placement;
-mod sight;
+pub(crate) mod reconcile;
+mod view;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,7 +28,7 @@ use tokio::sync::{Notify, watch};
 use crate::config::Node;
 use crate::live::expiry::now;
 use placement::{Candidate, rank};
-use sight::Sight;
+use view::NodeView;
 
 /// All nodes. The set does not change while the server runs.
 #[derive(Debug)]
@@ -40,18 +41,16 @@ pub(crate) struct Member {
     pub(crate) id: NodeId,
     pub(crate) client: NodeClient,
     pub(crate) proxy: NodeAddress,
-    /// Whether it can be reached.
     is_reachable: watch::Sender<bool>,
-    /// How it is, and what is wanted of it.
-    sight: Mutex<Sight>,
-    /// Whether its sandboxes were compared at least once.
-    is_compared: watch::Sender<bool>,
-    /// Asks for a comparison now.
+    view: Mutex<NodeView>,
+    /// Set after the first complete reconciliation since the server started.
+    is_reconciled: watch::Sender<bool>,
+    /// Requests a reconciliation now.
     nudge: Notify,
-    /// Asks whether it can still be reached.
+    /// Reports that a request to the node failed, so that [`follow`] reconnects.
     suspicion: Notify,
-    /// Sandboxes of ours that it has, starts or ends.
-    seats: Arc<AtomicU32>,
+    /// Sandboxes of this control plane that the node runs, starts or deletes.
+    reserved: Arc<AtomicU32>,
 }
 
 impl std::fmt::Debug for Member {
@@ -60,35 +59,35 @@ impl std::fmt::Debug for Member {
     }
 }
 
-/// One sandbox that is counted on a node, until this is dropped.
+/// Reservation for one sandbox on a node, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Seat {
-    seats: Arc<AtomicU32>,
+pub(crate) struct Reservation {
+    reserved: Arc<AtomicU32>,
 }
 
-impl Drop for Seat {
+impl Drop for Reservation {
     fn drop(&mut self) {
-        self.seats.fetch_sub(1, Ordering::Relaxed);
+        self.reserved.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Nodes {
-    /// `wanted` may name nodes that are not among them.
-    pub(crate) fn new(nodes: Vec<Node>, wanted: Vec<WantedNode>) -> Self {
-        let mut wanted: BTreeMap<_, _> = wanted.into_iter().map(|wanted| (wanted.node_id.clone(), wanted)).collect();
+    /// Creates the set from the configuration and the stored intents. `intents` may name nodes that are not configured.
+    pub(crate) fn new(nodes: Vec<Node>, intents: Vec<WantedNode>) -> Self {
+        let mut intents: BTreeMap<_, _> = intents.into_iter().map(|intent| (intent.node_id.clone(), intent)).collect();
         let members = nodes.into_iter().map(|node| {
             let Node { id, client, proxy } = node;
-            let sight = Sight::new(wanted.remove(&id), now());
+            let view = NodeView::new(intents.remove(&id), now());
             let member = Member {
                 id: id.clone(),
                 client,
                 proxy,
                 is_reachable: watch::Sender::new(false),
-                sight: Mutex::new(sight),
-                is_compared: watch::Sender::new(false),
+                view: Mutex::new(view),
+                is_reconciled: watch::Sender::new(false),
                 nudge: Notify::new(),
                 suspicion: Notify::new(),
-                seats: Arc::new(AtomicU32::new(0)),
+                reserved: Arc::new(AtomicU32::new(0)),
             };
             (id, Arc::new(member))
         });
@@ -103,11 +102,11 @@ impl Nodes {
         self.members.values()
     }
 
-    /// The nodes worth asking to run a sandbox, best first.
+    /// Returns the nodes that may accept a new sandbox, best first.
     pub(crate) fn ranked(&self) -> Vec<Arc<Member>> {
         let candidates = self.members.values().map(|member| Candidate {
             id: member.id.clone(),
-            sandboxes: member.seats.load(Ordering::Relaxed),
+            sandboxes: member.reserved.load(Ordering::Relaxed),
             sandboxes_max: member.sandboxes_max(),
         });
         rank(candidates.collect()).iter().filter_map(|id| self.find(id)).collect()
@@ -115,21 +114,21 @@ impl Nodes {
 }
 
 impl Member {
-    /// Counts one more sandbox there.
-    pub(crate) fn take_seat(&self) -> Seat {
-        self.seats.fetch_add(1, Ordering::Relaxed);
-        Seat { seats: Arc::clone(&self.seats) }
+    /// Counts one more sandbox on the node until the reservation is dropped.
+    pub(crate) fn reserve(&self) -> Reservation {
+        self.reserved.fetch_add(1, Ordering::Relaxed);
+        Reservation { reserved: Arc::clone(&self.reserved) }
     }
 
-    /// Has what runs there compared soon.
+    /// Requests a reconciliation of the node.
     pub(crate) fn nudge(&self) {
         self.nudge.notify_one();
     }
 
-    /// Waits until the node, now out of reach, is back. Cancel safe.
-    pub(crate) async fn comes_back(&self) {
+    /// Waits for the next time that the node becomes reachable. Cancel safe.
+    pub(crate) async fn wait_for_reconnect(&self) {
         let mut is_reachable = self.is_reachable.subscribe();
-        // The sender lives as long as `self`, so there is always a next change.
+        // `changed` does not fail: the sender lives as long as `self`.
         while is_reachable.changed().await.is_ok() {
             if *is_reachable.borrow_and_update() {
                 return;
@@ -137,35 +136,35 @@ impl Member {
         }
     }
 
-    /// Waits until what runs there was compared once. Cancel safe.
-    pub(crate) async fn was_compared(&self) {
-        // An error means that the sender is gone, which lives as long as `self`.
-        let _ = self.is_compared.subscribe().wait_for(|is_compared| *is_compared).await;
+    /// Waits until the node was reconciled once. Cancel safe.
+    pub(crate) async fn wait_until_reconciled(&self) {
+        // `wait_for` does not fail: the sender lives as long as `self`.
+        let _ = self.is_reconciled.subscribe().wait_for(|is_reconciled| *is_reconciled).await;
     }
 
     fn is_reachable(&self) -> bool {
         *self.is_reachable.borrow()
     }
 
-    /// Sandboxes that it may be given; `None`: none, because it cannot be reached or is to take no more.
+    /// Returns the maximum number of sandboxes. `None` if the node is unreachable or its intent is not `ready`.
     fn sandboxes_max(&self) -> Option<u32> {
-        self.sight().sandboxes_max()
+        self.view().sandboxes_max()
     }
 
-    fn sight(&self) -> MutexGuard<'_, Sight> {
-        // Every section is one step on a valid value, so a panic elsewhere leaves it valid.
-        self.sight.lock().unwrap_or_else(PoisonError::into_inner)
+    fn view(&self) -> MutexGuard<'_, NodeView> {
+        // Every critical section is a single step on a valid value, so the value is valid even after a panic.
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The node told how it is.
-    fn seen(&self, status: NodeStatus) {
-        self.sight().seen(status, now());
+    /// Stores a status that the node sent, and marks the node as reachable.
+    fn update_status(&self, status: NodeStatus) {
+        self.view().update_status(status, now());
         self.is_reachable.send_if_modified(|is_reachable| !std::mem::replace(is_reachable, true));
     }
 
-    /// The node cannot be reached any more. Returns whether it could be until now.
-    fn lost(&self) -> bool {
-        self.sight().lost(now());
+    /// Marks the node as unreachable. Returns true if it was reachable until now.
+    fn mark_unreachable(&self) -> bool {
+        self.view().mark_unreachable(now());
         self.is_reachable.send_if_modified(|is_reachable| std::mem::replace(is_reachable, false))
     }
 }

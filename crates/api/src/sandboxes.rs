@@ -1,33 +1,33 @@
-//! `/sandboxes`: one module for each thing that can be asked.
+//! `/sandboxes`: one module for each operation.
 //!
-//! Handlers check what they were given, hand the rest to the sandbox's owner (`live`) or ask the store, and describe
-//! the outcome. They hold nothing across requests.
+//! Handlers validate the request, pass it to the sandbox's owner (`live`) or query the store, and convert the outcome
+//! to its wire type. They retain no state between requests.
 
 pub(crate) mod connect;
 pub(crate) mod create;
 mod describe;
 pub(crate) mod detail;
-pub(crate) mod end;
+mod idempotency;
 pub(crate) mod kill;
 pub(crate) mod list;
 pub(crate) mod logs;
 pub(crate) mod metrics;
-mod named;
-mod wanted;
+pub(crate) mod timeout;
+mod validate;
 
 use hearth_store::Team;
 use hearth_types::SandboxId;
 
 use crate::control::Control;
 use crate::failure::Failure;
-use crate::live::{Handle, Refusal};
+use crate::live::{Handle, Rejection};
 
-/// A sandbox of a team. Another team's is as unknown as one that never was.
+/// Returns the handle of a team's sandbox. Another team's sandbox is reported as not found.
 fn find(control: &Control, team: &Team, sandbox_id: &SandboxId) -> Result<Handle, Failure> {
     let found = control.live.find(sandbox_id).filter(|handle| handle.team_id() == team.id);
     found.ok_or_else(|| match control.tasks.token().is_cancelled() {
-        // Owners leave when the server stops, and their sandboxes go on.
+        // Owners exit when the server stops, while their sandboxes continue.
         true => Failure::stopping(),
-        false => Refusal::NotFound.into(),
+        false => Rejection::NotFound.into(),
     })
 }

@@ -1,14 +1,14 @@
-//! How many sandboxes teams have, and how many they start: counted here, kept once a minute.
+//! Usage of teams: concurrent sandboxes and starts, counted in memory and flushed to analytics once a minute.
 //!
 //! ```text
-//!   a sandbox runs ──▶ Counts::started ──▶ counts of this minute ──▶ run: once a minute ──▶ analytics
-//!                                            live: who runs now ────────┘                      │
-//!                                                   metrics: GET /teams/{teamID}/metrics ◀─────┘
+//!   sandbox started ──▶ Counts::record_start ──▶ counts of this minute ──▶ run: once a minute ──▶ analytics
+//!                                          live: running sandboxes now ──────┘                      │
+//!                                                        metrics: GET /teams/{teamID}/metrics ◀─────┘
 //! ```
 //!
-//! The number of sandboxes that run at the same time only grows when one is started. So the most of a minute is known
-//! exactly, without looking all the time. A minute of a team that had nothing is not kept, but for the first of them: there
-//! a curve ends at zero. What a daemon that was killed had counted in its last minute is lost.
+//! The number of concurrent sandboxes only grows when one is started, so the maximum of a minute is exact without polling.
+//! A minute without usage is not stored, except for the first one after usage, so that a curve ends at zero. A daemon that
+//! is killed loses the counts of its last minute.
 
 pub(crate) mod metrics;
 
@@ -23,29 +23,31 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::control::Control;
 
-/// What a team had since the last time it was kept.
+/// Usage of a team since the last flush.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Count {
     sandboxes_max: u32,
     starts: u32,
 }
 
-/// The counts of all teams that had something. Bounded by the number of sandboxes started in a minute, and of those that run.
+/// Usage not yet flushed, by team.
+///
+/// Bounded by the number of sandboxes started in a minute plus the number of running ones.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     teams: Mutex<HashMap<TeamId, Count>>,
 }
 
 impl Counts {
-    /// A sandbox of a team has been started, and is one of so many that run now.
-    pub(crate) fn started(&self, team_id: TeamId, running: u32) {
+    /// Counts the start of a sandbox. `running` is the team's number of running sandboxes, including this one.
+    pub(crate) fn record_start(&self, team_id: TeamId, running: u32) {
         let mut teams = self.teams.lock().unwrap_or_else(PoisonError::into_inner);
         let count = teams.entry(team_id).or_default();
         count.starts = count.starts.saturating_add(1);
         count.sandboxes_max = count.sandboxes_max.max(running);
     }
 
-    /// What teams had, of which so many sandboxes run now; begins anew with these.
+    /// Takes the counts for a flush, and restarts them with the sandboxes that run now.
     fn take(&self, running: &BTreeMap<TeamId, u32>) -> Vec<(TeamId, Count)> {
         let mut teams = self.teams.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::take(&mut *teams);
@@ -56,7 +58,7 @@ impl Counts {
             let now = running.get(&team_id).copied().unwrap_or(0);
             let count = Count { sandboxes_max: count.sandboxes_max.max(now), ..count };
             taken.push((team_id, count));
-            // Without anything in it this is the last one.
+            // A count of zero was taken once, as the end of the curve, and is dropped.
             if count != Count::default() {
                 teams.insert(team_id, Count { sandboxes_max: now, starts: 0 });
             }
@@ -65,12 +67,12 @@ impl Counts {
     }
 }
 
-/// Has what teams use kept, until the server stops, and then once more.
+/// Flushes the usage of all teams periodically, and a last time when the server stops.
 pub(crate) async fn run(control: Arc<Control>) {
     let stop = control.tasks.token();
     let mut timer = tokio::time::interval(control.config.usage_interval);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The first tick is at once.
+    // The first tick completes immediately.
     timer.tick().await;
     let mut since = Instant::now();
     let mut is_failing = false;
@@ -85,14 +87,14 @@ pub(crate) async fn run(control: Arc<Control>) {
         let usages = taken
             .into_iter()
             .map(|(team_id, Count { sandboxes_max, starts })| (team_id, Usage { at, span, sandboxes_max, starts }));
-        let kept = control.usages.keep_usages(usages.collect()).await;
-        if let Err(error) = &kept
+        let stored = control.usages.keep_usages(usages.collect()).await;
+        if let Err(error) = &stored
             && !is_failing
         {
-            // Once for each time it stops working.
-            tracing::warn!(error = %chain(error), "what teams used was not kept");
+            // Warns once for each series of failures.
+            tracing::warn!(error = %chain(error), "usage of teams not stored");
         }
-        is_failing = kept.is_err();
+        is_failing = stored.is_err();
         if is_last {
             return;
         }
@@ -117,13 +119,13 @@ mod tests {
     }
 
     #[test]
-    fn the_most_of_a_time_is_kept_and_a_curve_ends_at_zero() {
+    fn a_flush_has_the_maximum_and_a_curve_ends_at_zero() {
         let (counts, team, other) = (Counts::default(), TeamId::generate(), TeamId::generate());
         check(&counts, &[], &[]);
-        counts.started(team, 1);
-        counts.started(team, 2);
-        // It ended, another began.
-        counts.started(team, 2);
+        counts.record_start(team, 1);
+        counts.record_start(team, 2);
+        // One ended, another one started.
+        counts.record_start(team, 2);
         check(&counts, &[(team, 1), (other, 3)], &[(team, 2, 3), (other, 3, 0)]);
         check(&counts, &[(team, 1)], &[(team, 1, 0), (other, 3, 0)]);
         check(&counts, &[(team, 1)], &[(team, 1, 0), (other, 0, 0)]);

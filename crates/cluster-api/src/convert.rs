@@ -65,7 +65,7 @@ impl TryFrom<proto::CreateSandboxRequest> for SandboxSpec {
             build_id: parse_id("build_id", &request.build_id)?,
             env_vars: request.env_vars.into_iter().collect(),
             envd_access_token: request.envd_access_token.map(Secret::new),
-            internet_access: request.allow_internet_access.unwrap_or(true),
+            internet_access: request.allow_internet_access.unwrap_or(Self::INTERNET_ACCESS_DEFAULT),
         })
     }
 }

@@ -14,15 +14,15 @@ use serde_json::Value;
 use tokio::process::{Child, Command};
 
 use crate::prepared::configuration;
-use crate::{Leftovers, Prepared};
+use crate::{Leftovers, PreparedDataDir};
 
-/// How long an instance may take to listen, on a busy machine.
+/// Limit for the time until an instance listens, on a busy machine.
 const START_PATIENCE: Duration = Duration::from_secs(60);
-/// What `SIGTERM` may take, as promised to users.
+/// Documented limit for a shutdown after `SIGTERM`.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
 
-/// An instance in a data directory of its own. Killed when dropped.
+/// Instance with its own data directory. Killed when dropped.
 #[derive(Debug)]
 pub struct Instance {
     child: Child,
@@ -34,18 +34,18 @@ pub struct Instance {
 
 impl Instance {
     /// Starts an instance on free ports, without a first sandbox, and waits until it listens.
-    pub async fn start(prepared: &Prepared, arguments: &[&str]) -> Result<Self> {
-        // As an instance makes its own.
-        let closed = fs::Permissions::from_mode(0o700);
-        let folder = tempfile::Builder::new().prefix("hearth-").permissions(closed).tempdir()?;
-        prepared.furnish(folder.path())?;
+    pub async fn start(prepared: &PreparedDataDir, arguments: &[&str]) -> Result<Self> {
+        // The mode that an instance gives to its own data directory.
+        let mode = fs::Permissions::from_mode(0o700);
+        let folder = tempfile::Builder::new().prefix("hearth-").permissions(mode).tempdir()?;
+        prepared.link_into(folder.path())?;
         Self::start_in(prepared.binary(), folder, arguments).await
     }
 
-    /// Starts an instance again in the folder that another one left.
+    /// Starts an instance in an existing data directory.
     pub async fn start_in(binary: &Path, folder: tempfile::TempDir, arguments: &[&str]) -> Result<Self> {
         let endpoints = folder.path().join("run/endpoints.json");
-        // A killed instance leaves it.
+        // A killed instance does not remove this file.
         let _ = fs::remove_file(&endpoints);
         let log = File::options().create(true).append(true).open(folder.path().join("hearth.log"))?;
         let mut command = Command::new(binary);
@@ -58,7 +58,7 @@ impl Instance {
             .arg("--data-dir")
             .arg(folder.path())
             .args(arguments)
-            // Test machines have small disks, and no guest here needs its share of one.
+            // Test machines have small disks, and the guests of tests use little of theirs.
             .env("HEARTH_DISK_OVERCOMMIT", "64")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -71,7 +71,7 @@ impl Instance {
                     return Ok(text);
                 }
                 if let Some(status) = child.try_wait()? {
-                    bail!("hearth ended with {status}: {}", log_of(folder.path()));
+                    bail!("hearth exited with {status}: {}", log_of(folder.path()));
                 }
                 tokio::time::sleep(POLL).await;
             }
@@ -89,85 +89,85 @@ impl Instance {
         })
     }
 
-    /// A client of the instance with its first team's key.
+    /// Returns a client with the key of the first team.
     ///
     /// # Panics
-    /// Never: the instance printed its own addresses.
+    /// Never: the instance wrote its own addresses.
     #[must_use]
     pub fn client(&self) -> Client {
         Client::new(&self.api_url, &self.sandbox_url, self.key.clone()).expect("the instance's own addresses")
     }
 
-    /// Where the REST API is.
+    /// Returns the URL of the REST API.
     #[must_use]
     pub fn api_url(&self) -> &str {
         &self.api_url
     }
 
-    /// Where sandboxes are reached.
+    /// Returns the URL of the edge, for traffic to sandboxes.
     #[must_use]
     pub fn sandbox_url(&self) -> &str {
         &self.sandbox_url
     }
 
-    /// The first team's key.
+    /// Returns the API key of the first team.
     #[must_use]
     pub fn key(&self) -> &Secret {
         &self.key
     }
 
-    /// The data directory.
+    /// Returns the data directory.
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The number of the daemon's process.
+    /// Returns the process id of the daemon, or `None` after it exited.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.child.id()
     }
 
-    /// What the daemon has printed so far.
+    /// Returns the daemon's output so far.
     #[must_use]
     pub fn log(&self) -> String {
         log_of(self.folder.path())
     }
 
-    /// What is on the machine because of this instance.
+    /// Lists the resources of this instance on the machine.
     #[must_use]
     pub fn leftovers(&self) -> Leftovers {
         Leftovers::of(self.folder.path())
     }
 
-    /// SIGTERM; waits until the daemon is gone and returns how it ended and its folder.
+    /// Sends SIGTERM and waits for the exit. Returns the exit status and the data directory.
     ///
     /// # Errors
-    /// It did not stop in the time that users are promised.
+    /// Fails if the daemon does not exit within the documented limit of 10 seconds.
     pub async fn terminate(self) -> Result<(ExitStatus, tempfile::TempDir)> {
-        self.end(Signal::TERM).await
+        self.stop_with(Signal::TERM).await
     }
 
-    /// SIGKILL; waits until the daemon is gone and returns its folder.
+    /// Sends SIGKILL and waits for the exit. Returns the data directory.
     pub async fn kill(self) -> Result<tempfile::TempDir> {
-        Ok(self.end(Signal::KILL).await?.1)
+        Ok(self.stop_with(Signal::KILL).await?.1)
     }
 
-    /// Sends a signal that ends the daemon; waits until it is gone and returns how it ended and its folder.
+    /// Sends a signal that stops the daemon and waits for the exit. Returns the exit status and the data directory.
     ///
     /// # Errors
-    /// It did not end in the time that users are promised.
-    pub async fn end(mut self, signal: Signal) -> Result<(ExitStatus, tempfile::TempDir)> {
+    /// Fails if the daemon does not exit within the documented limit of 10 seconds.
+    pub async fn stop_with(mut self, signal: Signal) -> Result<(ExitStatus, tempfile::TempDir)> {
         let pid = self.child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
-        kill_process(pid.context("the daemon has ended already")?, signal)?;
-        let ended = tokio::time::timeout(STOP_PATIENCE, self.child.wait()).await;
+        kill_process(pid.context("the daemon has exited already")?, signal)?;
+        let exited = tokio::time::timeout(STOP_PATIENCE, self.child.wait()).await;
         let status =
-            ended.with_context(|| format!("no end within {STOP_PATIENCE:?}: {}", log_of(self.folder.path())))??;
+            exited.with_context(|| format!("no exit within {STOP_PATIENCE:?}: {}", log_of(self.folder.path())))??;
         Ok((status, self.folder))
     }
 }
 
-/// What an instance printed.
+/// Returns the output of an instance.
 fn log_of(folder: &Path) -> String {
     fs::read_to_string(folder.join("hearth.log")).unwrap_or_default()
 }

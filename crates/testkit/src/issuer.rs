@@ -1,6 +1,6 @@
-//! An issuer of certificates by ACME: Let's Encrypt's Pebble, with a name server whose records it goes by.
+//! ACME server for tests: Let's Encrypt's Pebble, with a name server that answers its DNS-01 queries.
 //!
-//! Everything is on loopback, and random each time: its authority, its accounts, its addresses.
+//! Both listen on loopback. Each start has a new certificate authority, new accounts and new addresses.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -16,12 +16,12 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::until;
 
-/// Somebody else may take an address between our choice and the server's.
+/// Start attempts: another process may take a chosen port before the server binds it.
 const TRIES: usize = 5;
-/// The name server is on this machine and has nothing to look up.
+/// Limit for a DNS reply. The name server runs on this machine and forwards nothing.
 const LOOKUP_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The issuer and its name server. Ended when dropped.
+/// Pebble and its name server. Both are killed when this is dropped.
 #[derive(Debug)]
 pub struct Issuer {
     folder: tempfile::TempDir,
@@ -30,18 +30,20 @@ pub struct Issuer {
     _names: Server,
 }
 
-/// Where everything listens.
+/// Listen addresses of Pebble and of the name server.
 #[derive(Debug, Clone, Copy)]
 struct Addresses {
     directory: SocketAddr,
     management: SocketAddr,
+    /// DNS.
     names: SocketAddr,
+    /// HTTP interface of the name server to add and remove records.
     records: SocketAddr,
 }
 
 impl Addresses {
     async fn choose() -> Result<Self> {
-        // All at once, so that they differ.
+        // All are bound at the same time, so that they differ.
         let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
         let (a, b, c, d) = tokio::try_join!(free(), free(), free(), free())?;
         Ok(Self {
@@ -54,11 +56,11 @@ impl Addresses {
 }
 
 impl Issuer {
-    /// Starts one; `None`, and a line that says so, where Debian's package `pebble` is not installed.
+    /// Starts an issuer. Prints a line and returns `None` if Debian's package `pebble` is not installed.
     pub async fn start() -> Result<Option<Self>> {
-        // Not by the name `pebble`, which other programs have as well.
+        // Other programs are called `pebble` as well, so this looks for the name server of the package.
         if find_program("pebble-challtestsrv".as_ref()).is_none() {
-            println!("skipped: there is no pebble here (scripts/packages.sh test)");
+            println!("skipped: pebble is not installed (scripts/packages.sh test)");
             return Ok(None);
         }
         for _ in 1..TRIES {
@@ -85,7 +87,7 @@ impl Issuer {
             "tlsPort": 5001,
         }});
         fs::write(path("pebble.json"), config.to_string())?;
-        // A hook as operators have one. The name server only knows how to forget all records of a name.
+        // A hook as operators use it. The name server can only remove all records of a name together.
         let hook = format!(
             "#!/bin/sh\necho \"$1 $2 $3\" >>{calls}\ncase $1 in\n\
              set) way=set-txt ;;\nremove) way=clear-txt ;;\nesac\n\
@@ -103,70 +105,70 @@ impl Issuer {
         names.args(["-dns01", &addresses.names.to_string(), "-management", &addresses.records.to_string()]);
         let names = Server::start(names, &path("names.log"), addresses.records).await?;
         let mut issuer = Self { folder, addresses, pebble: None, _names: names };
-        issuer.resume().await?;
+        issuer.restart().await?;
         Ok(issuer)
     }
 
-    /// It is gone. What it knows is lost with it.
+    /// Stops Pebble. Its accounts, orders and authority are lost. The name server continues.
     pub fn stop(&mut self) {
         self.pebble = None;
     }
 
-    /// It is there again, as another one at the same address, without accounts and with a new authority.
-    pub async fn resume(&mut self) -> Result<()> {
-        // A passing connection of somebody else may have the port for a moment.
+    /// Starts Pebble again at the same address, without accounts and with a new authority.
+    pub async fn restart(&mut self) -> Result<()> {
+        // A short connection of another process may occupy the port temporarily.
         for _ in 1..TRIES {
-            if self.try_resume().await.is_ok() {
+            if self.try_restart().await.is_ok() {
                 return Ok(());
             }
         }
-        self.try_resume().await
+        self.try_restart().await
     }
 
-    async fn try_resume(&mut self) -> Result<()> {
+    async fn try_restart(&mut self) -> Result<()> {
         let mut command = Command::new("pebble");
         command.arg("-config").arg(self.folder.path().join("pebble.json"));
         command.args(["-dnsserver", &self.addresses.names.to_string()]);
-        // At full speed, and the same each time: it looks at once, at every order anew, and refuses no nonce for practice.
+        // Fast and deterministic: validates without a delay, validates every order again, and rejects no nonces at random.
         command.envs([("PEBBLE_VA_NOSLEEP", "1"), ("PEBBLE_AUTHZREUSE", "0"), ("PEBBLE_WFE_NONCEREJECT", "0")]);
         let log = self.folder.path().join("pebble.log");
         self.pebble = Some(Server::start(command, &log, self.addresses.directory).await?);
         Ok(())
     }
 
-    /// For `--acme-directory`.
+    /// Returns the value for `--acme-directory`.
     #[must_use]
     pub fn directory(&self) -> String {
         format!("https://{}/dir", self.addresses.directory)
     }
 
-    /// For `--acme-root`.
+    /// Returns the value for `--acme-root`.
     #[must_use]
     pub fn root(&self) -> PathBuf {
         self.folder.path().join("root.pem")
     }
 
-    /// For `--acme-hook`.
+    /// Returns the value for `--acme-hook`.
     #[must_use]
     pub fn hook(&self) -> PathBuf {
         self.folder.path().join("hook")
     }
 
-    /// Another hook: a script of the shell, which finds the working one in `$HOOK`.
-    pub fn hook_that(&self, name: &str, script: &str) -> Result<PathBuf> {
+    /// Writes another hook, a shell script, and returns its path. The script has the path of the working hook in `$HOOK`.
+    pub fn custom_hook(&self, name: &str, script: &str) -> Result<PathBuf> {
         let path = self.folder.path().join(name);
         write_program(&path, &format!("#!/bin/sh\nHOOK={}\n{script}\n", self.hook().display()))?;
         Ok(path)
     }
 
-    /// How the working hook was called, in order: `set` or `remove`, name, value.
+    /// Returns the calls of the working hook, in order: `set` or `remove`, name, value.
     #[must_use]
-    pub fn calls(&self) -> Vec<String> {
+    pub fn hook_calls(&self) -> Vec<String> {
         let text = fs::read_to_string(self.folder.path().join("calls")).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 
-    /// The authority that its certificates are of, as PEM.
+    /// Fetches the certificate of the current authority, as PEM.
     pub async fn authority(&self) -> Result<String> {
         let (root, management) = (self.root(), self.addresses.management);
         let mut fetch = tokio::process::Command::new("python3");
@@ -176,8 +178,8 @@ impl Issuer {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// How many TXT records the name server has of this name.
-    pub fn records(&self, name: &str) -> Result<u16> {
+    /// Counts the TXT records of a name, by a query to the name server.
+    pub fn txt_record_count(&self, name: &str) -> Result<u16> {
         // RFC 1035, 4.1: one question, recursion desired.
         let mut question = vec![0x48, 0x45, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         for label in name.split('.') {
@@ -188,14 +190,14 @@ impl Issuer {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         socket.set_read_timeout(Some(LOOKUP_PATIENCE))?;
         socket.send_to(&question, self.addresses.names)?;
-        let mut answer = [0; 512];
-        let length = socket.recv(&mut answer)?;
-        ensure!(length >= 12 && answer[..2] == question[..2], "no answer to this question");
-        Ok(u16::from_be_bytes([answer[6], answer[7]]))
+        let mut reply = [0; 512];
+        let length = socket.recv(&mut reply)?;
+        ensure!(length >= 12 && reply[..2] == question[..2], "the DNS reply does not match the query");
+        Ok(u16::from_be_bytes([reply[6], reply[7]]))
     }
 }
 
-/// The management of Pebble is HTTPS as well.
+/// Python program that prints the body of a URL. Pebble's management interface is HTTPS with a certificate of its own.
 const FETCH: &str = "import ssl, sys, urllib.request
 context = ssl.create_default_context(cafile=sys.argv[2])
 sys.stdout.write(urllib.request.urlopen(sys.argv[1], timeout=10, context=context).read().decode())";
@@ -206,23 +208,23 @@ fn write_program(path: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// A process that ends with this, or with the thread that started it.
+/// Process that is killed when this is dropped or when the thread that started it exits.
 #[derive(Debug)]
 struct Server(Child);
 
 impl Server {
-    /// Returns when it listens.
+    /// Starts the process and waits until it listens.
     async fn start(command: Command, log: &Path, address: SocketAddr) -> Result<Self> {
         let output = fs::File::create(log)?;
-        let mut with_end = Command::new("setpriv");
-        with_end.args(["--pdeathsig=KILL", "--"]).arg(command.get_program()).args(command.get_args());
-        with_end.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        with_end.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        let server = std::sync::Mutex::new(Self(with_end.spawn().context("starting setpriv")?));
+        let mut wrapped = Command::new("setpriv");
+        wrapped.args(["--pdeathsig=KILL", "--"]).arg(command.get_program()).args(command.get_args());
+        wrapped.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        wrapped.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        let server = std::sync::Mutex::new(Self(wrapped.spawn().context("starting setpriv")?));
         until("a server to listen", || async {
-            let ended = server.lock().map_err(|_| anyhow::anyhow!("poisoned"))?.0.try_wait()?;
-            let said = || fs::read_to_string(log).unwrap_or_default();
-            ensure!(ended.is_none(), "{:?} ended: {}", command.get_program(), said());
+            let exited = server.lock().map_err(|_| anyhow::anyhow!("poisoned lock"))?.0.try_wait()?;
+            let output = || fs::read_to_string(log).unwrap_or_default();
+            ensure!(exited.is_none(), "{:?} exited: {}", command.get_program(), output());
             Ok(TcpStream::connect(address).await.ok())
         })
         .await?;

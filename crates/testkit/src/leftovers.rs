@@ -1,4 +1,4 @@
-//! What an instance has or left on the machine.
+//! Resources that an instance has on the machine, or left there.
 
 use std::fs;
 use std::path::Path;
@@ -6,29 +6,29 @@ use std::path::Path;
 use hearth_host::namespace;
 use hearth_network::LOCK_FOLDER;
 
-/// Everything outside of the data directory's rows that belongs to one instance, by name.
+/// Names of all resources of one instance, except its database rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Leftovers {
-    /// Processes that have the data directory among their arguments, without the daemon itself.
+    /// Processes with the data directory in their arguments, except the daemon itself. Each is a pid and a command line.
     pub processes: Vec<String>,
-    /// Network namespaces of the instance.
+    /// Network namespaces.
     pub namespaces: Vec<String>,
-    /// Links of the instance in the host's namespace.
+    /// Network links in the host's namespace.
     pub links: Vec<String>,
-    /// The instance's packet rules.
+    /// nftables tables.
     pub tables: Vec<String>,
-    /// Control groups of the instance.
+    /// Control groups.
     pub groups: Vec<String>,
-    /// Mounts below the data directory.
+    /// Lines of the mount table that name the data directory.
     pub mounts: Vec<String>,
     /// Folders of executions.
     pub executions: Vec<String>,
-    /// Sockets and announcements.
+    /// Files in the folder `run`, such as sockets.
     pub run: Vec<String>,
 }
 
 impl Leftovers {
-    /// Those of the instance that owns a data directory.
+    /// Lists the resources of the instance that owns a data directory.
     #[must_use]
     pub fn of(data_dir: &Path) -> Self {
         let mut found = Self {
@@ -50,13 +50,16 @@ impl Leftovers {
         found
     }
 
-    /// Whether there is nothing at all.
+    /// Returns true if the instance has no resources.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Without what a living daemon keeps ready for the next sandbox: slots, rules, its sockets and its own group.
+    /// Returns only the resources of sandboxes.
+    ///
+    /// Omits the resources that a running daemon retains between sandboxes: slots, packet rules, sockets and its own
+    /// control group.
     #[must_use]
     pub fn of_sandboxes(&self) -> Self {
         Self {
@@ -69,7 +72,7 @@ impl Leftovers {
     }
 }
 
-/// The instance numbers whose lock names the data directory as the last owner.
+/// Returns the instance numbers whose lock file names the data directory as the latest owner.
 fn instances(data_dir: &Path) -> Vec<u32> {
     let owner = data_dir.display().to_string();
     let owned = |number: &u32| {
@@ -109,7 +112,7 @@ fn groups(data_dir: &Path) -> Vec<String> {
     below.chain([name.clone()]).collect()
 }
 
-/// As the daemon names its groups: the path with dashes.
+/// Returns the name that the daemon derives for its control group: the path with dashes instead of slashes.
 fn group_name(data_dir: &Path) -> String {
     data_dir.to_string_lossy().trim_matches('/').replace('/', "-")
 }

@@ -1,8 +1,9 @@
-//! Whole instances for tests and benchmarks: `hearth up` as its users run it, with real microVMs, on free ports and in a
-//! temporary data directory.
+//! Whole instances of `hearth up` for tests and benchmarks.
 //!
-//! [`Prepared`] makes kernel and base template once per checkout; every [`Instance`] gets them by hard links. [`Leftovers`]
-//! counts what an instance left on the machine, by the names that only it uses. An [`Issuer`] gives it certificates.
+//! An [`Instance`] runs real microVMs, on free ports and in a temporary data directory. A [`PreparedDataDir`] has kernel
+//! and base template, which are built once per checkout; every instance gets hard links to them. [`Leftovers`] lists the
+//! resources of an instance on the machine, by names that only this instance uses. An [`Issuer`] is an ACME server that
+//! issues certificates to instances.
 
 #![forbid(unsafe_code)]
 
@@ -15,5 +16,5 @@ mod wait;
 pub use instance::Instance;
 pub use issuer::Issuer;
 pub use leftovers::Leftovers;
-pub use prepared::Prepared;
+pub use prepared::PreparedDataDir;
 pub use wait::until;

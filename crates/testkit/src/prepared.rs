@@ -1,4 +1,4 @@
-//! Kernel and base template, made once.
+//! Data directory with kernel and base template, built once per checkout.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -7,39 +7,40 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-/// The folders of a data directory that `hearth setup` fills and that never change afterwards.
+/// Folders of a data directory that `hearth setup` fills and that do not change afterwards.
 const FOLDERS: [&str; 2] = ["guest", "artifacts"];
 
 /// A data directory with a guest kernel and the base template.
 #[derive(Debug, Clone)]
-pub struct Prepared {
+pub struct PreparedDataDir {
     folder: PathBuf,
     binary: PathBuf,
 }
 
-impl Prepared {
-    /// Runs `hearth setup` on a folder below the one the binary was built into. The first time takes a minute or two; after
-    /// that nothing is done. Several at once wait for each other.
+impl PreparedDataDir {
+    /// Runs `hearth setup` on a folder in the target folder of the binary.
+    ///
+    /// The first run takes a minute or two; later runs do nothing. Concurrent calls wait for each other.
     ///
     /// # Errors
-    /// The setup failed; what it said is part of the error.
+    /// Fails if the setup fails. The error has the setup's standard error.
     pub fn ensure(binary: &Path) -> Result<Self> {
         Self::ensure_with(binary, &[])
     }
 
-    /// The same with options of `hearth`. The templates of different options live side by side.
+    /// Does the same with further options for `hearth setup`. Each set of options has a folder of its own.
     ///
     /// # Errors
-    /// The setup failed; what it said is part of the error.
+    /// Fails if the setup fails. The error has the setup's standard error.
     pub fn ensure_with(binary: &Path, options: &[&str]) -> Result<Self> {
-        let target = binary.ancestors().nth(2).context("the binary is in a profile folder of a target folder")?;
+        let target = binary.ancestors().nth(2).context("the binary is not in a profile folder of a target folder")?;
         let name = ["hearth-data"].into_iter().chain(options.iter().copied()).collect::<String>();
         let folder = target.join(&name);
         fs::create_dir_all(&folder)?;
         let lock = File::create(target.join(format!("{name}.lock")))?;
         lock.lock()?;
         if !options.is_empty() {
-            // Packages are fetched once, whatever is made of them.
+            // All options share the packages, which are downloaded once.
             let plain = Self::ensure(binary)?;
             link_tree(&plain.folder.join("guest"), &folder.join("guest"))?;
         }
@@ -53,24 +54,24 @@ impl Prepared {
         Ok(Self { folder, binary: binary.to_owned() })
     }
 
-    /// The program.
+    /// Returns the path of the `hearth` binary.
     #[must_use]
     pub fn binary(&self) -> &Path {
         &self.binary
     }
 
-    /// The data directory that was prepared. Not to be run on.
+    /// Returns the prepared data directory. Do not run an instance in it.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Gives the prepared files to another data directory.
-    pub fn furnish(&self, data_dir: &Path) -> Result<()> {
+    /// Adds hard links to the prepared files to another data directory.
+    pub fn link_into(&self, data_dir: &Path) -> Result<()> {
         for folder in FOLDERS {
             link_tree(&self.folder.join(folder), &data_dir.join(folder))?;
         }
-        // The verdict on KVM is worth a boot.
+        // Saves a boot: the file has the result of the KVM probe.
         let verdict = self.folder.join("accelerator.json");
         if verdict.exists() {
             fs::copy(&verdict, data_dir.join("accelerator.json"))?;
@@ -79,18 +80,18 @@ impl Prepared {
     }
 }
 
-/// Variables of whoever runs the tests that would configure `hearth`.
+/// Returns the environment variables of this process that would configure `hearth`.
 pub(crate) fn configuration() -> impl Iterator<Item = OsString> {
     let names = std::env::vars_os().map(|(name, _)| name);
     names.filter(|name| name.to_string_lossy().starts_with("HEARTH_"))
 }
 
-/// Hard links for files, new folders for folders.
+/// Recreates a tree of folders, with hard links to its files. Existing links are left as they are.
 fn link_tree(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to).with_context(|| format!("creating {}", to.display()))?;
     for entry in fs::read_dir(from).with_context(|| format!("listing {}", from.display()))? {
         let entry = entry?;
-        // A link to a lock would be the same lock.
+        // A hard link would share the lock.
         if entry.file_name() == "lock" {
             continue;
         }

@@ -1,17 +1,18 @@
-//! Waiting for a condition, never for a time.
+//! Waiting for a condition instead of a fixed time.
 
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-/// Longer than anything may take on a busy machine: a test that gets here has failed.
+/// Time limit, longer than anything takes on a busy machine: a test that reaches it has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
 
-/// Looks again and again until `condition` gives something.
+/// Polls `condition` until it returns a value.
 ///
 /// # Errors
-/// It never did; `what` names what was waited for.
+/// Fails if the condition fails, or returns no value within 60 seconds. The message then has `what`, the name of the
+/// condition.
 pub async fn until<T, F>(what: &str, mut condition: impl FnMut() -> F) -> Result<T>
 where
     F: Future<Output = Result<Option<T>>>,
@@ -26,6 +27,6 @@ where
     };
     match tokio::time::timeout(PATIENCE, search).await {
         Ok(found) => found,
-        Err(_) => bail!("waited {PATIENCE:?} in vain for {what}"),
+        Err(_) => bail!("timed out after {PATIENCE:?} waiting for {what}"),
     }
 }

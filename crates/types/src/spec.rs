@@ -35,3 +35,8 @@ pub struct SandboxSpec {
     /// Whether the guest may reach addresses outside of the host at all.
     pub internet_access: bool,
 }
+
+impl SandboxSpec {
+    /// Internet access of a sandbox whose create does not set it.
+    pub const INTERNET_ACCESS_DEFAULT: bool = true;
+}

@@ -1,14 +1,14 @@
-//! How a sandbox begins.
+//! Creation of a sandbox: chooses a node, writes the row, starts the sandbox and publishes its route.
 //!
-//! A row is written before a node is asked, so that whatever happens afterwards, somebody knows that there may be a
-//! sandbox. The row takes the team's place among its concurrent sandboxes in the same transaction.
+//! The row is written before the create is sent to a node, so that a sandbox that may exist on a node always has a row,
+//! whatever fails afterwards. The same transaction counts the row against the team's limit of concurrent sandboxes.
 //!
 //! ```text
-//!   for each node worth asking, best first:
-//!     row written ──▶ node asked ──▶ route published ──▶ row says running ──▶ reply ──▶ run
-//!                        ├─ full, or without the build: row deleted, next node
-//!                        ├─ failed, nothing is left: row deleted, reply
-//!                        └─ no answer, too late, killed: reply, then end (which asks the node until it answers)
+//!   for each candidate node, best first:
+//!     write row ──▶ create on node ──▶ publish route ──▶ mark row running ──▶ reply ──▶ run
+//!                        ├─ node is full or lacks the build: delete row, try the next node
+//!                        ├─ node failed and released everything: delete row, reply
+//!                        └─ no reply, timed out, killed: reply, then tear down (retries until the node confirms)
 //! ```
 
 use std::collections::BTreeMap;
@@ -17,99 +17,102 @@ use std::time::Duration;
 
 use hearth_cluster_api::{CreatedSandbox, NodeError};
 use hearth_stdx::chain;
-use hearth_store::{InsertSandboxError, Resolved, Sandbox, SandboxState, Started, Team, UpdateSandboxError};
-use hearth_types::{ExecutionId, Ingress, Route, SandboxSpec};
+use hearth_store::{InsertSandboxError, Resolved, Sandbox, SandboxState, Started, UpdateSandboxError};
+use hearth_types::{ExecutionId, Ingress, Route, SandboxSpec, TeamId, TemplateReference};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
-use super::Place;
-use super::end::Ending;
-use super::expiry::{later, now};
+use super::Placement;
+use super::expiry::{now, saturating_add};
 use super::handle::Phase;
 use super::owner::Owner;
+use super::teardown::Teardown;
 use crate::nodes::Member;
 use crate::token::TokenSource;
 
-/// A sandbox to create: checked, and its template resolved.
-#[derive(Debug, Clone)]
+/// A validated request for a new sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Creation {
-    pub(crate) team: Team,
-    pub(crate) resolved: Resolved,
+    /// The template as the client named it. The caller resolves it before the create.
+    pub(crate) reference: TemplateReference,
+    pub(crate) timeout: Duration,
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) env_vars: BTreeMap<String, String>,
+    /// Set if the guest daemon requires a token.
     pub(crate) secured: bool,
+    /// `None` if the client did not set it.
     pub(crate) allow_internet_access: Option<bool>,
     pub(crate) ingress: Ingress,
-    pub(crate) timeout: Duration,
 }
 
-/// Why a sandbox was not created. The client hears of it before what was begun is cleared away, except where nothing is
-/// left.
+/// Reason for a failed create.
+///
+/// When the node may still hold resources of the sandbox, the client receives the error before they are released.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CreateError {
-    /// Too many creates are under way.
+    /// The maximum number of concurrent creates is reached.
     Busy,
-    /// No node can be reached.
+    /// No node accepts new sandboxes: none is reachable and set to `ready`.
     NoNode,
     /// Every node is full.
     Capacity,
-    /// A node has run out of something that comes back.
+    /// A node is temporarily out of a resource, such as open files.
     NodeBusy,
-    /// There are nodes, but none of them can run the build.
+    /// Nodes are reachable, but none of them can run the build.
     NoCompatibleNode,
-    /// The node refused.
-    Refused,
-    /// The node tried and failed.
+    /// The node rejected the create.
+    Rejected,
+    /// The node failed to start the sandbox.
     Failed,
-    /// The node was lost while it started the sandbox.
+    /// The connection to the node was lost while the node started the sandbox.
     NodeLost,
-    /// It took too long.
-    TooLong,
-    /// The team has as many sandboxes as it may have.
-    LimitReached {
-        /// The limit.
-        max: u32,
-    },
-    /// The template went away meanwhile.
-    TemplateGone,
-    /// Somebody killed it meanwhile.
+    /// The node did not reply within the create budget.
+    TimedOut,
+    /// The team has its maximum number of concurrent sandboxes.
+    LimitReached { max: u32 },
+    /// The template, its build or the team was deleted after the template was resolved.
+    TemplateDeleted,
+    /// The sandbox was killed while it was being created.
     Killed,
-    /// The server is going away.
+    /// The server is shutting down.
     Stopping,
-    /// The store's disk is full. It was logged.
+    /// The disk of the store is full. Already logged.
     StorageFull,
-    /// Something went wrong, and was logged.
-    Broken,
+    /// Internal error. Already logged.
+    Internal,
 }
 
-/// What came of asking one node.
+/// Outcome of a create on one node.
 enum Attempt {
-    /// It runs.
+    /// The sandbox runs.
     Started(Sandbox),
-    /// Nothing of it is left there; another node may do better.
+    /// Nothing remains on this node or in the store; another node may succeed.
     TryNext(CreateError),
-    /// Nothing of it is left; no other node would do better.
+    /// Nothing remains on this node or in the store; other nodes would fail in the same way.
     GiveUp(CreateError),
-    /// Something of it may be left.
+    /// The node or the store may hold parts of the sandbox, which must be released.
     Release(CreateError, Sandbox),
 }
 
 impl Owner {
-    /// Creates the sandbox, answers, and looks after it until its end.
+    /// Creates the sandbox, replies, and manages the sandbox until it is released.
     pub(super) async fn create(
         mut self,
+        team_id: TeamId,
+        resolved: Resolved,
         creation: Creation,
         reply: oneshot::Sender<Result<Sandbox, CreateError>>,
         permit: OwnedSemaphorePermit,
     ) {
         let deadline = Instant::now() + self.control.config.create_budget;
         let mut failure = CreateError::NoNode;
-        // A reply that nobody waits for is dropped: the client went away, the sandbox lives until it expires.
+        // Sending the reply fails if the client disconnected; the sandbox then lives until it expires.
         for node in self.control.nodes.ranked() {
-            self.seat = Some(node.take_seat());
-            match self.attempt(&creation, &node, deadline).await {
+            self.reservation = Some(node.reserve());
+            let row = self.new_row(team_id, &resolved, &creation, &node);
+            match self.attempt(row, &node, deadline).await {
                 Attempt::Started(row) => {
-                    drop((creation, permit));
+                    drop((resolved, creation, permit));
                     let _ = reply.send(Ok(row.clone()));
                     return self.run(row).await;
                 }
@@ -121,53 +124,52 @@ impl Owner {
                 Attempt::Release(error, row) => {
                     drop(permit);
                     let _ = reply.send(Err(error));
-                    return self.end(Ending::of(row)).await;
+                    return self.tear_down(Teardown::new(row)).await;
                 }
             }
         }
-        self.become_(Phase::Gone);
+        self.transition_to(Phase::Released);
         let _ = reply.send(Err(failure));
     }
 
-    async fn attempt(&self, creation: &Creation, node: &Arc<Member>, deadline: Instant) -> Attempt {
+    async fn attempt(&self, row: Sandbox, node: &Arc<Member>, deadline: Instant) -> Attempt {
         if self.kill.is_cancelled() {
             return Attempt::GiveUp(CreateError::Killed);
         }
-        let row = self.new_row(creation, node);
         if let Err(error) = self.control.store.insert_sandbox(&row).await {
             return not_inserted(error, row);
         }
-        let place = Place { node_id: row.node_id.clone(), execution_id: row.execution_id };
-        self.become_(Phase::Creating { place: Some(place) });
+        let placement = Placement { node_id: row.node_id.clone(), execution_id: row.execution_id };
+        self.transition_to(Phase::Creating { placement: Some(placement) });
         let spec = self.spec(&row);
-        // Dropping the call does not stop the node; the end that follows asks it to delete.
+        // Dropping the call does not stop the node; the teardown that follows sends it a delete.
         let outcome = tokio::select! {
             biased;
             () = self.kill.cancelled() => Err(CreateError::Killed),
             () = self.stop.cancelled() => Err(CreateError::Stopping),
             result = node.client.create(&spec) => Ok(result),
-            () = tokio::time::sleep_until(deadline) => Err(CreateError::TooLong),
+            () = tokio::time::sleep_until(deadline) => Err(CreateError::TimedOut),
         };
         match outcome {
             Ok(Ok(created)) => self.activate(row, created, node).await,
             Ok(Err(error)) => self.not_started(error, row, node).await,
             Err(interruption) => {
-                // A create that is overtaken by its delete would be found by a comparison.
+                // If the delete overtakes the create, the reconciler of the node finds the orphan.
                 node.nudge();
                 Attempt::Release(interruption, row)
             }
         }
     }
 
-    fn new_row(&self, creation: &Creation, node: &Member) -> Sandbox {
-        let Creation { team, resolved, metadata, env_vars, secured, allow_internet_access, ingress, timeout } =
-            creation;
+    /// Returns the row of a new execution on a node.
+    fn new_row(&self, team_id: TeamId, resolved: &Resolved, creation: &Creation, node: &Member) -> Sandbox {
         let Resolved { template, build, alias } = resolved;
+        let Creation { reference: _, timeout, metadata, env_vars, secured, allow_internet_access, ingress } = creation;
         let now = now();
         Sandbox {
             sandbox_id: self.sandbox_id.clone(),
             execution_id: ExecutionId::generate(),
-            team_id: team.id,
+            team_id,
             template_id: template.id.clone(),
             build_id: build.id,
             alias: alias.clone(),
@@ -181,7 +183,7 @@ impl Owner {
             ingress: ingress.clone(),
             timeout: *timeout,
             started_at: now,
-            end_at: later(now, *timeout),
+            end_at: saturating_add(now, *timeout),
             resources: build.resources,
         }
     }
@@ -195,43 +197,45 @@ impl Owner {
             build_id: row.build_id,
             env_vars: row.env_vars.clone(),
             envd_access_token: row.secured.then(|| self.control.tokens.envd_access_token(&row.sandbox_id)),
-            internet_access: row.allow_internet_access.unwrap_or(true),
+            internet_access: row.allow_internet_access.unwrap_or(SandboxSpec::INTERNET_ACCESS_DEFAULT),
         }
     }
 
-    /// The node runs it: from now on its time counts.
+    /// Publishes the route and marks the row as running. The lifetime of the sandbox starts here.
     async fn activate(&self, mut row: Sandbox, created: CreatedSandbox, node: &Member) -> Attempt {
         row.envd_version = created.envd_version;
         row.started_at = now();
-        row.end_at = later(row.started_at, row.timeout);
-        // First the route, then the row: what a list shows as running can be reached.
+        row.end_at = saturating_add(row.started_at, row.timeout);
+        // The route is published before the row is marked, so every sandbox that is listed as running is reachable.
         let route = route(&self.control.tokens, &row, node);
         if let Err(error) = self.control.catalog.publish(route, self.control.config.route_lease, None).await {
-            tracing::error!(error = %chain(&error), "a new sandbox got no route");
-            return Attempt::Release(CreateError::Broken, row);
+            tracing::error!(error = %chain(&error), "route of new sandbox not published");
+            return Attempt::Release(CreateError::Internal, row);
         }
         let started =
             Started { started_at: row.started_at, end_at: row.end_at, envd_version: row.envd_version.clone() };
         let written = self.control.store.update_sandbox_running(&row.sandbox_id, row.execution_id, started).await;
         if let Err(error) = written {
-            tracing::error!(error = %chain(&error), "a sandbox was started but could not be noted as running");
+            tracing::error!(error = %chain(&error), "started sandbox not marked as running");
             let is_full = matches!(&error, UpdateSandboxError::Store(error) if error.is_full());
-            return Attempt::Release(if is_full { CreateError::StorageFull } else { CreateError::Broken }, row);
+            return Attempt::Release(if is_full { CreateError::StorageFull } else { CreateError::Internal }, row);
         }
         row.state = SandboxState::Running;
         if self.kill.is_cancelled() {
             return Attempt::Release(CreateError::Killed, row);
         }
-        self.become_(Phase::Running { place: Place { node_id: row.node_id.clone(), execution_id: row.execution_id } });
-        // This one at least, even if it ended again already.
+        self.transition_to(Phase::Running {
+            placement: Placement { node_id: row.node_id.clone(), execution_id: row.execution_id },
+        });
+        // Counts at least this sandbox, even if it has ended already.
         let running = self.control.live.running_of(row.team_id).max(1);
-        self.control.usage.started(row.team_id, running);
+        self.control.usage.record_start(row.team_id, running);
         Attempt::Started(row)
     }
 
-    /// The node did not start it.
+    /// Maps a node's error to the outcome of the attempt. Deletes the row unless the node may have started the sandbox.
     async fn not_started(&self, error: NodeError, row: Sandbox, node: &Member) -> Attempt {
-        tracing::warn!(node = %node.id, %error, "a node did not start a sandbox");
+        tracing::warn!(node = %node.id, %error, "sandbox not started by node");
         let attempt: fn(CreateError) -> Attempt = match error {
             NodeError::Capacity | NodeError::Exhausted(_) | NodeError::UnknownBuild => Attempt::TryNext,
             NodeError::Refused(_) | NodeError::Failed(_) => Attempt::GiveUp,
@@ -244,13 +248,13 @@ impl Owner {
             NodeError::Capacity => CreateError::Capacity,
             NodeError::Exhausted(_) => CreateError::NodeBusy,
             NodeError::UnknownBuild => CreateError::NoCompatibleNode,
-            NodeError::Refused(_) => CreateError::Refused,
+            NodeError::Refused(_) => CreateError::Rejected,
             NodeError::Failed(_) | NodeError::Unavailable(_) => CreateError::Failed,
         };
         match self.control.store.delete_sandbox(&row.sandbox_id, row.execution_id).await {
             Ok(()) | Err(UpdateSandboxError::NotFound { .. }) => attempt(failure),
             Err(error) => {
-                tracing::error!(error = %chain(&error), "the row of a sandbox that was not started stays");
+                tracing::error!(error = %chain(&error), "row of failed create not deleted");
                 Attempt::Release(failure, row)
             }
         }
@@ -260,23 +264,23 @@ impl Owner {
 fn not_inserted(error: InsertSandboxError, row: Sandbox) -> Attempt {
     match error {
         InsertSandboxError::LimitReached { max } => Attempt::GiveUp(CreateError::LimitReached { max }),
-        InsertSandboxError::Dangling { .. } => Attempt::GiveUp(CreateError::TemplateGone),
+        InsertSandboxError::Dangling { .. } => Attempt::GiveUp(CreateError::TemplateDeleted),
         InsertSandboxError::Store(error) if error.is_effect_unknown() => {
-            tracing::error!(error = %chain(&error), "whether a new sandbox has a row is not known");
-            Attempt::Release(CreateError::Broken, row)
+            tracing::error!(error = %chain(&error), "outcome of inserting sandbox row unknown");
+            Attempt::Release(CreateError::Internal, row)
         }
         InsertSandboxError::Store(error) if error.is_full() => {
-            tracing::error!(error = %chain(&error), "a new sandbox got no row: the disk is full");
+            tracing::error!(error = %chain(&error), "sandbox row not inserted: disk is full");
             Attempt::GiveUp(CreateError::StorageFull)
         }
         error @ (InsertSandboxError::Exists { .. } | InsertSandboxError::Store(_)) => {
-            tracing::error!(error = %chain(&error), "a new sandbox got no row");
-            Attempt::GiveUp(CreateError::Broken)
+            tracing::error!(error = %chain(&error), "sandbox row not inserted");
+            Attempt::GiveUp(CreateError::Internal)
         }
     }
 }
 
-/// The route of a sandbox that runs on a node.
+/// Returns the route of a sandbox that runs on a node.
 pub(super) fn route(tokens: &TokenSource, row: &Sandbox, node: &Member) -> Route {
     Route {
         sandbox_id: row.sandbox_id.clone(),

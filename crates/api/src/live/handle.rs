@@ -1,4 +1,4 @@
-//! What others hold of a sandbox.
+//! Handle of a sandbox: the interface of its owner task to the rest of the control role.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,43 +8,39 @@ use hearth_types::{ExecutionId, SandboxId, TeamId};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::Place;
-use super::expiry::Wish;
-use super::state::{Refusal, Request, State, Verdict};
+use super::Placement;
+use super::expiry::EndChange;
+use super::state::{Decision, Rejection, Request, State};
 
-/// Where a sandbox's owner is, for those who wait for it.
+/// State of a sandbox with its placement and progress, as its owner publishes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// A node is being found or starting it.
+    /// A node is being chosen or is starting the sandbox.
     Creating {
-        /// The node that was asked.
-        place: Option<Place>,
+        /// `None` until the create is sent to the first node.
+        placement: Option<Placement>,
     },
-    /// It can be used.
-    Running {
-        /// Where it runs.
-        place: Place,
-    },
-    /// It is being ended.
+    /// Clients can use the sandbox.
+    Running { placement: Placement },
+    /// The sandbox is being torn down.
     Killing {
-        /// Where it may still run.
-        place: Place,
-        /// How far that is.
+        /// The execution may still run there.
+        placement: Placement,
         progress: Progress,
     },
-    /// Nothing of it is left.
-    Gone,
+    /// The sandbox has neither a row nor a route, and its node holds nothing of it.
+    Released,
 }
 
-/// How far the end of a sandbox is.
+/// Progress of a teardown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// Decided.
+    /// The teardown has begun; clients may still reach the sandbox.
     Begun,
-    /// Clients can neither see nor reach it any more.
+    /// Clients can neither list nor reach the sandbox.
     Hidden,
-    /// The same, but releasing it has failed at least once, last for this reason. It is tried until it succeeds.
-    Failing(Unanswered),
+    /// Hidden, but at least one attempt to release the sandbox failed; holds the latest error. Retried until it succeeds.
+    Failing(RequestError),
 }
 
 impl Phase {
@@ -53,58 +49,57 @@ impl Phase {
             Self::Creating { .. } => State::Creating,
             Self::Running { .. } => State::Running,
             Self::Killing { .. } => State::Killing,
-            Self::Gone => State::Gone,
+            Self::Released => State::Released,
         }
     }
 
-    fn place(&self) -> Option<&Place> {
+    fn placement(&self) -> Option<&Placement> {
         match self {
-            Self::Creating { place } => place.as_ref(),
-            Self::Running { place } | Self::Killing { place, .. } => Some(place),
-            Self::Gone => None,
+            Self::Creating { placement } => placement.as_ref(),
+            Self::Running { placement } | Self::Killing { placement, .. } => Some(placement),
+            Self::Released => None,
         }
     }
 }
 
-/// A request for another end, and where its answer goes.
+/// Command to the owner: change the end time, and send the outcome to `reply`.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(super) struct Command {
     pub(super) request: Request,
-    pub(super) wish: Wish,
-    /// Longest life that the team of the caller may give.
+    pub(super) change: EndChange,
+    /// Longest lifetime that the caller's team may give to a sandbox, counted from its start.
     pub(super) length_max: Duration,
     pub(super) reply: Reply,
 }
 
-/// Where the sandbox as it is after an order goes.
-pub(super) type Reply = oneshot::Sender<Result<Sandbox, Unanswered>>;
+/// Receives the sandbox as it is after a command.
+pub(super) type Reply = oneshot::Sender<Result<Sandbox, RequestError>>;
 
-/// A node's word that a run of the sandbox ended.
+/// Report from a node that an execution of the sandbox ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Ended {
+pub(super) struct ExecutionEnded {
     pub(super) execution_id: ExecutionId,
     pub(super) reason: String,
 }
 
-/// Why a request to a sandbox was not done.
+/// Reason for a failed request to a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Unanswered {
-    /// It is in the wrong state.
-    Refused(Refusal),
-    /// It has lived as long as it may.
-    LengthUsedUp,
-    /// It is hidden from clients, but a node or the store did not confirm that nothing is left. It is tried until they
-    /// do.
+pub(crate) enum RequestError {
+    /// The state of the sandbox does not allow the request.
+    Rejected(Rejection),
+    /// The sandbox has reached the maximum length that its team allows.
+    MaxLengthReached,
+    /// The sandbox is hidden from clients, but its release is not confirmed yet and is being retried.
     NotReleased,
-    /// The store's disk is full. It was logged.
+    /// The disk of the store is full. Already logged.
     StorageFull,
-    /// Something went wrong, and was logged.
-    Broken,
-    /// The server is going away; the sandbox is as it was.
+    /// Internal error. Already logged.
+    Internal,
+    /// The server is shutting down; the sandbox is unchanged.
     Stopping,
 }
 
-/// A sandbox that is looked after. Cheap to clone.
+/// Handle of a sandbox that has an owner. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Handle {
     inner: Arc<Inner>,
@@ -115,9 +110,9 @@ pub(super) struct Inner {
     pub(super) sandbox_id: SandboxId,
     pub(super) team_id: TeamId,
     pub(super) phase: watch::Receiver<Phase>,
-    pub(super) orders: mpsc::Sender<Order>,
+    pub(super) commands: mpsc::Sender<Command>,
     pub(super) kill: CancellationToken,
-    pub(super) ended: watch::Sender<Option<Ended>>,
+    pub(super) ended: watch::Sender<Option<ExecutionEnded>>,
     pub(super) confirmed: Arc<Notify>,
     pub(super) clock: Arc<Notify>,
     pub(super) stop: CancellationToken,
@@ -136,38 +131,38 @@ impl Handle {
         self.inner.team_id
     }
 
-    /// Whether it runs.
+    /// Returns true if the sandbox is running.
     pub(super) fn is_running(&self) -> bool {
         matches!(&*self.inner.phase.borrow(), Phase::Running { .. })
     }
 
-    /// Where it runs; `None`: it does not.
-    pub(super) fn runs_at(&self) -> Option<Place> {
+    /// Returns the placement of the sandbox if it is running.
+    pub(super) fn running_placement(&self) -> Option<Placement> {
         match &*self.inner.phase.borrow() {
-            Phase::Running { place } => Some(place.clone()),
-            Phase::Creating { .. } | Phase::Killing { .. } | Phase::Gone => None,
+            Phase::Running { placement } => Some(placement.clone()),
+            Phase::Creating { .. } | Phase::Killing { .. } | Phase::Released => None,
         }
     }
 
-    /// Whether this run of the sandbox is being started, in use or being ended.
+    /// Returns true if this execution is the one that the owner is creating, running or killing.
     pub(crate) fn owns(&self, execution_id: ExecutionId) -> bool {
-        self.inner.phase.borrow().place().is_some_and(|place| place.execution_id == execution_id)
+        self.inner.phase.borrow().placement().is_some_and(|placement| placement.execution_id == execution_id)
     }
 
-    /// Ends the sandbox, and waits until nothing of it is left. The end goes on when the future is dropped.
+    /// Kills the sandbox and waits until it is released. The kill continues when the future is dropped.
     ///
-    /// Who comes second only waits until clients can neither see nor reach it: the first one answers for the rest.
-    pub(crate) async fn kill(&self) -> Result<(), Unanswered> {
+    /// A concurrent second kill returns once the sandbox is hidden; only the first one reports a failed release.
+    pub(crate) async fn kill(&self) -> Result<(), RequestError> {
         let mut phase = self.inner.phase.clone();
         let state = phase.borrow_and_update().state();
-        if let Verdict::Refuse(refusal) = state.decide(Request::Kill) {
-            return Err(Unanswered::Refused(refusal));
+        if let Decision::Reject(rejection) = state.decide(Request::Kill) {
+            return Err(RequestError::Rejected(rejection));
         }
         let is_second = state == State::Killing;
         self.inner.kill.cancel();
         let settled = phase
             .wait_for(|phase| match phase {
-                Phase::Gone | Phase::Killing { progress: Progress::Failing(_), .. } => true,
+                Phase::Released | Phase::Killing { progress: Progress::Failing(_), .. } => true,
                 Phase::Killing { progress: Progress::Hidden, .. } => is_second,
                 Phase::Killing { progress: Progress::Begun, .. } | Phase::Creating { .. } | Phase::Running { .. } => {
                     false
@@ -177,53 +172,61 @@ impl Handle {
         match settled.as_deref() {
             Ok(Phase::Killing { progress: Progress::Failing(why), .. }) if !is_second => Err(*why),
             Ok(_) => Ok(()),
-            Err(_) => Err(self.left()),
+            Err(_) => Err(self.owner_exit_error()),
         }
     }
 
-    /// Asks for another end, in the name of a request. Returns the sandbox as it is afterwards. The owner does what was
-    /// asked even when the future is dropped.
-    pub(crate) async fn wish(&self, request: Request, wish: Wish, length_max: Duration) -> Result<Sandbox, Unanswered> {
+    /// Changes the end time on behalf of a request, and returns the sandbox as it is afterwards.
+    ///
+    /// Once the command is queued, the owner applies it even if the future is dropped.
+    pub(crate) async fn change_end(
+        &self,
+        request: Request,
+        change: EndChange,
+        length_max: Duration,
+    ) -> Result<Sandbox, RequestError> {
         let mut phase = self.inner.phase.clone();
         loop {
             let state = phase.borrow_and_update().state();
             match state.decide(request) {
-                Verdict::Refuse(refusal) => return Err(Unanswered::Refused(refusal)),
-                Verdict::Wait => {}
-                Verdict::Proceed => {
-                    let (reply, answer) = oneshot::channel();
-                    let order = Order { request, wish, length_max, reply };
-                    if self.inner.orders.send(order).await.is_ok()
-                        && let Ok(answer) = answer.await
+                Decision::Reject(rejection) => return Err(RequestError::Rejected(rejection)),
+                Decision::Wait => {}
+                Decision::Proceed => {
+                    let (reply, outcome) = oneshot::channel();
+                    let command = Command { request, change, length_max, reply };
+                    if self.inner.commands.send(command).await.is_ok()
+                        && let Ok(outcome) = outcome.await
                     {
-                        return answer;
+                        return outcome;
                     }
-                    // The state changed after it was looked at; the owner will tell to what.
+                    // The owner left the state that was read above; the loop waits for its next phase.
                 }
             }
-            phase.changed().await.map_err(|_| self.left())?;
+            phase.changed().await.map_err(|_| self.owner_exit_error())?;
         }
     }
 
-    /// A node says that this run ended. Not lost if the owner is busy; ignored if the run is not the present one.
-    pub(crate) fn ended(&self, execution_id: ExecutionId, reason: String) {
+    /// Reports that an execution ended on its node.
+    ///
+    /// The report is stored while the owner is busy, and ignored if the execution is not the current one.
+    pub(crate) fn execution_ended(&self, execution_id: ExecutionId, reason: String) {
         if self.owns(execution_id) {
-            self.inner.ended.send_replace(Some(Ended { execution_id, reason }));
+            self.inner.ended.send_replace(Some(ExecutionEnded { execution_id, reason }));
         }
     }
 
-    /// A node says that it runs it: its route may live on.
-    pub(crate) fn confirmed(&self) {
+    /// Reports that the node runs the sandbox. The owner then renews the lease of its route.
+    pub(crate) fn confirm_running(&self) {
         self.inner.confirmed.notify_one();
     }
 
-    /// The wall clock may have been moved: the owner looks at it.
-    pub(crate) fn look_at_clock(&self) {
+    /// Wakes the owner to compare the end time with the wall clock, which may have been set.
+    pub(crate) fn check_clock(&self) {
         self.inner.clock.notify_one();
     }
 
-    /// Why an owner left without a word.
-    fn left(&self) -> Unanswered {
-        if self.inner.stop.is_cancelled() { Unanswered::Stopping } else { Unanswered::Broken }
+    /// Returns the error for a request whose owner exited without a reply.
+    fn owner_exit_error(&self) -> RequestError {
+        if self.inner.stop.is_cancelled() { RequestError::Stopping } else { RequestError::Internal }
     }
 }

@@ -1,64 +1,68 @@
-//! The task that owns a sandbox: its parts, how it begins, and how it changes its phase.
+//! The task that owns a sandbox: its channels, its start (by a create or an adoption) and its phase transitions.
 
 use std::sync::Arc;
 
-use hearth_store::{Sandbox, SandboxState};
+use hearth_store::{Resolved, Sandbox, SandboxState};
 use hearth_types::{SandboxId, TeamId};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::create::{CreateError, Creation};
-use super::end::Ending;
-use super::handle::{Ended, Handle, Inner, Order, Phase, Progress};
-use super::{Place, Registration};
+use super::handle::{Command, ExecutionEnded, Handle, Inner, Phase, Progress};
+use super::teardown::Teardown;
+use super::{Placement, Registration};
 use crate::control::Control;
-use crate::nodes::Seat;
+use crate::nodes::Reservation;
 
-/// Orders that wait for an owner which is writing to the store. More callers than these wait for their turn to queue.
-const ORDERS_QUEUED_MAX: usize = 16;
+/// Commands queued while the owner writes to the store. Further callers wait until the queue has room.
+const COMMANDS_QUEUED_MAX: usize = 16;
 
 /// The owner of one sandbox.
 pub(super) struct Owner {
     pub(super) control: Arc<Control>,
     pub(super) sandbox_id: SandboxId,
     pub(super) phase: watch::Sender<Phase>,
-    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) commands: mpsc::Receiver<Command>,
     pub(super) kill: CancellationToken,
-    pub(super) ended: watch::Receiver<Option<Ended>>,
+    pub(super) ended: watch::Receiver<Option<ExecutionEnded>>,
     pub(super) confirmed: Arc<Notify>,
     pub(super) clock: Arc<Notify>,
     pub(super) stop: CancellationToken,
-    /// Its place among the sandboxes that are counted on a node.
-    pub(super) seat: Option<Seat>,
-    // Dropped last: who does not find a sandbox takes it for gone.
+    /// Counts the sandbox on its node.
+    pub(super) reservation: Option<Reservation>,
+    // Dropped last: a sandbox without a handle is taken for released.
     _registration: Registration,
 }
 
-/// Creates a sandbox, in a task that goes on when the future is dropped.
-pub(crate) async fn create(control: &Arc<Control>, creation: Creation) -> Result<Sandbox, CreateError> {
+/// Creates a sandbox in a task that continues when the future is dropped.
+pub(crate) async fn create(
+    control: &Arc<Control>,
+    team_id: TeamId,
+    resolved: Resolved,
+    creation: Creation,
+) -> Result<Sandbox, CreateError> {
     let permit = Arc::clone(&control.creates).try_acquire_owned().map_err(|_| CreateError::Busy)?;
-    let team_id = creation.team.id;
     let sandbox_id = SandboxId::generate();
     let span = tracing::info_span!(parent: None, "sandbox", team = %team_id, sandbox = %sandbox_id);
     span.follows_from(tracing::Span::current());
-    let owner = Owner::new(control, sandbox_id, team_id, Phase::Creating { place: None }).ok_or(CreateError::Broken)?;
-    let (reply, answer) = oneshot::channel();
+    let owner =
+        Owner::new(control, sandbox_id, team_id, Phase::Creating { placement: None }).ok_or(CreateError::Internal)?;
+    let (reply, outcome) = oneshot::channel();
     let task = async move {
-        owner.create(creation, reply, permit).await;
+        owner.create(team_id, resolved, creation, reply, permit).await;
     };
     control.tasks.spawn("sandbox", task.instrument(span));
-    answer.await.unwrap_or(Err(CreateError::Broken))
+    outcome.await.unwrap_or(Err(CreateError::Internal))
 }
 
-/// Goes on with a sandbox that an earlier server, or an owner that failed, left a row of. Nothing happens if it has an
-/// owner.
+/// Starts an owner for a row that a previous server or a failed owner left. Does nothing if the sandbox has an owner.
 pub(crate) fn adopt(control: &Arc<Control>, row: Sandbox) {
-    let place = Place { node_id: row.node_id.clone(), execution_id: row.execution_id };
+    let placement = Placement { node_id: row.node_id.clone(), execution_id: row.execution_id };
     let phase = match row.state {
-        SandboxState::Running => Phase::Running { place },
-        // Whether the node started it is not known, and its id was told to nobody.
-        SandboxState::Creating | SandboxState::Killing => Phase::Killing { place, progress: Progress::Begun },
+        SandboxState::Running => Phase::Running { placement },
+        // The node may or may not have started a sandbox in `Creating`, and no client has received its id.
+        SandboxState::Creating | SandboxState::Killing => Phase::Killing { placement, progress: Progress::Begun },
     };
     let is_running = matches!(phase, Phase::Running { .. });
     let Some(mut owner) = Owner::new(control, row.sandbox_id.clone(), row.team_id, phase) else { return };
@@ -67,19 +71,23 @@ pub(crate) fn adopt(control: &Arc<Control>, row: Sandbox) {
     );
     let task = async move {
         let node = owner.control.nodes.find(&row.node_id);
-        owner.seat = node.map(|node| node.take_seat());
+        owner.reservation = node.map(|node| node.reserve());
         tracing::info!(node = %row.node_id, state = row.state.as_str(), end_at = %row.end_at, "sandbox adopted");
-        // A node that was taken out of the cluster takes its sandboxes with it.
-        if is_running && owner.seat.is_some() { owner.run(row).await } else { owner.end(Ending::of(row)).await }
+        // The sandboxes of a node that is no longer configured are torn down.
+        if is_running && owner.reservation.is_some() {
+            owner.run(row).await;
+        } else {
+            owner.tear_down(Teardown::new(row)).await;
+        }
     };
     control.tasks.spawn("sandbox", task.instrument(span));
 }
 
 impl Owner {
-    /// An owner and its registered handle. `None`: the sandbox has an owner.
+    /// Creates an owner and registers its handle. Returns `None` if the sandbox has an owner already.
     fn new(control: &Arc<Control>, sandbox_id: SandboxId, team_id: TeamId, phase: Phase) -> Option<Self> {
         let (phase_sender, phase) = watch::channel(phase);
-        let (orders_sender, orders) = mpsc::channel(ORDERS_QUEUED_MAX);
+        let (commands_sender, commands) = mpsc::channel(COMMANDS_QUEUED_MAX);
         let (ended_sender, ended) = watch::channel(None);
         let (kill, stop) = (CancellationToken::new(), control.tasks.token());
         let (confirmed, clock) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -87,7 +95,7 @@ impl Owner {
             sandbox_id: sandbox_id.clone(),
             team_id,
             phase,
-            orders: orders_sender,
+            commands: commands_sender,
             kill: kill.clone(),
             ended: ended_sender,
             confirmed: Arc::clone(&confirmed),
@@ -99,23 +107,23 @@ impl Owner {
             control: Arc::clone(control),
             sandbox_id,
             phase: phase_sender,
-            orders,
+            commands,
             kill,
             ended,
             confirmed,
             clock,
             stop,
-            seat: None,
+            reservation: None,
         })
     }
 
-    pub(super) fn become_(&self, next: Phase) {
+    pub(super) fn transition_to(&self, next: Phase) {
         self.phase.send_modify(|phase| {
             let (from, to) = (phase.state(), next.state());
-            // Another node being asked is not another state.
-            let stays = matches!((&*phase, &next), (Phase::Creating { .. }, Phase::Creating { .. }));
-            if !stays && let Err(reason) = from.may_become(to) {
-                // A wrong move is a mistake in this folder: no input leads here.
+            // A create on the next node stays in the state `Creating`.
+            let is_next_node = matches!((&*phase, &next), (Phase::Creating { .. }, Phase::Creating { .. }));
+            if !is_next_node && let Err(reason) = from.check_transition(to) {
+                // Only a bug in this module leads here, never an input.
                 unreachable!("{reason}: {from:?} to {to:?}");
             }
             if from != to {

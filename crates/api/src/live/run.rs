@@ -1,4 +1,4 @@
-//! A sandbox in use: wishes about its end, its expiry, its route's lease.
+//! The running state of a sandbox: changes of its end time, its expiry, the lease of its route.
 
 use std::time::Duration;
 
@@ -10,53 +10,55 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::create::route;
-use super::end::Ending;
-use super::expiry::{LengthUsedUp, Life, Wish, now, time_left};
-use super::handle::{Ended, Order, Reply, Unanswered};
+use super::expiry::{EndChange, Lifetime, MaxLengthReached, now, time_until};
+use super::handle::{Command, ExecutionEnded, Reply, RequestError};
 use super::owner::Owner;
+use super::teardown::Teardown;
 
 impl Owner {
-    /// Looks after a running sandbox, until its end or the server's.
+    /// Manages a running sandbox until it is released or the server stops.
     pub(super) async fn run(mut self, mut row: Sandbox) {
-        // It may be a megabyte, and only the node needed it.
+        // Up to a megabyte, and only the node needs it.
         row.env_vars.clear();
-        if let Some(ending) = self.serve(row).await {
-            self.end(ending).await;
+        if let Some(teardown) = self.serve(row).await {
+            self.tear_down(teardown).await;
         }
     }
 
-    /// How the sandbox is to end; `None`: the server goes away, the sandbox stays.
-    async fn serve(&mut self, mut row: Sandbox) -> Option<Ending> {
+    /// Serves the sandbox until it must be torn down. Returns `None` if the server stops; the sandbox then continues.
+    async fn serve(&mut self, mut row: Sandbox) -> Option<Teardown> {
         loop {
-            let left = time_left(row.end_at, now());
-            // All arms may be dropped at any time: nothing is taken out before an arm is chosen.
+            let left = time_until(row.end_at, now());
+            // All arms are cancel safe: none removes anything from a channel unless it is chosen.
             tokio::select! {
                 biased;
-                () = self.kill.cancelled() => return Some(Ending::of(row)),
-                Some(reason) = node_ended(self.ended.clone(), row.execution_id) => {
-                    tracing::info!(reason, "the sandbox ended on its node");
-                    return Some(Ending::of_ended(row));
+                () = self.kill.cancelled() => return Some(Teardown::new(row)),
+                Some(reason) = execution_ended(self.ended.clone(), row.execution_id) => {
+                    tracing::info!(reason, "sandbox ended on its node");
+                    return Some(Teardown::of_ended_execution(row));
                 }
                 () = self.stop.cancelled() => return None,
                 () = tokio::time::sleep_until(Instant::now() + left) => {
-                    if self.has_expired(&mut row).await {
-                        return Some(Ending::of(row));
+                    if self.expire(&mut row).await {
+                        return Some(Teardown::new(row));
                     }
                 }
-                Some(order) = self.orders.recv() => {
-                    if let Some(reply) = self.obey(order, &mut row).await {
-                        return Some(Ending::of(row).telling(reply));
+                Some(command) = self.commands.recv() => {
+                    if let Some(reply) = self.apply(command, &mut row).await {
+                        return Some(Teardown::new(row).with_reply(reply));
                     }
                 }
-                () = self.confirmed.notified() => self.keep_route(&row).await,
-                // The loop looks at the clock.
+                () = self.confirmed.notified() => self.renew_route(&row).await,
+                // The next iteration reads the clock.
                 () = self.clock.notified() => {}
             }
         }
     }
 
-    /// Writes down that the sandbox has expired, unless somebody moved its end.
-    async fn has_expired(&self, row: &mut Sandbox) -> bool {
+    /// Marks the sandbox as killing if its end time has passed, and returns true if it expired.
+    ///
+    /// If the end time in the store is later, takes that over and returns false.
+    async fn expire(&self, row: &mut Sandbox) -> bool {
         let now = now();
         if now < row.end_at {
             return false;
@@ -67,28 +69,28 @@ impl Owner {
                 return false;
             }
             Ok(Expiry::Due) => row.state = SandboxState::Killing,
-            // It ends all the same: its time is over, whether that can be written down or not.
-            Err(error) => tracing::error!(error = %chain(&error), "the expiry of a sandbox could not be written down"),
+            // The sandbox expires even if the store cannot record it.
+            Err(error) => tracing::error!(error = %chain(&error), "sandbox expiry not written"),
         }
-        tracing::info!("the sandbox expired");
+        tracing::info!("sandbox expired");
         true
     }
 
-    /// Does what was asked, and answers. Returns the reply when the sandbox is to end at once.
-    async fn obey(&self, order: Order, row: &mut Sandbox) -> Option<Reply> {
-        let Order { request, wish, length_max, reply } = order;
-        let life = Life { started_at: row.started_at, end_at: row.end_at, length_max };
-        let answer = match life.end_after(wish, now()) {
-            Ok(_) if wish == Wish::EndIn(Duration::ZERO) => return Some(reply),
+    /// Applies a command and replies. Returns the reply channel instead if the sandbox must end immediately.
+    async fn apply(&self, command: Command, row: &mut Sandbox) -> Option<Reply> {
+        let Command { request, change, length_max, reply } = command;
+        let lifetime = Lifetime { started_at: row.started_at, end_at: row.end_at, length_max };
+        let outcome = match lifetime.end_after(change, now()) {
+            Ok(_) if change == EndChange::Set(Duration::ZERO) => return Some(reply),
             Ok(None) => Ok(row.clone()),
-            Err(LengthUsedUp) => Err(Unanswered::LengthUsedUp),
+            Err(MaxLengthReached) => Err(RequestError::MaxLengthReached),
             Ok(Some(end_at)) => {
                 let store = &self.control.store;
-                let written = match wish {
-                    Wish::EndIn(_) => {
+                let written = match change {
+                    EndChange::Set(_) => {
                         store.set_sandbox_end(&row.sandbox_id, row.execution_id, end_at).await.map(|()| end_at)
                     }
-                    Wish::LastAtLeast(_) => store.extend_sandbox_end(&row.sandbox_id, row.execution_id, end_at).await,
+                    EndChange::ExtendTo(_) => store.extend_sandbox_end(&row.sandbox_id, row.execution_id, end_at).await,
                 };
                 match written {
                     Ok(end_at) => {
@@ -96,20 +98,20 @@ impl Owner {
                         Ok(row.clone())
                     }
                     Err(error) => {
-                        tracing::error!(error = %chain(&error), ?request, "the end of a sandbox could not be written");
+                        tracing::error!(error = %chain(&error), ?request, "sandbox end time not written");
                         self.read_end(&error, row).await;
                         let is_full = matches!(&error, UpdateSandboxError::Store(error) if error.is_full());
-                        Err(if is_full { Unanswered::StorageFull } else { Unanswered::Broken })
+                        Err(if is_full { RequestError::StorageFull } else { RequestError::Internal })
                     }
                 }
             }
         };
-        // Who asked may have gone away; what was asked is done.
-        let _ = reply.send(answer);
+        // Sending fails if the client disconnected; the command is applied anyway.
+        let _ = reply.send(outcome);
         None
     }
 
-    /// After a write of unknown effect the row decides, so that clients see the end that will happen.
+    /// Reads the end time from the store after a write of unknown effect, so that clients see the time that applies.
     async fn read_end(&self, error: &UpdateSandboxError, row: &mut Sandbox) {
         if matches!(error, UpdateSandboxError::Store(error) if error.is_effect_unknown())
             && let Ok(Some(found)) = self.control.store.sandbox(&row.sandbox_id).await
@@ -118,30 +120,35 @@ impl Owner {
         }
     }
 
-    /// The node runs it, so its route may live on. Publishes the route if it is not there: after a restart it never
-    /// was.
-    async fn keep_route(&self, row: &Sandbox) {
+    /// Renews the lease of the route after the node confirmed that it runs the sandbox.
+    ///
+    /// Publishes the route if the catalog does not have it, as after a restart of this server.
+    async fn renew_route(&self, row: &Sandbox) {
         let Some(node) = self.control.nodes.find(&row.node_id) else { return };
         let lease = self.control.config.route_lease;
         let catalog = &self.control.catalog;
-        let kept: Result<(), CatalogError> = match catalog.renew(&row.sandbox_id, row.execution_id, lease).await {
+        let renewed: Result<(), CatalogError> = match catalog.renew(&row.sandbox_id, row.execution_id, lease).await {
             Ok(true) => Ok(()),
             Ok(false) => {
-                tracing::info!("the route of a running sandbox is published again");
+                tracing::info!("route of running sandbox published again");
                 catalog.publish(route(&self.control.tokens, row, &node), lease, None).await
             }
             Err(error) => Err(error),
         };
-        if let Err(error) = kept {
-            // The next confirmation tries again, several times before the lease ends.
-            tracing::warn!(error = %chain(&error), "the route of a sandbox was not renewed");
+        if let Err(error) = renewed {
+            // Retried with the next confirmation; several of them fit into a lease.
+            tracing::warn!(error = %chain(&error), "route of sandbox not renewed");
         }
     }
 }
 
-/// Why a run ended on its node, when it did; `None`: nobody is left who could tell. Cancel safe.
-async fn node_ended(mut ended: watch::Receiver<Option<Ended>>, execution_id: ExecutionId) -> Option<String> {
-    let is_ours = |ended: &Option<Ended>| ended.as_ref().is_some_and(|ended| ended.execution_id == execution_id);
-    let ended = ended.wait_for(is_ours).await.ok()?;
+/// Waits until the execution ends on its node, and returns the reason. `None` if all handles are dropped. Cancel safe.
+async fn execution_ended(
+    mut ended: watch::Receiver<Option<ExecutionEnded>>,
+    execution_id: ExecutionId,
+) -> Option<String> {
+    let is_current =
+        |ended: &Option<ExecutionEnded>| ended.as_ref().is_some_and(|ended| ended.execution_id == execution_id);
+    let ended = ended.wait_for(is_current).await.ok()?;
     ended.as_ref().map(|ended| ended.reason.clone())
 }

@@ -1,89 +1,91 @@
-//! What may be asked of a sandbox in which state, and how its state may change.
+//! The state machine of sandboxes: allowed requests in each state, and allowed transitions.
 //!
 //! ```text
-//!   Creating ──▶ Running ──▶ Killing ──▶ Gone
-//!      │                        ▲          ▲
-//!      └── killed, effect of ───┘          │
-//!      │   the create unknown              │
-//!      └── refused, nothing is left ───────┘
+//!   Creating ──▶ Running ──▶ Killing ──▶ Released
+//!      │                        ▲            ▲
+//!      ├── killed, or effect ───┘            │
+//!      │   of the create unknown             │
+//!      └── rejected, nothing remains ────────┘
 //! ```
 //!
-//! The answers are section 5.5 of the contract. Clients only ever see running sandboxes: one that is being created has
-//! an id that nobody was told yet, one that is being killed is as good as gone.
+//! The decisions follow section 5.5 of the contract. Clients only see running sandboxes: no client has received the id
+//! of a sandbox that is being created, and a sandbox that is being killed appears as deleted.
 
 use hearth_store::SandboxState;
 
-/// The state of a sandbox, as the control plane intends it.
+/// Desired state of a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
-    /// A node is starting it.
+    /// A node is starting the sandbox.
     Creating,
-    /// It can be used.
+    /// Clients can use the sandbox.
     Running,
-    /// Its end has begun and cannot be stopped.
+    /// The sandbox is being torn down; this cannot be undone.
     Killing,
-    /// Nothing of it is left.
-    Gone,
+    /// The sandbox has neither a row nor a route, and its node holds nothing of it.
+    Released,
 }
 
-/// What a client asks of one sandbox.
+/// Request of a client to one sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// Tell about it.
+    /// Returns the details of the sandbox.
     Describe,
-    /// End it.
+    /// Kills the sandbox.
     Kill,
-    /// Use it.
+    /// Connects to the sandbox, which extends its end time.
     Connect,
-    /// Let it live longer or shorter.
+    /// Changes the end time.
     SetEnd,
 }
 
-/// The answer to a request.
+/// Decision about a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// Do it.
+pub(crate) enum Decision {
+    /// Execute the request.
     Proceed,
-    /// Ask again when the state has changed.
+    /// Decide again after the next change of the state.
     Wait,
-    /// Do not.
-    Refuse(Refusal),
+    /// Reject the request.
+    Reject(Rejection),
 }
 
-/// Why a request is refused.
+/// Reason for a rejected request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// There is no such sandbox, as far as clients are concerned.
+pub(crate) enum Rejection {
+    /// Clients see no such sandbox.
     NotFound,
-    /// It is in the wrong state; the text completes "the sandbox …".
+    /// The state does not allow the request. The text completes the sentence "the sandbox …".
     Conflict(&'static str),
 }
 
 impl State {
-    /// What is to be done about a request.
-    pub(crate) fn decide(self, request: Request) -> Verdict {
+    /// Decides about a request in this state.
+    pub(crate) fn decide(self, request: Request) -> Decision {
         match (self, request) {
-            (Self::Gone, _) | (Self::Creating | Self::Killing, Request::Describe) => Verdict::Refuse(Refusal::NotFound),
-            (Self::Running, _) | (Self::Creating | Self::Killing, Request::Kill) => Verdict::Proceed,
-            (Self::Creating, Request::Connect) => Verdict::Wait,
-            (Self::Creating, Request::SetEnd) => Verdict::Refuse(Refusal::Conflict("is still being started")),
+            (Self::Released, _) | (Self::Creating | Self::Killing, Request::Describe) => {
+                Decision::Reject(Rejection::NotFound)
+            }
+            (Self::Running, _) | (Self::Creating | Self::Killing, Request::Kill) => Decision::Proceed,
+            (Self::Creating, Request::Connect) => Decision::Wait,
+            (Self::Creating, Request::SetEnd) => Decision::Reject(Rejection::Conflict("is still being started")),
             (Self::Killing, Request::Connect | Request::SetEnd) => {
-                Verdict::Refuse(Refusal::Conflict("is being killed"))
+                Decision::Reject(Rejection::Conflict("is being killed"))
             }
         }
     }
 
-    /// Whether it may become `next`, and if not, why.
-    pub(crate) fn may_become(self, next: Self) -> Result<(), &'static str> {
+    /// Checks that the transition to `next` is allowed. Returns the reason if it is not.
+    pub(crate) fn check_transition(self, next: Self) -> Result<(), &'static str> {
         match (self, next) {
-            (Self::Creating, Self::Running | Self::Killing | Self::Gone)
+            (Self::Creating, Self::Running | Self::Killing | Self::Released)
             | (Self::Running, Self::Killing)
-            | (Self::Killing, Self::Killing | Self::Gone) => Ok(()),
+            | (Self::Killing, Self::Killing | Self::Released) => Ok(()),
             (Self::Creating | Self::Running, Self::Creating) => Err("a sandbox is created once"),
-            (Self::Running, Self::Running) => Err("a sandbox that runs does not start again"),
-            (Self::Running, Self::Gone) => Err("a sandbox that runs has to be released before it is gone"),
-            (Self::Killing, Self::Creating | Self::Running) => Err("a kill outranks everything"),
-            (Self::Gone, _) => Err("a sandbox that is gone does not come back"),
+            (Self::Running, Self::Running) => Err("a running sandbox is not started again"),
+            (Self::Running, Self::Released) => Err("a running sandbox is torn down before it is released"),
+            (Self::Killing, Self::Creating | Self::Running) => Err("a kill cannot be undone"),
+            (Self::Released, _) => Err("a released sandbox has no further states"),
         }
     }
 }
@@ -102,18 +104,18 @@ impl From<SandboxState> for State {
 mod tests {
     use super::*;
 
-    const STATES: [State; 4] = [State::Creating, State::Running, State::Killing, State::Gone];
+    const STATES: [State; 4] = [State::Creating, State::Running, State::Killing, State::Released];
 
     #[test]
-    fn answers_are_those_of_the_contract() {
-        let proceed = |_| Verdict::Proceed;
-        let wait = |_| Verdict::Wait;
-        let missing = |_| Verdict::Refuse(Refusal::NotFound);
+    fn decisions_follow_the_contract() {
+        let proceed = |_| Decision::Proceed;
+        let wait = |_| Decision::Wait;
+        let missing = |_| Decision::Reject(Rejection::NotFound);
         let conflict = |state: State| {
             let reason = if state == State::Killing { "is being killed" } else { "is still being started" };
-            Verdict::Refuse(Refusal::Conflict(reason))
+            Decision::Reject(Rejection::Conflict(reason))
         };
-        type Expected = fn(State) -> Verdict;
+        type Expected = fn(State) -> Decision;
         let table: [(Request, [Expected; 4]); 4] = [
             (Request::Describe, [missing, proceed, missing, missing]),
             (Request::Kill, [proceed, proceed, proceed, missing]),
@@ -128,19 +130,20 @@ mod tests {
     }
 
     #[test]
-    fn nothing_waits_for_a_state_that_does_not_change() {
+    fn requests_only_wait_in_states_that_can_change() {
         for request in [Request::Describe, Request::Kill, Request::Connect, Request::SetEnd] {
-            for state in STATES.into_iter().filter(|state| state.decide(request) == Verdict::Wait) {
-                assert!(STATES.iter().any(|next| *next != state && state.may_become(*next).is_ok()), "{state:?}");
+            for state in STATES.into_iter().filter(|state| state.decide(request) == Decision::Wait) {
+                assert!(STATES.iter().any(|next| *next != state && state.check_transition(*next).is_ok()), "{state:?}");
             }
         }
     }
 
     #[test]
     fn a_kill_is_never_undone() {
-        let lead_to: Vec<State> = STATES.into_iter().filter(|next| State::Killing.may_become(*next).is_ok()).collect();
-        assert_eq!(lead_to, [State::Killing, State::Gone]);
-        assert!(STATES.into_iter().all(|next| State::Gone.may_become(next).is_err()));
-        assert!(STATES[..3].iter().all(|state| state.decide(Request::Kill) == Verdict::Proceed));
+        let successors: Vec<State> =
+            STATES.into_iter().filter(|next| State::Killing.check_transition(*next).is_ok()).collect();
+        assert_eq!(successors, [State::Killing, State::Released]);
+        assert!(STATES.into_iter().all(|next| State::Released.check_transition(next).is_err()));
+        assert!(STATES[..3].iter().all(|state| state.decide(Request::Kill) == Decision::Proceed));
     }
 }

@@ -1,4 +1,4 @@
-//! The news of one node.
+//! Subscription to the event stream of one node.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,42 +11,44 @@ use hearth_stdx::{Backoff, chain};
 use super::Member;
 use crate::control::Control;
 
-/// Between attempts to reach a node: soon, because a restarted node is back within a second; not in a storm.
+/// Shortest and longest pause between attempts to connect.
+///
+/// The first one is short, because a restarted node is reachable again within a second; the longest one limits the load.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// The node's status is its first word, said without waiting for anything.
+/// Limit for the first event, the node's status. The node sends it immediately after the stream opens.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a node is not followed any more.
+/// Reason for the end of a subscription.
 #[derive(Debug, thiserror::Error)]
-enum Lost {
+enum FollowError {
     #[error("watching the node")]
     Watch(#[source] NodeError),
-    #[error("the node ended its news")]
-    Ended,
-    #[error("the node did not tell its status in time")]
-    Silent,
-    #[error("the node calls itself `{name}`: two nodes may have been confused in the configuration")]
+    #[error("the node closed its event stream")]
+    Closed,
+    #[error("the node did not send its status first, or not in time")]
+    NoStatus,
+    #[error("the node reports the id `{name}`: two nodes may be swapped in the configuration")]
     OtherNode { name: String },
-    #[error("the node does not answer any more")]
+    #[error("a request to the node failed")]
     Suspected,
 }
 
-/// Follows a node until the server stops.
+/// Follows the event stream of a node, and reconnects, until the server stops.
 pub(crate) async fn run(control: Arc<Control>, member: Arc<Member>) {
     let stop = control.tasks.token();
     let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
     loop {
-        let lost = tokio::select! {
+        let error = tokio::select! {
             () = stop.cancelled() => return,
-            lost = follow(&control, &member) => lost,
+            error = follow(&control, &member) => error,
         };
-        // Once for each loss, not for each attempt to get it back.
-        if member.lost() {
+        // Warns once for each loss, not for each attempt to reconnect.
+        if member.mark_unreachable() {
             backoff.reset();
-            tracing::warn!(node = %member.id, error = %chain(&lost), "a node was lost");
+            tracing::warn!(node = %member.id, error = %chain(&error), "node lost");
         } else {
-            tracing::debug!(node = %member.id, error = %chain(&lost), "a node cannot be reached");
+            tracing::debug!(node = %member.id, error = %chain(&error), "node unreachable");
         }
         tokio::select! {
             () = stop.cancelled() => return,
@@ -55,52 +57,54 @@ pub(crate) async fn run(control: Arc<Control>, member: Arc<Member>) {
     }
 }
 
-async fn follow(control: &Control, member: &Member) -> Lost {
+/// Follows the event stream until it fails.
+async fn follow(control: &Control, member: &Member) -> FollowError {
     let watch = match member.client.watch().await {
         Ok(watch) => watch,
-        Err(error) => return Lost::Watch(error),
+        Err(error) => return FollowError::Watch(error),
     };
-    let mut news = pin!(watch);
-    match tokio::time::timeout(STATUS_TIMEOUT, news.next()).await {
+    let mut events = pin!(watch);
+    match tokio::time::timeout(STATUS_TIMEOUT, events.next()).await {
         Ok(Some(Ok(NodeEvent::Status(status)))) => {
-            if let Err(lost) = accept(member, *status) {
-                return lost;
+            if let Err(error) = accept(member, *status) {
+                return error;
             }
         }
-        Ok(Some(Ok(NodeEvent::SandboxEnded { .. }))) | Err(_) => return Lost::Silent,
-        Ok(Some(Err(error))) => return Lost::Watch(error),
-        Ok(None) => return Lost::Ended,
+        Ok(Some(Ok(NodeEvent::SandboxEnded { .. }))) | Err(_) => return FollowError::NoStatus,
+        Ok(Some(Err(error))) => return FollowError::Watch(error),
+        Ok(None) => return FollowError::Closed,
     }
-    tracing::info!(node = %member.id, "a node can be reached");
-    // What happened before the watch began is not told.
+    tracing::info!(node = %member.id, "node reachable");
+    // The stream does not repeat events from before it was opened.
     member.nudge();
     loop {
         let event = tokio::select! {
-            event = news.next() => event,
-            () = member.suspicion.notified() => return Lost::Suspected,
+            event = events.next() => event,
+            () = member.suspicion.notified() => return FollowError::Suspected,
         };
         match event {
             Some(Ok(NodeEvent::Status(status))) => {
-                if let Err(lost) = accept(member, *status) {
-                    return lost;
+                if let Err(error) = accept(member, *status) {
+                    return error;
                 }
             }
             Some(Ok(NodeEvent::SandboxEnded { sandbox_id, execution_id, reason })) => {
                 match control.live.find(&sandbox_id) {
-                    Some(handle) => handle.ended(execution_id, reason),
-                    None => tracing::info!(sandbox = %sandbox_id, reason, "a sandbox ended that nobody knows"),
+                    Some(handle) => handle.execution_ended(execution_id, reason),
+                    None => tracing::info!(sandbox = %sandbox_id, reason, "sandbox without owner ended on node"),
                 }
             }
-            Some(Err(error)) => return Lost::Watch(error),
-            None => return Lost::Ended,
+            Some(Err(error)) => return FollowError::Watch(error),
+            None => return FollowError::Closed,
         }
     }
 }
 
-fn accept(member: &Member, status: NodeStatus) -> Result<(), Lost> {
+/// Stores a status, unless another node sent it.
+fn accept(member: &Member, status: NodeStatus) -> Result<(), FollowError> {
     if status.node_id != member.id {
-        return Err(Lost::OtherNode { name: status.node_id.to_string() });
+        return Err(FollowError::OtherNode { name: status.node_id.to_string() });
     }
-    member.seen(status);
+    member.update_status(status);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `/nodes`: how nodes are, and what operators want of them.
+//! `/nodes`: status of the nodes, and the operators' intent for each.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use hearth_types::{Disk, HugePages, Load, Machine};
 use http::StatusCode;
 
 use super::Member;
-use super::sight::{Condition, Sight};
+use super::view::{Condition, NodeView};
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::http::auth::Operator;
@@ -21,40 +21,42 @@ use crate::http::document::tag;
 use crate::http::path::NodePath;
 use crate::live::expiry::now;
 
-/// The cluster that all nodes belong to. E2B calls the one that is built in so.
+/// Id of the only cluster. E2B uses this id for its built-in cluster.
 const CLUSTER_ID: &str = "00000000-0000-0000-0000-000000000000";
 
-/// List nodes, by name
+/// List nodes
 ///
-/// Those of a cluster; there is one.
+/// Returns the nodes of a cluster, by id. There is one cluster, whose id is all zeros; for other ids the list is empty.
 #[utoipa::path(
     get, path = "/nodes", tag = tag::OPERATORS, operation_id = "listNodes",
     params(NodesQuery),
-    responses((status = 200, description = "All of them, and how they are.", body = Vec<Node>))
+    responses((status = 200, description = "All nodes with their status and load.", body = Vec<Node>))
 )]
 pub(crate) async fn list(
     State(control): State<Arc<Control>>,
     Operator: Operator,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Vec<Node>>, Failure> {
-    if !is_ours(cluster(query.as_deref())?.as_deref())? {
+    if !is_own_cluster(cluster(query.as_deref())?.as_deref())? {
         return Ok(Json(Vec::new()));
     }
     let describe = |member: &Arc<Member>| {
-        let sight = member.sight();
-        let starting = sight.last().map_or(0, |status| status.sandboxes.starting);
-        Node { sandbox_starting_count: Some(starting), ..describe(member, &sight) }
+        let view = member.view();
+        let starting = view.last().map_or(0, |status| status.sandboxes.starting);
+        Node { sandbox_starting_count: Some(starting), ..describe(member, &view) }
     };
     Ok(Json(control.nodes.all().map(describe).collect()))
 }
 
-/// Read how a node is
+/// Read the status and load of a node
+///
+/// Returns the latest values that the node sent; after the node is lost, these are the last ones before.
 #[utoipa::path(
     get, path = "/nodes/{nodeID}", tag = tag::OPERATORS, operation_id = "getNode",
     params(NodePath, NodesQuery),
     responses(
-        (status = 200, description = "As it said last.", body = Node),
-        (status = 404, description = "There is no such node."),
+        (status = 200, description = "Status and load of the node.", body = Node),
+        (status = 404, description = "The node does not exist."),
     )
 )]
 pub(crate) async fn get(
@@ -64,20 +66,21 @@ pub(crate) async fn get(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Node>, Failure> {
     let member = find(&control, &id, cluster(query.as_deref())?.as_deref())?;
-    let sight = member.sight();
-    Ok(Json(describe(&member, &sight)))
+    let view = member.view();
+    Ok(Json(describe(&member, &view)))
 }
 
-/// Say what a node is to do
+/// Set whether a node takes new sandboxes
 ///
-/// From now on, over restarts: take new sandboxes (`ready`), or keep those it has and take no new ones (`draining`, `standby`).
+/// A node with the status `ready` takes new sandboxes. With `draining` or `standby` it takes no new ones, and its running
+/// sandboxes continue. The setting persists over restarts of the server.
 #[utoipa::path(
     post, path = "/nodes/{nodeID}", tag = tag::OPERATORS, operation_id = "changeNode",
     params(NodePath), request_body = NodeChange,
     responses(
-        (status = 204, description = "It does so."),
-        (status = 404, description = "There is no such node."),
-        (status = 409, description = "A node gets into that status by itself."),
+        (status = 204, description = "The status is set."),
+        (status = 404, description = "The node does not exist."),
+        (status = 409, description = "The status cannot be set: only the server assigns `connecting` and `unhealthy`."),
     )
 )]
 pub(crate) async fn change(
@@ -95,45 +98,46 @@ pub(crate) async fn change(
         NodeStatus::Connecting | NodeStatus::Unhealthy => {
             return Err(Failure::new(
                 StatusCode::CONFLICT,
-                "a node gets into that status by itself: set ready, draining or standby",
+                "a node enters this status by itself: set ready, draining or standby",
             ));
         }
     };
-    let wanted = WantedNode { node_id: member.id.clone(), intent, changed_at: now() };
-    let kept = control.store.want_node(&wanted).await;
-    kept.map_err(|error| Failure::internal("keeping what is wanted of a node", &error))?;
-    member.sight().want(intent, wanted.changed_at);
-    tracing::info!(node = %member.id, intent = intent.as_str(), "an operator changed what a node is to do");
+    let change = WantedNode { node_id: member.id.clone(), intent, changed_at: now() };
+    let stored = control.store.want_node(&change).await;
+    stored.map_err(|error| Failure::internal("storing the intent for a node", &error))?;
+    member.view().set_intent(intent, change.changed_at);
+    tracing::info!(node = %member.id, intent = intent.as_str(), "node intent changed by operator");
     Ok(StatusCode::NO_CONTENT)
 }
 
 fn find(control: &Control, id: &str, cluster_id: Option<&str>) -> Result<Arc<Member>, Failure> {
-    let found = match is_ours(cluster_id)? {
-        // What cannot be a name is none of a node.
+    let found = match is_own_cluster(cluster_id)? {
+        // A text that is not a node id names no node.
         true => id.parse().ok().and_then(|id| control.nodes.find(&id)),
         false => None,
     };
-    found.ok_or_else(|| Failure::not_found("there is no such node"))
+    found.ok_or_else(|| Failure::not_found("node not found"))
 }
 
-/// The cluster that a query names.
+/// Returns the cluster id of a query, if it has one.
 fn cluster(query: Option<&str>) -> Result<Option<String>, Failure> {
     let NodesQuery { cluster_id } = NodesQuery::parse(query.unwrap_or_default()).map_err(Failure::invalid)?;
     Ok(cluster_id)
 }
 
-fn is_ours(cluster_id: Option<&str>) -> Result<bool, Failure> {
+/// Returns true if the id is absent or that of the only cluster.
+fn is_own_cluster(cluster_id: Option<&str>) -> Result<bool, Failure> {
     let Some(text) = cluster_id else { return Ok(true) };
     let id: uuid::Uuid = text.parse().map_err(|_| Failure::bad_request("invalid cluster ID"))?;
     Ok(id.is_nil())
 }
 
-fn describe(member: &Member, sight: &Sight) -> Node {
-    let (condition, since) = sight.condition();
+fn describe(member: &Member, view: &NodeView) -> Node {
+    let (condition, since) = view.condition();
     let status = match condition {
-        Condition::Does(NodeIntent::Ready) => NodeStatus::Ready,
-        Condition::Does(NodeIntent::Draining) => NodeStatus::Draining,
-        Condition::Does(NodeIntent::Standby) => NodeStatus::Standby,
+        Condition::Reachable(NodeIntent::Ready) => NodeStatus::Ready,
+        Condition::Reachable(NodeIntent::Draining) => NodeStatus::Draining,
+        Condition::Reachable(NodeIntent::Standby) => NodeStatus::Standby,
         Condition::Connecting => NodeStatus::Connecting,
         Condition::Unhealthy => NodeStatus::Unhealthy,
     };
@@ -152,7 +156,7 @@ fn describe(member: &Member, sight: &Sight) -> Node {
         machine_info: NodeMachine::default(),
         metrics: NodeMetrics::default(),
     };
-    let Some(last) = sight.last() else { return unknown };
+    let Some(last) = view.last() else { return unknown };
     let Daemon { instance_id, version, commit } = last.daemon.clone();
     let Sandboxes { running, creates_succeeded, creates_failed, .. } = last.sandboxes;
     let Machine { cpu_family, cpu_model, cpu_model_name, cpu_architecture } = last.machine.clone();

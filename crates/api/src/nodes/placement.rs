@@ -1,27 +1,26 @@
-//! Which node is asked to run a sandbox.
+//! Choice of the node for a new sandbox.
 
 use hearth_types::NodeId;
 
-/// A node, as far as placement is concerned.
+/// The facts about a node that placement uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Candidate {
-    /// The node.
     pub id: NodeId,
-    /// Sandboxes that this control plane has there, in whatever state.
+    /// Sandboxes of this control plane on the node, in any state.
     pub sandboxes: u32,
-    /// Sandboxes that it takes at most; `None`: nobody can reach it, or it is to take no more.
+    /// Maximum number of sandboxes. `None` if the node is unreachable or its intent is not `ready`.
     pub sandboxes_max: Option<u32>,
 }
 
-/// The nodes worth asking, best first: the emptiest, in proportion to its size; between equals, by name.
+/// Ranks the nodes that may accept a sandbox: the least full first, relative to its maximum; ties by id.
 ///
-/// A node that seems full is still asked, last: only it knows, since what we count as its sandboxes may be ending
-/// there.
+/// A node that appears full is still included, last: only the node knows, because some of the counted sandboxes may
+/// have ended there already.
 pub(crate) fn rank(mut candidates: Vec<Candidate>) -> Vec<NodeId> {
     candidates.retain(|candidate| candidate.sandboxes_max.is_some_and(|max| max > 0));
     candidates.sort_by(|a, b| {
         let max = |candidate: &Candidate| u64::from(candidate.sandboxes_max.unwrap_or(1));
-        // a.sandboxes / a.max against b.sandboxes / b.max, in whole numbers.
+        // Compares a.sandboxes / a.max with b.sandboxes / b.max in integers.
         let (a_share, b_share) = (u64::from(a.sandboxes) * max(b), u64::from(b.sandboxes) * max(a));
         a_share.cmp(&b_share).then_with(|| a.id.cmp(&b.id))
     });
@@ -39,7 +38,7 @@ mod tests {
     }
 
     #[test]
-    fn the_emptiest_node_is_asked_first() {
+    fn the_least_full_node_comes_first() {
         for (candidates, expected) in [
             (vec![], vec![]),
             (vec![candidate("a", 0, None)], vec![]),
@@ -57,7 +56,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_reachable_node_is_asked_once_and_fuller_ones_later(
+        fn every_reachable_node_is_ranked_once_and_fuller_ones_later(
             loads in prop::collection::vec((any::<u32>(), prop::option::of(1..u32::MAX)), 0..8)
         ) {
             let candidates: Vec<Candidate> = loads
@@ -66,7 +65,7 @@ mod tests {
                 .map(|(index, (sandboxes, max))| candidate(&format!("n{index}"), *sandboxes, *max))
                 .collect();
             let ranked = rank(candidates.clone());
-            let find = |id: &NodeId| candidates.iter().find(|candidate| candidate.id == *id).expect("ours");
+            let find = |id: &NodeId| candidates.iter().find(|candidate| candidate.id == *id).expect("ranked nodes are candidates");
             prop_assert_eq!(ranked.len(), loads.iter().filter(|(_, max)| max.is_some()).count());
             let share = |id: &NodeId| {
                 let node = find(id);

@@ -1,7 +1,6 @@
 //! `POST /sandboxes/{sandboxID}/connect` and `POST /v2/sandboxes/{sandboxID}/connect`.
 //!
-//! There are no paused sandboxes yet, so there is nothing to resume, and whether a resume would keep the memory is of
-//! no consequence.
+//! Paused sandboxes are not supported yet, so connect never resumes one, and `memory` has no effect.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use hearth_store::{Limits, Team};
 use hearth_types::SandboxId;
 
 use super::describe;
-use super::wanted::check_length;
+use super::validate::check_length;
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::http::auth::Writer;
@@ -22,26 +21,26 @@ use crate::http::body;
 use crate::http::document::tag;
 use crate::http::path::SandboxPath;
 use crate::live::Request;
-use crate::live::expiry::Wish;
+use crate::live::expiry::EndChange;
 
-/// Before which a sandbox shall not expire, when a client of the second generation does not say.
+/// Default timeout of the second generation, limited to the team's maximum sandbox length.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
 
-/// Connect to a sandbox, as the first generation of clients does
+/// Connect to a sandbox (first generation of clients)
 ///
-/// Never shortens its life. The answer has the same tokens as that of the create.
+/// Moves the end time to `timeout` seconds from now, unless it is later already, limited to the team's maximum sandbox
+/// length. The reply has the same tokens as that of the create.
 #[utoipa::path(
     post, path = "/sandboxes/{sandboxID}/connect", tag = tag::SANDBOXES, operation_id = "connectSandboxV1",
     params(SandboxPath), request_body = ConnectV1,
     responses(
-        (status = 200, description = "It runs, and lasts at least that long.", body = Sandbox),
+        (status = 200, description = "The sandbox runs; its end time is extended, or was later already.", body = Sandbox),
         (
             status = 400,
-            description = "The body is not what the schema says, the timeout is longer than the team may have, or \
-                the sandbox has lived as long as it may."
+            description = "The body does not match the schema, or `timeout` exceeds the maximum of the team."
         ),
-        (status = 404, description = "There is no such sandbox, or no such team."),
-        (status = 409, description = "It is being killed."),
+        (status = 404, description = "The sandbox or the team does not exist."),
+        (status = 409, description = "The sandbox is being killed."),
         (status = 503, description = "The server is stopping."),
     )
 )]
@@ -57,20 +56,20 @@ pub(crate) async fn first_generation(
 
 /// Connect to a sandbox
 ///
-/// Never shortens its life. The timeout, 300 seconds by default, and the body itself may be left out. The answer has the
-/// same tokens as that of the create.
+/// Moves the end time to `timeout` seconds from now, unless it is later already, limited to the team's maximum sandbox
+/// length. `timeout` defaults to 300 seconds; the body may be omitted. The reply has the same tokens as that of the
+/// create.
 #[utoipa::path(
     post, path = "/v2/sandboxes/{sandboxID}/connect", tag = tag::SANDBOXES, operation_id = "connectSandbox",
     params(SandboxPath), request_body = Option<Connect>,
     responses(
-        (status = 200, description = "It runs, and lasts at least that long.", body = Sandbox),
+        (status = 200, description = "The sandbox runs; its end time is extended, or was later already.", body = Sandbox),
         (
             status = 400,
-            description = "The body is not what the schema says, the timeout is longer than the team may have, or \
-                the sandbox has lived as long as it may."
+            description = "The body does not match the schema, or `timeout` exceeds the maximum of the team."
         ),
-        (status = 404, description = "There is no such sandbox, or no such team."),
-        (status = 409, description = "It is being killed."),
+        (status = 404, description = "The sandbox or the team does not exist."),
+        (status = 409, description = "The sandbox is being killed."),
         (status = 503, description = "The server is stopping."),
     )
 )]
@@ -83,7 +82,7 @@ pub(crate) async fn second_generation(
     let Connect { timeout, memory: _ } = body::optional(&control.config, body).await?;
     let timeout = match timeout {
         Some(timeout) => check_timeout(timeout, team.limits)?,
-        // Nobody asked for more than the team may have.
+        // The default is limited instead of rejected: the client did not request it.
         None => TIMEOUT_DEFAULT.min(team.limits.sandbox_length_max),
     };
     connect(&control, &team, &sandbox_id, timeout).await
@@ -101,6 +100,6 @@ async fn connect(
     timeout: Duration,
 ) -> Result<Json<Sandbox>, Failure> {
     let handle = super::find(control, team, sandbox_id)?;
-    let row = handle.wish(Request::Connect, Wish::LastAtLeast(timeout), team.limits.sandbox_length_max).await?;
+    let row = handle.change_end(Request::Connect, EndChange::ExtendTo(timeout), team.limits.sandbox_length_max).await?;
     Ok(Json(describe::sandbox(control, &row)))
 }

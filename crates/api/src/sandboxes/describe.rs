@@ -1,4 +1,4 @@
-//! Rows as clients see them.
+//! Conversion of sandbox rows to wire types.
 
 use hearth_api_types::sandbox::{Lifecycle, ListedSandbox, Network, OnTimeout, Sandbox, SandboxDetail, SandboxState};
 use hearth_store::{ListedSandbox as ListedRow, Sandbox as Row};
@@ -6,7 +6,7 @@ use hearth_types::{Ingress, Resources};
 
 use crate::control::Control;
 
-/// What a client needs to use the sandbox. The tokens are the same for as long as the sandbox lives.
+/// Returns the address and tokens of a sandbox. The tokens stay the same for the lifetime of the sandbox.
 pub(super) fn sandbox(control: &Control, row: &Row) -> Sandbox {
     Sandbox {
         sandbox_id: row.sandbox_id.to_string(),
@@ -20,7 +20,7 @@ pub(super) fn sandbox(control: &Control, row: &Row) -> Sandbox {
     }
 }
 
-/// An item of a list. Only running sandboxes are described: the others are nobody's business.
+/// Returns an item of a list. The state is always `running`: sandboxes in other states are hidden from clients.
 pub(super) fn listed(control: &Control, row: ListedRow) -> ListedSandbox {
     let Resources { vcpus, memory_mib, disk_mib } = row.resources;
     ListedSandbox {
@@ -40,7 +40,7 @@ pub(super) fn listed(control: &Control, row: ListedRow) -> ListedSandbox {
     }
 }
 
-/// Everything.
+/// Returns all details of a sandbox.
 pub(super) fn detail(control: &Control, row: Row) -> SandboxDetail {
     SandboxDetail {
         envd_access_token: envd_access_token(control, &row),
@@ -52,7 +52,7 @@ pub(super) fn detail(control: &Control, row: Row) -> SandboxDetail {
     }
 }
 
-/// The rules that are more than defaults.
+/// Returns the network rules, or `None` if all of them are defaults.
 fn network(ingress: &Ingress) -> Option<Network> {
     if *ingress == Ingress::open() {
         return None;

@@ -12,15 +12,15 @@ use crate::failure::Failure;
 use crate::http::auth::Reader;
 use crate::http::document::tag;
 use crate::http::path::SandboxPath;
-use crate::live::{Refusal, Request, State as Phase, Verdict};
+use crate::live::{self, Decision, Rejection, Request};
 
-/// Tell everything about a sandbox
+/// Read the details of a sandbox
 #[utoipa::path(
     get, path = "/sandboxes/{sandboxID}", tag = tag::SANDBOXES, operation_id = "getSandbox",
     params(SandboxPath),
     responses(
-        (status = 200, description = "This is it.", body = SandboxDetail),
-        (status = 404, description = "There is no such sandbox, or no such team."),
+        (status = 200, description = "All details of the sandbox.", body = SandboxDetail),
+        (status = 404, description = "The sandbox or the team does not exist."),
     )
 )]
 pub(crate) async fn get(
@@ -30,10 +30,10 @@ pub(crate) async fn get(
 ) -> Result<Json<SandboxDetail>, Failure> {
     let found = control.store.sandbox(&sandbox_id).await;
     let row = found.map_err(|error| Failure::internal("reading a sandbox", &error))?;
-    let row = row.filter(|row| row.team_id == team.id).ok_or(Refusal::NotFound)?;
-    match Phase::from(row.state).decide(Request::Describe) {
-        Verdict::Proceed => Ok(Json(describe::detail(&control, row))),
-        Verdict::Refuse(refusal) => Err(refusal.into()),
-        Verdict::Wait => Err(Refusal::NotFound.into()),
+    let row = row.filter(|row| row.team_id == team.id).ok_or(Rejection::NotFound)?;
+    match live::State::from(row.state).decide(Request::Describe) {
+        Decision::Proceed => Ok(Json(describe::detail(&control, row))),
+        Decision::Reject(rejection) => Err(rejection.into()),
+        Decision::Wait => Err(Rejection::NotFound.into()),
     }
 }

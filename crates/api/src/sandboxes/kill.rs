@@ -11,19 +11,19 @@ use crate::http::auth::Reader;
 use crate::http::document::tag;
 use crate::http::path::SandboxPath;
 
-/// End a sandbox
+/// Kill a sandbox
 ///
-/// Answers when nothing of it is left. Blocked teams may do it, too.
+/// Replies when the sandbox and all its resources are released. Blocked teams may kill their sandboxes, too.
 #[utoipa::path(
     delete, path = "/sandboxes/{sandboxID}", tag = tag::SANDBOXES, operation_id = "killSandbox",
     params(SandboxPath),
     responses(
-        (status = 204, description = "Nothing of it is left."),
-        (status = 404, description = "There is no such sandbox, or no such team."),
+        (status = 204, description = "The sandbox is killed and released."),
+        (status = 404, description = "The sandbox or the team does not exist."),
         (
             status = 500,
-            description = "Something went wrong: the server's log has more. It cannot be reached any more, and its \
-                end is tried until it succeeds."
+            description = "The release failed; the server's log has the reason. The sandbox is not reachable any more, \
+                and the server retries the release until it succeeds."
         ),
         (status = 503, description = "The server is stopping."),
     )

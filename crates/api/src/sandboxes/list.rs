@@ -1,4 +1,4 @@
-//! `GET /v2/sandboxes`, in pages, and `GET /sandboxes`, all at once.
+//! `GET /v2/sandboxes`, which returns pages, and `GET /sandboxes`, which returns everything in one reply.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use hearth_api_types::list::{LIMIT_MAX, ListQuery, metadata_of};
 use hearth_api_types::page::{self, Cursor};
-use hearth_api_types::sandbox::{ListedSandbox, SandboxState as Shown};
+use hearth_api_types::sandbox::{ListedSandbox, SandboxState as WireState};
 use hearth_store::{
     ListedSandbox as Row, Order, ResolveError, SandboxCursor, SandboxPage, SandboxQuery, SandboxState, Team,
 };
@@ -21,27 +21,27 @@ use crate::failure::Failure;
 use crate::http::auth::Reader;
 use crate::http::document::tag;
 
-/// Where the next page begins; absent on the last one.
+/// Token of the next page. Absent on the last page.
 pub(crate) const NEXT_TOKEN: HeaderName = HeaderName::from_static("x-next-token");
-/// How many running sandboxes match, on all pages.
+/// Number of running sandboxes that match, on all pages.
 pub(crate) const TOTAL_RUNNING: HeaderName = HeaderName::from_static("x-total-running");
 
-/// List sandboxes, in pages
+/// List sandboxes in pages
 ///
-/// By the time of their start, newest first unless asked otherwise.
+/// Sorted by start time, newest first by default.
 #[utoipa::path(
     get, path = "/v2/sandboxes", tag = tag::SANDBOXES, operation_id = "listSandboxes",
     params(ListQuery),
     responses((
-        status = 200, description = "A page of them.", body = Vec<ListedSandbox>,
+        status = 200, description = "A page of sandboxes.", body = Vec<ListedSandbox>,
         headers(
             (
                 "X-Next-Token" = String,
-                description = "Where the next page begins: its `nextToken`. Absent on the last page."
+                description = "The `nextToken` of the next page. Absent on the last page."
             ),
             (
                 "X-Total-Running" = u64,
-                description = "How many running sandboxes match, on all pages. Absent if none were asked for."
+                description = "Number of running sandboxes that match, on all pages. Absent if `state` excludes them."
             ),
         )
     ))
@@ -67,17 +67,17 @@ pub(crate) async fn page(
     Ok(response)
 }
 
-/// List running sandboxes, all at once
+/// List all running sandboxes
 ///
-/// Newest first.
+/// Returns all of them in one reply, newest first.
 #[utoipa::path(
     get, path = "/sandboxes", tag = tag::SANDBOXES, operation_id = "listSandboxesV1",
     params((
         "metadata" = Option<String>, Query,
-        description = "Pairs that all must be equal: `key=value` joined by `&`, where keys and values are form encoded, \
-            and all of it once more."
+        description = "Metadata that sandboxes must have: `key=value` pairs joined by `&`. Keys and values are form \
+            encoded, and the joined text is form encoded once more."
     )),
-    responses((status = 200, description = "All of them.", body = Vec<ListedSandbox>))
+    responses((status = 200, description = "All matching sandboxes.", body = Vec<ListedSandbox>))
 )]
 pub(crate) async fn all(
     State(control): State<Arc<Control>>,
@@ -87,7 +87,7 @@ pub(crate) async fn all(
     let metadata = metadata_of(text.as_deref().unwrap_or_default()).map_err(Failure::invalid)?;
     let mut query = running(&team, metadata);
     let mut sandboxes = Vec::new();
-    // As many as the team may have, so there is an end.
+    // Bounded by the team's limit of concurrent sandboxes.
     loop {
         let page = read(&control, &query).await?;
         sandboxes.extend(page.sandboxes);
@@ -117,16 +117,16 @@ fn running(team: &Team, metadata: BTreeMap<String, String>) -> SandboxQuery {
 
 async fn find(control: &Control, team: &Team, query: ListQuery) -> Result<SandboxPage, Failure> {
     let ListQuery { states, metadata, template, started_after, order, limit, after } = query;
-    let is_running_asked = states.contains(&Shown::Running);
-    let nothing = SandboxPage { sandboxes: Vec::new(), next: None, running_total: is_running_asked.then_some(0) };
-    if !is_running_asked {
-        // There are no paused ones yet.
-        return Ok(nothing);
+    let includes_running = states.contains(&WireState::Running);
+    let empty = SandboxPage { sandboxes: Vec::new(), next: None, running_total: includes_running.then_some(0) };
+    if !includes_running {
+        // Paused sandboxes are not supported yet.
+        return Ok(empty);
     }
     let template_id = match template {
         Some(reference) => match template_id(control, team, &reference).await? {
             Some(template_id) => Some(template_id),
-            None => return Ok(nothing),
+            None => return Ok(empty),
         },
         None => None,
     };
@@ -145,7 +145,7 @@ fn cursor(after: Cursor) -> Result<SandboxCursor, Failure> {
     Ok(SandboxCursor { started_at: at, sandbox_id })
 }
 
-/// The template that is meant; `None`: none, or none of the team's business.
+/// Resolves a template reference. Returns `None` if the template does not exist or the team must not use it.
 async fn template_id(
     control: &Control,
     team: &Team,

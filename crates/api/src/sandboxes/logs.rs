@@ -1,7 +1,7 @@
-//! `GET /sandboxes/{sandboxID}/logs` and `GET /v2/sandboxes/{sandboxID}/logs`: what a sandbox said.
+//! `GET /sandboxes/{sandboxID}/logs` and `GET /v2/sandboxes/{sandboxID}/logs`: log lines of a sandbox.
 //!
-//! Lines outlive their sandbox, so nobody asks whether there is one: who asks sees the lines of its own team under that id,
-//! and for an id that is unknown, or another team's, there are none.
+//! Lines outlive their sandbox, so the handlers do not check that it exists. They return the lines of the caller's team
+//! under that id; for an unknown id or another team's sandbox the list is empty.
 
 use std::sync::Arc;
 
@@ -18,18 +18,18 @@ use crate::http::auth::Reader;
 use crate::http::document::tag;
 use crate::http::path::SandboxPath;
 
-/// The field with the part of the guest that said it.
+/// Field for the source of a line within the guest.
 const LOGGER: &str = "logger";
-/// The field of lines that were too long, or had too much in their fields.
+/// Field that marks lines whose text or fields were truncated.
 const CUT: &str = "cut";
 
-/// Read what a sandbox said, from a time on, oldest first
+/// Read the log of a sandbox from a start time (first generation of clients)
 ///
-/// Lines outlive their sandbox. There are none for one that is unknown.
+/// Sorted by time, oldest first. Lines outlive their sandbox. For an unknown sandbox the list is empty.
 #[utoipa::path(
     get, path = "/sandboxes/{sandboxID}/logs", tag = tag::SANDBOXES, operation_id = "getSandboxLogsV1",
     params(SandboxPath, LogQuery),
-    responses((status = 200, description = "What it said.", body = Logs))
+    responses((status = 200, description = "Log lines of the sandbox.", body = Logs))
 )]
 pub(crate) async fn first_generation(
     State(control): State<Arc<Control>>,
@@ -46,13 +46,13 @@ pub(crate) async fn first_generation(
     Ok(Json(Logs { logs, log_entries }))
 }
 
-/// Read what a sandbox said, either way from a time
+/// Read the log of a sandbox in either direction from a time
 ///
-/// Lines outlive their sandbox. There are none for one that is unknown.
+/// Lines outlive their sandbox. For an unknown sandbox the list is empty.
 #[utoipa::path(
     get, path = "/v2/sandboxes/{sandboxID}/logs", tag = tag::SANDBOXES, operation_id = "getSandboxLogs",
     params(SandboxPath, LogPageQuery),
-    responses((status = 200, description = "What it said.", body = LogPage))
+    responses((status = 200, description = "Log lines of the sandbox.", body = LogPage))
 )]
 pub(crate) async fn second_generation(
     State(control): State<Arc<Control>>,
@@ -66,7 +66,7 @@ pub(crate) async fn second_generation(
         LogDirection::Forward => (Direction::Forward, cursor, None),
         LogDirection::Backward => (Direction::Backward, None, cursor),
     };
-    let query = Query { from, until, direction, limit, level_min: level.map(wanted), search };
+    let query = Query { from, until, direction, limit, level_min: level.map(level_from_wire), search };
     let logs = read(&control, &team, &sandbox_id, &query).await?;
     Ok(Json(LogPage { logs }))
 }
@@ -74,23 +74,23 @@ pub(crate) async fn second_generation(
 async fn read(control: &Control, team: &Team, sandbox_id: &SandboxId, query: &Query) -> Result<Vec<LogEntry>, Failure> {
     let stored = control.logs.query(team.id, sandbox_id, query).await;
     let stored = stored.map_err(|error| Failure::internal("reading the log of a sandbox", &error))?;
-    Ok(stored.into_iter().map(entry).collect())
+    Ok(stored.into_iter().map(to_entry).collect())
 }
 
-/// A line as clients see it. Who said it they know: they asked.
-fn entry(stored: Stored) -> LogEntry {
+/// Converts a stored line to its wire type. Omits the source: the client knows the sandbox from its own request.
+fn to_entry(stored: Stored) -> LogEntry {
     let Stored { source: _, line, is_cut } = stored;
     let LogLine { at, level, logger, message, mut fields } = line;
-    // What the host says about a line is not for the guest to say.
+    // Only the host sets this field; a value from the guest is removed.
     fields.remove(CUT);
     if is_cut {
         fields.insert(CUT.to_owned(), true.to_string());
     }
     fields.insert(LOGGER.to_owned(), logger);
-    LogEntry { timestamp: at, level: shown(level), message, fields }
+    LogEntry { timestamp: at, level: level_to_wire(level), message, fields }
 }
 
-fn shown(level: Level) -> LogLevel {
+fn level_to_wire(level: Level) -> LogLevel {
     match level {
         Level::Debug => LogLevel::Debug,
         Level::Info => LogLevel::Info,
@@ -99,7 +99,7 @@ fn shown(level: Level) -> LogLevel {
     }
 }
 
-fn wanted(level: LogLevel) -> Level {
+fn level_from_wire(level: LogLevel) -> Level {
     match level {
         LogLevel::Debug => Level::Debug,
         LogLevel::Info => Level::Info,

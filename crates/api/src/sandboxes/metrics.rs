@@ -1,6 +1,6 @@
-//! `GET /sandboxes/{sandboxID}/metrics` and `GET /sandboxes/metrics`: what sandboxes use.
+//! `GET /sandboxes/{sandboxID}/metrics` and `GET /sandboxes/metrics`: resource usage of sandboxes.
 //!
-//! As with their logs, nobody asks whether there is such a sandbox: samples outlive it, and each team sees its own.
+//! As with logs, the handlers do not check that the sandbox exists: samples outlive it, and each team reads only its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +18,13 @@ use crate::http::auth::Reader;
 use crate::http::document::tag;
 use crate::http::path::SandboxPath;
 
-/// Read what a sandbox used in a stretch of time, oldest first
+/// Read the resource usage of a sandbox over time
 ///
-/// Samples outlive their sandbox. There are none for one that is unknown.
+/// Sorted by time, oldest first. Samples outlive their sandbox. For an unknown sandbox the list is empty.
 #[utoipa::path(
     get, path = "/sandboxes/{sandboxID}/metrics", tag = tag::SANDBOXES, operation_id = "getSandboxMetrics",
     params(SandboxPath, MetricsQuery),
-    responses((status = 200, description = "What it used.", body = Vec<SandboxMetric>))
+    responses((status = 200, description = "Samples of the sandbox.", body = Vec<SandboxMetric>))
 )]
 pub(crate) async fn of_one(
     State(control): State<Arc<Control>>,
@@ -34,22 +34,22 @@ pub(crate) async fn of_one(
 ) -> Result<Json<Vec<SandboxMetric>>, Failure> {
     let query = MetricsQuery::parse(text.as_deref().unwrap_or_default()).map_err(Failure::invalid)?;
     let MetricsQuery { start, end } = query;
-    // Who does not say since when asks for the sandbox's life, and how long that was is not known here.
-    let step = start.map(|start| step_of(length(start, end.unwrap_or_else(Timestamp::now))));
-    let query = SampleQuery { from: start, until: end.map(just_after), step };
+    // Without a start the query covers the whole lifetime of the sandbox, whose length is unknown here.
+    let step = start.map(|start| step_of(duration_between(start, end.unwrap_or_else(Timestamp::now))));
+    let query = SampleQuery { from: start, until: end.map(exclusive_end), step };
     let samples = control.samples.range(team.id, &sandbox_id, &query).await;
     let samples = samples.map_err(|error| Failure::internal("reading samples of a sandbox", &error))?;
-    Ok(Json(samples.into_iter().map(shown).collect()))
+    Ok(Json(samples.into_iter().map(sample_to_wire).collect()))
 }
 
-/// Read what several sandboxes used last
+/// Read the latest resource usage of several sandboxes
 #[utoipa::path(
     get, path = "/sandboxes/metrics", tag = tag::SANDBOXES, operation_id = "getSandboxesMetrics",
     params((
         "sandbox_ids" = Vec<String>, Query, style = Form, explode = false, min_items = 1, max_items = 100,
-        description = "Whose, none twice."
+        description = "Ids of the sandboxes, without duplicates."
     )),
-    responses((status = 200, description = "The newest sample of each, if it has one.", body = SandboxesMetrics))
+    responses((status = 200, description = "Latest sample of each sandbox that has one.", body = SandboxesMetrics))
 )]
 pub(crate) async fn of_several(
     State(control): State<Arc<Control>>,
@@ -61,27 +61,27 @@ pub(crate) async fn of_several(
     let ids = ids.map_err(|_| Failure::bad_request("invalid sandbox ID"))?;
     let latest = control.samples.latest(team.id, &ids).await;
     let latest = latest.map_err(|error| Failure::internal("reading samples of sandboxes", &error))?;
-    let sandboxes = latest.into_iter().map(|(id, sample)| (id.to_string(), shown(sample))).collect();
+    let sandboxes = latest.into_iter().map(|(id, sample)| (id.to_string(), sample_to_wire(sample))).collect();
     Ok(Json(SandboxesMetrics { sandboxes }))
 }
 
-/// The first moment that does not belong to a stretch of time any more which ends with this one.
-pub(crate) fn just_after(end: Timestamp) -> Timestamp {
+/// Converts an inclusive end to an exclusive one, at the precision of microseconds.
+pub(crate) fn exclusive_end(end: Timestamp) -> Timestamp {
     end.checked_add(Duration::from_micros(1)).unwrap_or(Timestamp::MAX)
 }
 
-/// How long it is; nothing if it ends before it begins.
-pub(crate) fn length(start: Timestamp, end: Timestamp) -> Duration {
+/// Returns the duration from `start` to `end`, or zero if `end` is earlier.
+pub(crate) fn duration_between(start: Timestamp, end: Timestamp) -> Duration {
     Duration::try_from(end.duration_since(start)).unwrap_or_default()
 }
 
-fn shown(sample: Sample) -> SandboxMetric {
+fn sample_to_wire(sample: Sample) -> SandboxMetric {
     let Sample { at, cpu_count, cpu_used_pct, mem_total, mem_used, mem_cache, disk_total, disk_used } = sample;
     SandboxMetric {
         timestamp: at,
         timestamp_unix: at.as_second(),
         cpu_count,
-        // As the guest rounds.
+        // Two decimals, as the guest daemon rounds.
         cpu_used_pct: (cpu_used_pct * 100.0).round() / 100.0,
         mem_used,
         mem_total,

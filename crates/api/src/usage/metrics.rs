@@ -17,14 +17,14 @@ use crate::failure::Failure;
 use crate::http::auth::Reader;
 use crate::http::document::tag;
 use crate::http::path::TeamPath;
-use crate::sandboxes::metrics::{just_after, length};
+use crate::sandboxes::metrics::{duration_between, exclusive_end};
 
-/// The stretch of time that is meant when nothing is said.
-const RANGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// As exact as usages are kept.
-const FINEST: Duration = Duration::from_secs(1);
+/// Time range without an explicit start.
+const RANGE_DEFAULT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Smallest step between usages that analytics returns.
+const STEP_MIN: Duration = Duration::from_secs(1);
 
-/// The team that calls, which is the one that the path names.
+/// The caller's team, which must be the team in the path.
 #[derive(Debug)]
 pub(crate) struct OwnTeam(TeamId);
 
@@ -32,26 +32,26 @@ impl FromRequestParts<Arc<Control>> for OwnTeam {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, control: &Arc<Control>) -> Result<Self, Failure> {
-        // Credentials come before everything else about a request.
+        // Credentials are checked before anything else in a request.
         let Reader(team) = Reader::from_request_parts(parts, control).await?;
-        let TeamPath(named) = TeamPath::from_request_parts(parts, control).await?;
-        if named == team.id {
-            Ok(Self(named))
+        let TeamPath(team_id) = TeamPath::from_request_parts(parts, control).await?;
+        if team_id == team.id {
+            Ok(Self(team_id))
         } else {
-            Err(Failure::new(StatusCode::FORBIDDEN, "this is another team's"))
+            Err(Failure::new(StatusCode::FORBIDDEN, "the metrics belong to another team"))
         }
     }
 }
 
-/// Read what a team used in a stretch of time, oldest first
+/// Read the usage of a team over time
 ///
-/// The last seven days, unless asked otherwise.
+/// Sorted by time, oldest first. The range defaults to the last seven days.
 #[utoipa::path(
     get, path = "/teams/{teamID}/metrics", tag = tag::TEAMS, operation_id = "getTeamMetrics",
     params(TeamPath, MetricsQuery),
     responses(
-        (status = 200, description = "What it used.", body = Vec<TeamMetric>),
-        (status = 403, description = "It is another team, or is banned."),
+        (status = 200, description = "Usage of the team.", body = Vec<TeamMetric>),
+        (status = 403, description = "The team in the path is not the caller's, or is banned."),
     )
 )]
 pub(crate) async fn list(
@@ -61,25 +61,25 @@ pub(crate) async fn list(
 ) -> Result<Json<Vec<TeamMetric>>, Failure> {
     let query = MetricsQuery::parse(text.as_deref().unwrap_or_default()).map_err(Failure::invalid)?;
     let (start, end) = range(query);
-    let usages = read(&control, team_id, (start, end), step_of(length(start, end))).await?;
-    let shown = usages.into_iter().map(|usage| TeamMetric {
+    let usages = read(&control, team_id, (start, end), step_of(duration_between(start, end))).await?;
+    let metrics = usages.into_iter().map(|usage| TeamMetric {
         timestamp: usage.at,
         timestamp_unix: usage.at.as_second(),
         concurrent_sandboxes: usage.sandboxes_max,
         sandbox_start_rate: usage.start_rate(),
     });
-    Ok(Json(shown.collect()))
+    Ok(Json(metrics.collect()))
 }
 
-/// Read the most that a team used in a stretch of time
+/// Read the maximum usage of a team in a time range
 ///
-/// And when that was first reached; zero at its end if there was nothing.
+/// Returns the maximum and the first time that it was reached. Without usage, returns zero at the end of the range.
 #[utoipa::path(
     get, path = "/teams/{teamID}/metrics/max", tag = tag::TEAMS, operation_id = "getTeamMetricsMax",
     params(TeamPath, MetricsQuery, MaxQuery),
     responses(
-        (status = 200, description = "The most.", body = MaxTeamMetric),
-        (status = 403, description = "It is another team, or is banned."),
+        (status = 200, description = "Maximum in the range.", body = MaxTeamMetric),
+        (status = 403, description = "The team in the path is not the caller's, or is banned."),
     )
 )]
 pub(crate) async fn max(
@@ -93,16 +93,16 @@ pub(crate) async fn max(
         TeamMetricName::ConcurrentSandboxes => f64::from(usage.sandboxes_max),
         TeamMetricName::SandboxStartRate => usage.start_rate(),
     };
-    let usages = read(&control, team_id, (start, end), FINEST).await?;
+    let usages = read(&control, team_id, (start, end), STEP_MIN).await?;
     let values = usages.iter().map(|usage| (usage.at, value(usage)));
-    let (at, value) = values.reduce(|most, next| if next.1 > most.1 { next } else { most }).unwrap_or((end, 0.0));
+    let (at, value) = values.reduce(|max, next| if next.1 > max.1 { next } else { max }).unwrap_or((end, 0.0));
     Ok(Json(MaxTeamMetric { timestamp: at, timestamp_unix: at.as_second(), value }))
 }
 
 fn range(query: MetricsQuery) -> (Timestamp, Timestamp) {
     let MetricsQuery { start, end } = query;
     let end = end.unwrap_or_else(Timestamp::now);
-    (start.unwrap_or_else(|| end.checked_sub(RANGE).unwrap_or(Timestamp::MIN)), end)
+    (start.unwrap_or_else(|| end.checked_sub(RANGE_DEFAULT).unwrap_or(Timestamp::MIN)), end)
 }
 
 async fn read(
@@ -111,6 +111,6 @@ async fn read(
     (start, end): (Timestamp, Timestamp),
     step: Duration,
 ) -> Result<Vec<Usage>, Failure> {
-    let usages = control.usages.usages(team_id, start, just_after(end), step).await;
-    usages.map_err(|error| Failure::internal("reading what a team used", &error))
+    let usages = control.usages.usages(team_id, start, exclusive_end(end), step).await;
+    usages.map_err(|error| Failure::internal("reading the usage of a team", &error))
 }

@@ -10,25 +10,25 @@ use anyhow::{Context, Result, ensure};
 use hearth_artifact::{ArtifactSet, Cache, create_overlay};
 use hearth_envd_api::{Client, Init, PORT};
 use hearth_network::{Attachment, Config, Mode, Pool, Slot};
-use hearth_testkit::Prepared;
+use hearth_testkit::PreparedDataDir;
 use hearth_vmm::{AcceleratorChoice, Driver, Kernel, Machine, Nic, Running, Saved};
 use http::HeaderMap;
 use tokio::net::TcpStream;
 
-/// Slots made ahead, as many as are taken at once: the instance has some too.
+/// Slots prepared in advance, enough for all concurrent restores. The instance prepares slots as well.
 const SLOTS: usize = 20;
 const ATTEMPT: Duration = Duration::from_secs(2);
 const BUDGET: Duration = Duration::from_secs(60);
 
-/// The parts a restore needs.
-pub(crate) struct Bare {
+/// The parts that a restore needs: driver, network slots and artifacts.
+pub(crate) struct BareDriver {
     driver: Driver,
     pool: Pool,
     set: ArtifactSet,
     folder: tempfile::TempDir,
 }
 
-/// A restored VM.
+/// Restored VM.
 pub(crate) struct Vm {
     running: Running,
     slot: Slot,
@@ -36,10 +36,14 @@ pub(crate) struct Vm {
     address: IpAddr,
 }
 
-impl Bare {
-    pub(crate) async fn open(prepared: &Prepared) -> Result<Self> {
+impl BareDriver {
+    pub(crate) async fn open(prepared: &PreparedDataDir) -> Result<Self> {
         let cache = Cache::view(prepared.folder().join("artifacts"));
-        let set = cache.list()?.into_iter().max_by_key(|set| set.manifest().created_at).context("no base template")?;
+        let set = cache
+            .list()?
+            .into_iter()
+            .max_by_key(|set| set.manifest().created_at)
+            .context("the base template is missing")?;
         let folder = tempfile::Builder::new().prefix("hearth-bench-").tempdir()?;
         let config = hearth_vmm::Config {
             qemu_program: "qemu-system-x86_64".into(),
@@ -49,7 +53,7 @@ impl Bare {
             },
             verdict_file: folder.path().join("accelerator.json"),
         };
-        // Nothing is booted: the accelerator is the one the template was made with.
+        // Nothing is booted, so the kernel has no files. The accelerator is the one that the template was built with.
         let kernel =
             Kernel { version: set.manifest().kernel_version.clone(), image: PathBuf::new(), initramfs: PathBuf::new() };
         let driver = Driver::open(&config, &kernel).await?;
@@ -65,24 +69,26 @@ impl Bare {
         Ok(Self { driver, pool, set, folder })
     }
 
-    /// Waits until slots are ready, so that making them is not measured.
-    pub(crate) async fn settled(&self) {
+    /// Waits until all slots are prepared, so that their preparation is not measured.
+    pub(crate) async fn wait_for_slots(&self) {
         while self.pool.ready() < SLOTS {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// Restores a VM to its first answer.
+    /// Restores a VM and returns it with the time until its first reply. `number` must be unique.
     pub(crate) async fn restore(&self, number: usize) -> Result<(Vm, Duration)> {
         let start = Instant::now();
         let folder = self.folder.path().join(number.to_string());
         std::fs::create_dir(&folder)?;
         let slot = self.pool.acquire(true).await?;
-        let address = slot.guest_address().context("a slot with an address")?;
+        let address = slot.guest_address().context("the slot has no address")?;
         let overlay = folder.join("overlay.qcow2");
         let resources = self.set.manifest().resources;
         create_overlay(&overlay, u64::from(resources.disk_mib) << 20)?;
-        let Attachment::Tap { name } = slot.attachment() else { unreachable!("namespaces were demanded") };
+        let Attachment::Tap { name } = slot.attachment() else {
+            unreachable!("the pool is in the mode for namespaces")
+        };
         let machine = Machine {
             folder: folder.clone(),
             resources,
@@ -100,6 +106,7 @@ impl Bare {
         Ok((vm, start.elapsed()))
     }
 
+    /// Kills a VM and releases its slot and its folder.
     pub(crate) async fn discard(&self, vm: Vm) {
         vm.running.kill().await;
         self.pool.release(vm.slot).await;
@@ -124,19 +131,22 @@ impl Vm {
         Client::new(Box::new(dial), "localhost", HeaderMap::new())
     }
 
-    /// Runs a command to its end.
+    /// Runs a command and waits for its exit.
+    ///
+    /// # Errors
+    /// Fails if the exit code is not zero.
     pub(crate) async fn run(&self, command: &str) -> Result<()> {
         let output = self.client().run(command).await?;
-        ensure!(output.exit_code == 0, "{command} ended with {}", output.exit_code);
+        ensure!(output.exit_code == 0, "{command} exited with {}", output.exit_code);
         Ok(())
     }
 
-    /// Where any port of the guest is reached.
+    /// Returns the address of the guest, for all of its ports.
     pub(crate) fn address(&self) -> IpAddr {
         self.address
     }
 
-    /// The guest daemon's address, for transfers.
+    /// Returns the URL of the guest daemon, for transfers.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", SocketAddr::new(self.address, PORT))
     }

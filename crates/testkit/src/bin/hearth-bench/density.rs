@@ -1,4 +1,4 @@
-//! What idle sandboxes cost, and the daemon with them.
+//! Memory and CPU of idle sandboxes, and of the daemon that runs them.
 
 use std::fs;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use crate::report::{Goal, Report};
 
 /// Creates in flight while filling up.
 const IN_FLIGHT: usize = 10;
-/// The daemon's memory, as promised.
+/// Goal for the daemon's memory.
 const DAEMON_MIB_MAX: f64 = 80.0;
-/// How long sandboxes are left alone before they count as idle.
+/// Time without requests after which sandboxes count as idle.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// Memory and CPU of sandboxes that do nothing.
+/// Measures idle sandboxes.
 pub(crate) async fn idle(report: &mut Report, instance: &Instance, rounds: Rounds) -> Result<()> {
-    let daemon = instance.pid().context("the daemon runs")?;
+    let daemon = instance.pid().context("the daemon has exited")?;
     report.plain("daemon memory, idle", "MiB", resident_mib(daemon)?, Some(Goal::Below(DAEMON_MIB_MAX)));
     let client = instance.client();
     let count = rounds.idle_sandboxes;
@@ -61,24 +61,28 @@ fn resident_mib(pid: u32) -> Result<f64> {
     field_mib(&format!("/proc/{pid}/status"), "VmRSS:")
 }
 
-/// proc(5), smaps_rollup: pages shared by n processes count as an nth.
+/// Reads a proportional set size: a page shared by n processes counts as an nth (proc(5), smaps_rollup).
 fn proportional_mib(pid: u32, field: &str) -> Result<f64> {
     field_mib(&format!("/proc/{pid}/smaps_rollup"), field)
 }
 
 fn field_mib(path: &str, field: &str) -> Result<f64> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix(field)).with_context(|| format!("{field} in {path}"))?;
-    let kib: f64 = line.split_whitespace().next().context("a number")?.parse()?;
+    let line =
+        text.lines().find_map(|line| line.strip_prefix(field)).with_context(|| format!("no {field} in {path}"))?;
+    let kib: f64 = line.split_whitespace().next().context("no number")?.parse()?;
     Ok(kib / 1024.0)
 }
 
-/// User and system time of a process (proc(5), stat: fields 14 and 15, counted behind the name in parentheses).
+/// Reads user plus system time of a process, in clock ticks (proc(5), stat: fields 14 and 15).
+///
+/// The fields are counted after the name in parentheses, which may have spaces.
 fn ticks(pid: u32) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, rest) = text.rsplit_once(')').context("a name in parentheses")?;
+    let (_, rest) = text.rsplit_once(')').context("no name in parentheses")?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
-    Ok(fields.get(11).context("user time")?.parse::<u64>()? + fields.get(12).context("system time")?.parse::<u64>()?)
+    Ok(fields.get(11).context("no user time")?.parse::<u64>()?
+        + fields.get(12).context("no system time")?.parse::<u64>()?)
 }
 
 fn ticks_per_second() -> f64 {

@@ -1,4 +1,4 @@
-//! What the way through edge and node adds to a request, in clear and over TLS.
+//! Latency that edge and node add to a request, in clear and over TLS.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -24,20 +24,20 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::Rounds;
-use crate::bare::Bare;
+use crate::bare::BareDriver;
 use crate::report::Report;
 use crate::statistics::{Percentiles, milliseconds};
 
-/// Requests for each of the commands that other series run: one takes a fraction of their time.
+/// Requests for each command of the other series. A request takes a fraction of the time of a command.
 const REQUESTS_PER_COMMAND: usize = 10;
 
-/// A connection that is kept, and what is asked on it: how the guest daemon is.
-struct Asker {
+/// Keep-alive connection for health requests to the guest daemon.
+struct HealthClient {
     sender: SendRequest<Empty<Bytes>>,
     host: String,
 }
 
-impl Asker {
+impl HealthClient {
     async fn over<S>(stream: S, host: &str) -> Result<Self>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -47,7 +47,8 @@ impl Asker {
         Ok(Self { sender, host: host.to_owned() })
     }
 
-    async fn ask(&mut self) -> Result<Duration> {
+    /// Sends a request and returns the time until the end of the reply.
+    async fn request(&mut self) -> Result<Duration> {
         let request = Request::get("/health").header("host", &self.host).body(Empty::new())?;
         let start = Instant::now();
         self.sender.ready().await?;
@@ -55,7 +56,7 @@ impl Asker {
         let status = response.status();
         response.into_body().collect().await?;
         let took = start.elapsed();
-        ensure!(status == 204, "the guest daemon answered {status}");
+        ensure!(status == 204, "the guest daemon replied with {status}");
         Ok(took)
     }
 }
@@ -71,19 +72,19 @@ fn address_of(url: &str) -> Result<SocketAddr> {
     address.parse().with_context(|| format!("no address in {url}"))
 }
 
-/// The port of the names, and a client that trusts their authority.
-struct Names {
+/// The instance's TLS endpoint, and a connector that trusts its certificate authority.
+struct TlsEndpoint {
     domain: String,
     address: SocketAddr,
     connector: TlsConnector,
 }
 
-impl Names {
+impl TlsEndpoint {
     fn of(instance: &Instance) -> Result<Self> {
         let endpoints: Value = serde_json::from_slice(&fs::read(instance.folder().join("run/endpoints.json"))?)?;
-        let text = |name: &str| endpoints[name].as_str().with_context(|| format!("the instance tells no {name}"));
+        let text = |name: &str| endpoints[name].as_str().with_context(|| format!("no {name} in endpoints.json"));
         let domain = text("domain")?.to_owned();
-        let port = domain.rsplit_once(':').context("a port")?.1.parse()?;
+        let port = domain.rsplit_once(':').context("no port in the domain")?.1.parse()?;
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(text("ca_file")?)?)?;
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -94,32 +95,37 @@ impl Names {
         Ok(Self { domain, address, connector: TlsConnector::from(Arc::new(config)) })
     }
 
-    async fn asker(&self, sandbox_id: &str) -> Result<Asker> {
+    async fn connect(&self, sandbox_id: &str) -> Result<HealthClient> {
         let host = format!("{PORT}-{sandbox_id}.{}", self.domain);
         let name = host.split(':').next().unwrap_or_default().to_owned();
         let stream = self.connector.connect(ServerName::try_from(name)?, connect(self.address).await?).await?;
-        Asker::over(stream, &host).await
+        HealthClient::over(stream, &host).await
     }
 }
 
-/// A small request on a kept connection: straight to a guest, through edge and node, and the same over TLS. They take turns.
-pub(crate) async fn requests(report: &mut Report, bare: &Bare, instance: &Instance, rounds: Rounds) -> Result<()> {
+/// Measures a small request on a keep-alive connection, in turns: directly to a guest, through edge and node, over TLS.
+pub(crate) async fn requests(
+    report: &mut Report,
+    bare: &BareDriver,
+    instance: &Instance,
+    rounds: Rounds,
+) -> Result<()> {
     let sandbox = instance.client().create(&NewSandbox::of("base")).await?;
     let (vm, _) = bare.restore(4000).await?;
-    let names = Names::of(instance)?;
+    let endpoint = TlsEndpoint::of(instance)?;
     let host = format!("{PORT}-{}.example.com", sandbox.id());
-    let mut direct = Asker::over(connect(address_of(&vm.url())?).await?, "guest").await?;
-    let mut clear = Asker::over(connect(address_of(instance.sandbox_url())?).await?, &host).await?;
-    let mut encrypted = names.asker(sandbox.id()).await?;
-    let (mut bounds, mut in_clear, mut over_tls, mut greetings) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut direct = HealthClient::over(connect(address_of(&vm.url())?).await?, "guest").await?;
+    let mut clear = HealthClient::over(connect(address_of(instance.sandbox_url())?).await?, &host).await?;
+    let mut encrypted = endpoint.connect(sandbox.id()).await?;
+    let (mut bounds, mut in_clear, mut over_tls, mut handshakes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for number in 0..rounds.commands * REQUESTS_PER_COMMAND {
-        bounds.push(direct.ask().await?);
-        in_clear.push(clear.ask().await?);
-        over_tls.push(encrypted.ask().await?);
+        bounds.push(direct.request().await?);
+        in_clear.push(clear.request().await?);
+        over_tls.push(encrypted.request().await?);
         if number % REQUESTS_PER_COMMAND == 0 {
             let start = Instant::now();
-            names.asker(sandbox.id()).await?.ask().await?;
-            greetings.push(start.elapsed());
+            endpoint.connect(sandbox.id()).await?.request().await?;
+            handshakes.push(start.elapsed());
         }
     }
     bare.discard(vm).await;
@@ -127,12 +133,12 @@ pub(crate) async fn requests(report: &mut Report, bare: &Bare, instance: &Instan
     let bounds = Percentiles::of(bounds);
     for (way, series) in [("in clear", in_clear), ("over TLS", over_tls)] {
         let series = Percentiles::of(series);
-        for (name, ours, bound) in [("p50", series.p50, bounds.p50), ("p99", series.p99, bounds.p99)] {
+        for (name, measured, bound) in [("p50", series.p50, bounds.p50), ("p99", series.p99, bounds.p99)] {
             let name = format!("request through edge and node, {way}, {name}");
-            report.bounded(&name, "ms", milliseconds(ours), milliseconds(bound), None);
+            report.bounded(&name, "ms", milliseconds(measured), milliseconds(bound), None);
         }
     }
-    let greeting = milliseconds(Percentiles::of(greetings).p50);
-    report.plain("new TLS connection to first answer, p50", "ms", greeting, None);
+    let first_reply = milliseconds(Percentiles::of(handshakes).p50);
+    report.plain("new TLS connection to first reply, p50", "ms", first_reply, None);
     Ok(())
 }

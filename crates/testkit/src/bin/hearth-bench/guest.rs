@@ -1,6 +1,6 @@
-//! The guest's daemon alone: in a real microVM, spoken to straight through its tap, without API, edge and proxies.
+//! The guest daemon alone: in a real microVM, on a direct connection through its tap, without API, edge and proxies.
 //!
-//! The bounds are measured in the same guest: programs that Python starts there, and plain TCP through the same tap.
+//! The bounds are measured in the same guest: processes that Python spawns there, and plain TCP through the same tap.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use hearth_envd_api::PORT;
 
-use crate::bare::Bare;
+use crate::bare::BareDriver;
 use crate::report::{Goal, Report};
 use crate::statistics::{Percentiles, milliseconds};
 
@@ -19,13 +19,13 @@ mod raw;
 mod start;
 mod wire;
 
-use daemon::{Cost, forget_peak};
-use raw::Raw;
+use daemon::{DaemonUsage, reset_peak};
+use raw::RawTcp;
 use wire::Connection;
 
-/// How much is measured of the daemon.
+/// Number and size of the measurements.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Amounts {
+pub(crate) struct Workload {
     /// Commands of each kind.
     pub(crate) commands: usize,
     /// Starts of the daemon.
@@ -35,22 +35,26 @@ pub(crate) struct Amounts {
     pub(crate) events: usize,
 }
 
-/// The daemon's memory when it does nothing, as promised.
+/// Goal for the memory of the idle daemon.
 const IDLE_MIB_MAX: f64 = 8.0;
-/// What much output may cost afterwards: nothing but what the allocator keeps of a follower's queue (64 pieces of 32 KiB).
+/// Goal for the growth of the memory after a large output or transfer.
+///
+/// The allocator may retain the queue of a follower (64 chunks of 32 KiB), and nothing else.
 const GROWTH_MIB_MAX: f64 = 2.0;
-/// Streams that are open at once.
+/// Concurrent open streams.
 const STREAMS: usize = 100;
-/// Commands before the bound has its turn.
+/// Commands in a turn, before the turn of the bound.
 const TURN: usize = 20;
-/// After this long the daemon has ended threads that have nothing to do.
+/// Time after which the daemon has stopped its idle threads.
 const SETTLE: Duration = Duration::from_secs(3);
-/// The numbers of these VMs; other sections have lower ones.
+/// Number of the first VM of this section; the numbers of other sections are lower.
 const FIRST_VM: usize = 10_000;
-/// On the guest's disk, where uploads are.
+/// On the guest's disk, like uploads of clients.
 const FILE: &str = "/tmp/transfer";
 
-/// Starts a program again and again, as cheaply as can be: `posix_spawn` (vfork and exec) and a wait. Prints nanoseconds.
+/// Python program that spawns a process repeatedly and prints the durations in nanoseconds.
+///
+/// It uses the cheapest way: `posix_spawn` (vfork and exec) and a wait.
 const SPAWN: &str = r"
 import os, sys, time
 for _ in range(int(sys.argv[1])):
@@ -59,7 +63,7 @@ for _ in range(int(sys.argv[1])):
     print(time.monotonic_ns() - begin)
 ";
 
-/// A guest and how to reach it.
+/// Guest of a restored VM.
 struct Guest {
     address: IpAddr,
 }
@@ -70,33 +74,33 @@ impl Guest {
     }
 }
 
-/// Everything about the daemon.
-pub(crate) async fn measure(report: &mut Report, bare: &Bare, program: &Path, amounts: Amounts) -> Result<()> {
-    start::measure(report, program, amounts.starts).await?;
-    // Each with a guest of its own: what one leaves in the daemon's memory is not the next one's.
-    alone(bare, 0, async |guest| {
+/// Measures the daemon.
+pub(crate) async fn measure(report: &mut Report, bare: &BareDriver, program: &Path, workload: Workload) -> Result<()> {
+    start::measure(report, program, workload.starts).await?;
+    // Each series has a new guest, because a series changes the memory usage of the daemon.
+    with_new_guest(bare, 0, async |guest| {
         streams(report, guest).await?;
-        commands(report, guest, amounts.commands).await
+        commands(report, guest, workload.commands).await
     })
     .await?;
-    alone(bare, 1, async |guest| output(report, guest, amounts.transfer_mib).await).await?;
-    alone(bare, 2, async |guest| files(report, guest, amounts.transfer_mib).await).await?;
-    alone(bare, 3, async |guest| flood::measure(report, guest, amounts.events).await).await
+    with_new_guest(bare, 1, async |guest| output(report, guest, workload.transfer_mib).await).await?;
+    with_new_guest(bare, 2, async |guest| files(report, guest, workload.transfer_mib).await).await?;
+    with_new_guest(bare, 3, async |guest| flood::measure(report, guest, workload.events).await).await
 }
 
-/// Works with a guest that was just restored and is gone afterwards, however the work ends.
-async fn alone(bare: &Bare, number: usize, work: impl AsyncFnOnce(&Guest) -> Result<()>) -> Result<()> {
+/// Calls `work` with a newly restored guest, and discards the guest even if the work fails.
+async fn with_new_guest(bare: &BareDriver, number: usize, work: impl AsyncFnOnce(&Guest) -> Result<()>) -> Result<()> {
     let (vm, _) = bare.restore(FIRST_VM + number).await?;
     let worked = work(&Guest { address: vm.address() }).await;
     bare.discard(vm).await;
     worked
 }
 
-/// Memory and threads, idle and with many silent streams.
+/// Measures memory and threads: idle, and with many streams without data.
 async fn streams(report: &mut Report, guest: &Guest) -> Result<()> {
-    let mut asking = guest.connect().await?;
+    let mut control = guest.connect().await?;
     tokio::time::sleep(SETTLE).await;
-    let idle = Cost::of(&mut asking).await?;
+    let idle = DaemonUsage::of(&mut control).await?;
     let goal = Some(Goal::AtMost(IDLE_MIB_MAX));
     report.plain("guest daemon: memory, idle", "MiB", idle.resident_mib, goal);
     report.plain("guest daemon: threads, idle", "", idle.threads, None);
@@ -104,30 +108,30 @@ async fn streams(report: &mut Report, guest: &Guest) -> Result<()> {
     for _ in 0..STREAMS {
         let mut connection = guest.connect().await?;
         let mut messages = connection.start(None, &["sleep", "1000"]).await?;
-        messages.next().await?.context("a start")?;
+        messages.next().await?.context("no start event")?;
         open.push((connection, messages));
     }
     tokio::time::sleep(SETTLE).await;
-    let busy = Cost::of(&mut asking).await?;
+    let busy = DaemonUsage::of(&mut control).await?;
     report.plain(&format!("guest daemon: memory, {STREAMS} open streams"), "MiB", busy.resident_mib, None);
     report.plain(&format!("guest daemon: threads, {STREAMS} open streams"), "", busy.threads, None);
     drop(open);
-    asking.text(Some("root"), &["pkill", "sleep"]).await?;
+    control.text(Some("root"), &["pkill", "sleep"]).await?;
     Ok(())
 }
 
-/// Round trips of commands that do nothing.
+/// Measures round trips of commands that do nothing.
 async fn commands(report: &mut Report, guest: &Guest, count: usize) -> Result<()> {
     let mut connection = guest.connect().await?;
     for (name, command) in [("/bin/true", &["/bin/true"][..]), ("bash -l -c true", &["/bin/bash", "-l", "-c", "true"])]
     {
-        let (mut ours, mut bounds) = (Vec::new(), Vec::new());
-        while ours.len() < count {
-            let turn = TURN.min(count - ours.len());
+        let (mut measured, mut bounds) = (Vec::new(), Vec::new());
+        while measured.len() < count {
+            let turn = TURN.min(count - measured.len());
             for _ in 0..turn {
                 let start = Instant::now();
                 connection.start(None, command).await?.drain().await?;
-                ours.push(start.elapsed());
+                measured.push(start.elapsed());
             }
             let turn = turn.to_string();
             let spawning = [&["python3", "-c", SPAWN, &turn], command].concat();
@@ -135,58 +139,58 @@ async fn commands(report: &mut Report, guest: &Guest, count: usize) -> Result<()
                 bounds.push(Duration::from_nanos(line.parse()?));
             }
         }
-        let (ours, bounds) = (Percentiles::of(ours), Percentiles::of(bounds));
-        for (percentile, ours, bound) in
-            [("p50", ours.p50, bounds.p50), ("p95", ours.p95, bounds.p95), ("p99", ours.p99, bounds.p99)]
+        let (measured, bounds) = (Percentiles::of(measured), Percentiles::of(bounds));
+        for (percentile, measured, bound) in
+            [("p50", measured.p50, bounds.p50), ("p95", measured.p95, bounds.p95), ("p99", measured.p99, bounds.p99)]
         {
             let name = format!("guest daemon: `{name}`, {percentile} (bound: spawned in the guest)");
-            report.bounded(&name, "ms", milliseconds(ours), milliseconds(bound), None);
+            report.bounded(&name, "ms", milliseconds(measured), milliseconds(bound), None);
         }
     }
     Ok(())
 }
 
-/// What one command prints, and what it leaves in the daemon's memory.
+/// Measures the output of one command, and the growth of the daemon's memory.
 async fn output(report: &mut Report, guest: &Guest, size_mib: usize) -> Result<()> {
-    let raw = Raw::open(guest.connect().await?, guest.address).await?;
+    let raw = RawTcp::open(guest.connect().await?, guest.address).await?;
     let mut connection = guest.connect().await?;
     let bytes = size_mib << 20;
     let bound = raw.download(bytes).await?;
-    let before = quiet_cost(&mut connection).await?;
+    let before = idle_usage(&mut connection).await?;
     let start = Instant::now();
     let printed = connection.start(None, &["head", "-c", &bytes.to_string(), "/dev/zero"]).await?.drain().await?;
     let took = start.elapsed();
-    ensure!(printed == bytes, "{printed} of {bytes} bytes came");
+    ensure!(printed == bytes, "{printed} of {bytes} bytes received");
     let name = format!("guest daemon: {size_mib} MiB of command output (bound: raw TCP)");
     report.bounded(&name, "MB/s", rate(bytes, took), rate(bytes, bound), None);
-    told_growth(report, &mut connection, "command output", before).await?;
-    // What a pipe between two programs of this guest carries: output comes through one first.
+    report_growth(report, &mut connection, "command output", before).await?;
+    // The throughput of a pipe in this guest, for comparison: output passes through one.
     let start = Instant::now();
     connection.text(None, &["/bin/sh", "-c", &format!("head -c {bytes} /dev/zero | cat > /dev/null")]).await?;
     report.plain("guest pipe, `head` to `cat`", "MB/s", rate(bytes, start.elapsed()), None);
     Ok(())
 }
 
-/// A file up and down.
+/// Measures upload and download of a file.
 async fn files(report: &mut Report, guest: &Guest, size_mib: usize) -> Result<()> {
-    let raw = Raw::open(guest.connect().await?, guest.address).await?;
+    let raw = RawTcp::open(guest.connect().await?, guest.address).await?;
     let mut connection = guest.connect().await?;
     let bytes = size_mib << 20;
     let (up_bound, down_bound) = (raw.upload(bytes).await?, raw.download(bytes).await?);
-    let before = quiet_cost(&mut connection).await?;
+    let before = idle_usage(&mut connection).await?;
     let start = Instant::now();
     connection.upload(FILE, bytes).await?;
     let up = start.elapsed();
     let start = Instant::now();
     let read = connection.download(FILE).await?;
     let down = start.elapsed();
-    ensure!(read == bytes, "{read} of {bytes} bytes came back");
-    for (name, ours, bound) in [("upload", up, up_bound), ("download", down, down_bound)] {
+    ensure!(read == bytes, "{read} of {bytes} bytes received");
+    for (name, measured, bound) in [("upload", up, up_bound), ("download", down, down_bound)] {
         let name = format!("guest daemon: {name} of {size_mib} MiB (bound: raw TCP)");
-        report.bounded(&name, "MB/s", rate(bytes, ours), rate(bytes, bound), None);
+        report.bounded(&name, "MB/s", rate(bytes, measured), rate(bytes, bound), None);
     }
-    told_growth(report, &mut connection, "transfers", before).await?;
-    // What the guest's own programs get of the same disk: transfers end there.
+    report_growth(report, &mut connection, "transfers", before).await?;
+    // The throughput of the same disk for programs in the guest, for comparison: transfers use it.
     let (input, output, count) = (format!("if={FILE}"), format!("of={FILE}"), format!("count={size_mib}"));
     let written = ["dd", "status=none", "bs=1M", "if=/dev/zero", &output, &count];
     let read = ["dd", "status=none", "bs=1M", &input, "of=/dev/null"];
@@ -198,17 +202,22 @@ async fn files(report: &mut Report, guest: &Guest, size_mib: usize) -> Result<()
     Ok(())
 }
 
-/// What the daemon costs when it has had time to settle; its peak counts from here.
-async fn quiet_cost(connection: &mut Connection) -> Result<Cost> {
+/// Returns the usage of the idle daemon, and resets its peak.
+async fn idle_usage(connection: &mut Connection) -> Result<DaemonUsage> {
     tokio::time::sleep(SETTLE).await;
-    forget_peak(connection).await?;
-    Cost::of(connection).await
+    reset_peak(connection).await?;
+    DaemonUsage::of(connection).await
 }
 
-async fn told_growth(report: &mut Report, connection: &mut Connection, what: &str, before: Cost) -> Result<()> {
-    let peak_mib = Cost::of(connection).await?.peak_mib;
+async fn report_growth(
+    report: &mut Report,
+    connection: &mut Connection,
+    what: &str,
+    before: DaemonUsage,
+) -> Result<()> {
+    let peak_mib = DaemonUsage::of(connection).await?.peak_mib;
     tokio::time::sleep(SETTLE).await;
-    let after = Cost::of(connection).await?.resident_mib;
+    let after = DaemonUsage::of(connection).await?.resident_mib;
     report.plain(&format!("guest daemon: memory before {what}"), "MiB", before.resident_mib, None);
     report.plain(&format!("guest daemon: memory at most during {what}"), "MiB", peak_mib, None);
     let growth = after - before.resident_mib;
@@ -220,7 +229,7 @@ fn rate(bytes: usize, took: Duration) -> f64 {
     mib(bytes) * f64::from(1 << 20) / 1e6 / took.as_secs_f64()
 }
 
-/// Whole KiB are exact enough.
+/// Converts bytes to MiB, at the precision of KiB.
 fn mib(bytes: usize) -> f64 {
     f64::from(u32::try_from(bytes >> 10).unwrap_or(u32::MAX)) / 1024.0
 }

@@ -1,7 +1,8 @@
-//! Looking at sandboxes while a thousand are known, at a steady rate.
+//! Latency of reads at a steady rate, while a thousand sandboxes are running.
 //!
-//! The control role is the real one, on SQLite; a thousand microVMs do not fit into a small machine, so the node is one that only
-//! says that it runs them. The bound is what the same server takes for an answer that looks at nothing, at the same rate.
+//! The control role is the real one, on SQLite. A thousand microVMs do not fit on a small machine, so a fake node only
+//! reports that it runs them. The bound is the latency of the same server at the same rate for `/health`, which reads
+//! nothing.
 
 mod node;
 mod timers;
@@ -33,23 +34,24 @@ use tokio_util::sync::CancellationToken;
 use crate::report::{Goal, Report};
 use crate::statistics::{Percentiles, milliseconds};
 
-/// What is promised, in milliseconds.
+/// Goal for the latency, in milliseconds.
 const P99_MS_MAX: f64 = 5.0;
 const REQUESTS_PER_SECOND: u32 = 500;
-/// Created at the same time.
+/// Concurrent creates.
 const CREATING_MAX: usize = 32;
 
-/// How much is measured.
+/// Number and size of the measurements.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Amounts {
+pub(crate) struct Workload {
     pub(crate) sandboxes: usize,
     pub(crate) seconds: u32,
-    /// Sandboxes that are known when timers are looked at, and how many of them expire.
+    /// Running sandboxes during the measurement of timers.
     pub(crate) timers: usize,
+    /// Sandboxes of those that expire.
     pub(crate) expiring: usize,
 }
 
-/// A control role that knows many sandboxes.
+/// Control role with many sandboxes.
 struct Control {
     api: Api,
     store: Store,
@@ -59,14 +61,14 @@ struct Control {
     address: SocketAddr,
     key: String,
     http: Client<HttpConnector, Full<Bytes>>,
-    node: node::Roomy,
+    node: node::FakeNode,
     _folder: TempDir,
 }
 
 impl Control {
     async fn start(sandboxes_max: u32) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let sqlite = hearth_store::Config::sqlite(&folder.path().join("hearth.db")).context("a path in UTF-8")?;
+        let sqlite = hearth_store::Config::sqlite(&folder.path().join("hearth.db")).context("the path is not UTF-8")?;
         let store = Store::open(&sqlite).await?;
         let limits = Limits { sandboxes_max, sandbox_length_max: Duration::from_secs(24 * 3600), ..Limits::STANDARD };
         let new = NewTeam { slug: "bench".to_owned(), name: "bench".to_owned(), limits };
@@ -77,10 +79,10 @@ impl Control {
         let analytics = hearth_analytics::Config::new(folder.path().join("analytics.db"));
         let analytics = Arc::new(Embedded::open(analytics).await?);
         let config = hearth_api::Config::new(Secret::new("bench"), None);
-        let roomy = node::Roomy::default();
-        let node = roomy.serve(&folder.path().join("node.sock"))?;
-        let kept = Analytics::new(Arc::clone(&analytics));
-        let api = Api::start(config, store.clone(), Catalog::in_memory(), kept, vec![node]).await?;
+        let fake = node::FakeNode::default();
+        let node = fake.serve(&folder.path().join("node.sock"))?;
+        let recorded = Analytics::new(Arc::clone(&analytics));
+        let api = Api::start(config, store.clone(), Catalog::in_memory(), recorded, vec![node]).await?;
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
@@ -94,10 +96,11 @@ impl Control {
         connector.set_nodelay(true);
         let http = Client::builder(TokioExecutor::new()).build(connector);
         let key = key.expose().to_owned();
-        Ok(Self { api, store, analytics, stop, served, address, key, http, node: roomy, _folder: folder })
+        Ok(Self { api, store, analytics, stop, served, address, key, http, node: fake, _folder: folder })
     }
 
-    async fn ask(&self, method: Method, path: &str, body: &'static str) -> Result<Bytes> {
+    /// Sends a request and returns the body of a successful reply.
+    async fn request(&self, method: Method, path: &str, body: &'static str) -> Result<Bytes> {
         let uri = format!("http://{}{path}", self.address);
         let request = Request::builder().method(method).uri(uri).header("x-api-key", &self.key).body(body.into())?;
         let response = self.http.request(request).await?;
@@ -109,8 +112,8 @@ impl Control {
 
     async fn create(&self) -> Result<String> {
         let body = r#"{"templateID":"base","timeout":36000,"metadata":{"purpose":"benchmark","user":"u-1"}}"#;
-        let answer: Value = serde_json::from_slice(&self.ask(Method::POST, "/v2/sandboxes", body).await?)?;
-        Ok(answer["sandboxID"].as_str().context("an id")?.to_owned())
+        let created: Value = serde_json::from_slice(&self.request(Method::POST, "/v2/sandboxes", body).await?)?;
+        Ok(created["sandboxID"].as_str().context("no sandboxID in the reply")?.to_owned())
     }
 
     async fn create_many(&self, count: usize) -> Result<Vec<String>> {
@@ -145,13 +148,13 @@ fn base() -> NewBuild {
     }
 }
 
-pub(crate) async fn measure(report: &mut Report, amounts: Amounts) -> Result<()> {
-    let Amounts { sandboxes, seconds, timers, expiring } = amounts;
+pub(crate) async fn measure(report: &mut Report, workload: Workload) -> Result<()> {
+    let Workload { sandboxes, seconds, timers, expiring } = workload;
     let control = Arc::new(Control::start(u32::try_from(timers.max(sandboxes))?).await?);
     let since = Instant::now();
     let ids = control.create_many(sandboxes).await?;
     let rate = sandboxes as f64 / since.elapsed().as_secs_f64();
-    report.plain("creates that the control role manages, with nothing to start", "per s", rate, None);
+    report.plain("creates of the control role alone (fake node)", "per s", rate, None);
     let series = [
         ("GET /health", vec!["/health".to_owned()]),
         ("GET /v2/sandboxes", vec!["/v2/sandboxes".to_owned()]),
@@ -159,7 +162,7 @@ pub(crate) async fn measure(report: &mut Report, amounts: Amounts) -> Result<()>
     ];
     let mut bound = None;
     for (name, paths) in series {
-        let times = steadily(&control, &paths, seconds).await.context(name)?;
+        let times = at_steady_rate(&control, &paths, seconds).await.context(name)?;
         let Percentiles { p50, p99, .. } = Percentiles::of(times);
         for (percentile, time, of) in [("p50", p50, 0), ("p99", p99, 1)] {
             let name = format!("{name}, {sandboxes} sandboxes, {REQUESTS_PER_SECOND} per s, {percentile}");
@@ -176,12 +179,13 @@ pub(crate) async fn measure(report: &mut Report, amounts: Amounts) -> Result<()>
     }
     control.create_many(timers.saturating_sub(sandboxes)).await?;
     timers::measure(report, &control, &ids[..expiring.min(ids.len())], timers).await?;
-    Arc::into_inner(control).context("all requests are answered")?.stop().await
+    Arc::into_inner(control).context("a request is still running")?.stop().await
 }
 
-/// Requests at a steady rate, whether earlier ones are answered or not. Each is measured from the moment it was due, so that a
-/// server that stands still is not asked less.
-async fn steadily(control: &Arc<Control>, paths: &[String], seconds: u32) -> Result<Vec<Duration>> {
+/// Sends requests at a steady rate, even if earlier ones have no reply yet, and returns their latencies.
+///
+/// Each latency counts from the time at which the request was due, so that a stalled server does not reduce the load.
+async fn at_steady_rate(control: &Arc<Control>, paths: &[String], seconds: u32) -> Result<Vec<Duration>> {
     let mut clock = tokio::time::interval(Duration::from_secs(1) / REQUESTS_PER_SECOND);
     clock.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut requests = JoinSet::new();
@@ -189,7 +193,7 @@ async fn steadily(control: &Arc<Control>, paths: &[String], seconds: u32) -> Res
         let due = clock.tick().await;
         let (control, path) = (Arc::clone(control), paths[number as usize % paths.len()].clone());
         requests.spawn(async move {
-            control.ask(Method::GET, &path, "").await?;
+            control.request(Method::GET, &path, "").await?;
             anyhow::Ok(due.elapsed())
         });
     }

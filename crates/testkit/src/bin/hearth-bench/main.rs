@@ -1,8 +1,8 @@
-//! The benchmark: an instance as users run it, next to the lower bound of the same artifacts on the same machine in the same
-//! run. `cargo xtask bench` builds what it needs and calls it.
+//! The benchmark: compares an instance with the lower bound of the same artifacts on the same machine.
 //!
-//! The bound is a VM restored by the bare driver, without API, store, edge or proxies: its first answer, its commands, its
-//! transfers. Bound and instance take turns, so that a machine that slows down slows both.
+//! `cargo xtask bench` builds what it needs and runs it. The bound is a VM restored by the driver alone, without API,
+//! store, edge or proxies: its first reply, its commands, its transfers. Bound and instance are measured in turns of the
+//! same run, so that a machine that slows down affects both.
 
 #![forbid(unsafe_code)]
 
@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use hearth_testkit::{Instance, Prepared};
+use hearth_testkit::{Instance, PreparedDataDir};
 
 mod bare;
 mod density;
@@ -22,23 +22,23 @@ mod report;
 mod speed;
 mod statistics;
 
-use bare::Bare;
+use bare::BareDriver;
 use report::Report;
 
-/// That of `hearth`, because parts of it are measured in processes of this program.
+/// The allocator of `hearth`, because parts of Hearth are measured in processes of this program.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// How much is measured.
+/// Number and size of the measurements in each section.
 #[derive(Debug, Clone, Copy)]
 struct Rounds {
     creates: usize,
     commands: usize,
     idle_sandboxes: usize,
     idle_seconds: u64,
-    guest: guest::Amounts,
-    lists: lists::Amounts,
-    proxies: proxies::Amounts,
+    guest: guest::Workload,
+    lists: lists::Workload,
+    proxies: proxies::Workload,
 }
 
 const FULL: Rounds = Rounds {
@@ -46,21 +46,21 @@ const FULL: Rounds = Rounds {
     commands: 60,
     idle_sandboxes: 50,
     idle_seconds: 20,
-    guest: guest::Amounts { commands: 200, starts: 50, transfer_mib: 1024, events: 100_000 },
-    lists: lists::Amounts { sandboxes: 1000, seconds: 20, timers: 10_000, expiring: 500 },
-    proxies: proxies::Amounts { requests: 5000, load_turns: 25, stream_mib: 1024, sockets: 2000 },
+    guest: guest::Workload { commands: 200, starts: 50, transfer_mib: 1024, events: 100_000 },
+    lists: lists::Workload { sandboxes: 1000, seconds: 20, timers: 10_000, expiring: 500 },
+    proxies: proxies::Workload { requests: 5000, load_turns: 25, stream_mib: 1024, sockets: 2000 },
 };
 const QUICK: Rounds = Rounds {
     creates: 5,
     commands: 10,
     idle_sandboxes: 5,
     idle_seconds: 3,
-    guest: guest::Amounts { commands: 20, starts: 5, transfer_mib: 64, events: 9_999 },
-    lists: lists::Amounts { sandboxes: 50, seconds: 2, timers: 200, expiring: 20 },
-    proxies: proxies::Amounts { requests: 500, load_turns: 1, stream_mib: 64, sockets: 100 },
+    guest: guest::Workload { commands: 20, starts: 5, transfer_mib: 64, events: 9_999 },
+    lists: lists::Workload { sandboxes: 50, seconds: 2, timers: 200, expiring: 20 },
+    proxies: proxies::Workload { requests: 500, load_turns: 1, stream_mib: 64, sockets: 100 },
 };
 
-/// What is measured together, in this order.
+/// Group of measurements. Sections run in the order of the variants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Section {
     Creates,
@@ -74,8 +74,8 @@ enum Section {
 }
 
 impl Section {
-    /// Whether it is about a whole instance.
-    fn is_of_instance(self) -> bool {
+    /// Returns true if the section measures a whole instance.
+    fn needs_instance(self) -> bool {
         !matches!(self, Self::Envd | Self::Lists | Self::Proxies)
     }
 }
@@ -121,7 +121,7 @@ fn options() -> Result<Options> {
     if sections.is_empty() {
         sections = SECTIONS.map(|(_, section)| section).to_vec();
     }
-    // Whatever the order of the options was.
+    // Applied last, because `--quick` may come after `--transfer-mib`.
     rounds.guest.transfer_mib = transfer_mib.unwrap_or(rounds.guest.transfer_mib);
     Ok(Options { rounds, sections, json, binary: binary.context(USAGE)? })
 }
@@ -133,18 +133,18 @@ fn section(name: &OsStr) -> Result<Section> {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    if proxies::act(&words).await? {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if proxies::run_as_part(&arguments).await? {
         return Ok(());
     }
     let Options { rounds, sections, json, binary } = options()?;
-    let prepared = Prepared::ensure(&binary)?;
+    let prepared = PreparedDataDir::ensure(&binary)?;
     let mut report = Report::default();
 
-    let bare = Bare::open(&prepared).await?;
+    let bare = BareDriver::open(&prepared).await?;
     let measured = measure(&mut report, &bare, &prepared, &sections, rounds).await;
     bare.close().await;
-    // What was measured before something failed is worth seeing.
+    // Printed even if a later measurement failed.
     print!("{report}");
     measured?;
     if let Some(path) = json {
@@ -155,14 +155,14 @@ async fn main() -> Result<()> {
 
 async fn measure(
     report: &mut Report,
-    bare: &Bare,
-    prepared: &Prepared,
+    bare: &BareDriver,
+    prepared: &PreparedDataDir,
     sections: &[Section],
     rounds: Rounds,
 ) -> Result<()> {
-    if sections.iter().any(|section| section.is_of_instance()) {
+    if sections.iter().any(|section| section.needs_instance()) {
         let instance = Instance::start(prepared, &[]).await?;
-        let measured = platform(report, bare, &instance, sections, rounds).await;
+        let measured = measure_instance(report, bare, &instance, sections, rounds).await;
         instance.terminate().await?;
         measured?;
     }
@@ -178,10 +178,10 @@ async fn measure(
     Ok(())
 }
 
-/// What goes through an instance.
-async fn platform(
+/// Measures the sections that need an instance.
+async fn measure_instance(
     report: &mut Report,
-    bare: &Bare,
+    bare: &BareDriver,
     instance: &Instance,
     sections: &[Section],
     rounds: Rounds,
@@ -204,8 +204,8 @@ async fn platform(
     Ok(())
 }
 
-/// The guest's daemon, as the binary was built with it: beside the binary's folder.
+/// Returns the path of the guest daemon that the binary was built with, in the same target folder.
 fn guest_daemon(binary: &Path) -> Result<PathBuf> {
-    let target = binary.ancestors().nth(2).context("the binary is in a profile folder of a target folder")?;
+    let target = binary.ancestors().nth(2).context("the binary is not in a profile folder of a target folder")?;
     Ok(target.join("guest/envd"))
 }

@@ -1,7 +1,7 @@
-//! The edge next to nginx, each alone in front of the same upstream, and a direct connection as the bound.
+//! The edge compared with nginx: each alone in front of the same upstream, with a direct connection as the bound.
 //!
-//! Every part is a process of its own, this program again for the upstream and the edge, so that one's memory can be told from
-//! another's. The edge finds its upstream as it finds a node: by a route in its catalog.
+//! Upstream, edge and nginx are separate processes, so that their memory is measured separately. Upstream and edge are
+//! further processes of this program. The edge finds the upstream as it finds a node: by a route in its catalog.
 
 mod load;
 mod nginx;
@@ -21,66 +21,69 @@ use load::{Connection, Wrk};
 use nginx::Nginx;
 use parts::Part;
 
-pub(crate) use parts::act;
+pub(crate) use parts::run_as_part;
 
-/// How much is measured.
+/// Number and size of the measurements.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Amounts {
+pub(crate) struct Workload {
     pub(crate) requests: usize,
-    /// Turns of a second.
+    /// Turns of one second each.
     pub(crate) load_turns: u64,
     pub(crate) stream_mib: u64,
     pub(crate) sockets: usize,
 }
 
-/// What is promised.
+/// Goal for the latency that the edge adds to a request.
 const ADDED_MS_MAX: f64 = 0.3;
+/// Goal for the throughput, as a share of nginx's.
 const SHARE_OF_NGINX_MIN: f64 = 0.8;
+/// Goal for the growth of the edge's memory during a long reply.
 const GROWTH_MIB_MAX: f64 = 16.0;
-/// Requests before the first that counts.
+/// Requests before the first one that is measured.
 const WARM_UP: usize = 200;
 
-/// Who answers, and what requests to it say.
-struct Way {
+/// Server under test.
+struct Target {
     name: &'static str,
     address: SocketAddr,
+    /// `Host` header of requests.
     host: String,
 }
 
-/// Measures all of it.
-pub(crate) async fn measure(report: &mut Report, amounts: Amounts) -> Result<()> {
+/// Measures latency, throughput, a long reply and idle WebSockets.
+pub(crate) async fn measure(report: &mut Report, workload: Workload) -> Result<()> {
     let upstream = Part::start(&["upstream"]).await?;
     let edge = Part::start(&["edge", &upstream.address.to_string()]).await?;
     let nginx = Nginx::start(upstream.address).await?;
-    let ways = [
-        Way { name: "direct", address: upstream.address, host: upstream.address.to_string() },
-        Way { name: "edge", address: edge.address, host: parts::HOST.to_owned() },
-        Way { name: "nginx", address: nginx.address, host: nginx.address.to_string() },
+    let targets = [
+        Target { name: "direct", address: upstream.address, host: upstream.address.to_string() },
+        Target { name: "edge", address: edge.address, host: parts::HOST.to_owned() },
+        Target { name: "nginx", address: nginx.address, host: nginx.address.to_string() },
     ];
-    latency(report, &ways, amounts.requests).await?;
-    throughput(report, &ways, amounts.load_turns).await?;
-    stream(report, &ways, &edge, amounts.stream_mib).await?;
-    sockets::idle(report, &edge, amounts.sockets).await?;
+    latency(report, &targets, workload.requests).await?;
+    throughput(report, &targets, workload.load_turns).await?;
+    stream(report, &targets, &edge, workload.stream_mib).await?;
+    sockets::idle(report, &edge, workload.sockets).await?;
     nginx.stop().await?;
     edge.stop().await?;
     upstream.stop().await
 }
 
-/// One request after the other on a kept connection to each; they take turns.
-async fn latency(report: &mut Report, ways: &[Way; 3], requests: usize) -> Result<()> {
+/// Measures the latency of sequential requests on one keep-alive connection to each target, in turns.
+async fn latency(report: &mut Report, targets: &[Target; 3], requests: usize) -> Result<()> {
     let mut connections = Vec::new();
-    for way in ways {
-        connections.push((Connection::open(way.address, &way.host).await?, Vec::new()));
+    for target in targets {
+        connections.push((Connection::open(target.address, &target.host).await?, Vec::new()));
     }
     for number in 0..WARM_UP + requests {
         for (connection, times) in &mut connections {
-            let took = connection.ask("/").await?;
+            let took = connection.request("/").await?;
             if number >= WARM_UP {
                 times.push(took);
             }
         }
     }
-    let [direct, edge, nginx] = [0, 1, 2].map(|way| Percentiles::of(std::mem::take(&mut connections[way].1)));
+    let [direct, edge, nginx] = [0, 1, 2].map(|target| Percentiles::of(std::mem::take(&mut connections[target].1)));
     for (name, of) in [("p50", 0), ("p99", 1)] {
         let pick = |percentiles: &Percentiles| milliseconds([percentiles.p50, percentiles.p99][of]);
         let goal = (of == 0).then_some(Goal::AtMost(ADDED_MS_MAX));
@@ -90,15 +93,17 @@ async fn latency(report: &mut Report, ways: &[Way; 3], requests: usize) -> Resul
     Ok(())
 }
 
-/// As many requests as go through, on 32 connections. They take turns of a second, because the machine's own speed changes from
-/// one to the next; the turn with the median share of nginx's counts.
-async fn throughput(report: &mut Report, ways: &[Way; 3], turns: u64) -> Result<()> {
+/// Measures the maximum rate of requests on 32 connections.
+///
+/// The targets take turns of one second, because the speed of the machine varies over time. The result is the turn with
+/// the median ratio of edge to nginx.
+async fn throughput(report: &mut Report, targets: &[Target; 3], turns: u64) -> Result<()> {
     let wrk = Wrk { seconds: 1, connections: 32 };
     let mut all = Vec::new();
     for _ in 0..turns {
         let mut rates = [0.0; 3];
-        for (way, rate) in ways.iter().zip(&mut rates) {
-            *rate = wrk.run(way.address, &way.host).await.with_context(|| way.name)?;
+        for (target, rate) in targets.iter().zip(&mut rates) {
+            *rate = wrk.run(target.address, &target.host).await.with_context(|| target.name)?;
         }
         all.push(rates);
     }
@@ -110,12 +115,12 @@ async fn throughput(report: &mut Report, ways: &[Way; 3], turns: u64) -> Result<
     Ok(())
 }
 
-/// One long answer through each.
-async fn stream(report: &mut Report, ways: &[Way; 3], edge: &Part, mib: u64) -> Result<()> {
+/// Measures one long reply through each target, and the growth of the edge's memory.
+async fn stream(report: &mut Report, targets: &[Target; 3], edge: &Part, mib: u64) -> Result<()> {
     let before = edge.memory_mib()?;
     let mut rates = Vec::new();
-    for way in ways {
-        let time = download(way, mib).await.with_context(|| way.name)?;
+    for target in targets {
+        let time = download(target, mib).await.with_context(|| target.name)?;
         rates.push(mib as f64 * 1.048_576 / time.as_secs_f64());
     }
     let goal = Some(Goal::AtLeastTimesBound(SHARE_OF_NGINX_MIN));
@@ -127,9 +132,9 @@ async fn stream(report: &mut Report, ways: &[Way; 3], edge: &Part, mib: u64) -> 
     Ok(())
 }
 
-async fn download(way: &Way, mib: u64) -> Result<Duration> {
-    let mut connection = Connection::open(way.address, &way.host).await?;
-    let request = Request::get(format!("/stream/{mib}")).header("host", &way.host).body(Empty::new())?;
+async fn download(target: &Target, mib: u64) -> Result<Duration> {
+    let mut connection = Connection::open(target.address, &target.host).await?;
+    let request = Request::get(format!("/stream/{mib}")).header("host", &target.host).body(Empty::new())?;
     let start = std::time::Instant::now();
     let mut body = connection.send(request).await?.into_body();
     let mut bytes = 0;

@@ -1,34 +1,32 @@
-//! The numbers, as a table and as JSON.
+//! The measured values, as a table and as JSON.
 
 use std::fmt;
 
 use serde_json::{Value, json};
 
-/// One number with its bound and its goal.
+/// Measured value with its bound and its goal.
 #[derive(Debug, Clone)]
 pub(crate) struct Line {
     pub(crate) name: String,
     pub(crate) unit: &'static str,
     pub(crate) value: f64,
-    /// The same without Hearth, from the same run.
+    /// The same measurement without Hearth, from the same run.
     pub(crate) bound: Option<f64>,
     pub(crate) goal: Option<Goal>,
 }
 
-/// What a number should be.
+/// Goal for a value.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Goal {
     /// At most this many times the bound.
     TimesBound(f64),
-    /// Below this.
     Below(f64),
-    /// This or less.
     AtMost(f64),
     /// At least this many times the bound.
     AtLeastTimesBound(f64),
 }
 
-/// All lines, in the order they were measured.
+/// All lines, in the order of measurement.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     lines: Vec<Line>,
@@ -60,17 +58,18 @@ impl Line {
 }
 
 impl Report {
+    /// Adds a line and prints it to standard error.
     pub(crate) fn add(&mut self, line: Line) {
         eprintln!("  {}: {:.2} {}", line.name, line.value, line.unit);
         self.lines.push(line);
     }
 
-    /// A number without a bound.
+    /// Adds a value without a bound.
     pub(crate) fn plain(&mut self, name: &str, unit: &'static str, value: f64, goal: Option<Goal>) {
         self.add(Line { name: name.to_owned(), unit, value, bound: None, goal });
     }
 
-    /// A number with its bound.
+    /// Adds a value with its bound.
     pub(crate) fn bounded(&mut self, name: &str, unit: &'static str, value: f64, bound: f64, goal: Option<Goal>) {
         self.add(Line { name: name.to_owned(), unit, value, bound: Some(bound), goal });
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What a series of measurements says.
+/// Percentiles of a series of measurements.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Percentiles {
     pub(crate) p50: Duration,
@@ -11,10 +11,10 @@ pub(crate) struct Percentiles {
 }
 
 impl Percentiles {
-    /// By nearest rank.
+    /// Calculates the percentiles by nearest rank.
     ///
     /// # Panics
-    /// When nothing was measured.
+    /// Panics if the series is empty.
     pub(crate) fn of(mut series: Vec<Duration>) -> Self {
         assert!(!series.is_empty(), "nothing was measured");
         series.sort();

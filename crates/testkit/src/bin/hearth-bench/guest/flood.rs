@@ -1,4 +1,4 @@
-//! How a watch follows a program that works as fast as it can.
+//! Directory watches during a flood of events.
 
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,10 @@ use super::wire::{Connection, Messages};
 use crate::report::{Goal, Report};
 use crate::statistics::milliseconds;
 
-/// Makes, writes and removes files in a folder, as fast as one program can: three events each. Then a marker again and again,
-/// because a watch whose queue is full may miss the first. Prints how long the files took, in seconds.
+/// Python program that creates, writes and removes files as fast as possible, with three events for each file.
+///
+/// It prints the duration in seconds. Then it creates markers repeatedly, because a watch with a full queue may miss the
+/// first ones.
 const WRITER: &str = r"
 import os, sys, time
 folder, files, marks = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -34,18 +36,18 @@ for number in range(marks):
     time.sleep(0.05)
 ";
 const EVENTS_OF_FILE: usize = 3;
-/// Markers, twenty in a second: more than any backlog takes.
+/// Number of markers, twenty per second: they last longer than a watch needs for its backlog.
 const MARKS: &str = "200";
-/// Between two fetches of the polling client, as long as the SDKs' own.
+/// Pause between two fetches of the polling client, as in the SDKs.
 const FETCH_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a watch heard.
-struct Heard {
+/// Events that a watch received, and the time until the last one.
+struct Received {
     events: usize,
     took: Duration,
 }
 
-/// Until all events of a flood have come, pushed and polled; the bound is the program where nobody watches.
+/// Measures the time until a watch has received all events, pushed and polled. The bound is the program without a watch.
 pub(super) async fn measure(report: &mut Report, guest: &Guest, events: usize) -> Result<()> {
     let mut writing = guest.connect().await?;
     let files = events.div_ceil(EVENTS_OF_FILE);
@@ -55,26 +57,26 @@ pub(super) async fn measure(report: &mut Report, guest: &Guest, events: usize) -
     for (kind, is_pushed) in [("pushed", true), ("polled", false)] {
         let folder = format!("/tmp/{kind}");
         writing.text(None, &["mkdir", &folder]).await?;
-        let heard = if is_pushed {
+        let received = if is_pushed {
             pushed(guest, &mut writing, &folder, files).await?
         } else {
             polled(guest, &mut writing, &folder, files).await?
         };
         let name = format!("guest daemon: {sent} watch events, {kind} (bound: unwatched)");
-        report.bounded(&name, "ms", milliseconds(heard.took), milliseconds(bound), None);
-        ensure!(heard.events <= sent, "{} events of {sent} were told", heard.events);
-        let lost = f64::from(u32::try_from(sent - heard.events)?);
+        report.bounded(&name, "ms", milliseconds(received.took), milliseconds(bound), None);
+        ensure!(received.events <= sent, "received {} events of {sent}", received.events);
+        let lost = f64::from(u32::try_from(sent - received.events)?);
         report.plain(&format!("guest daemon: watch events lost, {kind}"), "", lost, Some(Goal::AtMost(0.0)));
     }
     Ok(())
 }
 
-async fn pushed(guest: &Guest, writing: &mut Connection, folder: &str, files: usize) -> Result<Heard> {
+async fn pushed(guest: &Guest, writing: &mut Connection, folder: &str, files: usize) -> Result<Received> {
     let mut watching = guest.connect().await?;
     let request = WatchDirRequest { path: folder.to_owned(), ..Default::default() };
     let mut watch: Messages<WatchDirResponse> =
         watching.stream("/filesystem.Filesystem/WatchDir", None, &request).await?;
-    ensure!(matches!(next(&mut watch).await?, Event::Start(_)), "a watch begins with its start");
+    ensure!(matches!(next(&mut watch).await?, Event::Start(_)), "the first message of a watch is its start");
     let start = Instant::now();
     let mut writer = writing.start(None, &["python3", "-c", WRITER, folder, &files.to_string(), MARKS]).await?;
     let mut events = 0;
@@ -87,16 +89,16 @@ async fn pushed(guest: &Guest, writing: &mut Connection, folder: &str, files: us
     }
     let took = start.elapsed();
     writer.drain().await?;
-    // The rest of the markers is nobody's: the watch ends with its connection.
-    Ok(Heard { events, took })
+    // The remaining markers are dropped: the watch ends with its connection.
+    Ok(Received { events, took })
 }
 
 async fn next(watch: &mut Messages<WatchDirResponse>) -> Result<Event> {
-    let message = watch.next().await?.context("watches do not end by themselves")?;
-    message.event.context("an event of some kind")
+    let message = watch.next().await?.context("the watch ended without a request")?;
+    message.event.context("the message has no event")
 }
 
-async fn polled(guest: &Guest, writing: &mut Connection, folder: &str, files: usize) -> Result<Heard> {
+async fn polled(guest: &Guest, writing: &mut Connection, folder: &str, files: usize) -> Result<Received> {
     let mut watching = guest.connect().await?;
     let request = CreateWatcherRequest { path: folder.to_owned(), ..Default::default() };
     let made: CreateWatcherResponse = watching.unary("/filesystem.Filesystem/CreateWatcher", &request).await?;
@@ -113,13 +115,13 @@ async fn polled(guest: &Guest, writing: &mut Connection, folder: &str, files: us
             break;
         }
         if events > files * EVENTS_OF_FILE {
-            bail!("more events than there were");
+            bail!("received more events than were sent");
         }
         tokio::time::sleep(FETCH_PAUSE).await;
     }
     let took = start.elapsed();
     writer.drain().await?;
-    Ok(Heard { events, took })
+    Ok(Received { events, took })
 }
 
 fn is_mark(event: &FilesystemEvent) -> bool {

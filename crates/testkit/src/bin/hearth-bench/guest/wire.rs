@@ -1,6 +1,6 @@
-//! A client of a guest's daemon that keeps nothing of what it reads: it must not be what is measured.
+//! A client of the guest daemon that discards transferred content, so that its own cost is small.
 //!
-//! One connection, and requests on it one after the other, as the pools of the SDKs use theirs.
+//! It sends sequential requests on one connection, as the connection pools of the SDKs do.
 
 use std::convert::Infallible;
 use std::marker::PhantomData;
@@ -23,17 +23,17 @@ use tokio::net::TcpStream;
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// Content is sent and produced in pieces of this size.
-pub(super) const PIECE_BYTES: usize = 1 << 20;
-/// Most output of a command that is kept as text.
+/// Size of the chunks in which content is sent.
+pub(super) const CHUNK_BYTES: usize = 1 << 20;
+/// Limit for the output of a command that is collected as text.
 const TEXT_BYTES_MAX: usize = 8 << 20;
 
-/// A connection to a guest's daemon.
+/// Connection to a guest daemon.
 pub(super) struct Connection {
     sender: SendRequest<Body>,
 }
 
-/// The messages of a streaming answer.
+/// Messages of a streaming reply.
 pub(super) struct Messages<T> {
     body: Incoming,
     buffer: BytesMut,
@@ -45,7 +45,7 @@ impl Connection {
         let stream = TcpStream::connect(address).await.with_context(|| format!("connecting to {address}"))?;
         stream.set_nodelay(true)?;
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        // Ends with the connection.
+        // The task exits when the connection is closed.
         tokio::spawn(connection);
         Ok(Self { sender })
     }
@@ -60,10 +60,10 @@ impl Connection {
         }
         let status = response.status();
         let text = response.into_body().collect().await?.to_bytes();
-        bail!("{path} was answered with {status}: {}", String::from_utf8_lossy(&text))
+        bail!("{path}: the reply is {status}: {}", String::from_utf8_lossy(&text))
     }
 
-    /// Calls a method that streams its answer.
+    /// Calls a method with a streaming reply.
     pub(super) async fn stream<T: Message>(
         &mut self,
         path: &str,
@@ -80,11 +80,11 @@ impl Connection {
         Ok(Messages { body, buffer: BytesMut::new(), kind: PhantomData })
     }
 
-    /// Calls a method with one answer.
+    /// Calls a method with a single reply.
     pub(super) async fn unary<T: Message>(&mut self, path: &str, message: &impl Message) -> Result<T> {
         let request = Self::post(path, "application/proto", None, message.encode_to_bytes())?;
         let body = self.send(request).await?.into_body().collect().await?.to_bytes();
-        T::decode_from_slice(&body).with_context(|| format!("the answer of {path}"))
+        T::decode_from_slice(&body).with_context(|| format!("decoding the reply of {path}"))
     }
 
     fn post(path: &str, kind: &'static str, user: Option<&str>, body: Bytes) -> Result<Request<Body>> {
@@ -96,9 +96,9 @@ impl Connection {
         Ok(request.body(Full::new(body).boxed_unsync())?)
     }
 
-    /// Starts a program as a user, or as the default one; its messages begin with the start.
+    /// Starts a program as a user, or as the default user. The first message is the start event.
     pub(super) async fn start(&mut self, user: Option<&str>, command: &[&str]) -> Result<Messages<StartResponse>> {
-        let (program, args) = command.split_first().context("a program")?;
+        let (program, args) = command.split_first().context("the command is empty")?;
         let process = ProcessConfig {
             cmd: (*program).to_owned(),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
@@ -108,23 +108,23 @@ impl Connection {
         self.stream("/process.Process/Start", user, &request).await
     }
 
-    /// Runs a program that must succeed; what it printed.
+    /// Runs a program that must succeed, and returns its output.
     pub(super) async fn text(&mut self, user: Option<&str>, command: &[&str]) -> Result<String> {
         let mut text = Vec::new();
         let mut messages = self.start(user, command).await?;
         while let Some(output) = messages.output().await? {
             text.extend(output);
-            ensure!(text.len() <= TEXT_BYTES_MAX, "{command:?} prints without end");
+            ensure!(text.len() <= TEXT_BYTES_MAX, "{command:?} prints more than {TEXT_BYTES_MAX} bytes");
         }
         Ok(String::from_utf8(text)?)
     }
 
     /// Writes a file of `bytes` zeros.
     pub(super) async fn upload(&mut self, path: &str, bytes: usize) -> Result<()> {
-        let piece = Bytes::from(vec![0; PIECE_BYTES]);
-        let sizes = (0..bytes.div_ceil(PIECE_BYTES)).map(move |number| PIECE_BYTES.min(bytes - number * PIECE_BYTES));
-        let pieces = sizes.map(move |size| Ok(Frame::data(piece.slice(..size))));
-        let body = StreamBody::new(futures::stream::iter(pieces)).boxed_unsync();
+        let chunk = Bytes::from(vec![0; CHUNK_BYTES]);
+        let sizes = (0..bytes.div_ceil(CHUNK_BYTES)).map(move |number| CHUNK_BYTES.min(bytes - number * CHUNK_BYTES));
+        let chunks = sizes.map(move |size| Ok(Frame::data(chunk.slice(..size))));
+        let body = StreamBody::new(futures::stream::iter(chunks)).boxed_unsync();
         let request = Request::post(format!("/files?path={path}"))
             .header(header::CONTENT_TYPE, "application/octet-stream")
             .header(header::CONTENT_LENGTH, bytes);
@@ -132,7 +132,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads a file; its length.
+    /// Downloads a file, discards its content and returns its length.
     pub(super) async fn download(&mut self, path: &str) -> Result<usize> {
         let request = Request::builder().method(Method::GET).uri(format!("/files?path={path}"));
         let mut body = self.send(request.body(Full::default().boxed_unsync())?).await?.into_body();
@@ -145,7 +145,7 @@ impl Connection {
 }
 
 impl<T: Message> Messages<T> {
-    /// The next message; `None` after the last.
+    /// Returns the next message, or `None` after the last one.
     pub(super) async fn next(&mut self) -> Result<Option<T>> {
         loop {
             if let Some(length) = self.buffer.get(1..5).map(|mut length| length.get_u32() as usize)
@@ -159,36 +159,38 @@ impl<T: Message> Messages<T> {
                 }
                 let end: serde_json::Value = serde_json::from_slice(&content)?;
                 ensure!(end.get("error").is_none(), "the stream ended with {end}");
-                // The connection is free for the next request when its body is read to the end.
-                ensure!(self.body.frame().await.transpose()?.is_none(), "something came after the end");
+                // The connection accepts the next request only after the body is read to its end.
+                ensure!(self.body.frame().await.transpose()?.is_none(), "the stream has data after its last message");
                 return Ok(None);
             }
-            let frame = self.body.frame().await.context("the stream broke off")??;
+            let frame = self.body.frame().await.context("the stream closed before its last message")??;
             self.buffer.extend_from_slice(&frame.into_data().unwrap_or_default());
         }
     }
 }
 
 impl Messages<StartResponse> {
-    /// The next piece of output. `None` when the program has ended well; any other end is an error.
+    /// Returns the next chunk of output, or `None` after the program exited with code 0. Any other exit is an error.
     pub(super) async fn output(&mut self) -> Result<Option<Vec<u8>>> {
         let mut code = None;
         while let Some(message) = self.next().await? {
             match message.event.into_option().and_then(|event| event.event) {
                 Some(Event::Data(data)) => match data.output {
                     Some(Output::Stdout(bytes) | Output::Pty(bytes)) => return Ok(Some(bytes)),
-                    Some(Output::Stderr(bytes)) => bail!("the program said {}", String::from_utf8_lossy(&bytes)),
+                    Some(Output::Stderr(bytes)) => {
+                        bail!("the program wrote to stderr: {}", String::from_utf8_lossy(&bytes))
+                    }
                     None => {}
                 },
                 Some(Event::End(end)) => code = Some(end.exit_code),
                 Some(Event::Start(_) | Event::Keepalive(_)) | None => {}
             }
         }
-        ensure!(code == Some(0), "the program ended with {code:?}");
+        ensure!(code == Some(0), "the program exited with {code:?}");
         Ok(None)
     }
 
-    /// Reads to the end of the program; how many bytes it printed.
+    /// Reads the output until the program exits, and returns its length in bytes.
     pub(super) async fn drain(&mut self) -> Result<usize> {
         let mut bytes = 0;
         while let Some(output) = self.output().await? {

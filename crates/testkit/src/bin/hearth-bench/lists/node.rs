@@ -1,4 +1,4 @@
-//! A node that says that it runs whatever it is asked to run.
+//! Fake node that accepts every create and reports the sandboxes as running.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,15 +24,15 @@ use tokio_util::sync::CancellationToken;
 
 const ID: &str = "bench";
 
-/// The node. Clones are the same one.
+/// Fake node. Clones share their state.
 #[derive(Clone, Default)]
-pub(super) struct Roomy {
+pub(super) struct FakeNode {
     sandboxes: Arc<Mutex<BTreeMap<String, RunningSandbox>>>,
     ended: Arc<Mutex<BTreeMap<String, Instant>>>,
 }
 
-impl Roomy {
-    /// Serves until this process ends.
+impl FakeNode {
+    /// Serves until this process exits.
     pub(super) fn serve(&self, socket: &Path) -> Result<hearth_api::Node> {
         let listener = UnixListener::bind(socket)?;
         let router = Arc::new(self.clone()).register(connectrpc::Router::new());
@@ -44,13 +44,13 @@ impl Roomy {
         Ok(hearth_api::Node { id: ID.parse()?, client: NodeClient::new(address.clone()), proxy: address })
     }
 
-    /// When it was asked to end a sandbox.
-    pub(super) fn ended_at(&self, sandbox_id: &str) -> Option<Instant> {
+    /// Returns the time of the delete request for a sandbox.
+    pub(super) fn deleted_at(&self, sandbox_id: &str) -> Option<Instant> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).get(sandbox_id).copied()
     }
 }
 
-impl NodeService for Roomy {
+impl NodeService for FakeNode {
     async fn create_sandbox<'a>(
         &'a self,
         _context: RequestContext,

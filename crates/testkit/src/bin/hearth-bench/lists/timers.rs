@@ -1,4 +1,4 @@
-//! What it costs to wait for the end of many sandboxes, and how exact the ends are.
+//! CPU time of waiting for many expiries, and their precision.
 
 use std::time::Duration;
 
@@ -12,23 +12,23 @@ use super::{CREATING_MAX, Control};
 use crate::report::{Goal, Report};
 use crate::statistics::{Percentiles, milliseconds};
 
-/// How long nothing happens.
+/// Time without requests during which CPU time is measured.
 const QUIET: Duration = Duration::from_secs(10);
-/// What the expiring ones are given.
+/// Timeout of the expiring sandboxes.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// After a second clients of the contract look whether a sandbox is gone.
+/// Clients of the contract check after one second that a sandbox is deleted.
 const LATE_MS_MAX: f64 = 1000.0;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(super) async fn measure(report: &mut Report, control: &Control, expiring: &[String], known: usize) -> Result<()> {
+pub(super) async fn measure(report: &mut Report, control: &Control, expiring: &[String], running: usize) -> Result<()> {
     let before = processor_time();
     tokio::time::sleep(QUIET).await;
     let share = (processor_time() - before).as_secs_f64() / QUIET.as_secs_f64() * 100.0;
-    report.plain(&format!("processor of a control role that waits for {known} sandboxes"), "%", share, None);
+    report.plain(&format!("CPU of an idle control role with {running} sandboxes"), "%", share, None);
     let due: Vec<(&String, Instant)> = stream::iter(expiring)
         .map(|id| async move {
-            control.ask(Method::POST, &format!("/sandboxes/{id}/timeout"), r#"{"timeout":3}"#).await?;
-            // It was decided a little earlier, so this is the least that it is late.
+            control.request(Method::POST, &format!("/sandboxes/{id}/timeout"), r#"{"timeout":3}"#).await?;
+            // The server set the end time a little earlier, so the measured delay is a lower bound.
             anyhow::Ok((id, Instant::now() + TIMEOUT))
         })
         .buffer_unordered(CREATING_MAX)
@@ -37,19 +37,19 @@ pub(super) async fn measure(report: &mut Report, control: &Control, expiring: &[
     let deadline = Instant::now() + PATIENCE;
     let mut late = Vec::new();
     for (id, due) in due {
-        let ended = loop {
-            match control.node.ended_at(id) {
-                Some(ended) => break ended,
+        let deleted = loop {
+            match control.node.deleted_at(id) {
+                Some(deleted) => break deleted,
                 None => {
                     ensure!(Instant::now() < deadline, "a sandbox does not expire");
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }
         };
-        late.push(ended.saturating_duration_since(due));
+        late.push(deleted.saturating_duration_since(due));
     }
     let late = milliseconds(Percentiles::of(late).p99);
-    let name = format!("{} of {known} sandboxes expire at once: late by, p99", expiring.len());
+    let name = format!("{} of {running} sandboxes expire together: delay, p99", expiring.len());
     report.plain(&name, "ms", late, Some(Goal::AtMost(LATE_MS_MAX)));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Asking: on one connection, and as fast as it goes.
+//! Load generators: sequential requests on one connection, and wrk.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
-/// A connection that is kept.
+/// Keep-alive connection.
 pub(super) struct Connection {
     sender: SendRequest<Empty<Bytes>>,
     host: String,
@@ -36,8 +36,8 @@ impl Connection {
         Ok(response)
     }
 
-    /// How long a small answer takes.
-    pub(super) async fn ask(&mut self, path: &str) -> Result<Duration> {
+    /// Sends a request and returns the time until the end of the reply.
+    pub(super) async fn request(&mut self, path: &str) -> Result<Duration> {
         let request = Request::get(path).header("host", &self.host).body(Empty::new())?;
         let start = Instant::now();
         self.send(request).await?.into_body().collect().await?;
@@ -45,14 +45,14 @@ impl Connection {
     }
 }
 
-/// wrk, with one thread: the machine has other things to do.
+/// wrk, limited to one thread to leave the other processors to the server.
 pub(super) struct Wrk {
     pub(super) seconds: u64,
     pub(super) connections: usize,
 }
 
 impl Wrk {
-    /// Answers in a second.
+    /// Runs wrk and returns the replies per second.
     pub(super) async fn run(&self, address: SocketAddr, host: &str) -> Result<f64> {
         let mut command = Command::new("wrk");
         command
@@ -66,6 +66,6 @@ impl Wrk {
             bail!("wrk: {text}{}", String::from_utf8_lossy(&output.stderr));
         }
         let rate = text.lines().find_map(|line| line.trim().strip_prefix("Requests/sec:"));
-        rate.and_then(|rate| rate.trim().parse().ok()).with_context(|| format!("wrk told no rate: {text}"))
+        rate.and_then(|rate| rate.trim().parse().ok()).with_context(|| format!("no rate in the output of wrk: {text}"))
     }
 }

@@ -1,5 +1,6 @@
-//! nginx as a proxy that streams both ways and keeps connections, with as many workers as the machine has processors: what the
-//! edge is, too.
+//! nginx, configured like the edge.
+//!
+//! It streams in both directions, keeps connections alive, and has as many workers as the machine has processors.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -21,7 +22,7 @@ pub(super) struct Nginx {
 impl Nginx {
     pub(super) async fn start(upstream: SocketAddr) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        // Free a moment ago: nginx cannot be handed a socket.
+        // The port may be taken again before nginx binds it: nginx does not accept an open socket.
         let address = TcpListener::bind(("127.0.0.1", 0)).await?.local_addr()?;
         let here = folder.path().display();
         let configuration = format!(
@@ -52,7 +53,7 @@ impl Nginx {
         let listening = async {
             while TcpStream::connect(address).await.is_err() {
                 if let Some(status) = child.try_wait()? {
-                    bail!("nginx ended with {status}");
+                    bail!("nginx exited with {status}");
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }

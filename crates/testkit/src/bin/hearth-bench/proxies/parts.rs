@@ -1,4 +1,4 @@
-//! The upstream and the edge, as processes: this program, started with other words.
+//! Upstream and edge as separate processes: this program, started with special arguments.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -23,34 +23,35 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
-/// The word that makes this program a part.
+/// First argument that makes this program run as a part.
 const ACT: &str = "act";
-/// The sandbox that the edge knows, and the host of one of its ports.
+/// The only sandbox with a route in the edge's catalog.
 const SANDBOX: &str = "ibench";
+/// Host name of a port of that sandbox.
 pub(super) const HOST: &str = "8000-ibench.example.com";
 const CHUNK_BYTES: usize = 64 << 10;
-/// More than the benchmark takes.
+/// Longer than the benchmark.
 const LEASE: Duration = Duration::from_secs(24 * 3600);
 
-/// A part that runs.
+/// Running part.
 pub(super) struct Part {
     child: Child,
     pub(super) address: SocketAddr,
 }
 
 impl Part {
-    pub(super) async fn start(words: &[&str]) -> Result<Self> {
+    pub(super) async fn start(arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg(ACT).args(words).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        command.arg(ACT).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("starting a part")?;
-        let said = child.stdout.take().context("a pipe")?;
-        let line = BufReader::new(said).lines().next_line().await?.context("a part ended at once")?;
+        let output = child.stdout.take().context("standard output is not a pipe")?;
+        let line = BufReader::new(output).lines().next_line().await?.context("a part exited without an address")?;
         Ok(Self { child, address: line.parse()? })
     }
 
-    /// Memory of its own that is in use.
+    /// Returns the resident anonymous memory of the process.
     pub(super) fn memory_mib(&self) -> Result<f64> {
-        let pid = self.child.id().context("a part has ended")?;
+        let pid = self.child.id().context("a part has exited")?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
         let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon")?;
         let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
@@ -65,13 +66,13 @@ impl Part {
 }
 
 pub(super) fn terminate(child: &Child) -> Result<()> {
-    let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).context("it has ended")?;
+    let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).context("the process has exited")?;
     Ok(kill_process(pid, Signal::TERM)?)
 }
 
-/// Is a part until somebody ends it, if the words say so.
-pub(crate) async fn act(words: &[String]) -> Result<bool> {
-    match words {
+/// Runs as a part until the process is killed, if the arguments request it. Otherwise returns false.
+pub(crate) async fn run_as_part(arguments: &[String]) -> Result<bool> {
+    match arguments {
         [act, part] if act == ACT && part == "upstream" => upstream().await?,
         [act, part, address] if act == ACT && part == "edge" => edge(address.parse()?).await?,
         _ => return Ok(false),
@@ -100,19 +101,19 @@ async fn edge(upstream: SocketAddr) -> Result<()> {
     catalog.publish(route, LEASE, None).await?;
     let edge = Edge::new(hearth_edge::Config::default(), catalog);
     edge.serve(listen().await?, CancellationToken::new()).await;
-    bail!("an edge that nobody stops went")
+    bail!("the edge stopped without a request")
 }
 
-/// Answers `/` with a few bytes and `/stream/MIB` with so many; sends back what comes over upgraded connections.
+/// Serves `/` with a few bytes and `/stream/MIB` with that many MiB. Echoes data on upgraded connections.
 async fn upstream() -> Result<()> {
-    let handler = tower::service_fn(|request: Request<Body>| async { Ok::<_, Infallible>(answer(request)) });
+    let handler = tower::service_fn(|request: Request<Body>| async { Ok::<_, Infallible>(reply(request)) });
     let bounds =
         serve::Config { connections_max: 16_384, idle_timeout: serve::IDLE_TIMEOUT, drain_patience: Duration::ZERO };
     serve::serve(listen().await?, handler, bounds, CancellationToken::new()).await;
-    bail!("an upstream that nobody stops went")
+    bail!("the upstream stopped without a request")
 }
 
-fn answer(mut request: Request<Body>) -> Response<Body> {
+fn reply(mut request: Request<Body>) -> Response<Body> {
     if request.headers().contains_key(header::UPGRADE) {
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {

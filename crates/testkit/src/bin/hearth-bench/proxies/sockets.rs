@@ -1,4 +1,4 @@
-//! Many WebSockets that say nothing, and then all something.
+//! Many idle WebSockets, and one message on each afterwards.
 
 use std::time::Instant;
 
@@ -15,9 +15,9 @@ use super::parts::{HOST, Part};
 use crate::report::{Goal, Report};
 use crate::statistics::{Percentiles, milliseconds};
 
-/// Opened at the same time.
+/// Concurrent opens.
 const OPENING_MAX: usize = 32;
-/// Buffers of both sides, and tasks.
+/// Goal for the memory of each: the buffers of both sides and the tasks.
 const KIB_MAX: f64 = 64.0;
 const MESSAGE: &[u8] = b"is anybody there";
 
@@ -51,12 +51,12 @@ pub(super) async fn idle(report: &mut Report, edge: &Part, count: usize) -> Resu
     for socket in &mut sockets {
         let start = Instant::now();
         socket.write_all(MESSAGE).await?;
-        let mut answer = [0; MESSAGE.len()];
-        socket.read_exact(&mut answer).await?;
-        ensure!(answer == MESSAGE, "another message came back");
+        let mut echo = [0; MESSAGE.len()];
+        socket.read_exact(&mut echo).await?;
+        ensure!(echo == MESSAGE, "the echo differs from the message");
         times.push(start.elapsed());
     }
     let times = Percentiles::of(times);
-    report.plain(&format!("message and answer on one of {count} WebSockets, p99"), "ms", milliseconds(times.p99), None);
+    report.plain(&format!("message and echo on one of {count} WebSockets, p99"), "ms", milliseconds(times.p99), None);
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! What a client wants a new sandbox to be, checked.
+//! Validation of requests for new sandboxes.
 //!
-//! Three kinds of refusal: what makes no sense, what the team may not have, and what the contract knows but this server
-//! does not do. The last is refused wherever ignoring it would let the client believe in something that is not so;
-//! members that only spell out a default are accepted.
+//! A request is rejected if it is invalid, exceeds a limit of the team, or uses a feature of the contract that this
+//! server does not support. An unsupported member is rejected if ignoring it would mislead the client; a member that
+//! only states a default is accepted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,85 +10,74 @@ use std::time::Duration;
 use hearth_api_types::sandbox::{AutoResume, Iam, Network, NewSandbox};
 use hearth_proxy::internal::DAEMON_PORT;
 use hearth_store::Limits;
-use hearth_types::{Ingress, TemplateReference};
+use hearth_types::Ingress;
 use http::StatusCode;
 use semver::Version;
 
 use crate::compared;
 use crate::failure::Failure;
+use crate::live::Creation;
 
-/// Most bytes of all environment variables together. They travel to the node in one message of at most 4 MiB, and end
-/// up in the argument area of every process in the sandbox, which Linux bounds to 2 MiB by default.
+/// Limit for the total size of all environment variables.
+///
+/// The node receives them in one message of at most 4 MiB. In the sandbox they are part of the argument area of every
+/// process, which Linux limits to 2 MiB by default.
 const ENV_VARS_BYTES_MAX: usize = 1024 * 1024;
-/// Most bytes of all metadata together: a list shows it for up to a hundred sandboxes at once.
+/// Limit for the total size of all metadata. A page of a list has the metadata of up to a hundred sandboxes.
 const METADATA_BYTES_MAX: usize = 256 * 1024;
-/// The first guest daemon that demands a token.
+/// First version of the guest daemon that can require a token.
 const ENVD_SECURED_SINCE: Version = Version::new(0, 2, 0);
 
-/// Where the two generations of the route differ.
+/// Defaults of one generation of the route.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Defaults {
-    /// How long a sandbox lives when the client does not say.
     pub(super) timeout: Duration,
-    /// Whether its guest daemon demands a token.
+    /// Set if the guest daemon requires a token.
     pub(super) secured: bool,
 }
 
-/// A sandbox that this server can make, if there is such a template and room.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wanted {
-    pub(super) reference: TemplateReference,
-    pub(super) timeout: Duration,
-    pub(super) metadata: BTreeMap<String, String>,
-    pub(super) env_vars: BTreeMap<String, String>,
-    pub(super) secured: bool,
-    pub(super) allow_internet_access: Option<bool>,
-    pub(super) ingress: Ingress,
-}
-
-impl Wanted {
-    pub(super) fn check(new: NewSandbox, defaults: Defaults, limits: Limits) -> Result<Self, Failure> {
-        let NewSandbox {
-            template_id,
-            timeout,
-            metadata,
-            env_vars,
-            auto_pause,
-            auto_pause_memory,
-            auto_resume,
-            allow_internet_access,
-            network,
-            volume_mounts,
-            // The control plane has nothing to do about it: the SDK starts the gateway in the sandbox.
-            mcp: _,
-            iam,
-        } = new;
-        let reference = template_id.parse().map_err(Failure::invalid)?;
-        let timeout = check_timeout(timeout, defaults.timeout, limits)?;
-        let metadata = metadata.unwrap_or_default();
-        check_size("metadata", &metadata, METADATA_BYTES_MAX)?;
-        if metadata.iter().any(|(key, value)| key.contains('\0') || value.contains('\0')) {
-            // Postgres keeps no such texts.
-            return Err(Failure::invalid("metadata must not contain a zero byte"));
-        }
-        let env_vars = env_vars.unwrap_or_default();
-        check_env_vars(&env_vars)?;
-        check_lifecycle(auto_pause.unwrap_or(false), auto_pause_memory.unwrap_or(true), auto_resume)?;
-        let ingress = check_network(network.unwrap_or_default(), defaults.secured)?;
-        if volume_mounts.is_some_and(|mounts| !mounts.is_empty()) {
-            return Err(Failure::unsupported(StatusCode::BAD_REQUEST, "volumes (volumeMounts)"));
-        }
-        if iam.is_some_and(|Iam { tokens }| tokens.is_some_and(|tokens| !tokens.is_empty())) {
-            return Err(Failure::unsupported(StatusCode::BAD_REQUEST, "workload identity (iam)"));
-        }
-        let secured = defaults.secured;
-        Ok(Self { reference, timeout, metadata, env_vars, secured, allow_internet_access, ingress })
+/// Validates a request. Does not check that its template exists.
+pub(super) fn validate(new: NewSandbox, defaults: Defaults, limits: Limits) -> Result<Creation, Failure> {
+    let NewSandbox {
+        template_id,
+        timeout,
+        metadata,
+        env_vars,
+        auto_pause,
+        auto_pause_memory,
+        auto_resume,
+        allow_internet_access,
+        network,
+        volume_mounts,
+        // Not used by the control plane: the SDK starts the MCP gateway in the sandbox.
+        mcp: _,
+        iam,
+    } = new;
+    let reference = template_id.parse().map_err(Failure::invalid)?;
+    let timeout = check_timeout(timeout, defaults.timeout, limits)?;
+    let metadata = metadata.unwrap_or_default();
+    check_size("metadata", &metadata, METADATA_BYTES_MAX)?;
+    if metadata.iter().any(|(key, value)| key.contains('\0') || value.contains('\0')) {
+        // PostgreSQL cannot store such texts.
+        return Err(Failure::invalid("metadata must not contain a zero byte"));
     }
+    let env_vars = env_vars.unwrap_or_default();
+    check_env_vars(&env_vars)?;
+    check_lifecycle(auto_pause.unwrap_or(false), auto_pause_memory.unwrap_or(true), auto_resume)?;
+    let ingress = check_network(network.unwrap_or_default(), defaults.secured)?;
+    if volume_mounts.is_some_and(|mounts| !mounts.is_empty()) {
+        return Err(Failure::unsupported(StatusCode::BAD_REQUEST, "volumes (volumeMounts)"));
+    }
+    if iam.is_some_and(|Iam { tokens }| tokens.is_some_and(|tokens| !tokens.is_empty())) {
+        return Err(Failure::unsupported(StatusCode::BAD_REQUEST, "workload identity (iam)"));
+    }
+    let secured = defaults.secured;
+    Ok(Creation { reference, timeout, metadata, env_vars, secured, allow_internet_access, ingress })
 }
 
 fn check_timeout(given: Option<i32>, default: Duration, limits: Limits) -> Result<Duration, Failure> {
     let Some(given) = given else {
-        // A team whose sandboxes may only be shorter than the default gets what it may have.
+        // The default is limited instead of rejected: the client did not request it.
         return Ok(default.min(limits.sandbox_length_max));
     };
     let seconds = u64::try_from(given).ok().filter(|seconds| *seconds > 0);
@@ -96,7 +85,7 @@ fn check_timeout(given: Option<i32>, default: Duration, limits: Limits) -> Resul
     check_length(Duration::from_secs(seconds), limits)
 }
 
-/// A length that a team may give to a sandbox.
+/// Checks a length against the team's maximum sandbox length.
 pub(super) fn check_length(length: Duration, limits: Limits) -> Result<Duration, Failure> {
     let max = limits.sandbox_length_max;
     if length > max {
@@ -113,7 +102,7 @@ fn check_size(what: &str, texts: &BTreeMap<String, String>, bytes_max: usize) ->
     Ok(())
 }
 
-/// What execve(2) cannot pass on is refused here, where somebody reads why.
+/// Rejects variables that execve(2) cannot pass, so that the client receives the reason.
 fn check_env_vars(env_vars: &BTreeMap<String, String>) -> Result<(), Failure> {
     check_size("envVars", env_vars, ENV_VARS_BYTES_MAX)?;
     for (name, value) in env_vars {
@@ -140,21 +129,21 @@ fn check_lifecycle(pauses: bool, keeps_memory: bool, auto_resume: Option<AutoRes
     if pauses {
         return Err(Failure::unsupported(
             StatusCode::FORBIDDEN,
-            "pausing sandboxes (autoPause); have them killed at their end instead: lifecycle={\"on_timeout\": \"kill\"} in \
-             Python, lifecycle: { onTimeout: 'kill' } in JavaScript, \"autoPause\": false in a request",
+            "pausing sandboxes (autoPause); kill them on timeout instead: lifecycle={\"on_timeout\": \"kill\"} in Python, \
+             lifecycle: { onTimeout: 'kill' } in JavaScript, \"autoPause\": false in a request",
         ));
     }
     if resumes {
         return Err(Failure::unsupported(
             StatusCode::FORBIDDEN,
-            "resuming sandboxes on traffic (autoResume); leave auto_resume out of lifecycle in Python, autoResume in \
+            "resuming sandboxes on traffic (autoResume); omit auto_resume from lifecycle in Python, autoResume in \
              JavaScript, or send \"autoResume\": {\"enabled\": false}",
         ));
     }
     Ok(())
 }
 
-/// How visitors may reach it. What is about its way out is refused where it is more than a default.
+/// Converts the rules for inbound traffic. Rejects rules for outbound traffic that differ from the defaults.
 fn check_network(network: Network, secured: bool) -> Result<Ingress, Failure> {
     let Network {
         allow_out,
@@ -174,7 +163,7 @@ fn check_network(network: Network, secured: bool) -> Result<Ingress, Failure> {
         ),
         (rules.is_some_and(|rules| !rules.is_empty()), "header rules (network.rules)"),
         (egress_proxy.is_some(), "egress proxies (network.egressProxy)"),
-        // An empty list is not the default: it denies all resolvers.
+        // An empty list differs from the default: it denies all resolvers.
         (dns_servers.is_some(), "chosen resolvers (network.dnsServers)"),
     ];
     if let Some((_, what)) = unsupported.into_iter().find(|(is_used, _)| *is_used) {
@@ -193,7 +182,7 @@ fn check_network(network: Network, secured: bool) -> Result<Ingress, Failure> {
     Ok(Ingress { public, host_mask, https_ports })
 }
 
-/// Whether the guest daemon of a build can demand a token.
+/// Checks that the guest daemon of a build can require a token.
 pub(super) fn check_envd_version(envd_version: &str) -> Result<(), Failure> {
     let version: Version =
         envd_version.parse().map_err(|error| Failure::internal("reading the envd version of a build", &error))?;
@@ -211,10 +200,10 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn check(body: &str) -> Result<Wanted, Failure> {
+    fn check(body: &str) -> Result<Creation, Failure> {
         let new: NewSandbox = serde_json::from_str(body).expect(body);
         let defaults = Defaults { timeout: Duration::from_secs(300), secured: true };
-        Wanted::check(new, defaults, Limits { sandbox_length_max: HOUR, ..Limits::STANDARD })
+        validate(new, defaults, Limits { sandbox_length_max: HOUR, ..Limits::STANDARD })
     }
 
     fn with(member: &str) -> String {
@@ -222,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_that_are_spelled_out_are_accepted() {
+    fn explicit_defaults_are_accepted() {
         for member in [
             r#""autoPause":false,"autoPauseMemory":true,"autoResume":{"enabled":false}"#,
             r#""network":{}"#,
@@ -240,15 +229,15 @@ mod tests {
         ] {
             check(&with(member)).expect(member);
         }
-        let wanted = check(r#"{"templateID":" Base "}"#).expect("valid");
-        assert_eq!((wanted.reference.to_string().as_str(), wanted.timeout.as_secs()), ("base", 300));
-        assert_eq!((wanted.secured, wanted.allow_internet_access), (true, None));
-        let wanted = check(&with(r#""allow_internet_access":false,"timeout":7"#)).expect("valid");
-        assert_eq!((wanted.allow_internet_access, wanted.timeout.as_secs()), (Some(false), 7));
+        let creation = check(r#"{"templateID":" Base "}"#).expect("valid");
+        assert_eq!((creation.reference.to_string().as_str(), creation.timeout.as_secs()), ("base", 300));
+        assert_eq!((creation.secured, creation.allow_internet_access), (true, None));
+        let creation = check(&with(r#""allow_internet_access":false,"timeout":7"#)).expect("valid");
+        assert_eq!((creation.allow_internet_access, creation.timeout.as_secs()), (Some(false), 7));
     }
 
     #[test]
-    fn what_would_be_ignored_is_refused_by_name() {
+    fn unsupported_members_are_rejected_by_name() {
         for (member, name) in [
             (r#""autoPause":true"#, "autoPause"),
             (r#""autoResume":{"enabled":true}"#, "autoResume"),
@@ -266,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn visitors_are_let_in_as_the_client_says() {
+    fn inbound_rules_are_converted() {
         for member in [r#""network":{}"#, r#""network":{"allowPublicTraffic":true,"httpsPorts":[]}"#, r#""timeout":1"#]
         {
             assert_eq!(check(&with(member)).expect(member).ingress, Ingress::open(), "{member}");
@@ -280,13 +269,13 @@ mod tests {
         let new: NewSandbox = serde_json::from_str(&with(r#""network":{"allowPublicTraffic":false}"#)).expect("valid");
         let defaults = Defaults { timeout: Duration::from_secs(15), secured: false };
         let failure =
-            Wanted::check(new, defaults, Limits { sandboxes_max: 20, sandbox_length_max: HOUR, ..Limits::STANDARD });
+            validate(new, defaults, Limits { sandboxes_max: 20, sandbox_length_max: HOUR, ..Limits::STANDARD });
         let failure = format!("{:?}", failure.expect_err("it is not secured"));
         assert!(failure.contains("400") && failure.contains("allowPublicTraffic"), "{failure}");
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_requests_are_rejected() {
         let many = |name: &str, bytes: usize| with(&format!(r#""{name}":{{"a":"{}"}}"#, "x".repeat(bytes)));
         for (body, message) in [
             (r#"{"templateID":""}"#.to_owned(), "empty"),

@@ -1,4 +1,4 @@
-//! `POST /sandboxes/{sandboxID}/timeout` and `/refreshes`: when a sandbox ends.
+//! `POST /sandboxes/{sandboxID}/timeout` and `/refreshes`: changes of the end time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,26 +15,27 @@ use crate::http::body;
 use crate::http::document::tag;
 use crate::http::path::SandboxPath;
 use crate::live::Request;
-use crate::live::expiry::Wish;
+use crate::live::expiry::EndChange;
 
-/// Shortest and longest refresh, in seconds.
+/// Shortest and longest refresh, in seconds. A shorter one is raised to the minimum, a longer one is rejected.
 const REFRESH_MIN: u64 = 15;
 const REFRESH_MAX: i32 = 3600;
 
-/// Set when a sandbox ends, earlier or later
+/// Set the timeout of a sandbox
 ///
-/// Negative is zero, and zero ends it at once. What is longer than the team may have is cut to that.
+/// Sets the new end time, earlier or later; `timeout` counts from now, in seconds. Zero or less kills the sandbox
+/// immediately. The end time is limited to the team's maximum sandbox length, counted from the start of the sandbox.
 #[utoipa::path(
     post, path = "/sandboxes/{sandboxID}/timeout", tag = tag::SANDBOXES, operation_id = "setSandboxTimeout",
     params(SandboxPath), request_body = Timeout,
     responses(
-        (status = 204, description = "So it does."),
+        (status = 204, description = "The end time is set."),
         (
             status = 400,
-            description = "The body is not what the schema says, or the sandbox has lived as long as it may."
+            description = "The body does not match the schema, or the sandbox has reached the maximum length of the team."
         ),
-        (status = 404, description = "There is no such sandbox, or no such team."),
-        (status = 409, description = "It is being killed."),
+        (status = 404, description = "The sandbox or the team does not exist."),
+        (status = 409, description = "The sandbox is being killed."),
         (status = 503, description = "The server is stopping."),
     )
 )]
@@ -45,30 +46,31 @@ pub(crate) async fn set_timeout(
     body: Body,
 ) -> Result<StatusCode, Failure> {
     let Timeout { timeout } = body::required(&control.config, body).await?;
-    let wish = Wish::EndIn(Duration::from_secs(u64::try_from(timeout).unwrap_or(0)));
+    let change = EndChange::Set(Duration::from_secs(u64::try_from(timeout).unwrap_or(0)));
     let handle = super::find(&control, &team, &sandbox_id)?;
     if timeout < 0 {
-        // As in the contract. Whoever wonders where the sandbox went most likely computed this.
-        tracing::info!(sandbox = %sandbox_id, timeout, "a negative timeout ends a sandbox at once");
+        // Required by the contract. Logged because a negative timeout is most likely a bug of the client.
+        tracing::info!(sandbox = %sandbox_id, timeout, "negative timeout treated as zero");
     }
-    handle.wish(Request::SetEnd, wish, team.limits.sandbox_length_max).await?;
+    handle.change_end(Request::SetEnd, change, team.limits.sandbox_length_max).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Move the end of a sandbox away, never nearer
+/// Extend the timeout of a sandbox
 ///
-/// By at least 15 seconds from now.
+/// Moves the end time to `duration` seconds from now, unless it is later already. `duration` is 0 to 3600; a value below
+/// 15 counts as 15. The end time is limited to the team's maximum sandbox length, counted from the start of the sandbox.
 #[utoipa::path(
     post, path = "/sandboxes/{sandboxID}/refreshes", tag = tag::SANDBOXES, operation_id = "refreshSandbox",
     params(SandboxPath), request_body = Option<Refresh>,
     responses(
-        (status = 204, description = "So it is."),
+        (status = 204, description = "The end time is extended, or was later already."),
         (
             status = 400,
-            description = "The body is not what the schema says, or the sandbox has lived as long as it may."
+            description = "The body does not match the schema."
         ),
-        (status = 404, description = "There is no such sandbox, or no such team."),
-        (status = 409, description = "It is being killed."),
+        (status = 404, description = "The sandbox or the team does not exist."),
+        (status = 409, description = "The sandbox is being killed."),
         (status = 503, description = "The server is stopping."),
     )
 )]
@@ -82,8 +84,8 @@ pub(crate) async fn refresh(
     let duration = duration.unwrap_or(0);
     let seconds = u64::try_from(duration).ok().filter(|_| duration <= REFRESH_MAX);
     let seconds = seconds.ok_or_else(|| Failure::invalid(format_args!("duration must be from 0 to {REFRESH_MAX}")))?;
-    let wish = Wish::LastAtLeast(Duration::from_secs(seconds.max(REFRESH_MIN)));
+    let change = EndChange::ExtendTo(Duration::from_secs(seconds.max(REFRESH_MIN)));
     let handle = super::find(&control, &team, &sandbox_id)?;
-    handle.wish(Request::SetEnd, wish, team.limits.sandbox_length_max).await?;
+    handle.change_end(Request::SetEnd, change, team.limits.sandbox_length_max).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,10 +1,11 @@
-//! Creates that name themselves (`Idempotency-Key`): a repetition gets the first one's sandbox, not another one.
+//! Idempotent creates (`Idempotency-Key`): a repeated request returns the sandbox of the first one.
 //!
-//! The name is taken before anything else happens, and in the task that creates, so that it is given back or kept with
-//! the answer whatever becomes of the client. Only a server that dies in between leaves a name without an answer; then
-//! nobody knows whether a sandbox was made, and that is what is said until the name expires.
+//! The key is reserved before the create starts, and in the same task, so that the key is released or stored with the
+//! reply even if the client disconnects. Only a server crash in between leaves a key without a reply. It is then unknown
+//! whether a sandbox was created, and repetitions receive that error until the key expires.
 //!
-//! Tokens are not kept: they follow from the sandbox's id. That there is one for visitors is kept, as an empty one.
+//! Tokens are not stored: they are derived from the sandbox's id. If visitors need a token, the stored reply has an empty
+//! one as a marker.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,20 +18,19 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use sha2::{Digest as _, Sha256};
 
 use super::create::{self, Created};
-use super::wanted::Defaults;
+use super::validate::Defaults;
 use crate::control::Control;
 use crate::failure::Failure;
-use crate::live::expiry::{later, now};
+use crate::live::expiry::{now, saturating_add};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// Longest key.
 const KEY_CHARS_MAX: usize = 255;
-/// How long a create may take on top of its budget, for reading templates and writing rows.
+/// Time allowed on top of the create budget, for reading templates and writing rows.
 const CREATE_SLACK: Duration = Duration::from_secs(10);
-/// When to ask again for what is being done.
+/// `Retry-After` of a request whose key is in progress.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// The name that a request has, if any.
+/// Returns the idempotency key of a request, if it has one.
 pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Failure> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let is_allowed = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-';
@@ -43,13 +43,13 @@ pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Failure> {
     }
 }
 
-/// A hash of what is asked for. Spaces and the order of members do not matter.
+/// Returns a hash of the request body. White space and the order of members do not change it.
 pub(super) fn hash(text: &[u8]) -> Result<String, Failure> {
     let value: serde_json::Value = serde_json::from_slice(text).map_err(Failure::invalid)?;
     Ok(hex::encode(Sha256::digest(value.to_string())))
 }
 
-/// Creates a sandbox, or answers with the one that this request made before. Goes on when the future is dropped.
+/// Creates a sandbox, or returns the reply of the first request with this key. Continues when the future is dropped.
 pub(super) async fn create(
     control: &Arc<Control>,
     team: Team,
@@ -59,12 +59,12 @@ pub(super) async fn create(
 ) -> Result<Created, Failure> {
     let task = {
         let control = Arc::clone(control);
-        async move { once(&control, team, &request, sandbox, defaults).await }
+        async move { create_once(&control, team, &request, sandbox, defaults).await }
     };
-    control.tasks.spawn("named create", task).await.unwrap_or_else(|_| Err(Failure::broken()))
+    control.tasks.spawn("idempotent create", task).await.unwrap_or_else(|_| Err(Failure::broken()))
 }
 
-async fn once(
+async fn create_once(
     control: &Arc<Control>,
     team: Team,
     request: &NamedRequest,
@@ -74,27 +74,27 @@ async fn once(
     let now = now();
     let times = NamedTimes {
         now,
-        decided_by: later(now, control.config.create_budget + CREATE_SLACK),
-        expires_at: later(now, control.config.idempotency_kept),
+        decided_by: saturating_add(now, control.config.create_budget + CREATE_SLACK),
+        expires_at: saturating_add(now, control.config.idempotency_kept),
     };
     let begun = control.store.begin_named(request, times).await;
     let begun = begun.map_err(|error| {
-        let failure = Failure::internal("taking an idempotency key", &error);
+        let failure = Failure::internal("reserving an idempotency key", &error);
         if error.is_full() { Failure::storage_full() } else { failure }
     });
     match begun? {
         Named::First => {}
         Named::Done { answer } => return repeat(control, &answer),
         Named::Running => {
-            return Err(Failure::new(StatusCode::CONFLICT, "a request with this idempotency key is being done")
+            return Err(Failure::new(StatusCode::CONFLICT, "a request with this idempotency key is in progress")
                 .with_code(ErrorCode::IdempotencyInProgress)
                 .worth_retrying_after(RETRY_PAUSE));
         }
         Named::Unknown => {
             return Err(Failure::new(
                 StatusCode::CONFLICT,
-                "what became of the first request with this idempotency key is not known: look at your sandboxes, and \
-                 use another key",
+                "the outcome of the first request with this idempotency key is not known: check which sandboxes \
+                 exist, then use another key",
             )
             .with_code(ErrorCode::IdempotencyOutcomeUnknown));
         }
@@ -105,34 +105,34 @@ async fn once(
         }
     }
     let outcome = create::create(control, team, sandbox, defaults).await;
-    let kept = match &outcome {
-        Ok((_, answer)) => {
-            let sandbox = answer.0.clone();
+    let stored = match &outcome {
+        Ok((_, reply)) => {
+            let sandbox = reply.0.clone();
             let traffic_access_token = sandbox.traffic_access_token.as_ref().map(|_| String::new());
             let without_tokens = Sandbox { envd_access_token: None, traffic_access_token, ..sandbox };
-            let text = serde_json::to_string(&without_tokens).expect("an answer is plain data");
+            let text = serde_json::to_string(&without_tokens).expect("a reply is plain data");
             control.store.finish_named(request, &text).await
         }
-        // Whatever went wrong: what is left of the sandbox is being cleared away, and nobody was told its id.
+        // After any error the sandbox is being released, and no client has received its id.
         Err(_) => control.store.forget_named(request).await,
     };
-    if let Err(error) = kept {
-        tracing::error!(error = %chain(&error), "the outcome of a request with an idempotency key was not kept");
+    if let Err(error) = stored {
+        tracing::error!(error = %chain(&error), "outcome of idempotent request not stored");
     }
     outcome
 }
 
-/// The answer that was kept, with the sandbox's tokens.
+/// Returns a stored reply, completed with the sandbox's tokens.
 fn repeat(control: &Control, text: &str) -> Result<Created, Failure> {
-    let kept: Sandbox =
-        serde_json::from_str(text).map_err(|error| Failure::internal("reading an answer that was kept", &error))?;
-    let sandbox_id = kept
+    let stored: Sandbox =
+        serde_json::from_str(text).map_err(|error| Failure::internal("reading a stored reply", &error))?;
+    let sandbox_id = stored
         .sandbox_id
         .parse()
-        .map_err(|error| Failure::internal("reading the sandbox of an answer that was kept", &error))?;
-    // Only the second generation takes keys, and its sandboxes are secured.
+        .map_err(|error| Failure::internal("reading the sandbox id of a stored reply", &error))?;
+    // Only the second generation accepts keys, and its sandboxes are always secured.
     let envd_access_token = Some(control.tokens.envd_access_token(&sandbox_id).expose().to_owned());
-    let visitors = || control.tokens.traffic_access_token(&sandbox_id).expose().to_owned();
-    let traffic_access_token = kept.traffic_access_token.as_ref().map(|_| visitors());
-    Ok((StatusCode::CREATED, axum::Json(Sandbox { envd_access_token, traffic_access_token, ..kept })))
+    let traffic_token = || control.tokens.traffic_access_token(&sandbox_id).expose().to_owned();
+    let traffic_access_token = stored.traffic_access_token.as_ref().map(|_| traffic_token());
+    Ok((StatusCode::CREATED, axum::Json(Sandbox { envd_access_token, traffic_access_token, ..stored })))
 }
