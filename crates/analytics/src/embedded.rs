@@ -1,20 +1,23 @@
 //! Lines, samples and usages in one SQLite file of the data directory.
 //!
-//! One connection writes, in the order of calls, and is closed when something fails on it; a few read snapshots of the write-ahead log and wait for nobody. Each
-//! connection has a thread of its own, so the runtime never waits for the disk. Commits are not synced: a power cut may
-//! cost the last lines, which nobody was promised.
+//! One connection writes, in the order of calls, and is closed when an operation on it fails. A few connections read
+//! snapshots of the write-ahead log and never wait for others. Each connection has its own thread, so the runtime never
+//! waits for the disk. Commits are not synced: a power failure may lose the last lines, whose durability is not
+//! guaranteed.
 //!
-//! How the bounds are kept, all before a line is inserted (`space`):
+//! The bounds are enforced before a line is inserted (`space`):
 //!
-//! * **Age**: no query sees what is older than the retention, [`Embedded::tidy`] deletes it. It also merges samples
-//!   that have come to an age at which fewer are kept.
-//! * **A sandbox**: the database counts the bytes of each, by triggers; its own oldest lines go.
-//! * **Samples and usages**: so many rows of each, a part of the file; the oldest go.
-//! * **The file**: the oldest lines of all, and then the oldest samples, go while the pages in use, with those that the new lines need, are too many.
-//!   Their pages are free for the next lines, so the file stays as large as it is; when many are free, after lines aged
-//!   or the bound was lowered, [`Embedded::tidy`] gives them back to the file system. Behind that stands SQLite's own
-//!   cap, `max_page_count`: a mistake here would be a failing append, never a full disk. The write-ahead log has its part
-//!   of the bound set aside and is emptied when it comes near it.
+//! * **Age**: no query returns rows that are older than the retention; [`Embedded::tidy`] deletes them. It also merges
+//!   samples that have reached an age at which fewer are stored.
+//! * **A sandbox**: triggers count the bytes of each sandbox's lines; its own oldest lines are deleted.
+//! * **Samples and usages**: each has a maximum number of rows, derived from a part of the file; the oldest are
+//!   deleted.
+//! * **The file**: the oldest lines, and after them the oldest samples, are deleted while the pages in use and those
+//!   that the new lines need exceed the bound. Freed pages are reused for the next lines, so the file keeps its size.
+//!   When many pages are free, after lines aged or the bound was lowered, [`Embedded::tidy`] returns them to the file
+//!   system. SQLite's own limit, `max_page_count`, is a second barrier: a bug here would make appends fail, and never
+//!   fill the disk. A part of the bound is reserved for the write-ahead log, which is emptied when it comes near that
+//!   size.
 
 mod read;
 mod samples;
@@ -44,7 +47,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Cause, Error, OpenError};
-use crate::line::{LogLine, Source, Stored};
+use crate::line::{LogLine, Source, StoredLine};
 use crate::query::Query;
 use crate::sample::{Sample, SampleQuery, Usage};
 use crate::{Logs, Samples, Usages, intake};
@@ -52,46 +55,47 @@ use crate::{Logs, Samples, Usages, intake};
 use space::{Space, WAL_BYTES_MAX};
 use writer::Writer;
 
-/// How long everything is kept.
+/// Default age after which rows are deleted.
 pub const RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// Smallest bound of the file: its write-ahead log, some lines, and what appending them needs.
+/// Smallest allowed bound of the file: its write-ahead log, some lines, and the space that appending them needs.
 pub const BYTES_MIN: u64 = 16 * 1024 * 1024;
-/// Smallest bound of one sandbox: what is inserted at once always fits.
+/// Smallest allowed bound of one sandbox: the lines of one transaction always fit.
 pub const SANDBOX_BYTES_MIN: u64 = 2 * 1024 * 1024;
 
-/// Bound of the file unless somebody says otherwise.
+/// Default bound of the file.
 const BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// Bound of one sandbox unless somebody says otherwise: tens of thousands of ordinary lines, a thirtieth of the file.
+/// Default bound of one sandbox: tens of thousands of ordinary lines, one thirty-second of the file.
 const SANDBOX_BYTES_MAX: u64 = 8 * 1024 * 1024;
-/// Connections that read: a query takes milliseconds.
+/// Maximum number of reading connections. A query takes milliseconds.
 const READERS_MAX: u32 = 3;
-/// How long a connection waits for another's lock.
+/// Longest wait of a connection for another's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a call waits for a connection when all are in use.
+/// Longest wait of a call for a connection when all are in use.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long lines may take to be kept. Nodes drop what takes longer.
+/// Longest time for storing lines. Nodes drop lines that take longer.
 const APPEND_TIME_MAX: Duration = Duration::from_secs(10);
-/// Time between two removals of what has aged: exact enough for an age of days.
+/// Interval between two removals of aged rows: exact enough for an age of days.
 const TIDY_INTERVAL: Duration = Duration::from_secs(10 * 60);
-/// The file's mode: it holds what users' programs say.
+/// Mode of the file: it contains output of users' programs.
 const FILE_MODE: u32 = 0o600;
 
-/// Where lines, samples and usages are, and how many.
+/// Location and bounds of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// The file; made if it is missing.
+    /// The file; created if it is missing.
     pub path: PathBuf,
-    /// Most bytes of the file with its write-ahead log; at least [`BYTES_MIN`].
+    /// Maximum bytes of the file with its write-ahead log; at least [`BYTES_MIN`].
     pub bytes_max: u64,
-    /// Most bytes of one sandbox's lines, with about what the file needs for them besides their texts; at least
-    /// [`SANDBOX_BYTES_MIN`].
+    /// Maximum bytes of one sandbox's lines; at least [`SANDBOX_BYTES_MIN`].
+    ///
+    /// An estimate of the file's overhead per line is included.
     pub sandbox_bytes_max: u64,
-    /// How long everything is kept and shown.
+    /// Age up to which rows are stored and returned.
     pub retention: Duration,
 }
 
 impl Config {
-    /// 256 MiB, 8 MiB for each sandbox, seven days.
+    /// Creates the default configuration: 256 MiB, 8 MiB for each sandbox, seven days.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
         Self { path, bytes_max: BYTES_MAX, sandbox_bytes_max: SANDBOX_BYTES_MAX, retention: RETENTION }
@@ -109,7 +113,7 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Opens the file, makes it if it is missing, brings its tables up to date and removes what is too much.
+    /// Opens the file, creates it if it is missing, brings its tables up to date and deletes rows beyond the bounds.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -135,26 +139,27 @@ impl Embedded {
             Ok(true) => embedded.remove_old().await.map(|()| true),
             outcome => outcome,
         };
-        let refusal = match is_known {
+        let rejection = match is_known {
             Ok(true) => return Ok(embedded),
             Ok(false) => OpenError::Newer { path },
             Err(source) => failed(source),
         };
         embedded.close().await;
-        Err(refusal)
+        Err(rejection)
     }
 
-    /// Removes what has aged, makes the file as small as it should be, and empties the write-ahead log. Cancel safe, and
-    /// may be called at any time.
+    /// Deletes aged rows, shrinks the file to its bound, and empties the write-ahead log. Cancel safe.
+    ///
+    /// It may be called at any time.
     ///
     /// # Errors
-    /// [`Error::Tidy`]. Whatever was removed is removed.
+    /// [`Error::Tidy`]. Rows that were deleted before the failure stay deleted.
     pub async fn tidy(&self) -> Result<(), Error> {
         self.remove_old().await.map_err(|source| Error::Tidy { source })
     }
 
-    /// Tidies until `stop`. Cancel safe.
-    pub async fn keep_tidy(&self, stop: CancellationToken) {
+    /// Calls [`tidy`](Self::tidy) at intervals until `stop` is cancelled. Cancel safe.
+    pub async fn tidy_until(&self, stop: CancellationToken) {
         let mut timer = tokio::time::interval(TIDY_INTERVAL);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -163,12 +168,16 @@ impl Embedded {
                 _ = timer.tick() => {}
             }
             if let Err(error) = self.tidy().await {
-                tracing::warn!(error = %chain(&error), path = %self.path.display(), "old log lines and samples stay for now");
+                tracing::warn!(
+                    error = %chain(&error),
+                    path = %self.path.display(),
+                    "deleting old log lines and samples failed"
+                );
             }
         }
     }
 
-    /// Waits for what runs and closes the file; calls after it fail. Idempotent.
+    /// Waits for running queries and closes the file; later calls fail. Idempotent.
     pub async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
@@ -177,20 +186,20 @@ impl Embedded {
     async fn remove_old(&self) -> Result<(), Cause> {
         let now = Timestamp::now();
         let oldest = self.oldest(now);
-        let mut connection = self.writer.lend().await?;
+        let mut connection = self.writer.acquire().await?;
         samples::delete_aged(&mut connection, oldest).await?;
-        connection.succeed();
+        connection.release();
         samples::merge_aged(&self.writer, now).await?;
-        let mut connection = self.writer.lend().await?;
+        let mut connection = self.writer.acquire().await?;
         usages::delete_aged(&mut connection, oldest).await?;
         self.space.tidy(&mut connection, oldest).await?;
-        connection.succeed();
+        connection.release();
         Ok(())
     }
 
-    /// Lines from before are too old.
+    /// Returns the time before which rows are too old.
     fn oldest(&self, now: Timestamp) -> Timestamp {
-        // A retention that reaches back before all times keeps everything.
+        // A retention that reaches back before the earliest time deletes nothing.
         now.checked_sub(self.retention).unwrap_or(Timestamp::MIN)
     }
 }
@@ -206,13 +215,13 @@ impl Logs for Embedded {
             move |cause| Error::Append { sandbox_id: source.sandbox_id.clone(), lines, source: cause }
         };
         let now = Timestamp::now();
-        let believable = self.oldest(now)..=now;
-        let lines = lines.into_iter().map(|line| intake::accept(line, &believable)).collect();
+        let plausible = self.oldest(now)..=now;
+        let lines = lines.into_iter().map(|line| intake::accept(line, &plausible)).collect();
         let writing = write::append(&self.writer, &self.space, source, lines);
         in_time(writing).await.map_err(failed)
     }
 
-    async fn query(&self, team_id: TeamId, sandbox_id: &SandboxId, query: &Query) -> Result<Vec<Stored>, Error> {
+    async fn query(&self, team_id: TeamId, sandbox_id: &SandboxId, query: &Query) -> Result<Vec<StoredLine>, Error> {
         let oldest = self.oldest(Timestamp::now());
         let read = read::query(&self.readers, team_id, sandbox_id, query, oldest).await;
         read.map_err(|source| Error::Query { sandbox_id: sandbox_id.clone(), source })
@@ -221,12 +230,12 @@ impl Logs for Embedded {
 
 #[async_trait]
 impl Samples for Embedded {
-    async fn keep(&self, team_id: TeamId, sandbox_id: &SandboxId, sample: Sample) -> Result<(), Error> {
+    async fn record(&self, team_id: TeamId, sandbox_id: &SandboxId, sample: Sample) -> Result<(), Error> {
         let now = Timestamp::now();
         let sample = intake::accept_sample(sample, &(self.oldest(now)..=now));
-        let keeping = samples::keep(&self.writer, &self.space, team_id, sandbox_id, &sample);
-        let kept = in_time(keeping).await;
-        kept.map_err(|source| Error::KeepSample { sandbox_id: sandbox_id.clone(), source })
+        let recording = samples::record(&self.writer, &self.space, team_id, sandbox_id, &sample);
+        let recorded = in_time(recording).await;
+        recorded.map_err(|source| Error::RecordSample { sandbox_id: sandbox_id.clone(), source })
     }
 
     async fn range(&self, team_id: TeamId, sandbox_id: &SandboxId, query: &SampleQuery) -> Result<Vec<Sample>, Error> {
@@ -244,12 +253,12 @@ impl Samples for Embedded {
 
 #[async_trait]
 impl Usages for Embedded {
-    async fn keep_usages(&self, usages: Vec<(TeamId, Usage)>) -> Result<(), Error> {
+    async fn record_usages(&self, usages: Vec<(TeamId, Usage)>) -> Result<(), Error> {
         if usages.is_empty() {
             return Ok(());
         }
-        let kept = in_time(usages::keep(&self.writer, &self.space, &usages)).await;
-        kept.map_err(|source| Error::KeepUsage { teams: usages.len(), source })
+        let recorded = in_time(usages::record(&self.writer, &self.space, &usages)).await;
+        recorded.map_err(|source| Error::RecordUsage { teams: usages.len(), source })
     }
 
     async fn usages(
@@ -265,7 +274,7 @@ impl Usages for Embedded {
     }
 }
 
-/// Ends also if the disk does not answer.
+/// Awaits a write, for at most [`APPEND_TIME_MAX`], in case the disk does not respond.
 async fn in_time(writing: impl Future<Output = Result<(), Cause>>) -> Result<(), Cause> {
     tokio::time::timeout(APPEND_TIME_MAX, writing).await.unwrap_or_else(|_| Err(Cause::too_slow(APPEND_TIME_MAX)))
 }
@@ -273,11 +282,11 @@ async fn in_time(writing: impl Future<Output = Result<(), Cause>>) -> Result<(),
 fn pool(connections_max: u32) -> SqlitePoolOptions {
     SqlitePoolOptions::new()
         .max_connections(connections_max)
-        // One of each kind stays open, and with it the write-ahead log and its index: making those again takes room on a disk
-        // that may be full.
+        // One connection of each kind stays open, and with it the write-ahead log and its index: creating those again
+        // would need space on a disk that may be full.
         .min_connections(1)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        // A file does not hang up.
+        // A file never closes its connections.
         .test_before_acquire(false)
         .idle_timeout(None)
         .max_lifetime(None)
@@ -290,13 +299,13 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .synchronous(SqliteSynchronous::Normal)
         .foreign_keys(true)
         .busy_timeout(BUSY_TIMEOUT)
-        // Statements carry what users' programs say.
+        // Statements contain output of users' programs.
         .disable_statement_logging()
 }
 
 fn writing(path: &Path, space: &Space) -> SqliteConnectOptions {
     options(path)
-        // These two are settled when the file is made. Asking for them takes the lock to write.
+        // These two take effect when the file is created. Setting them takes the write lock, so readers do not.
         .page_size(space::PAGE_BYTES)
         .auto_vacuum(SqliteAutoVacuum::Incremental)
         .pragma("wal_autocheckpoint", space::CHECKPOINT_PAGES.to_string())
@@ -304,7 +313,7 @@ fn writing(path: &Path, space: &Space) -> SqliteConnectOptions {
         .pragma("max_page_count", space.pages_max().to_string())
 }
 
-/// SQLite gives the log files the mode of the database.
+/// Creates the file with a private mode; SQLite gives its log files the same mode.
 fn create_private(path: &Path) -> std::io::Result<()> {
     match OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path) {
         Ok(_) => Ok(()),
@@ -326,7 +335,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_file_can_shrink_and_cannot_grow_too_far() {
+    async fn the_file_can_shrink_and_is_bounded() {
         let folder = tempfile::tempdir().expect("a folder");
         let config = Config { bytes_max: BYTES_MIN, ..Config::new(folder.path().join("analytics.db")) };
         let pages_max = (BYTES_MIN - WAL_BYTES_MAX) / u64::from(space::PAGE_BYTES);

@@ -1,4 +1,4 @@
-//! Why lines, samples or usages could not be kept or read.
+//! Errors of storing and reading lines, samples and usages.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -8,123 +8,86 @@ use std::time::Duration;
 use hearth_types::{SandboxId, TeamId};
 use sea_orm::sqlx;
 
-/// Low byte of a SQLite result code: another process or connection writes (<https://www.sqlite.org/rescode.html>).
+/// Primary result code of SQLite: another process or connection writes (<https://www.sqlite.org/rescode.html>).
 const SQLITE_BUSY: u32 = 5;
-/// The same, within one shared cache.
+/// Same as `SQLITE_BUSY`, within one shared cache.
 const SQLITE_LOCKED: u32 = 6;
-/// The file cannot grow: the disk, or the bound that SQLite itself keeps, is full.
+/// The file cannot grow: the disk, or SQLite's own page limit, is full.
 const SQLITE_FULL: u32 = 13;
 /// The index of the write-ahead log cannot grow (`SQLITE_IOERR_SHMSIZE`).
 const SQLITE_INDEX_FULL: u32 = 4874;
 
-/// Why the embedded backend could not be opened.
+/// Reason why the embedded backend could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The configured bounds leave no room to work in.
-    #[error("log lines and samples cannot be kept within such bounds: {rule}")]
+    /// The configured bounds are too small or too large.
+    #[error("invalid bounds for log lines and samples: {rule}")]
     Bounds {
-        /// What they would have to be.
+        /// The rule that the bounds violate.
         rule: &'static str,
     },
-    /// The file could not be made private before it was opened.
+    /// The file could not be created with a private mode.
     #[error("creating the file of log lines and samples `{}`", path.display())]
-    CreateFile {
-        /// The file.
-        path: PathBuf,
-        /// Why it failed.
-        source: std::io::Error,
-    },
-    /// A newer version of Hearth made the file; this one would misread it.
+    CreateFile { path: PathBuf, source: std::io::Error },
+    /// A newer version of Hearth wrote the file; this version would misread it.
     #[error(
-        "the file of log lines and samples `{}` was made by a newer version of Hearth: run that version, or remove the file",
+        "the file of log lines and samples `{}` was written by a newer version of Hearth: run that version, or remove the file",
         path.display()
     )]
-    Newer {
-        /// The file.
-        path: PathBuf,
-    },
+    Newer { path: PathBuf },
     /// The file could not be opened or brought up to date.
     #[error(
-        "opening the file of log lines and samples `{}`: if it is damaged, remove it, for it holds nothing else",
+        "opening the file of log lines and samples `{}`: if it is damaged, remove it: it contains nothing else",
         path.display()
     )]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// Why it failed.
-        source: Cause,
-    },
+    Open { path: PathBuf, source: Cause },
 }
 
-/// Why lines, samples or usages could not be kept or read.
+/// Reason why lines, samples or usages could not be stored or read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Not all lines were kept.
-    #[error("keeping {lines} log lines of sandbox {sandbox_id}")]
+    /// Not all lines were stored.
+    #[error("storing {lines} log lines of sandbox {sandbox_id}")]
     Append {
-        /// Whose.
         sandbox_id: SandboxId,
-        /// How many were to be kept.
+        /// Number of lines in the call.
         lines: usize,
-        /// Why it failed.
         source: Cause,
     },
     /// Lines could not be read.
     #[error("reading log lines of sandbox {sandbox_id}")]
-    Query {
-        /// Whose.
-        sandbox_id: SandboxId,
-        /// Why it failed.
-        source: Cause,
-    },
-    /// A sample was not kept.
-    #[error("keeping a sample of sandbox {sandbox_id}")]
-    KeepSample {
-        /// Whose.
-        sandbox_id: SandboxId,
-        /// Why it failed.
-        source: Cause,
-    },
+    Query { sandbox_id: SandboxId, source: Cause },
+    /// A sample was not stored.
+    #[error("recording a sample of sandbox {sandbox_id}")]
+    RecordSample { sandbox_id: SandboxId, source: Cause },
     /// Samples could not be read.
     #[error("reading samples of sandboxes")]
-    ReadSamples {
-        /// Why it failed.
-        source: Cause,
-    },
-    /// What teams used was not kept.
-    #[error("keeping what {teams} teams used")]
-    KeepUsage {
-        /// How many teams.
+    ReadSamples { source: Cause },
+    /// Usages were not stored.
+    #[error("recording usages of {teams} teams")]
+    RecordUsage {
+        /// Number of teams in the call.
         teams: usize,
-        /// Why it failed.
         source: Cause,
     },
-    /// What a team used could not be read.
-    #[error("reading what team {team_id} used")]
-    ReadUsage {
-        /// Whose.
-        team_id: TeamId,
-        /// Why it failed.
-        source: Cause,
-    },
-    /// What has to go could not be removed.
-    #[error("removing old log lines and samples")]
-    Tidy {
-        /// Why it failed.
-        source: Cause,
-    },
+    /// Usages of a team could not be read.
+    #[error("reading usages of team {team_id}")]
+    ReadUsage { team_id: TeamId, source: Cause },
+    /// Old rows could not be deleted.
+    #[error("deleting old log lines and samples")]
+    Tidy { source: Cause },
 }
 
 impl Error {
-    /// Whether the same call may succeed a little later.
+    /// Returns `true` if the same call may succeed a little later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         self.cause().is_retryable()
     }
 
-    /// Returns true if the disk is full. The same call succeeds once there is room.
+    /// Returns `true` if the disk is full. The same call succeeds once there is space.
     #[must_use]
     pub fn is_full(&self) -> bool {
         matches!(self.cause().sqlite_code(), Some(SQLITE_FULL | SQLITE_INDEX_FULL))
@@ -133,30 +96,30 @@ impl Error {
     fn cause(&self) -> &Cause {
         let (Self::Append { source, .. }
         | Self::Query { source, .. }
-        | Self::KeepSample { source, .. }
+        | Self::RecordSample { source, .. }
         | Self::ReadSamples { source }
-        | Self::KeepUsage { source, .. }
+        | Self::RecordUsage { source, .. }
         | Self::ReadUsage { source, .. }
         | Self::Tidy { source }) = self;
         source
     }
 }
 
-/// What the backend said. Its text is for logs, not for clients.
+/// Error reported by the backend. Its text is for logs, not for clients.
 #[derive(Debug)]
 pub struct Cause(Reason);
 
 #[derive(Debug)]
 enum Reason {
     Database(sqlx::Error),
-    /// A row holds what no version of Hearth wrote.
+    /// A row contains a value that no version of Hearth wrote.
     Damaged(&'static str, Box<dyn StdError + Send + Sync>),
     TooSlow(Duration),
     Other(Box<dyn StdError + Send + Sync>),
 }
 
 impl Cause {
-    /// What a backend outside of this crate said. The same call would fail again.
+    /// Wraps an error of a backend outside of this crate. The same call would fail again.
     #[must_use]
     pub fn new(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self(Reason::Other(source.into()))
@@ -193,7 +156,7 @@ impl From<sqlx::Error> for Cause {
     }
 }
 
-// sqlx's messages repeat their sources, so this is the end of the chain.
+// sqlx's messages repeat their sources, so the chain stops here.
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {

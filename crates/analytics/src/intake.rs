@@ -1,4 +1,4 @@
-//! What becomes of a guest's line or sample before it is kept: the same for every backend.
+//! Bounds on the lines and samples of guests, applied before they are stored. They are the same for every backend.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -17,12 +17,13 @@ pub(crate) struct Accepted {
     pub(crate) is_cut: bool,
 }
 
-/// Cuts a line to its bounds. `believable` ends now, and begins where lines are too old to be kept: a line from outside
-/// of it comes from a guest whose clock is wrong, or that would like to outlive the retention or to be first in every
-/// list. It gets the time of its arrival.
-pub(crate) fn accept(line: LogLine, believable: &RangeInclusive<Timestamp>) -> Accepted {
+/// Truncates a line to its bounds, and replaces a time outside of `plausible` by the time of arrival.
+///
+/// `plausible` ends now, and begins where lines are too old to be stored. A time outside of it comes from a guest with
+/// a wrong clock, or from one that tries to outlive the retention or to be first in every list.
+pub(crate) fn accept(line: LogLine, plausible: &RangeInclusive<Timestamp>) -> Accepted {
     let LogLine { at, level, mut logger, mut message, fields } = line;
-    let at = if believable.contains(&at) { at } else { *believable.end() };
+    let at = if plausible.contains(&at) { at } else { *plausible.end() };
     let (fields, are_fields_cut) = cut_fields(fields);
     let is_logger_cut = cut(&mut logger, LOGGER_BYTES_MAX);
     let is_message_cut = cut(&mut message, MESSAGE_BYTES_MAX);
@@ -30,15 +31,15 @@ pub(crate) fn accept(line: LogLine, believable: &RangeInclusive<Timestamp>) -> A
     Accepted { line, is_cut: are_fields_cut || is_logger_cut || is_message_cut }
 }
 
-/// Brings a sample within its bounds: nothing that a guest says may be too great to be counted with later.
-pub(crate) fn accept_sample(sample: Sample, believable: &RangeInclusive<Timestamp>) -> Sample {
+/// Limits a sample to its bounds: no value of a guest may overflow later calculations.
+pub(crate) fn accept_sample(sample: Sample, plausible: &RangeInclusive<Timestamp>) -> Sample {
     let Sample { at, cpu_count, cpu_used_pct, mem_total, mem_used, mem_cache, disk_total, disk_used } = sample;
-    let at = if believable.contains(&at) { at } else { *believable.end() };
+    let at = if plausible.contains(&at) { at } else { *plausible.end() };
     let cap = |bytes: u64| bytes.min(SAMPLE_BYTES_MAX);
     Sample {
         at,
         cpu_count: cpu_count.min(CPUS_MAX),
-        // Clamping keeps what is not a number.
+        // `clamp` does not replace NaN.
         cpu_used_pct: if cpu_used_pct.is_nan() { 0.0 } else { cpu_used_pct.clamp(0.0, 100.0) },
         mem_total: cap(mem_total),
         mem_used: cap(mem_used),
@@ -49,35 +50,36 @@ pub(crate) fn accept_sample(sample: Sample, believable: &RangeInclusive<Timestam
 }
 
 fn cut_fields(fields: BTreeMap<String, String>) -> (BTreeMap<String, String>, bool) {
-    let mut kept = BTreeMap::new();
+    let mut accepted = BTreeMap::new();
     let mut is_cut = false;
-    let mut room = FIELDS_BYTES_MAX;
+    let mut bytes_left = FIELDS_BYTES_MAX;
     for (name, mut value) in fields {
-        if kept.len() == FIELDS_MAX || name.len() > FIELD_NAME_BYTES_MAX || name.len() > room {
+        if accepted.len() == FIELDS_MAX || name.len() > FIELD_NAME_BYTES_MAX || name.len() > bytes_left {
             is_cut = true;
             continue;
         }
-        room -= name.len();
-        is_cut |= cut(&mut value, room);
-        room -= value.len();
-        kept.insert(name, value);
+        bytes_left -= name.len();
+        is_cut |= cut(&mut value, bytes_left);
+        bytes_left -= value.len();
+        accepted.insert(name, value);
     }
-    (kept, is_cut)
+    (accepted, is_cut)
 }
 
-/// Shortens a text to so many bytes, between characters and with the mark; whether it had to.
+/// Truncates a text to at most `bytes_max`, between characters, with the mark at its end. Returns `true` if it was
+/// longer.
 fn cut(text: &mut String, bytes_max: usize) -> bool {
     if text.len() <= bytes_max {
         return false;
     }
     match bytes_max.checked_sub(CUT_MARK.len()) {
-        Some(rest) => {
-            text.truncate(text.floor_char_boundary(rest));
+        Some(text_max) => {
+            text.truncate(text.floor_char_boundary(text_max));
             text.push_str(CUT_MARK);
         }
         None => text.clear(),
     }
-    // A hostile length must not stay in memory behind a short text.
+    // Frees the memory of a long hostile text.
     text.shrink_to_fit();
     true
 }
@@ -98,17 +100,17 @@ mod tests {
     }
 
     #[test]
-    fn times_that_cannot_be_true_are_those_of_arrival() {
-        let believable = second(10)..=second(20);
-        for (claimed, kept) in [(9, 20), (10, 10), (15, 15), (20, 20), (21, 20), (-377_705_000_000, 20)] {
+    fn implausible_times_become_the_time_of_arrival() {
+        let plausible = second(10)..=second(20);
+        for (claimed, stored) in [(9, 20), (10, 10), (15, 15), (20, 20), (21, 20), (-377_705_000_000, 20)] {
             let line = LogLine { at: second(claimed), ..line(String::new(), BTreeMap::new()) };
-            assert_eq!(accept(line, &believable).line.at, second(kept), "{claimed}");
+            assert_eq!(accept(line, &plausible).line.at, second(stored), "{claimed}");
         }
     }
 
     #[test]
-    fn samples_are_brought_within_their_bounds() {
-        let believable = second(10)..=second(20);
+    fn samples_are_limited_to_their_bounds() {
+        let plausible = second(10)..=second(20);
         let sample = Sample {
             at: second(15),
             cpu_count: 2,
@@ -119,7 +121,7 @@ mod tests {
             disk_total: 2,
             disk_used: 1,
         };
-        assert_eq!(accept_sample(sample, &believable), sample);
+        assert_eq!(accept_sample(sample, &plausible), sample);
         for (percent, expected) in
             [(f64::NAN, 0.0), (f64::INFINITY, 100.0), (f64::NEG_INFINITY, 0.0), (-1.0, 0.0), (1e300, 100.0)]
         {
@@ -135,7 +137,7 @@ mod tests {
                     disk_total: huge,
                     disk_used: huge,
                 },
-                &believable,
+                &plausible,
             );
             let most = SAMPLE_BYTES_MAX;
             let bounded = Sample {
@@ -153,51 +155,51 @@ mod tests {
     }
 
     #[test]
-    fn long_fields_are_cut_and_the_rest_is_left_out() {
+    fn long_fields_are_truncated_and_further_ones_dropped() {
         let fields = BTreeMap::from([
             ("a".to_owned(), "x".repeat(10)),
             ("b".to_owned(), "y".repeat(FIELDS_BYTES_MAX)),
             ("c".to_owned(), "z".to_owned()),
             ("n".repeat(FIELD_NAME_BYTES_MAX + 1), String::new()),
         ]);
-        let (kept, is_cut) = cut_fields(fields);
+        let (accepted, is_cut) = cut_fields(fields);
         assert!(is_cut);
-        assert_eq!(kept.keys().collect::<Vec<_>>(), ["a", "b"]);
-        assert_eq!((kept["a"].len(), kept["b"].len()), (10, FIELDS_BYTES_MAX - 12));
-        assert!(kept["b"].ends_with(CUT_MARK));
+        assert_eq!(accepted.keys().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!((accepted["a"].len(), accepted["b"].len()), (10, FIELDS_BYTES_MAX - 12));
+        assert!(accepted["b"].ends_with(CUT_MARK));
         let many: BTreeMap<_, _> = (0..=FIELDS_MAX).map(|number| (format!("{number:03}"), String::new())).collect();
-        let (kept, is_cut) = cut_fields(many);
-        assert_eq!((kept.len(), is_cut), (FIELDS_MAX, true));
+        let (accepted, is_cut) = cut_fields(many);
+        assert_eq!((accepted.len(), is_cut), (FIELDS_MAX, true));
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn texts_are_cut_between_characters(text in ".{0,40}", bytes_max in 0usize..60) {
+        fn texts_are_truncated_between_characters(text in ".{0,40}", bytes_max in 0usize..60) {
             let mut short = text.clone();
             let is_cut = cut(&mut short, bytes_max);
             prop_assert!(short.len() <= bytes_max);
             prop_assert_eq!(is_cut, text.len() > bytes_max);
             prop_assert!(is_cut || short == text);
-            let kept = short.strip_suffix(CUT_MARK).unwrap_or(&short);
-            prop_assert!(!is_cut || text.starts_with(kept));
-            // As much as fits: the longest character has four bytes.
+            let prefix = short.strip_suffix(CUT_MARK).unwrap_or(&short);
+            prop_assert!(!is_cut || text.starts_with(prefix));
+            // As long as possible: the longest character has four bytes.
             prop_assert!(!is_cut || bytes_max < CUT_MARK.len() || short.len() + 4 > bytes_max);
         }
 
         #[test]
-        fn what_is_accepted_is_within_bounds_and_accepted_as_it_is(
+        fn accepted_lines_are_within_bounds_and_stay_unchanged(
             message in prop_oneof![".{0,20}", Just("ä".repeat(MESSAGE_BYTES_MAX))],
             logger in prop_oneof![".{0,20}", Just("l".repeat(LOGGER_BYTES_MAX * 2))],
             fields in prop::collection::btree_map(".{0,50}", "(.{0,10}|(ab){2000})", 0..40),
         ) {
-            let believable = second(0)..=second(10);
+            let plausible = second(0)..=second(10);
             let claimed = LogLine { logger, ..line(message, fields) };
-            let accepted = accept(claimed.clone(), &believable);
+            let accepted = accept(claimed.clone(), &plausible);
             prop_assert!(accepted.line.bytes() <= LINE_BYTES_MAX);
             prop_assert_eq!(accepted.is_cut, accepted.line != claimed);
-            let again = accept(accepted.line.clone(), &believable);
+            let again = accept(accepted.line.clone(), &plausible);
             prop_assert_eq!(again, Accepted { is_cut: false, ..accepted });
         }
     }

@@ -1,25 +1,27 @@
-//! What sandboxes tell about themselves, log lines and samples of what they use, kept by nodes and read by the control role;
-//! and what teams use, kept and read by the control role.
+//! Log lines and samples of sandboxes, and usages of teams.
+//!
+//! Nodes write lines and samples; the control role reads them. Usages are written and read by the control role.
 //!
 //! ```text
-//!   node ──▶ Logs::append ──▶ intake: times, lengths ──▶ backend ◀── Logs::query ◀── control role
-//!     └────▶ Samples::keep ─▶ intake: times, numbers ──▶    │    ◀── Samples::range, latest ┤
-//!                                                           │    ◀── Usages::keep, range ───┘
-//!              embedded: one SQLite file ───────────────────┘
-//!                schema    its tables              write   appending lines
-//!                read      windows of lines        space   what has to go, and giving space back
-//!                samples   and usages: keeping, windows of time, coarser with age
+//!   node ──▶ Logs::append ────▶ intake: times, lengths ──▶ backend ◀── Logs::query ◀── control role
+//!     └────▶ Samples::record ─▶ intake: times, numbers ──▶    │    ◀── Samples::range, latest ────────┤
+//!                                                             │    ◀── Usages::record_usages, usages ─┘
+//!                embedded: one SQLite file ───────────────────┘
+//!                  schema    its tables              write   appending lines
+//!                  read      windows of lines        space   enforcing bounds, shrinking the file
+//!                  samples   and usages: recording, windows of time, merging with age
 //! ```
 //!
-//! * **Who said it is the host's word.** A [`Source`] comes from the node that reads a sandbox's output; nothing in a
-//!   line can change it, and every query names the team whose lines it may see.
-//! * **What is said is hostile.** Texts may hold any characters, also zero bytes and escape sequences: they are kept as
-//!   they are, up to the bounds of [`LogLine`], and whoever shows them has to escape them for the place where they
-//!   appear. A time that cannot be true is replaced by that of arrival.
-//! * **Everything is bounded**: lines by length, sandboxes by bytes, the file as a whole, everything by age, answers by lines
-//!   and bytes. The oldest go first, of the team that has most. Samples become fewer with age: averages over longer and longer steps.
-//! * **Losing lines is allowed, lying about them is not.** An append that failed says so; a power cut may take what was
-//!   appended in the last moments, never what makes the rest readable.
+//! * **The host sets the source.** A [`Source`] is written by the node that reads a sandbox's output; nothing in a line
+//!   can change it, and every query names the team whose lines it may return.
+//! * **The content is hostile.** Texts may contain any characters, including zero bytes and escape sequences. They are
+//!   stored unchanged, up to the bounds of [`LogLine`], and must be escaped where they are displayed. An implausible
+//!   time is replaced by the time of arrival.
+//! * **Everything is bounded**: lines by length, sandboxes by bytes, the file as a whole, all rows by age, replies by
+//!   lines and bytes. The oldest lines of the team with the most bytes are deleted first. Samples are merged with age,
+//!   into averages over longer and longer steps.
+//! * **Losing lines is allowed, hiding a loss is not.** An append that failed returns an error. A power failure may
+//!   lose lines of the last moments, but never makes the other lines unreadable.
 //!
 //! Backends are behind the ports [`Logs`], [`Samples`] and [`Usages`]; [`Embedded`] is the only one so far.
 
@@ -42,65 +44,73 @@ pub use embedded::{BYTES_MIN, Config, Embedded, RETENTION, SANDBOX_BYTES_MIN};
 pub use error::{Cause, Error, OpenError};
 pub use line::{
     CUT_MARK, FIELD_NAME_BYTES_MAX, FIELDS_BYTES_MAX, FIELDS_MAX, LINE_BYTES_MAX, LOGGER_BYTES_MAX, Level, LogLine,
-    MESSAGE_BYTES_MAX, Source, Stored, UnknownLevel,
+    MESSAGE_BYTES_MAX, Source, StoredLine, UnknownLevel,
 };
 pub use query::{Direction, QUERY_BYTES_MAX, QUERY_LINES_MAX, Query};
 pub use sample::{CPUS_MAX, SAMPLE_BYTES_MAX, SAMPLE_INTERVAL, Sample, SampleQuery, Usage, step_of};
 
-/// Where log lines are kept. A port: every backend passes the suite in `tests/conformance.rs`.
+/// Storage of log lines. A port: every backend passes the suite in `tests/conformance.rs`.
 #[async_trait]
 pub trait Logs: Send + Sync {
-    /// Keeps lines of one sandbox, in this order, each cut to its bounds. Callers collect lines and append them together:
-    /// every call is a write to the disk. Never blocks the runtime, and ends within some seconds also if the disk does not
-    /// answer. Cancel safe: some of the first lines may have been kept.
+    /// Stores lines of one sandbox, in this order, each truncated to its bounds.
+    ///
+    /// Callers collect lines and append them together: every call writes to the disk. It never blocks the runtime, and
+    /// returns within some seconds even if the disk does not respond. Cancel safe: the first lines may have been
+    /// stored.
     ///
     /// # Errors
-    /// [`Error::Append`]: not all lines were kept; some of the first may have been, so appending again could double
+    /// [`Error::Append`]: not all lines were stored. The first lines may have been, so another append could duplicate
     /// them.
     async fn append(&self, source: &Source, lines: Vec<LogLine>) -> Result<(), Error>;
 
-    /// Lines of a sandbox, of all its executions. A sandbox that said nothing, or never was, or is another team's has
-    /// none. Cancel safe.
+    /// Returns lines of a sandbox, of all its executions. Cancel safe.
+    ///
+    /// The result is empty for a sandbox without output, an unknown sandbox, or one of another team.
     ///
     /// # Errors
     /// [`Error::Query`].
-    async fn query(&self, team_id: TeamId, sandbox_id: &SandboxId, query: &Query) -> Result<Vec<Stored>, Error>;
+    async fn query(&self, team_id: TeamId, sandbox_id: &SandboxId, query: &Query) -> Result<Vec<StoredLine>, Error>;
 }
 
-/// Where samples of sandboxes are kept. A port: every backend passes the suite in `tests/conformance.rs`.
+/// Storage of samples of sandboxes. A port: every backend passes the suite in `tests/conformance.rs`.
 #[async_trait]
 pub trait Samples: Send + Sync {
-    /// Keeps a sample of a sandbox, one about every [`SAMPLE_INTERVAL`]. What it tells is cut to its bounds. Never blocks
-    /// the runtime, and ends within some seconds also if the disk does not answer. Cancel safe: it was kept or not.
+    /// Stores a sample of a sandbox, with its values limited to their bounds.
+    ///
+    /// Callers record one about every [`SAMPLE_INTERVAL`]. It never blocks the runtime, and returns within some seconds
+    /// even if the disk does not respond. Cancel safe: the sample was stored or not.
     ///
     /// # Errors
-    /// [`Error::KeepSample`].
-    async fn keep(&self, team_id: TeamId, sandbox_id: &SandboxId, sample: Sample) -> Result<(), Error>;
+    /// [`Error::RecordSample`].
+    async fn record(&self, team_id: TeamId, sandbox_id: &SandboxId, sample: Sample) -> Result<(), Error>;
 
-    /// Samples of a sandbox, of all its executions, oldest first. One that was never sampled, or is another team's, has
-    /// none. Cancel safe.
+    /// Returns samples of a sandbox, of all its executions, oldest first. Cancel safe.
+    ///
+    /// The result is empty for a sandbox that was never sampled or that belongs to another team.
     ///
     /// # Errors
     /// [`Error::ReadSamples`].
     async fn range(&self, team_id: TeamId, sandbox_id: &SandboxId, query: &SampleQuery) -> Result<Vec<Sample>, Error>;
 
-    /// The newest sample of each of these sandboxes that has one. Cancel safe.
+    /// Returns the newest sample of each of these sandboxes that has one. Cancel safe.
     ///
     /// # Errors
     /// [`Error::ReadSamples`].
     async fn latest(&self, team_id: TeamId, sandbox_ids: &[SandboxId]) -> Result<BTreeMap<SandboxId, Sample>, Error>;
 }
 
-/// Where it is kept how many sandboxes teams had. A port: every backend passes the suite in `tests/conformance.rs`.
+/// Storage of usages of teams. A port: every backend passes the suite in `tests/conformance.rs`.
 #[async_trait]
 pub trait Usages: Send + Sync {
-    /// Keeps what teams used during the last span of time. Cancel safe: all of it was kept, or nothing.
+    /// Stores the usages of teams during the last span of time. Cancel safe: all were stored, or none.
     ///
     /// # Errors
-    /// [`Error::KeepUsage`].
-    async fn keep_usages(&self, usages: Vec<(TeamId, Usage)>) -> Result<(), Error>;
+    /// [`Error::RecordUsage`].
+    async fn record_usages(&self, usages: Vec<(TeamId, Usage)>) -> Result<(), Error>;
 
-    /// What a team used from a time on and before another, oldest first, one for each `step` of the clock. Cancel safe.
+    /// Returns a team's usages at `from` or later and before `until`, oldest first, one for each `step` of the clock.
+    ///
+    /// Cancel safe.
     ///
     /// # Errors
     /// [`Error::ReadUsage`].

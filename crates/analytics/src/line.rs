@@ -1,4 +1,4 @@
-//! A log line, and who said it.
+//! Log lines and their sources.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,40 +7,41 @@ use std::str::FromStr;
 use hearth_types::{ExecutionId, SandboxId, TeamId, TemplateId};
 use jiff::Timestamp;
 
-/// Most bytes of a message that are kept. Longer than any line of a well-behaved program; a thousand of them still fit
-/// into one answer.
+/// Maximum stored bytes of a message.
+///
+/// Lines of ordinary programs are shorter, and a reply can contain 256 messages of this length.
 pub const MESSAGE_BYTES_MAX: usize = 8 * 1024;
-/// Most bytes of a logger's name that are kept.
+/// Maximum stored bytes of a logger's name.
 pub const LOGGER_BYTES_MAX: usize = 128;
-/// Most fields of a line that are kept. The guest daemon has ten at most.
+/// Maximum stored fields of a line. The guest daemon has ten at most.
 pub const FIELDS_MAX: usize = 32;
-/// A field with a longer name is left out: half a name would be another field.
+/// Maximum bytes of a field's name. A field with a longer one is dropped: a truncated name would be another field.
 pub const FIELD_NAME_BYTES_MAX: usize = 128;
-/// Most bytes of all names and values of a line's fields together that are kept.
+/// Maximum stored bytes of all names and values of a line's fields together.
 pub const FIELDS_BYTES_MAX: usize = 8 * 1024;
-/// Most bytes of a line that are kept: the sum of the above.
+/// Maximum stored bytes of a line: the sum of the above.
 pub const LINE_BYTES_MAX: usize = MESSAGE_BYTES_MAX + LOGGER_BYTES_MAX + FIELDS_BYTES_MAX;
-/// Ends every text that was cut. It is within the bounds.
+/// Mark at the end of every truncated text. It counts towards the text's bound.
 pub const CUT_MARK: &str = "…";
 
-/// How much a line matters. Ordered: the more, the greater.
+/// Severity of a line. Ordered from least to most severe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
-    /// For those who look for a mistake.
+    /// Details for debugging.
     Debug,
     /// A change of state.
     Info,
-    /// Odd, but it went on.
+    /// Unexpected, but the program continues.
     Warn,
-    /// Somebody has to look.
+    /// A person should check.
     Error,
 }
 
 impl Level {
-    /// All, by how much they matter.
+    /// All levels, from least to most severe.
     pub const ALL: [Self; 4] = [Self::Debug, Self::Info, Self::Warn, Self::Error];
 
-    /// The word.
+    /// Returns the level's name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -58,7 +59,7 @@ impl fmt::Display for Level {
     }
 }
 
-/// A text is no level.
+/// The text is not a level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a level is one of `debug`, `info`, `warn` and `error`")]
 pub struct UnknownLevel;
@@ -71,23 +72,21 @@ impl FromStr for Level {
     }
 }
 
-/// What a guest said. All of it is the guest's word.
+/// A line of output. All values are the guest's and untrusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {
-    /// When, by the guest's clock; kept in microseconds.
+    /// Time by the guest's clock; stored in microseconds.
     pub at: Timestamp,
-    /// How much it matters.
     pub level: Level,
-    /// Which part of the guest said it, such as `process`.
+    /// The part of the guest that wrote the line, such as `process`.
     pub logger: String,
-    /// What it said.
     pub message: String,
-    /// The circumstances.
+    /// Structured details.
     pub fields: BTreeMap<String, String>,
 }
 
 impl LogLine {
-    /// Bytes of its texts.
+    /// Returns the bytes of all texts.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let fields: usize = self.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
@@ -95,26 +94,24 @@ impl LogLine {
     }
 }
 
-/// Who said a line. Set by the host.
+/// Origin of a line. Set by the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// Whose sandbox.
+    /// The sandbox's owner.
     pub team_id: TeamId,
-    /// The sandbox.
     pub sandbox_id: SandboxId,
-    /// What it was made from, if the node knows.
+    /// The sandbox's template, if the node knows it.
     pub template_id: Option<TemplateId>,
-    /// Which of its runs.
+    /// The run of the sandbox.
     pub execution_id: ExecutionId,
 }
 
-/// A line as it was kept.
+/// A line as it was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
-    /// Who said it.
+pub struct StoredLine {
     pub source: Source,
-    /// What was said, within the bounds.
+    /// The line, truncated to the bounds.
     pub line: LogLine,
-    /// Whether something of it is missing because of them.
+    /// `true` if texts were truncated or fields dropped.
     pub is_cut: bool,
 }

@@ -1,16 +1,17 @@
-//! Which lines to read.
+//! Queries for lines.
 
 use jiff::Timestamp;
 
 use crate::line::{Level, LogLine};
 
-/// Most lines of an answer: what the public interface allows.
+/// Maximum lines of a reply: the API's limit.
 pub const QUERY_LINES_MAX: u32 = 1000;
-/// An answer ends with the line that brings its texts to so many bytes, however many lines were asked for. Hostile text
-/// grows more than tenfold when it is escaped, twice, for JSON in JSON.
+/// Bytes of texts after which a reply ends, whatever the requested number of lines.
+///
+/// The line that reaches them is included. Escaped hostile text, twice for JSON in JSON, grows more than tenfold.
 pub const QUERY_BYTES_MAX: usize = 2 * 1024 * 1024;
 
-/// From which end of a window lines are read.
+/// Order of reading, and end of the window at which it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// Oldest first.
@@ -19,24 +20,23 @@ pub enum Direction {
     Backward,
 }
 
-/// A window of time and which lines of it. Lines of the same microsecond follow each other as they were appended.
+/// Window of time, with filters. Lines of the same microsecond are in the order in which they were appended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
-    /// Said at this time or later.
+    /// Only lines at this time or later.
     pub from: Option<Timestamp>,
-    /// Said before this time.
+    /// Only lines before this time.
     pub until: Option<Timestamp>,
-    /// From which end.
     pub direction: Direction,
-    /// At most so many, and at most [`QUERY_LINES_MAX`].
+    /// Maximum number of lines; values above [`QUERY_LINES_MAX`] mean [`QUERY_LINES_MAX`].
     pub limit: u32,
-    /// Of this level or a greater one.
+    /// Only lines of this level or a more severe one.
     pub level_min: Option<Level>,
-    /// With this text in the message or the value of a field, upper and lower case alike.
+    /// Only lines with this text in the message or the value of a field, ignoring case.
     pub search: Option<String>,
 }
 
-/// A text to look for.
+/// Lower-case text to search for.
 #[derive(Debug)]
 pub(crate) struct Needle(String);
 

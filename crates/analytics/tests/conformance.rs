@@ -1,4 +1,4 @@
-//! What every backend of [`Logs`], [`Samples`] and [`Usages`] does, as one suite over an empty one.
+//! Conformance suite for all backends of [`Logs`], [`Samples`] and [`Usages`], each case on an empty backend.
 
 #[path = "conformance/bounds.rs"]
 mod bounds;
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_analytics::{Config, Direction, Embedded, Level, LogLine, Logs, Query, Samples, Source, Stored, Usages};
+use hearth_analytics::{Config, Direction, Embedded, Level, LogLine, Logs, Query, Samples, Source, StoredLine, Usages};
 use hearth_types::{ExecutionId, SandboxId, TeamId, TemplateId};
 use jiff::Timestamp;
 use tempfile::TempDir;
@@ -37,14 +37,14 @@ impl Fixture {
     }
 
     async fn append(&self, source: &Source, lines: &[LogLine]) {
-        self.logs.append(source, lines.to_vec()).await.expect("the lines are kept");
+        self.logs.append(source, lines.to_vec()).await.expect("the lines are stored");
     }
 
-    async fn query(&self, source: &Source, query: &Query) -> Vec<Stored> {
+    async fn query(&self, source: &Source, query: &Query) -> Vec<StoredLine> {
         self.logs.query(source.team_id, &source.sandbox_id, query).await.expect("the lines are read")
     }
 
-    async fn all(&self, source: &Source) -> Vec<Stored> {
+    async fn all(&self, source: &Source) -> Vec<StoredLine> {
         self.query(source, &everything()).await
     }
 }
@@ -58,12 +58,12 @@ fn source() -> Source {
     }
 }
 
-/// All lines, oldest first.
+/// Query for all lines, oldest first.
 fn everything() -> Query {
     Query { from: None, until: None, direction: Direction::Forward, limit: 1000, level_min: None, search: None }
 }
 
-/// A line that was said a while ago, and cannot be confused with others.
+/// A line from a minute ago, identified by its message.
 fn line(message: &str) -> LogLine {
     LogLine {
         at: ago(60_000_000),
@@ -74,13 +74,13 @@ fn line(message: &str) -> LogLine {
     }
 }
 
-/// A time as exact as it is kept.
+/// A past time in whole microseconds, like stored times.
 fn ago(micros: u64) -> Timestamp {
     let time = Timestamp::now() - Duration::from_micros(micros);
     Timestamp::from_microsecond(time.as_microsecond()).expect("a time")
 }
 
-fn messages(stored: &[Stored]) -> Vec<&str> {
+fn messages(stored: &[StoredLine]) -> Vec<&str> {
     stored.iter().map(|stored| stored.line.message.as_str()).collect()
 }
 
@@ -103,27 +103,27 @@ macro_rules! conformance {
 
 conformance! {
     embedded:
-    lines::a_line_comes_back_as_it_was_said,
-    lines::any_text_comes_back_as_it_was_said,
-    lines::nothing_is_nothing,
-    lines::lines_of_one_moment_stay_in_order,
-    lines::a_log_goes_on_over_executions,
-    lines::other_teams_and_sandboxes_see_nothing,
-    lines::times_that_cannot_be_true_are_those_of_arrival,
-    lines::appends_at_once_lose_nothing,
-    lines::dropped_appends_leave_whole_lines,
+    lines::a_line_is_returned_as_appended,
+    lines::any_text_is_returned_as_appended,
+    lines::no_lines_are_no_error,
+    lines::lines_of_one_microsecond_stay_in_order,
+    lines::a_log_spans_executions,
+    lines::other_teams_and_sandboxes_are_isolated,
+    lines::implausible_times_become_the_time_of_arrival,
+    lines::parallel_appends_lose_no_line,
+    lines::dropped_appends_store_complete_lines,
     windows::windows_agree_with_a_model,
-    windows::the_edges_of_a_window_are_exact,
-    windows::searching_takes_texts_literally,
-    bounds::long_lines_are_cut_and_say_so,
-    bounds::an_answer_has_so_many_lines,
-    bounds::an_answer_has_so_many_bytes,
-    samples::a_sample_comes_back_as_it_was_taken,
+    windows::the_bounds_of_a_window_are_exact,
+    windows::search_texts_are_literal,
+    bounds::long_lines_are_truncated_and_marked,
+    bounds::the_lines_of_a_reply_are_bounded,
+    bounds::the_bytes_of_a_reply_are_bounded,
+    samples::a_sample_is_returned_as_recorded,
     samples::windows_of_samples_agree_with_a_model,
-    samples::samples_that_cannot_be_true_are_brought_within_bounds,
-    samples::other_teams_and_sandboxes_have_other_samples,
-    samples::the_latest_are_those_of_the_sandboxes_that_have_one,
-    samples::without_a_step_the_length_decides,
-    usages::usages_come_back_in_windows_and_steps,
-    usages::no_usage_is_nothing,
+    samples::implausible_samples_are_limited_to_bounds,
+    samples::samples_of_other_teams_and_sandboxes_are_isolated,
+    samples::latest_returns_the_newest_sample_of_each_sandbox,
+    samples::the_default_step_depends_on_the_length,
+    usages::usages_are_returned_in_windows_and_steps,
+    usages::no_usages_are_no_error,
 }

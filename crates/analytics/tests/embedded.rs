@@ -1,4 +1,4 @@
-//! What only the file of the embedded backend does: bounds of space and age, opening, failing.
+//! Log lines in the file of the embedded backend: bounds of space and age, opening, failures.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_analytics::{
-    BYTES_MIN, Config, Direction, Embedded, Level, LogLine, Logs, OpenError, Query, SANDBOX_BYTES_MIN, Source, Stored,
+    BYTES_MIN, Config, Direction, Embedded, Level, LogLine, Logs, OpenError, Query, SANDBOX_BYTES_MIN, Source,
+    StoredLine,
 };
 use hearth_types::{ExecutionId, SandboxId, TeamId};
 use jiff::Timestamp;
@@ -51,22 +52,22 @@ async fn open(config: &Config) -> Embedded {
     Embedded::open(config.clone()).await.expect("it opens")
 }
 
-async fn newest(logs: &Embedded, source: &Source, limit: u32) -> Vec<Stored> {
+async fn newest(logs: &Embedded, source: &Source, limit: u32) -> Vec<StoredLine> {
     let query = Query { from: None, until: None, direction: Direction::Backward, limit, level_min: None, search: None };
-    logs.query(source.team_id, &source.sandbox_id, &query).await.expect("reads")
+    logs.query(source.team_id, &source.sandbox_id, &query).await.expect("a read")
 }
 
-async fn oldest(logs: &Embedded, source: &Source) -> Option<Stored> {
+async fn oldest(logs: &Embedded, source: &Source) -> Option<StoredLine> {
     let query =
         Query { from: None, until: None, direction: Direction::Forward, limit: 1, level_min: None, search: None };
-    logs.query(source.team_id, &source.sandbox_id, &query).await.expect("reads").pop()
+    logs.query(source.team_id, &source.sandbox_id, &query).await.expect("a read").pop()
 }
 
-fn number(stored: &Stored) -> usize {
+fn number(stored: &StoredLine) -> usize {
     stored.line.message.parse().expect("a number")
 }
 
-/// The file with its write-ahead log.
+/// Returns the size of the file with its write-ahead log.
 fn bytes_on_disk(config: &Config) -> u64 {
     let length = |path: PathBuf| fs::metadata(path).map_or(0, |metadata| metadata.len());
     length(config.path.clone()) + length(beside(&config.path, "-wal"))
@@ -76,7 +77,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     format!("{}{suffix}", path.display()).into()
 }
 
-/// Somebody else at the same file.
+/// Opens a separate connection to the same file.
 async fn connect(config: &Config) -> SqliteConnection {
     SqliteConnectOptions::new().filename(&config.path).connect().await.expect("it opens")
 }
@@ -86,11 +87,11 @@ async fn tamper(config: &Config, sql: &str) {
 }
 
 #[tokio::test]
-async fn reopening_keeps_everything() {
+async fn lines_survive_reopening() {
     let folder = folder();
     let (config, source) = (config(&folder), source());
     let first = open(&config).await;
-    first.append(&source, lines(0, 20, 10)).await.expect("kept");
+    first.append(&source, lines(0, 20, 10)).await.expect("a write");
     let before = newest(&first, &source, 1000).await;
     assert_eq!(before.len(), 20);
     for closes_before in [true, false] {
@@ -99,26 +100,26 @@ async fn reopening_keeps_everything() {
         }
         let again = open(&config).await;
         assert_eq!(newest(&again, &source, 1000).await, before);
-        again.append(&source, lines(20, 1, 10)).await.expect("kept");
+        again.append(&source, lines(20, 1, 10)).await.expect("a write");
         assert_eq!(number(&newest(&again, &source, 1).await[0]), 20);
         tamper(&config, "DELETE FROM line WHERE id > 20").await;
     }
 }
 
 #[tokio::test]
-async fn what_has_aged_is_neither_shown_nor_kept() {
+async fn aged_lines_are_hidden_and_deleted() {
     let folder = folder();
     let (long, source) = (config(&folder), source());
     let first = open(&long).await;
-    let mut said = lines(0, 3000, 2000);
-    for line in &mut said[..2900] {
+    let mut appended = lines(0, 3000, 2000);
+    for line in &mut appended[..2900] {
         line.at -= 3 * DAY;
     }
-    first.append(&source, said).await.expect("kept");
+    first.append(&source, appended).await.expect("a write");
     assert_eq!(oldest(&first, &source).await.as_ref().map(number), Some(0));
     let before = fs::metadata(&long.path).expect("the file").len();
     first.close().await;
-    // The same lines, for an operator who keeps them for a shorter time.
+    // The same lines with a shorter retention.
     let short = Config { retention: DAY, ..long };
     let again = open(&short).await;
     assert_eq!(newest(&again, &source, 1000).await.len(), 100);
@@ -128,14 +129,17 @@ async fn what_has_aged_is_neither_shown_nor_kept() {
             .fetch_one(&mut counted)
             .await
             .expect("a row");
-    assert_eq!(sandbox_bytes, (100, 100 * (2000 + 7 + 4 + 128)), "the rows are gone, and the count is right");
+    assert_eq!(sandbox_bytes, (100, 100 * (2000 + 7 + 4 + 128)), "the rows are deleted, and the count is right");
     let after = fs::metadata(&short.path).expect("the file").len();
-    assert!(before > 5 * MIB && after < 5 * MIB, "its space was given back, but for what stays free: {before} {after}");
+    assert!(
+        before > 5 * MIB && after < 5 * MIB,
+        "its space was returned, except the pages that stay free: {before} {after}"
+    );
     again.close().await;
-    // Lines that age while the file is open are hidden at once, and go with the next round.
+    // Lines that age while the file is open are hidden immediately, and deleted by the next tidy.
     let none = Config { retention: Duration::ZERO, ..short };
     let last = open(&none).await;
-    last.append(&source, lines(0, 10, 10)).await.expect("kept");
+    last.append(&source, lines(0, 10, 10)).await.expect("a write");
     assert_eq!(newest(&last, &source, 1000).await.len(), 0);
     last.tidy().await.expect("tidied");
     let rows: (i64, i64) =
@@ -147,16 +151,16 @@ async fn what_has_aged_is_neither_shown_nor_kept() {
 }
 
 #[tokio::test]
-async fn a_noisy_sandbox_costs_only_its_own_lines() {
+async fn a_noisy_sandbox_loses_only_its_own_lines() {
     let folder = folder();
     let config = Config { sandbox_bytes_max: SANDBOX_BYTES_MIN, ..config(&folder) };
     let logs = open(&config).await;
     let (quiet, noisy) = (source(), Source { team_id: TeamId::generate(), ..source() });
-    logs.append(&quiet, lines(0, 10, 10)).await.expect("kept");
+    logs.append(&quiet, lines(0, 10, 10)).await.expect("a write");
     let mut next = 0;
-    // Many small lines, then large ones; much at once, and little by little.
+    // Many small lines, then large ones; many in one call, and few per call.
     for (count, length) in [(20_000, 10), (1000, 7000), (1, 10), (1, 10), (300, 10), (1, 8000)] {
-        logs.append(&noisy, lines(next, count, length)).await.expect("kept");
+        logs.append(&noisy, lines(next, count, length)).await.expect("a write");
         next += count;
         let used: i64 = sea_orm::sqlx::query_scalar("SELECT MAX(bytes) FROM sandbox")
             .fetch_one(&mut connect(&config).await)
@@ -165,18 +169,18 @@ async fn a_noisy_sandbox_costs_only_its_own_lines() {
         assert!(used > 1_000_000 && used <= i64::try_from(SANDBOX_BYTES_MIN).expect("small"), "{used}");
         assert_eq!(number(&newest(&logs, &noisy, 1).await[0]), next - 1);
     }
-    assert!(oldest(&logs, &noisy).await.is_some_and(|line| number(&line) > 20_000), "the oldest go");
-    assert_eq!(newest(&logs, &quiet, 1000).await.len(), 10, "others keep theirs");
+    assert!(oldest(&logs, &noisy).await.is_some_and(|line| number(&line) > 20_000), "the oldest are deleted");
+    assert_eq!(newest(&logs, &quiet, 1000).await.len(), 10, "other sandboxes' lines stay");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_file_never_exceeds_its_bound_and_the_oldest_go() {
+async fn the_file_never_exceeds_its_bound_and_the_oldest_are_deleted() {
     let folder = folder();
     let config = Config { bytes_max: BYTES_MIN, sandbox_bytes_max: 64 * MIB, ..config(&folder) };
     let logs = Arc::new(open(&config).await);
     let team_id = TeamId::generate();
     let sources: Vec<Source> = (0..8).map(|_| Source { team_id, ..source() }).collect();
-    // Readers that leave no gap, which is what lets a write-ahead log grow.
+    // Overlapping readers without a gap, which let a write-ahead log grow.
     let stop = CancellationToken::new();
     let readers: Vec<_> = (0..2)
         .map(|_| {
@@ -194,19 +198,19 @@ async fn the_file_never_exceeds_its_bound_and_the_oldest_go() {
     while written < 24 * MIB {
         let (count, length) = [(3000, 60), (150, 8000), (200, 4100), (1, 10)][round % 4];
         let source = &sources[round % sources.len()];
-        logs.append(source, lines(next, count, length)).await.expect("kept");
+        logs.append(source, lines(next, count, length)).await.expect("a write");
         next += count;
         written += (count * length) as u64;
         round += 1;
         let found = bytes_on_disk(&config);
         assert!(found <= BYTES_MIN, "{found} bytes in round {round}");
-        assert_eq!(number(&newest(&logs, source, 1).await[0]), next - 1, "the newest are there");
+        assert_eq!(number(&newest(&logs, source, 1).await[0]), next - 1, "the newest are stored");
     }
     stop.cancel();
     for reader in readers {
-        reader.await.expect("reads until the end");
+        reader.await.expect("no panic");
     }
-    // Across all sandboxes the lines that are left are the last that were appended, without a gap.
+    // Across all sandboxes the remaining lines are the last ones that were appended, without a gap.
     let mut connection = connect(&config).await;
     let (low, high, count): (i64, i64, i64) = sea_orm::sqlx::query_as(
         "SELECT MIN(CAST(message AS INTEGER)), MAX(CAST(message AS INTEGER)), COUNT(*) FROM line",
@@ -226,29 +230,29 @@ async fn the_file_never_exceeds_its_bound_and_the_oldest_go() {
 }
 
 #[tokio::test]
-async fn a_noisy_team_costs_only_its_own_lines() {
+async fn a_noisy_team_loses_only_its_own_lines() {
     let folder = folder();
     let config = Config { bytes_max: BYTES_MIN, sandbox_bytes_max: 64 * MIB, ..config(&folder) };
     let logs = open(&config).await;
     let (quiet, noisy) = (source(), TeamId::generate());
-    // The first of all, so the first to go if age alone counted.
-    logs.append(&quiet, lines(0, 100, 100)).await.expect("kept");
+    // The first lines of all, so the first to be deleted if only age counted.
+    logs.append(&quiet, lines(0, 100, 100)).await.expect("a write");
     let mut last = source();
     for _ in 0..20 {
         last = Source { team_id: noisy, ..source() };
-        logs.append(&last, lines(0, 150, 8000)).await.expect("kept");
+        logs.append(&last, lines(0, 150, 8000)).await.expect("a write");
         assert!(bytes_on_disk(&config) <= BYTES_MIN);
     }
-    assert_eq!(newest(&logs, &quiet, 1000).await.len(), 100, "others keep theirs");
-    assert_eq!(number(&newest(&logs, &last, 1).await[0]), 149, "the newest are there");
+    assert_eq!(newest(&logs, &quiet, 1000).await.len(), 100, "other teams' lines stay");
+    assert_eq!(number(&newest(&logs, &last, 1).await[0]), 149, "the newest are stored");
 }
 
 #[tokio::test]
-async fn a_lower_bound_makes_the_file_smaller() {
+async fn a_lower_bound_shrinks_the_file() {
     let folder = folder();
     let wide = Config { bytes_max: 64 * MIB, sandbox_bytes_max: 64 * MIB, ..config(&folder) };
     let (logs, source) = (open(&wide).await, source());
-    logs.append(&source, lines(0, 4000, 8000)).await.expect("kept");
+    logs.append(&source, lines(0, 4000, 8000)).await.expect("a write");
     logs.close().await;
     let before = fs::metadata(&wide.path).expect("the file").len();
     assert!(before > 30 * MIB, "{before}");
@@ -256,64 +260,64 @@ async fn a_lower_bound_makes_the_file_smaller() {
     let logs = open(&narrow).await;
     assert!(bytes_on_disk(&narrow) <= BYTES_MIN);
     for round in 1..=10 {
-        logs.append(&source, lines(4000 * round, 200, 8000)).await.expect("kept");
+        logs.append(&source, lines(4000 * round, 200, 8000)).await.expect("a write");
         assert!(bytes_on_disk(&narrow) <= BYTES_MIN);
     }
     assert_eq!(number(&newest(&logs, &source, 1).await[0]), 40_199);
 }
 
 #[tokio::test]
-async fn tidying_ends_with_its_token() {
+async fn tidying_stops_with_its_token() {
     let folder = folder();
     let logs = open(&config(&folder)).await;
     let stop = CancellationToken::new();
     stop.cancel();
-    tokio::time::timeout(Duration::from_secs(10), logs.keep_tidy(stop)).await.expect("it ends");
+    tokio::time::timeout(Duration::from_secs(10), logs.tidy_until(stop)).await.expect("it stops");
 }
 
 #[tokio::test]
-async fn a_writer_that_is_kept_waiting_gives_up_and_readers_go_on() {
+async fn a_blocked_writer_fails_and_readers_continue() {
     let folder = folder();
     let (config, source) = (config(&folder), source());
     let logs = open(&config).await;
-    logs.append(&source, lines(0, 1, 10)).await.expect("kept");
+    logs.append(&source, lines(0, 1, 10)).await.expect("a write");
     let mut other = connect(&config).await;
     raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.expect("the lock");
     let error = logs.append(&source, lines(1, 3, 10)).await.expect_err("locked");
     assert!(error.is_retryable(), "{error:?}");
-    assert_eq!(error.to_string(), format!("keeping 3 log lines of sandbox {}", source.sandbox_id));
+    assert_eq!(error.to_string(), format!("storing 3 log lines of sandbox {}", source.sandbox_id));
     assert_eq!(newest(&logs, &source, 1000).await.len(), 1);
     raw_sql("ROLLBACK").execute(&mut other).await.expect("the lock is free");
-    logs.append(&source, lines(1, 3, 10)).await.expect("kept");
+    logs.append(&source, lines(1, 3, 10)).await.expect("a write");
     assert_eq!(newest(&logs, &source, 1000).await.len(), 4);
 }
 
 #[tokio::test]
-async fn a_write_that_is_refused_is_an_error_and_passes() {
+async fn a_failed_write_is_an_error_and_later_ones_succeed() {
     let folder = folder();
     let (config, source) = (config(&folder), source());
     let logs = open(&config).await;
-    logs.append(&source, lines(0, 1, 10)).await.expect("kept");
-    // In the place of a disk that takes no more: writing fails, reading goes on.
+    logs.append(&source, lines(0, 1, 10)).await.expect("a write");
+    // Simulates a full disk: writing fails, reading still works.
     let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON line BEGIN SELECT RAISE(ABORT, 'no space'); END";
     tamper(&config, refuse).await;
-    let error = logs.append(&source, lines(1, 1, 10)).await.expect_err("refused");
+    let error = logs.append(&source, lines(1, 1, 10)).await.expect_err("rejected");
     assert!(!error.is_retryable(), "{error:?}");
     assert_eq!(newest(&logs, &source, 1000).await.len(), 1);
     tamper(&config, "DROP TRIGGER refuse").await;
-    logs.append(&source, lines(1, 1, 10)).await.expect("kept");
+    logs.append(&source, lines(1, 1, 10)).await.expect("a write");
     assert_eq!(newest(&logs, &source, 1000).await.len(), 2);
 }
 
 #[tokio::test]
-async fn damaged_lines_are_told() {
+async fn damaged_lines_are_reported() {
     for (column, value) in
         [("level", "9"), ("fields", "'{'"), ("template_id", "'A B'"), ("at_us", "9000000000000000000")]
     {
         let folder = folder();
         let (config, source) = (config(&folder), source());
         let logs = open(&config).await;
-        logs.append(&source, lines(0, 1, 10)).await.expect("kept");
+        logs.append(&source, lines(0, 1, 10)).await.expect("a write");
         tamper(&config, &format!("UPDATE line SET {column} = {value}")).await;
         let query =
             Query { from: None, until: None, direction: Direction::Forward, limit: 1, level_min: None, search: None };
@@ -338,7 +342,7 @@ async fn other_users_cannot_read_it() {
     let folder = folder();
     let (config, source) = (config(&folder), source());
     let logs = open(&config).await;
-    logs.append(&source, lines(0, 1, 10)).await.expect("kept");
+    logs.append(&source, lines(0, 1, 10)).await.expect("a write");
     let files = ["", "-wal", "-shm"].map(|suffix| beside(&config.path, suffix));
     for file in files {
         let mode = fs::metadata(&file).expect("the file").permissions().mode();
@@ -354,11 +358,11 @@ async fn paths_are_taken_literally() {
         open(&Config::new(path.clone())).await.close().await;
         assert!(path.is_file(), "{name}");
     }
-    assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 5, "and nothing else");
+    assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 5, "no other files");
 }
 
 #[tokio::test]
-async fn what_cannot_be_used_is_refused_and_left_alone() {
+async fn invalid_configurations_and_files_are_rejected_unchanged() {
     let folder = folder();
     let config = config(&folder);
     for bad in [

@@ -1,4 +1,4 @@
-//! A disk that is full, and then is not.
+//! Full disks, and recovery once there is space again.
 
 #[path = "../../store/tests/conformance/small_disk.rs"]
 mod small_disk;
@@ -12,7 +12,7 @@ use hearth_types::{ExecutionId, SandboxId, TeamId};
 use jiff::Timestamp;
 use small_disk::SmallDisk;
 
-/// Writes of each kind after the first that failed.
+/// Failing writes of each kind after the first one.
 const FAILURES: usize = 20;
 
 fn lines(count: usize) -> Vec<LogLine> {
@@ -44,7 +44,7 @@ fn usage() -> Usage {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_told_and_harms_nothing_later() {
+async fn a_full_disk_is_reported_and_recovered_from() {
     let Some(disk) = SmallDisk::mount(6) else { return };
     let logs = Embedded::open(Config::new(disk.path().join("analytics.db"))).await.expect("it opens");
     let source = Source {
@@ -56,24 +56,24 @@ async fn a_full_disk_is_told_and_harms_nothing_later() {
     let query =
         Query { from: None, until: None, direction: Direction::Forward, limit: 1000, level_min: None, search: None };
     let read = async || logs.query(source.team_id, &source.sandbox_id, &query).await.expect("a read").len();
-    logs.append(&source, lines(1)).await.expect("there is room");
+    logs.append(&source, lines(1)).await.expect("there is space");
     disk.fill();
     while logs.append(&source, lines(1)).await.is_ok() {}
     for _ in 0..FAILURES {
-        let error = logs.append(&source, lines(500)).await.expect_err("no room");
+        let error = logs.append(&source, lines(500)).await.expect_err("no space");
         assert!(error.is_full(), "{error:?}");
-        logs.keep(source.team_id, &source.sandbox_id, sample()).await.expect_err("no room");
-        logs.keep_usages(vec![(source.team_id, usage())]).await.expect_err("no room");
-        assert!(read().await > 0, "what there is can be read");
+        logs.record(source.team_id, &source.sandbox_id, sample()).await.expect_err("no space");
+        logs.record_usages(vec![(source.team_id, usage())]).await.expect_err("no space");
+        assert!(read().await > 0, "stored lines can be read");
     }
-    disk.make_room();
+    disk.free_space();
     let before = read().await;
     for _ in 0..FAILURES {
-        logs.append(&source, lines(1)).await.expect("there is room");
-        logs.keep(source.team_id, &source.sandbox_id, sample()).await.expect("there is room");
-        logs.keep_usages(vec![(source.team_id, usage())]).await.expect("there is room");
+        logs.append(&source, lines(1)).await.expect("there is space");
+        logs.record(source.team_id, &source.sandbox_id, sample()).await.expect("there is space");
+        logs.record_usages(vec![(source.team_id, usage())]).await.expect("there is space");
     }
-    logs.tidy().await.expect("there is room");
+    logs.tidy().await.expect("there is space");
     assert_eq!(read().await, before + FAILURES);
     logs.close().await;
 }

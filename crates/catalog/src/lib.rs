@@ -1,27 +1,27 @@
-//! Which node runs a sandbox now.
+//! Catalog of routes: the node that runs each sandbox now.
 //!
-//! The catalog is the set of routes. The control role writes it: a route is published after the node confirmed that the
-//! sandbox runs, renewed while it does, removed before the sandbox is reported gone. The edge reads it for every
-//! request that it does not already know the way for. It is not durable and needs not be: nodes know what runs, and the
-//! control role publishes again what a restart lost.
+//! The control role writes the catalog: it publishes a route after the node confirmed that the sandbox runs, renews it
+//! while the sandbox runs, and removes it before the sandbox is reported as deleted. The edge reads the catalog for
+//! every request whose route it has not cached. The catalog is not durable: nodes report what runs, and the control
+//! role publishes routes again after a restart.
 //!
-//! Two rules keep a superseded writer from doing harm:
+//! Two rules protect routes from superseded writers:
 //!
 //! ```text
-//!            publish(new, replaces: None)            lease over
+//!            publish(new, replaces: None)           lease expires
 //!   absent ──────────────────────────────▶ held ──────────────────▶ absent
 //!     ▲                                    │  ▲
-//!     │        remove(same execution)      │  │ publish(same execution), renew(same execution): the lease begins anew
-//!     └────────────────────────────────────┘  │ publish(other, replaces: Some(holder)): the route changes hands
-//!                                             └─ anything from another execution: refused, nothing changes
+//!     │        remove(same execution)      │  │ publish(same execution), renew(same execution): the lease restarts
+//!     └────────────────────────────────────┘  │ publish(other, replaces: Some(holder)): the other execution holds it
+//!                                             └─ any call of another execution: rejected, nothing changes
 //! ```
 //!
-//! * Routes are **leased**: one that nobody renews is not found any more, as if it had been removed.
-//! * Routes are **fenced** by execution id: only the execution that holds a live route, or one that names it as what it
-//!   replaces, can change it.
+//! * Routes are **leased**: a route that is not renewed in time is no longer found, as if it had been removed.
+//! * Routes are **fenced** by execution id: only the execution that holds a live route, or one that names the holder in
+//!   `replaces`, can change it.
 //!
-//! Backends are a closed set behind [`Catalog`]; the only one so far is the memory of this process. Every call is safe to
-//! cancel: it has had its effect wholly or not at all, and a caller that does not know may repeat it.
+//! Backends are a closed set behind [`Catalog`]; the only one is this process's memory. Every call is cancel safe: it
+//! took effect completely or not at all, and a caller that does not know which may repeat it.
 
 #![forbid(unsafe_code)]
 
@@ -34,34 +34,33 @@ use hearth_types::{ExecutionId, Route, SandboxId};
 
 use crate::memory::Memory;
 
-/// Most routes in a catalog. Ten times the sandboxes that one control role is built for, in some 50 MB of memory.
+/// Maximum number of routes in a catalog.
+///
+/// Ten times the number of sandboxes that one control role is designed for; about 50 MB of memory.
 pub const ROUTES_MAX: usize = 100_000;
 
-/// Longest lease; a longer one is cut to this. A route that nobody vouched for in a day leads nowhere.
+/// Longest lease; a longer one is shortened to this. A route without a renewal for a day is considered dead.
 pub const LEASE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Why the catalog did not do what was asked. Nothing was changed.
+/// Reason why the catalog rejected a call. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Another execution holds the route, and the caller did not name it as what it replaces. The caller is superseded,
-    /// or has to ask again what the sandbox's state is.
+    /// Another execution holds the route, and the caller did not name it in `replaces`.
+    ///
+    /// The caller is superseded, or has to read the sandbox's state again.
     #[error("publishing the route of sandbox {sandbox_id}: execution {holder} holds it")]
     Held {
-        /// The sandbox.
         sandbox_id: SandboxId,
-        /// The execution with the live route.
+        /// The execution that holds the live route.
         holder: ExecutionId,
     },
-    /// There are too many routes. Worth another try when sandboxes have ended.
+    /// The catalog holds its maximum number of routes. Retry after sandboxes have ended.
     #[error("publishing the route of sandbox {sandbox_id}: there are {ROUTES_MAX} routes already")]
-    Full {
-        /// The sandbox.
-        sandbox_id: SandboxId,
-    },
+    Full { sandbox_id: SandboxId },
 }
 
-/// The set of routes. Cheap to clone: clones share the same routes.
+/// Set of routes. Cheap to clone: clones share the same routes.
 #[derive(Debug, Clone)]
 pub struct Catalog {
     backend: Backend,
@@ -73,16 +72,16 @@ enum Backend {
 }
 
 impl Catalog {
-    /// A catalog in the memory of this process.
+    /// Returns an empty catalog in this process's memory.
     #[must_use]
     pub fn in_memory() -> Self {
         Self { backend: Backend::Memory(Arc::new(Memory::new(ROUTES_MAX))) }
     }
 
-    /// Makes a sandbox reachable, for as long as the lease (at most [`LEASE_MAX`]) lasts.
+    /// Makes a sandbox reachable until the lease (at most [`LEASE_MAX`]) expires.
     ///
-    /// A live route of another execution is only taken over when `replaces` names that execution. Publishing again
-    /// under the same execution replaces the route and begins its lease anew.
+    /// A live route of another execution is only replaced when `replaces` names that execution. Publishing again under
+    /// the same execution replaces the route and restarts its lease.
     ///
     /// # Errors
     /// [`Error::Held`], [`Error::Full`].
@@ -92,11 +91,12 @@ impl Catalog {
         }
     }
 
-    /// Begins the lease anew. `false`: this execution holds no live route; it has to be published again, or was
-    /// superseded.
+    /// Restarts the lease.
+    ///
+    /// Returns `false` if this execution holds no live route: it has to publish again, or it was superseded.
     ///
     /// # Errors
-    /// None from the memory backend; others can be out of reach.
+    /// None from the memory backend; other backends can be unreachable.
     pub async fn renew(
         &self,
         sandbox_id: &SandboxId,
@@ -108,30 +108,32 @@ impl Catalog {
         }
     }
 
-    /// Makes a sandbox unreachable at once. `false`: this execution held no live route; nothing was changed.
+    /// Makes a sandbox unreachable immediately.
+    ///
+    /// Returns `false`, and changes nothing, if this execution held no live route.
     ///
     /// # Errors
-    /// None from the memory backend; others can be out of reach.
+    /// None from the memory backend; other backends can be unreachable.
     pub async fn remove(&self, sandbox_id: &SandboxId, execution_id: ExecutionId) -> Result<bool, Error> {
         match &self.backend {
             Backend::Memory(memory) => Ok(memory.remove(sandbox_id, execution_id)),
         }
     }
 
-    /// The live route of a sandbox.
+    /// Returns the live route of a sandbox.
     ///
     /// # Errors
-    /// None from the memory backend; others can be out of reach.
+    /// None from the memory backend; other backends can be unreachable.
     pub async fn find(&self, sandbox_id: &SandboxId) -> Result<Option<Arc<Route>>, Error> {
         match &self.backend {
             Backend::Memory(memory) => Ok(memory.find(sandbox_id)),
         }
     }
 
-    /// All live routes, in no order. For reconcilers: it copies the catalog.
+    /// Returns all live routes, unordered. For reconcilers only: it copies the catalog.
     ///
     /// # Errors
-    /// None from the memory backend; others can be out of reach.
+    /// None from the memory backend; other backends can be unreachable.
     pub async fn list(&self) -> Result<Vec<Route>, Error> {
         match &self.backend {
             Backend::Memory(memory) => Ok(memory.list()),

@@ -1,8 +1,8 @@
-//! Routes in the memory of this process.
+//! Routes in this process's memory.
 //!
-//! One readers-writer lock around a map. It is held for a look-up, never across an await, so that a request through the edge
-//! waits for at most one short write. Ended leases are swept by writers, when the map has doubled since the last time: a
-//! constant cost per publication, and a map that is at most twice as big as what lives.
+//! One readers-writer lock protects a map. It is held for one look-up and never across an await, so a request through
+//! the edge waits for at most one short write. Writers remove expired leases when the map has doubled since the last
+//! sweep: the cost per publication is constant, and the map is at most twice as large as the number of live leases.
 
 use std::collections::HashMap;
 use std::collections::hash_map;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::{Error, LEASE_MAX};
 
-/// The map is not swept below this size: the memory is nothing, the scans would be many.
+/// The map is not swept below this size: the memory is negligible, the scans would be frequent.
 const SWEEP_ENTRIES_MIN: usize = 1024;
 
 #[derive(Debug)]
@@ -26,25 +26,25 @@ pub(crate) struct Memory {
 #[derive(Debug)]
 struct State {
     leases: HashMap<SandboxId, Lease>,
-    /// Number of entries at which ended leases are looked for.
+    /// Number of entries at which expired leases are swept.
     sweep_at: usize,
 }
 
 #[derive(Debug)]
 struct Lease {
-    /// Shared with whoever looks it up.
+    /// Shared with callers of `find`.
     route: Arc<Route>,
-    ends: Instant,
+    expires_at: Instant,
 }
 
 impl Lease {
     fn new(route: Route, now: Instant, length: Duration) -> Self {
-        Self { route: Arc::new(route), ends: end(now, length) }
+        Self { route: Arc::new(route), expires_at: expiry(now, length) }
     }
 
-    /// A lease of no length was never live.
+    /// A lease of zero length is never live.
     fn is_live(&self, now: Instant) -> bool {
-        now < self.ends
+        now < self.expires_at
     }
 
     fn is_held_by(&self, execution_id: ExecutionId, now: Instant) -> bool {
@@ -52,7 +52,7 @@ impl Lease {
     }
 }
 
-fn end(now: Instant, length: Duration) -> Instant {
+fn expiry(now: Instant, length: Duration) -> Instant {
     now + length.min(LEASE_MAX)
 }
 
@@ -71,7 +71,8 @@ impl Memory {
         }
     }
 
-    // Nothing between locking and unlocking can panic half-way through a change, so a poisoned lock is still sound.
+    // No code between locking and unlocking can panic half-way through a change, so the state of a poisoned lock is
+    // sound.
     fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -109,7 +110,7 @@ impl Memory {
         let now = Instant::now();
         match state.leases.get_mut(sandbox_id).filter(|held| held.is_held_by(execution_id, now)) {
             Some(held) => {
-                held.ends = end(now, lease);
+                held.expires_at = expiry(now, lease);
                 true
             }
             None => false,
@@ -162,30 +163,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_full_catalog_refuses_new_sandboxes_until_leases_end() {
+    async fn a_full_catalog_rejects_new_sandboxes_until_leases_expire() {
         let memory = Memory::new(3);
         let held: Vec<Route> = (0..3).map(|_| route(&SandboxId::generate())).collect();
         for route in &held {
-            memory.publish(route.clone(), LEASE, None).expect("there is room");
+            memory.publish(route.clone(), LEASE, None).expect("the catalog is not full");
         }
         let late = route(&SandboxId::generate());
-        let refused = Err(Error::Full { sandbox_id: late.sandbox_id.clone() });
-        assert_eq!(memory.publish(late.clone(), LEASE, None), refused);
+        let rejected = Err(Error::Full { sandbox_id: late.sandbox_id.clone() });
+        assert_eq!(memory.publish(late.clone(), LEASE, None), rejected);
         assert_eq!(
             memory.publish(held[0].clone(), 2 * LEASE, None),
             Ok(()),
-            "its own place is not taken from a sandbox"
+            "a sandbox that has a route can publish again"
         );
         tokio::time::advance(LEASE).await;
         assert_eq!(memory.publish(late.clone(), LEASE, None), Ok(()));
-        assert_eq!(memory.list().len(), 2, "the renewed one and the late one");
+        assert_eq!(memory.list().len(), 2, "the renewed route and the late one");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn ended_leases_do_not_pile_up() {
+    async fn expired_leases_do_not_accumulate() {
         let memory = Memory::new(100_000);
         for _ in 0..5 * SWEEP_ENTRIES_MIN {
-            memory.publish(route(&SandboxId::generate()), LEASE, None).expect("there is room");
+            memory.publish(route(&SandboxId::generate()), LEASE, None).expect("the catalog is not full");
             tokio::time::advance(LEASE / 10).await;
             assert!(memory.read().leases.len() <= SWEEP_ENTRIES_MIN);
         }
@@ -211,7 +212,7 @@ mod tests {
     }
 
     proptest! {
-        /// Three executions of one sandbox in any order, against a model that holds at most one of them.
+        /// Steps of three executions of one sandbox in any order, compared with a model that holds at most one of them.
         #[test]
         fn only_the_holder_changes_a_route(steps in prop::collection::vec(step(), 0..40)) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()
@@ -243,9 +244,9 @@ mod tests {
                         }
                         Step::Elapse { seconds } => {
                             tokio::time::advance(Duration::from_secs(seconds)).await;
-                            model = model.and_then(|(holder, left)| {
-                                let left = left.checked_sub(Duration::from_secs(seconds))?;
-                                (!left.is_zero()).then_some((holder, left))
+                            model = model.and_then(|(holder, remaining)| {
+                                let remaining = remaining.checked_sub(Duration::from_secs(seconds))?;
+                                (!remaining.is_zero()).then_some((holder, remaining))
                             });
                         }
                     }

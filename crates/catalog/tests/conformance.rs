@@ -1,4 +1,4 @@
-//! What every backend of the catalog does, as one suite over a [`Catalog`].
+//! Conformance suite for all backends of the catalog, written against [`Catalog`].
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -26,16 +26,16 @@ fn route(sandbox_id: &SandboxId) -> Route {
 }
 
 async fn find(catalog: &Catalog, sandbox_id: &SandboxId) -> Option<Route> {
-    catalog.find(sandbox_id).await.expect("the catalog answers").map(Arc::unwrap_or_clone)
+    catalog.find(sandbox_id).await.expect("the catalog is reachable").map(Arc::unwrap_or_clone)
 }
 
 async fn suite(catalog: &Catalog) {
     a_route_is_found_as_published(catalog).await;
-    a_route_ends_with_its_lease(catalog).await;
-    renewing_begins_the_lease_anew(catalog).await;
+    a_route_expires_with_its_lease(catalog).await;
+    renewing_restarts_the_lease(catalog).await;
     an_older_execution_is_replaced_by_name_only(catalog).await;
     a_superseded_execution_changes_nothing(catalog).await;
-    listing_shows_what_lives(catalog).await;
+    listing_returns_live_routes(catalog).await;
 }
 
 async fn a_route_is_found_as_published(catalog: &Catalog) {
@@ -49,15 +49,15 @@ async fn a_route_is_found_as_published(catalog: &Catalog) {
         assert_eq!(find(&catalog.clone(), &sandbox_id).await.as_ref(), Some(&route), "clones share the routes");
         assert_eq!(catalog.remove(&sandbox_id, route.execution_id).await, Ok(true));
         assert_eq!(find(catalog, &sandbox_id).await, None);
-        assert_eq!(catalog.remove(&sandbox_id, route.execution_id).await, Ok(false), "it is gone already");
+        assert_eq!(catalog.remove(&sandbox_id, route.execution_id).await, Ok(false), "it is removed already");
     }
 }
 
-async fn a_route_ends_with_its_lease(catalog: &Catalog) {
+async fn a_route_expires_with_its_lease(catalog: &Catalog) {
     let sandbox_id = SandboxId::generate();
     for (lease, lasts) in [(LEASE, LEASE), (Duration::MAX, LEASE_MAX)] {
         let route = route(&sandbox_id);
-        catalog.publish(route.clone(), lease, None).await.expect("the lease before is over");
+        catalog.publish(route.clone(), lease, None).await.expect("the previous lease expired");
         advance(lasts - TICK).await;
         assert_eq!(find(catalog, &sandbox_id).await.as_ref(), Some(&route));
         advance(TICK).await;
@@ -65,11 +65,11 @@ async fn a_route_ends_with_its_lease(catalog: &Catalog) {
         assert_eq!(catalog.renew(&sandbox_id, route.execution_id, LEASE).await, Ok(false), "too late");
         assert_eq!(catalog.remove(&sandbox_id, route.execution_id).await, Ok(false), "too late");
     }
-    catalog.publish(route(&sandbox_id), Duration::ZERO, None).await.expect("the lease before is over");
-    assert_eq!(find(catalog, &sandbox_id).await, None, "a lease of no length");
+    catalog.publish(route(&sandbox_id), Duration::ZERO, None).await.expect("the previous lease expired");
+    assert_eq!(find(catalog, &sandbox_id).await, None, "a lease of zero length");
 }
 
-async fn renewing_begins_the_lease_anew(catalog: &Catalog) {
+async fn renewing_restarts_the_lease(catalog: &Catalog) {
     let sandbox_id = SandboxId::generate();
     let route = route(&sandbox_id);
     catalog.publish(route.clone(), LEASE, None).await.expect("the route is free");
@@ -87,12 +87,12 @@ async fn an_older_execution_is_replaced_by_name_only(catalog: &Catalog) {
     let sandbox_id = SandboxId::generate();
     let [old, new] = [(); 2].map(|()| route(&sandbox_id));
     catalog.publish(old.clone(), LEASE, None).await.expect("the route is free");
-    let refused = Err(Error::Held { sandbox_id: sandbox_id.clone(), holder: old.execution_id });
+    let rejected = Err(Error::Held { sandbox_id: sandbox_id.clone(), holder: old.execution_id });
     for replaces in [None, Some(ExecutionId::generate()), Some(new.execution_id)] {
-        assert_eq!(catalog.publish(new.clone(), LEASE, replaces).await, refused);
+        assert_eq!(catalog.publish(new.clone(), LEASE, replaces).await, rejected);
         assert_eq!(find(catalog, &sandbox_id).await.as_ref(), Some(&old));
     }
-    catalog.publish(new.clone(), LEASE, Some(old.execution_id)).await.expect("it names what it replaces");
+    catalog.publish(new.clone(), LEASE, Some(old.execution_id)).await.expect("it names the execution that it replaces");
     assert_eq!(find(catalog, &sandbox_id).await, Some(new));
 }
 
@@ -100,17 +100,17 @@ async fn a_superseded_execution_changes_nothing(catalog: &Catalog) {
     let sandbox_id = SandboxId::generate();
     let [old, new] = [(); 2].map(|()| route(&sandbox_id));
     catalog.publish(old.clone(), LEASE, None).await.expect("the route is free");
-    catalog.publish(new.clone(), LEASE, Some(old.execution_id)).await.expect("it names what it replaces");
+    catalog.publish(new.clone(), LEASE, Some(old.execution_id)).await.expect("it names the execution that it replaces");
     assert_eq!(catalog.renew(&sandbox_id, old.execution_id, LEASE_MAX).await, Ok(false));
     assert_eq!(catalog.remove(&sandbox_id, old.execution_id).await, Ok(false));
     catalog.publish(old, LEASE, None).await.expect_err("the new execution holds it");
     advance(LEASE - TICK).await;
     assert_eq!(find(catalog, &sandbox_id).await, Some(new));
     advance(TICK).await;
-    assert_eq!(find(catalog, &sandbox_id).await, None, "the old execution did not lengthen the lease");
+    assert_eq!(find(catalog, &sandbox_id).await, None, "the old execution did not extend the lease");
 }
 
-async fn listing_shows_what_lives(catalog: &Catalog) {
+async fn listing_returns_live_routes(catalog: &Catalog) {
     let [short, long, removed] = [(); 3].map(|()| route(&SandboxId::generate()));
     for (route, lease) in [(&short, LEASE), (&long, 2 * LEASE), (&removed, 2 * LEASE)] {
         catalog.publish(route.clone(), lease, None).await.expect("the route is free");
@@ -119,11 +119,11 @@ async fn listing_shows_what_lives(catalog: &Catalog) {
     let mine = |listed: Vec<Route>| -> Vec<Route> {
         listed.into_iter().filter(|route| [&short, &long, &removed].contains(&route)).collect()
     };
-    let mut listed = mine(catalog.list().await.expect("the catalog answers"));
+    let mut listed = mine(catalog.list().await.expect("the catalog is reachable"));
     listed.sort_by_key(|route| *route != short);
     assert_eq!(listed, [short.clone(), long.clone()]);
     advance(LEASE).await;
-    assert_eq!(mine(catalog.list().await.expect("the catalog answers")), std::slice::from_ref(&long));
+    assert_eq!(mine(catalog.list().await.expect("the catalog is reachable")), std::slice::from_ref(&long));
 }
 
 async fn one_of_many_publishers_wins(catalog: &Catalog) {

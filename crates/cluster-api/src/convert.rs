@@ -1,4 +1,4 @@
-//! Wire messages to domain values and back, field by field.
+//! Conversion between wire messages and domain values, field by field.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use hearth_types::{ExecutionId, SandboxId, SandboxSpec, Secret, TeamId};
 
 use crate::generated::hearth::cluster::v1 as proto;
 
-/// Why a message is not a domain value: the peer speaks another version, or is hostile.
+/// Reason why a message is not a domain value: the peer has another version, or is hostile.
 #[derive(Debug, thiserror::Error)]
 #[error("field `{field}` of the cluster API message is invalid: {reason}")]
 pub struct ConvertError {
@@ -15,10 +15,10 @@ pub struct ConvertError {
     reason: String,
 }
 
-/// Reads an id out of a message.
+/// Parses an id of a message.
 ///
 /// # Errors
-/// Names the field when its text is not such an id.
+/// [`ConvertError`] with the name of the field, if the text is not such an id.
 pub fn parse_id<T>(field: &'static str, text: &str) -> Result<T, ConvertError>
 where
     T: FromStr,
@@ -70,14 +70,13 @@ impl TryFrom<proto::CreateSandboxRequest> for SandboxSpec {
     }
 }
 
-/// A sandbox that a node says it runs.
+/// A sandbox that a node runs, as reported by the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunningSandbox {
-    /// The sandbox.
     pub sandbox_id: SandboxId,
-    /// The run of it.
+    /// The current run.
     pub execution_id: ExecutionId,
-    /// Whose it is.
+    /// The sandbox's owner.
     pub team_id: TeamId,
 }
 

@@ -1,7 +1,8 @@
-//! gRPC between roles: the generated messages and services of `proto/cluster/v1`, a client for a node and the conversions
-//! between wire and domain values.
+//! gRPC between roles.
 //!
-//! The wire types stay inside of the crates that speak gRPC (`api`, `orchestrator`); everybody else sees `types`.
+//! It contains the generated messages and services of `proto/cluster/v1`, a client for a node, and the conversions
+//! between wire and domain values. Wire types stay inside of the crates that speak gRPC (`api`, `orchestrator`); other
+//! crates use `types`.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! The client of one node's cluster API.
+//! Client of one node's cluster API.
 
 use connectrpc::client::{CallOptions, ClientConfig, Http2Connection, SharedHttp2Connection};
 use connectrpc::{ConnectError, ErrorCode, Protocol};
@@ -11,73 +11,73 @@ use crate::generated::hearth::cluster::v1 as proto;
 use crate::status::NodeStatus;
 use proto::__buffa::oneof::node_event::Event;
 
-/// Requests that may wait for the one connection to a node. A create holds one for at most its deadline, so this bounds
-/// how many creates are under way on a node from one control plane.
+/// Maximum number of requests that wait for the one connection to a node.
+///
+/// A create occupies a place for at most its timeout, so this bounds the concurrent creates of one control plane on a
+/// node.
 const REQUESTS_QUEUED_MAX: usize = 1024;
-/// A create is given up after this; the node's own budgets are shorter.
+/// Timeout of a create; the node's own budgets are shorter.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(60);
-/// A delete is given up after this; it is idempotent, so the caller tries again.
+/// Timeout of a delete. It is idempotent, so the caller retries.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(30);
-/// A list is memory of the node.
+/// Timeout of a list, which the node reads from memory.
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a create tells about the sandbox it started.
+/// Properties of a sandbox that a create started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreatedSandbox {
-    /// Version of the guest daemon that answered.
+    /// Version of the guest daemon in the sandbox.
     pub envd_version: String,
 }
 
-/// News from a node.
+/// Event of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeEvent {
-    /// How the node is: the first event of every watch, and again every few seconds.
+    /// The node's status: the first event of every watch, and again every few seconds.
     Status(Box<NodeStatus>),
-    /// A sandbox ended without having been asked to.
+    /// A sandbox ended without a request.
     SandboxEnded {
-        /// The sandbox.
         sandbox_id: SandboxId,
-        /// The run that ended.
         execution_id: ExecutionId,
-        /// For people.
+        /// Readable reason.
         reason: String,
     },
 }
 
-/// Why a node did not do what it was asked.
+/// Reason why a request to a node failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NodeError {
-    /// The node is full.
-    #[error("the node has no room for another sandbox")]
+    /// The node runs its maximum number of sandboxes.
+    #[error("the node is at capacity")]
     Capacity,
-    /// The node has run out of something that comes back, such as open files; nothing is left of the attempt.
-    #[error("the node cannot do it now: {0}")]
+    /// The node has temporarily run out of a resource, such as open files. Nothing remains of the attempt.
+    #[error("the node has temporarily run out of a resource: {0}")]
     Exhausted(String),
     /// The node has no artifacts of the build.
     #[error("the node does not have the build")]
     UnknownBuild,
-    /// The node refused: stale execution id, invalid request.
-    #[error("the node refused: {0}")]
-    Refused(String),
-    /// The node tried and failed; nothing is left of the attempt.
+    /// The node rejected the request: it has a stale execution id or is invalid.
+    #[error("the node rejected the request: {0}")]
+    Rejected(String),
+    /// The node tried and failed. Nothing remains of the attempt.
     #[error("the node failed: {0}")]
     Failed(String),
-    /// The node did not answer: whether it acted is unknown.
-    #[error("the node did not answer: {0}")]
+    /// The node did not reply: it may or may not have acted.
+    #[error("the node did not reply: {0}")]
     Unavailable(String),
 }
 
 impl NodeError {
-    /// Whether the same request may succeed on another node or later.
+    /// Returns `true` if the same request may succeed on another node or later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Capacity | Self::Exhausted(_) | Self::Unavailable(_) => true,
-            Self::UnknownBuild | Self::Refused(_) | Self::Failed(_) => false,
+            Self::UnknownBuild | Self::Rejected(_) | Self::Failed(_) => false,
         }
     }
 
-    /// Whether the request may have had its effect all the same.
+    /// Returns `true` if the request may have had its effect despite the error.
     #[must_use]
     pub fn is_effect_unknown(&self) -> bool {
         matches!(self, Self::Unavailable(_))
@@ -91,14 +91,14 @@ impl From<ConnectError> for NodeError {
             ErrorCode::ResourceExhausted => Self::Capacity,
             ErrorCode::Aborted => Self::Exhausted(text),
             ErrorCode::NotFound => Self::UnknownBuild,
-            ErrorCode::FailedPrecondition | ErrorCode::InvalidArgument => Self::Refused(text),
+            ErrorCode::FailedPrecondition | ErrorCode::InvalidArgument => Self::Rejected(text),
             ErrorCode::Unavailable | ErrorCode::DeadlineExceeded | ErrorCode::Canceled => Self::Unavailable(text),
             _ => Self::Failed(text),
         }
     }
 }
 
-/// A handle to one node; cheap to clone. Connects when first used and again after a loss.
+/// Client of one node; cheap to clone. Connects at the first request, and again after a lost connection.
 #[derive(Clone)]
 pub struct NodeClient {
     rpc: proto::NodeServiceClient<SharedHttp2Connection>,
@@ -106,7 +106,7 @@ pub struct NodeClient {
 }
 
 impl NodeClient {
-    /// A client for the node at `address`; nothing is sent yet.
+    /// Creates a client for the node at `address`. Sends nothing yet.
     ///
     /// # Panics
     /// Never: the URI is made of a socket address or a constant.
@@ -128,23 +128,23 @@ impl NodeClient {
         Self { rpc, address }
     }
 
-    /// Where the node listens.
+    /// Returns the address of the node's cluster API.
     #[must_use]
     pub fn address(&self) -> &NodeAddress {
         &self.address
     }
 
-    /// Starts a sandbox; returns when its guest daemon has accepted its identity. A repeated request with the same
-    /// execution id joins the first.
+    /// Starts a sandbox. Returns when its guest daemon has accepted its identity.
     ///
-    /// Dropping the future does not stop the node: send a [`delete`](Self::delete).
+    /// A repeated request with the same execution id joins the first. Dropping the future does not stop the node: send
+    /// a [`delete`](Self::delete).
     pub async fn create(&self, spec: &SandboxSpec) -> Result<CreatedSandbox, NodeError> {
         let options = CallOptions::default().with_timeout(CREATE_TIMEOUT);
         let response = self.rpc.create_sandbox_with_options(spec.into(), options).await?.into_owned();
         Ok(CreatedSandbox { envd_version: response.envd_version })
     }
 
-    /// Ends a sandbox; returns when nothing of it is left, and whether there was one. Idempotent.
+    /// Kills a sandbox. Returns when nothing of it remains: `true` if it existed. Idempotent.
     pub async fn delete(&self, sandbox_id: &SandboxId, execution_id: ExecutionId) -> Result<bool, NodeError> {
         let request = proto::DeleteSandboxRequest {
             sandbox_id: sandbox_id.to_string(),
@@ -155,7 +155,7 @@ impl NodeClient {
         Ok(self.rpc.delete_sandbox_with_options(request, options).await?.into_owned().existed)
     }
 
-    /// What the node runs now. Cancel safe.
+    /// Returns the sandboxes that the node runs now. Cancel safe.
     pub async fn list(&self) -> Result<Vec<RunningSandbox>, NodeError> {
         let options = CallOptions::default().with_timeout(LIST_TIMEOUT);
         let response =
@@ -164,8 +164,10 @@ impl NodeClient {
         running.collect::<Result<_, _>>().map_err(|error| NodeError::Failed(error.to_string()))
     }
 
-    /// The node's news from now on. The stream ends with an error when the node is lost; watch again and compare with
-    /// [`list`](Self::list), because what happened in between is not told. Cancel safe.
+    /// Returns a stream of the node's events from now on. Cancel safe.
+    ///
+    /// The stream ends with an error when the node is lost. Watch again then, and compare with [`list`](Self::list),
+    /// because the events in between are lost.
     pub async fn watch(&self) -> Result<impl Stream<Item = Result<NodeEvent, NodeError>> + Send + use<>, NodeError> {
         let stream = self.rpc.watch_node(proto::WatchNodeRequest::default()).await?;
         Ok(futures::stream::unfold(Some(stream), |stream| async move {
@@ -191,6 +193,6 @@ fn event(message: proto::NodeEvent) -> Result<NodeEvent, NodeError> {
             execution_id: parse_id("execution_id", &ended.execution_id).map_err(invalid)?,
             reason: ended.reason,
         }),
-        None => Err(NodeError::Failed("the node sent an event of a kind this version does not know".to_owned())),
+        None => Err(NodeError::Failed("the node sent an unknown kind of event".to_owned())),
     }
 }

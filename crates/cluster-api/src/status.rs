@@ -1,52 +1,47 @@
-//! How a node is: what it says of itself, first of all and again every few seconds.
+//! Status that a node reports at the start of a watch, and again every few seconds.
 
 use hearth_types::{Disk, HugePages, Load, Machine, NodeId};
 
 use crate::convert::{ConvertError, parse_id};
 use crate::generated::hearth::cluster::v1 as proto;
 
-/// How a node is.
+/// Status of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeStatus {
-    /// The node.
     pub node_id: NodeId,
-    /// Which program it runs.
     pub daemon: Daemon,
-    /// Its sandboxes.
     pub sandboxes: Sandboxes,
-    /// What it is.
     pub machine: Machine,
-    /// How busy it is; `None`: it could not find out.
+    /// Current usage; `None`: the node could not read it.
     pub load: Option<Load>,
 }
 
-/// The program that is a node.
+/// The node's daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Daemon {
-    /// This run of it: a UUID.
+    /// A UUID, new at each start of the daemon.
     pub instance_id: String,
-    /// The version of the program.
     pub version: String,
-    /// What the program was built from.
+    /// Commit that the daemon was built from.
     pub commit: String,
 }
 
-/// The sandboxes of a node.
+/// Sandboxes of a node, and the resources allocated to them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sandboxes {
-    /// Those it runs, starts and ends.
+    /// Number of sandboxes that are running, starting or stopping.
     pub running: u32,
-    /// Those of them that it starts.
+    /// Number of them that are starting.
     pub starting: u32,
-    /// How many it would run at most.
+    /// Maximum number of sandboxes.
     pub max: u32,
-    /// Processors that they may use together.
+    /// Virtual CPUs of all sandboxes together.
     pub vcpus_allocated: u32,
-    /// Memory that they may use together.
+    /// Memory of all sandboxes together.
     pub memory_allocated_bytes: u64,
-    /// How many were started since the program runs.
+    /// Number of sandboxes that were started since the daemon started.
     pub creates_succeeded: u64,
-    /// How many could not be started since then.
+    /// Number of failed starts since the daemon started.
     pub creates_failed: u64,
 }
 

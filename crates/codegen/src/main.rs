@@ -1,7 +1,7 @@
 //! Generates Rust from Protobuf definitions: `hearth-codegen INCLUDE OUT FILE...`.
 //!
-//! A program of its own and not a part of the xtask, so that `make up` compiles neither the generator nor the compiler of the
-//! definitions. `cargo xtask codegen` calls it.
+//! It is a separate program and not a part of the xtask, so that `make up` compiles neither the code generator nor the
+//! Protobuf compiler. `cargo xtask codegen` calls it.
 
 #![forbid(unsafe_code)]
 
@@ -18,9 +18,9 @@ fn main() -> Result<()> {
     generate(include, out, files).with_context(|| format!("generating {}", out.display()))
 }
 
-/// Writes the module of `files`, which lie below `include`, into the folder `out`.
+/// Writes the module generated from `files`, which are below the folder `include`, into the folder `out`.
 fn generate(include: &Path, out: &Path, files: &[PathBuf]) -> Result<()> {
-    // protox keeps the source comments and needs no protoc on the machine.
+    // protox retains the source comments and needs no protoc on the machine.
     let mut compiler = protox::Compiler::new([include])?;
     compiler.include_source_info(true).include_imports(true);
     compiler.open_files(files)?;

@@ -3,11 +3,12 @@
 use std::error::Error;
 use std::fmt;
 
-/// Displays an error followed by its sources, separated by `: `. Messages of our errors never repeat their source, so
-/// nothing is said twice.
+/// Displays an error followed by its sources, separated by `: `.
+///
+/// Messages of Hearth's errors never repeat their source, so the line has no repetitions.
 pub struct Chain<'a>(&'a (dyn Error + 'static));
 
-/// The whole chain of `error`, to be displayed.
+/// Returns a value that displays `error` with all its sources.
 #[must_use]
 pub fn chain<'a>(error: &'a (dyn Error + 'static)) -> Chain<'a> {
     Chain(error)
@@ -45,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cause_stands_once() {
+    fn every_cause_is_printed_once() {
         let error = Outer(io::Error::other("disk on fire"));
         assert_eq!(super::chain(&error).to_string(), "opening `x`: disk on fire");
     }

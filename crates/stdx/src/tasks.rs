@@ -1,7 +1,7 @@
 //! Tasks with an owner.
 //!
-//! Nothing in Hearth is spawned loose: whoever starts tasks holds a [`TaskSet`], hands its token to them, and at shutdown
-//! cancels, waits, and names those who did not come back.
+//! No task in Hearth is detached: the code that starts tasks owns a [`TaskSet`] and passes its token to them. At
+//! shutdown it cancels the set, waits for its tasks, and logs the names of those that did not stop in time.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -15,7 +15,9 @@ use tokio_util::task::TaskTracker;
 
 type Names = BTreeMap<u64, &'static str>;
 
-/// A set of named tasks that end together. Clones share the set and cost little: a proxy makes some for each request.
+/// Set of named tasks that are cancelled together.
+///
+/// Clones share the set and are cheap: a proxy makes some for each request.
 #[derive(Debug, Clone, Default)]
 pub struct TaskSet {
     inner: Arc<Inner>,
@@ -29,13 +31,13 @@ struct Inner {
     next: AtomicU64,
 }
 
-/// Forgets a task's name when the task ends, also by panic or abort.
-struct Named {
+/// Removes a task's name from the set when the task ends, also by panic or abort.
+struct NameGuard {
     set: Arc<Inner>,
     key: u64,
 }
 
-impl Drop for Named {
+impl Drop for NameGuard {
     fn drop(&mut self) {
         self.set.names().remove(&self.key);
     }
@@ -43,31 +45,31 @@ impl Drop for Named {
 
 impl Inner {
     fn names(&self) -> MutexGuard<'_, Names> {
-        // The map is valid after a panic of another holder: every change of it is one call.
+        // The map stays valid when a holder of the lock panics: every change of it is a single call.
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl TaskSet {
-    /// An empty set.
+    /// Creates an empty set.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// An empty set that `parent` cancels too.
+    /// Creates an empty set that is also cancelled when `parent` is.
     #[must_use]
-    pub fn below(parent: &CancellationToken) -> Self {
+    pub fn child_of(parent: &CancellationToken) -> Self {
         Self { inner: Arc::new(Inner { token: parent.child_token(), ..Inner::default() }) }
     }
 
-    /// Cancelled when the set shuts down. Tasks watch it.
+    /// Token that is cancelled when the set shuts down. Tasks watch it.
     #[must_use]
     pub fn token(&self) -> CancellationToken {
         self.inner.token.clone()
     }
 
-    /// Starts a task of this set. `name` tells people who did not stop in time.
+    /// Starts a task of this set. `name` is logged if the task does not stop in time.
     pub fn spawn<F>(&self, name: &'static str, future: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
@@ -75,26 +77,26 @@ impl TaskSet {
     {
         let key = self.inner.next.fetch_add(1, Ordering::Relaxed);
         self.inner.names().insert(key, name);
-        let named = Named { set: Arc::clone(&self.inner), key };
+        let guard = NameGuard { set: Arc::clone(&self.inner), key };
         self.inner.tracker.spawn(async move {
-            let _named = named;
+            let _guard = guard;
             future.await
         })
     }
 
-    /// How many tasks run.
+    /// Returns the number of running tasks.
     #[must_use]
     pub fn len(&self) -> usize {
         self.inner.tracker.len()
     }
 
-    /// Whether no task runs.
+    /// Returns `true` if no task runs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.inner.tracker.is_empty()
     }
 
-    /// Cancels, then waits at most `patience`; returns the names of the tasks that still run, which is logged too.
+    /// Cancels the tasks, then waits at most `patience`. Returns, and logs, the names of the tasks that still run.
     pub async fn shutdown(&self, patience: Duration) -> Vec<&'static str> {
         self.inner.token.cancel();
         self.inner.tracker.close();
@@ -115,19 +117,19 @@ mod tests {
     async fn shutdown_waits_and_names_the_laggard() {
         let tasks = TaskSet::new();
         let token = tasks.token();
-        tasks.spawn("obedient", async move { token.cancelled().await });
-        tasks.spawn("stubborn", std::future::pending::<()>());
-        assert_eq!(tasks.shutdown(Duration::from_secs(1)).await, ["stubborn"]);
+        tasks.spawn("cooperative", async move { token.cancelled().await });
+        tasks.spawn("stuck", std::future::pending::<()>());
+        assert_eq!(tasks.shutdown(Duration::from_secs(1)).await, ["stuck"]);
     }
 
     #[tokio::test]
     async fn a_parent_cancels_the_set() {
         let parent = CancellationToken::new();
-        let tasks = TaskSet::below(&parent);
+        let tasks = TaskSet::child_of(&parent);
         let token = tasks.token();
         let task = tasks.spawn("child", async move { token.cancelled().await });
         parent.cancel();
-        task.await.expect("ends");
+        task.await.expect("the task ends");
         assert!(tasks.shutdown(Duration::from_secs(1)).await.is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! API keys of teams: who presents one, and what their owners see of them.
+//! API keys of teams: authentication, and the view that owners have of their keys.
 
 use hearth_types::{ApiKeyId, TeamId, UserId};
 use jiff::Timestamp;
@@ -14,59 +14,51 @@ use crate::connection::{Store, Write};
 use crate::entity::{api_key, team, user_account};
 use crate::error::{Error, failed};
 use crate::key::{KeyHash, KeyMask, KeySecret};
-use crate::row::{Reading, micros, now_micros};
+use crate::row::{RowReader, micros, now_micros};
 use crate::team::Team;
 use crate::user::User;
 
-/// Credentials of a team, besides those of logins: a key for each of many programs and people.
+/// Maximum number of API keys of a team, not counting those of logins: one for each of many programs and people.
 const KEYS_MAX: u64 = 1000;
-/// Credentials for logins of one user to one team: as many as the user can have logins.
+/// Maximum number of API keys for logins of one user to one team; equal to the number of logins that a user can have.
 pub const LOGIN_KEYS_MAX: u64 = 32;
 
-/// A team's credential, without its secret.
+/// A team's API key, without its secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiKey {
-    /// The credential.
     pub id: ApiKeyId,
-    /// Whose it is.
+    /// The team that the key authenticates.
     pub team_id: TeamId,
-    /// For people.
+    /// Display name.
     pub name: String,
-    /// What is shown of the secret.
+    /// The part of the secret that may be shown.
     pub mask: KeyMask,
-    /// When it was made.
     pub created_at: Timestamp,
-    /// When it was last used, as far as that was noted.
+    /// Last recorded use; `None`: never used, or its use was never recorded.
     pub last_used_at: Option<Timestamp>,
-    /// Who made it; `None`: an operator, or a user who is gone.
+    /// The user who created it; `None`: an operator, or a user who was deleted.
     pub created_by: Option<UserId>,
 }
 
-/// Why a key was not created.
+/// Reason why a key was not created.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateApiKeyError {
-    /// There is no such team.
+    /// The team does not exist.
     #[error("there is no team {team_id}")]
-    UnknownTeam {
-        /// The team.
-        team_id: TeamId,
-    },
-    /// The secret is in use, by this team or another one.
+    UnknownTeam { team_id: TeamId },
+    /// The secret is in use, by this or another team.
     #[error("this API key exists already")]
     Exists,
-    /// The team has as many as it may have.
+    /// The team has its maximum number of keys.
     #[error("the team has {max} API keys already")]
-    TooMany {
-        /// The limit.
-        max: u64,
-    },
-    /// The store could not answer.
+    TooMany { max: u64 },
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] Error),
 }
 
 impl Store {
-    /// Creates a credential of a team, as an operator. The secret is not kept.
+    /// Creates an API key of a team as an operator. Only the secret's hash and mask are stored.
     ///
     /// # Errors
     /// [`CreateApiKeyError`].
@@ -79,7 +71,7 @@ impl Store {
         self.create_api_key_by(None, team_id, name, secret).await
     }
 
-    /// Creates a credential of a team, as a user or (`None`) as an operator. The secret is not kept.
+    /// Creates an API key of a team, as a user or (`None`) as an operator. Only the secret's hash and mask are stored.
     ///
     /// # Errors
     /// [`CreateApiKeyError`].
@@ -91,7 +83,7 @@ impl Store {
         secret: &KeySecret,
     ) -> Result<ApiKey, CreateApiKeyError> {
         let write = self.begin("creating an API key of team", team_id).await?;
-        // First: a key that exists is told as that, also when there are too many.
+        // Inserted first, so that an existing key is reported as such also when the team has its maximum.
         let key = insert(&write, row(user_id, team_id, name, secret, false)).await?;
         let counted = api_key::Entity::find()
             .filter(api_key::Column::TeamId.eq(team_id.as_uuid()))
@@ -105,8 +97,10 @@ impl Store {
         Ok(key)
     }
 
-    /// Creates a credential of a team for a client at which a user logged in. At most [`LOGIN_KEYS_MAX`] of those exist for
-    /// a user and a team: the one that was not used for the longest time makes room.
+    /// Creates an API key of a team for a client at which a user logged in.
+    ///
+    /// At most [`LOGIN_KEYS_MAX`] of those exist for a user and a team: the least recently used one is deleted to make
+    /// room.
     ///
     /// # Errors
     /// [`CreateApiKeyError`]; never [`CreateApiKeyError::TooMany`].
@@ -144,7 +138,9 @@ impl Store {
         Ok(key)
     }
 
-    /// Who presents a key, whatever the team's standing is. Nothing is noted: see [`Store::touch_api_key`].
+    /// Returns the key with this hash and its team, whatever the team's standing.
+    ///
+    /// The use is not recorded: see [`Store::touch_api_key`].
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Damaged`].
@@ -153,19 +149,21 @@ impl Store {
         let row = query.find_also_related(team::Entity).one(&self.database).await;
         match row.map_err(failed("looking up", "an API key"))? {
             Some((key, Some(team))) => Ok(Some((Team::try_from(team)?, ApiKey::try_from(key)?))),
-            // A key without a team cannot be: the table refers to it.
+            // A key without a team cannot exist: the foreign key forbids it.
             Some((_, None)) | None => Ok(None),
         }
     }
 
-    /// Notes that a key was used. Later uses win, whatever the order of the calls; an unknown key is nothing. This is a
-    /// commit to the disk: do it every minute rather than with every request.
+    /// Records that a key was used.
+    ///
+    /// The latest use wins, whatever the order of the calls; an unknown key is ignored. Each call is a commit to the
+    /// disk: call it about once a minute rather than for every request.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Commit`].
     pub async fn touch_api_key(&self, id: ApiKeyId, at: Timestamp) -> Result<(), Error> {
         let at = micros(at);
-        let write = self.begin("noting the use of API key", id).await?;
+        let write = self.begin("recording the use of API key", id).await?;
         let is_later = api_key::Column::LastUsedAtUs.is_null().or(api_key::Column::LastUsedAtUs.lt(at));
         api_key::Entity::update_many()
             .col_expr(api_key::Column::LastUsedAtUs, Expr::value(at))
@@ -177,7 +175,7 @@ impl Store {
         write.commit().await
     }
 
-    /// The keys of a team with who made them, in the order they were made.
+    /// Returns the keys of a team with their creators, oldest first.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Damaged`].
@@ -196,7 +194,7 @@ impl Store {
         rows.into_iter().map(read).collect()
     }
 
-    /// Gives a key of a team another name. `false`: the team has no such key.
+    /// Renames a key of a team. Returns `false` if the team has no such key.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Commit`].
@@ -213,7 +211,7 @@ impl Store {
         Ok(updated.rows_affected > 0)
     }
 
-    /// Revokes a key of a team. `false`: the team has no such key.
+    /// Revokes a key of a team. Returns `false` if the team has no such key.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Commit`].
@@ -286,19 +284,19 @@ impl TryFrom<api_key::Model> for ApiKey {
             created_by,
             is_for_login: _,
         } = row;
-        let reading = Reading::new("api_key", id);
+        let reader = RowReader::new("api_key", id);
         Ok(Self {
             id: ApiKeyId::from_uuid(id),
             team_id: TeamId::from_uuid(team_id),
             name,
             mask: KeyMask {
                 prefix: mask_prefix,
-                value_length: reading.number("mask_value_length", mask_value_length)?,
+                value_length: reader.number("mask_value_length", mask_value_length)?,
                 masked_prefix: mask_value_prefix,
                 masked_suffix: mask_value_suffix,
             },
-            created_at: reading.time("created_at_us", created_at_us)?,
-            last_used_at: last_used_at_us.map(|at| reading.time("last_used_at_us", at)).transpose()?,
+            created_at: reader.time("created_at_us", created_at_us)?,
+            last_used_at: last_used_at_us.map(|at| reader.time("last_used_at_us", at)).transpose()?,
             created_by: created_by.map(UserId::from_uuid),
         })
     }

@@ -1,14 +1,15 @@
-//! Opening and closing the database, and the turn to write.
+//! Opening and closing the database, and the exclusive right to write.
 //!
-//! A database has one writer at a time. SQLite can do no other, and Postgres is held to the same by a lock of its own, so
+//! A database has one writer at a time. SQLite supports only one; on Postgres an advisory lock enforces the same, so
 //! that what a transaction has read stays true until it commits on either. Within this process writers wait in a fair
-//! queue ([`Store::begin`]); between processes they wait for the file's lock or Postgres's. Readers see snapshots and
-//! wait for nobody. Each commit is synced before it is acknowledged.
+//! queue ([`Store::begin`]); between processes they wait for the file's lock or for the advisory lock. Readers see
+//! snapshots and never wait. Each commit is synced before it is acknowledged.
 //!
-//! A connection whose transaction neither committed nor rolled back cleanly is closed, never lent again ([`writer`]).
+//! A connection whose transaction neither committed nor rolled back cleanly is closed and never used again
+//! ([`writer`]).
 //!
-//! Lock rule: a [`Write`] holds the only in-process lock, for one short transaction without any IO but the database's.
-//! A task that holds one begins no other.
+//! Lock rule: a [`Write`] holds the only in-process lock, for one short transaction that does no IO except the
+//! database's. A task that holds one must not begin another.
 
 mod writer;
 
@@ -32,50 +33,52 @@ use crate::migration;
 pub(crate) use writer::Write;
 use writer::Writer;
 
-/// Connections that read. Queries take well below a millisecond, so few are enough.
+/// Maximum number of reading connections. Queries take well below a millisecond, so few are enough.
 const READERS_MAX: u32 = 3;
-/// Connections that write: a database has one writer at a time.
+/// Number of writing connections: a database has one writer at a time.
 const WRITERS_MAX: u32 = 1;
-/// How long a write waits for another process to finish its own; SQLite polls, Postgres queues.
+/// Longest wait of a write for the write of another process; SQLite polls, Postgres queues.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a call waits for a connection when all are in use.
+/// Longest wait of a call for a connection when all are in use.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a server may take to answer at all.
-const GREET_TIMEOUT: Duration = Duration::from_secs(10);
-/// Attempts to open a database that another process is just changing to write-ahead logging, for which SQLite cannot
-/// wait by itself (<https://www.sqlite.org/c3ref/busy_handler.html>).
+/// Longest wait for the first connection to a Postgres server.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum attempts to open a database while another process changes it to write-ahead logging.
+///
+/// SQLite itself cannot wait for that change (<https://www.sqlite.org/c3ref/busy_handler.html>).
 const OPEN_ATTEMPTS: u32 = 50;
-/// Pause between them: that change takes a few milliseconds.
+/// Pause between two attempts to open the database: that change takes a few milliseconds.
 const OPEN_PAUSE: Duration = Duration::from_millis(100);
-/// What Postgres's writers lock: any number that nobody else uses in this database.
+/// Key of the advisory lock that Postgres writers take: any number that is not used otherwise in this database.
 const WRITER_LOCK: i64 = 0x6865_6172_7468;
-/// What the one control role of a Postgres database holds.
+/// Key of the advisory lock that the one control role of a Postgres database holds.
 const CLAIM_LOCK: i64 = WRITER_LOCK + 1;
-/// A transaction that sits idle this long lost its process: Postgres ends it, and with it its lock. Ours take no breath.
+/// Postgres rolls back a transaction that is idle for this long, because its process is dead, and frees its lock.
+///
+/// Hearth's own transactions never idle.
 const IDLE_TRANSACTION_MAX: Duration = Duration::from_secs(30);
-/// The database's mode: it holds metadata and environments of sandboxes.
+/// Mode of the database file: it contains metadata and environments of sandboxes.
 const FILE_MODE: u32 = 0o600;
 
-/// Where the rows are.
+/// Location of the database.
 #[derive(Clone)]
 pub struct Config {
     /// `sqlite:///absolute/path?mode=rwc` (see [`Config::sqlite`]), or `postgres://user@host:port/database`.
     pub url: String,
 }
 
-/// What an address leads to.
+/// Kind of database that an address refers to.
 enum Kind {
-    /// A file.
+    /// Path of the file.
     Sqlite(PathBuf),
-    /// A server.
     Postgres,
 }
 
 impl Config {
-    /// The SQLite file at `path`, created if it is missing. `None`: the path is not UTF-8.
+    /// Returns the address of the SQLite file at `path`, to be created if it is missing; `None` if `path` is not UTF-8.
     #[must_use]
     pub fn sqlite(path: &Path) -> Option<Self> {
-        // A path that says `%`, `?` or `#` must not be taken for a URL that does.
+        // `%`, `?` and `#` in a path must not be read as parts of a URL.
         let path = path.to_str()?.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
         Some(Self { url: format!("sqlite://{path}?mode=rwc") })
     }
@@ -86,7 +89,7 @@ impl Config {
             let options: PgConnectOptions = self.url.parse().map_err(|_| EXPECTED)?;
             return match options.get_database() {
                 Some(_) => Ok(Kind::Postgres),
-                None => Err("the address names no database: `postgres://USER@HOST:PORT/DATABASE` is expected"),
+                None => Err("the address has no database name: `postgres://USER@HOST:PORT/DATABASE` is expected"),
             };
         }
         if !self.url.starts_with("sqlite:") {
@@ -97,7 +100,7 @@ impl Config {
         if path.as_os_str().is_empty() {
             return Err(EXPECTED);
         }
-        // Each connection would have a memory of its own, and a restart would lose what was acknowledged.
+        // Each connection would have its own memory, and a restart would lose acknowledged changes.
         if self.url.contains(":memory:") || self.has_parameter("mode=memory") {
             return Err("a database in memory does not outlive the process");
         }
@@ -108,13 +111,13 @@ impl Config {
         self.url.split_once('?').is_some_and(|(_, query)| query.split('&').any(|found| found == parameter))
     }
 
-    /// The address without its credentials, for messages.
+    /// Returns the address without its credentials, for messages.
     fn display(&self) -> String {
         let Some((scheme, rest)) = self.url.split_once("://").filter(|(scheme, _)| *scheme != "sqlite") else {
             return self.url.clone();
         };
         let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-        // Parameters may say the password, too.
+        // Parameters may contain the password, too.
         let host = host.split_once('?').map_or(host, |(host, _)| host);
         format!("{scheme}://{host}")
     }
@@ -126,19 +129,20 @@ impl fmt::Debug for Config {
     }
 }
 
-/// The durable rows. Cheap to clone: clones share connections and the turn to write.
+/// Handle to the durable rows. Cheap to clone: clones share connections and the queue of writers.
 #[derive(Debug, Clone)]
 pub struct Store {
-    /// Connections that read.
+    /// Pool of reading connections.
     pub(crate) database: DatabaseConnection,
     writer: Writer,
-    /// The connection that holds the claim to be the only control role.
+    /// The connection whose advisory lock makes this process the only control role.
     claim: Option<DatabaseConnection>,
 }
 
 impl Store {
-    /// Opens the database, creates it if the address says so, and brings its tables up to date. Several processes may
-    /// do so at once. A dropped call leaves an empty or an up-to-date database.
+    /// Opens the database, creates it if the address says so, and brings its tables up to date.
+    ///
+    /// Several processes may do so at the same time. A dropped call leaves an empty or an up-to-date database.
     ///
     /// # Errors
     /// [`Error::Unsupported`], [`Error::CreateFile`], [`Error::Open`], [`Error::Newer`], [`Error::Migrate`].
@@ -152,7 +156,7 @@ impl Store {
         }
         let opened = async {
             if matches!(kind, Kind::Postgres) {
-                greet(config).await?;
+                probe(config).await?;
             }
             let writer = Writer::new(connect(config, WRITERS_MAX).await?);
             Ok(Self { database: connect(config, READERS_MAX).await?, writer, claim: None })
@@ -167,23 +171,24 @@ impl Store {
         }
     }
 
-    /// Opens the database for the control role, of which there can be one: another one would take its sandboxes for
-    /// lost, and end them. The claim ends with [`Store::close`], or with the process. Of a SQLite file nothing is
-    /// claimed: its folder has a lock of its own.
+    /// Opens the database for the control role, of which there can be only one.
+    ///
+    /// A second control role would take the first one's sandboxes for lost and kill them. The exclusive claim lasts
+    /// until [`Store::close`] or the end of the process. A SQLite file is not claimed: its folder has its own lock.
     ///
     /// # Errors
     /// Those of [`Store::open`], and [`Error::Claimed`].
-    pub async fn open_alone(config: &Config) -> Result<Self, Error> {
+    pub async fn open_exclusive(config: &Config) -> Result<Self, Error> {
         let store = Self::open(config).await?;
         if !store.is_postgres() {
             return Ok(store);
         }
         match claim(config).await {
             Ok(Some(claim)) => Ok(Self { claim: Some(claim), ..store }),
-            refused => {
+            rejected => {
                 store.close().await;
                 let url = config.display();
-                Err(match refused {
+                Err(match rejected {
                     Err(error) => Error::Open { url, source: Cause::from(error) },
                     Ok(_) => Error::Claimed { url },
                 })
@@ -191,18 +196,18 @@ impl Store {
         }
     }
 
-    /// Waits for what runs and closes all connections, also those of clones; calls after it fail. Idempotent.
+    /// Waits for running queries and closes all connections, also those of clones; later calls fail. Idempotent.
     pub async fn close(&self) {
-        // Readers first: the last connection to a SQLite file moves the write-ahead log into it.
+        // Readers first: closing the last connection to a SQLite file checkpoints its write-ahead log.
         for database in [Some(&self.database), Some(self.writer.database()), self.claim.as_ref()].into_iter().flatten()
         {
             if let Err(error) = database.close_by_ref().await {
-                tracing::warn!(%error, "closing the database");
+                tracing::warn!(%error, "closing the database failed");
             }
         }
     }
 
-    /// Begins a transaction that writes, when it is its turn. Dropping it undoes it.
+    /// Begins a writing transaction, after those that were requested earlier. Dropping it rolls it back.
     pub(crate) async fn begin(&self, action: &'static str, subject: impl Display + Send) -> Result<Write, Error> {
         self.writer.begin(action, subject.to_string()).await
     }
@@ -212,7 +217,7 @@ impl Store {
     }
 }
 
-/// SQLite gives the log files the mode of the database.
+/// Creates the file with a private mode; SQLite gives its log files the same mode.
 fn create_private(path: &Path) -> std::io::Result<()> {
     match OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path) {
         Ok(_) => Ok(()),
@@ -221,19 +226,19 @@ fn create_private(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Connects once: a pool goes on trying for half a minute, and then does not say what was wrong.
-async fn greet(config: &Config) -> Result<(), Cause> {
+/// Connects once. A pool would retry for half a minute, and its error would not contain the cause.
+async fn probe(config: &Config) -> Result<(), Cause> {
     let failed = |error| Cause::from(DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))));
     let options: PgConnectOptions = config.url.parse().map_err(failed)?;
-    let connecting = tokio::time::timeout(GREET_TIMEOUT, PgConnection::connect_with(&options));
+    let connecting = tokio::time::timeout(PROBE_TIMEOUT, PgConnection::connect_with(&options));
     let connected = connecting.await.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut));
     connected.map_err(failed)?.close().await.map_err(failed)
 }
 
-/// A connection that holds the claim for as long as it is open; `None`: another one does.
+/// Returns a connection that holds the claim while it is open; `None`: another process holds the claim.
 async fn claim(config: &Config) -> Result<Option<DatabaseConnection>, DbErr> {
     let mut options = ConnectOptions::new(&config.url);
-    // The lock is the connection's, so there is one, and it is kept.
+    // The lock belongs to the connection, so the pool has exactly one and never closes it.
     options.max_connections(1).min_connections(1).idle_timeout(None).max_lifetime(None).sqlx_logging(false);
     options.map_sqlx_postgres_opts(|options| options.application_name("hearth claim"));
     let database = Database::connect(options).await?;
@@ -251,16 +256,16 @@ async fn connect(config: &Config, connections_max: u32) -> Result<DatabaseConnec
     let mut options = ConnectOptions::new(&config.url);
     let is_postgres = matches!(config.kind(), Ok(Kind::Postgres));
     if !is_postgres {
-        // A file's connections need not be renewed. One of each kind stays open, and with it the write-ahead log and its
-        // index: making those again takes room on a disk that may be full.
+        // Connections to a file need no renewal. One of each kind stays open, and with it the write-ahead log and its
+        // index: creating those again would need space on a disk that may be full.
         options.min_connections(1).idle_timeout(None).max_lifetime(None);
     }
     options
         .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        // A file does not hang up, a server may.
+        // A file never closes its connections, a server may.
         .test_before_acquire(is_postgres)
-        // Statements carry the contents of rows.
+        // Statements contain the contents of rows.
         .sqlx_logging(false)
         .record_stmt_in_spans(false)
         .map_sqlx_sqlite_opts(|options| {
@@ -275,7 +280,7 @@ async fn connect(config: &Config, connections_max: u32) -> Result<DatabaseConnec
         })
         .map_sqlx_postgres_opts(|options| {
             options.application_name("hearth").options([
-                // Whatever the server's own configuration says.
+                // These override the server's configuration.
                 ("synchronous_commit", "on".to_owned()),
                 ("lock_timeout", format!("{}ms", BUSY_TIMEOUT.as_millis())),
                 ("idle_in_transaction_session_timeout", format!("{}ms", IDLE_TRANSACTION_MAX.as_millis())),
@@ -302,18 +307,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_connection_keeps_what_it_acknowledges() {
+    async fn every_connection_is_durable() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Store::open(&config(&folder)).await.expect("an empty database");
-        let mut held = Vec::new();
+        let mut transactions = Vec::new();
         let readers = std::iter::repeat_n(&store.database, READERS_MAX as usize);
         for database in readers.chain([store.writer.database()]) {
-            // A transaction keeps its connection, so that the next one asks another.
-            held.push(database.begin().await.expect("a connection"));
-            let asked = held.last().expect("just begun");
+            // An open transaction occupies its connection, so the next one gets another.
+            transactions.push(database.begin().await.expect("a connection"));
+            let connection = transactions.last().expect("just begun");
             for (name, expected) in [("journal_mode", "wal"), ("synchronous", "2"), ("foreign_keys", "1")] {
                 let sql = format!("PRAGMA {name}");
-                let row = asked.query_one_raw(Statement::from_string(asked.get_database_backend(), sql)).await;
+                let row =
+                    connection.query_one_raw(Statement::from_string(connection.get_database_backend(), sql)).await;
                 let row = row.expect("a query").expect("a row");
                 let found =
                     row.try_get_by::<String, _>(0).or_else(|_| row.try_get_by::<i64, _>(0).map(|n| n.to_string()));
@@ -328,15 +334,21 @@ mod tests {
         let store = Store::open(&config(&folder)).await.expect("an empty database");
         let mut options = ConnectOptions::new(&config(&folder).url);
         options.map_sqlx_sqlite_opts(|options| options.busy_timeout(Duration::ZERO));
-        // Another process has a queue of its own.
+        // Another process has its own queue.
         let other = Writer::new(Database::connect(options).await.expect("it opens"));
-        let write = store.begin("writing", "something").await.expect("the first turn");
+        let write = store.begin("writing", "something").await.expect("the queue is empty");
         let begin = async || other.begin("writing", "something".to_owned()).await;
         let error = begin().await.map(drop).expect_err("the lock is held");
         assert!(error.is_retryable() && !error.is_effect_unknown(), "{error:?}");
         assert_eq!(error.to_string(), "writing something");
         drop(write);
-        store.begin("writing", "something").await.expect("a dropped turn is over").commit().await.expect("no change");
+        store
+            .begin("writing", "something")
+            .await
+            .expect("a dropped write frees the queue")
+            .commit()
+            .await
+            .expect("no change");
         begin().await.expect("the lock is free");
     }
 

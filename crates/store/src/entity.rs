@@ -1,6 +1,6 @@
-//! The tables, as sea-orm sees them. They never leave the crate.
+//! Tables as sea-orm entities. They never leave the crate.
 //!
-//! The derives make public items that nothing outside can reach.
+//! The derives generate public items that are unreachable from outside.
 #![allow(unreachable_pub)]
 
 pub(crate) mod api_key;

@@ -1,4 +1,4 @@
-//! Why the store could not answer.
+//! Errors of the store.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -8,38 +8,39 @@ use sea_orm::sqlx::postgres::PgDatabaseError;
 use sea_orm::sqlx::sqlite::SqliteError;
 use sea_orm::{DbErr, RuntimeErr};
 
-/// Low byte of a SQLite result code: another process or connection writes (<https://www.sqlite.org/rescode.html>).
+/// Primary result code of SQLite: another process or connection writes (<https://www.sqlite.org/rescode.html>).
 const SQLITE_BUSY: u32 = 5;
-/// The same, within one shared cache.
+/// Same as `SQLITE_BUSY`, within one shared cache.
 const SQLITE_LOCKED: u32 = 6;
-/// The file cannot grow: the disk, or the quota that SQLite itself keeps, is full.
+/// The file cannot grow: the disk, or SQLite's own page limit, is full.
 const SQLITE_FULL: u32 = 13;
 /// The index of the write-ahead log cannot grow (`SQLITE_IOERR_SHMSIZE`).
 const SQLITE_INDEX_FULL: u32 = 4874;
-/// Postgres's disk is full.
+/// Postgres's code for a full disk.
 const POSTGRES_FULL: &str = "53100";
-/// Postgres's codes for a lock or a connection that may be free a little later: a lock's timeout, a deadlock, no
-/// connection left, a server that starts (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
+/// Postgres's codes for conditions that may pass soon.
+///
+/// In order: lock timeout, deadlock, no connections available, server starting
+/// (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
 const POSTGRES_BUSY: [&str; 4] = ["55P03", "40P01", "53300", "57P03"];
 
-/// Why the store could not answer. Refusals that a caller can act on have types of their own, next to the calls.
+/// Reason why a call to the store failed. Rejections that a caller can act on have their own types, next to the calls.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The address is none that the store can open.
-    #[error("`{url}` is no database that can be used: {rule}")]
+    /// The store cannot open an address of this form.
+    #[error("`{url}` is not a supported database address: {rule}")]
     Unsupported {
         /// The address, without credentials.
         url: String,
-        /// What it would have to be.
+        /// The form that is expected.
         rule: &'static str,
     },
-    /// The file could not be made private before it was opened.
+    /// The database file could not be created with a private mode.
     #[error("creating the database file `{path}`")]
     CreateFile {
-        /// The file.
+        /// Path of the file.
         path: String,
-        /// Why it failed.
         source: std::io::Error,
     },
     /// The database could not be opened.
@@ -47,70 +48,64 @@ pub enum Error {
     Open {
         /// The address, without credentials.
         url: String,
-        /// Why it failed.
         source: Cause,
     },
-    /// Another control role uses the database, and there can be one.
-    #[error("another Hearth serves from the database `{url}`: stop it first, or give this one a database of its own")]
+    /// Another control role uses the database, and only one is allowed.
+    #[error("another Hearth daemon uses the database `{url}`: stop it first, or configure another database")]
     Claimed {
         /// The address, without credentials.
         url: String,
     },
-    /// A newer version of Hearth made the database; this one would misread it.
+    /// A newer version of Hearth wrote the database; this version would misread it.
     #[error(
-        "the database `{url}` was made by a newer version of Hearth (it has `{migration}`): run that version, or \
+        "the database `{url}` was written by a newer version of Hearth (it has `{migration}`): run that version, or \
          restore a copy from before the upgrade"
     )]
     Newer {
         /// The address, without credentials.
         url: String,
-        /// The first step this version does not know.
+        /// The first migration that this version does not know.
         migration: String,
     },
-    /// Bringing the tables up to date failed. The database is as it was.
+    /// Bringing the tables up to date failed. The database is unchanged.
     #[error("bringing the tables of `{url}` up to date")]
     Migrate {
         /// The address, without credentials.
         url: String,
-        /// Why it failed.
         source: Cause,
     },
     /// A query failed. Nothing was changed.
     #[error("{action} {subject}")]
     Query {
-        /// What was tried.
+        /// The attempted action, such as `reading team`.
         action: &'static str,
-        /// On what.
+        /// The object of the action, such as an id.
         subject: String,
-        /// Why it failed.
         source: Cause,
     },
-    /// The end of a transaction failed: it may have happened, or not.
+    /// The commit of a transaction failed: it may or may not have taken effect.
     #[error("committing: {action} {subject}")]
     Commit {
-        /// What was tried.
+        /// The attempted action, such as `creating team`.
         action: &'static str,
-        /// On what.
+        /// The object of the action, such as an id.
         subject: String,
-        /// Why it failed.
         source: Cause,
     },
-    /// A row holds what no version of Hearth wrote.
+    /// A row contains a value that no version of Hearth wrote.
     #[error("row `{id}` of table `{table}` has an unreadable `{column}`")]
     Damaged {
-        /// The table.
         table: &'static str,
-        /// The row.
+        /// Primary key of the row.
         id: String,
-        /// The column.
         column: &'static str,
-        /// What is wrong with it.
+        /// Reason why the value is invalid.
         source: Box<dyn StdError + Send + Sync>,
     },
 }
 
 impl Error {
-    /// Whether the same call may succeed a little later.
+    /// Returns `true` if the same call may succeed a little later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -126,7 +121,7 @@ impl Error {
         }
     }
 
-    /// Whether the database's disk is full. The same call succeeds once there is room.
+    /// Returns `true` if the database's disk is full. The same call succeeds once there is space.
     #[must_use]
     pub fn is_full(&self) -> bool {
         match self {
@@ -139,16 +134,16 @@ impl Error {
         }
     }
 
-    /// Whether the change may have been made although the call failed. Read again before you decide.
+    /// Returns `true` if the change may have been made although the call failed. Read the row again before deciding.
     #[must_use]
     pub fn is_effect_unknown(&self) -> bool {
-        // A busy database refuses a commit before it begins it; of one that found no room, the last frame, which makes it
-        // one, is not in the write-ahead log.
+        // A busy database rejects a commit before it begins it. When a commit finds no space, its last frame, which
+        // makes it effective, is missing from the write-ahead log.
         matches!(self, Self::Commit { source, .. } if !source.is_busy() && source.sqlite_code() != Some(SQLITE_FULL))
     }
 }
 
-/// What the database said. Its text is for logs, not for clients.
+/// Error reported by the database. Its text is for logs, not for clients.
 #[derive(Debug)]
 pub struct Cause(DbErr);
 
@@ -187,7 +182,7 @@ impl From<DbErr> for Cause {
     }
 }
 
-// sea-orm's messages repeat their sources, so this is the end of the chain.
+// sea-orm's messages repeat their sources, so the chain stops here.
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -196,7 +191,7 @@ impl fmt::Display for Cause {
 
 impl StdError for Cause {}
 
-/// For `map_err`: the query did `action` on `subject`.
+/// Returns a function for `map_err` that adds the attempted `action` and its `subject` to a database error.
 pub(crate) fn failed(action: &'static str, subject: impl fmt::Display) -> impl FnOnce(DbErr) -> Error {
     move |error| Error::Query { action, subject: subject.to_string(), source: Cause(error) }
 }

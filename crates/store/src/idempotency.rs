@@ -1,8 +1,8 @@
-//! Requests that name themselves, so that a repetition does nothing twice.
+//! Idempotent requests: a repetition with the same key has no second effect.
 //!
 //! ```text
-//!   begin: First ──▶ finish, with the answer ──▶ begin: Done      a day later: forgotten
-//!             ├────▶ forget (nothing came of it) ──▶ begin: First
+//!   begin: First ──▶ finish, with the reply ──▶ begin: Done      a day later: deleted
+//!             ├────▶ release (the request had no effect) ──▶ begin: First
 //!             └────▶ neither, because the server died ──▶ begin: Running, later Unknown
 //! ```
 
@@ -17,63 +17,67 @@ use crate::entity::idempotency::{ActiveModel, Column, Entity};
 use crate::error::Error;
 use crate::row::micros;
 
-/// A request that names itself.
+/// A request with an idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NamedRequest {
-    /// Whose.
+pub struct IdempotentRequest {
+    /// The team that sent it; keys of different teams are independent.
     pub team_id: TeamId,
-    /// Its name.
+    /// The idempotency key, chosen by the client.
     pub key: String,
-    /// A hash of what is asked.
+    /// Hash of the request's contents.
     pub request: String,
 }
 
-/// The times of a named request.
+/// Times of an idempotent request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NamedTimes {
-    /// The time.
+pub struct IdempotentTimes {
+    /// The current time.
     pub now: Timestamp,
-    /// When its outcome is known at the latest, unless the server dies.
+    /// Time by which the outcome is stored, unless the server dies.
     pub decided_by: Timestamp,
-    /// When it is forgotten.
+    /// Time after which the key may be used for another request.
     pub expires_at: Timestamp,
 }
 
-/// What is known of a named request.
+/// State of an idempotent request when it is received.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Named {
-    /// Nothing: the caller does it, and says what came of it.
+pub enum Idempotent {
+    /// The key is new: the caller executes the request and reports its outcome.
     First,
-    /// It was done.
+    /// The request was executed before.
     Done {
-        /// The answer that was kept.
+        /// The stored reply.
         answer: String,
     },
-    /// Somebody is doing it.
+    /// Another call is executing the request.
     Running,
-    /// Whoever did it died before the outcome was known.
+    /// The server died while it executed the request; the outcome is unknown.
     Unknown,
-    /// Something else was asked under this name.
+    /// The key was used for a request with other contents.
     Mismatch,
 }
 
 impl Store {
-    /// Takes the name for a request, unless it is taken. Of parallel calls one is the first.
+    /// Reserves the key of a request, unless it is in use. Of parallel calls exactly one gets [`Idempotent::First`].
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Commit`].
-    pub async fn begin_named(&self, request: &NamedRequest, times: NamedTimes) -> Result<Named, Error> {
-        let NamedTimes { now, decided_by, expires_at } = times;
-        let write = self.begin("taking an idempotency key of team", request.team_id).await?;
+    pub async fn begin_idempotent(
+        &self,
+        request: &IdempotentRequest,
+        times: IdempotentTimes,
+    ) -> Result<Idempotent, Error> {
+        let IdempotentTimes { now, decided_by, expires_at } = times;
+        let write = self.begin("reserving an idempotency key of team", request.team_id).await?;
         let id = (request.team_id.as_uuid(), request.key.clone());
         let known = Entity::find_by_id(id.clone()).one(&write.transaction).await;
         if let Some(known) = known.map_err(|error| write.failed(error))? {
             if known.expires_at_us > micros(now) {
                 return Ok(match known.answer {
-                    _ if known.request != request.request => Named::Mismatch,
-                    Some(answer) => Named::Done { answer },
-                    None if known.decided_by_us > micros(now) => Named::Running,
-                    None => Named::Unknown,
+                    _ if known.request != request.request => Idempotent::Mismatch,
+                    Some(answer) => Idempotent::Done { answer },
+                    None if known.decided_by_us > micros(now) => Idempotent::Running,
+                    None => Idempotent::Unknown,
                 });
             }
             Entity::delete_by_id(id).exec(&write.transaction).await.map_err(|error| write.failed(error))?;
@@ -88,15 +92,15 @@ impl Store {
         };
         row.insert(&write.transaction).await.map_err(|error| write.failed(error))?;
         write.commit().await?;
-        Ok(Named::First)
+        Ok(Idempotent::First)
     }
 
-    /// Keeps the answer to a named request.
+    /// Stores the reply to an idempotent request.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Commit`].
-    pub async fn finish_named(&self, request: &NamedRequest, answer: &str) -> Result<(), Error> {
-        let write = self.begin("keeping the answer to an idempotency key of team", request.team_id).await?;
+    pub async fn finish_idempotent(&self, request: &IdempotentRequest, answer: &str) -> Result<(), Error> {
+        let write = self.begin("storing the reply to an idempotency key of team", request.team_id).await?;
         Entity::update_many()
             .col_expr(Column::Answer, Expr::value(answer))
             .filter(Column::TeamId.eq(request.team_id.as_uuid()))
@@ -108,12 +112,12 @@ impl Store {
         write.commit().await
     }
 
-    /// Gives the name back: nothing came of the request. What was answered stays.
+    /// Releases the key: the request had no effect. A stored reply stays.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Commit`].
-    pub async fn forget_named(&self, request: &NamedRequest) -> Result<(), Error> {
-        let write = self.begin("giving back an idempotency key of team", request.team_id).await?;
+    pub async fn release_idempotent(&self, request: &IdempotentRequest) -> Result<(), Error> {
+        let write = self.begin("releasing an idempotency key of team", request.team_id).await?;
         Entity::delete_many()
             .filter(Column::TeamId.eq(request.team_id.as_uuid()))
             .filter(Column::Key.eq(request.key.as_str()))
@@ -125,12 +129,12 @@ impl Store {
         write.commit().await
     }
 
-    /// Forgets what expired. Returns how many requests that were.
+    /// Deletes expired idempotency keys. Returns their number.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Commit`].
-    pub async fn forget_expired_named(&self, now: Timestamp) -> Result<u64, Error> {
-        let write = self.begin("forgetting", "expired idempotency keys").await?;
+    pub async fn delete_expired_idempotent(&self, now: Timestamp) -> Result<u64, Error> {
+        let write = self.begin("deleting", "expired idempotency keys").await?;
         let deleted = Entity::delete_many()
             .filter(Column::ExpiresAtUs.lte(micros(now)))
             .exec(&write.transaction)

@@ -1,8 +1,8 @@
 //! API keys: `e2b_` and 40 lowercase hexadecimal digits.
 //!
-//! A secret is shown once, when it is made. What is kept is its hash, by which a presented key is found, and a mask, by
-//! which its owner knows it again in a list. Secrets have 160 random bits, so the hash needs neither salt nor
-//! stretching, and looking it up by index tells an attacker nothing that helps to find another one.
+//! A secret is shown once, when it is generated. The store has only its hash, by which a presented key is found, and a
+//! mask, by which its owner recognizes it in a list. Secrets have 160 random bits, so the hash needs neither salt nor
+//! stretching, and finding it by an index reveals nothing that helps an attacker to find another secret.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,26 +12,26 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use hearth_types::Secret;
 use sha2::{Digest as _, Sha256};
 
-/// What every key begins with. Clients check it before they send a key.
+/// Prefix of every key. Clients check it before they send a key.
 pub const PREFIX: &str = "e2b_";
 
-/// Random bytes of a key that is made here.
+/// Random bytes of a generated key.
 const BYTES: usize = 20;
-/// Fewest bytes of a key: fewer could be guessed, and its mask would show all of it.
+/// Minimum bytes of a key: fewer could be guessed, and the mask would reveal the whole key.
 const BYTES_MIN: usize = 16;
-/// Most bytes of a key; a longer text is not looked at.
+/// Maximum bytes of a key; longer texts are rejected unparsed.
 const BYTES_MAX: usize = 64;
 
-/// Digits at either end that a mask shows.
+/// Digits that a mask shows at either end.
 const MASK_PREFIX: usize = 2;
 const MASK_SUFFIX: usize = 4;
 
-/// The text is no API key. It is not repeated: it may be one of another kind.
+/// The text is not an API key. The message does not repeat it: it may be a credential of another kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an API key: `{PREFIX}` and an even number of lowercase hexadecimal digits are expected")]
 pub struct ParseError;
 
-/// The secret itself.
+/// Secret of an API key.
 #[derive(Clone)]
 pub struct KeySecret {
     text: Secret,
@@ -39,10 +39,10 @@ pub struct KeySecret {
 }
 
 impl KeySecret {
-    /// A new random key.
+    /// Generates a random key.
     ///
     /// # Panics
-    /// If the operating system has no random source (`getrandom(2)` fails), in which case no key could be trusted.
+    /// If the operating system has no random source (`getrandom(2)` fails): no key could be trusted then.
     #[must_use]
     pub fn generate() -> Self {
         let mut bytes = vec![0u8; BYTES];
@@ -50,19 +50,19 @@ impl KeySecret {
         Self { text: Secret::new(format!("{PREFIX}{}", hex::encode(&bytes))), bytes }
     }
 
-    /// The whole key. Never log it.
+    /// Returns the whole key. Never log it.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.text.expose()
     }
 
-    /// What is kept of it.
+    /// Returns the hash to store.
     #[must_use]
     pub fn hash(&self) -> KeyHash {
         KeyHash(format!("$sha256${}", STANDARD_NO_PAD.encode(Sha256::digest(&self.bytes))))
     }
 
-    /// What is shown of it.
+    /// Returns the mask to show in lists.
     #[must_use]
     pub fn mask(&self) -> KeyMask {
         let digits = &self.expose()[PREFIX.len()..];
@@ -84,7 +84,7 @@ impl FromStr for KeySecret {
         if !(BYTES_MIN * 2..=BYTES_MAX * 2).contains(&digits.len()) || !digits.bytes().all(is_lower_hex) {
             return Err(ParseError);
         }
-        // An odd number of digits is the only thing left to refuse.
+        // Only an odd number of digits can still be invalid here.
         let bytes = hex::decode(digits).map_err(|_| ParseError)?;
         Ok(Self { text: Secret::new(text), bytes })
     }
@@ -96,28 +96,28 @@ impl fmt::Debug for KeySecret {
     }
 }
 
-/// What is kept of a key: `$sha256$` and the unpadded base64 of the SHA-256 of its bytes.
+/// Stored form of a key: `$sha256$` and the unpadded base64 of the SHA-256 of its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct KeyHash(String);
 
 impl KeyHash {
-    /// The hash as it is kept.
+    /// Returns the hash as it is stored.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// What is shown of a key.
+/// Part of a key that may be shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyMask {
     /// `e2b_`.
     pub prefix: String,
     /// Number of digits after the prefix.
     pub value_length: u32,
-    /// First digits.
+    /// The first two digits.
     pub masked_prefix: String,
-    /// Last digits.
+    /// The last four digits.
     pub masked_suffix: String,
 }
 
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_no_key() {
+    fn other_texts_are_rejected() {
         let hex = |digits: usize| "0123456789abcdef".repeat(10)[..digits].to_owned();
         for (text, valid) in [
             (format!("e2b_{}", hex(40)), true),

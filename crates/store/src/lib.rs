@@ -1,33 +1,32 @@
-//! Durable rows: teams, users and where they are logged in, API keys, templates with their aliases, tags and builds, the
-//! sandboxes that should exist, requests that must not be done twice, and what is wanted of nodes. In a SQLite file or in
-//! Postgres.
+//! Durable rows of the control role, in a SQLite file or in Postgres.
 //!
-//! The control role is the only writer of these facts, the store is where they are. It says what *should* be; what
-//! *is*, nodes say, and reconcilers of the control role close the gap.
+//! It stores teams, users and their logins, API keys, templates with their aliases, tags and builds, the desired state
+//! of sandboxes, idempotent requests, and the desired state of nodes. Only the control role and operators' commands
+//! write it. Nodes report the observed state, and reconcilers of the control role make it equal to the desired state.
 //!
 //! ```text
 //!   Store ── connection   opening, one writer at a time, every commit synced; closing
 //!     ├──── team          teams, their limits and their standing
-//!     ├──── user          users, and which teams they may act for
-//!     ├──── password      what users prove themselves with, where no identity provider does
-//!     ├──── login         where users are logged in
-//!     ├──── api_key       who presents a key                             key: secrets, hashes and masks of API keys
-//!     ├──── idempotency   requests that name themselves
-//!     ├──── node          what operators want of nodes
-//!     ├──── template      templates, aliases, tags, builds; what a reference means
-//!     └──── sandbox       intended state of sandboxes, fenced by execution id; lists
-//!   row                   between column values and domain values        entity, migration: the tables
+//!     ├──── user          users, and the teams that they may act for
+//!     ├──── password      passwords of users who log in without an identity provider
+//!     ├──── login         logins of users
+//!     ├──── api_key       authentication by API key             key: secrets, hashes and masks of API keys
+//!     ├──── idempotency   requests with an idempotency key
+//!     ├──── node          desired state of nodes, set by operators
+//!     ├──── template      templates, aliases, tags, builds; resolution of references
+//!     └──── sandbox       desired state of sandboxes, fenced by execution id; lists
+//!   row                   conversion of column values           entity, migration: the tables
 //! ```
 //!
-//! * **Atomic and durable**: a call that returned `Ok` is on the disk. One that returned an error changed nothing,
-//!   except where [`Error::is_effect_unknown`] says otherwise.
-//! * **Cancel safety**: a read may be dropped at any time. A dropped write has happened wholly or not at all, and the
-//!   caller does not know which: hand writes to a task that is not dropped with a connection.
-//! * **Time** is kept in microseconds: what is read back is what was written, cut to those.
-//! * **No locks of callers**: writes wait in order for the one writer; reads never wait for it.
+//! * **Atomic and durable**: a call that returned `Ok` is on the disk. A call that returned an error changed nothing,
+//!   unless [`Error::is_effect_unknown`] is true.
+//! * **Cancel safety**: a read may be dropped at any time. A dropped write took effect completely or not at all, and
+//!   the caller does not know which: run writes in a task that is not dropped with a connection.
+//! * **Time** is stored in microseconds: a value that is read back is the written one, truncated to microseconds.
+//! * **No locks for callers**: writes queue for the one writer; reads never wait for it.
 //!
-//! Both backends keep the same rows and the same promises, and one suite runs on both. Rows are sea-orm entities and
-//! never leave the crate.
+//! Both backends store the same rows and give the same guarantees; one test suite runs on both. Rows are sea-orm
+//! entities and never leave the crate.
 
 #![forbid(unsafe_code)]
 
@@ -50,15 +49,15 @@ mod user;
 pub use api_key::{ApiKey, CreateApiKeyError, LOGIN_KEYS_MAX};
 pub use connection::{Config, Store};
 pub use error::{Cause, Error};
-pub use idempotency::{Named, NamedRequest, NamedTimes};
+pub use idempotency::{Idempotent, IdempotentRequest, IdempotentTimes};
 pub use key::{KeyHash, KeyMask, KeySecret};
-pub use login::{Login, LoginTimes, Proof, RefreshToken, Renewed};
-pub use node::{NodeIntent, WantedNode};
+pub use login::{Login, LoginTimes, Proof, RefreshToken, Renewal};
+pub use node::{DesiredNode, NodeIntent};
 pub use password::{PASSWORD_CHARS_MIN, PasswordError, PasswordHash};
 pub use sandbox::{
     Expiry, InsertSandboxError, ListedSandbox, Order, PAGE_MAX, Sandbox, SandboxCursor, SandboxPage, SandboxQuery,
-    SandboxState, Started, StateMove, UpdateSandboxError,
+    SandboxState, StartedSandbox, StateMove, UpdateSandboxError,
 };
 pub use team::{CreateTeamError, Limits, NewTeam, Standing, Team};
-pub use template::{Alias, Build, BuildStatus, NewBuild, RegisterBuildError, ResolveError, Resolved, Template};
+pub use template::{Alias, Build, BuildStatus, NewBuild, RegisterBuildError, ResolveError, ResolvedTemplate, Template};
 pub use user::{CreateUserError, JoinTeamError, Membership, NewUser, User};

@@ -1,16 +1,17 @@
-//! Where users are logged in.
+//! Logins of users.
 //!
 //! ```text
-//!   begin, with a proof ──▶ a login ──▶ renew, with the newest refresh token ──▶ the same login, another token
-//!                             ├──▶ end: logout
-//!                             ├──▶ an older token is shown: two have it, so nobody keeps it
-//!                             ├──▶ its user is deleted, or gets another password
-//!                             └──▶ expired, or the user's newer logins are too many
+//!   create, with a proof ──▶ login ──▶ renew, with the newest refresh token ──▶ the same login, another token
+//!                             ├──▶ deleted: logout
+//!                             ├──▶ deleted: an older token was presented, so two parties have it
+//!                             ├──▶ deleted: its user is deleted, or gets another password
+//!                             └──▶ deleted: expired, or the user has too many newer logins
 //! ```
 //!
-//! A login is what RFC 9700, 4.14.2 needs to tell a stolen refresh token: each use replaces the token, and one that was used before ends
-//! all of it. The token names its login, so older tokens need not be kept to be known again. One that names a login and was never
-//! issued ends it, too: only who has seen a token of it knows its name.
+//! The login is the unit that RFC 9700, 4.14.2 needs to detect a stolen refresh token: each use replaces the token, and
+//! a token that was used before invalidates the whole login. The token contains the login's id, so older tokens are
+//! recognized without being stored. A token with the id of a login that was never issued deletes the login, too: only a
+//! party that has seen one of its tokens knows the id.
 
 use std::fmt;
 use std::str::FromStr;
@@ -28,62 +29,61 @@ use crate::entity::login::{ActiveModel, Column, Entity, Model};
 use crate::entity::user_account;
 use crate::error::{Error, failed};
 use crate::password::{self, PasswordHash};
-use crate::row::{Reading, micros};
+use crate::row::{RowReader, micros};
 use crate::user::User;
 
-/// Logins of a user at a time: several machines, and some that were forgotten. The oldest ends when there is another one.
+/// Maximum number of logins of a user: several machines, and some that were forgotten. A further one replaces the
+/// oldest.
 const LOGINS_MAX: usize = 32;
 /// Random bytes of a refresh token.
 const SECRET_BYTES: usize = 32;
-/// What every refresh token begins with, so that it is known for what it is where it should not be.
+/// Prefix of every refresh token, so that leaked ones are recognized.
 const PREFIX: &str = "hearth_refresh_";
 
 /// A user who is logged in at one client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
-    /// The login.
     pub id: LoginId,
-    /// Who.
     pub user: User,
-    /// When it ends, however often it is renewed.
+    /// Time at which it expires, however often it is renewed.
     pub expires_at: Timestamp,
 }
 
-/// The times of a new login.
+/// Times of a new login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoginTimes {
-    /// The time.
+    /// The current time.
     pub now: Timestamp,
-    /// When it ends.
+    /// Time at which the login expires.
     pub expires_at: Timestamp,
 }
 
-/// How it is known who somebody is.
+/// Proof of a user's identity.
 #[derive(Debug, Clone, Copy)]
 pub enum Proof<'a> {
-    /// They knew this password; if it is still theirs.
+    /// The user presented the password with this hash; it must still be the stored one.
     Password(&'a PasswordHash),
-    /// Their identity provider said so.
+    /// The identity provider authenticated the user.
     Issuer,
 }
 
-/// What came of renewing a login.
+/// Outcome of renewing a login.
 #[derive(Debug)]
-pub enum Renewed {
-    /// It goes on, with another token.
+pub enum Renewal {
+    /// The login has a new token.
     Renewed(Login, RefreshToken),
-    /// There is no such login, or no longer.
+    /// The login does not exist, or no longer.
     Unknown,
-    /// The token had been used before, and the login is ended.
+    /// The token had been used before; the login was deleted.
     Reused {
-        /// The login that was.
+        /// The deleted login.
         id: LoginId,
-        /// Whose it was.
+        /// The user of the deleted login.
         user_id: UserId,
     },
 }
 
-/// What a client renews a login with.
+/// Credential with which a client renews a login.
 #[derive(Clone)]
 pub struct RefreshToken {
     login_id: LoginId,
@@ -91,7 +91,7 @@ pub struct RefreshToken {
     hash: String,
 }
 
-/// The text is no refresh token. It is not repeated: it may be a credential of another kind.
+/// The text is not a refresh token. The message does not repeat it: it may be a credential of another kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a refresh token")]
 pub struct ParseTokenError;
@@ -109,13 +109,13 @@ impl RefreshToken {
         Self { login_id, text: Secret::new(text), hash }
     }
 
-    /// The whole token. Never log it.
+    /// Returns the whole token. Never log it.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.text.expose()
     }
 
-    /// Whether it is the newest one of a login.
+    /// Returns `true` if it is the newest token of a login. Compares in constant time.
     fn is_newest_of(&self, row: &Model) -> bool {
         self.hash.as_bytes().ct_eq(row.token_hash.as_bytes()).into()
     }
@@ -130,7 +130,7 @@ impl FromStr for RefreshToken {
         if !is_secret {
             return Err(ParseTokenError);
         }
-        // One login has one spelling here, so that its hash is one, too.
+        // Only one spelling of a login's id is accepted, so that the token has one hash.
         let token = Self::new(id.parse().map_err(|_| ParseTokenError)?, secret);
         if token.expose() == text { Ok(token) } else { Err(ParseTokenError) }
     }
@@ -143,19 +143,20 @@ impl fmt::Debug for RefreshToken {
 }
 
 impl Store {
-    /// Logs a user in. Their oldest login ends when they have too many. `None`: the user is gone, or has another password
-    /// meanwhile.
+    /// Logs a user in. If they have too many logins, the oldest is deleted.
+    ///
+    /// Returns `None` if the user was deleted, or has another password by now.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Damaged`], [`Error::Commit`].
-    pub async fn begin_login(
+    pub async fn create_login(
         &self,
         user_id: UserId,
         proof: Proof<'_>,
         times: LoginTimes,
     ) -> Result<Option<(Login, RefreshToken)>, Error> {
         let LoginTimes { now, expires_at } = times;
-        let write = self.begin("beginning a login of user", user_id).await?;
+        let write = self.begin("creating a login of user", user_id).await?;
         if let Proof::Password(password) = proof
             && !password::is_current(&write, user_id, password).await?
         {
@@ -184,7 +185,8 @@ impl Store {
         };
         let row = match row.insert(&write.transaction).await {
             Ok(row) => row,
-            // Nobody deletes a user while it is our turn to write, but the rule is the table's.
+            // No user is deleted while this transaction holds the write lock; the table's constraint is handled
+            // nevertheless.
             Err(error) => match error.sql_err() {
                 Some(SqlErr::ForeignKeyConstraintViolation(_)) => return Ok(None),
                 _ => return Err(write.failed(error)),
@@ -194,23 +196,23 @@ impl Store {
         Ok(Some((login(&row, user)?, token)))
     }
 
-    /// Renews a login: the token that is shown is replaced. One that was replaced before ends the login.
+    /// Renews a login and replaces its token. A token that was replaced before deletes the login.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Damaged`], [`Error::Commit`].
-    pub async fn renew_login(&self, token: &RefreshToken, now: Timestamp) -> Result<Renewed, Error> {
+    pub async fn renew_login(&self, token: &RefreshToken, now: Timestamp) -> Result<Renewal, Error> {
         let id = token.login_id;
         let write = self.begin("renewing login", id).await?;
         let row = Entity::find_by_id(id.as_uuid()).one(&write.transaction).await;
         let row = row.map_err(|error| write.failed(error))?.filter(|row| row.expires_at_us > micros(now));
-        let Some(row) = row else { return Ok(Renewed::Unknown) };
+        let Some(row) = row else { return Ok(Renewal::Unknown) };
         let user_id = UserId::from_uuid(row.user_id);
         if !token.is_newest_of(&row) {
             delete(&write, id).await?;
             write.commit().await?;
-            return Ok(Renewed::Reused { id, user_id });
+            return Ok(Renewal::Reused { id, user_id });
         }
-        let Some(user) = find_user(&write, user_id).await? else { return Ok(Renewed::Unknown) };
+        let Some(user) = find_user(&write, user_id).await? else { return Ok(Renewal::Unknown) };
         let next = RefreshToken::generate(id);
         Entity::update_many()
             .col_expr(Column::TokenHash, Expr::value(next.hash.as_str()))
@@ -220,29 +222,29 @@ impl Store {
             .await
             .map_err(|error| write.failed(error))?;
         write.commit().await?;
-        Ok(Renewed::Renewed(login(&row, user)?, next))
+        Ok(Renewal::Renewed(login(&row, user)?, next))
     }
 
-    /// Ends the login that a refresh token is of, also one that was replaced. `false`: there is no such login.
+    /// Deletes the login of a refresh token, also of a replaced one. Returns `false` if the login does not exist.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Commit`].
-    pub async fn end_login_of(&self, token: &RefreshToken) -> Result<bool, Error> {
-        self.end_login(token.login_id).await
+    pub async fn delete_login_of(&self, token: &RefreshToken) -> Result<bool, Error> {
+        self.delete_login(token.login_id).await
     }
 
-    /// Ends a login. `false`: there is no such login.
+    /// Deletes a login. Returns `false` if it does not exist.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Commit`].
-    pub async fn end_login(&self, id: LoginId) -> Result<bool, Error> {
-        let write = self.begin("ending login", id).await?;
-        let was_there = delete(&write, id).await?;
+    pub async fn delete_login(&self, id: LoginId) -> Result<bool, Error> {
+        let write = self.begin("deleting login", id).await?;
+        let existed = delete(&write, id).await?;
         write.commit().await?;
-        Ok(was_there)
+        Ok(existed)
     }
 
-    /// Who is logged in so.
+    /// Returns the user of a live login.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Damaged`].
@@ -253,12 +255,12 @@ impl Store {
         self.user(UserId::from_uuid(row.user_id)).await
     }
 
-    /// Forgets what expired. Returns how many logins that were.
+    /// Deletes expired logins. Returns their number.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Commit`].
-    pub async fn forget_expired_logins(&self, now: Timestamp) -> Result<u64, Error> {
-        let write = self.begin("forgetting", "expired logins").await?;
+    pub async fn delete_expired_logins(&self, now: Timestamp) -> Result<u64, Error> {
+        let write = self.begin("deleting", "expired logins").await?;
         let deleted = Entity::delete_many()
             .filter(Column::ExpiresAtUs.lte(micros(now)))
             .exec(&write.transaction)
@@ -280,8 +282,8 @@ async fn delete(write: &Write, id: LoginId) -> Result<bool, Error> {
 }
 
 fn login(row: &Model, user: User) -> Result<Login, Error> {
-    let reading = Reading::new("login", row.id);
-    let expires_at = reading.time("expires_at_us", row.expires_at_us)?;
+    let reader = RowReader::new("login", row.id);
+    let expires_at = reader.time("expires_at_us", row.expires_at_us)?;
     Ok(Login { id: LoginId::from_uuid(row.id), user, expires_at })
 }
 
@@ -290,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_names_its_login_and_is_not_shown() {
+    fn a_token_contains_its_login_and_is_not_printed() {
         let id = LoginId::generate();
         let token = RefreshToken::generate(id);
         let again: RefreshToken = token.expose().parse().expect("a token");
@@ -301,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_no_token() {
+    fn other_texts_are_rejected() {
         let (id, secret) = (LoginId::generate(), "0".repeat(64));
         let simple = id.as_uuid().simple();
         for (text, is_valid) in [

@@ -1,8 +1,11 @@
-//! The tables, step by step. Steps are only added, never changed once released, and never undone: going back is
-//! restoring a copy. A step says the names of tables and columns itself, because entities change with later steps.
+//! Migrations of the tables.
 //!
-//! All pending steps run in one transaction that has the database's only write lock: of processes that open a database
-//! at once one brings it up to date and the others find that done, and a step that fails leaves what was there before.
+//! Migrations are only added. They are never changed once released, and never undone: to go back, restore a copy. Each
+//! spells the names of tables and columns itself, because entities change with later migrations.
+//!
+//! All pending migrations run in one transaction that holds the database's only write lock. When several processes open
+//! a database at the same time, one brings it up to date and the others find it done. A failed migration changes
+//! nothing.
 
 mod m0001_first_tables;
 mod m0002_accounts;
@@ -63,7 +66,7 @@ mod tests {
     use crate::team::{Limits, Standing};
 
     #[tokio::test]
-    async fn rows_of_the_first_version_are_kept() {
+    async fn rows_of_the_first_version_survive() {
         let folder = tempfile::tempdir().expect("a folder");
         let config = Config::sqlite(&folder.path().join("hearth.db")).expect("the path is UTF-8");
         let database = Database::connect(&config.url).await.expect("an empty database");

@@ -1,8 +1,8 @@
-//! Passwords: what users prove themselves with where no identity provider does.
+//! Passwords of users who log in without an identity provider.
 //!
-//! What is kept is an Argon2id hash in the PHC string format, which says its own parameters: they can be raised, and
-//! older hashes still be verified. Hashing takes tens of milliseconds and [`MEMORY_KIB`] of memory on purpose, so callers
-//! run it where it blocks nobody, and few at a time.
+//! The store has only an Argon2id hash in the PHC string format, which contains its parameters: they can be raised, and
+//! older hashes can still be verified. Hashing takes tens of milliseconds and [`MEMORY_KIB`] of memory on purpose, so
+//! callers run it on threads that may block, and few at a time.
 
 use std::fmt;
 
@@ -18,37 +18,38 @@ use crate::error::{Error, failed};
 use crate::row::now_micros;
 use crate::user::User;
 
-/// Fewest characters of a password. There is no rule about kinds of characters, because length is what helps
-/// (NIST SP 800-63B, 3.1.1.2).
+/// Minimum characters of a password.
+///
+/// No kinds of characters are required, because only length helps (NIST SP 800-63B, 3.1.1.2).
 pub const PASSWORD_CHARS_MIN: usize = 12;
-/// Most bytes of a password: more add nothing, and somebody might send megabytes.
+/// Maximum bytes of a password: more add no security, and a client might send megabytes.
 const PASSWORD_BYTES_MAX: usize = 1024;
-/// Argon2id's parameters, as the OWASP Password Storage Cheat Sheet has them: memory, passes, lanes.
+/// Argon2id's parameters from the OWASP Password Storage Cheat Sheet: memory, passes, lanes.
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
 
-/// A hash of these parameters, of nothing.
-const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$\
+/// A hash with these parameters that no password has.
+const DUMMY: &str = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$\
                       AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
-/// Why a text is no password.
+/// Reason why a text is not an acceptable password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PasswordError {
-    /// It could be guessed.
+    /// A short password could be guessed.
     #[error("a password has at least {PASSWORD_CHARS_MIN} characters")]
     TooShort,
-    /// It is longer than is looked at.
+    /// Longer passwords are rejected unhashed.
     #[error("a password has at most {PASSWORD_BYTES_MAX} bytes")]
     TooLong,
 }
 
-/// What is kept of a password.
+/// Stored hash of a password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PasswordHash(String);
 
 impl PasswordHash {
-    /// Hashes a new password. Blocks: see the module.
+    /// Hashes a new password. Blocks: see the module documentation.
     ///
     /// # Errors
     /// [`PasswordError`].
@@ -66,13 +67,15 @@ impl PasswordHash {
         Ok(Self(hash.expect("the length is checked, and there is a random source").to_string()))
     }
 
-    /// One that no password has, and that takes as long to verify as any: for whoever is not there.
+    /// Returns a hash that no password has and that takes as long to verify as any other.
+    ///
+    /// Verify it for unknown users, so that the time does not reveal that they are unknown.
     #[must_use]
-    pub fn of_nobody() -> Self {
-        Self(NOBODY.to_owned())
+    pub fn dummy() -> Self {
+        Self(DUMMY.to_owned())
     }
 
-    /// Whether this is the password. Blocks: see the module.
+    /// Returns `true` if `password` has this hash. Blocks: see the module documentation.
     #[must_use]
     pub fn verify(&self, password: &Secret) -> bool {
         let password = password.expose();
@@ -92,7 +95,7 @@ fn hasher() -> Argon2<'static> {
 }
 
 impl Store {
-    /// Gives a user a password, or takes it away; either way ends their logins. `false`: there is no such user.
+    /// Sets or removes the password of a user and deletes their logins. Returns `false` if the user does not exist.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Commit`].
@@ -112,7 +115,7 @@ impl Store {
             };
             row.insert(&write.transaction).await.map_err(failed)?;
         }
-        // Whoever knew the old one is out.
+        // Logins made with the old password are deleted.
         login::Entity::delete_many()
             .filter(login::Column::UserId.eq(user_id.as_uuid()))
             .exec(&write.transaction)
@@ -122,7 +125,7 @@ impl Store {
         Ok(true)
     }
 
-    /// The user with an address who has a password, and it.
+    /// Returns the user with an address and the hash of their password; `None` if they have none.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Damaged`].
@@ -133,7 +136,7 @@ impl Store {
         Ok(row.map(|row| (user, PasswordHash(row.hash))))
     }
 
-    /// Whether a user has a password.
+    /// Returns `true` if a user has a password.
     ///
     /// # Errors
     /// [`Error::Query`].
@@ -142,17 +145,17 @@ impl Store {
         Ok(query.await.map_err(failed("reading the password of user", user_id))? > 0)
     }
 
-    /// Whether any user has one.
+    /// Returns `true` if any user has a password.
     ///
     /// # Errors
     /// [`Error::Query`].
     pub async fn has_passwords(&self) -> Result<bool, Error> {
         let row = user_password::Entity::find().one(&self.database).await;
-        Ok(row.map_err(failed("reading", "whether there are passwords"))?.is_some())
+        Ok(row.map_err(failed("looking for", "users with passwords"))?.is_some())
     }
 }
 
-/// Whether this is a user's password still.
+/// Returns `true` if this is still the user's password.
 pub(crate) async fn is_current(write: &Write, user_id: UserId, password: &PasswordHash) -> Result<bool, Error> {
     let row = user_password::Entity::find_by_id(user_id.as_uuid()).one(&write.transaction).await;
     Ok(row.map_err(|error| write.failed(error))?.is_some_and(|row| row.hash == password.0))
@@ -167,35 +170,35 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_known_again_and_not_shown() {
+    fn a_password_verifies_and_is_not_printed() {
         let password = hash("correct horse battery").expect("long enough");
         assert!(password.0.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{}", password.0);
         assert!(password.verify(&Secret::new("correct horse battery")));
         for wrong in ["", "correct horse", "correct horse battery ", &"x".repeat(2000)] {
             assert!(!password.verify(&Secret::new(wrong)), "{wrong}");
         }
-        assert_ne!(password, hash("correct horse battery").expect("long enough"), "each has a salt of its own");
+        assert_ne!(password, hash("correct horse battery").expect("long enough"), "each hash has its own salt");
         assert_eq!(format!("{password:?}"), "<redacted>");
         assert!(!PasswordHash("$argon2id$".to_owned()).verify(&Secret::new("anything at all")));
     }
 
     #[test]
-    fn nobody_s_password_takes_as_long_as_any() {
-        let (theirs, nobody_s) = (hash("correct horse battery").expect("long enough"), PasswordHash::of_nobody());
+    fn the_dummy_hash_takes_as_long_as_any() {
+        let (real, dummy) = (hash("correct horse battery").expect("long enough"), PasswordHash::dummy());
         let shape = |hash: &PasswordHash| {
             let parts = hash.0.split('$').map(str::to_owned).collect::<Vec<_>>();
             (parts[1..4].to_vec(), parts[4].len(), parts[5].len())
         };
-        assert_eq!(shape(&theirs), shape(&nobody_s));
+        assert_eq!(shape(&real), shape(&dummy));
         for password in ["", "correct horse battery"] {
-            assert!(!nobody_s.verify(&Secret::new(password)));
-            let parsed = hasher().verify_password(password.as_bytes(), nobody_s.0.as_str());
+            assert!(!dummy.verify(&Secret::new(password)));
+            let parsed = hasher().verify_password(password.as_bytes(), dummy.0.as_str());
             assert!(matches!(parsed, Err(argon2::password_hash::Error::PasswordInvalid)), "it is hashed: {parsed:?}");
         }
     }
 
     #[test]
-    fn short_and_endless_passwords_are_refused() {
+    fn too_short_and_too_long_passwords_are_rejected() {
         for (text, expected) in [
             (String::new(), Err(PasswordError::TooShort)),
             ("x".repeat(11), Err(PasswordError::TooShort)),

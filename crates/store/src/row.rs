@@ -1,7 +1,7 @@
-//! Between column values and domain values.
+//! Conversion between column values and domain values.
 //!
-//! Numbers are 64-bit integers in every table, times are microseconds since 1970, lengths are milliseconds. Writing
-//! cuts to those; reading refuses what no writer wrote.
+//! In every table numbers are 64-bit integers, times are microseconds since 1970, and durations are milliseconds.
+//! Writing truncates to those; reading rejects values that no version of Hearth writes.
 
 use std::error::Error as StdError;
 use std::fmt::Display;
@@ -25,13 +25,13 @@ pub(crate) fn millis(length: Duration) -> i64 {
     i64::try_from(length.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// A row that is being read, for what is said when it cannot be.
-pub(crate) struct Reading {
+/// Identity of a row that is being read, for error messages, with functions that convert its columns.
+pub(crate) struct RowReader {
     table: &'static str,
     id: String,
 }
 
-impl Reading {
+impl RowReader {
     pub(crate) fn new(table: &'static str, id: impl Display) -> Self {
         Self { table, id: id.to_string() }
     }
@@ -64,7 +64,7 @@ impl Reading {
     }
 }
 
-/// A text in a column is none of the words it can be.
+/// A column has a text that is none of its possible values.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not among the known words")]
-pub(crate) struct UnknownWord(pub(crate) String);
+#[error("`{0}` is not a known value")]
+pub(crate) struct UnknownValue(pub(crate) String);

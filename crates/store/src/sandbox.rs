@@ -1,16 +1,16 @@
-//! Sandboxes that should exist, and the state they should be in.
+//! Desired state of sandboxes.
 //!
 //! ```text
 //!   insert ──▶ creating ──▶ running ──▶ killing ──▶ delete
 //!                  └────────────────────▲
 //! ```
 //!
-//! Which move is legal, the control role decides; the rows make sure that it decides on what is. Every change names the
-//! execution that it is for and the state that it moves from. If either is not so any more, nothing changes and the
-//! caller is told what is: a superseded execution cannot end its successor, a creation that finishes late cannot revive
-//! what was killed, and an expiry cannot end a sandbox whose end was just moved.
+//! The control role decides which transition is legal; the rows ensure that it decides on the current state. Every
+//! change names its execution and the state that it starts from. If either differs from the row, nothing changes and
+//! the error reports the current value: a superseded execution cannot kill its successor, a creation that finishes late
+//! cannot revive a killed sandbox, and an expiry cannot kill a sandbox whose end time was just moved.
 
-mod form;
+mod convert;
 mod list;
 
 use std::collections::BTreeMap;
@@ -29,68 +29,64 @@ use crate::connection::{Store, Write};
 use crate::entity::sandbox::{self, Column};
 use crate::entity::team;
 use crate::error::{Error, failed};
-use crate::row::{Reading, micros};
+use crate::row::{RowReader, micros};
 
 /// A sandbox that should exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sandbox {
-    /// The sandbox.
     pub sandbox_id: SandboxId,
-    /// Its present run.
+    /// Its current run.
     pub execution_id: ExecutionId,
-    /// Whose it is.
+    /// The sandbox's owner.
     pub team_id: TeamId,
     /// The template it was created from.
     pub template_id: TemplateId,
     /// The build it was created from.
     pub build_id: BuildId,
-    /// The template's name when it was created.
+    /// The template's first alias when the sandbox was created.
     pub alias: Option<String>,
-    /// Where it runs.
+    /// The node that runs it.
     pub node_id: NodeId,
-    /// The state it should be in.
+    /// The desired state.
     pub state: SandboxState,
-    /// What its creator noted about it.
+    /// Metadata set by its creator.
     pub metadata: BTreeMap<String, String>,
-    /// Environment of all commands in it.
+    /// Environment of all commands in the sandbox.
     pub env_vars: BTreeMap<String, String>,
-    /// Version of its guest daemon.
     pub envd_version: String,
-    /// Whether its guest daemon demands a token.
+    /// `true` if its guest daemon requires a token.
     pub secured: bool,
-    /// Whether the guest may reach addresses outside of the host; `None`: nobody said.
+    /// Access of the guest to addresses outside of the host; `None`: the creator did not choose.
     pub allow_internet_access: Option<bool>,
-    /// How visitors reach its ports.
+    /// Rules for visitors of its ports.
     pub ingress: Ingress,
-    /// How long it was to run when it was created. Kept in milliseconds.
+    /// The requested timeout. Stored in milliseconds.
     pub timeout: Duration,
-    /// When this run began; while creating: when it was asked for.
+    /// Start of this run; while creating: the time of the request.
     pub started_at: Timestamp,
-    /// When it is to end.
+    /// Time at which it expires.
     pub end_at: Timestamp,
-    /// Its virtual hardware.
     pub resources: Resources,
 }
 
-/// The state a sandbox should be in.
+/// Desired state of a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SandboxState {
     /// A node is starting it.
     Creating,
-    /// It is usable.
+    /// Clients can use it.
     Running,
-    /// It is being ended; for clients it is gone.
+    /// It is being killed; clients see it as deleted.
     Killing,
 }
 
 impl SandboxState {
-    /// All states.
     pub const ALL: [Self; 3] = [Self::Creating, Self::Running, Self::Killing];
 
-    /// The states that use a node's resources, and so count against a team's limit: all of them, until one is paused.
+    /// The states that use a node's resources and count against a team's limit: all, because none is a paused state.
     const CONCURRENT: [Self; 3] = Self::ALL;
 
-    /// The word that is kept.
+    /// Returns the value that is stored.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -101,104 +97,90 @@ impl SandboxState {
     }
 }
 
-/// A change of state: it happens only to a sandbox that still is in the first one.
+/// A change of state. It applies only to a sandbox that is still in `from`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StateMove {
-    /// The state that the decision was made on.
+    /// The state on which the decision is based.
     pub from: SandboxState,
-    /// The state to be in.
     pub to: SandboxState,
 }
 
-/// What is known of a sandbox once it runs.
+/// Properties of a sandbox that are only known once it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Started {
-    /// When it was usable.
+pub struct StartedSandbox {
+    /// Time at which it became usable.
     pub started_at: Timestamp,
-    /// When it is to end.
+    /// Time at which it expires.
     pub end_at: Timestamp,
-    /// Version of its guest daemon, as it said itself.
+    /// Version of its guest daemon, as reported by it.
     pub envd_version: String,
 }
 
-/// What came of an expiry.
+/// Outcome of an expiry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expiry {
-    /// The sandbox is now killing.
+    /// The sandbox's state is now [`SandboxState::Killing`].
     Due,
-    /// Its end was moved: nothing changed.
+    /// Its end time was moved: nothing changed.
     NotDue {
-        /// When it is to end.
+        /// The new end time.
         end_at: Timestamp,
     },
 }
 
-/// Why a sandbox was not inserted.
+/// Reason why a sandbox was not inserted.
 #[derive(Debug, thiserror::Error)]
 pub enum InsertSandboxError {
-    /// The team has as many as it may have.
+    /// The team has its maximum number of concurrent sandboxes.
     #[error("the team has its maximum of {max} concurrent sandboxes")]
-    LimitReached {
-        /// The team's limit.
-        max: u32,
-    },
-    /// The id is taken.
+    LimitReached { max: u32 },
+    /// The id is in use.
     #[error("there is a sandbox {sandbox_id} already")]
-    Exists {
-        /// The sandbox.
-        sandbox_id: SandboxId,
-    },
-    /// The team, the template or the build is not there (any more).
+    Exists { sandbox_id: SandboxId },
+    /// The team, the template or the build does not exist, or no longer.
     #[error("sandbox {sandbox_id} refers to a team, a template or a build that does not exist")]
-    Dangling {
-        /// The sandbox.
-        sandbox_id: SandboxId,
-    },
-    /// The store could not answer.
+    Dangling { sandbox_id: SandboxId },
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] Error),
 }
 
-/// Why a sandbox was not changed.
+/// Reason why a sandbox was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum UpdateSandboxError {
-    /// There is none.
+    /// The sandbox does not exist.
     #[error("there is no sandbox {sandbox_id}")]
-    NotFound {
-        /// The sandbox.
-        sandbox_id: SandboxId,
-    },
-    /// Another execution is the present one.
+    NotFound { sandbox_id: SandboxId },
+    /// Another execution is the current one.
     #[error("sandbox {sandbox_id} is now execution {current}")]
     Superseded {
-        /// The sandbox.
         sandbox_id: SandboxId,
-        /// The present execution.
+        /// The current execution.
         current: ExecutionId,
     },
-    /// It is in another state than the change is for.
+    /// The sandbox is in another state than the change starts from.
     #[error("sandbox {sandbox_id} is {}", state.as_str())]
     WrongState {
-        /// The sandbox.
         sandbox_id: SandboxId,
-        /// The state it is in.
+        /// The current state.
         state: SandboxState,
     },
-    /// The store could not answer.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] Error),
 }
 
 impl Store {
-    /// Inserts a sandbox, unless its team has as many as it may have. The limit is that of the team's row at this
-    /// moment; of parallel calls exactly as many succeed as fit in it.
+    /// Inserts a sandbox, unless its team has its maximum number of concurrent sandboxes.
+    ///
+    /// The limit is read from the team's row in the same transaction; parallel calls never exceed it.
     ///
     /// # Errors
     /// [`InsertSandboxError`].
     pub async fn insert_sandbox(&self, sandbox: &Sandbox) -> Result<(), InsertSandboxError> {
         let dangling = || InsertSandboxError::Dangling { sandbox_id: sandbox.sandbox_id.clone() };
         let write = self.begin("inserting sandbox", &sandbox.sandbox_id).await?;
-        // Its lock makes parallel counts of one team wait where transactions do not exclude each other.
+        // The row lock serializes the counts of one team where transactions do not exclude each other.
         let team = team::Entity::find_by_id(sandbox.team_id.as_uuid())
             .lock_exclusive()
             .one(&write.transaction)
@@ -211,11 +193,11 @@ impl Store {
             .count(&write.transaction)
             .await
             .map_err(|error| write.failed(error))?;
-        let max = Reading::new("team", team.id).number("sandboxes_max", team.sandboxes_max)?;
+        let max = RowReader::new("team", team.id).number("sandboxes_max", team.sandboxes_max)?;
         if count >= u64::from(max) {
             return Err(InsertSandboxError::LimitReached { max });
         }
-        let inserted = sandbox::Entity::insert(form::row(sandbox)).exec_without_returning(&write.transaction).await;
+        let inserted = sandbox::Entity::insert(convert::row(sandbox)).exec_without_returning(&write.transaction).await;
         if let Err(error) = inserted {
             return Err(match error.sql_err() {
                 Some(SqlErr::UniqueConstraintViolation(_)) => {
@@ -228,17 +210,17 @@ impl Store {
         Ok(write.commit().await?)
     }
 
-    /// The creation succeeded: creating becomes running.
+    /// Records a successful creation: the state changes from creating to running.
     ///
     /// # Errors
-    /// [`UpdateSandboxError`]; [`UpdateSandboxError::WrongState`] if it was killed meanwhile.
+    /// [`UpdateSandboxError`]; [`UpdateSandboxError::WrongState`] if the sandbox was killed meanwhile.
     pub async fn update_sandbox_running(
         &self,
         sandbox_id: &SandboxId,
         execution_id: ExecutionId,
-        started: Started,
+        started: StartedSandbox,
     ) -> Result<(), UpdateSandboxError> {
-        let Started { started_at, end_at, envd_version } = started;
+        let StartedSandbox { started_at, end_at, envd_version } = started;
         let (write, row) =
             self.begin_update("starting sandbox", sandbox_id, execution_id, Some(SandboxState::Creating)).await?;
         let change = sandbox::ActiveModel {
@@ -267,7 +249,7 @@ impl Store {
         commit_update(write, change).await
     }
 
-    /// Sets the end of a running sandbox.
+    /// Sets the end time of a running sandbox.
     ///
     /// # Errors
     /// [`UpdateSandboxError`].
@@ -278,14 +260,15 @@ impl Store {
         end_at: Timestamp,
     ) -> Result<(), UpdateSandboxError> {
         let (write, row) = self
-            .begin_update("setting the end of sandbox", sandbox_id, execution_id, Some(SandboxState::Running))
+            .begin_update("setting the end time of sandbox", sandbox_id, execution_id, Some(SandboxState::Running))
             .await?;
         let change = sandbox::ActiveModel { end_at_us: Set(micros(end_at)), ..unchanged(row) };
         commit_update(write, change).await
     }
 
-    /// Moves the end of a running sandbox to `end_at`, unless it ends later anyway. Returns its end: what was there
-    /// before, to the microsecond, if that is not moved.
+    /// Moves the end time of a running sandbox to `end_at`, unless it is later already.
+    ///
+    /// Returns the resulting end time: the stored one, in microseconds, if it was not moved.
     ///
     /// # Errors
     /// [`UpdateSandboxError`].
@@ -298,7 +281,7 @@ impl Store {
         let (write, row) =
             self.begin_update("extending sandbox", sandbox_id, execution_id, Some(SandboxState::Running)).await?;
         let end_at_us = row.end_at_us.max(micros(end_at));
-        let end_at = Reading::new("sandbox", sandbox_id).time("end_at_us", end_at_us)?;
+        let end_at = RowReader::new("sandbox", sandbox_id).time("end_at_us", end_at_us)?;
         if end_at_us != row.end_at_us {
             let change = sandbox::ActiveModel { end_at_us: Set(end_at_us), ..unchanged(row) };
             commit_update(write, change).await?;
@@ -306,7 +289,7 @@ impl Store {
         Ok(end_at)
     }
 
-    /// Moves a running sandbox to killing if its end has come at `now`.
+    /// Changes a running sandbox to killing if its end time is not after `now`.
     ///
     /// # Errors
     /// [`UpdateSandboxError`].
@@ -318,9 +301,9 @@ impl Store {
     ) -> Result<Expiry, UpdateSandboxError> {
         let (write, row) =
             self.begin_update("expiring sandbox", sandbox_id, execution_id, Some(SandboxState::Running)).await?;
-        // Compared at the rows' precision: an end that lies within this microsecond has come.
+        // Compared at the rows' precision: an end time within the current microsecond is due.
         if row.end_at_us > micros(now) {
-            let end_at = Reading::new("sandbox", sandbox_id).time("end_at_us", row.end_at_us)?;
+            let end_at = RowReader::new("sandbox", sandbox_id).time("end_at_us", row.end_at_us)?;
             return Ok(Expiry::NotDue { end_at });
         }
         let change = sandbox::ActiveModel { state: Set(SandboxState::Killing.as_str().to_owned()), ..unchanged(row) };
@@ -328,7 +311,7 @@ impl Store {
         Ok(Expiry::Due)
     }
 
-    /// Deletes a sandbox, whatever its state.
+    /// Deletes a sandbox in any state.
     ///
     /// # Errors
     /// [`UpdateSandboxError`] except [`UpdateSandboxError::WrongState`].
@@ -343,7 +326,7 @@ impl Store {
         Ok(write.commit().await?)
     }
 
-    /// A sandbox, whoever's it is.
+    /// Returns a sandbox of any team.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Damaged`].
@@ -352,7 +335,7 @@ impl Store {
         row.map_err(failed("reading sandbox", sandbox_id))?.map(Sandbox::try_from).transpose()
     }
 
-    /// All sandboxes of all teams, oldest first: for starting and for reconcilers, not for requests.
+    /// Returns all sandboxes of all teams, oldest first: for the start and for reconcilers, not for requests.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Damaged`].
@@ -366,7 +349,7 @@ impl Store {
         rows.into_iter().map(Sandbox::try_from).collect()
     }
 
-    /// Begins a change of the sandbox if `execution_id` is its present execution and `from` its state.
+    /// Begins a change of the sandbox if `execution_id` is its current execution and `from` its state.
     async fn begin_update(
         &self,
         action: &'static str,
@@ -385,7 +368,7 @@ impl Store {
             let current = ExecutionId::from_uuid(row.execution_id);
             return Err(UpdateSandboxError::Superseded { sandbox_id: sandbox_id.clone(), current });
         }
-        let state = form::read_state(&Reading::new("sandbox", sandbox_id), &row.state)?;
+        let state = convert::read_state(&RowReader::new("sandbox", sandbox_id), &row.state)?;
         if from.is_some_and(|from| from != state) {
             return Err(UpdateSandboxError::WrongState { sandbox_id: sandbox_id.clone(), state });
         }
@@ -393,7 +376,7 @@ impl Store {
     }
 }
 
-/// A change of nothing yet, to the row that was read.
+/// Returns a change of the row that changes no column yet.
 fn unchanged(row: sandbox::Model) -> sandbox::ActiveModel {
     sandbox::ActiveModel { id: Unchanged(row.id), ..Default::default() }
 }

@@ -1,4 +1,4 @@
-//! Teams: what they may use, and whether they may.
+//! Teams: their limits and their standing.
 
 use std::time::Duration;
 
@@ -10,44 +10,43 @@ use sea_orm::{ActiveModelTrait as _, ColumnTrait as _, EntityTrait as _, QueryFi
 use crate::connection::Store;
 use crate::entity::team;
 use crate::error::{Error, failed};
-use crate::row::{Reading, UnknownWord, millis, now_micros};
+use crate::row::{RowReader, UnknownValue, millis, now_micros};
 
-/// Longest slug: a namespace of template references.
+/// Maximum characters of a slug, which is a namespace of template references.
 const SLUG_CHARS_MAX: usize = 64;
 
 /// A tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Team {
-    /// The team.
     pub id: TeamId,
     /// The namespace of its templates. Unique.
     pub slug: String,
-    /// For people.
+    /// Display name.
     pub name: String,
-    /// What it may use.
     pub limits: Limits,
-    /// Whether it may.
     pub standing: Standing,
 }
 
-/// What a team may use.
+/// Limits of a team.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Sandboxes at the same time.
+    /// Maximum number of concurrent sandboxes.
     pub sandboxes_max: u32,
-    /// Longest timeout of a sandbox. Kept in milliseconds.
+    /// Longest timeout of a sandbox. Stored in milliseconds.
     pub sandbox_length_max: Duration,
-    /// Virtual CPUs of one sandbox: what a template may be built with.
+    /// Maximum number of virtual CPUs of a template, and so of a sandbox.
     pub vcpus_max: u32,
-    /// Memory of one sandbox: what a template may be built with.
+    /// Maximum memory of a template, and so of a sandbox.
     pub memory_mib_max: u32,
-    /// Builds of templates at the same time.
+    /// Maximum number of concurrent builds of templates.
     pub builds_max: u32,
 }
 
 impl Limits {
-    /// What a team may use when nobody says otherwise: the contract's values, but a day instead of an hour, which is
-    /// what clients with long runs ask for and its larger plans allow.
+    /// Limits of a team for which an operator sets none.
+    ///
+    /// They are the values of E2B's contract, except that a sandbox may run for a day instead of an hour: clients with
+    /// long runs request that, and E2B's larger plans allow it.
     pub const STANDARD: Self = Self {
         sandboxes_max: 20,
         sandbox_length_max: Duration::from_secs(24 * 60 * 60),
@@ -57,19 +56,19 @@ impl Limits {
     };
 }
 
-/// Whether a team may use what it may use.
+/// Team standing: active, blocked or banned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
-    /// It may.
+    /// No restrictions besides the limits.
     Active,
-    /// It may read and delete only.
+    /// The team may only read and delete.
     Blocked {
-        /// What it is told.
+        /// Text shown to the team.
         reason: String,
     },
-    /// It may not do anything.
+    /// The team may not do anything.
     Banned {
-        /// What it is told.
+        /// Text shown to the team.
         reason: String,
     },
 }
@@ -79,13 +78,12 @@ pub enum Standing {
 pub struct NewTeam {
     /// The namespace of its templates: 1 to 64 characters of `[a-z0-9-_]`.
     pub slug: String,
-    /// For people.
+    /// Display name.
     pub name: String,
-    /// What it may use.
     pub limits: Limits,
 }
 
-/// Why a team was not created.
+/// Reason why a team was not created.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateTeamError {
     /// The slug could not be written in a template reference.
@@ -93,17 +91,14 @@ pub enum CreateTeamError {
     SlugInvalid,
     /// Another team has the slug.
     #[error("there is a team `{slug}` already")]
-    SlugTaken {
-        /// The slug.
-        slug: String,
-    },
-    /// The store could not answer.
+    SlugTaken { slug: String },
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] Error),
 }
 
 impl Store {
-    /// A team.
+    /// Returns a team.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Damaged`].
@@ -112,7 +107,7 @@ impl Store {
         row.map_err(failed("reading team", id))?.map(Team::try_from).transpose()
     }
 
-    /// The team with a slug.
+    /// Returns the team with a slug.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Damaged`].
@@ -121,7 +116,7 @@ impl Store {
         row.map_err(failed("reading team", slug))?.map(Team::try_from).transpose()
     }
 
-    /// All teams, in the order they were created.
+    /// Returns all teams, oldest first.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Damaged`].
@@ -131,7 +126,7 @@ impl Store {
         rows.into_iter().map(Team::try_from).collect()
     }
 
-    /// Creates a team in good standing.
+    /// Creates a team with active standing.
     ///
     /// # Errors
     /// [`CreateTeamError`].
@@ -167,7 +162,7 @@ impl Store {
         Ok(row)
     }
 
-    /// Changes what a team may use. What it uses already stays. `false`: there is no such team.
+    /// Sets the limits of a team. Current usage above them continues. Returns `false` if the team does not exist.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Commit`].
@@ -188,7 +183,7 @@ impl Store {
         Ok(updated.rows_affected > 0)
     }
 
-    /// Blocks, bans or reinstates a team. `false`: there is no such team.
+    /// Blocks, bans or reinstates a team. Returns `false` if the team does not exist.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Commit`].
@@ -232,19 +227,19 @@ impl TryFrom<team::Model> for Team {
             standing_reason,
             created_at_us: _,
         } = row;
-        let reading = Reading::new("team", id);
+        let reader = RowReader::new("team", id);
         let standing = match standing.as_str() {
             ACTIVE => Standing::Active,
             BLOCKED => Standing::Blocked { reason: standing_reason.unwrap_or_default() },
             BANNED => Standing::Banned { reason: standing_reason.unwrap_or_default() },
-            _ => return Err(reading.damaged("standing", UnknownWord(standing))),
+            _ => return Err(reader.damaged("standing", UnknownValue(standing))),
         };
         let limits = Limits {
-            sandboxes_max: reading.number("sandboxes_max", sandboxes_max)?,
-            sandbox_length_max: reading.length("sandbox_length_max_ms", sandbox_length_max_ms)?,
-            vcpus_max: reading.number("vcpus_max", vcpus_max)?,
-            memory_mib_max: reading.number("memory_mib_max", memory_mib_max)?,
-            builds_max: reading.number("builds_max", builds_max)?,
+            sandboxes_max: reader.number("sandboxes_max", sandboxes_max)?,
+            sandbox_length_max: reader.length("sandbox_length_max_ms", sandbox_length_max_ms)?,
+            vcpus_max: reader.number("vcpus_max", vcpus_max)?,
+            memory_mib_max: reader.number("memory_mib_max", memory_mib_max)?,
+            builds_max: reader.number("builds_max", builds_max)?,
         };
         Ok(Self { id: TeamId::from_uuid(id), slug, name, limits, standing })
     }

@@ -1,8 +1,8 @@
-//! Templates: their names, their builds, and what a reference means.
+//! Templates: aliases, builds, and resolution of references.
 //!
 //! A **template** has at most one **alias** per namespace (a team's slug, or none: global) and many **builds**. A
-//! **tag** of a template is a row of assignments to builds; the newest one whose build is ready is what the tag means,
-//! so a tag that was given to a build that then failed still means the build before.
+//! **tag** of a template is a sequence of assignments to builds. It refers to the newest of them whose build is ready,
+//! so a tag that was assigned to a build that then failed still refers to the previous build.
 
 mod register;
 
@@ -18,22 +18,21 @@ pub use self::register::{NewBuild, RegisterBuildError};
 use crate::connection::Store;
 use crate::entity::{build, tag_assignment, template, template_alias};
 use crate::error::{Error, failed};
-use crate::row::{Reading, UnknownWord};
+use crate::row::{RowReader, UnknownValue};
 use crate::team::Team;
 
-/// How the global namespace is kept: a null is equal to no other, and could not be unique.
+/// Stored value of the global namespace. Not null, because nulls are never equal, so aliases could not be unique.
 const GLOBAL: &str = "";
 
 /// A named buildable environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
-    /// The template.
     pub id: TemplateId,
-    /// Whose it is; `None`: the platform's.
+    /// The owner; `None`: the platform.
     pub team_id: Option<TeamId>,
-    /// Whether other teams may use it.
+    /// `true` if other teams may use it.
     pub public: bool,
-    /// When it was first registered.
+    /// Time of its first registration.
     pub created_at: Timestamp,
 }
 
@@ -43,53 +42,48 @@ impl Template {
     }
 }
 
-/// A human name of a template.
+/// A readable name of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Alias {
     /// A team's slug; `None`: global.
     pub namespace: Option<String>,
-    /// The name.
     pub name: String,
 }
 
 /// One result of building a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Build {
-    /// The build.
     pub id: BuildId,
-    /// What it is a build of.
     pub template_id: TemplateId,
-    /// How far it is.
     pub status: BuildStatus,
-    /// The virtual hardware of its sandboxes.
+    /// Virtual hardware of its sandboxes.
     pub resources: Resources,
-    /// Version of the guest daemon in it.
+    /// Version of the guest daemon in the build.
     pub envd_version: String,
-    /// Version of the guest kernel it was snapshotted with.
+    /// Version of the guest kernel in its snapshot.
     pub kernel_version: String,
-    /// When it was registered.
+    /// Start of the build.
     pub created_at: Timestamp,
-    /// When it became ready or failed.
+    /// Time at which it became ready or failed.
     pub finished_at: Option<Timestamp>,
 }
 
-/// How far a build is.
+/// Progress of a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BuildStatus {
     /// Registered, not started.
     Waiting,
-    /// Being built.
     Building,
     /// Sandboxes can be created from it.
     Ready,
-    /// Failed.
+    /// The build failed.
     Error,
 }
 
 impl BuildStatus {
     const ALL: [Self; 4] = [Self::Waiting, Self::Building, Self::Ready, Self::Error];
 
-    /// The word that is kept and shown.
+    /// Returns the value that is stored and shown to clients.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -101,53 +95,48 @@ impl BuildStatus {
     }
 }
 
-/// What a reference means.
+/// Template and build that a reference resolves to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Resolved {
-    /// The template.
+pub struct ResolvedTemplate {
     pub template: Template,
-    /// Its build: ready.
+    /// The build; always ready.
     pub build: Build,
-    /// The template's first name in any namespace.
+    /// The template's oldest alias in any namespace.
     pub alias: Option<String>,
 }
 
-/// Why a reference means nothing to a team.
+/// Reason why a reference does not resolve for a team.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
-    /// No template has this name or id.
+    /// No template has this alias or id.
     #[error("template `{reference}` not found")]
-    UnknownTemplate {
-        /// As asked.
-        reference: TemplateReference,
-    },
-    /// The template has no ready build of this tag, or with this id.
+    UnknownTemplate { reference: TemplateReference },
+    /// The template has no ready build with this tag or id.
     #[error("template `{reference}` has no ready build `{tag}`")]
     UnknownTag {
-        /// As asked.
         reference: TemplateReference,
-        /// The tag that was meant.
+        /// The tag of the reference, or the default tag.
         tag: Tag,
     },
-    /// The template is another team's and not public. Most answers must not tell this apart from an unknown one.
+    /// The template belongs to another team and is not public.
+    ///
+    /// Most replies to clients must not distinguish this from an unknown template.
     #[error("template `{reference}` belongs to another team")]
-    Private {
-        /// As asked.
-        reference: TemplateReference,
-    },
-    /// The store could not answer.
+    Private { reference: TemplateReference },
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] Error),
 }
 
 impl Store {
-    /// The template that a team means by a reference, whatever the tag.
+    /// Resolves a reference to a template for a team, whatever the tag.
     ///
-    /// A namespace that was given is the only one looked into. A bare name is looked for in the team's own namespace,
-    /// then among global aliases, then among template ids; the first one found is meant, whether accessible or not.
+    /// If the reference has a namespace, only that namespace is searched. A bare name is searched in the team's own
+    /// namespace, then among global aliases, then among template ids; the first match is final, whether it is
+    /// accessible or not.
     ///
     /// # Errors
-    /// All of [`ResolveError`] but [`ResolveError::UnknownTag`].
+    /// All of [`ResolveError`] except [`ResolveError::UnknownTag`].
     pub async fn resolve_template(&self, reference: &TemplateReference, team: &Team) -> Result<Template, ResolveError> {
         let found = find_template(&self.database, reference, team)
             .await
@@ -160,12 +149,14 @@ impl Store {
         Ok(template)
     }
 
-    /// The build that a team means by a reference: of [the template](Store::resolve_template), the one with the tag's
-    /// id if the tag is a build id, otherwise the newest assigned to the tag; ready in either case.
+    /// Resolves a reference to a ready build for a team.
+    ///
+    /// Of [the template](Store::resolve_template), it is the build with the tag's id if the tag is a build id,
+    /// otherwise the newest ready build assigned to the tag.
     ///
     /// # Errors
     /// [`ResolveError`].
-    pub async fn resolve(&self, reference: &TemplateReference, team: &Team) -> Result<Resolved, ResolveError> {
+    pub async fn resolve(&self, reference: &TemplateReference, team: &Team) -> Result<ResolvedTemplate, ResolveError> {
         let template = self.resolve_template(reference, team).await?;
         let tag = reference.tag();
         let build = find_ready(&self.database, &template.id, &tag)
@@ -180,17 +171,17 @@ impl Store {
             .one(&self.database)
             .await
             .map_err(failed("reading the aliases of template", &template.id))?;
-        Ok(Resolved { template, build, alias: alias.map(|row| row.alias) })
+        Ok(ResolvedTemplate { template, build, alias: alias.map(|row| row.alias) })
     }
 }
 
-type Found<T> = Result<Option<T>, sea_orm::DbErr>;
+type FindResult<T> = Result<Option<T>, sea_orm::DbErr>;
 
 async fn find_template(
     database: &impl ConnectionTrait,
     reference: &TemplateReference,
     team: &Team,
-) -> Found<template::Model> {
+) -> FindResult<template::Model> {
     let name = reference.name();
     if let Some(namespace) = reference.namespace() {
         return find_by_alias(database, namespace, name).await;
@@ -203,7 +194,7 @@ async fn find_template(
     template::Entity::find_by_id(name).one(database).await
 }
 
-async fn find_by_alias(database: &impl ConnectionTrait, namespace: &str, alias: &str) -> Found<template::Model> {
+async fn find_by_alias(database: &impl ConnectionTrait, namespace: &str, alias: &str) -> FindResult<template::Model> {
     let named = template_alias::Entity::find_by_id((namespace.to_owned(), alias.to_owned())).one(database).await?;
     match named {
         Some(named) => template::Entity::find_by_id(named.template_id).one(database).await,
@@ -211,7 +202,7 @@ async fn find_by_alias(database: &impl ConnectionTrait, namespace: &str, alias: 
     }
 }
 
-async fn find_ready(database: &impl ConnectionTrait, template_id: &TemplateId, tag: &Tag) -> Found<build::Model> {
+async fn find_ready(database: &impl ConnectionTrait, template_id: &TemplateId, tag: &Tag) -> FindResult<build::Model> {
     match build_id(tag) {
         Some(id) => {
             let found = build::Entity::find_by_id(id)
@@ -223,13 +214,13 @@ async fn find_ready(database: &impl ConnectionTrait, template_id: &TemplateId, t
     }
 }
 
-/// The build id that stands in place of a tag. Only the form with dashes: 32 digits may well be a tag.
+/// Parses a build id in place of a tag. Only the form with dashes is accepted: 32 digits without them are a valid tag.
 fn build_id(tag: &Tag) -> Option<Uuid> {
     let id = Uuid::try_parse(tag.as_str()).ok()?;
     (id.hyphenated().to_string() == tag.as_str()).then_some(id)
 }
 
-async fn find_tagged(database: &impl ConnectionTrait, template_id: &TemplateId, tag: &Tag) -> Found<build::Model> {
+async fn find_tagged(database: &impl ConnectionTrait, template_id: &TemplateId, tag: &Tag) -> FindResult<build::Model> {
     build::Entity::find()
         .join(JoinType::InnerJoin, tag_assignment::Relation::Build.def().rev())
         .filter(tag_assignment::Column::TemplateId.eq(template_id.as_str()))
@@ -246,12 +237,12 @@ impl TryFrom<template::Model> for Template {
 
     fn try_from(row: template::Model) -> Result<Self, Error> {
         let template::Model { id, team_id, public, created_at_us } = row;
-        let reading = Reading::new("template", &id);
+        let reader = RowReader::new("template", &id);
         Ok(Self {
-            id: reading.text("id", &id)?,
+            id: reader.text("id", &id)?,
             team_id: team_id.map(TeamId::from_uuid),
             public,
-            created_at: reading.time("created_at_us", created_at_us)?,
+            created_at: reader.time("created_at_us", created_at_us)?,
         })
     }
 }
@@ -272,21 +263,21 @@ impl TryFrom<build::Model> for Build {
             created_at_us,
             finished_at_us,
         } = row;
-        let reading = Reading::new("build", id);
+        let reader = RowReader::new("build", id);
         let known = BuildStatus::ALL.into_iter().find(|known| known.as_str() == status);
         Ok(Self {
             id: BuildId::from_uuid(id),
-            template_id: reading.text("template_id", &template_id)?,
-            status: known.ok_or_else(|| reading.damaged("status", UnknownWord(status)))?,
+            template_id: reader.text("template_id", &template_id)?,
+            status: known.ok_or_else(|| reader.damaged("status", UnknownValue(status)))?,
             resources: Resources {
-                vcpus: reading.number("vcpus", vcpus)?,
-                memory_mib: reading.number("memory_mib", memory_mib)?,
-                disk_mib: reading.number("disk_mib", disk_mib)?,
+                vcpus: reader.number("vcpus", vcpus)?,
+                memory_mib: reader.number("memory_mib", memory_mib)?,
+                disk_mib: reader.number("disk_mib", disk_mib)?,
             },
             envd_version,
             kernel_version,
-            created_at: reading.time("created_at_us", created_at_us)?,
-            finished_at: finished_at_us.map(|at| reading.time("finished_at_us", at)).transpose()?,
+            created_at: reader.time("created_at_us", created_at_us)?,
+            finished_at: finished_at_us.map(|at| reader.time("finished_at_us", at)).transpose()?,
         })
     }
 }

@@ -1,7 +1,8 @@
 //! Users and the teams they may act for.
 //!
-//! Who a user is, an identity provider says: its word for them is the subject of their tokens. Here is only which teams
-//! they may act for. One of a user's teams is their default: the one they chose, or the one they joined first.
+//! An identity provider authenticates users; its identifier for them is the subject of their tokens. The store only
+//! knows the teams that they may act for. One of a user's teams is their default: the chosen one, or the first one
+//! joined.
 
 use hearth_types::{TeamId, UserId};
 use jiff::Timestamp;
@@ -12,49 +13,46 @@ use sea_orm::{ActiveModelTrait as _, ColumnTrait as _, EntityTrait as _, QueryFi
 use crate::connection::Store;
 use crate::entity::{api_key, login, team, team_member, user_account, user_password};
 use crate::error::{Error, failed};
-use crate::row::{Reading, now_micros};
+use crate::row::{RowReader, now_micros};
 use crate::team::Team;
 
-/// Longest address, <https://www.rfc-editor.org/errata/eid1690>.
+/// Maximum characters of an email address, <https://www.rfc-editor.org/errata/eid1690>.
 const EMAIL_CHARS_MAX: usize = 254;
-/// Longest subject: what OpenID Connect allows.
+/// Maximum characters of a subject: the limit of OpenID Connect.
 const SUBJECT_CHARS_MAX: usize = 255;
 
 /// A person who may act for teams.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// The user.
     pub id: UserId,
-    /// What the identity provider calls them. Unique.
+    /// The identity provider's identifier for the user. Unique.
     pub subject: String,
-    /// Their address. Unique.
+    /// The user's email address. Unique.
     pub email: String,
-    /// When they were made known.
     pub created_at: Timestamp,
 }
 
 /// A user to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewUser {
-    /// Their address.
+    /// The user's email address.
     pub email: String,
-    /// What the identity provider calls them; `None`: by their id here.
+    /// The identity provider's identifier for the user; `None`: the user's id in this store.
     pub subject: Option<String>,
 }
 
 /// A team of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Membership {
-    /// The team.
     pub team: Team,
-    /// Whether it is the one that is meant when none is named. Exactly one of a user's teams is.
+    /// `true` for the team that is used when a client names none. Exactly one of a user's teams is the default.
     pub is_default: bool,
 }
 
-/// Why a user was not created.
+/// Reason why a user was not created.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateUserError {
-    /// The address cannot be one.
+    /// The text is not an email address.
     #[error("an address has the form name@host, and at most {EMAIL_CHARS_MAX} characters")]
     EmailInvalid,
     /// The subject is too short or too long.
@@ -62,33 +60,25 @@ pub enum CreateUserError {
     SubjectInvalid,
     /// Another user has the address or the subject.
     #[error("there is a user with the address `{email}` or with its subject already")]
-    Exists {
-        /// The address.
-        email: String,
-    },
-    /// The store could not answer.
+    Exists { email: String },
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] Error),
 }
 
-/// Why a user did not become a member.
+/// Reason why a user did not become a member of a team.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinTeamError {
-    /// There is no such user or no such team.
+    /// The user or the team does not exist.
     #[error("there is no user {user_id} or no team {team_id}")]
-    Unknown {
-        /// The user.
-        user_id: UserId,
-        /// The team.
-        team_id: TeamId,
-    },
-    /// The store could not answer.
+    Unknown { user_id: UserId, team_id: TeamId },
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] Error),
 }
 
 impl Store {
-    /// Makes a user known. They are a member of no team yet.
+    /// Creates a user. They are not a member of any team yet.
     ///
     /// # Errors
     /// [`CreateUserError`].
@@ -121,7 +111,7 @@ impl Store {
         Ok(user)
     }
 
-    /// All users, in the order they were made known.
+    /// Returns all users, oldest first.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Damaged`].
@@ -133,7 +123,7 @@ impl Store {
         rows.into_iter().map(User::try_from).collect()
     }
 
-    /// The user whom the identity provider calls so.
+    /// Returns the user with an identity provider's subject.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Damaged`].
@@ -143,7 +133,7 @@ impl Store {
         row.map_err(failed("reading user", subject))?.map(User::try_from).transpose()
     }
 
-    /// The user with an address.
+    /// Returns the user with an email address.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Damaged`].
@@ -153,7 +143,7 @@ impl Store {
         row.map_err(failed("reading user", email))?.map(User::try_from).transpose()
     }
 
-    /// The user with an id.
+    /// Returns the user with an id.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Damaged`].
@@ -162,7 +152,9 @@ impl Store {
         row.map_err(failed("reading user", id))?.map(User::try_from).transpose()
     }
 
-    /// Forgets a user, their memberships, their password and where they are logged in. Keys they made live on. `false`: there is no such user.
+    /// Deletes a user with their memberships, password and logins. Returns `false` if the user does not exist.
+    ///
+    /// API keys that they created stay valid.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Commit`].
@@ -216,7 +208,7 @@ impl Store {
         Ok(write.commit().await?)
     }
 
-    /// Ends a membership. `false`: there was none.
+    /// Removes a user from a team. Returns `false` if they were not a member.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Commit`].
@@ -230,7 +222,9 @@ impl Store {
         Ok(deleted.rows_affected > 0)
     }
 
-    /// Makes a team the default of a user. It counts while they are a member of it. `false`: there is no such user.
+    /// Makes a team the default of a user. Returns `false` if the user does not exist.
+    ///
+    /// The choice has an effect only while the user is a member of the team.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Commit`].
@@ -246,7 +240,7 @@ impl Store {
         Ok(updated.rows_affected > 0)
     }
 
-    /// The teams a user may act for, in the order they joined them.
+    /// Returns the teams that a user may act for, in the order in which they joined them.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Damaged`].
@@ -268,7 +262,7 @@ impl Store {
         Ok(memberships.map(|(index, team)| Membership { team, is_default: index == chosen }).collect())
     }
 
-    /// A team, if a user is a member of it.
+    /// Returns a team if a user is a member of it.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Damaged`].
@@ -294,12 +288,7 @@ impl TryFrom<user_account::Model> for User {
 
     fn try_from(row: user_account::Model) -> Result<Self, Error> {
         let user_account::Model { id, subject, email, default_team_id: _, created_at_us } = row;
-        let reading = Reading::new("user_account", id);
-        Ok(Self {
-            id: UserId::from_uuid(id),
-            subject,
-            email,
-            created_at: reading.time("created_at_us", created_at_us)?,
-        })
+        let reader = RowReader::new("user_account", id);
+        Ok(Self { id: UserId::from_uuid(id), subject, email, created_at: reader.time("created_at_us", created_at_us)? })
     }
 }

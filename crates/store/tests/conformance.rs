@@ -1,15 +1,15 @@
-//! What every backend of the store does, as one suite over a [`Store`] on an empty database; and what only files do.
+//! Conformance suite for all backends of the store, each case on an empty database; and tests of SQLite files only.
 
 #[path = "conformance/files.rs"]
 mod files;
 #[path = "conformance/full.rs"]
 mod full;
+#[path = "conformance/idempotency.rs"]
+mod idempotency;
 #[path = "conformance/lists.rs"]
 mod lists;
 #[path = "conformance/logins.rs"]
 mod logins;
-#[path = "conformance/named.rs"]
-mod named;
 #[path = "conformance/nodes.rs"]
 mod nodes;
 #[path = "conformance/postgres.rs"]
@@ -34,11 +34,11 @@ use jiff::Timestamp;
 use sea_orm::{ConnectionTrait as _, Database};
 use tempfile::TempDir;
 
-/// An empty database.
+/// A store with an empty database.
 struct Fixture {
     store: Store,
     config: Config,
-    /// Of SQLite's file.
+    /// Contains SQLite's file; unused for Postgres.
     folder: TempDir,
 }
 
@@ -57,12 +57,12 @@ impl Fixture {
         Self { store, config, folder }
     }
 
-    /// Another connection pool to the same database, as another process would have.
+    /// Opens a second connection pool to the same database, as another process would.
     async fn open_again(&self) -> Store {
         Store::open(&self.config).await.expect("the database opens again")
     }
 
-    /// What no caller of the store can do.
+    /// Executes SQL directly, for states that no call of the store can cause.
     async fn tamper(&self, sql: &str) {
         let database = Database::connect(&self.config.url).await.expect("the database opens");
         database.execute_unprepared(sql).await.expect(sql);
@@ -80,7 +80,7 @@ impl Fixture {
     }
 }
 
-/// A build as it is registered at first start.
+/// A build as it is registered at the first start.
 fn base() -> NewBuild {
     NewBuild {
         template_id: TemplateId::generate(),
@@ -97,7 +97,7 @@ fn base() -> NewBuild {
     }
 }
 
-/// A sandbox that is being created.
+/// A sandbox in the state creating.
 fn sandbox(team: &Team, build: &Build) -> Sandbox {
     Sandbox {
         sandbox_id: SandboxId::generate(),
@@ -144,9 +144,9 @@ macro_rules! conformance {
             )*
         }
 
-        /// All cases in one test, because all tests are processes of their own and a server takes long to start.
+        /// Runs all cases in one test: every test is a separate process, and a server takes long to start.
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn postgres_does_the_same() {
+        async fn postgres() {
             let server = std::sync::Arc::new(postgres::Server::start().await);
             files::many_open(&server.create("empty").await).await;
             postgres::one_control_role_claims_a_database(&server).await;
@@ -170,49 +170,49 @@ macro_rules! conformance {
 
 conformance! {
     teams::a_team_is_found_as_created,
-    teams::slugs_are_unique_and_fit_into_references,
+    teams::slugs_are_unique_and_valid_in_references,
     teams::a_team_changes_its_standing,
-    teams::a_key_leads_to_its_team,
-    teams::a_secret_is_one_key,
-    teams::the_latest_use_of_a_key_is_kept,
-    teams::limits_are_kept,
-    teams::a_team_keeps_its_own_keys,
+    teams::a_key_authenticates_its_team,
+    teams::a_secret_is_used_by_one_key_only,
+    teams::the_latest_use_of_a_key_wins,
+    teams::limits_are_stored,
+    teams::a_team_changes_only_its_own_keys,
     users::a_user_is_found_as_created,
     users::exactly_one_team_is_the_default,
-    users::keys_outlive_who_made_them,
+    users::keys_outlive_their_creator,
     users::keys_for_logins_replace_each_other,
     logins::a_password_is_set_changed_and_removed,
-    logins::a_used_refresh_token_ends_its_login,
+    logins::a_reused_refresh_token_deletes_its_login,
     logins::one_of_many_renewals_wins,
-    logins::logins_end,
-    named::a_name_is_one_request,
-    named::one_of_many_is_the_first,
-    nodes::the_last_wish_counts,
-    templates::a_registered_build_is_what_its_names_mean,
+    logins::logins_expire_and_are_deleted,
+    idempotency::a_key_identifies_one_request,
+    idempotency::one_of_many_parallel_calls_is_first,
+    nodes::the_last_write_wins,
+    templates::references_resolve_to_a_registered_build,
     templates::registering_again_changes_nothing,
-    templates::a_tag_means_its_newest_ready_build,
-    templates::a_build_id_stands_for_a_tag,
-    templates::names_are_looked_up_in_order,
-    templates::private_templates_are_their_team_s,
+    templates::a_tag_resolves_to_its_newest_ready_build,
+    templates::a_build_id_is_accepted_as_a_tag,
+    templates::namespaces_are_searched_in_order,
+    templates::private_templates_resolve_for_their_team_only,
     templates::an_alias_moves_between_templates_of_one_owner,
-    templates::what_belongs_to_others_is_refused,
+    templates::builds_of_other_owners_are_rejected,
     sandboxes::a_sandbox_is_read_as_written,
-    sandboxes::what_it_refers_to_must_exist,
-    sandboxes::exactly_the_limit_wins,
-    sandboxes::a_place_is_free_when_the_row_is_gone,
-    sandboxes::it_runs_and_ends,
-    sandboxes::a_creation_cannot_revive_what_was_killed,
+    sandboxes::dangling_references_are_rejected,
+    sandboxes::parallel_inserts_reach_the_limit_exactly,
+    sandboxes::deleting_the_row_frees_its_place_in_the_limit,
+    sandboxes::a_sandbox_runs_and_is_deleted,
+    sandboxes::a_late_creation_does_not_revive_a_killed_sandbox,
     sandboxes::stale_executions_change_nothing,
-    sandboxes::changes_are_for_the_state_they_were_decided_on,
+    sandboxes::changes_are_rejected_in_another_state,
     sandboxes::extending_never_shortens,
     sandboxes::expiry_and_extension_exclude_each_other,
-    sandboxes::a_damaged_row_is_told,
-    sandboxes::dropped_calls_leave_whole_rows,
+    sandboxes::a_damaged_row_is_reported,
+    sandboxes::dropped_calls_are_atomic,
     lists::all_sandboxes_of_all_teams_are_listed,
     lists::pages_agree_with_a_model,
-    lists::a_place_outlives_its_sandbox,
+    lists::a_cursor_outlives_its_sandbox,
     lists::metadata_is_compared_exactly,
-    files::reopening_keeps_everything,
-    files::a_newer_database_is_refused_and_left_alone,
+    files::rows_survive_reopening,
+    files::a_newer_database_is_rejected_unchanged,
     files::a_closed_store_fails,
 }

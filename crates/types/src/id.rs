@@ -1,4 +1,4 @@
-//! Every id is its own type; none of them is a bare string or UUID.
+//! Ids. Every kind of id is its own type; none is a bare string or UUID.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,10 +7,10 @@ use uuid::Uuid;
 
 const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 const RANDOM_CHARS: usize = 20;
-/// Longest id a parser accepts; ours have 21 characters.
+/// Longest id that a parser accepts; generated sandbox ids have 21 characters.
 const ID_CHARS_MAX: usize = 64;
 
-/// Why a text is not an id.
+/// Reason why a text is not an id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not a valid {kind}: {rule}")]
 pub struct IdError {
@@ -21,23 +21,24 @@ pub struct IdError {
 
 impl IdError {
     fn new(kind: &'static str, rule: &'static str, text: &str) -> Self {
-        // A hostile id may be long; the message must not be.
+        // A hostile id may be long; the message must be short.
         Self { kind, rule, text: text.chars().take(ID_CHARS_MAX).collect() }
     }
 }
 
-/// Characters from the operating system's random source, each of `[a-z0-9]` equally likely.
+/// Returns characters from the operating system's random source, each of `[a-z0-9]` equally likely.
 ///
 /// # Panics
-/// If the operating system has no random source (`getrandom(2)` fails), in which case no id could be trusted.
+/// If the operating system has no random source (`getrandom(2)` fails): no id could be trusted then.
 fn random_chars() -> String {
     let mut chars = String::with_capacity(RANDOM_CHARS);
     while chars.len() < RANDOM_CHARS {
         let mut bytes = [0u8; 32];
         getrandom::fill(&mut bytes).expect("the operating system has a random source");
-        // 252 is the largest multiple of 36 in a byte: larger values would make the first letters likelier.
-        let fair = bytes.iter().filter(|byte| **byte < 252).map(|byte| char::from(ALPHABET[usize::from(*byte) % 36]));
-        chars.extend(fair.take(RANDOM_CHARS - chars.len()));
+        // 252 is the largest multiple of 36 in a byte: larger values would make the first letters more likely.
+        let unbiased =
+            bytes.iter().filter(|byte| **byte < 252).map(|byte| char::from(ALPHABET[usize::from(*byte) % 36]));
+        chars.extend(unbiased.take(RANDOM_CHARS - chars.len()));
     }
     chars
 }
@@ -55,13 +56,13 @@ macro_rules! text_id {
         pub struct $name(String);
 
         impl $name {
-            /// A new random id.
+            /// Returns a new random id.
             #[must_use]
             pub fn generate() -> Self {
                 Self(format!("{}{}", $prefix, random_chars()))
             }
 
-            /// The id as it stands on the wire.
+            /// Returns the id as it is written on the wire.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -101,19 +102,19 @@ macro_rules! uuid_id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// A new random id.
+            /// Returns a new random id.
             #[must_use]
             pub fn generate() -> Self {
                 Self(Uuid::new_v4())
             }
 
-            /// Wraps an id that was read from where ids are kept.
+            /// Wraps an id that was read from storage.
             #[must_use]
             pub fn from_uuid(uuid: Uuid) -> Self {
                 Self(uuid)
             }
 
-            /// The id as a UUID.
+            /// Returns the id as a UUID.
             #[must_use]
             pub fn as_uuid(&self) -> Uuid {
                 self.0
@@ -143,7 +144,9 @@ macro_rules! uuid_id {
 }
 
 text_id!(
-    /// A user's isolated VM over all its pauses: `i` and 20 characters of `[a-z0-9]`. Never a dash: host names are split there.
+    /// A user's isolated VM across all its pauses: `i` and 20 characters of `[a-z0-9]`.
+    ///
+    /// It never contains a dash: host names are split there.
     SandboxId, "sandbox id", "i"
 );
 text_id!(
@@ -151,7 +154,7 @@ text_id!(
     TemplateId, "template id", ""
 );
 uuid_id!(
-    /// One run of a sandbox on one node: the fencing token. New at create and at each resume.
+    /// One run of a sandbox on one node: the fencing token. New at each create and resume.
     ExecutionId, "execution id"
 );
 uuid_id!(
@@ -163,7 +166,7 @@ uuid_id!(
     TeamId, "team id"
 );
 uuid_id!(
-    /// A tenant's credential (its row, not its secret).
+    /// A team's credential (its row, not its secret).
     ApiKeyId, "API key id"
 );
 uuid_id!(
@@ -171,7 +174,7 @@ uuid_id!(
     UserId, "user id"
 );
 uuid_id!(
-    /// A user who is logged in at one client, from the proof of who they are to the end of it.
+    /// A user's login at one client, from authentication to logout or expiry.
     LoginId, "login id"
 );
 
@@ -180,7 +183,7 @@ uuid_id!(
 pub struct NodeId(String);
 
 impl NodeId {
-    /// The id as it stands on the wire.
+    /// Returns the id as it is written on the wire.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -219,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn generated_ids_have_the_contract_s_form() {
+    fn generated_ids_match_the_contract() {
         let sandbox = SandboxId::generate();
         assert_eq!(sandbox.as_str().len(), 21);
         assert!(sandbox.as_str().starts_with('i'));
@@ -229,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_ids_are_refused_with_a_short_message() {
+    fn hostile_ids_are_rejected_with_a_short_message() {
         for text in ["", "i-a", "I0", "i/../../etc", "ä", "i\0", &"a".repeat(65)] {
             let error = text.parse::<SandboxId>().expect_err("hostile");
             assert!(error.to_string().len() < 250, "{error}");

@@ -1,53 +1,52 @@
-//! How visitors reach the ports of a sandbox, other than its guest daemon's.
+//! Rules for visitors of a sandbox's ports, except the guest daemon's.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-/// Stands for the port that was asked for.
+/// Placeholder for the requested port.
 const PORT: &str = "${PORT}";
-/// A host name has at most 253 bytes (RFC 1035); with a port and placeholders.
+/// A host name has at most 253 bytes (RFC 1035); the rest is for a port and placeholders.
 const BYTES_MAX: usize = 300;
 
-/// Who may visit, and how visitors' requests are passed on. None of it is about the guest daemon's port, which has a token and a
-/// host of its own.
+/// Access rules and request rewriting for visitors of a sandbox's ports.
+///
+/// The guest daemon's port is exempt: it has its own token and host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ingress {
-    /// Whether anybody may; otherwise the traffic token is needed.
+    /// `true` if all visitors are admitted; otherwise they need the traffic token.
     pub public: bool,
-    /// What programs see as the host instead of the one that was asked for.
+    /// Replaces the host of the request that programs in the sandbox see.
     pub host_mask: Option<HostMask>,
-    /// Ports that speak TLS. Their certificates are not verified: nobody vouches for a sandbox's.
+    /// Ports that speak TLS. Their certificates are not verified: no authority signs those of sandboxes.
     pub https_ports: BTreeSet<u16>,
 }
 
 impl Ingress {
-    /// Anybody may visit, and nothing is changed.
+    /// Admits all visitors and passes requests on unchanged.
     #[must_use]
     pub fn open() -> Self {
         Self { public: true, host_mask: None, https_ports: BTreeSet::new() }
     }
 }
 
-/// A host with an optional port, in which `${PORT}` stands for the port that was asked for.
+/// A host with an optional port, in which `${PORT}` stands for the requested port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostMask(String);
 
-/// Not a host with an optional port.
+/// The text is not a host with an optional port.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is no host: it has to be `host` or `host:port` in ASCII, where `${{PORT}}` stands for the port asked for"
-)]
+#[error("`{0}` is not a host: use `host` or `host:port` in ASCII, where `${{PORT}}` stands for the requested port")]
 pub struct HostMaskError(String);
 
 impl HostMask {
-    /// The host for requests to this port.
+    /// Returns the host for requests to this port.
     #[must_use]
     pub fn host(&self, port: u16) -> String {
         self.0.replace(PORT, &port.to_string())
     }
 
-    /// As it was given.
+    /// Returns the mask as written by the client.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -64,7 +63,7 @@ impl FromStr for HostMask {
     type Err = HostMaskError;
 
     fn from_str(text: &str) -> Result<Self, HostMaskError> {
-        // What holds for the longest port holds for all.
+        // A mask that is valid for the longest port is valid for all ports.
         let longest = text.replace(PORT, "65535");
         if text.len() > BYTES_MAX || !is_authority(&longest) {
             return Err(HostMaskError(text.chars().take(BYTES_MAX).collect()));

@@ -1,9 +1,9 @@
-//! The domain vocabulary as plain values.
+//! Domain vocabulary as plain values.
 //!
-//! Everything the rooms of Hearth say to each other is built from these types: [ids](mod@id), what a sandbox is to be
-//! ([`SandboxSpec`], [`Resources`]), where it runs ([`NodeAddress`], [`Route`], [`Machine`]), who may visit it ([`Ingress`]) and
-//! which template a caller means ([`TemplateReference`]). No serde, no protobuf, no SQL and no IO: wire, row and config forms are other types, converted
-//! at their border.
+//! The crates of Hearth exchange values of these types: [ids](mod@id), the specification of a sandbox ([`SandboxSpec`],
+//! [`Resources`]), its location ([`NodeAddress`], [`Route`], [`Machine`]), its rules for visitors ([`Ingress`]) and
+//! references to templates ([`TemplateReference`]). There is no serde, protobuf, SQL or IO here: wire, row and
+//! configuration forms are separate types, converted where they enter or leave.
 
 #![forbid(unsafe_code)]
 

@@ -1,59 +1,55 @@
-//! The machine that a node is: what it has, and how much of it is in use.
+//! Hardware of a node and its usage.
 
-/// What a machine's processors are, as Linux tells it.
+/// A node's processor. Texts are those of Linux's `/proc/cpuinfo`; empty if the kernel does not report them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
-    /// The family of the processor, a number.
+    /// Decimal number.
     pub cpu_family: String,
-    /// The model within the family, a number.
+    /// Decimal number within the family.
     pub cpu_model: String,
-    /// What the processor's maker calls it.
+    /// The manufacturer's name for the processor.
     pub cpu_model_name: String,
-    /// The instruction set: `x86_64`.
+    /// Instruction set: `x86_64`.
     pub cpu_architecture: String,
 }
 
-/// How much of a machine is in use, whoever uses it.
+/// Usage of a machine, by all processes together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Load {
-    /// Processors.
+    /// Number of processors.
     pub cpu_count: u32,
-    /// How busy all of them together were of late, 0 to 100.
+    /// Average utilization of all processors together since the node's previous measurement, 0 to 100.
     pub cpu_percent: u32,
-    /// Memory.
     pub memory_total_bytes: u64,
-    /// Memory that is not available to whoever asks for some.
+    /// Memory that is not available for new allocations.
     pub memory_used_bytes: u64,
-    /// Memory set aside as huge pages.
     pub huge_pages: HugePages,
-    /// The file systems that sandboxes are kept on.
+    /// File systems that store sandboxes.
     pub disks: Vec<Disk>,
 }
 
-/// Memory set aside as huge pages of the usual size.
+/// Memory reserved as huge pages of the default size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HugePages {
-    /// How many there are.
+    /// Number of pages.
     pub total: u64,
-    /// How many are in use.
+    /// Number of pages in use.
     pub used: u64,
-    /// How many are promised and not in use yet.
+    /// Number of pages that are promised but not in use yet.
     pub reserved: u64,
-    /// The size of one.
+    /// Size of one page.
     pub page_bytes: u64,
 }
 
 /// A file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
-    /// Where it is mounted.
     pub mount_point: String,
-    /// What is mounted there.
+    /// The mounted device.
     pub device: String,
-    /// Its kind, such as `ext4`.
+    /// Such as `ext4`.
     pub filesystem_type: String,
-    /// Bytes in use.
     pub used_bytes: u64,
-    /// Bytes in use and free.
+    /// Used and free bytes together.
     pub total_bytes: u64,
 }

@@ -1,27 +1,29 @@
-//! What a snapshot is bound to.
+//! Platform that a snapshot is bound to.
 
 use std::fmt;
 
-/// The machine that took a snapshot. Device state and memory of one platform mean nothing to another, so an artifact set
-/// records its platform and is only restored on an equal one.
+/// Properties of the machine that took a snapshot.
+///
+/// Device state and memory of one platform are not valid on another, so an artifact set records its platform and is
+/// only restored on an equal one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Platform {
     /// The driver, such as `qemu`.
     pub driver: String,
     /// Version of the VMM program.
     pub vmm_version: String,
-    /// Machine type with the revision of our device layout.
+    /// Machine type with the revision of Hearth's device layout.
     pub machine: String,
-    /// CPU model the guest sees.
+    /// CPU model that the guest sees.
     pub cpu_model: String,
-    /// What executes the guest's instructions, such as `kvm` or `tcg`.
+    /// Executes the guest's instructions, such as `kvm` or `tcg`.
     pub accelerator: String,
     /// Kind of network device backend; offloads negotiated with one are unknown to another.
     pub nic: String,
 }
 
 impl Platform {
-    /// The first property in which two platforms differ: its name, ours and theirs.
+    /// Returns the first property in which two platforms differ: its name, the value of `self`, the value of `other`.
     #[must_use]
     pub fn difference<'a>(&'a self, other: &'a Self) -> Option<(&'static str, &'a str, &'a str)> {
         let Self { driver, vmm_version, machine, cpu_model, accelerator, nic } = self;
@@ -34,8 +36,8 @@ impl Platform {
             ("network backend", nic, &other.nic),
         ]
         .into_iter()
-        .find(|(_, ours, theirs)| ours != theirs)
-        .map(|(property, ours, theirs)| (property, ours.as_str(), theirs.as_str()))
+        .find(|(_, own, theirs)| own != theirs)
+        .map(|(property, own, theirs)| (property, own.as_str(), theirs.as_str()))
     }
 }
 

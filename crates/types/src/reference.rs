@@ -1,39 +1,39 @@
-//! How a caller names a template: `[namespace/]name[:tag]`.
+//! References to templates: `[namespace/]name[:tag]`.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Longest reference that is looked at; names end at 128 characters, so nothing valid is longer.
+/// Longest reference that is parsed; names have at most 128 characters, so no valid reference is longer.
 const REFERENCE_CHARS_MAX: usize = 3 * 128 + 2;
 
-/// The tag that is meant when none is given.
+/// The tag of a reference without one.
 const TAG_DEFAULT: &str = "default";
 
-/// Why a text is not a template reference.
+/// Reason why a text is not a template reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
-    /// Nothing was left after trimming.
+    /// Only white space, or nothing.
     #[error("template reference is empty")]
     Empty,
     /// Longer than any valid reference.
     #[error("template reference is longer than {REFERENCE_CHARS_MAX} characters")]
     TooLong,
-    /// A part has a character outside of its alphabet.
+    /// A part has a character that is not allowed there.
     #[error("invalid {part} in template reference: only letters, digits, `-` and `_`{also} are allowed")]
     Invalid {
         /// `namespace`, `name` or `tag`.
         part: &'static str,
-        /// What else this part may contain.
+        /// Further characters that are allowed in this part.
         also: &'static str,
     },
 }
 
-/// A tag, or the id of a build where a tag may stand. Always lower case.
+/// A tag, or the id of a build in place of a tag. Always lower case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Tag(String);
 
 impl Tag {
-    /// The tag's text.
+    /// Returns the tag's text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -61,25 +61,25 @@ pub struct TemplateReference {
 }
 
 impl TemplateReference {
-    /// The team slug before the slash.
+    /// Returns the team slug before the slash.
     #[must_use]
     pub fn namespace(&self) -> Option<&str> {
         self.namespace.as_deref()
     }
 
-    /// An alias or a template id.
+    /// Returns the alias or template id.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The tag as written, if one was.
+    /// Returns the tag, if the reference has one.
     #[must_use]
     pub fn explicit_tag(&self) -> Option<&Tag> {
         self.tag.as_ref()
     }
 
-    /// The tag that is meant.
+    /// Returns the tag, or `default` if the reference has none.
     #[must_use]
     pub fn tag(&self) -> Tag {
         self.tag.clone().unwrap_or_default()

@@ -1,4 +1,4 @@
-//! Where a sandbox runs now.
+//! Route to a running sandbox.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use crate::{ExecutionId, Ingress, NodeId, SandboxId, Secret, TeamId};
 
-/// Where a node listens for one of its two services (cluster API, node-side proxy).
+/// Address of one of a node's two services (cluster API, node-side proxy).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum NodeAddress {
-    /// A Unix socket on this machine: the all-in-one form. Its folder's mode is its access control.
+    /// A Unix socket on this machine, used by the all-in-one role. The mode of its folder controls access.
     Unix(PathBuf),
     /// An address on the cluster's network.
     Tcp(SocketAddr),
@@ -27,18 +27,16 @@ impl fmt::Display for NodeAddress {
 /// A running sandbox and the node-side proxy that reaches it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    /// The sandbox.
     pub sandbox_id: SandboxId,
-    /// The run this route leads to; a newer one replaces it.
+    /// The run that this route leads to; a newer one replaces it.
     pub execution_id: ExecutionId,
-    /// Whose sandbox it is.
+    /// The sandbox's owner.
     pub team_id: TeamId,
-    /// The node it runs on.
+    /// The node that runs the sandbox.
     pub node_id: NodeId,
-    /// The node-side proxy.
     pub node_proxy: NodeAddress,
-    /// Who may visit its ports, and how.
+    /// Rules for visitors of the sandbox's ports.
     pub ingress: Ingress,
-    /// What visitors have to show where not anybody may; without one nobody gets in.
+    /// Token required from visitors when access is not public; without a token all visitors are then rejected.
     pub traffic_token: Option<Secret>,
 }

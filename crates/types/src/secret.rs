@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A credential. `Debug` and `Display` print a placeholder; reading it is explicit.
+/// A credential. `Debug` and `Display` print a placeholder; [`expose`](Self::expose) returns the value.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Secret(String);
 
@@ -13,7 +13,7 @@ impl Secret {
         Self(value.into())
     }
 
-    /// The credential itself. Compare it in constant time, never log it.
+    /// Returns the credential. Compare it in constant time, never log it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0

@@ -1,38 +1,37 @@
-//! What a sandbox is to be.
+//! Specification of a sandbox.
 
 use std::collections::BTreeMap;
 
 use crate::{BuildId, ExecutionId, SandboxId, Secret, TeamId, TemplateId};
 
-/// The virtual hardware of a build. A sandbox has that of its build.
+/// Virtual hardware of a build and of all sandboxes created from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resources {
-    /// Virtual CPUs.
+    /// Number of virtual CPUs.
     pub vcpus: u32,
     /// Guest memory in MiB.
     pub memory_mib: u32,
-    /// Size of the root disk in MiB, free and used together.
+    /// Size of the root disk in MiB, used and free space together.
     pub disk_mib: u32,
 }
 
-/// Everything a node needs to run a sandbox.
+/// Everything that a node needs to run a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxSpec {
-    /// The sandbox.
     pub sandbox_id: SandboxId,
-    /// This run of it.
+    /// This run of the sandbox.
     pub execution_id: ExecutionId,
-    /// Whose it is.
+    /// The sandbox's owner.
     pub team_id: TeamId,
     /// The template it was created from.
     pub template_id: TemplateId,
     /// The build whose artifacts are restored.
     pub build_id: BuildId,
-    /// Environment of all commands in it.
+    /// Environment of all commands in the sandbox.
     pub env_vars: BTreeMap<String, String>,
-    /// What the guest daemon demands from clients; `None`: nothing.
+    /// Token that the guest daemon requires from clients; `None`: it requires none.
     pub envd_access_token: Option<Secret>,
-    /// Whether the guest may reach addresses outside of the host at all.
+    /// `true` if the guest may reach addresses outside of the host.
     pub internet_access: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Windows of lines.
+//! Queries for lines in a window of time.
 
 use std::pin::pin;
 
@@ -11,10 +11,10 @@ use uuid::Uuid;
 
 use super::write::level_number;
 use crate::error::Cause;
-use crate::line::{Level, LogLine, Source, Stored};
+use crate::line::{Level, LogLine, Source, StoredLine};
 use crate::query::{Direction, Needle, QUERY_BYTES_MAX, QUERY_LINES_MAX, Query};
 
-/// Both orders are those of the index, so that nothing is sorted and reading may end anywhere.
+/// Query for lines. Both orders are those of the index, so nothing is sorted and reading may stop at any row.
 macro_rules! select {
     ($order:literal) => {
         concat!(
@@ -31,15 +31,17 @@ macro_rules! select {
 
 type Row = (i64, i64, bool, Uuid, Option<String>, String, String, String);
 
-/// Searching is done here and not by SQLite, whose functions end a text at its first zero byte and know only the upper
-/// case of ASCII. At worst all lines of one sandbox are looked at, which are bounded.
+/// Returns the lines that match a query.
+///
+/// The search is done here and not by SQLite, whose functions end a text at its first zero byte and know only the upper
+/// case of ASCII. At worst all lines of one sandbox are read, which are bounded.
 pub(super) async fn query(
     readers: &SqlitePool,
     team_id: TeamId,
     sandbox_id: &SandboxId,
     query: &Query,
     oldest: Timestamp,
-) -> Result<Vec<Stored>, Cause> {
+) -> Result<Vec<StoredLine>, Cause> {
     let Query { from, until, direction, limit, level_min, search } = query;
     let limit = (*limit).min(QUERY_LINES_MAX) as usize;
     if limit == 0 {
@@ -74,13 +76,13 @@ pub(super) async fn query(
     Ok(found)
 }
 
-/// The first whole microsecond that is not before this time: everything is kept in those.
+/// Returns the first whole microsecond that is not before this time: rows have microseconds.
 pub(super) fn first_microsecond(time: Timestamp) -> i64 {
     let micros = time.as_nanosecond().div_euclid(1000) + i128::from(time.as_nanosecond().rem_euclid(1000) > 0);
     i64::try_from(micros).unwrap_or(i64::MAX)
 }
 
-fn stored(team_id: TeamId, sandbox_id: &SandboxId, row: Row) -> Result<Stored, Cause> {
+fn stored(team_id: TeamId, sandbox_id: &SandboxId, row: Row) -> Result<StoredLine, Cause> {
     let (at_us, level, is_cut, execution_id, template_id, logger, message, fields) = row;
     let template_id = template_id.map(|text| text.parse()).transpose();
     let source = Source {
@@ -92,10 +94,10 @@ fn stored(team_id: TeamId, sandbox_id: &SandboxId, row: Row) -> Result<Stored, C
     let known = Level::ALL.into_iter().find(|known| level_number(*known) == level);
     let line = LogLine {
         at: Timestamp::from_microsecond(at_us).map_err(|error| Cause::damaged("at_us", error))?,
-        level: known.ok_or_else(|| Cause::damaged("level", format!("{level} is no level")))?,
+        level: known.ok_or_else(|| Cause::damaged("level", format!("{level} is not a level")))?,
         logger,
         message,
         fields: serde_json::from_str(&fields).map_err(|error| Cause::damaged("fields", error))?,
     };
-    Ok(Stored { source, line, is_cut })
+    Ok(StoredLine { source, line, is_cut })
 }

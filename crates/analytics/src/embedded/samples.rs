@@ -1,4 +1,4 @@
-//! Samples: keeping them, reading windows, and fewer of them with age.
+//! Recording samples, reading windows of them, and merging them with age.
 
 use std::collections::BTreeMap;
 
@@ -12,31 +12,32 @@ use super::space::{STEP_LINES, Space};
 use super::writer::Writer;
 use crate::error::Cause;
 use crate::sample::{
-    Bucket, RESOLUTIONS, Resolution, SAMPLE_INTERVAL, Sample, SampleQuery, Weighed, buckets, number, step_of, thin,
+    Bucket, RESOLUTIONS, Resolution, SAMPLE_INTERVAL, Sample, SampleQuery, WeightedSample, bucket_index, buckets,
+    downsample, step_of,
 };
 
-/// Time, weight, and what the sample tells, in its order.
+/// Time, weight, and the sample's values, in the order of its fields.
 type Row = (i64, i64, i64, f64, i64, i64, i64, i64, i64);
 
-/// The columns of a [`Row`].
+/// Query for the columns of a [`Row`].
 macro_rules! select {
-    ($rest:literal) => {
+    ($conditions:literal) => {
         concat!(
             "SELECT at_us, weight, cpu_count, cpu_used_pct, mem_total, mem_used, mem_cache, disk_total, disk_used
                 FROM sample WHERE ",
-            $rest
+            $conditions
         )
     };
 }
 
-pub(super) async fn keep(
+pub(super) async fn record(
     writer: &Writer,
     space: &Space,
     team_id: TeamId,
     sandbox_id: &SandboxId,
     sample: &Sample,
 ) -> Result<(), Cause> {
-    let mut connection = writer.lend().await?;
+    let mut connection = writer.acquire().await?;
     space.make_room_for_sample(&mut connection).await?;
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     query("INSERT INTO sampled (team_id, sandbox_id) VALUES (?, ?) ON CONFLICT DO NOTHING")
@@ -50,7 +51,7 @@ pub(super) async fn keep(
         .fetch_one(&mut *transaction)
         .await?;
     let Sample { at, cpu_count, cpu_used_pct, mem_total, mem_used, mem_cache, disk_total, disk_used } = *sample;
-    // A second word about the same microsecond adds nothing.
+    // A second sample of the same microsecond is ignored.
     query(
         "INSERT INTO sample
             (sandbox, at_us, step_s, weight, cpu_count, cpu_used_pct, mem_total, mem_used, mem_cache, disk_total,
@@ -70,7 +71,7 @@ pub(super) async fn keep(
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    connection.succeed();
+    connection.release();
     Ok(())
 }
 
@@ -82,7 +83,7 @@ pub(super) async fn range(
     oldest: Timestamp,
 ) -> Result<Vec<Sample>, Cause> {
     let SampleQuery { from, until, step } = *query;
-    // As many as merging leaves of a sandbox that was sampled for the whole retention: some thousands.
+    // Bounded by what merging leaves of a sandbox that was sampled for the whole retention: some thousands.
     let rows: Vec<Row> = query_as(select!(
         "sandbox = (SELECT id FROM sampled WHERE team_id = ? AND sandbox_id = ?) AND at_us >= ? AND at_us < ?
             ORDER BY at_us"
@@ -93,10 +94,10 @@ pub(super) async fn range(
     .bind(until.map_or(i64::MAX, first_microsecond))
     .fetch_all(readers)
     .await?;
-    let samples = rows.into_iter().map(weighed).collect::<Result<Vec<_>, Cause>>()?;
+    let samples = rows.into_iter().map(weighted).collect::<Result<Vec<_>, Cause>>()?;
     let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return Ok(Vec::new()) };
     let length = last.sample.at.duration_since(first.sample.at).unsigned_abs();
-    Ok(thin(samples, step.unwrap_or_else(|| step_of(length))))
+    Ok(downsample(samples, step.unwrap_or_else(|| step_of(length))))
 }
 
 pub(super) async fn latest(
@@ -118,13 +119,13 @@ pub(super) async fn latest(
         .fetch_optional(&mut *connection)
         .await?;
         if let Some(row) = row {
-            found.insert(sandbox_id.clone(), weighed(row)?.sample);
+            found.insert(sandbox_id.clone(), weighted(row)?.sample);
         }
     }
     Ok(found)
 }
 
-/// Deletes what is older.
+/// Deletes samples from before `oldest`.
 pub(super) async fn delete_aged(connection: &mut SqliteConnection, oldest: Timestamp) -> Result<(), Cause> {
     for Resolution { step, .. } in RESOLUTIONS {
         loop {
@@ -145,7 +146,7 @@ pub(super) async fn delete_aged(connection: &mut SqliteConnection, oldest: Times
     Ok(())
 }
 
-/// One step: some of the oldest of all, which are the coarsest; `false`: there are none.
+/// Deletes some of the oldest samples of all sandboxes, which are the coarsest. Returns `false` if there are none.
 pub(super) async fn delete_oldest(connection: &mut SqliteConnection) -> Result<bool, Cause> {
     let deleted = query(
         "DELETE FROM sample WHERE (sandbox, at_us) IN
@@ -157,20 +158,22 @@ pub(super) async fn delete_oldest(connection: &mut SqliteConnection) -> Result<b
     Ok(deleted.rows_affected() > 0)
 }
 
-/// Merges samples that have come to the age at which fewer are kept. Whoever waits to keep something has its turn after each
-/// step.
+/// Merges samples that have reached the age at which fewer are stored.
+///
+/// The connection is released after each step, so other writes wait for at most one step.
 pub(super) async fn merge_aged(writer: &Writer, now: Timestamp) -> Result<(), Cause> {
     for pair in RESOLUTIONS.windows(2) {
         let [finer, coarser] = pair else { continue };
-        // Only whole steps of the clock: a sample that comes to age later must not begin a second one.
+        // Only whole steps of the clock are merged: a sample that ages later must not start a second sample of the same
+        // step.
         let age = now.checked_sub(finer.range_max).unwrap_or(Timestamp::MIN);
         let step = seconds(coarser.step.as_secs());
-        let before_us = number(age, coarser.step).saturating_mul(step).saturating_mul(1_000_000);
+        let before_us = bucket_index(age, coarser.step).saturating_mul(step).saturating_mul(1_000_000);
         loop {
-            let mut connection = writer.lend().await?;
-            let is_rest = merge_some(&mut connection, finer, coarser, before_us).await?;
-            connection.succeed();
-            if !is_rest {
+            let mut connection = writer.acquire().await?;
+            let is_more = merge_some(&mut connection, finer, coarser, before_us).await?;
+            connection.release();
+            if !is_more {
                 break;
             }
         }
@@ -178,7 +181,7 @@ pub(super) async fn merge_aged(writer: &Writer, now: Timestamp) -> Result<(), Ca
     Ok(())
 }
 
-/// One step of it, for one sandbox; `false`: there is nothing left to merge.
+/// Merges some samples of one sandbox. Returns `false` if there is nothing to merge.
 async fn merge_some(
     connection: &mut SqliteConnection,
     finer: &Resolution,
@@ -201,8 +204,8 @@ async fn merge_some(
         .bind(STEP_LINES)
         .fetch_all(&mut *transaction)
         .await?;
-    let samples = rows.into_iter().map(weighed).collect::<Result<Vec<_>, Cause>>()?;
-    for Bucket { merged: Weighed { sample, weight }, last } in buckets(&samples, coarser.step) {
+    let samples = rows.into_iter().map(weighted).collect::<Result<Vec<_>, Cause>>()?;
+    for Bucket { merged: WeightedSample { sample, weight }, last } in buckets(&samples, coarser.step) {
         let first_us = sample.at.as_microsecond();
         query("DELETE FROM sample WHERE sandbox = ? AND at_us > ? AND at_us <= ? AND step_s = ?")
             .bind(sandbox)
@@ -211,7 +214,7 @@ async fn merge_some(
             .bind(fine)
             .execute(&mut *transaction)
             .await?;
-        // The first of them becomes all of them.
+        // The row of the bucket's first sample becomes the merged sample.
         query(
             "UPDATE sample SET step_s = ?, weight = ?, cpu_count = ?, cpu_used_pct = ?, mem_total = ?, mem_used = ?,
                 mem_cache = ?, disk_total = ?, disk_used = ? WHERE sandbox = ? AND at_us = ?",
@@ -234,7 +237,7 @@ async fn merge_some(
     Ok(true)
 }
 
-fn weighed(row: Row) -> Result<Weighed, Cause> {
+fn weighted(row: Row) -> Result<WeightedSample, Cause> {
     let (at_us, weight, cpu_count, cpu_used_pct, mem_total, mem_used, mem_cache, disk_total, disk_used) = row;
     let bytes = |column, value: i64| u64::try_from(value).map_err(|error| Cause::damaged(column, error));
     let sample = Sample {
@@ -247,10 +250,10 @@ fn weighed(row: Row) -> Result<Weighed, Cause> {
         disk_total: bytes("disk_total", disk_total)?,
         disk_used: bytes("disk_used", disk_used)?,
     };
-    Ok(Weighed { sample, weight: u32::try_from(weight).map_err(|error| Cause::damaged("weight", error))? })
+    Ok(WeightedSample { sample, weight: u32::try_from(weight).map_err(|error| Cause::damaged("weight", error))? })
 }
 
-/// Bounded by intake.
+/// Converts a number that intake has bounded.
 fn integer(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }

@@ -1,15 +1,19 @@
-//! The tables, step by step. Steps are only added, never changed once released, and never undone. The file's
-//! `user_version` counts those it has.
+//! Migrations of the tables.
+//!
+//! Migrations are only added. They are never changed once released, and never undone. The file's `user_version` is the
+//! number of applied migrations.
 
 use sea_orm::sqlx::{AssertSqlSafe, Connection as _, query_scalar, raw_sql};
 
 use super::writer::Writer;
 use crate::error::Cause;
 
-const STEPS: &[&str] = &[LOG_LINES, SAMPLES];
+const MIGRATIONS: &[&str] = &[LOG_LINES, SAMPLES];
 
-/// Ids grow with arrival, so the lowest are the oldest of all. The triggers are what keeps `bytes` true, and a sandbox
-/// without lines from staying.
+/// Tables of log lines.
+///
+/// Ids increase with arrival, so the lowest are the oldest of all sandboxes. The triggers maintain `bytes`, and delete
+/// a sandbox that has no lines.
 const LOG_LINES: &str = "
 CREATE TABLE sandbox (
     id INTEGER PRIMARY KEY,
@@ -41,8 +45,10 @@ CREATE TRIGGER line_went AFTER DELETE ON line BEGIN
 END;
 ";
 
-/// A sandbox's samples lie together. The indices are for what ages: the coarser a sample, the older it is. Rows are counted by
-/// triggers, since counting them one by one would take longer than adding one.
+/// Tables of samples and usages.
+///
+/// The samples of a sandbox are adjacent. The indices are for deletion by age: the coarser a sample, the older it is.
+/// Triggers count rows, because counting them one by one would take longer than adding one.
 const SAMPLES: &str = "
 CREATE TABLE counted (
     name TEXT PRIMARY KEY,
@@ -97,21 +103,21 @@ CREATE TRIGGER usage_went AFTER DELETE ON usage BEGIN
 END;
 ";
 
-/// Brings the tables up to date; `false`: a newer version did so before, and nothing was changed.
+/// Brings the tables up to date. Returns `false`, and changes nothing, if a newer version did so before.
 pub(super) async fn ensure(writer: &Writer) -> Result<bool, Cause> {
-    let mut connection = writer.lend().await?;
+    let mut connection = writer.acquire().await?;
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     let version: i64 = query_scalar("PRAGMA user_version").fetch_one(&mut *transaction).await?;
-    let Some(pending) = usize::try_from(version).ok().and_then(|version| STEPS.get(version..)) else {
+    let Some(pending) = usize::try_from(version).ok().and_then(|version| MIGRATIONS.get(version..)) else {
         return Ok(false);
     };
-    for step in pending {
-        raw_sql(*step).execute(&mut *transaction).await?;
+    for migration in pending {
+        raw_sql(*migration).execute(&mut *transaction).await?;
     }
-    // A pragma takes no parameters; this is a number of ours.
-    let version = AssertSqlSafe(format!("PRAGMA user_version = {}", STEPS.len()));
+    // A pragma takes no parameters; the number is a constant.
+    let version = AssertSqlSafe(format!("PRAGMA user_version = {}", MIGRATIONS.len()));
     raw_sql(version).execute(&mut *transaction).await?;
     transaction.commit().await?;
-    connection.succeed();
+    connection.release();
     Ok(true)
 }

@@ -1,7 +1,7 @@
-//! What has to go, and giving space back.
+//! Enforcement of the bounds: deletion of old rows, and return of free pages to the file system.
 //!
-//! Everything is deleted in small steps, each a transaction of its own: a step touches at most some hundred pages, which is
-//! what bounds the write-ahead log, and a failure or a cancelled call keeps what the steps before it achieved.
+//! Everything is deleted in small steps, each in its own transaction. A step touches at most some hundred pages, which
+//! bounds the write-ahead log. After a failure or a cancelled call, the previous steps remain effective.
 
 use std::path::PathBuf;
 
@@ -13,35 +13,34 @@ use sea_orm::sqlx::{AssertSqlSafe, Connection as _, query, query_as, query_scala
 use super::{samples, usages};
 use crate::error::Cause;
 
-/// Size of a page.
 pub(super) const PAGE_BYTES: u32 = 4096;
-/// The part of the file's bound that is set aside for the write-ahead log. It is emptied at half of it.
+/// Part of the file's bound that is reserved for the write-ahead log. The log is emptied at half of it.
 pub(super) const WAL_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Pages in the write-ahead log after which SQLite moves them into the file: 2 MiB.
 pub(super) const CHECKPOINT_PAGES: u64 = 512;
-/// What a line needs besides its texts: ids, times, headers, its place in the index, and what stays free in a page.
+/// Bytes that a line needs besides its texts: ids, times, headers, its index entry, and unused space in pages.
 pub(super) const LINE_OVERHEAD_BYTES: usize = 128;
 
-/// Pages that new lines need for each page of their texts, at worst: a text that is just longer than a page takes two.
+/// Pages that new lines need for each page of their texts, at worst: a text slightly longer than a page takes two.
 const PAGES_PER_TEXT_PAGE: u64 = 2;
-/// Lines, or rows of another kind, that one step deletes, at most: at worst each is on a page of its own.
+/// Maximum number of lines, or rows of another kind, that one step deletes: at worst each is on a separate page.
 pub(super) const STEP_LINES: i64 = 512;
-/// When something has to go, this part of the bound goes with it, so that not every append has to delete.
-const GOES_WITH_IT: u64 = 64;
-/// Free pages that stay in the file for the next lines: 4 MiB, which is also what goes at once of the default bound.
-const FREE_PAGES_KEPT: i64 = 1024;
+/// Fraction (1/N) of an exceeded bound that is freed in addition, so that not every append has to delete.
+const HEADROOM_FRACTION: u64 = 64;
+/// Free pages that stay in the file for the next lines: 4 MiB, which is also the headroom of the default bound.
+const FREE_PAGES_MAX: i64 = 1024;
 
-/// Which part of the file all samples together may need, and which all usages.
+/// Fractions (1/N) of the file for all samples together, and for all usages together.
 const SAMPLES_PART: u64 = 4;
 const USAGES_PART: u64 = 16;
-/// What a sample needs with its place in the index, when the pages are half empty.
+/// Bytes that a sample needs with its index entry, when pages are half empty.
 const SAMPLE_ROW_BYTES: u64 = 200;
-/// What a usage needs, in the same way.
+/// Bytes that a usage needs with its index entry, when pages are half empty.
 const USAGE_ROW_BYTES: u64 = 160;
-/// Pages that a transaction of few rows may need: one for each level of some trees, and as many when pages are divided.
+/// Pages that a transaction of few rows may need: one for each level of some trees, and as many again for page splits.
 const ROW_PAGES: u64 = 16;
 
-/// The bounds.
+/// The bounds of the file.
 #[derive(Debug)]
 pub(super) struct Space {
     pages_max: u64,
@@ -55,13 +54,14 @@ impl Space {
         Self { pages_max, sandbox_bytes_max, write_ahead_log }
     }
 
-    /// Most pages of the file.
+    /// Maximum number of pages of the file.
     pub(super) fn pages_max(&self) -> u64 {
         self.pages_max
     }
 
-    /// Makes room for so many bytes of a sandbox's lines: first at its own cost, then at that of the
-    /// team that has most.
+    /// Makes room for `bytes` of a sandbox's lines.
+    ///
+    /// The sandbox's own oldest lines are deleted first, then those of the team with the most bytes.
     pub(super) async fn make_room(
         &self,
         connection: &mut SqliteConnection,
@@ -74,10 +74,10 @@ impl Space {
         self.bound_write_ahead_log(connection).await
     }
 
-    /// Makes room for a sample: first among samples, then at the cost of the oldest lines.
+    /// Makes room for a sample: deletes the oldest samples first, then the oldest lines.
     pub(super) async fn make_room_for_sample(&self, connection: &mut SqliteConnection) -> Result<(), Cause> {
         let mut excess = Excess::new(self.pages_max * u64::from(PAGE_BYTES) / SAMPLES_PART / SAMPLE_ROW_BYTES);
-        while excess.of(counted(connection, "sample").await? + 1).is_some() {
+        while excess.of(row_count(connection, "sample").await? + 1).is_some() {
             if !samples::delete_oldest(connection).await? {
                 break;
             }
@@ -86,25 +86,25 @@ impl Space {
         self.bound_write_ahead_log(connection).await
     }
 
-    /// Makes room for the usages of so many teams.
+    /// Makes room for the usages of `teams` teams.
     pub(super) async fn make_room_for_usages(
         &self,
         connection: &mut SqliteConnection,
         teams: u64,
     ) -> Result<(), Cause> {
         let mut excess = Excess::new(self.pages_max * u64::from(PAGE_BYTES) / USAGES_PART / USAGE_ROW_BYTES);
-        while excess.of(counted(connection, "usage").await? + teams).is_some() {
+        while excess.of(row_count(connection, "usage").await? + teams).is_some() {
             if !usages::delete_oldest(connection).await? {
                 break;
             }
         }
-        // Each may be on a page of its own, and so its place in the index.
+        // Each row may be on a separate page, and so may its index entry.
         self.make_room_in_file(connection, ROW_PAGES + 2 * teams).await?;
         self.bound_write_ahead_log(connection).await
     }
 
     async fn bound_write_ahead_log(&self, connection: &mut SqliteConnection) -> Result<(), Cause> {
-        // Readers that follow each other without a gap keep SQLite from beginning the log anew.
+        // Overlapping readers without a gap prevent SQLite from restarting the log.
         let log_bytes = tokio::fs::metadata(&self.write_ahead_log).await.map_or(0, |metadata| metadata.len());
         if log_bytes > WAL_BYTES_MAX / 2 {
             empty_write_ahead_log(connection).await?;
@@ -148,20 +148,20 @@ impl Space {
         }
     }
 
-    /// Removes what is older than `oldest`, what is too much, and what is free.
+    /// Deletes rows that are older than `oldest` and rows beyond the bound, and returns free pages to the file system.
     pub(super) async fn tidy(&self, connection: &mut SqliteConnection, oldest: Timestamp) -> Result<(), Cause> {
         while delete_aged(connection, oldest).await? {}
         self.make_room_in_file(connection, 0).await?;
-        give_back(connection).await?;
-        // Never lower than what the file has, so it is set again when that became less. A pragma takes no parameters;
-        // this is a number of ours.
+        shrink(connection).await?;
+        // SQLite never sets the limit below the file's size, so it is set again after the file shrank. A pragma takes
+        // no parameters; the number is computed here.
         let cap = AssertSqlSafe(format!("PRAGMA max_page_count = {}", self.pages_max));
         raw_sql(cap).execute(&mut *connection).await?;
         empty_write_ahead_log(connection).await
     }
 }
 
-/// How much is too much. Once something is, more goes than has to.
+/// Amount by which a bound is exceeded. Once it is exceeded, the target is lowered by the headroom.
 #[derive(Debug)]
 struct Excess {
     max: u64,
@@ -173,36 +173,36 @@ impl Excess {
         Self { max, target: max }
     }
 
-    fn of(&mut self, wanted: u64) -> Option<u64> {
-        if wanted <= self.target {
+    fn of(&mut self, used: u64) -> Option<u64> {
+        if used <= self.target {
             return None;
         }
-        self.target = self.max - self.max / GOES_WITH_IT;
-        Some(wanted - self.target)
+        self.target = self.max - self.max / HEADROOM_FRACTION;
+        Some(used - self.target)
     }
 }
 
-/// How many rows of a kind there are.
-async fn counted(connection: &mut SqliteConnection, name: &'static str) -> Result<u64, Cause> {
-    let kept: i64 = query_scalar("SELECT kept FROM counted WHERE name = ?").bind(name).fetch_one(connection).await?;
-    Ok(u64::try_from(kept).unwrap_or(0))
+/// Returns the number of rows of a kind.
+async fn row_count(connection: &mut SqliteConnection, name: &'static str) -> Result<u64, Cause> {
+    let count: i64 = query_scalar("SELECT kept FROM counted WHERE name = ?").bind(name).fetch_one(connection).await?;
+    Ok(u64::try_from(count).unwrap_or(0))
 }
 
-/// The place of the last line that has to go, of lines in the order in which they go.
-fn last_to_go<P>(lines: impl IntoIterator<Item = (P, i64)>, bytes: u64) -> Option<P> {
-    let mut gone = 0u64;
+/// Returns the position of the last line to delete to free `bytes`, given lines in the order of deletion.
+fn last_to_delete<P>(lines: impl IntoIterator<Item = (P, i64)>, bytes: u64) -> Option<P> {
+    let mut freed = 0u64;
     let mut last = None;
-    for (place, line_bytes) in lines {
-        if gone >= bytes && last.is_some() {
+    for (position, line_bytes) in lines {
+        if freed >= bytes && last.is_some() {
             break;
         }
-        gone += u64::try_from(line_bytes).unwrap_or(0);
-        last = Some(place);
+        freed += u64::try_from(line_bytes).unwrap_or(0);
+        last = Some(position);
     }
     last
 }
 
-/// One step: the oldest lines of a sandbox, of about so many bytes.
+/// Deletes the oldest lines of a sandbox, of about `bytes` and at most [`STEP_LINES`].
 async fn delete_oldest_of(connection: &mut SqliteConnection, sandbox: i64, bytes: u64) -> Result<(), Cause> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     let lines: Vec<(i64, i64, i64)> =
@@ -211,8 +211,8 @@ async fn delete_oldest_of(connection: &mut SqliteConnection, sandbox: i64, bytes
             .bind(STEP_LINES)
             .fetch_all(&mut *transaction)
             .await?;
-    let last = last_to_go(lines.into_iter().map(|(at_us, id, bytes)| ((at_us, id), bytes)), bytes);
-    // The count would be wrong, and this would never end.
+    let last = last_to_delete(lines.into_iter().map(|(at_us, id, bytes)| ((at_us, id), bytes)), bytes);
+    // A wrong count would make the caller loop forever.
     let (at_us, id) = last.ok_or_else(|| Cause::damaged("bytes", "a sandbox has bytes but no lines"))?;
     query("DELETE FROM line WHERE sandbox = ? AND (at_us, id) <= (?, ?)")
         .bind(sandbox)
@@ -223,8 +223,9 @@ async fn delete_oldest_of(connection: &mut SqliteConnection, sandbox: i64, bytes
     Ok(transaction.commit().await?)
 }
 
-/// One step: the oldest lines of the team that has most, of about so many bytes; `false`: there are none. So a team that fills
-/// the file pays for it, and not those that say little.
+/// Deletes the oldest lines of the team with the most bytes, of about `bytes`. Returns `false` if there are none.
+///
+/// A team that fills the file loses its own lines, and not those of teams with little output.
 async fn delete_oldest(connection: &mut SqliteConnection, bytes: u64) -> Result<bool, Cause> {
     const MOST: &str = "SELECT team_id FROM sandbox GROUP BY team_id ORDER BY sum(bytes) DESC LIMIT 1";
     const OLDEST: &str = "SELECT id, bytes FROM line
@@ -234,17 +235,17 @@ async fn delete_oldest(connection: &mut SqliteConnection, bytes: u64) -> Result<
     let most: Option<Vec<u8>> = query_scalar(MOST).fetch_optional(&mut *transaction).await?;
     let Some(team) = most else { return Ok(false) };
     let lines: Vec<(i64, i64)> = query_as(OLDEST).bind(&team).bind(STEP_LINES).fetch_all(&mut *transaction).await?;
-    let Some(last) = last_to_go(lines, bytes) else { return Ok(false) };
+    let Some(last) = last_to_delete(lines, bytes) else { return Ok(false) };
     query(DELETE).bind(last).bind(&team).execute(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(true)
 }
 
-/// One step of deleting what is older; `false`: it was the last one.
+/// Deletes some lines that are older than `oldest`. Returns `false` if they were the last ones.
 ///
-/// A line was never said after it arrived (`intake` sees to it), and ids grow with arrival. So what arrived too long ago
-/// is a run of lowest ids that are all too old, and looking at those is enough: what a guest dated back is
-/// invisible like the rest, and goes when it comes to be among them.
+/// The time of a line is never after its arrival (`intake` ensures it), and ids increase with arrival. All lines that
+/// arrived before `oldest` are therefore the lowest ids and too old, and only those need to be examined. A line that a
+/// guest dated back is invisible as soon as its time is too old, and is deleted when it is among the lowest ids.
 async fn delete_aged(connection: &mut SqliteConnection, oldest: Timestamp) -> Result<bool, Cause> {
     let deleted = query(
         "DELETE FROM line WHERE id IN
@@ -257,23 +258,24 @@ async fn delete_aged(connection: &mut SqliteConnection, oldest: Timestamp) -> Re
     Ok(deleted.rows_affected() == u64::try_from(STEP_LINES).unwrap_or(0))
 }
 
-/// Gives free pages back to the file system, but for some.
-async fn give_back(connection: &mut SqliteConnection) -> Result<(), Cause> {
+/// Returns free pages to the file system, except [`FREE_PAGES_MAX`].
+async fn shrink(connection: &mut SqliteConnection) -> Result<(), Cause> {
     let mut before = i64::MAX;
     loop {
         let free: i64 = query_scalar("PRAGMA freelist_count").fetch_one(&mut *connection).await?;
-        // A file that was made without the means to shrink keeps its pages, for reuse.
-        if free <= FREE_PAGES_KEPT || free >= before {
+        // A file that was created without incremental vacuum cannot shrink; its pages are reused.
+        if free <= FREE_PAGES_MAX || free >= before {
             return Ok(());
         }
         before = free;
-        // At most 256 pages move.
+        // Moves at most 256 pages.
         raw_sql("PRAGMA incremental_vacuum(256)").execute(&mut *connection).await?;
     }
 }
 
-/// Moves all that the write-ahead log has into the file, and makes it empty. Waits for readers, but not for long: they may
-/// keep it for a while.
+/// Moves all pages of the write-ahead log into the file, and truncates it.
+///
+/// Waits for readers, but only briefly: they may use the log for a while.
 async fn empty_write_ahead_log(connection: &mut SqliteConnection) -> Result<(), Cause> {
     raw_sql("PRAGMA wal_checkpoint(TRUNCATE)").execute(connection).await?;
     Ok(())
@@ -286,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn once_something_has_to_go_more_goes() {
+    fn an_exceeded_bound_frees_headroom_too() {
         let mut excess = Excess::new(640);
         assert_eq!(excess.of(640), None);
         assert_eq!(excess.of(641), Some(11));
@@ -296,11 +298,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn as_few_go_as_have_to_and_at_least_one(
+        fn as_few_lines_as_needed_and_at_least_one_are_deleted(
             lines in prop::collection::vec(1i64..20, 0..20),
             bytes in 0u64..200,
         ) {
-            let last = last_to_go(lines.iter().copied().enumerate(), bytes);
+            let last = last_to_delete(lines.iter().copied().enumerate(), bytes);
             let Some(last) = last else {
                 prop_assert!(lines.is_empty());
                 return Ok(());

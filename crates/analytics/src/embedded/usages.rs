@@ -1,4 +1,4 @@
-//! What teams used.
+//! Recording and reading usages of teams.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use super::read::first_microsecond;
 use super::space::{STEP_LINES, Space};
 use super::writer::Writer;
 use crate::error::Cause;
-use crate::sample::{Usage, thin_usage};
+use crate::sample::{Usage, downsample_usages};
 
-pub(super) async fn keep(writer: &Writer, space: &Space, usages: &[(TeamId, Usage)]) -> Result<(), Cause> {
-    let mut connection = writer.lend().await?;
+pub(super) async fn record(writer: &Writer, space: &Space, usages: &[(TeamId, Usage)]) -> Result<(), Cause> {
+    let mut connection = writer.acquire().await?;
     space.make_room_for_usages(&mut connection, usages.len() as u64).await?;
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     for (team_id, usage) in usages {
@@ -32,7 +32,7 @@ pub(super) async fn keep(writer: &Writer, space: &Space, usages: &[(TeamId, Usag
         .await?;
     }
     transaction.commit().await?;
-    connection.succeed();
+    connection.release();
     Ok(())
 }
 
@@ -53,16 +53,16 @@ pub(super) async fn range(
     .fetch_all(readers)
     .await?;
     let usages = rows.into_iter().map(usage).collect::<Result<Vec<_>, Cause>>()?;
-    Ok(thin_usage(&usages, step))
+    Ok(downsample_usages(&usages, step))
 }
 
-/// Deletes what is older.
+/// Deletes usages from before `oldest`.
 pub(super) async fn delete_aged(connection: &mut SqliteConnection, oldest: Timestamp) -> Result<(), Cause> {
     while delete(connection, oldest.as_microsecond()).await? {}
     Ok(())
 }
 
-/// One step: some of the oldest of all; `false`: there are none.
+/// Deletes some of the oldest usages of all teams. Returns `false` if there are none.
 pub(super) async fn delete_oldest(connection: &mut SqliteConnection) -> Result<bool, Cause> {
     delete(connection, i64::MAX).await
 }

@@ -1,4 +1,4 @@
-//! Appending.
+//! Appending lines.
 
 use hearth_types::TemplateId;
 use sea_orm::sqlx::sqlite::SqliteConnection;
@@ -10,24 +10,24 @@ use crate::error::Cause;
 use crate::intake::Accepted;
 use crate::line::{Level, Source};
 
-/// Bytes of lines that are inserted at once: what bounds a transaction's part of the write-ahead log.
+/// Maximum bytes of lines in one transaction; bounds the transaction's part of the write-ahead log.
 const CHUNK_BYTES_MAX: usize = 1024 * 1024;
 
 pub(super) async fn append(writer: &Writer, space: &Space, source: &Source, lines: Vec<Accepted>) -> Result<(), Cause> {
-    let mut connection = writer.lend().await?;
-    let mut rest = lines.as_slice();
-    while !rest.is_empty() {
-        let (chunk, after) = rest.split_at(chunk_length(rest));
-        rest = after;
+    let mut connection = writer.acquire().await?;
+    let mut remaining = lines.as_slice();
+    while !remaining.is_empty() {
+        let (chunk, after) = remaining.split_at(chunk_length(remaining));
+        remaining = after;
         let bytes = chunk.iter().map(bytes).sum::<usize>() as u64;
         space.make_room(&mut connection, source.team_id, &source.sandbox_id, bytes).await?;
         insert(&mut connection, source, chunk).await?;
     }
-    connection.succeed();
+    connection.release();
     Ok(())
 }
 
-/// How many of the next lines are inserted at once; at least one.
+/// Returns the number of lines to insert in the next transaction; at least one.
 fn chunk_length(lines: &[Accepted]) -> usize {
     let mut sum = 0;
     let length = lines.iter().take_while(|line| {
@@ -37,7 +37,7 @@ fn chunk_length(lines: &[Accepted]) -> usize {
     length.count().max(1)
 }
 
-/// What a line costs its sandbox.
+/// Returns the bytes that a line counts against the bound of its sandbox.
 fn bytes(accepted: &Accepted) -> usize {
     accepted.line.bytes() + LINE_OVERHEAD_BYTES
 }
@@ -79,7 +79,7 @@ async fn insert(connection: &mut SqliteConnection, source: &Source, lines: &[Acc
     Ok(transaction.commit().await?)
 }
 
-/// A level as the table has it.
+/// Returns the number of a level in the table.
 pub(super) fn level_number(level: Level) -> i64 {
     match level {
         Level::Debug => 0,

@@ -1,8 +1,8 @@
-//! The connection that writes.
+//! The writing connection.
 //!
-//! SQLite, when its file cannot grow, rolls back by itself, and the rollback that follows fails: the library then counts a
-//! transaction that is gone, and refuses to begin another one on that connection for ever. So a connection is used again
-//! only if everything that was done with it succeeded.
+//! When its file cannot grow, SQLite rolls back by itself, and the rollback that follows fails: the library then still
+//! counts a transaction that no longer exists, and never begins another one on that connection. A connection is
+//! therefore reused only if all operations on it succeeded.
 
 use std::ops::{Deref, DerefMut};
 
@@ -10,7 +10,7 @@ use sea_orm::sqlx::pool::PoolConnection;
 use sea_orm::sqlx::sqlite::{SqliteConnection, SqlitePool};
 use sea_orm::sqlx::{self, Sqlite};
 
-/// A pool of one connection.
+/// Pool of the one writing connection.
 #[derive(Debug)]
 pub(super) struct Writer(SqlitePool);
 
@@ -19,9 +19,9 @@ impl Writer {
         Self(pool)
     }
 
-    /// The connection, when nobody else has it.
-    pub(super) async fn lend(&self) -> Result<Lent, sqlx::Error> {
-        Ok(Lent { connection: self.0.acquire().await?, has_succeeded: false })
+    /// Waits for the connection.
+    pub(super) async fn acquire(&self) -> Result<WriteConnection, sqlx::Error> {
+        Ok(WriteConnection { connection: self.0.acquire().await?, has_succeeded: false })
     }
 
     pub(super) async fn close(&self) {
@@ -34,20 +34,22 @@ impl Writer {
     }
 }
 
-/// The connection in use. Closed when it is dropped before [`Lent::succeed`]: after an error, or with a dropped call.
-pub(super) struct Lent {
+/// The connection while it is in use.
+///
+/// It is closed if it is dropped before [`WriteConnection::release`]: after an error, or with a dropped call.
+pub(super) struct WriteConnection {
     connection: PoolConnection<Sqlite>,
     has_succeeded: bool,
 }
 
-impl Lent {
-    /// Gives the connection back for others to use.
-    pub(super) fn succeed(mut self) {
+impl WriteConnection {
+    /// Returns the connection to the pool. Call it only if all operations on it succeeded.
+    pub(super) fn release(mut self) {
         self.has_succeeded = true;
     }
 }
 
-impl Drop for Lent {
+impl Drop for WriteConnection {
     fn drop(&mut self) {
         if !self.has_succeeded {
             self.connection.close_on_drop();
@@ -55,7 +57,7 @@ impl Drop for Lent {
     }
 }
 
-impl Deref for Lent {
+impl Deref for WriteConnection {
     type Target = SqliteConnection;
 
     fn deref(&self) -> &SqliteConnection {
@@ -63,7 +65,7 @@ impl Deref for Lent {
     }
 }
 
-impl DerefMut for Lent {
+impl DerefMut for WriteConnection {
     fn deref_mut(&mut self) -> &mut SqliteConnection {
         &mut self.connection
     }

@@ -1,4 +1,4 @@
-//! How much of a line is kept, and how much an answer has.
+//! Bounds of stored lines and of replies.
 
 use hearth_analytics::{
     CUT_MARK, Direction, FIELDS_BYTES_MAX, LOGGER_BYTES_MAX, LogLine, MESSAGE_BYTES_MAX, QUERY_BYTES_MAX,
@@ -7,7 +7,7 @@ use hearth_analytics::{
 
 use crate::{Fixture, ago, everything, line, messages, source, texts};
 
-pub(crate) async fn long_lines_are_cut_and_say_so(fixture: &Fixture) {
+pub(crate) async fn long_lines_are_truncated_and_marked(fixture: &Fixture) {
     let source = source();
     let exact = LogLine {
         at: ago(3),
@@ -28,12 +28,12 @@ pub(crate) async fn long_lines_are_cut_and_say_so(fixture: &Fixture) {
     }
 }
 
-pub(crate) async fn an_answer_has_so_many_lines(fixture: &Fixture) {
+pub(crate) async fn the_lines_of_a_reply_are_bounded(fixture: &Fixture) {
     let source = source();
     let at = ago(1_000_000);
     let max = QUERY_LINES_MAX as usize;
-    let said: Vec<LogLine> = (0..max + 5).map(|number| LogLine { at, ..line(&number.to_string()) }).collect();
-    fixture.append(&source, &said).await;
+    let appended: Vec<LogLine> = (0..max + 5).map(|number| LogLine { at, ..line(&number.to_string()) }).collect();
+    fixture.append(&source, &appended).await;
     for (limit, expected) in [(0, 0), (1, 1), (QUERY_LINES_MAX, max), (QUERY_LINES_MAX + 1, max), (u32::MAX, max)] {
         for (direction, first) in [(Direction::Forward, "0"), (Direction::Backward, "1004")] {
             let found = fixture.query(&source, &Query { limit, direction, ..everything() }).await;
@@ -42,11 +42,11 @@ pub(crate) async fn an_answer_has_so_many_lines(fixture: &Fixture) {
     }
 }
 
-pub(crate) async fn an_answer_has_so_many_bytes(fixture: &Fixture) {
+pub(crate) async fn the_bytes_of_a_reply_are_bounded(fixture: &Fixture) {
     let source = source();
     let lines_max = QUERY_BYTES_MAX / MESSAGE_BYTES_MAX;
-    let said = vec![LogLine { logger: String::new(), ..line(&"\0".repeat(MESSAGE_BYTES_MAX)) }; lines_max + 5];
-    fixture.append(&source, &said).await;
+    let appended = vec![LogLine { logger: String::new(), ..line(&"\0".repeat(MESSAGE_BYTES_MAX)) }; lines_max + 5];
+    fixture.append(&source, &appended).await;
     assert_eq!(fixture.all(&source).await.len(), lines_max);
     assert_eq!(fixture.query(&source, &Query { search: Some("\0".to_owned()), ..everything() }).await.len(), lines_max);
 }

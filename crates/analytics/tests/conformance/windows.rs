@@ -1,6 +1,6 @@
-//! Which lines a query means.
+//! Queries for lines: windows, filters and paging.
 
-use hearth_analytics::{Direction, Level, LogLine, Query, Stored};
+use hearth_analytics::{Direction, Level, LogLine, Query, StoredLine};
 use jiff::Timestamp;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -9,7 +9,7 @@ use tokio::task::block_in_place;
 
 use crate::{Fixture, ago, everything, line, messages, source, texts};
 
-/// What a query means, on a list in memory.
+/// Executes a query on a list in memory.
 fn model(population: &[LogLine], query: &Query) -> Vec<String> {
     let Query { from, until, direction, limit, level_min, search } = query;
     let mut lines: Vec<&LogLine> = population.iter().collect();
@@ -23,20 +23,21 @@ fn model(population: &[LogLine], query: &Query) -> Vec<String> {
     lines.into_iter().take(*limit as usize).map(|line| line.message.clone()).collect()
 }
 
-/// Few moments, so that many lines share one; windows begin and end at them and between them.
+/// Lines and queries. There are few times, so many lines share one; windows begin and end at them and between them.
 fn cases(start: Timestamp) -> impl Strategy<Value = (Vec<LogLine>, Query)> {
-    let moment = move |nanos: i64| start + jiff::SignedDuration::from_nanos(nanos);
+    let time = move |nanos: i64| start + jiff::SignedDuration::from_nanos(nanos);
     let lines = prop::collection::vec((0i64..5, prop::sample::select(&Level::ALL[..]), "[ab]"), 0..20);
     let lines = lines.prop_map(move |lines| {
-        let said = lines.into_iter().enumerate();
-        said.map(|(number, (at, level, text))| LogLine {
-            at: moment(at * 1000),
-            level,
-            ..line(&format!("{text}{number}"))
-        })
-        .collect()
+        let numbered = lines.into_iter().enumerate();
+        numbered
+            .map(|(number, (at, level, text))| LogLine {
+                at: time(at * 1000),
+                level,
+                ..line(&format!("{text}{number}"))
+            })
+            .collect()
     });
-    let edge = || prop::option::of((-500i64..5500).prop_map(moment));
+    let edge = || prop::option::of((-500i64..5500).prop_map(time));
     let direction = prop_oneof![Just(Direction::Forward), Just(Direction::Backward)];
     let level_min = prop::option::of(prop::sample::select(&Level::ALL[..]));
     let search = prop::option::of("[ab]1?");
@@ -62,7 +63,7 @@ pub(crate) async fn windows_agree_with_a_model(fixture: &Fixture) {
                 fixture.query(&source, &query).await
             });
             prop_assert_eq!(messages(&found), model(&lines, &query));
-            // Pages that begin where the one before ended lead through all of it.
+            // Pages that begin where the previous one ended return all lines.
             let all = Query { limit: 1000, ..query.clone() };
             let walked = Handle::current().block_on(walk(fixture, &source, &all));
             prop_assert_eq!(walked, model(&lines, &all));
@@ -72,13 +73,14 @@ pub(crate) async fn windows_agree_with_a_model(fixture: &Fixture) {
     });
 }
 
-/// As a client pages, which knows only times: a page, then the lines of its last moment and after, without those that it
-/// has seen.
+/// Reads all pages as a client that only knows times.
+///
+/// Each page starts at the time of the previous page's last line, and lines that were seen before are skipped.
 async fn walk(fixture: &Fixture, source: &hearth_analytics::Source, query: &Query) -> Vec<String> {
     let mut query = Query { limit: 20, ..query.clone() };
     let mut walked: Vec<String> = Vec::new();
     loop {
-        let page: Vec<Stored> = fixture.query(source, &query).await;
+        let page: Vec<StoredLine> = fixture.query(source, &query).await;
         let fresh: Vec<String> =
             page.iter().map(|stored| stored.line.message.clone()).filter(|message| !walked.contains(message)).collect();
         let Some(last) = page.last().filter(|_| !fresh.is_empty()) else { return walked };
@@ -90,7 +92,7 @@ async fn walk(fixture: &Fixture, source: &hearth_analytics::Source, query: &Quer
     }
 }
 
-pub(crate) async fn the_edges_of_a_window_are_exact(fixture: &Fixture) {
+pub(crate) async fn the_bounds_of_a_window_are_exact(fixture: &Fixture) {
     let source = source();
     let at = ago(1_000_000);
     fixture.append(&source, &[LogLine { at, ..line("x") }]).await;
@@ -110,12 +112,12 @@ pub(crate) async fn the_edges_of_a_window_are_exact(fixture: &Fixture) {
     }
 }
 
-pub(crate) async fn searching_takes_texts_literally(fixture: &Fixture) {
+pub(crate) async fn search_texts_are_literal(fixture: &Fixture) {
     let source = source();
-    let mut said: Vec<LogLine> =
+    let mut appended: Vec<LogLine> =
         ["Process started", "100% done_", "früh ÜBER", "zero\0byte", "quote's \"end\""].map(line).to_vec();
-    said.push(LogLine { fields: texts([("command", "Echo hello")]), ..line("ran") });
-    fixture.append(&source, &said).await;
+    appended.push(LogLine { fields: texts([("command", "Echo hello")]), ..line("ran") });
+    fixture.append(&source, &appended).await;
     for (search, expected) in [
         ("process", Some("Process started")),
         ("STARTED", Some("Process started")),
@@ -137,5 +139,5 @@ pub(crate) async fn searching_takes_texts_literally(fixture: &Fixture) {
         assert_eq!(messages(&found), expected.into_iter().collect::<Vec<_>>(), "{search:?}");
     }
     let found = fixture.query(&source, &Query { search: Some(String::new()), ..everything() }).await;
-    assert_eq!(found.len(), said.len(), "every text has nothing in it");
+    assert_eq!(found.len(), appended.len(), "every text contains the empty text");
 }

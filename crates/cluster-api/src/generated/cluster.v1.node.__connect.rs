@@ -234,7 +234,7 @@ pub const NODE_SERVICE_WATCH_NODE_SPEC: ::connectrpc::Spec = ::connectrpc::Spec:
 /// example` doc.
 #[allow(clippy::type_complexity)]
 pub trait NodeService: Send + Sync + 'static {
-    /// Starts a sandbox from a template build and answers when its guest daemon has accepted its identity.
+    /// Starts a sandbox from a template build. Replies when its guest daemon has accepted its identity.
     /// Idempotent by execution id: a repeated request joins the first.
     ///
     /// `'a` lets the response body borrow from `&self` (e.g. server-resident state).
@@ -253,8 +253,8 @@ pub trait NodeService: Send + Sync + 'static {
             impl ::connectrpc::Encodable<CreateSandboxResponse> + Send + use<'a, Self>,
         >,
     > + Send;
-    /// Ends a sandbox and answers when nothing of it is left. Idempotent: an unknown sandbox is success with existed = false.
-    /// An execution id that is not the running one is refused (failed_precondition): a stale writer must not end its successor.
+    /// Kills a sandbox. Replies when nothing of it remains. Idempotent: an unknown sandbox is a success with existed = false.
+    /// An execution id other than the running one is rejected (failed_precondition): a stale writer must not kill its successor.
     ///
     /// `'a` lets the response body borrow from `&self` (e.g. server-resident state).
     ///
@@ -272,7 +272,7 @@ pub trait NodeService: Send + Sync + 'static {
             impl ::connectrpc::Encodable<DeleteSandboxResponse> + Send + use<'a, Self>,
         >,
     > + Send;
-    /// What this node runs now.
+    /// Returns the sandboxes that this node runs now.
     ///
     /// `'a` lets the response body borrow from `&self` (e.g. server-resident state).
     ///
@@ -290,7 +290,7 @@ pub trait NodeService: Send + Sync + 'static {
             impl ::connectrpc::Encodable<ListSandboxesResponse> + Send + use<'a, Self>,
         >,
     > + Send;
-    /// First the node's status, and again every few seconds; an event for every sandbox that ends without having been asked to.
+    /// Streams the node's status, first and again every few seconds, and an event for every sandbox that ends without a request.
     ///
     /// `request` is borrowed from the request body and is valid for the
     /// duration of the call (until the response stream is returned);

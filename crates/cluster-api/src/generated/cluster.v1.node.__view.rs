@@ -2341,13 +2341,13 @@ impl ::serde::Serialize for WatchNodeRequestOwnedView {
 pub struct NodeStatusView<'a> {
     /// Field 1: `node_id`
     pub node_id: &'a str,
-    /// Those that are being started and ended as well.
+    /// Includes those that are starting or stopping.
     ///
     /// Field 2: `sandboxes_running`
     pub sandboxes_running: u32,
     /// Field 3: `sandboxes_max`
     pub sandboxes_max: u32,
-    /// Those of them that are being started.
+    /// Included in sandboxes_running.
     ///
     /// Field 4: `sandboxes_starting`
     pub sandboxes_starting: u32,
@@ -2355,19 +2355,19 @@ pub struct NodeStatusView<'a> {
     ///
     /// Field 5: `instance_id`
     pub instance_id: &'a str,
-    /// Of the node's daemon.
+    /// Version and commit of the node's daemon.
     ///
     /// Field 6: `version`
     pub version: &'a str,
     /// Field 7: `commit`
     pub commit: &'a str,
-    /// Since the node's daemon started.
+    /// Since the start of the node's daemon.
     ///
     /// Field 8: `creates_succeeded`
     pub creates_succeeded: u64,
     /// Field 9: `creates_failed`
     pub creates_failed: u64,
-    /// What the sandboxes may use together.
+    /// Resources of all sandboxes together.
     ///
     /// Field 10: `vcpus_allocated`
     pub vcpus_allocated: u32,
@@ -2375,7 +2375,7 @@ pub struct NodeStatusView<'a> {
     pub memory_allocated_bytes: u64,
     /// Field 12: `machine`
     pub machine: ::buffa::MessageFieldView<super::super::__buffa::view::MachineView<'a>>,
-    /// Absent: it could not be read.
+    /// Absent: the node could not read it.
     ///
     /// Field 13: `load`
     pub load: ::buffa::MessageFieldView<super::super::__buffa::view::LoadView<'a>>,
@@ -2901,7 +2901,7 @@ impl NodeStatusOwnedView {
     pub fn node_id(&self) -> &'_ str {
         self.0.reborrow().node_id
     }
-    /// Those that are being started and ended as well.
+    /// Includes those that are starting or stopping.
     ///
     /// Field 2: `sandboxes_running`
     #[must_use]
@@ -2913,7 +2913,7 @@ impl NodeStatusOwnedView {
     pub fn sandboxes_max(&self) -> u32 {
         self.0.reborrow().sandboxes_max
     }
-    /// Those of them that are being started.
+    /// Included in sandboxes_running.
     ///
     /// Field 4: `sandboxes_starting`
     #[must_use]
@@ -2927,7 +2927,7 @@ impl NodeStatusOwnedView {
     pub fn instance_id(&self) -> &'_ str {
         self.0.reborrow().instance_id
     }
-    /// Of the node's daemon.
+    /// Version and commit of the node's daemon.
     ///
     /// Field 6: `version`
     #[must_use]
@@ -2939,7 +2939,7 @@ impl NodeStatusOwnedView {
     pub fn commit(&self) -> &'_ str {
         self.0.reborrow().commit
     }
-    /// Since the node's daemon started.
+    /// Since the start of the node's daemon.
     ///
     /// Field 8: `creates_succeeded`
     #[must_use]
@@ -2951,7 +2951,7 @@ impl NodeStatusOwnedView {
     pub fn creates_failed(&self) -> u64 {
         self.0.reborrow().creates_failed
     }
-    /// What the sandboxes may use together.
+    /// Resources of all sandboxes together.
     ///
     /// Field 10: `vcpus_allocated`
     #[must_use]
@@ -2970,7 +2970,7 @@ impl NodeStatusOwnedView {
     ) -> &::buffa::MessageFieldView<super::super::__buffa::view::MachineView<'_>> {
         &self.0.reborrow().machine
     }
-    /// Absent: it could not be read.
+    /// Absent: the node could not read it.
     ///
     /// Field 13: `load`
     #[must_use]
@@ -3329,7 +3329,7 @@ impl ::serde::Serialize for MachineOwnedView {
         ::serde::Serialize::serialize(&self.0, __s)
     }
 }
-/// How much of a machine is in use, whoever uses it.
+/// Usage of a machine, by all processes together.
 #[derive(Clone, Debug, Default)]
 pub struct LoadView<'a> {
     /// Field 1: `cpu_count`
@@ -4182,7 +4182,7 @@ pub struct SandboxEndedView<'a> {
     pub sandbox_id: &'a str,
     /// Field 2: `execution_id`
     pub execution_id: &'a str,
-    /// For people: why it ended.
+    /// Readable reason.
     ///
     /// Field 3: `reason`
     pub reason: &'a str,
@@ -4435,7 +4435,7 @@ impl SandboxEndedOwnedView {
     pub fn execution_id(&self) -> &'_ str {
         self.0.reborrow().execution_id
     }
-    /// For people: why it ended.
+    /// Readable reason.
     ///
     /// Field 3: `reason`
     #[must_use]

@@ -1262,7 +1262,7 @@ pub struct NodeStatus {
         skip_serializing_if = "::buffa::json_helpers::skip_if::is_empty_str"
     )]
     pub node_id: ::buffa::alloc::string::String,
-    /// Those that are being started and ended as well.
+    /// Includes those that are starting or stopping.
     ///
     /// Field 2: `sandboxes_running`
     #[serde(
@@ -1280,7 +1280,7 @@ pub struct NodeStatus {
         skip_serializing_if = "::buffa::json_helpers::skip_if::is_zero_u32"
     )]
     pub sandboxes_max: u32,
-    /// Those of them that are being started.
+    /// Included in sandboxes_running.
     ///
     /// Field 4: `sandboxes_starting`
     #[serde(
@@ -1300,7 +1300,7 @@ pub struct NodeStatus {
         skip_serializing_if = "::buffa::json_helpers::skip_if::is_empty_str"
     )]
     pub instance_id: ::buffa::alloc::string::String,
-    /// Of the node's daemon.
+    /// Version and commit of the node's daemon.
     ///
     /// Field 6: `version`
     #[serde(
@@ -1316,7 +1316,7 @@ pub struct NodeStatus {
         skip_serializing_if = "::buffa::json_helpers::skip_if::is_empty_str"
     )]
     pub commit: ::buffa::alloc::string::String,
-    /// Since the node's daemon started.
+    /// Since the start of the node's daemon.
     ///
     /// Field 8: `creates_succeeded`
     #[serde(
@@ -1334,7 +1334,7 @@ pub struct NodeStatus {
         skip_serializing_if = "::buffa::json_helpers::skip_if::is_zero_u64"
     )]
     pub creates_failed: u64,
-    /// What the sandboxes may use together.
+    /// Resources of all sandboxes together.
     ///
     /// Field 10: `vcpus_allocated`
     #[serde(
@@ -1358,7 +1358,7 @@ pub struct NodeStatus {
         skip_serializing_if = "::buffa::json_helpers::skip_if::is_unset_message_field"
     )]
     pub machine: ::buffa::MessageField<Machine, ::buffa::Inline<Machine>>,
-    /// Absent: it could not be read.
+    /// Absent: the node could not read it.
     ///
     /// Field 13: `load`
     #[serde(
@@ -1901,7 +1901,7 @@ pub const __MACHINE_JSON_ANY: ::buffa::type_registry::JsonAnyEntry = ::buffa::ty
     from_json: ::buffa::type_registry::any_from_json::<Machine>,
     is_wkt: false,
 };
-/// How much of a machine is in use, whoever uses it.
+/// Usage of a machine, by all processes together.
 #[derive(Clone, PartialEq, Default)]
 #[derive(::serde::Serialize, ::serde::Deserialize)]
 #[serde(default)]
@@ -2480,7 +2480,7 @@ pub struct SandboxEnded {
         skip_serializing_if = "::buffa::json_helpers::skip_if::is_empty_str"
     )]
     pub execution_id: ::buffa::alloc::string::String,
-    /// For people: why it ended.
+    /// Readable reason.
     ///
     /// Field 3: `reason`
     #[serde(

@@ -1,4 +1,4 @@
-//! Credentials of teams.
+//! API keys of teams.
 
 use sea_orm::entity::prelude::*;
 
@@ -17,9 +17,9 @@ pub struct Model {
     pub mask_value_suffix: String,
     pub created_at_us: i64,
     pub last_used_at_us: Option<i64>,
-    /// Nobody: an operator, or a user who is gone.
+    /// Null: an operator, or a user who was deleted.
     pub created_by: Option<Uuid>,
-    /// Made for a client that logged in: such keys replace each other.
+    /// Created for a client that logged in: new keys of this kind replace old ones.
     pub is_for_login: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Requests that name themselves, so that a repetition does nothing twice.
+//! Idempotent requests: a repetition with the same key has no second effect.
 
 use sea_orm::entity::prelude::*;
 
@@ -9,11 +9,11 @@ pub struct Model {
     pub team_id: Uuid,
     #[sea_orm(primary_key, auto_increment = false)]
     pub key: String,
-    /// Hash of what was asked.
+    /// Hash of the request's contents.
     pub request: String,
-    /// What was answered; null: nothing yet.
+    /// The stored reply; null: none yet.
     pub answer: Option<String>,
-    /// Until when an answer may still come.
+    /// Time by which the reply is stored, unless the server dies.
     pub decided_by_us: i64,
     pub expires_at_us: i64,
 }

@@ -1,4 +1,4 @@
-//! Users who are logged in somewhere.
+//! Logins of users.
 
 use sea_orm::entity::prelude::*;
 
@@ -8,7 +8,7 @@ pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: Uuid,
     pub user_id: Uuid,
-    /// Hash of the one refresh token that counts.
+    /// Hash of the one valid refresh token.
     pub token_hash: String,
     pub created_at_us: i64,
     pub renewed_at_us: i64,

@@ -1,4 +1,4 @@
-//! What operators want of nodes. A node without a row is to run sandboxes.
+//! Desired state of nodes, set by operators. A node without a row accepts sandboxes.
 
 use sea_orm::entity::prelude::*;
 

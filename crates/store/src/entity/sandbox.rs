@@ -1,4 +1,4 @@
-//! Sandboxes that should exist.
+//! Desired state of sandboxes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,12 +6,12 @@ use sea_orm::FromJsonQueryResult;
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// A JSON object of texts.
+/// A JSON object whose values are texts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, FromJsonQueryResult)]
 #[serde(transparent)]
 pub struct Texts(pub BTreeMap<String, String>);
 
-/// How visitors reach its ports.
+/// Rules for visitors of a sandbox's ports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, FromJsonQueryResult)]
 pub struct IngressRules {
     pub public: bool,

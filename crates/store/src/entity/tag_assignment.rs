@@ -1,11 +1,11 @@
-//! Pointers from a template's tag to a build. The newest one whose build is ready is what the tag means.
+//! Assignments of a template's tags to builds. A tag refers to the newest assigned build that is ready.
 
 use sea_orm::entity::prelude::*;
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "tag_assignment")]
 pub struct Model {
-    /// Order of assignment: two of them may fall into one microsecond.
+    /// Order of assignment: two assignments may have the same microsecond.
     #[sea_orm(primary_key)]
     pub sequence: i64,
     pub template_id: String,

@@ -1,4 +1,4 @@
-//! Tenants.
+//! Teams.
 
 use sea_orm::entity::prelude::*;
 

@@ -1,4 +1,4 @@
-//! Who may act for which team.
+//! Memberships of users in teams.
 
 use sea_orm::entity::prelude::*;
 

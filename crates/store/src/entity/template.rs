@@ -1,4 +1,4 @@
-//! Buildable environments.
+//! Templates.
 
 use sea_orm::entity::prelude::*;
 
@@ -7,7 +7,7 @@ use sea_orm::entity::prelude::*;
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: String,
-    /// Nobody: the platform's own.
+    /// Null: the platform's own.
     pub team_id: Option<Uuid>,
     pub public: bool,
     pub created_at_us: i64,

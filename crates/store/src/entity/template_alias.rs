@@ -1,4 +1,4 @@
-//! Human names of templates.
+//! Aliases of templates.
 
 use sea_orm::entity::prelude::*;
 

@@ -1,4 +1,4 @@
-//! People who may act for teams.
+//! Users who may act for teams.
 
 use sea_orm::entity::prelude::*;
 
@@ -7,12 +7,12 @@ use sea_orm::entity::prelude::*;
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: Uuid,
-    /// What the identity provider calls them: the claim `sub` of their tokens.
+    /// The identity provider's identifier for the user: the claim `sub` of their tokens.
     #[sea_orm(unique)]
     pub subject: String,
     #[sea_orm(unique)]
     pub email: String,
-    /// The team they chose; it counts only while they are a member of it.
+    /// The chosen team; has an effect only while the user is a member of it.
     pub default_team_id: Option<Uuid>,
     pub created_at_us: i64,
 }

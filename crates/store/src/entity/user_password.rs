@@ -1,4 +1,4 @@
-//! Passwords of users who log in here, and not at an identity provider.
+//! Password hashes of users who log in without an identity provider.
 
 use sea_orm::entity::prelude::*;
 

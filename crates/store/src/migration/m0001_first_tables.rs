@@ -33,9 +33,9 @@ impl MigrationTrait for Step {
         // A template has at most one alias per namespace.
         let mut alias = index("template_alias_template", "template_alias", &["template_id", "namespace"]);
         tables.create_index(alias.unique().to_owned()).await?;
-        // The newest assignment of a tag.
+        // To find the newest assignment of a tag.
         tables.create_index(index("tag_assignment_tag", "tag_assignment", &["template_id", "tag", "sequence"])).await?;
-        // Lists in either order, and counts.
+        // For lists in either order, and for counts.
         tables.create_index(index("sandbox_team_start", "sandbox", &["team_id", "started_at_us", "id"])).await
     }
 }

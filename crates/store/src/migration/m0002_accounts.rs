@@ -1,4 +1,4 @@
-//! Users and their teams, more limits of teams, who made a key, requests that name themselves.
+//! Users and memberships, further limits of teams, creators of API keys, idempotent requests.
 
 use sea_orm_migration::async_trait::async_trait;
 use sea_orm_migration::schema::{big_integer, pk_uuid, text, text_null, text_uniq, uuid, uuid_null};
@@ -16,13 +16,13 @@ impl MigrationName for Step {
 #[async_trait]
 impl MigrationTrait for Step {
     async fn up(&self, tables: &SchemaManager) -> Result<(), DbErr> {
-        // What teams that are there already may use: the values of the contract. One column at a time, as SQLite wants it.
+        // Existing teams get the values of E2B's contract. SQLite adds one column per statement.
         for (column, value) in [("vcpus_max", 8), ("memory_mib_max", 8192), ("builds_max", 20)] {
             let mut column = big_integer(column);
             column.default(value);
             tables.alter_table(Table::alter().table("team").add_column(column).to_owned()).await?;
         }
-        // It cannot refer to the users' table: SQLite adds no such rule to a table that is there.
+        // No foreign key to the users' table: SQLite cannot add one to an existing table.
         tables.alter_table(Table::alter().table("api_key").add_column(uuid_null("created_by")).to_owned()).await?;
         for table in [user_account(), team_member(), idempotency()] {
             tables.create_table(table).await?;

@@ -1,4 +1,4 @@
-//! How visitors reach the ports of a sandbox.
+//! Rules for visitors of a sandbox's ports.
 
 use sea_orm_migration::async_trait::async_trait;
 use sea_orm_migration::schema::json_binary_null;
@@ -16,7 +16,7 @@ impl MigrationName for Step {
 #[async_trait]
 impl MigrationTrait for Step {
     async fn up(&self, tables: &SchemaManager) -> Result<(), DbErr> {
-        // Sandboxes that are there have it open, which is what no value means.
+        // The ports of existing sandboxes are open to all visitors, which is the meaning of null.
         tables.alter_table(Table::alter().table("sandbox").add_column(json_binary_null("ingress")).to_owned()).await
     }
 }

@@ -1,4 +1,4 @@
-//! Passwords of users, and where they are logged in.
+//! Passwords and logins of users.
 
 use sea_orm_migration::async_trait::async_trait;
 use sea_orm_migration::schema::{big_integer, pk_uuid, text, uuid};

@@ -1,4 +1,4 @@
-//! What operators want of nodes.
+//! Desired state of nodes, set by operators.
 
 use sea_orm_migration::async_trait::async_trait;
 use sea_orm_migration::schema::{big_integer, text};

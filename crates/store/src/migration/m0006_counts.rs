@@ -1,4 +1,4 @@
-//! How many sandboxes of a team are in a state, without reading them.
+//! Index that counts a team's sandboxes in a state without reading their rows.
 
 use sea_orm_migration::async_trait::async_trait;
 use sea_orm_migration::sea_query::Index;

@@ -1,4 +1,4 @@
-//! Which keys were made for a client that logged in, so that they can be replaced by later ones.
+//! Mark of API keys that were created for a client that logged in, so that later ones can replace them.
 
 use sea_orm_migration::async_trait::async_trait;
 use sea_orm_migration::schema::boolean;
@@ -16,7 +16,7 @@ impl MigrationName for Step {
 #[async_trait]
 impl MigrationTrait for Step {
     async fn up(&self, tables: &SchemaManager) -> Result<(), DbErr> {
-        // Nobody knows it of those that are there: they stay until somebody revokes them.
+        // Existing keys are not marked, because their origin is unknown: they stay valid until they are revoked.
         let column = boolean("is_for_login").default(false).to_owned();
         tables.alter_table(Table::alter().table("api_key").add_column(column).to_owned()).await
     }

@@ -1,7 +1,7 @@
 //! Lists of a team's sandboxes: filters, order, pages.
 //!
-//! A page begins after a place in the order, not after a number of rows, so that sandboxes that come and go meanwhile
-//! neither hide others nor show them twice.
+//! A page begins after a position in the order, not after a number of rows. Sandboxes that are created or deleted
+//! between two pages therefore neither hide others nor repeat them.
 
 use std::collections::BTreeMap;
 
@@ -14,79 +14,76 @@ use sea_orm::{
 };
 use serde::Deserialize;
 
-use super::form::read_state;
+use super::convert::read_state;
 use super::{Sandbox, SandboxState};
 use crate::connection::Store;
 use crate::entity::sandbox::{self, Column};
 use crate::error::{Error, failed};
-use crate::row::{Reading, micros};
+use crate::row::{RowReader, micros};
 
-/// Most sandboxes on a page: what the public interface allows.
+/// Maximum number of sandboxes on a page: the API's limit.
 pub const PAGE_MAX: u32 = 100;
 
-/// Order of a list by start. Sandboxes that started at the same microsecond follow by id, ascending in either order.
+/// Order of a list by start time. Sandboxes that started in the same microsecond follow by id, ascending in either
+/// order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// Ascending.
+    /// Ascending start time.
     OldestFirst,
-    /// Descending.
+    /// Descending start time.
     NewestFirst,
 }
 
-/// Which sandboxes to list.
+/// Filters, order and size of a page of sandboxes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxQuery {
-    /// Whose.
+    /// The owner of the sandboxes.
     pub team_id: TeamId,
-    /// In one of these states.
+    /// Only sandboxes in one of these states.
     pub states: Vec<SandboxState>,
-    /// Created from this template, if one is given.
+    /// Only sandboxes created from this template; `None`: from any.
     pub template_id: Option<TemplateId>,
-    /// Started at that time or later, to the microsecond.
+    /// Only sandboxes that started at this time or later, in microseconds.
     pub started_from: Option<Timestamp>,
-    /// With all of these pairs in their metadata.
+    /// Only sandboxes with all of these pairs in their metadata.
     pub metadata: BTreeMap<String, String>,
-    /// In this order.
     pub order: Order,
-    /// Only what follows this one.
+    /// Only sandboxes after this position.
     pub after: Option<SandboxCursor>,
-    /// At most so many, and at most [`PAGE_MAX`].
+    /// Maximum number of sandboxes; values above [`PAGE_MAX`] mean [`PAGE_MAX`].
     pub limit: u32,
 }
 
-/// A place in a list: that of the last sandbox before it. It stays valid when that sandbox is gone.
+/// Position in a list: that of the last sandbox before it. It stays valid when that sandbox is deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxCursor {
-    /// When that sandbox started.
+    /// Start time of that sandbox.
     pub started_at: Timestamp,
-    /// That sandbox.
+    /// Id of that sandbox.
     pub sandbox_id: SandboxId,
 }
 
-/// What a list has of a sandbox. Not its environment above all, which may be a megabyte.
+/// Properties of a sandbox in a list. Its environment, which may be a megabyte, is not among them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedSandbox {
-    /// The sandbox.
     pub sandbox_id: SandboxId,
     /// The template it was created from.
     pub template_id: TemplateId,
     /// First alias of that template when the sandbox was created.
     pub alias: Option<String>,
-    /// What should become of it.
+    /// The desired state.
     pub state: SandboxState,
-    /// What the client filters by.
+    /// Metadata set by its creator; lists are filtered by it.
     pub metadata: BTreeMap<String, String>,
-    /// Version of the guest daemon.
     pub envd_version: String,
-    /// When it was last started.
+    /// Start of its current run.
     pub started_at: Timestamp,
-    /// When it expires.
+    /// Time at which it expires.
     pub end_at: Timestamp,
-    /// Its virtual hardware.
     pub resources: Resources,
 }
 
-/// The columns of it, in the order of [`LISTED`].
+/// Columns of a [`ListedSandbox`], in the order of [`LISTED`].
 #[derive(Deserialize)]
 struct ListedRow {
     id: String,
@@ -116,11 +113,13 @@ const LISTED: [Column; 11] = [
     Column::DiskMib,
 ];
 
-/// What the database answers. The rows come as one value: a value for each column of each row costs several times the time of
-/// everything else.
+/// The database's reply.
+///
+/// All rows are one JSON value: separate values for each column of each row take several times as long as everything
+/// else.
 #[derive(FromQueryResult)]
-struct Answer {
-    /// An array of [`ListedRow`]s; `None`: there are none.
+struct PageRow {
+    /// A JSON array of [`ListedRow`]s; `None`: no sandbox matches.
     rows: Option<String>,
     running_total: Option<i64>,
 }
@@ -129,20 +128,20 @@ impl TryFrom<ListedRow> for ListedSandbox {
     type Error = Error;
 
     fn try_from(row: ListedRow) -> Result<Self, Error> {
-        let reading = Reading::new("sandbox", &row.id);
+        let reader = RowReader::new("sandbox", &row.id);
         Ok(Self {
-            sandbox_id: reading.text("id", &row.id)?,
-            template_id: reading.text("template_id", &row.template_id)?,
+            sandbox_id: reader.text("id", &row.id)?,
+            template_id: reader.text("template_id", &row.template_id)?,
             alias: row.alias,
-            state: read_state(&reading, &row.state)?,
-            metadata: reading.json("metadata", &row.metadata)?,
+            state: read_state(&reader, &row.state)?,
+            metadata: reader.json("metadata", &row.metadata)?,
             envd_version: row.envd_version,
-            started_at: reading.time("started_at_us", row.started_at_us)?,
-            end_at: reading.time("end_at_us", row.end_at_us)?,
+            started_at: reader.time("started_at_us", row.started_at_us)?,
+            end_at: reader.time("end_at_us", row.end_at_us)?,
             resources: Resources {
-                vcpus: reading.number("vcpus", row.vcpus)?,
-                memory_mib: reading.number("memory_mib", row.memory_mib)?,
-                disk_mib: reading.number("disk_mib", row.disk_mib)?,
+                vcpus: reader.number("vcpus", row.vcpus)?,
+                memory_mib: reader.number("memory_mib", row.memory_mib)?,
+                disk_mib: reader.number("disk_mib", row.disk_mib)?,
             },
         })
     }
@@ -164,19 +163,18 @@ impl From<Sandbox> for ListedSandbox {
     }
 }
 
-/// A part of a list.
+/// A page of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxPage {
-    /// The sandboxes.
     pub sandboxes: Vec<ListedSandbox>,
-    /// Where the next page begins; `None`: this is the last one.
+    /// Start of the next page; `None`: this is the last one.
     pub next: Option<SandboxCursor>,
-    /// How many running sandboxes all pages together have; `None`: running ones were not asked for.
+    /// Number of running sandboxes on all pages together; `None`: the query's states exclude running ones.
     pub running_total: Option<u64>,
 }
 
 impl Store {
-    /// A page of a team's sandboxes, and how many running ones there are on all pages, at one moment.
+    /// Returns a page of a team's sandboxes and the number of running ones on all pages, from one snapshot.
     ///
     /// # Errors
     /// [`Error::Query`], [`Error::Damaged`].
@@ -195,7 +193,7 @@ impl Store {
             .filter(following(query))
             .order_by(Column::StartedAtUs, direction)
             .order_by_asc(Column::Id)
-            // One more tells whether there is a next page.
+            // One more than the limit, to detect a next page.
             .limit(u64::from(limit) + 1)
             .into_query();
         let running_total = match query.states.contains(&SandboxState::Running) {
@@ -205,12 +203,12 @@ impl Store {
             }
             false => Expr::val(None::<i64>),
         };
-        // One statement sees one moment.
+        // A single statement reads from a single snapshot.
         let mut statement = Query::select();
         statement.expr_as(subquery(self.as_one_value(page)), "rows").expr_as(running_total, "running_total");
-        let answer = Answer::find_by_statement(self.database.get_database_backend().build(&statement));
-        let answer = answer.one(&self.database).await.map_err(failed)?;
-        let Answer { rows, running_total } = answer.unwrap_or(Answer { rows: None, running_total: None });
+        let reply = PageRow::find_by_statement(self.database.get_database_backend().build(&statement));
+        let reply = reply.one(&self.database).await.map_err(failed)?;
+        let PageRow { rows, running_total } = reply.unwrap_or(PageRow { rows: None, running_total: None });
         let rows: Vec<ListedRow> = match rows {
             Some(rows) => serde_json::from_str(&rows).map_err(|error| failed(DbErr::Json(error.to_string())))?,
             None => Vec::new(),
@@ -226,14 +224,14 @@ impl Store {
         Ok(SandboxPage { sandboxes, next, running_total })
     }
 
-    /// What a page selects, in its order, as an array of arrays.
+    /// Returns the page's rows, in its order, as one array of arrays.
     fn as_one_value(&self, page: SelectStatement) -> SelectStatement {
         let (array, all) = match self.is_postgres() {
             true => ("json_build_array", "json_agg"),
             false => ("json_array", "json_group_array"),
         };
         let columns = LISTED.map(|column| match column {
-            // It is JSON already, for one of the two.
+            // Metadata is JSON already in one of the two databases.
             Column::Metadata => Expr::col(column).cast_as("text"),
             column => Expr::col(column),
         });
@@ -241,18 +239,18 @@ impl Store {
         Query::select().expr(Expr::expr(rows).cast_as("text")).from_subquery(page, "page").to_owned()
     }
 
-    /// What a query filters by besides state and place.
+    /// Returns the query's filters other than state and position.
     fn matching(&self, query: &SandboxQuery) -> Condition {
         let template = query.template_id.as_ref().map(|id| Column::TemplateId.eq(id.as_str()));
         let started = query.started_from.map(|from| Column::StartedAtUs.gte(micros(from)));
-        // Through a table of the pairs, because a key in a path would have to be quoted, and cannot always be.
+        // Searches a table of the pairs, because a key in a JSON path would need quoting, which is not always possible.
         let has_pair = if self.is_postgres() {
             r#"EXISTS (SELECT 1 FROM jsonb_each_text("sandbox"."metadata") AS pair WHERE pair.key = $1 AND pair.value = $2)"#
         } else {
             r#"EXISTS (SELECT 1 FROM json_each("sandbox"."metadata") AS pair WHERE pair.key = ? AND pair.value = ?)"#
         };
         let pairs = query.metadata.iter().map(|(key, value)| match key.contains('\0') || value.contains('\0') {
-            // Nobody has it, and Postgres would not even listen.
+            // No sandbox has such a pair, and Postgres rejects the parameter.
             true => Expr::cust("1 = 0"),
             false => Expr::cust_with_values(has_pair, [key.as_str(), value]),
         });
@@ -265,12 +263,12 @@ fn subquery(select: SelectStatement) -> Expr {
     Expr::SubQuery(None, Box::new(select.into()))
 }
 
-/// In one of the states.
+/// Matches sandboxes in one of the states.
 pub(super) fn is_in(states: &[SandboxState]) -> Condition {
     Condition::all().add(Column::State.is_in(states.iter().map(|state| state.as_str())))
 }
 
-/// What comes after the query's place.
+/// Matches sandboxes after the query's position.
 fn following(query: &SandboxQuery) -> Condition {
     let Some(SandboxCursor { started_at, sandbox_id }) = &query.after else { return Condition::all() };
     let started_at = micros(*started_at);

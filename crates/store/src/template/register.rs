@@ -1,6 +1,6 @@
-//! Registering what was built.
+//! Registration of builds.
 //!
-//! One transaction: the template, its name, the build and the tag become what they are to be together, or not at all.
+//! One transaction registers the template, its alias, the build and the tag together, or changes nothing.
 
 use hearth_types::{BuildId, Resources, Tag, TeamId, TemplateId};
 use jiff::Timestamp;
@@ -11,70 +11,64 @@ use super::{Alias, Build, BuildStatus, GLOBAL, find_by_alias, find_tagged};
 use crate::connection::{Store, Write};
 use crate::entity::{build, tag_assignment, template, template_alias};
 use crate::error::Error;
-use crate::row::{Reading, micros, now_micros};
+use crate::row::{RowReader, micros, now_micros};
 
-/// A finished build to register, with the template it is of.
+/// A finished build to register, with its template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewBuild {
     /// The template; created if it is missing.
     pub template_id: TemplateId,
-    /// Whose it is; `None`: the platform's.
+    /// The template's owner; `None`: the platform.
     pub team_id: Option<TeamId>,
-    /// Whether other teams may use the template.
+    /// `true` if other teams may use the template.
     pub public: bool,
-    /// The template's name in that namespace, from now on.
+    /// The template's new alias in the alias's namespace.
     pub alias: Alias,
-    /// The tag that means this build, from now on.
+    /// The tag that is assigned to this build.
     pub tag: Tag,
-    /// The build.
     pub build_id: BuildId,
-    /// The virtual hardware of its sandboxes.
+    /// Virtual hardware of its sandboxes.
     pub resources: Resources,
-    /// Version of the guest daemon in it.
+    /// Version of the guest daemon in the build.
     pub envd_version: String,
-    /// Version of the guest kernel it was snapshotted with.
+    /// Version of the guest kernel in its snapshot.
     pub kernel_version: String,
-    /// When building began.
+    /// Start of the build.
     pub created_at: Timestamp,
-    /// When it was ready.
+    /// Time at which it was ready.
     pub finished_at: Timestamp,
 }
 
-/// Why a build was not registered.
+/// Reason why a build was not registered.
 #[derive(Debug, thiserror::Error)]
 pub enum RegisterBuildError {
-    /// The template belongs to somebody else.
+    /// The template has another owner.
     #[error("template {template_id} belongs to another owner")]
-    Foreign {
-        /// The template.
-        template_id: TemplateId,
-    },
-    /// The alias names a template of somebody else.
+    Foreign { template_id: TemplateId },
+    /// The alias refers to a template of another owner.
     #[error("the alias `{}` names template {holder} of another owner", alias.name)]
     AliasTaken {
-        /// The alias.
         alias: Alias,
-        /// What it names.
+        /// The template that the alias refers to.
         holder: TemplateId,
     },
-    /// The id is that of a build of another template.
+    /// The id belongs to a build of another template.
     #[error("build {build_id} is one of template {template_id}")]
     OtherTemplate {
-        /// The build.
         build_id: BuildId,
-        /// What it is a build of.
+        /// The template of that build.
         template_id: TemplateId,
     },
-    /// The store could not answer.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] Error),
 }
 
 impl Store {
-    /// Makes a finished build what its template's name and tag mean. Idempotent: registering it again changes nothing
-    /// as long as they still mean it, and makes them mean it again otherwise.
+    /// Registers a finished build and assigns its template's alias and tag to it.
     ///
-    /// An alias that named another template of the same owner names this one afterwards.
+    /// Idempotent: a repetition changes nothing while alias and tag still refer to the build, and assigns them again
+    /// otherwise. An alias of another template of the same owner is moved to this one.
     ///
     /// # Errors
     /// [`RegisterBuildError`].
@@ -84,8 +78,8 @@ impl Store {
         ensure_template(&write, &new).await?;
         ensure_alias(&write, &new).await?;
         let row = ensure_build(&write, &new).await?;
-        let meant = find_tagged(&write.transaction, &new.template_id, &new.tag).await.map_err(failed)?;
-        if meant.is_none_or(|meant| meant.id != row.id) {
+        let tagged = find_tagged(&write.transaction, &new.template_id, &new.tag).await.map_err(failed)?;
+        if tagged.is_none_or(|tagged| tagged.id != row.id) {
             let assignment = tag_assignment::ActiveModel {
                 template_id: Set(new.template_id.as_str().to_owned()),
                 tag: Set(new.tag.as_str().to_owned()),
@@ -127,7 +121,7 @@ async fn ensure_template(write: &Write, new: &NewBuild) -> Result<(), RegisterBu
     outcome.map(drop).map_err(|error| write.failed(error).into())
 }
 
-/// The template gets its name in the namespace, in place of the one it had there.
+/// Sets the template's alias in the alias's namespace, replacing its previous one there.
 async fn ensure_alias(write: &Write, new: &NewBuild) -> Result<(), RegisterBuildError> {
     let failed = |error| write.failed(error);
     let Alias { namespace, name } = &new.alias;
@@ -138,7 +132,7 @@ async fn ensure_alias(write: &Write, new: &NewBuild) -> Result<(), RegisterBuild
             return Ok(());
         }
         if holder.team_id != owner {
-            let holder = Reading::new("template", &holder.id).text("id", &holder.id)?;
+            let holder = RowReader::new("template", &holder.id).text("id", &holder.id)?;
             return Err(RegisterBuildError::AliasTaken { alias: new.alias.clone(), holder });
         }
         let taken_over = template_alias::Entity::delete_by_id((namespace.to_owned(), name.clone()));
@@ -177,7 +171,7 @@ async fn ensure_build(write: &Write, new: &NewBuild) -> Result<build::Model, Reg
     let known = build::Entity::find_by_id(build_id.as_uuid()).one(&write.transaction).await;
     let outcome = match known.map_err(|error| write.failed(error))? {
         Some(known) if known.template_id != template_id.as_str() => {
-            let template_id = Reading::new("build", known.id).text("template_id", &known.template_id)?;
+            let template_id = RowReader::new("build", known.id).text("template_id", &known.template_id)?;
             return Err(RegisterBuildError::OtherTemplate { build_id: *build_id, template_id });
         }
         Some(_) => row.update(&write.transaction).await,

@@ -1,4 +1,4 @@
-//! Opening and closing; what only databases in files do.
+//! Opening and closing; behaviour of databases in files only.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -8,12 +8,12 @@ use tokio::task::JoinSet;
 
 use crate::{Fixture, reference, sandbox};
 
-pub(crate) async fn reopening_keeps_everything(fixture: &Fixture) {
+pub(crate) async fn rows_survive_reopening(fixture: &Fixture) {
     let (team, build) = (fixture.team("first").await, fixture.base().await);
     let secret = KeySecret::generate();
     let key = fixture.store.create_api_key(team.id, "laptop", &secret).await.expect("a new key");
     let sandbox = sandbox(&team, &build);
-    fixture.store.insert_sandbox(&sandbox).await.expect("there is room");
+    fixture.store.insert_sandbox(&sandbox).await.expect("the limit is not reached");
     let resolved = fixture.store.resolve(&reference("base"), &team).await.expect("registered");
     for closes_before in [true, false] {
         if closes_before {
@@ -27,12 +27,12 @@ pub(crate) async fn reopening_keeps_everything(fixture: &Fixture) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn many_may_open_an_empty_database_at_once() {
+async fn an_empty_database_can_be_opened_in_parallel() {
     let folder = tempfile::tempdir().expect("a folder");
     many_open(&Config::sqlite(&folder.path().join("hearth.db")).expect("the path is UTF-8")).await;
 }
 
-/// Of many that open an empty database at once, one makes the tables.
+/// Opens an empty database several times in parallel: one call creates the tables, and all succeed.
 pub(crate) async fn many_open(config: &Config) {
     let mut opening = JoinSet::new();
     for number in 0..8 {
@@ -52,7 +52,7 @@ pub(crate) async fn many_open(config: &Config) {
     }
 }
 
-pub(crate) async fn a_newer_database_is_refused_and_left_alone(fixture: &Fixture) {
+pub(crate) async fn a_newer_database_is_rejected_unchanged(fixture: &Fixture) {
     let team = fixture.team("first").await;
     fixture.tamper("INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_flying_cars', 0)").await;
     let error = Store::open(&fixture.config).await.expect_err("newer");
@@ -86,14 +86,14 @@ async fn paths_that_look_like_urls_are_paths() {
         store.close().await;
         assert!(path.is_file(), "{name}");
     }
-    assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 5, "and nothing else");
+    assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 5, "no other files");
 }
 
 #[tokio::test]
-async fn what_is_no_database_is_refused() {
+async fn invalid_addresses_and_files_are_rejected() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).display().to_string();
-    let open = async |url: String| Store::open(&Config { url }).await.map(drop).expect_err("refused");
+    let open = async |url: String| Store::open(&Config { url }).await.map(drop).expect_err("rejected");
     for url in [
         "",
         "hearth.db",
@@ -111,14 +111,17 @@ async fn what_is_no_database_is_refused() {
     }
     let missing = open(format!("sqlite://{}?mode=rw", path("missing.db"))).await;
     assert!(matches!(missing, Error::Open { .. }), "{missing}");
-    assert!(!fs::exists(path("missing.db")).expect("a look"));
+    assert!(!fs::exists(path("missing.db")).expect("metadata"));
     let elsewhere = open(format!("sqlite://{}?mode=rwc", path("no/such/folder.db"))).await;
     assert!(matches!(elsewhere, Error::CreateFile { .. }), "{elsewhere}");
     fs::write(path("letter.txt"), "Dear database,\n".repeat(1000)).expect("a file");
     let letter = open(format!("sqlite://{}?mode=rwc", path("letter.txt"))).await;
     assert!(matches!(letter, Error::Open { .. }), "{letter}");
     assert!(!letter.is_retryable());
-    assert!(fs::read_to_string(path("letter.txt")).expect("the file").starts_with("Dear database"), "left alone");
+    assert!(
+        fs::read_to_string(path("letter.txt")).expect("the file").starts_with("Dear database"),
+        "the file is unchanged"
+    );
 }
 
 pub(crate) async fn a_closed_store_fails(fixture: &Fixture) {

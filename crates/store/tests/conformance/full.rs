@@ -1,4 +1,4 @@
-//! A disk that is full, and then is not.
+//! Full disks, and recovery once there is space again.
 
 use std::future::Future;
 use std::pin::pin;
@@ -11,7 +11,7 @@ use hearth_store::{KeySecret, Limits};
 use crate::small_disk::SmallDisk;
 use crate::{Fixture, postgres, sandbox, texts};
 
-/// Writes after the first that failed: each may meet a connection that another one left.
+/// Writes after the first failed one: each may get a connection that another failed write used.
 const FAILURES: usize = 20;
 const MIB: usize = 1024 * 1024;
 
@@ -35,12 +35,12 @@ fn assert_full(error: &Error) {
     assert!(error.is_full() && !error.is_effect_unknown(), "{error:?}");
 }
 
-/// Polls a call so many times, and drops it.
+/// Polls a call at most this many times, then drops it.
 async fn drop_after<T>(polls: usize, call: impl Future<Output = T>) {
     let mut call = pin!(call);
     for _ in 0..polls {
-        let is_over = std::future::poll_fn(|context| Poll::Ready(call.as_mut().poll(context).is_ready())).await;
-        if is_over {
+        let is_ready = std::future::poll_fn(|context| Poll::Ready(call.as_mut().poll(context).is_ready())).await;
+        if is_ready {
             return;
         }
         tokio::task::yield_now().await;
@@ -48,7 +48,7 @@ async fn drop_after<T>(polls: usize, call: impl Future<Output = T>) {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_told_and_harms_nothing_later() {
+async fn a_full_disk_is_reported_and_recovered_from() {
     let Some(disk) = SmallDisk::mount(8) else { return };
     let config = Config::sqlite(&disk.path().join("hearth.db")).expect("the path is UTF-8");
     let store = Store::open(&config).await.expect("an empty database");
@@ -59,7 +59,7 @@ async fn a_full_disk_is_told_and_harms_nothing_later() {
     disk.fill();
     write_until_full(&store).await;
     for number in 0..FAILURES {
-        // The first fails at its commit, the second before it: what it writes does not fit into memory.
+        // The first fails at its commit, the second before: its rows do not fit into SQLite's page cache.
         let small = create_team(&store, format!("meanwhile-{number}")).await;
         assert!(matches!(&small, Err(CreateTeamError::Store(error)) if error.is_full()), "{small:?}");
         let large = store.insert_sandbox(&big).await;
@@ -69,24 +69,24 @@ async fn a_full_disk_is_told_and_harms_nothing_later() {
         assert_eq!(store.team(team.id).await.expect("a read"), Some(team.clone()));
     }
 
-    disk.make_room();
+    disk.free_space();
     for number in 0..FAILURES {
-        create_team(&store, format!("after-{number}")).await.expect("there is room");
-        store.create_api_key(team.id, "laptop", &KeySecret::generate()).await.expect("there is room");
+        create_team(&store, format!("after-{number}")).await.expect("there is space");
+        store.create_api_key(team.id, "laptop", &KeySecret::generate()).await.expect("there is space");
     }
-    for created in join_all((0..FAILURES).map(|number| create_team(&store, format!("at-once-{number}")))).await {
-        created.expect("there is room");
+    for created in join_all((0..FAILURES).map(|number| create_team(&store, format!("parallel-{number}")))).await {
+        created.expect("there is space");
     }
     let teams = store.teams().await.expect("a read");
     let with_prefix = |prefix: &str| teams.iter().filter(|team| team.slug.starts_with(prefix)).count();
-    assert_eq!(with_prefix("after-") + with_prefix("at-once-"), 2 * FAILURES);
-    assert_eq!(with_prefix("meanwhile-") + with_prefix("dropped-"), 0, "what was refused did not happen");
+    assert_eq!(with_prefix("after-") + with_prefix("parallel-"), 2 * FAILURES);
+    assert_eq!(with_prefix("meanwhile-") + with_prefix("dropped-"), 0, "failed writes had no effect");
     store.close().await;
 }
 
-/// Its tables are on a disk that fills up, its log is not: a server that cannot write that stops.
+/// Only the tables are on the disk that fills up, not the log: a server that cannot write its log stops.
 #[tokio::test]
-async fn a_full_disk_of_postgres_is_told_and_harms_nothing_later() {
+async fn a_full_disk_of_postgres_is_reported_and_recovered_from() {
     let Some(disk) = SmallDisk::mount(32) else { return };
     let server = postgres::Server::start().await;
     let config = server.create_on("full", disk.path()).await;
@@ -97,15 +97,15 @@ async fn a_full_disk_of_postgres_is_told_and_harms_nothing_later() {
     disk.fill();
     write_until_full(&store).await;
     for number in 0..FAILURES {
-        let refused = create_team(&store, format!("meanwhile-{number}")).await;
-        assert!(matches!(&refused, Err(CreateTeamError::Store(error)) if error.is_full()), "{refused:?}");
+        let rejected = create_team(&store, format!("meanwhile-{number}")).await;
+        assert!(matches!(&rejected, Err(CreateTeamError::Store(error)) if error.is_full()), "{rejected:?}");
         drop_after(number, create_team(&store, format!("dropped-{number}"))).await;
         assert_eq!(store.team(team.id).await.expect("a read"), Some(team.clone()));
     }
 
-    disk.make_room();
+    disk.free_space();
     for created in join_all((0..FAILURES).map(|number| create_team(&store, format!("after-{number}")))).await {
-        created.expect("there is room");
+        created.expect("there is space");
     }
     store.close().await;
 }
@@ -120,8 +120,8 @@ pub(crate) async fn a_connection_whose_commit_failed_is_closed(server: &postgres
     fixture.team("first").await;
     let before = server.connections("failed_commit").await;
     fixture.tamper(BREAK).await;
-    let refused = create_team(&fixture.store, "second".to_owned()).await;
-    assert!(matches!(&refused, Err(CreateTeamError::Store(Error::Commit { .. }))), "{refused:?}");
+    let rejected = create_team(&fixture.store, "second".to_owned()).await;
+    assert!(matches!(&rejected, Err(CreateTeamError::Store(Error::Commit { .. }))), "{rejected:?}");
     fixture.tamper("DROP TRIGGER refuse ON team").await;
     fixture.team("third").await;
     let after = server.connections("failed_commit").await;

@@ -1,4 +1,4 @@
-//! Lists: filters, orders, pages.
+//! Lists: filters, order, pages.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ fn all(team_id: TeamId) -> SandboxQuery {
     }
 }
 
-/// All pages of a query. Checks that their sizes and totals agree.
+/// Returns all pages of a query. Checks that their sizes and totals agree.
 async fn walk(store: &Store, query: &SandboxQuery) -> (Vec<ListedSandbox>, Option<u64>) {
     let mut query = query.clone();
     let mut listed = Vec::new();
@@ -32,21 +32,21 @@ async fn walk(store: &Store, query: &SandboxQuery) -> (Vec<ListedSandbox>, Optio
         let page = store.list_sandboxes(&query).await.expect("a read");
         let limit = query.limit.clamp(1, PAGE_MAX) as usize;
         assert!(page.sandboxes.len() == limit || page.next.is_none(), "only the last page may be short");
-        let is_end = page.next.is_none();
+        let is_last = page.next.is_none();
         if let (Some(next), Some(last)) = (&page.next, page.sandboxes.last()) {
-            let place = SandboxCursor { started_at: last.started_at, sandbox_id: last.sandbox_id.clone() };
-            assert_eq!(next, &place);
+            let cursor = SandboxCursor { started_at: last.started_at, sandbox_id: last.sandbox_id.clone() };
+            assert_eq!(next, &cursor);
         }
         listed.extend(page.sandboxes);
-        if is_end {
+        if is_last {
             return (listed, page.running_total);
         }
-        assert!(listed.len() < 10_000, "pages without an end");
+        assert!(listed.len() < 10_000, "too many pages");
         query.after = page.next;
     }
 }
 
-/// What a query means, on a list in memory.
+/// Executes a query on a list in memory.
 fn model(population: &[Sandbox], query: &SandboxQuery) -> (Vec<ListedSandbox>, Option<u64>) {
     let mut matching: Vec<ListedSandbox> = population
         .iter()
@@ -68,11 +68,11 @@ fn model(population: &[Sandbox], query: &SandboxQuery) -> (Vec<ListedSandbox>, O
     (matching, running)
 }
 
-/// Sandboxes of two teams, two templates, three states; few starts, so that many share one.
+/// Inserts sandboxes of two teams, two templates and three states. There are few start times, so many share one.
 async fn populate(fixture: &Fixture) -> (Vec<Sandbox>, [Team; 2], [Build; 2]) {
     let teams = [fixture.team("first").await, fixture.team("second").await];
     let other = NewBuild { alias: Alias { namespace: None, name: "other".to_owned() }, ..base() };
-    let builds = [fixture.base().await, fixture.store.register_build(other).await.expect("nothing is in the way")];
+    let builds = [fixture.base().await, fixture.store.register_build(other).await.expect("no alias is in use")];
     fixture.tamper("UPDATE team SET sandboxes_max = 1000").await;
     let mut population = Vec::new();
     for number in 0..140usize {
@@ -86,7 +86,7 @@ async fn populate(fixture: &Fixture) -> (Vec<Sandbox>, [Team; 2], [Build; 2]) {
             started_at: at(i64::try_from(number % 7).expect("small")),
             ..sandbox(&teams[usize::from(number % 10 == 0)], &builds[usize::from(number % 4 == 0)])
         };
-        fixture.store.insert_sandbox(&sandbox).await.expect("there is room");
+        fixture.store.insert_sandbox(&sandbox).await.expect("the limit is not reached");
         population.push(sandbox);
     }
     (population, teams, builds)
@@ -128,29 +128,36 @@ pub(crate) async fn pages_agree_with_a_model(fixture: &Fixture) {
             }
         }
     }
-    assert!(sizes.iter().any(|size| *size > 100) && sizes.contains(&0), "the cases are worth their name: {sizes:?}");
+    assert!(
+        sizes.iter().any(|size| *size > 100) && sizes.contains(&0),
+        "the cases include long and empty lists: {sizes:?}"
+    );
     for (limit, size) in [(0, 1), (u32::MAX, PAGE_MAX as usize)] {
         let query = SandboxQuery { states: SandboxState::ALL.to_vec(), limit, ..everything.clone() };
-        assert_eq!(fixture.store.list_sandboxes(&query).await.expect("a read").sandboxes.len(), size, "limits are cut");
+        assert_eq!(
+            fixture.store.list_sandboxes(&query).await.expect("a read").sandboxes.len(),
+            size,
+            "the limit is clamped"
+        );
     }
 }
 
-pub(crate) async fn a_place_outlives_its_sandbox(fixture: &Fixture) {
+pub(crate) async fn a_cursor_outlives_its_sandbox(fixture: &Fixture) {
     let store = &fixture.store;
     let (population, teams, builds) = populate(fixture).await;
     let query = SandboxQuery { limit: 10, ..all(teams[0].id) };
     let page = store.list_sandboxes(&query).await.expect("a read");
     let last = page.sandboxes.last().expect("a full page");
     let last = population.iter().find(|sandbox| sandbox.sandbox_id == last.sandbox_id).expect("one of them");
-    store.delete_sandbox(&last.sandbox_id, last.execution_id).await.expect("it is there");
-    // One that is created meanwhile is newer than the place, and must not shift what follows.
+    store.delete_sandbox(&last.sandbox_id, last.execution_id).await.expect("it exists");
+    // One that is created meanwhile is newer than the cursor, and must not shift the sandboxes after it.
     let started_at = at(1_000_000);
     let newer = Sandbox { state: SandboxState::Running, started_at, ..sandbox(&teams[0], &builds[0]) };
-    store.insert_sandbox(&newer).await.expect("there is room");
-    let (rest, total) = walk(store, &SandboxQuery { after: page.next, ..query.clone() }).await;
+    store.insert_sandbox(&newer).await.expect("the limit is not reached");
+    let (remaining, total) = walk(store, &SandboxQuery { after: page.next, ..query.clone() }).await;
     let (expected, running) = model(&population, &query);
-    assert_eq!(rest, expected[10..]);
-    assert_eq!(total, running, "one is gone and one has come");
+    assert_eq!(remaining, expected[10..]);
+    assert_eq!(total, running, "one was deleted and one was created");
 }
 
 pub(crate) async fn metadata_is_compared_exactly(fixture: &Fixture) {
@@ -198,7 +205,7 @@ pub(crate) async fn metadata_is_compared_exactly(fixture: &Fixture) {
         for value in ["same", key] {
             let metadata = texts([(key, value)]);
             let sandbox = Sandbox { state: SandboxState::Running, metadata, ..sandbox(&team, &build) };
-            store.insert_sandbox(&sandbox).await.expect("there is room");
+            store.insert_sandbox(&sandbox).await.expect("the limit is not reached");
             population.push(sandbox);
         }
     }

@@ -1,6 +1,6 @@
-//! Passwords of users, and where they are logged in.
+//! Passwords and logins of users.
 
-use hearth_store::{LoginTimes, NewUser, PasswordHash, Proof, RefreshToken, Renewed, Store, User};
+use hearth_store::{LoginTimes, NewUser, PasswordHash, Proof, RefreshToken, Renewal, Store, User};
 use hearth_types::{Secret, UserId};
 use tokio::task::JoinSet;
 
@@ -10,7 +10,7 @@ const SECOND: i64 = 1_000_000;
 const DAY: i64 = 24 * 3600 * SECOND;
 
 async fn user(store: &Store, email: &str) -> User {
-    store.create_user(NewUser { email: email.to_owned(), subject: None }).await.expect("nobody has the address")
+    store.create_user(NewUser { email: email.to_owned(), subject: None }).await.expect("the address is unused")
 }
 
 async fn hash(text: &'static str) -> PasswordHash {
@@ -23,18 +23,18 @@ fn times(now: i64) -> LoginTimes {
 }
 
 async fn log_in(store: &Store, user: &User, now: i64) -> RefreshToken {
-    let begun = store.begin_login(user.id, Proof::Issuer, times(now)).await.expect("a write");
-    let (login, token) = begun.expect("they are there");
+    let login = store.create_login(user.id, Proof::Issuer, times(now)).await.expect("a write");
+    let (login, token) = login.expect("the user exists");
     assert_eq!((&login.user, login.expires_at), (user, at(now + DAY)));
     token
 }
 
-/// Whether a token leads on, and to what.
+/// Renews with a token. Returns the next token, or the name of the failure.
 async fn renew(store: &Store, token: &RefreshToken, now: i64) -> Result<RefreshToken, &'static str> {
     match store.renew_login(token, at(now)).await.expect("a write") {
-        Renewed::Renewed(_, next) => Ok(next),
-        Renewed::Unknown => Err("unknown"),
-        Renewed::Reused { .. } => Err("reused"),
+        Renewal::Renewed(_, next) => Ok(next),
+        Renewal::Unknown => Err("unknown"),
+        Renewal::Reused { .. } => Err("reused"),
     }
 }
 
@@ -43,46 +43,46 @@ pub(crate) async fn a_password_is_set_changed_and_removed(Fixture { store, .. }:
     let (first, second) = (hash("the first password").await, hash("the second password").await);
     assert!(!store.has_passwords().await.expect("a read"));
     assert!(!store.set_password(UserId::generate(), Some(&first)).await.expect("a write"));
-    let theirs = async || store.password_by_email("ada@example.com").await.expect("a read");
-    assert_eq!(theirs().await, None);
+    let stored = async || store.password_by_email("ada@example.com").await.expect("a read");
+    assert_eq!(stored().await, None);
     for password in [&first, &second] {
         let token = log_in(store, &ada, 0).await;
         let others = log_in(store, &bob, 0).await;
         assert!(store.set_password(ada.id, Some(password)).await.expect("a write"));
-        assert_eq!(theirs().await, Some((ada.clone(), password.clone())));
-        assert_eq!(renew(store, &token, 1).await.err(), Some("unknown"), "a new password ends logins");
-        assert!(renew(store, &others, 1).await.is_ok(), "but not those of others");
+        assert_eq!(stored().await, Some((ada.clone(), password.clone())));
+        assert_eq!(renew(store, &token, 1).await.err(), Some("unknown"), "a new password deletes logins");
+        assert!(renew(store, &others, 1).await.is_ok(), "but not those of other users");
     }
     assert!(store.has_password(ada.id).await.expect("a read") && store.has_passwords().await.expect("a read"));
     assert!(!store.has_password(bob.id).await.expect("a read"));
-    // What was verified a moment ago need not be the password any more.
-    for (proof, is_let_in) in [(&first, false), (&second, true)] {
-        let begun = store.begin_login(ada.id, Proof::Password(proof), times(0)).await.expect("a write");
-        assert_eq!(begun.is_some(), is_let_in);
+    // A password that was verified may have been replaced since.
+    for (proof, is_accepted) in [(&first, false), (&second, true)] {
+        let login = store.create_login(ada.id, Proof::Password(proof), times(0)).await.expect("a write");
+        assert_eq!(login.is_some(), is_accepted);
     }
     assert!(store.set_password(ada.id, None).await.expect("a write"));
-    assert_eq!(theirs().await, None);
-    assert!(store.begin_login(ada.id, Proof::Password(&second), times(0)).await.expect("a write").is_none());
+    assert_eq!(stored().await, None);
+    assert!(store.create_login(ada.id, Proof::Password(&second), times(0)).await.expect("a write").is_none());
 }
 
-pub(crate) async fn a_used_refresh_token_ends_its_login(fixture: &Fixture) {
+pub(crate) async fn a_reused_refresh_token_deletes_its_login(fixture: &Fixture) {
     let store = &fixture.store;
     let ada = user(store, "ada@example.com").await;
     let (first, other) = (log_in(store, &ada, 0).await, log_in(store, &ada, 0).await);
     let second = renew(store, &first, 1).await.expect("the newest");
-    let Renewed::Renewed(login, third) = store.renew_login(&second, at(2)).await.expect("a write") else {
-        panic!("the newest leads on");
+    let Renewal::Renewed(login, third) = store.renew_login(&second, at(2)).await.expect("a write") else {
+        panic!("the newest token renews");
     };
-    assert_eq!((&login.user, login.expires_at), (&ada, at(DAY)), "renewing does not make it last longer");
+    assert_eq!((&login.user, login.expires_at), (&ada, at(DAY)), "renewing does not change the expiry");
     assert_eq!(store.user_by_login(login.id, at(2)).await.expect("a read"), Some(ada.clone()));
     let reused = store.renew_login(&first, at(3)).await.expect("a write");
-    assert!(matches!(reused, Renewed::Reused { id, user_id } if id == login.id && user_id == ada.id), "{reused:?}");
+    assert!(matches!(reused, Renewal::Reused { id, user_id } if id == login.id && user_id == ada.id), "{reused:?}");
     for token in [&first, &second, &third] {
-        assert_eq!(renew(store, token, 4).await.err(), Some("unknown"), "all of it is over");
+        assert_eq!(renew(store, token, 4).await.err(), Some("unknown"), "the login is deleted");
     }
     assert_eq!(store.user_by_login(login.id, at(4)).await.expect("a read"), None);
     let again = fixture.open_again().await;
-    assert!(renew(&again, &other, 4).await.is_ok(), "other logins go on, also after a restart");
+    assert!(renew(&again, &other, 4).await.is_ok(), "other logins stay valid, also after a restart");
     again.close().await;
 }
 
@@ -103,25 +103,25 @@ pub(crate) async fn one_of_many_renewals_wins(fixture: &Fixture) {
     two.close().await;
 }
 
-pub(crate) async fn logins_end(Fixture { store, .. }: &Fixture) {
+pub(crate) async fn logins_expire_and_are_deleted(Fixture { store, .. }: &Fixture) {
     let ada = user(store, "ada@example.com").await;
     let token = log_in(store, &ada, 0).await;
-    assert!(store.end_login_of(&token).await.expect("a write"));
-    assert!(!store.end_login_of(&token).await.expect("a write"));
+    assert!(store.delete_login_of(&token).await.expect("a write"));
+    assert!(!store.delete_login_of(&token).await.expect("a write"));
     assert_eq!(renew(store, &token, 1).await.err(), Some("unknown"));
-    // By time.
+    // By expiry.
     let token = log_in(store, &ada, 0).await;
-    let token = renew(store, &token, DAY - 1).await.expect("still there");
+    let token = renew(store, &token, DAY - 1).await.expect("not expired yet");
     assert_eq!(renew(store, &token, DAY).await.err(), Some("unknown"));
     log_in(store, &ada, 1).await;
-    assert_eq!(store.forget_expired_logins(at(DAY)).await.expect("a write"), 1, "the other one has a moment left");
-    assert_eq!(store.forget_expired_logins(at(DAY)).await.expect("a write"), 0);
-    // By newer ones.
+    assert_eq!(store.delete_expired_logins(at(DAY)).await.expect("a write"), 1, "the other one expires later");
+    assert_eq!(store.delete_expired_logins(at(DAY)).await.expect("a write"), 0);
+    // By newer logins.
     let mut tokens = Vec::new();
     for number in 0..33 {
         tokens.push(log_in(store, &ada, 10 + number).await);
     }
-    assert_eq!(renew(store, &tokens[0], 50).await.err(), Some("unknown"), "the oldest had to go");
+    assert_eq!(renew(store, &tokens[0], 50).await.err(), Some("unknown"), "the oldest was deleted");
     assert!(renew(store, &tokens[1], 50).await.is_ok());
     // With their user.
     store.set_password(ada.id, Some(&hash("the first password").await)).await.expect("a write");
@@ -129,5 +129,5 @@ pub(crate) async fn logins_end(Fixture { store, .. }: &Fixture) {
     assert!(store.delete_user(ada.id).await.expect("a write"));
     assert_eq!(renew(store, &token, 1).await.err(), Some("unknown"));
     assert!(!store.has_passwords().await.expect("a read"));
-    assert!(store.begin_login(ada.id, Proof::Issuer, times(0)).await.expect("a write").is_none());
+    assert!(store.create_login(ada.id, Proof::Issuer, times(0)).await.expect("a write").is_none());
 }

@@ -1,5 +1,6 @@
-//! A Postgres server of the suite's own: in a temporary folder, on a socket in it, as an unprivileged user, gone
-//! afterwards.
+//! A Postgres server that belongs to the suite.
+//!
+//! It runs as an unprivileged user in a temporary folder, listens on a socket in it, and is removed afterwards.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,11 +13,11 @@ use hearth_store::{Config, Store};
 use sea_orm::{ConnectionTrait as _, Database, DatabaseConnection, DbBackend, Statement};
 use tempfile::TempDir;
 
-/// Postgres does not run as root: then it runs as this user, whom no file of the host belongs to.
+/// User id for the server when the tests run as root, which Postgres rejects. No file of the host belongs to it.
 const NOBODY: u32 = 65534;
-/// How long a server may take to start.
+/// Longest start of a server.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two tries to connect to a server that is starting.
+/// Pause between two attempts to connect to a server that is starting.
 const POLL: Duration = Duration::from_millis(50);
 
 pub(crate) struct Server {
@@ -26,7 +27,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Call it from the test's own thread: the server ends with the thread that started it.
+    /// Starts a server. Call it from the test's own thread: the server is killed when the thread that started it ends.
     pub(crate) async fn start() -> Self {
         let programs = programs();
         let folder = tempfile::tempdir().expect("a folder");
@@ -34,7 +35,7 @@ impl Server {
         fs::create_dir(&data).expect("a folder in it");
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("permissions");
         if fs::metadata(folder.path()).expect("the folder").uid() == 0 {
-            chown(&data, Some(NOBODY), Some(NOBODY)).expect("a folder of nobody");
+            chown(&data, Some(NOBODY), Some(NOBODY)).expect("a folder of the unprivileged user");
         }
         let init = command(&programs.join("initdb"), &data)
             .args([
@@ -73,13 +74,13 @@ impl Server {
         Self { folder, process, database }
     }
 
-    /// An empty database.
+    /// Creates an empty database.
     pub(crate) async fn create(&self, name: &str) -> Config {
         self.database.execute_unprepared(&format!("CREATE DATABASE \"{name}\"")).await.expect(name);
         Config { url: url(&self.folder.path().join("data"), name) }
     }
 
-    /// An empty database whose tables are in this folder.
+    /// Creates an empty database whose tables are in this folder.
     pub(crate) async fn create_on(&self, name: &str, folder: &Path) -> Config {
         let tables = folder.join("tables");
         fs::create_dir(&tables).expect("a folder in it");
@@ -94,7 +95,7 @@ impl Server {
         Config { url: url(&self.folder.path().join("data"), name) }
     }
 
-    /// The processes that serve a store's connections to a database.
+    /// Returns the ids of the processes that serve a store's connections to a database.
     pub(crate) async fn connections(&self, name: &str) -> BTreeSet<i32> {
         let sql = format!("SELECT pid FROM pg_stat_activity WHERE datname = '{name}' AND application_name = 'hearth'");
         let rows = self.database.query_all_raw(Statement::from_string(DbBackend::Postgres, sql)).await;
@@ -104,7 +105,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The server cleans up after itself: shared memory, too.
+        // With this signal the server cleans up after itself, including shared memory.
         if let Some(pid) = rustix::process::Pid::from_raw(i32::try_from(self.process.id()).expect("a process id")) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::QUIT);
         }
@@ -112,7 +113,8 @@ impl Drop for Server {
     }
 }
 
-/// Runs as nobody if this is root, and ends when the thread that starts it does.
+/// Returns a command that runs as an unprivileged user if this is root. It is killed when the thread that starts it
+/// ends.
 fn command(program: &Path, folder: &Path) -> Command {
     let mut command = Command::new("setpriv");
     if rustix::process::getuid().is_root() {
@@ -126,7 +128,7 @@ fn url(folder: &Path, database: &str) -> String {
     format!("postgres://hearth@localhost/{database}?host={}", folder.display())
 }
 
-/// Debian keeps the programs of each version in a folder of its own.
+/// Returns the folder of the newest version's programs. Debian has a folder for each version.
 fn programs() -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = versions.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).max();
@@ -134,26 +136,26 @@ fn programs() -> PathBuf {
     PathBuf::from(format!("/usr/lib/postgresql/{newest}/bin"))
 }
 
-/// Two control roles would end each other's sandboxes. Operators' commands are welcome beside one.
+/// Two control roles would kill each other's sandboxes. Operators' commands can use the database beside one.
 pub(crate) async fn one_control_role_claims_a_database(server: &Server) {
     let (config, other) = (server.create("claimed").await, server.create("other").await);
-    let first = Store::open_alone(&config).await.expect("nobody was before");
-    let error = Store::open_alone(&config).await.map(drop).expect_err("claimed");
+    let first = Store::open_exclusive(&config).await.expect("the database is unclaimed");
+    let error = Store::open_exclusive(&config).await.map(drop).expect_err("claimed");
     assert!(matches!(error, hearth_store::Error::Claimed { .. }), "{error}");
-    let command = Store::open(&config).await.expect("beside it");
+    let command = Store::open(&config).await.expect("a database that another process claims");
     assert_eq!(command.teams().await.expect("a read"), []);
     command.close().await;
-    Store::open_alone(&other).await.expect("another database").close().await;
+    Store::open_exclusive(&other).await.expect("another database").close().await;
     first.close().await;
-    Store::open_alone(&config).await.expect("the claim ended").close().await;
+    Store::open_exclusive(&config).await.expect("the claim was released").close().await;
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_told_at_once_and_without_its_password() {
+async fn an_unreachable_server_is_reported_immediately_without_its_password() {
     let folder = tempfile::tempdir().expect("a folder");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
-    // Nobody listens there from now on.
+    // The port is closed from now on.
     drop(listener);
     for url in [
         format!("postgres://hearth:hunter2@localhost/hearth?host={}", folder.path().display()),
@@ -161,7 +163,7 @@ async fn a_server_that_is_not_there_is_told_at_once_and_without_its_password() {
     ] {
         let config = Config { url };
         let opening = tokio::time::timeout(Duration::from_secs(5), Store::open(&config));
-        let error = opening.await.expect("at once").map(drop).expect_err("nobody listens");
+        let error = opening.await.expect("no timeout").map(drop).expect_err("the port is closed");
         assert!(matches!(error, hearth_store::Error::Open { .. }), "{error}");
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
         let cause = std::error::Error::source(&error).expect("a cause").to_string();

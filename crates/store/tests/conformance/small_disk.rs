@@ -1,7 +1,7 @@
-//! A file system of the test's own that fills up: a tmpfs in a mount namespace of the test's thread.
+//! A small file system that tests fill up: a tmpfs in a mount namespace of the test's thread.
 //!
-//! Threads and processes that this thread starts see it, nobody else does, and it is gone with the last of them. So a test
-//! that uses it runs on a current-thread runtime.
+//! Only this thread and the threads and processes that it starts see the mount; it is removed with the last of them. A
+//! test that uses it therefore runs on a current-thread runtime.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
@@ -18,7 +18,7 @@ pub(crate) struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// `None`: this is not root, who alone may mount; it says so.
+    /// Mounts the file system. Returns `None`, and prints that the test is skipped, if this is not root.
     pub(crate) fn mount(mib: u64) -> Option<Self> {
         if !nix::unistd::Uid::effective().is_root() {
             eprintln!("SKIPPED: mounting a small file system takes root");
@@ -26,7 +26,7 @@ impl SmallDisk {
         }
         let folder = tempfile::tempdir().expect("a folder");
         unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
-        // What is mounted here stays here.
+        // Mounts of this namespace do not propagate to others.
         mount(None::<&Path>, "/", None::<&Path>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&Path>)
             .expect("private mounts");
         let options = format!("size={},mode=0755", mib * MIB);
@@ -39,7 +39,7 @@ impl SmallDisk {
         self.folder.path()
     }
 
-    /// Leaves not a byte free.
+    /// Uses every free byte.
     pub(crate) fn fill(&self) {
         let mut filler = File::options().create(true).append(true).open(self.filler()).expect("a file");
         for block in [64 * 1024, 4096, 1] {
@@ -54,8 +54,8 @@ impl SmallDisk {
         }
     }
 
-    /// Makes room.
-    pub(crate) fn make_room(&self) {
+    /// Frees the space that [`fill`](Self::fill) used.
+    pub(crate) fn free_space(&self) {
         fs::remove_file(self.filler()).expect("it was filled");
     }
 
@@ -66,7 +66,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // The folder below it can be removed then; files that are still open keep working.
+        // After the unmount the folder can be removed; files that are still open keep working.
         let _ = nix::mount::umount2(self.folder.path(), nix::mount::MntFlags::MNT_DETACH);
     }
 }

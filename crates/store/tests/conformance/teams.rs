@@ -1,4 +1,4 @@
-//! Teams and their keys.
+//! Teams and their API keys.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub(crate) async fn a_team_is_found_as_created(Fixture { store, .. }: &Fixture) 
     assert_eq!(store.team_by_slug("nobody").await.expect("a read"), None);
 }
 
-pub(crate) async fn slugs_are_unique_and_fit_into_references(fixture: &Fixture) {
+pub(crate) async fn slugs_are_unique_and_valid_in_references(fixture: &Fixture) {
     let first = fixture.team("taken").await;
     let limits = first.limits;
     let create = |slug: &str| fixture.store.create_team(NewTeam { slug: slug.to_owned(), name: String::new(), limits });
@@ -59,7 +59,7 @@ pub(crate) async fn a_team_changes_its_standing(fixture: &Fixture) {
     assert!(!store.set_team_standing(TeamId::generate(), &Standing::Active).await.expect("a write"));
 }
 
-pub(crate) async fn a_key_leads_to_its_team(fixture: &Fixture) {
+pub(crate) async fn a_key_authenticates_its_team(fixture: &Fixture) {
     let store = &fixture.store;
     for team in [fixture.team("first").await, fixture.team("second").await] {
         let secret = KeySecret::generate();
@@ -74,7 +74,7 @@ pub(crate) async fn a_key_leads_to_its_team(fixture: &Fixture) {
     assert_eq!(store.authenticate(&KeySecret::generate().hash()).await.expect("a read"), None);
 }
 
-pub(crate) async fn a_secret_is_one_key(fixture: &Fixture) {
+pub(crate) async fn a_secret_is_used_by_one_key_only(fixture: &Fixture) {
     let store = &fixture.store;
     let (first, second) = (fixture.team("first").await, fixture.team("second").await);
     let secret = KeySecret::generate();
@@ -84,12 +84,12 @@ pub(crate) async fn a_secret_is_one_key(fixture: &Fixture) {
         assert!(matches!(again, Err(CreateApiKeyError::Exists)));
     }
     assert_eq!(store.authenticate(&secret.hash()).await.expect("a read"), Some((first, key)));
-    let nobody = TeamId::generate();
-    let orphan = store.create_api_key(nobody, "one", &KeySecret::generate()).await;
-    assert!(matches!(orphan, Err(CreateApiKeyError::UnknownTeam { team_id }) if team_id == nobody));
+    let missing = TeamId::generate();
+    let orphan = store.create_api_key(missing, "one", &KeySecret::generate()).await;
+    assert!(matches!(orphan, Err(CreateApiKeyError::UnknownTeam { team_id }) if team_id == missing));
 }
 
-pub(crate) async fn the_latest_use_of_a_key_is_kept(fixture: &Fixture) {
+pub(crate) async fn the_latest_use_of_a_key_wins(fixture: &Fixture) {
     let store = &fixture.store;
     let team = fixture.team("first").await;
     let [secret, other] = [(); 2].map(|()| KeySecret::generate());
@@ -98,15 +98,15 @@ pub(crate) async fn the_latest_use_of_a_key_is_kept(fixture: &Fixture) {
     let last_used = async |secret: &KeySecret| {
         store.authenticate(&secret.hash()).await.expect("a read").expect("the key").1.last_used_at
     };
-    for (use_at, kept) in [(at(5), at(5)), (at(3), at(5)), (at(7), at(7)), (at(7), at(7))] {
+    for (use_at, stored) in [(at(5), at(5)), (at(3), at(5)), (at(7), at(7)), (at(7), at(7))] {
         store.touch_api_key(key.id, use_at).await.expect("a write");
-        assert_eq!(last_used(&secret).await, Some(kept));
+        assert_eq!(last_used(&secret).await, Some(stored));
     }
     assert_eq!(last_used(&other).await, None);
-    store.touch_api_key(ApiKeyId::generate(), at(1)).await.expect("an unknown key is nothing");
+    store.touch_api_key(ApiKeyId::generate(), at(1)).await.expect("an unknown key is ignored");
 }
 
-pub(crate) async fn limits_are_kept(fixture: &Fixture) {
+pub(crate) async fn limits_are_stored(fixture: &Fixture) {
     let store = &fixture.store;
     let (team, other) = (fixture.team("first").await, fixture.team("second").await);
     for limits in [MOST, NOTHING, Limits { builds_max: 3, ..Limits::STANDARD }] {
@@ -117,7 +117,7 @@ pub(crate) async fn limits_are_kept(fixture: &Fixture) {
     assert!(!store.set_team_limits(TeamId::generate(), MOST).await.expect("a write"));
 }
 
-pub(crate) async fn a_team_keeps_its_own_keys(fixture: &Fixture) {
+pub(crate) async fn a_team_changes_only_its_own_keys(fixture: &Fixture) {
     let store = &fixture.store;
     let (team, other) = (fixture.team("first").await, fixture.team("second").await);
     let secrets = [(); 3].map(|()| KeySecret::generate());
@@ -125,20 +125,20 @@ pub(crate) async fn a_team_keeps_its_own_keys(fixture: &Fixture) {
     for (owner, secret) in [&team, &team, &other].into_iter().zip(&secrets) {
         keys.push(store.create_api_key(owner.id, "key", secret).await.expect("a new key"));
     }
-    let named = async |team: TeamId| {
+    let listed = async |team: TeamId| {
         let keys = store.api_keys(team).await.expect("a read");
         keys.into_iter().map(|(key, user)| (key.id, key.name, user)).collect::<Vec<_>>()
     };
     let key = |index: usize, name: &str| (keys[index].id, name.to_owned(), None);
-    assert_eq!(named(team.id).await, [key(0, "key"), key(1, "key")]);
+    assert_eq!(listed(team.id).await, [key(0, "key"), key(1, "key")]);
     assert!(!store.rename_api_key(other.id, keys[0].id, "stolen").await.expect("a write"));
     assert!(!store.delete_api_key(other.id, keys[0].id).await.expect("a write"));
     assert!(store.rename_api_key(team.id, keys[0].id, "desk").await.expect("a write"));
-    assert_eq!(named(team.id).await, [key(0, "desk"), key(1, "key")]);
+    assert_eq!(listed(team.id).await, [key(0, "desk"), key(1, "key")]);
     assert!(store.delete_api_key(team.id, keys[1].id).await.expect("a write"));
     assert!(!store.delete_api_key(team.id, keys[1].id).await.expect("a write"));
-    assert_eq!(named(team.id).await, [key(0, "desk")]);
-    assert_eq!(named(other.id).await, [key(2, "key")]);
+    assert_eq!(listed(team.id).await, [key(0, "desk")]);
+    assert_eq!(listed(other.id).await, [key(2, "key")]);
     let found = async |index: usize| store.authenticate(&secrets[index].hash()).await.expect("a read").is_some();
     assert_eq!((found(0).await, found(1).await, found(2).await), (true, false, true));
 }

@@ -1,29 +1,29 @@
-//! What references mean.
+//! Resolution of references.
 
 use hearth_store::{Alias, BuildStatus, NewBuild, RegisterBuildError, ResolveError, Store, Team};
 use hearth_types::{BuildId, Resources, Tag};
 
 use crate::{Fixture, base, reference};
 
-/// What a reference means to a team, as something that can be compared.
+/// Outcome of resolving a reference for a team, reduced to comparable values.
 #[derive(Debug, PartialEq)]
-enum Meaning {
+enum Resolution {
     Build(BuildId),
     UnknownTemplate,
     UnknownTag,
     Private,
 }
 
-async fn meaning(store: &Store, text: &str, team: &Team) -> Meaning {
+async fn resolution(store: &Store, text: &str, team: &Team) -> Resolution {
     match store.resolve(&reference(text), team).await {
         Ok(resolved) => {
             assert_eq!(resolved.build.template_id, resolved.template.id);
             assert_eq!(resolved.build.status, BuildStatus::Ready);
-            Meaning::Build(resolved.build.id)
+            Resolution::Build(resolved.build.id)
         }
-        Err(ResolveError::UnknownTemplate { .. }) => Meaning::UnknownTemplate,
-        Err(ResolveError::UnknownTag { .. }) => Meaning::UnknownTag,
-        Err(ResolveError::Private { .. }) => Meaning::Private,
+        Err(ResolveError::UnknownTemplate { .. }) => Resolution::UnknownTemplate,
+        Err(ResolveError::UnknownTag { .. }) => Resolution::UnknownTag,
+        Err(ResolveError::Private { .. }) => Resolution::Private,
         Err(ResolveError::Store(error)) => panic!("{error}"),
     }
 }
@@ -37,14 +37,14 @@ fn tag(text: &str) -> Tag {
 }
 
 async fn register(store: &Store, new: NewBuild) -> NewBuild {
-    store.register_build(new.clone()).await.expect("nothing is in the way");
+    store.register_build(new.clone()).await.expect("no alias is in use by others");
     new
 }
 
-pub(crate) async fn a_registered_build_is_what_its_names_mean(fixture: &Fixture) {
+pub(crate) async fn references_resolve_to_a_registered_build(fixture: &Fixture) {
     let store = &fixture.store;
     let team = fixture.team("first").await;
-    assert_eq!(meaning(store, "base", &team).await, Meaning::UnknownTemplate);
+    assert_eq!(resolution(store, "base", &team).await, Resolution::UnknownTemplate);
     let new = base();
     let build = store.register_build(new.clone()).await.expect("nothing is registered yet");
     assert_eq!((build.id, &build.template_id, build.status), (new.build_id, &new.template_id, BuildStatus::Ready));
@@ -60,15 +60,15 @@ pub(crate) async fn a_registered_build_is_what_its_names_mean(fixture: &Fixture)
         assert_eq!(resolved.alias.as_deref(), Some("base"), "{text}");
     }
     for (text, expected) in [
-        ("other", Meaning::UnknownTemplate),
-        ("first/base", Meaning::UnknownTemplate),
-        ("base:v1", Meaning::UnknownTag),
-        (&format!("base:{}", BuildId::generate()), Meaning::UnknownTag),
-        (&format!("first/{id}"), Meaning::UnknownTemplate),
+        ("other", Resolution::UnknownTemplate),
+        ("first/base", Resolution::UnknownTemplate),
+        ("base:v1", Resolution::UnknownTag),
+        (&format!("base:{}", BuildId::generate()), Resolution::UnknownTag),
+        (&format!("first/{id}"), Resolution::UnknownTemplate),
     ] {
-        assert_eq!(meaning(store, text, &team).await, expected, "{text}");
+        assert_eq!(resolution(store, text, &team).await, expected, "{text}");
     }
-    let template = store.resolve_template(&reference("base:no-such-tag"), &team).await.expect("whatever the tag");
+    let template = store.resolve_template(&reference("base:no-such-tag"), &team).await.expect("the tag is ignored");
     assert_eq!(&template.id, id);
 }
 
@@ -87,12 +87,12 @@ pub(crate) async fn registering_again_changes_nothing(fixture: &Fixture) {
         racing.spawn(async move { store.register_build(new).await.expect("idempotent") });
     }
     assert!(racing.join_all().await.iter().all(|build| *build == before.build));
-    // The build before is still what the tag means when a newer assignment is taken away: there was only one.
+    // There was only one assignment: once it is deleted, the tag refers to no build.
     fixture.tamper("DELETE FROM tag_assignment WHERE sequence = (SELECT max(sequence) FROM tag_assignment)").await;
-    assert_eq!(meaning(store, "base", &team).await, Meaning::UnknownTag);
+    assert_eq!(resolution(store, "base", &team).await, Resolution::UnknownTag);
 }
 
-pub(crate) async fn a_tag_means_its_newest_ready_build(fixture: &Fixture) {
+pub(crate) async fn a_tag_resolves_to_its_newest_ready_build(fixture: &Fixture) {
     let store = &fixture.store;
     let team = fixture.team("first").await;
     let old = register(store, NewBuild { kernel_version: "old".to_owned(), ..base() }).await;
@@ -100,24 +100,24 @@ pub(crate) async fn a_tag_means_its_newest_ready_build(fixture: &Fixture) {
     let new = register(store, new).await;
     let other = NewBuild { build_id: BuildId::generate(), tag: tag("v1.2"), ..old.clone() };
     let other = register(store, other).await;
-    assert_eq!(meaning(store, "base", &team).await, Meaning::Build(new.build_id));
-    assert_eq!(meaning(store, "base:v1.2", &team).await, Meaning::Build(other.build_id));
+    assert_eq!(resolution(store, "base", &team).await, Resolution::Build(new.build_id));
+    assert_eq!(resolution(store, "base:v1.2", &team).await, Resolution::Build(other.build_id));
     for status in ["waiting", "building", "error"] {
         fixture.tamper(&format!("UPDATE build SET status = '{status}' WHERE kernel_version = 'new'")).await;
-        assert_eq!(meaning(store, "base", &team).await, Meaning::Build(old.build_id), "{status}");
+        assert_eq!(resolution(store, "base", &team).await, Resolution::Build(old.build_id), "{status}");
         let by_id = format!("base:{}", new.build_id);
-        assert_eq!(meaning(store, &by_id, &team).await, Meaning::UnknownTag, "{status}");
+        assert_eq!(resolution(store, &by_id, &team).await, Resolution::UnknownTag, "{status}");
     }
     fixture.tamper("UPDATE build SET status = 'building' WHERE kernel_version = 'old'").await;
     fixture.tamper("DELETE FROM tag_assignment WHERE tag = 'v1.2'").await;
-    assert_eq!(meaning(store, "base", &team).await, Meaning::UnknownTag, "none is ready");
+    assert_eq!(resolution(store, "base", &team).await, Resolution::UnknownTag, "none is ready");
     for again in [&new, &old, &new] {
         register(store, again.clone()).await;
-        assert_eq!(meaning(store, "base", &team).await, Meaning::Build(again.build_id), "it was registered last");
+        assert_eq!(resolution(store, "base", &team).await, Resolution::Build(again.build_id), "it was registered last");
     }
 }
 
-pub(crate) async fn a_build_id_stands_for_a_tag(fixture: &Fixture) {
+pub(crate) async fn a_build_id_is_accepted_as_a_tag(fixture: &Fixture) {
     let store = &fixture.store;
     let team = fixture.team("first").await;
     let old = register(store, base()).await;
@@ -125,60 +125,72 @@ pub(crate) async fn a_build_id_stands_for_a_tag(fixture: &Fixture) {
     let elsewhere = NewBuild { alias: alias("", "elsewhere"), ..base() };
     let elsewhere = register(store, elsewhere).await;
     for build in [old.build_id, new.build_id] {
-        assert_eq!(meaning(store, &format!("base:{build}"), &team).await, Meaning::Build(build));
+        assert_eq!(resolution(store, &format!("base:{build}"), &team).await, Resolution::Build(build));
         let upper = format!("base:{}", build.to_string().to_uppercase());
-        assert_eq!(meaning(store, &upper, &team).await, Meaning::Build(build));
+        assert_eq!(resolution(store, &upper, &team).await, Resolution::Build(build));
         let digits = build.as_uuid().simple().to_string();
-        assert_eq!(meaning(store, &format!("base:{digits}"), &team).await, Meaning::UnknownTag, "may well be a tag");
+        assert_eq!(
+            resolution(store, &format!("base:{digits}"), &team).await,
+            Resolution::UnknownTag,
+            "digits are read as a tag"
+        );
     }
     let foreign = format!("base:{}", elsewhere.build_id);
-    assert_eq!(meaning(store, &foreign, &team).await, Meaning::UnknownTag, "a build of another template");
+    assert_eq!(resolution(store, &foreign, &team).await, Resolution::UnknownTag, "a build of another template");
     let digits = new.build_id.as_uuid().simple().to_string();
     register(store, NewBuild { tag: tag(&digits), ..old.clone() }).await;
-    assert_eq!(meaning(store, &format!("base:{digits}"), &team).await, Meaning::Build(old.build_id), "now it is");
+    assert_eq!(
+        resolution(store, &format!("base:{digits}"), &team).await,
+        Resolution::Build(old.build_id),
+        "the tag exists now"
+    );
 }
 
-pub(crate) async fn names_are_looked_up_in_order(fixture: &Fixture) {
+pub(crate) async fn namespaces_are_searched_in_order(fixture: &Fixture) {
     let store = &fixture.store;
     let (first, second) = (fixture.team("first").await, fixture.team("second").await);
     let global = register(store, base()).await;
     let own = NewBuild { team_id: Some(first.id), public: false, alias: alias("first", "base"), ..base() };
     let own = register(store, own).await;
-    // A global alias that reads like the id of another template.
+    // A global alias that equals the id of another template.
     let decoy = NewBuild { alias: alias("", global.template_id.as_str()), ..base() };
     let decoy = register(store, decoy).await;
     for (team, text, expected) in [
-        (&first, "base", Meaning::Build(own.build_id)),
-        (&second, "base", Meaning::Build(global.build_id)),
-        (&first, "first/base", Meaning::Build(own.build_id)),
-        (&second, "second/base", Meaning::UnknownTemplate),
-        (&second, "first/base", Meaning::Private),
-        (&first, global.template_id.as_str(), Meaning::Build(decoy.build_id)),
-        (&first, own.template_id.as_str(), Meaning::Build(own.build_id)),
-        (&second, own.template_id.as_str(), Meaning::Private),
+        (&first, "base", Resolution::Build(own.build_id)),
+        (&second, "base", Resolution::Build(global.build_id)),
+        (&first, "first/base", Resolution::Build(own.build_id)),
+        (&second, "second/base", Resolution::UnknownTemplate),
+        (&second, "first/base", Resolution::Private),
+        (&first, global.template_id.as_str(), Resolution::Build(decoy.build_id)),
+        (&first, own.template_id.as_str(), Resolution::Build(own.build_id)),
+        (&second, own.template_id.as_str(), Resolution::Private),
     ] {
-        assert_eq!(meaning(store, text, team).await, expected, "{text} for {}", team.slug);
+        assert_eq!(resolution(store, text, team).await, expected, "{text} for {}", team.slug);
     }
 }
 
-pub(crate) async fn private_templates_are_their_team_s(fixture: &Fixture) {
+pub(crate) async fn private_templates_resolve_for_their_team_only(fixture: &Fixture) {
     let store = &fixture.store;
     let (first, second) = (fixture.team("first").await, fixture.team("second").await);
     let new = NewBuild { team_id: Some(first.id), public: false, alias: alias("first", "mine"), ..base() };
     let new = register(store, new).await;
     let platform = NewBuild { public: false, alias: alias("", "internal"), ..base() };
     let platform = register(store, platform).await;
-    assert_eq!(meaning(store, "mine", &first).await, Meaning::Build(new.build_id));
-    assert_eq!(meaning(store, "first/mine:nothing", &second).await, Meaning::Private, "before its tags are told");
+    assert_eq!(resolution(store, "mine", &first).await, Resolution::Build(new.build_id));
+    assert_eq!(
+        resolution(store, "first/mine:nothing", &second).await,
+        Resolution::Private,
+        "its tags are not revealed"
+    );
     for text in ["internal", platform.template_id.as_str()] {
-        assert_eq!(meaning(store, text, &first).await, Meaning::Private, "{text}");
+        assert_eq!(resolution(store, text, &first).await, Resolution::Private, "{text}");
     }
     let private = store.resolve_template(&reference("first/mine"), &second).await;
     assert!(matches!(private, Err(ResolveError::Private { .. })));
     register(store, NewBuild { public: true, ..new.clone() }).await;
-    assert_eq!(meaning(store, "first/mine", &second).await, Meaning::Build(new.build_id), "it was published");
+    assert_eq!(resolution(store, "first/mine", &second).await, Resolution::Build(new.build_id), "it was published");
     register(store, NewBuild { public: false, ..new.clone() }).await;
-    assert_eq!(meaning(store, "first/mine", &second).await, Meaning::Private, "and taken back");
+    assert_eq!(resolution(store, "first/mine", &second).await, Resolution::Private, "and made private again");
 }
 
 pub(crate) async fn an_alias_moves_between_templates_of_one_owner(fixture: &Fixture) {
@@ -186,36 +198,42 @@ pub(crate) async fn an_alias_moves_between_templates_of_one_owner(fixture: &Fixt
     let team = fixture.team("first").await;
     let old = register(store, base()).await;
     let new = register(store, base()).await;
-    assert_eq!(meaning(store, "base", &team).await, Meaning::Build(new.build_id));
+    assert_eq!(resolution(store, "base", &team).await, Resolution::Build(new.build_id));
     let nameless = store.resolve(&reference(old.template_id.as_str()), &team).await.expect("by its id");
     assert_eq!((nameless.build.id, nameless.alias), (old.build_id, None));
-    // At most one alias per namespace: another name is a new name.
+    // There is at most one alias per namespace: a new alias replaces the old one.
     register(store, NewBuild { alias: alias("", "renamed"), ..new.clone() }).await;
-    assert_eq!(meaning(store, "base", &team).await, Meaning::UnknownTemplate);
-    assert_eq!(meaning(store, "renamed", &team).await, Meaning::Build(new.build_id));
-    // Names in several namespaces stay: the first one is shown.
+    assert_eq!(resolution(store, "base", &team).await, Resolution::UnknownTemplate);
+    assert_eq!(resolution(store, "renamed", &team).await, Resolution::Build(new.build_id));
+    // Aliases in several namespaces coexist; the oldest is shown.
     register(store, NewBuild { alias: alias("elsewhere", "second-name"), ..new.clone() }).await;
     let resolved = store.resolve(&reference("elsewhere/second-name"), &team).await.expect("registered");
     assert_eq!((resolved.build.id, resolved.alias.as_deref()), (new.build_id, Some("renamed")));
 }
 
-pub(crate) async fn what_belongs_to_others_is_refused(fixture: &Fixture) {
+pub(crate) async fn builds_of_other_owners_are_rejected(fixture: &Fixture) {
     let store = &fixture.store;
     let team = fixture.team("first").await;
     let platform = register(store, base()).await;
     let theirs = NewBuild { team_id: Some(team.id), public: false, alias: alias("first", "mine"), ..base() };
     let stolen_template = NewBuild { template_id: platform.template_id.clone(), ..theirs.clone() };
-    let refusal = store.register_build(stolen_template).await;
-    assert!(matches!(refusal, Err(RegisterBuildError::Foreign { template_id }) if template_id == platform.template_id));
+    let rejection = store.register_build(stolen_template).await;
+    assert!(
+        matches!(rejection, Err(RegisterBuildError::Foreign { template_id }) if template_id == platform.template_id)
+    );
     let stolen_name = NewBuild { alias: platform.alias.clone(), ..theirs.clone() };
-    let refusal = store.register_build(stolen_name).await;
-    assert!(matches!(refusal, Err(RegisterBuildError::AliasTaken { holder, .. }) if holder == platform.template_id));
+    let rejection = store.register_build(stolen_name).await;
+    assert!(matches!(rejection, Err(RegisterBuildError::AliasTaken { holder, .. }) if holder == platform.template_id));
     let stolen_build = NewBuild { build_id: platform.build_id, ..theirs.clone() };
-    let refusal = store.register_build(stolen_build).await;
-    let Err(RegisterBuildError::OtherTemplate { template_id, .. }) = refusal else { panic!("{refusal:?}") };
+    let rejection = store.register_build(stolen_build).await;
+    let Err(RegisterBuildError::OtherTemplate { template_id, .. }) = rejection else { panic!("{rejection:?}") };
     assert_eq!(template_id, platform.template_id);
     for text in ["first/mine", theirs.template_id.as_str()] {
-        assert_eq!(meaning(store, text, &team).await, Meaning::UnknownTemplate, "a refusal leaves nothing behind");
+        assert_eq!(
+            resolution(store, text, &team).await,
+            Resolution::UnknownTemplate,
+            "a rejected registration has no effect"
+        );
     }
-    assert_eq!(meaning(store, "base", &team).await, Meaning::Build(platform.build_id));
+    assert_eq!(resolution(store, "base", &team).await, Resolution::Build(platform.build_id));
 }

@@ -10,7 +10,7 @@ use crate::Fixture;
 
 async fn user(store: &Store, email: &str, subject: Option<&str>) -> User {
     let new = NewUser { email: email.to_owned(), subject: subject.map(str::to_owned) };
-    store.create_user(new).await.expect("nobody has the address")
+    store.create_user(new).await.expect("the address is unused")
 }
 
 pub(crate) async fn a_user_is_found_as_created(Fixture { store, .. }: &Fixture) {
@@ -51,7 +51,7 @@ pub(crate) async fn exactly_one_team_is_the_default(fixture: &Fixture) {
     let (first, second, other) =
         (fixture.team("first").await, fixture.team("second").await, fixture.team("other").await);
     for team in [&first, &second, &first] {
-        store.join_team(ada.id, team.id).await.expect("both are there");
+        store.join_team(ada.id, team.id).await.expect("both exist");
     }
     let defaults = async || {
         let memberships = store.memberships(ada.id).await.expect("a read");
@@ -62,23 +62,23 @@ pub(crate) async fn exactly_one_team_is_the_default(fixture: &Fixture) {
     assert!(store.set_default_team(ada.id, second.id).await.expect("a write"));
     assert_eq!(defaults().await, both(false));
     assert!(store.set_default_team(ada.id, other.id).await.expect("a write"));
-    assert_eq!(defaults().await, both(true), "one that is none of theirs does not count");
+    assert_eq!(defaults().await, both(true), "a team that they are not a member of is ignored");
     assert_eq!(store.membership(ada.id, second.id).await.expect("a read"), Some(second.clone()));
     assert_eq!(store.membership(ada.id, other.id).await.expect("a read"), None);
     assert!(store.leave_team(ada.id, first.id).await.expect("a write"));
     assert!(!store.leave_team(ada.id, first.id).await.expect("a write"));
     assert_eq!(defaults().await, [("second".to_owned(), true)]);
     for (user_id, team_id) in [(UserId::generate(), first.id), (ada.id, TeamId::generate())] {
-        let error = store.join_team(user_id, team_id).await.expect_err("one is not there");
+        let error = store.join_team(user_id, team_id).await.expect_err("one does not exist");
         assert!(matches!(error, JoinTeamError::Unknown { .. }), "{error}");
     }
     assert!(!store.set_default_team(UserId::generate(), first.id).await.expect("a write"));
 }
 
-pub(crate) async fn keys_outlive_who_made_them(fixture: &Fixture) {
+pub(crate) async fn keys_outlive_their_creator(fixture: &Fixture) {
     let store = &fixture.store;
     let (team, ada) = (fixture.team("first").await, user(&fixture.store, "ada@example.com", None).await);
-    store.join_team(ada.id, team.id).await.expect("both are there");
+    store.join_team(ada.id, team.id).await.expect("both exist");
     let secret = KeySecret::generate();
     let key = store.create_api_key_by(Some(ada.id), team.id, "hers", &secret).await.expect("a new key");
     assert_eq!(key.created_by, Some(ada.id));
@@ -106,18 +106,18 @@ pub(crate) async fn keys_for_logins_replace_each_other(fixture: &Fixture) {
     for _ in 0..max {
         made.push(make(ada, &team).await);
     }
-    // The oldest is in use, so the next one goes.
+    // The oldest key was used recently, so the next one is deleted.
     store.touch_api_key(made[0], Timestamp::now() + Duration::from_secs(60)).await.expect("a write");
     for _ in 0..3 {
         made.push(make(ada, &team).await);
     }
     let keys = store.api_keys(team.id).await.expect("a read");
-    let mut kept: Vec<_> = keys.into_iter().map(|(key, _)| key.id).collect();
+    let mut remaining: Vec<_> = keys.into_iter().map(|(key, _)| key.id).collect();
     let mut expected = [&[hers, bobs, made[0]][..], &made[4..]].concat();
-    kept.sort();
+    remaining.sort();
     expected.sort();
-    assert_eq!(kept, expected);
-    let elsewhere_kept: Vec<_> =
+    assert_eq!(remaining, expected);
+    let elsewhere_remaining: Vec<_> =
         store.api_keys(other.id).await.expect("a read").into_iter().map(|(key, _)| key.id).collect();
-    assert_eq!(elsewhere_kept, [elsewhere]);
+    assert_eq!(elsewhere_remaining, [elsewhere]);
 }

@@ -1,7 +1,8 @@
-//! A future that is seldom ready, beside one that is often polled.
+//! Polls a rarely ready future only after its waker fired.
 //!
-//! Whoever waits for work and for a stop at the same time polls both whenever there is work. A stop that many tasks wait for takes
-//! a lock that they share with each of those polls. This one is asked again only after it said that something happened.
+//! A task that waits for work and for a stop signal polls both futures whenever there is work. When many tasks wait for
+//! the same stop signal, each of those polls takes a lock that all of them share. [`WakeGated`] avoids this: it polls
+//! its future again only after the future has woken its task.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,9 +11,9 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use futures::task::AtomicWaker;
 
-/// Polls a future only after it was woken. As cancel safe as the future.
+/// Future that is polled only after it was woken. As cancel safe as the inner future.
 #[derive(Debug)]
-pub struct Seldom<F> {
+pub struct WakeGated<F> {
     future: Pin<Box<F>>,
     woken: Arc<Woken>,
 }
@@ -25,25 +26,25 @@ struct Woken {
 
 impl Wake for Woken {
     fn wake(self: Arc<Self>) {
-        // Before the task is woken, so that it sees it.
+        // Set before the task is woken, so that the task's poll sees it.
         self.is_woken.store(true, Ordering::Release);
         self.task.wake();
     }
 }
 
-impl<F> Seldom<F> {
-    /// The future is polled for the first time with this one.
+impl<F> WakeGated<F> {
+    /// Wraps `future`. The first poll always reaches it.
     pub fn new(future: F) -> Self {
         let woken = Woken { is_woken: AtomicBool::new(true), task: AtomicWaker::new() };
         Self { future: Box::pin(future), woken: Arc::new(woken) }
     }
 }
 
-impl<F: Future> Future for Seldom<F> {
+impl<F: Future> Future for WakeGated<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        // Before the flag is looked at: whoever sets it afterwards wakes this task.
+        // Registered before the flag is read: a wake that sets the flag afterwards also wakes this task.
         self.woken.task.register(context.waker());
         if !self.woken.is_woken.swap(false, Ordering::AcqRel) {
             return Poll::Pending;
@@ -63,7 +64,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_is_asked_when_something_happened() {
+    async fn polls_the_future_only_after_a_wake() {
         let (token, polls) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
         let (cancelled, counted) = (token.clone(), Arc::clone(&polls));
         let counting = async move {
@@ -74,12 +75,12 @@ mod tests {
             })
             .await;
         };
-        let mut seldom = Seldom::new(counting);
+        let mut gated = WakeGated::new(counting);
         for _ in 0..100 {
-            assert!(futures::poll!(&mut seldom).is_pending());
+            assert!(futures::poll!(&mut gated).is_pending());
         }
         assert_eq!(polls.load(Ordering::Relaxed), 1);
-        let waiting = tokio::spawn(seldom);
+        let waiting = tokio::spawn(gated);
         tokio::task::yield_now().await;
         token.cancel();
         waiting.await.expect("no panic");

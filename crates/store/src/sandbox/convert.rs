@@ -1,4 +1,4 @@
-//! Between a sandbox and its row.
+//! Conversion between a sandbox and its row.
 
 use hearth_types::{BuildId, ExecutionId, Ingress, Resources, TeamId};
 use sea_orm::ActiveValue::Set;
@@ -6,16 +6,16 @@ use sea_orm::ActiveValue::Set;
 use super::{Sandbox, SandboxState};
 use crate::entity::sandbox::{self, IngressRules, Texts};
 use crate::error::Error;
-use crate::row::{Reading, UnknownWord, micros, millis};
+use crate::row::{RowReader, UnknownValue, micros, millis};
 
-pub(super) fn read_state(reading: &Reading, text: &str) -> Result<SandboxState, Error> {
+pub(super) fn read_state(reader: &RowReader, text: &str) -> Result<SandboxState, Error> {
     let known = SandboxState::ALL.into_iter().find(|known| known.as_str() == text);
-    known.ok_or_else(|| reading.damaged("state", UnknownWord(text.to_owned())))
+    known.ok_or_else(|| reader.damaged("state", UnknownValue(text.to_owned())))
 }
 
-fn read_ingress(reading: &Reading, rules: Option<IngressRules>) -> Result<Ingress, Error> {
+fn read_ingress(reader: &RowReader, rules: Option<IngressRules>) -> Result<Ingress, Error> {
     let Some(IngressRules { public, host_mask, https_ports }) = rules else { return Ok(Ingress::open()) };
-    let host_mask = host_mask.map(|mask| reading.text("ingress", &mask)).transpose()?;
+    let host_mask = host_mask.map(|mask| reader.text("ingress", &mask)).transpose()?;
     Ok(Ingress { public, host_mask, https_ports })
 }
 
@@ -94,29 +94,29 @@ impl TryFrom<sandbox::Model> for Sandbox {
             disk_mib,
             ingress,
         } = row;
-        let reading = Reading::new("sandbox", &id);
+        let reader = RowReader::new("sandbox", &id);
         Ok(Self {
-            sandbox_id: reading.text("id", &id)?,
+            sandbox_id: reader.text("id", &id)?,
             execution_id: ExecutionId::from_uuid(execution_id),
             team_id: TeamId::from_uuid(team_id),
-            template_id: reading.text("template_id", &template_id)?,
+            template_id: reader.text("template_id", &template_id)?,
             build_id: BuildId::from_uuid(build_id),
             alias,
-            node_id: reading.text("node_id", &node_id)?,
-            state: read_state(&reading, &state)?,
+            node_id: reader.text("node_id", &node_id)?,
+            state: read_state(&reader, &state)?,
             metadata,
             env_vars,
             envd_version,
             secured,
             allow_internet_access,
-            ingress: read_ingress(&reading, ingress)?,
-            timeout: reading.length("timeout_ms", timeout_ms)?,
-            started_at: reading.time("started_at_us", started_at_us)?,
-            end_at: reading.time("end_at_us", end_at_us)?,
+            ingress: read_ingress(&reader, ingress)?,
+            timeout: reader.length("timeout_ms", timeout_ms)?,
+            started_at: reader.time("started_at_us", started_at_us)?,
+            end_at: reader.time("end_at_us", end_at_us)?,
             resources: Resources {
-                vcpus: reading.number("vcpus", vcpus)?,
-                memory_mib: reading.number("memory_mib", memory_mib)?,
-                disk_mib: reading.number("disk_mib", disk_mib)?,
+                vcpus: reader.number("vcpus", vcpus)?,
+                memory_mib: reader.number("memory_mib", memory_mib)?,
+                disk_mib: reader.number("disk_mib", disk_mib)?,
             },
         })
     }
