@@ -1,4 +1,4 @@
-//! `GET /files`: headers and the order of checks. [`super::pieces`] has the bytes.
+//! `GET /files`: headers and the order of checks. [`super::pieces`] streams the bytes.
 
 use std::io;
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::failure::Failure;
 use crate::path_calls::Lane;
 use crate::sys;
 
-/// Bytes of the boundary between parts: no file has it by chance.
+/// Random bytes of the boundary between parts; a file does not contain it by chance.
 const BOUNDARY_BYTES: usize = 16;
 
 pub(super) async fn serve(path: &Path, lane: Lane, headers: &HeaderMap) -> Result<Response, Failure> {
@@ -52,7 +52,7 @@ pub(super) async fn serve(path: &Path, lane: Lane, headers: &HeaderMap) -> Resul
     Ok(response)
 }
 
-/// Opens what is to be sent. The inner error is told only after other refusals.
+/// Opens the file to send. The inner error is reported only after other rejections.
 fn open(path: &Path, lane: Lane) -> Result<io::Result<Input>, Failure> {
     let shown = path.display();
     match Input::open(path, lane) {
@@ -60,7 +60,7 @@ fn open(path: &Path, lane: Lane) -> Result<io::Result<Input>, Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(Failure::new(StatusCode::NOT_FOUND, format!("path '{shown}' does not exist")))
         }
-        // A socket, or a device without anything behind it (open(2)).
+        // A socket, or a device without hardware (open(2)).
         Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => {
             Err(Failure::bad_request(format!("path '{shown}' is a socket or a device that cannot be read")))
         }
@@ -68,7 +68,7 @@ fn open(path: &Path, lane: Lane) -> Result<io::Result<Input>, Failure> {
     }
 }
 
-/// An answer without compression: of a part, if the client wants one and the size is known.
+/// Builds a reply without compression, of a part if the client requests one and the size is known.
 fn plain(input: Input, beginning: Beginning, headers: &HeaderMap, kind: &str) -> Result<Response, Failure> {
     let found = &input.metadata;
     let modified = found.modified().ok();
@@ -76,10 +76,10 @@ fn plain(input: Input, beginning: Beginning, headers: &HeaderMap, kind: &str) ->
         return Ok(dated(status(StatusCode::NOT_MODIFIED), modified));
     }
     let size = match (beginning.is_all, found.is_file()) {
-        // What was read counts: files of the kernel claim sizes that they do not have.
+        // The bytes read are authoritative: `/proc` and `/sys` report sizes that their files do not have.
         (true, _) => beginning.bytes.len() as u64,
         (false, true) if found.len() >= beginning.bytes.len() as u64 => found.len(),
-        // Unknown: to the end, however far that is.
+        // The size is unknown: send everything up to the end.
         (false, _) => {
             let all = [Piece::Bytes(beginning.bytes), Piece::Rest];
             return Ok(Response::new(Body::from_stream(pieces::stream(input, all))));
@@ -127,7 +127,7 @@ impl Sections {
         response
     }
 
-    /// Several parts, each with its headers (RFC 9110, section 14.6).
+    /// Builds a reply of several parts, each with its headers (RFC 9110, section 14.6).
     fn parts(self, parts: &[Part], kind: &str) -> Result<Response, Failure> {
         let boundary = sys::random_hex::<BOUNDARY_BYTES>()
             .map_err(|error| Failure::internal(format!("error drawing a boundary: {error}")))?;
@@ -149,13 +149,13 @@ impl Sections {
         Ok(response)
     }
 
-    /// A part: from what was read already, and from the file.
+    /// Splits a part into the bytes in memory and the remainder in the file.
     fn pieces(&self, part: Part) -> Vec<Piece> {
         let known = self.beginning.bytes.len() as u64;
         let end = part.start + part.length;
         let mut pieces = Vec::new();
         if part.start < known {
-            // Both lie inside of what is in memory.
+            // Both offsets are within the bytes in memory.
             let (from, to) = (part.start as usize, end.min(known) as usize);
             pieces.push(Piece::Bytes(self.beginning.bytes.slice(from..to)));
         }
@@ -168,7 +168,7 @@ impl Sections {
 
     fn respond(self, status: StatusCode, pieces: Vec<Piece>, length: u64) -> Response {
         let body = match pieces.as_slice() {
-            // Without a stream, small files go out in one write with their headers.
+            // Without a stream, a small file is sent in one write together with the headers.
             [] => Body::empty(),
             [Piece::Bytes(bytes)] => Body::from(bytes.clone()),
             _ => Body::from_stream(pieces::stream(self.input, pieces)),
@@ -194,13 +194,13 @@ fn dated(mut response: Response, modified: Option<SystemTime>) -> Response {
 }
 
 fn insert(response: &mut Response, name: HeaderName, value: &str) {
-    // Made of numbers, dates and content types.
+    // Built from numbers, dates and content types, so always valid.
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }
 }
 
-/// Dates have whole seconds.
+/// Parses a date header, which has whole seconds.
 fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
     httpdate::parse_http_date(headers.get(name)?.to_str().ok()?).ok()
 }
@@ -209,8 +209,10 @@ fn seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// There are no entity tags, so `If-None-Match` holds for none but "any", and where it stands the date is ignored (RFC 9110,
-/// section 13.1.3).
+/// Returns true if the client's copy is current.
+///
+/// There are no entity tags, so `If-None-Match` matches only with `*`; if the header is present, the date is ignored
+/// (RFC 9110, section 13.1.3).
 fn is_unchanged(headers: &HeaderMap, modified: SystemTime) -> bool {
     match headers.get(header::IF_NONE_MATCH) {
         Some(tags) => tags.as_bytes().trim_ascii() == b"*",
@@ -218,7 +220,7 @@ fn is_unchanged(headers: &HeaderMap, modified: SystemTime) -> bool {
     }
 }
 
-/// Whether `If-Range`, if there is one, allows a part.
+/// Returns true if there is no `If-Range` or if it matches, so that a part may be sent.
 fn range_holds(headers: &HeaderMap, modified: Option<SystemTime>) -> bool {
     if !headers.contains_key(header::IF_RANGE) {
         return true;
@@ -227,7 +229,7 @@ fn range_holds(headers: &HeaderMap, modified: Option<SystemTime>) -> bool {
     wanted.zip(modified).is_some_and(|(wanted, modified)| seconds(wanted) == seconds(modified))
 }
 
-/// The file's name for people who save it (RFC 6266).
+/// Formats `Content-Disposition` with the file's name (RFC 6266).
 fn disposition(path: &Path) -> HeaderValue {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);

@@ -1,7 +1,7 @@
-//! The parts of a multipart body, streamed.
+//! Streaming multipart parser.
 //!
-//! The library finds the parts. It would read as fast as the client sends and keep everything that is not part of a file, so
-//! it gets the body in doses: one piece at a time, and only so many before something comes of them.
+//! multer finds the parts. It would read as fast as the client sends and buffer everything outside of a file, so it
+//! receives the body throttled: one piece at a time, and only a bounded number of bytes until it yields data.
 
 use std::io;
 use std::pin::Pin;
@@ -14,26 +14,26 @@ use futures::{Stream, StreamExt};
 
 use super::parameters::parameter;
 
-/// Most that is read for the headers of one part and whatever stands before it.
+/// Bytes that may be read before a part yields data: its headers and the data before them.
 const HEADER_BYTES_MAX: usize = 1 << 20;
 
 /// A multipart body.
 pub(super) struct Multipart {
     parts: multer::Multipart<'static>,
-    /// Bytes read since something came of them.
+    /// Bytes read since the parser last yielded data.
     unclaimed: Arc<AtomicUsize>,
 }
 
-/// A part with a file in it.
+/// A part that is a file.
 pub(super) struct Part {
     field: multer::Field<'static>,
     unclaimed: Arc<AtomicUsize>,
-    /// The name it was sent with, folders included.
+    /// File name that the client sent, directories included.
     pub(super) file_name: Option<String>,
 }
 
 impl Multipart {
-    /// `None` if the content type names no boundary.
+    /// Returns `None` if the content type has no boundary.
     pub(super) fn new<S>(content_type: &[u8], body: S) -> Option<Self>
     where
         S: Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static,
@@ -44,7 +44,7 @@ impl Multipart {
         Some(Self { parts: multer::Multipart::new(doses, boundary), unclaimed })
     }
 
-    /// The next part that is called `name`; others are passed over.
+    /// Returns the next part named `name`; other parts are skipped.
     pub(super) async fn next(&mut self, name: &str) -> Result<Option<Part>, multer::Error> {
         while let Some(field) = self.parts.next_field().await? {
             let disposition = field.headers().get(http::header::CONTENT_DISPOSITION);
@@ -73,7 +73,7 @@ impl Part {
     }
 }
 
-/// The body, one piece at a time: after each it rests once, so that what was read is used before more is.
+/// Returns `Pending` once after each piece, so that the parser uses that piece before the next is read.
 struct Doses<S> {
     body: S,
     rests: bool,

@@ -1,4 +1,4 @@
-//! The bytes of a download, read as fast as the client takes them and where they may block.
+//! The bytes of a download, read at the client's speed, on threads that may block.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -10,23 +10,24 @@ use futures::Stream;
 
 use super::input::{Input, ReadRequest};
 
-/// How much of a file is read at once.
+/// Bytes of one read.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// How much is read before the headers are sent. Smaller files are sent from memory, and their size is what was read.
+/// Bytes read before the headers are sent. Smaller files are sent from memory, with the number of bytes read as their
+/// size.
 const BEGINNING_BYTES: usize = 64 * 1024;
 
-/// How much is compressed on trial.
+/// Bytes compressed as a test of whether compression pays.
 const SAMPLE_BYTES: usize = 32 * 1024;
 
-/// How a file begins.
+/// The first bytes of a file.
 pub(super) struct Beginning {
     pub(super) bytes: Bytes,
-    /// There is no more.
+    /// The file has no more bytes.
     pub(super) is_all: bool,
 }
 
 impl Beginning {
-    /// A pipe or a device may give its content bit by bit: one bit is enough to begin with.
+    /// Reads the prefix. A pipe or a device may deliver its content in small pieces; the first one is enough.
     pub(super) async fn read(input: &mut Input) -> io::Result<Self> {
         let bytes = BEGINNING_BYTES;
         let request = if input.is_regular() { ReadRequest::Full { bytes } } else { ReadRequest::Next { bytes } };
@@ -36,7 +37,7 @@ impl Beginning {
     }
 }
 
-/// A piece of an answer.
+/// A piece of a reply body.
 #[derive(Debug)]
 pub(super) enum Piece {
     Bytes(Bytes),
@@ -44,11 +45,13 @@ pub(super) enum Piece {
         start: u64,
         length: u64,
     },
-    /// From where the file was read so far to its end.
+    /// From the current file position to the end.
     Rest,
 }
 
-/// The pieces' bytes. A file that is shorter than it was ends the stream with an error, because its length was promised.
+/// Streams the bytes of the pieces.
+///
+/// If the file has become shorter, the stream ends with an error, because its length was already sent.
 pub(super) fn stream(
     input: Input,
     pieces: impl IntoIterator<Item = Piece>,
@@ -98,7 +101,7 @@ impl Reader {
     }
 }
 
-/// The whole file, compressed on the way.
+/// Streams the whole file, compressed.
 pub(super) fn compressed(input: Input) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     futures::stream::unfold(Some(Packer { input, encoder: None }), |packer| async move {
         let mut packer = packer?;
@@ -111,20 +114,20 @@ pub(super) fn compressed(input: Input) -> impl Stream<Item = io::Result<Bytes>> 
 
 type Encoder = GzEncoder<Vec<u8>>;
 
-/// A file on its way.
+/// State of a compressed download.
 struct Packer {
     input: Input,
-    /// There is one once there is something to compress.
+    /// Created with the first chunk, whose content determines the level.
     encoder: Option<Encoder>,
 }
 
 impl Packer {
-    /// The next compressed bytes; with them, whether they are the last ones.
+    /// Returns the next compressed bytes, and true if they are the last ones.
     async fn next(&mut self) -> io::Result<(Bytes, bool)> {
         loop {
             let bytes = self.input.read(ReadRequest::Next { bytes: CHUNK_BYTES }).await?;
             let (is_all, encoder) = (bytes.is_empty(), self.encoder.take());
-            // Takes the CPU for a while, so it does not belong on a worker either.
+            // Compression takes CPU time, so it must not run on a worker thread of the runtime either.
             let packed = self.input.lane.run(move || pack(&bytes, encoder)).await.map_err(io::Error::other)?;
             let (ready, encoder) = packed?;
             self.encoder = Some(encoder);
@@ -135,7 +138,7 @@ impl Packer {
     }
 }
 
-/// Compresses a chunk, the last one if it is empty.
+/// Compresses a chunk; an empty one finishes the stream.
 fn pack(bytes: &[u8], encoder: Option<Encoder>) -> io::Result<(Bytes, Encoder)> {
     let mut encoder = encoder.unwrap_or_else(|| GzEncoder::new(Vec::new(), level(bytes)));
     encoder.write_all(bytes)?;
@@ -146,13 +149,15 @@ fn pack(bytes: &[u8], encoder: Option<Encoder>) -> io::Result<(Bytes, Encoder)> 
     Ok((ready.into(), encoder))
 }
 
-/// How hard to try, by a file's beginning. Speed before size: the other side is a network away at most. Images, archives
-/// and the like only cost time, so they are packed without being compressed.
+/// Chooses the compression level by the first bytes of a file.
+///
+/// Favors speed over size, because the client is at most a network away. Images, archives and the like do not shrink,
+/// so they are stored in the gzip format without compression.
 fn level(beginning: &[u8]) -> Compression {
     let sample = &beginning[..beginning.len().min(SAMPLE_BYTES)];
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     let packed = encoder.write_all(sample).and_then(|()| encoder.finish());
-    // 95 of 100 bytes is not worth it. Small files are compressed always: nobody waits for them.
+    // A reduction to 95 % or more does not pay. Small files are always compressed: they take no time.
     let is_dense = packed.is_ok_and(|packed| packed.len() > sample.len() / 100 * 95);
     if is_dense && sample.len() == SAMPLE_BYTES { Compression::none() } else { Compression::fast() }
 }
@@ -167,7 +172,7 @@ mod tests {
     use super::*;
     use crate::state::State;
 
-    /// Bytes without any pattern (xorshift).
+    /// Returns bytes without any pattern (xorshift).
     fn noise(length: usize) -> Vec<u8> {
         let mut state = 0x9E37_79B9_7F4A_7C15_u64;
         let mut next = || {
@@ -179,7 +184,7 @@ mod tests {
         std::iter::repeat_with(&mut next).flatten().take(length).collect()
     }
 
-    /// A file with a content.
+    /// Opens a temporary file with this content.
     fn input(content: &[u8]) -> Input {
         let mut file = tempfile::NamedTempFile::new().expect("temporary file");
         file.write_all(content).expect("writes");

@@ -1,6 +1,6 @@
 //! Byte ranges (RFC 9110, section 14).
 
-/// Part of a file: never empty, inside of the file.
+/// Part of a file; never empty and always within the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Part {
     pub(super) start: u64,
@@ -8,23 +8,25 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// The value of `Content-Range`.
+    /// Formats the value of `Content-Range`.
     pub(super) fn content_range(self, size: u64) -> String {
         format!("bytes {}-{}/{size}", self.start, self.start + self.length - 1)
     }
 }
 
-/// What a `Range` header asks of a file.
+/// Parts of a file that a `Range` header selects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wanted {
     Whole,
-    /// At least one.
+    /// At least one part.
     Parts(Vec<Part>),
     Unsatisfiable,
 }
 
-/// Reads a header for a file of `size` bytes. Ranges that lie behind the file are left out while there are others. An empty
-/// file is always sent whole, and so is one whose parts together are larger than it: nobody needs those.
+/// Parses a header for a file of `size` bytes.
+///
+/// Ranges behind the end of the file are left out if others remain. An empty file is always sent whole, and so is one
+/// whose parts together are larger than it: no real client requests that.
 pub(super) fn parse(header: &str, size: u64) -> Wanted {
     let Some(set) = header.trim().strip_prefix("bytes=") else { return Wanted::Unsatisfiable };
     let mut parts = Vec::new();
@@ -38,7 +40,7 @@ pub(super) fn parse(header: &str, size: u64) -> Wanted {
                 parts.push(part);
             }
         }
-        // Also bounds the list: there are no more parts than bytes.
+        // Also bounds the list: it has at most as many parts as the file has bytes.
         if total > size {
             return Wanted::Whole;
         }
@@ -52,7 +54,7 @@ pub(super) fn parse(header: &str, size: u64) -> Wanted {
 
 struct Malformed;
 
-/// `None`: well-formed, but behind the end of the file.
+/// Parses one range. Returns `None` if it is well-formed but behind the end of the file.
 fn part(range: &str, size: u64) -> Result<Option<Part>, Malformed> {
     let (first, last) = range.split_once('-').ok_or(Malformed)?;
     let (start, end) = match (first.trim(), last.trim()) {
@@ -67,7 +69,7 @@ fn part(range: &str, size: u64) -> Result<Option<Part>, Malformed> {
     Ok((start < size).then(|| Part { start, length: end - start + 1 }))
 }
 
-/// Digits only; a number that is too large is behind every file.
+/// Parses digits; a number that is too large becomes `u64::MAX`, which is behind the end of every file.
 fn number(text: &str) -> Result<u64, Malformed> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(Malformed);
@@ -113,12 +115,12 @@ mod tests {
         assert_eq!(Part { start: 2, length: 3 }.content_range(10), "bytes 2-4/10");
     }
 
-    /// What a header asks for, byte by byte: a list of positions for each range, `None` if the header is malformed.
+    /// Models a header byte by byte: the positions of each range, or `None` if the header is malformed.
     fn model(header: &str, size: u64) -> Option<Vec<Vec<u64>>> {
         let mut asked = Vec::new();
         for range in header.strip_prefix("bytes=")?.split(',').filter(|range| !range.is_empty()) {
             let (first, last) = range.split_once('-')?;
-            // Numbers that no file reaches are all alike.
+            // Numbers beyond every file are equivalent.
             let number = |text: &str| text.parse::<u128>().ok().map(|number| number.min(u64::MAX.into()));
             let holds: Box<dyn Fn(u128) -> bool> = match (first.is_empty(), last.is_empty()) {
                 (true, true) => return None,
@@ -163,7 +165,7 @@ mod tests {
             size in 0u64..20,
         ) {
             let wanted = parse(&header, size);
-            // Files that are asked for more than they have are sent at once, whatever the rest of the header says.
+            // Once more bytes are requested than the file has, it is sent whole and the remaining header is not parsed.
             let is_early = wanted == Wanted::Whole && model(&header, size).is_none();
             prop_assert!(is_early || wanted == expected(&header, size), "{header} of {size}: {wanted:?}");
         }

@@ -1,4 +1,4 @@
-//! Signed URLs: `/files` without a token header.
+//! Signed URLs, which give access to `/files` without a token header.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -10,14 +10,14 @@ use super::Parameters;
 use crate::failure::Failure;
 use crate::state::State;
 
-/// What a signature allows: one direction only.
+/// Direction that a signature permits.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Operation {
     Read,
     Write,
 }
 
-/// Whether a request may use `/files`: with the token, or with a signature made of it.
+/// Authorizes a request to `/files` by the token or by a signature derived from it.
 pub(super) fn check(
     state: &State,
     parameters: &Parameters,
@@ -112,8 +112,9 @@ mod tests {
         assert!(check(&state, &parameters(None, None), Operation::Write, &headers).is_err());
     }
 
-    /// A signature as a client makes it: another implementation of the hash and the encoding is not at hand, another way to
-    /// put the text together is.
+    /// Signs as a client does.
+    ///
+    /// No second implementation of the hash and the encoding is available; the text is assembled independently.
     fn client_signature(fields: &[&str]) -> String {
         use base64::alphabet::STANDARD;
         use base64::engine::general_purpose::NO_PAD;
@@ -128,7 +129,7 @@ mod tests {
         format!("v1_{}", base64::engine::GeneralPurpose::new(&STANDARD, NO_PAD).encode(hash.finalize()))
     }
 
-    /// A request for a file, with all that its signature is about.
+    /// A request for a file, with every field that its signature covers.
     #[derive(Debug, Clone)]
     struct Signed {
         path: Option<String>,
@@ -159,7 +160,7 @@ mod tests {
             client_signature(&fields)
         }
 
-        /// What the daemon says to this request with a signature that was made for whatever request.
+        /// Checks this request with a signature that may belong to another request.
         fn check(&self, signature: &str) -> Result<(), String> {
             let state = State::outside();
             state.set_access_token(Some(hearth_types::Secret::new(&self.token)));
@@ -195,7 +196,7 @@ mod tests {
                 is_write: pick(3).is_write,
                 token: pick(4).token.clone(),
             };
-            // Nothing and an empty text are signed alike.
+            // A missing and an empty text have the same signature.
             let text = |request: &Signed| {
                 let (path, user) = (request.path.clone().unwrap_or_default(), request.user.clone().unwrap_or_default());
                 (path, user, request.expiration, request.is_write, request.token.clone())
@@ -223,7 +224,7 @@ mod tests {
         }
     }
 
-    /// A second is over when the next one begins: a signature is good up to and with the second it names.
+    /// A signature is valid up to the end of the second that it names.
     #[test]
     fn signatures_expire() {
         let request = |expiration| Signed {
@@ -238,12 +239,12 @@ mod tests {
             request.check(&request.sign())
         };
         for past in [i64::MIN, -1, 0, 1] {
-            let refused = outcome(past).expect_err("over");
+            let refused = outcome(past).expect_err("expired");
             assert!(refused.contains("signature is already expired"), "{refused}");
         }
         assert_eq!(outcome(i64::MAX), Ok(()));
         let now = || jiff::Timestamp::now().as_second();
-        // The clock goes on between asking it and being asked by the daemon: look once more if it did just then.
+        // The clock may advance between the two readings; repeat if it did.
         let (before, last, over, after) = loop {
             let before = now();
             let (last, over) = (outcome(before), outcome(before - 1));
@@ -252,9 +253,9 @@ mod tests {
                 break (before, last, over, after);
             }
         };
-        assert_eq!(last, Ok(()), "the second {before} is not over at {after}");
-        assert!(over.is_err(), "the second before {before} is over");
-        // What was signed with an end is nothing without it, and the end is looked at after the signature.
+        assert_eq!(last, Ok(()), "the second {before} has not ended at {after}");
+        assert!(over.is_err(), "the second before {before} has ended");
+        // A signature with an expiration is invalid without it, and the expiration is checked after the signature.
         let mut open = request(1);
         let signature = open.sign();
         open.expiration = None;

@@ -1,12 +1,13 @@
 //! A file that is being written.
 //!
-//! A regular file gets its new content beside the old one and at once ([`Replacement`]): who reads meanwhile has the old one whole, and
-//! an upload that breaks off changes nothing. A new file has its owner and content when it appears. The steps that watches in
-//! the guest see are the contract's: the file appears (if it is new), its owner changes, it is written.
+//! The new content of a regular file is written beside the old one and replaces it atomically ([`Replacement`]):
+//! concurrent readers see the whole old content, and an aborted upload changes nothing. A new file has its owner and
+//! content as soon as it appears. The events that watches in the guest observe are the contract's: the file appears (if
+//! it is new), its owner changes, it is written.
 //!
-//! Written in place is what has to be: a file with several names, one that something is mounted on, one in a folder where no
-//! other file can be made, as below `/proc`. Those get their content as late as can be. What is no regular file, a pipe or a
-//! device, gets the bytes as they come ([`Output`]), and never keeps a thread waiting.
+//! Some files must be written in place: a file with several hard links, a mount point, a file in a directory where no
+//! other file can be created, as below `/proc`. These receive their content as late as possible. Pipes and devices
+//! receive the bytes as they arrive ([`Output`]), and never make a thread wait.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -31,7 +32,7 @@ mod replacement;
 use output::Output;
 use replacement::{Located, Replacement};
 
-/// Read at once while files are joined. The client's absence is noticed in between.
+/// Bytes read between two checks for cancellation while files are joined.
 const JOIN_BYTES: u64 = 4 << 20;
 
 /// Destination of an upload.
@@ -48,14 +49,14 @@ enum Kind {
 }
 
 impl Target {
-    /// Opens a file for its new content, with the folders above it; it belongs to the user from then on.
+    /// Opens a file for its new content and creates missing parent directories. The user becomes its owner.
     pub(super) async fn open(path: PathBuf, user: &User, lane: Lane) -> Result<Self, Failure> {
         let (user, looked, own) = (user.clone(), path.clone(), lane.clone());
         let kind = super::blocking(&lane, move || Kind::open(&looked, user, own)).await?;
         Ok(Self { path, lane, kind })
     }
 
-    /// Appends `bytes`; returns the emptied buffer. `length` is what the client announced.
+    /// Appends `bytes` and returns the emptied buffer. `length` is the client's `Content-Length`.
     pub(super) async fn write(self, mut bytes: Vec<u8>, length: Option<u64>) -> Result<(Self, Vec<u8>), Failure> {
         let Self { path, lane, kind } = self;
         let failed = move |error: &io::Error| match length.filter(|_| is_full(error)) {
@@ -84,7 +85,7 @@ impl Target {
         Ok((Self { path, lane, kind }, bytes))
     }
 
-    /// Puts the file in place, if that was not done before.
+    /// Moves the file into place, if it is not there already.
     pub(super) async fn finish(self, metadata: &Metadata) -> Result<Written, Failure> {
         let Self { path, lane, kind } = self;
         let metadata = metadata.clone();
@@ -93,7 +94,7 @@ impl Target {
 }
 
 impl Kind {
-    /// Blocks.
+    /// Opens the destination. Blocks.
     fn open(path: &Path, user: User, lane: Lane) -> Result<Self, Failure> {
         ensure_parents(path, &user)?;
         match replacement::locate(path)? {
@@ -101,7 +102,7 @@ impl Kind {
             Located::Regular { folder, name } => match Replacement::create(folder, name, &user) {
                 Ok(replacement) => Ok(Self::Replacement(BlockingDrop::new(replacement, lane))),
                 Err(error) if is_full(&error) => Err(opening(&error)),
-                // No other file can be made there.
+                // No other file can be created in that directory.
                 Err(_) => Self::open_in_place(path, &user, lane),
             },
             Located::Unmovable => Self::open_in_place(path, &user, lane),
@@ -115,7 +116,7 @@ impl Kind {
         Ok(Self::InPlace(BlockingDrop::light(file, lane)))
     }
 
-    /// Blocks.
+    /// Finishes the file. Blocks.
     fn finish(self, path: &Path, metadata: &Metadata) -> Result<Written, Failure> {
         let attributes = |error: io::Error| write_failure(&error, "error writing metadata");
         match self {
@@ -147,12 +148,14 @@ fn opening(error: &io::Error) -> Failure {
 
 /// A file to be joined into another.
 pub(super) struct Source {
-    /// As the client wrote it.
+    /// Path as the client wrote it.
     pub(super) given: String,
     pub(super) path: PathBuf,
 }
 
-/// Joins files into one, which takes its place at once; the sources go. Stops when the client goes before that. Blocks.
+/// Joins files into one, which appears atomically, and removes the sources.
+///
+/// Stops if the client disconnects before the file appears. Blocks.
 pub(super) fn compose(
     sources: &[Source],
     destination: &Path,
@@ -195,14 +198,16 @@ fn join(source: &Path, mut target: &File, cancellation: &Cancellation) -> io::Re
     let source = regular::open(source, OFlags::RDONLY)?;
     loop {
         cancellation.check()?;
-        // copy_file_range(2) where the file system has it.
+        // `io::copy` uses copy_file_range(2) where the file system supports it.
         if io::copy(&mut io::Read::take(&source, JOIN_BYTES), &mut target)? == 0 {
             return Ok(());
         }
     }
 }
 
-/// Gives a file to the user, unless it is theirs already. File systems without owners, as many FUSE ones are, leave it as it is.
+/// Makes the user the owner of a file, if that is not so already.
+///
+/// Errors of file systems without owners, such as many FUSE ones, are ignored.
 fn ensure_owner(file: &File, user: &User) -> io::Result<()> {
     let found = file.metadata()?;
     if (found.uid(), found.gid()) == (user.uid, user.gid) {
@@ -225,7 +230,7 @@ mod tests {
 
     #[test]
     fn composing_takes_the_sources_and_leaves_nothing_else() {
-        let folder = tempfile::tempdir().expect("temporary folder");
+        let folder = tempfile::tempdir().expect("create a temporary directory");
         let root = folder.path();
         let source = |name: &str| Source { given: name.to_owned(), path: root.join(name) };
         for (name, text) in [("a", "one "), ("b", "two")] {

@@ -1,4 +1,4 @@
-//! `POST /files`: what a body says is to be written where.
+//! `POST /files`: mapping of a body to files.
 
 use std::io;
 use std::path::PathBuf;
@@ -18,12 +18,12 @@ use crate::failure::Failure;
 use crate::state::State;
 use crate::users::User;
 
-/// Written at once. A file that is smaller is written in one step, whatever pieces it came in, and watches tell one event.
+/// Bytes of one write. A smaller file is written in one step, so that watches report a single event.
 const WRITE_BYTES: usize = 256 * 1024;
-/// The parts of a form that are files.
+/// Name of the form parts that are files.
 const PART_NAME: &str = "file";
 
-/// What an upload is done with.
+/// Parameters of an upload.
 pub(super) struct Upload<'a> {
     pub(super) state: &'a State,
     pub(super) user: &'a User,
@@ -35,7 +35,7 @@ pub(super) struct Upload<'a> {
 type Body = BoxStream<'static, io::Result<Bytes>>;
 
 impl Upload<'_> {
-    /// Writes what comes. Files that came whole are in place; one that breaks off leaves what was there before.
+    /// Writes the files of a body. An aborted upload retains the complete ones; the incomplete one changes nothing.
     pub(super) async fn receive(&self, headers: &HeaderMap, body: BodyDataStream) -> Result<Vec<Written>, Failure> {
         let content_type = headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes().to_vec()).unwrap_or_default();
         let shown = String::from_utf8_lossy(&content_type).into_owned();
@@ -58,7 +58,7 @@ impl Upload<'_> {
         self.multipart(parts, length).await
     }
 
-    /// The body without its compression.
+    /// Returns the decompressed body.
     async fn content(&self, body: BodyDataStream) -> Result<Body, Failure> {
         let body = body.map_err(io::Error::other);
         if !self.is_gzip {

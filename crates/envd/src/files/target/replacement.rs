@@ -1,4 +1,4 @@
-//! A file's new content, beside the old one until it is whole. All of it blocks.
+//! New content of a file, beside the old one until it is complete. All of it blocks.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
@@ -19,24 +19,24 @@ use crate::filesystem::METADATA_PREFIX;
 use crate::temporary::TemporaryFile;
 use crate::users::User;
 
-/// Links that are followed at most, as by the kernel (path_resolution(7)).
+/// Symbolic links that are followed; the kernel's limit (path_resolution(7)).
 const LINKS_MAX: usize = 40;
-/// Mode bits that a replaced file keeps. The change of the owner takes the others away (chown(2)).
+/// Mode bits that a replaced file retains. The change of the owner clears the others (chown(2)).
 const KEPT_MODE: u32 = 0o1777;
-/// Attempts to put a file in place while others keep changing that place.
+/// Attempts to move the file into place while other programs change the name.
 const PLACE_ATTEMPTS: usize = 4;
 
-/// Target of a path.
+/// Destination of a path.
 pub(super) enum Located {
-    /// A regular file or nothing yet, by its real folder and its name in it.
+    /// A regular file or a free name, by its real directory and its name in it.
     Regular { folder: OwnedFd, name: OsString },
-    /// A regular file that its name does not lead to, as below `/proc/self/fd`.
+    /// A regular file that cannot be reached by its real path, as below `/proc/self/fd`.
     Unmovable,
-    /// A pipe, a socket, a device.
+    /// A pipe, a socket or a device.
     Other,
 }
 
-/// Follows a path to what is to be written, also through a link to what is not there yet.
+/// Resolves a path to the destination of a write; also through a link whose target is missing.
 pub(super) fn locate(path: &Path) -> Result<Located, Failure> {
     let looking = |error: io::Error| Failure::internal(format!("error getting file info: {error}"));
     let directory = || Failure::bad_request(format!("path is a directory: {}", path.display()));
@@ -63,7 +63,7 @@ pub(super) fn locate(path: &Path) -> Result<Located, Failure> {
     Ok(Located::Regular { folder, name: name.to_owned() })
 }
 
-/// The real path of what is not there: links that lead nowhere are followed to where they lead.
+/// Returns the real path of a missing file; dangling links are followed to their target.
 fn follow(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..LINKS_MAX {
@@ -78,7 +78,7 @@ fn follow(path: &Path) -> io::Result<PathBuf> {
     Err(Errno::LOOP.into())
 }
 
-/// The new content.
+/// New content of a file.
 #[derive(Debug)]
 pub(super) struct Replacement {
     temporary: TemporaryFile,
@@ -97,7 +97,7 @@ impl Replacement {
         &self.temporary.file
     }
 
-    /// Puts the content in place: at once where that can be, otherwise into the file that is there.
+    /// Moves the content into place: atomically if possible, otherwise by writing into the existing file.
     pub(super) fn finish(mut self, metadata: &Metadata) -> Result<(), Failure> {
         metadata::replace(self.file(), metadata).map_err(|error| write_failure(&error, "error writing metadata"))?;
         for _ in 0..PLACE_ATTEMPTS {
@@ -106,7 +106,7 @@ impl Replacement {
                 matches!(place, Place::Taken(_)) || self.file().metadata().is_ok_and(|found| found.len() > 0);
             let placed = match place {
                 Place::Free => match self.temporary.place(&self.name) {
-                    // Somebody was faster.
+                    // Another program created the file first.
                     Err(Errno::EXIST) => continue,
                     placed => placed.map_err(io::Error::from),
                 },
@@ -120,14 +120,14 @@ impl Replacement {
                 }
                 Err(error) if is_full(&error) => Err(opening(&error)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Err(opening(&error)),
-                // Something keeps the name where it is, as a mount or a flag of the folder does.
+                // The name is fixed, for example by a mount or a flag of the directory.
                 Err(_) => self.copy_into(metadata),
             };
         }
-        Err(Failure::internal("error opening file: others keep changing it"))
+        Err(Failure::internal("error opening file: other programs keep changing it"))
     }
 
-    /// Looks at the place of the file.
+    /// Examines the existing file at the destination.
     fn replaceable(&self) -> io::Result<Place> {
         let folder = self.temporary.folder();
         let wanted = StatxFlags::TYPE | StatxFlags::NLINK;
@@ -144,7 +144,7 @@ impl Replacement {
         match self.open_old(OFlags::RDONLY) {
             Ok(old) => Ok(Place::Taken(old)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Place::Free),
-            // It cannot be read, so nobody knows what it should look like.
+            // It cannot be read, so its mode and attributes are unknown.
             Err(_) => Ok(Place::Fixed),
         }
     }
@@ -154,7 +154,7 @@ impl Replacement {
         Ok(File::from(rustix::fs::openat(self.temporary.folder(), &self.name, flags, Mode::empty())?))
     }
 
-    /// Takes over the mode and the attributes of the file that is replaced, but for those that a write takes away.
+    /// Copies mode and attributes of the replaced file, except for attributes that a write clears.
     fn copy_attributes(&self, old: &File) -> io::Result<()> {
         let is_lost = |name: &OsString| {
             let name = name.to_str().unwrap_or_default();
@@ -165,8 +165,9 @@ impl Replacement {
         self.file().set_permissions(Permissions::from_mode(mode))
     }
 
-    /// Causes the events that the contract promises to watches, under the file's name: a new owner and a write. For the kernel,
-    /// the file had another name while it was written. Changes nothing else; failures are ignored.
+    /// Causes the events that the contract promises to watches under the file's name: a new owner and a write.
+    ///
+    /// For the kernel, the file had another name while it was written. Changes nothing else; failures are ignored.
     fn emit_events(&self, is_written: bool) {
         let Ok(placed) = self.open_old(OFlags::WRONLY) else { return };
         let id = |file: &File| file.metadata().map(|found| (found.dev(), found.ino())).ok();
@@ -174,7 +175,7 @@ impl Replacement {
             return;
         }
         let _ = std::os::unix::fs::fchown(&placed, Some(self.user.uid), Some(self.user.gid));
-        // Where there was nothing and comes nothing, nothing is written.
+        // An empty new file causes no write event.
         if !is_written {
             return;
         }
@@ -183,11 +184,11 @@ impl Replacement {
         let _ = rustix::fs::futimens(&placed, &written);
     }
 
-    /// Writes into the file that is there.
+    /// Writes the content into the existing file.
     fn copy_into(mut self, metadata: &Metadata) -> Result<(), Failure> {
         let mut old = self.open_old(OFlags::WRONLY).map_err(|error| opening(&error))?;
         if !old.metadata().is_ok_and(|found| found.is_file()) {
-            return Err(Failure::internal("error opening file: it is not a regular file any more"));
+            return Err(Failure::internal("error opening file: it is no longer a regular file"));
         }
         empty(&old, &self.user)?;
         let content = &mut self.temporary.file;
@@ -199,13 +200,13 @@ impl Replacement {
 
 enum Place {
     Free,
-    /// A file that can be replaced.
+    /// A regular file that can be replaced.
     Taken(File),
-    /// A file that keeps its inode.
+    /// A file whose inode must be retained.
     Fixed,
 }
 
-/// Readies a file that is written in place.
+/// Prepares a file that is written in place: sets the owner and truncates it.
 pub(super) fn empty(file: &File, user: &User) -> Result<(), Failure> {
     ensure_owner(file, user).map_err(|error| owning(&error))?;
     file.set_len(0).map_err(|error| opening(&error))
