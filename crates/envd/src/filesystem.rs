@@ -1,7 +1,8 @@
-//! The file system service: names, not contents.
+//! The file system service: names and metadata; contents are in `files`.
 //!
-//! Calls run with the daemon's rights; the user decides what a relative path means and who owns what is made. [`tree`] does
-//! the work with [`moving`] and [`removing`], [`watch`] tells changes, [`entry`] describes files, [`legacy`] speaks to clients of the first schema.
+//! Calls run with the daemon's rights; the user decides how a relative path resolves and who owns created files.
+//! [`tree`] implements the calls with [`moving`] and [`removing`], [`watch`] reports changes, [`entry`] describes
+//! files, [`legacy`] reduces replies for clients of the first schema.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,7 +34,7 @@ pub(crate) use tree::same_file;
 use legacy::Schema;
 use watch::{Polled, Watch};
 
-/// The service.
+/// The file system service.
 pub(crate) struct FilesystemService {
     state: Arc<State>,
     watchers: Polled,
@@ -56,7 +57,8 @@ impl FilesystemService {
     }
 }
 
-/// Runs file system calls where they may block. What has begun is finished, even if the client goes away.
+/// Runs file system calls on a thread that may block. Work that has started is finished, even if the client
+/// disconnects.
 async fn blocking<T: Send + 'static>(
     lane: &Lane,
     work: impl FnOnce() -> Result<T, ConnectError> + Send + 'static,
@@ -175,7 +177,7 @@ impl Filesystem for FilesystemService {
         request: ServiceRequest<'_, GetWatcherEventsRequest>,
     ) -> ServiceResult<impl Encodable<GetWatcherEventsResponse> + Send + use<'a>> {
         let watcher = self.watchers.find(request.watcher_id)?;
-        // Looking at new folders may wait for the disk.
+        // Scanning new directories may wait for the disk.
         let events = watcher.take().await?;
         Ok(Schema::of(&context).answer(GetWatcherEventsResponse { events, ..Default::default() }))
     }

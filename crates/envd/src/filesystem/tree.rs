@@ -1,4 +1,4 @@
-//! The unary calls on names. All of it blocks.
+//! The unary calls. All of them block.
 
 use std::fs;
 use std::io;
@@ -14,9 +14,9 @@ use crate::path_calls::Cancellation;
 use crate::paths;
 use crate::users::{Names, User};
 
-/// Entries of one listing. At half a kilobyte each this bounds what a listing of everything costs the guest.
+/// Entry limit of one listing. At half a kilobyte each, this bounds the memory of a listing of the whole disk.
 const LISTED_MAX: usize = 200_000;
-/// ELOOP: a chain of links that does not end.
+/// ELOOP: a symbolic link that leads to itself, or too many links.
 const LOOP: i32 = 40;
 
 pub(super) fn stat(path: &Path) -> Result<EntryInfo, ConnectError> {
@@ -38,7 +38,7 @@ fn ensure_folders(folder: &Path, user: &User) -> Result<(), ConnectError> {
     paths::ensure_folders(folder, user).map_err(|error| ConnectError::internal(error.to_string()))
 }
 
-/// Makes a directory and all that is missing above it.
+/// Creates a directory and the missing ones above it.
 pub(super) fn make_dir(path: &Path, user: &User) -> Result<EntryInfo, ConnectError> {
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => {
@@ -55,7 +55,8 @@ pub(super) fn make_dir(path: &Path, user: &User) -> Result<EntryInfo, ConnectErr
     described(path)
 }
 
-/// rename(2), with the folders above the destination; to another file system by copying ([`moving`]).
+/// Renames with rename(2) after creating the directories above the destination; copies to another file system
+/// ([`moving`]).
 pub(super) fn rename(
     source: &Path,
     destination: &Path,
@@ -78,7 +79,7 @@ pub(super) fn rename(
     described(destination)
 }
 
-/// Recursive; a link is removed, not followed; what is not there is removed already.
+/// Removes recursively. A link is removed, not followed; a missing path is no error.
 pub(super) fn remove(path: &Path) -> Result<(), ConnectError> {
     match removing::remove_path(path) {
         Ok(()) => Ok(()),
@@ -87,8 +88,9 @@ pub(super) fn remove(path: &Path) -> Result<(), ConnectError> {
     }
 }
 
-/// Everything down to `depth` levels below a directory: each directory before its children, names in the order of their
-/// bytes.
+/// Lists everything down to `depth` levels below a directory.
+///
+/// Each directory stands before its children; names are in byte order.
 pub(super) fn list(path: &Path, depth: u32, cancellation: &Cancellation) -> Result<Vec<EntryInfo>, ConnectError> {
     let found = fs::metadata(path).map_err(|error| match (error.kind(), error.raw_os_error()) {
         (io::ErrorKind::NotFound, _) => ConnectError::not_found(format!("path not found: {}", path.display())),
@@ -102,7 +104,7 @@ pub(super) fn list(path: &Path, depth: u32, cancellation: &Cancellation) -> Resu
         return Err(ConnectError::invalid_argument(format!("path is not a directory: {}", path.display())));
     }
     let reading = |error: io::Error| ConnectError::internal(format!("error reading directory: {error}"));
-    // The walk follows the root only; what is named in answers is the path that was asked for.
+    // The walk follows only the root's link; replies name entries by the requested path.
     let real = fs::canonicalize(path).map_err(reading)?;
     let depth = usize::try_from(depth).unwrap_or(usize::MAX);
     let mut names = Names::default();
@@ -121,7 +123,7 @@ pub(super) fn list(path: &Path, depth: u32, cancellation: &Cancellation) -> Resu
         let relative = entry.path().strip_prefix(&real).unwrap_or(entry.path());
         match describe(&path.join(relative), &mut names) {
             Ok(info) => entries.push(info),
-            // It went while we looked.
+            // The entry was removed during the walk.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(looking(&error)),
         }
@@ -129,7 +131,7 @@ pub(super) fn list(path: &Path, depth: u32, cancellation: &Cancellation) -> Resu
     Ok(entries)
 }
 
-/// Whether two paths are one file.
+/// Returns true if two paths are the same file.
 pub(crate) fn same_file(a: &Path, b: &Path) -> bool {
     match (fs::metadata(a), fs::metadata(b)) {
         (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
@@ -152,7 +154,7 @@ mod tests {
 
     #[test]
     fn lists_depth_first_in_byte_order() {
-        let folder = tempfile::tempdir().expect("temporary folder");
+        let folder = tempfile::tempdir().expect("create a temporary directory");
         let root = folder.path();
         for file in ["file1.txt", "subdir1/a", "subdir1/deep/b", "subdir10/c", "Z"] {
             let path = root.join(file);
@@ -168,7 +170,7 @@ mod tests {
         let two = ["Z", "file1.txt", "link", "subdir1", "subdir1/a", "subdir1/deep", "subdir10", "subdir10/c"];
         assert_eq!(names(2), two);
         assert_eq!(names(u32::MAX).len(), 9);
-        // Through a link to the root, entries are named by the path that was asked for.
+        // Through a link to the root, entries are named by the requested path.
         let alias = root.join("alias");
         symlink(root.join("subdir10"), &alias).expect("links");
         let entries = list(&alias, 1, &Cancellation::default()).expect("lists");
@@ -177,7 +179,7 @@ mod tests {
 
     #[test]
     fn errors_as_in_the_contract() {
-        let folder = tempfile::tempdir().expect("temporary folder");
+        let folder = tempfile::tempdir().expect("create a temporary directory");
         let root = folder.path();
         fs::write(root.join("file"), "x").expect("writes");
         fs::create_dir_all(root.join("full/inner")).expect("creates");
