@@ -1,7 +1,7 @@
-//! The process service: RPCs in, [`live`] processes out.
+//! The process service: RPCs on [`live`] processes.
 //!
-//! A process belongs to the daemon, not to the request that started it: clients come and go, several may follow one
-//! process, and its end is remembered for a while for those who come late.
+//! A process belongs to the daemon, not to the request that started it: clients may disconnect and reconnect, several
+//! may follow one process, and its exit is retained for a while for late ones.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ use registry::Registry;
 
 pub(crate) use registry::RETENTION;
 
-/// The service.
+/// The process service.
 pub(crate) struct ProcessService {
     state: Arc<State>,
     registry: Arc<Registry>,
@@ -42,7 +42,7 @@ impl ProcessService {
         Self { state, registry: Arc::default() }
     }
 
-    /// Gives memory back when nothing happens, for ever.
+    /// Releases memory when the guest becomes idle; never returns.
     pub(crate) async fn keep_small(self: Arc<Self>) {
         idle::run(Arc::clone(&self.state), || self.registry.forget()).await;
     }
@@ -73,8 +73,8 @@ impl Process for ProcessService {
         let request = request.to_owned_message();
         let deadline = rpc::deadline(&context);
         let (state, registry) = (Arc::clone(&self.state), Arc::clone(&self.registry));
-        // Loading a program may wait for the disk. What has begun there is finished, even if the client goes away: a process
-        // is either known to the registry or was never started.
+        // Loading a program may wait for the disk. A start that has begun is finished, even if the client disconnects:
+        // a process is either in the registry or was never started.
         let lane = child::lane(&request, &user, &state)?;
         let started = lane.run(move || {
             let child = Child::spawn(request, &user, &state)?;

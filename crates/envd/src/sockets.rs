@@ -1,8 +1,8 @@
-//! TCP connections of the whole guest that a restore has cut (sock_diag(7)).
+//! Closing of the guest's TCP connections that a restore has broken (sock_diag(7)).
 //!
-//! The other machine has forgotten them, or never knew this copy of them. A program that waits on one would wait until the
-//! kernel gives up, a quarter of an hour later; when it is ended here, the program gets an error now and connects anew. What
-//! stays inside of the guest goes on.
+//! The peer's host has no state of them, or never had of this copy. A program that waits on one would wait until the
+//! kernel gives up, a quarter of an hour later; when the connection is closed here, the program gets an error
+//! immediately and can connect again. Connections inside the guest are retained.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,15 +17,17 @@ use rustix::fd::OwnedFd;
 use rustix::net::netlink::SOCK_DIAG;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-/// Room for the kernel's answer of one read.
+/// Buffer for one read of the kernel's reply, in bytes.
 const ANSWER_BYTES: usize = 32 * 1024;
-/// Connections that are ended at most in one restore.
+/// Limit of connections closed in one restore.
 const ENDED_MAX: usize = 65_536;
 
-/// Ends every connection that leaves the guest, but for the one between `kept`: our side and the peer. How many that were.
+/// Closes every connection that leaves the guest, except the one between `kept`, the guest's address and its peer.
+///
+/// Returns the number of closed connections.
 ///
 /// # Errors
-/// The kernel cannot (its `tcp_diag` is not there) or does not allow it.
+/// Fails if the kernel lacks `tcp_diag` or does not permit it.
 pub(crate) fn end_outward(kept: Option<(SocketAddr, SocketAddr)>) -> io::Result<usize> {
     let socket =
         rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(SOCK_DIAG))?;
@@ -37,7 +39,7 @@ pub(crate) fn end_outward(kept: Option<(SocketAddr, SocketAddr)>) -> io::Result<
             }
             let request = SockDiagDestroy::new(request(family, StateFlags::all(), id));
             send(&socket, NetlinkPayload::from(request), NLM_F_REQUEST | NLM_F_ACK)?;
-            // One that has just ended by itself is an error of its own, and none of ours.
+            // A connection that has just ended by itself is reported as an error, which is ignored.
             if acknowledged(&socket)? {
                 ended += 1;
             }
@@ -60,7 +62,7 @@ fn request(family: u8, states: StateFlags, socket_id: SocketId) -> SockDiagMessa
     SockDiagMessage::InetRequest(InetRequest { family, protocol: IPPROTO_TCP, extensions, states, socket_id })
 }
 
-/// All that are open or opening.
+/// Lists all connections that are open or being opened.
 fn connections(socket: &OwnedFd, family: u8) -> io::Result<Vec<SocketId>> {
     let all = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
     let states = StateFlags::all() - StateFlags::LISTEN - StateFlags::CLOSE - StateFlags::TIME_WAIT;
@@ -91,13 +93,13 @@ fn send<M: NetlinkSerializable>(socket: &OwnedFd, payload: NetlinkPayload<M>, fl
     Ok(())
 }
 
-/// Whether the kernel did what it was asked.
+/// Returns true if the kernel acknowledged the request.
 fn acknowledged(socket: &OwnedFd) -> io::Result<bool> {
     let answers = receive(socket)?;
     Ok(answers.iter().any(|answer| matches!(&answer.payload, NetlinkPayload::Error(error) if error.code.is_none())))
 }
 
-/// The messages of one read.
+/// Reads the messages of one datagram.
 fn receive(socket: &OwnedFd) -> io::Result<Vec<NetlinkMessage<SockDiagMessage>>> {
     let mut buffer = vec![0; ANSWER_BYTES];
     let (length, _) = rustix::net::recv(socket, &mut buffer[..], RecvFlags::empty())?;
@@ -106,7 +108,7 @@ fn receive(socket: &OwnedFd) -> io::Result<Vec<NetlinkMessage<SockDiagMessage>>>
     while !rest.is_empty() {
         let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-        // Messages begin at multiples of four bytes (netlink(7)).
+        // Messages start at multiples of four bytes (netlink(7)).
         let taken = usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
         rest = rest.get(taken..).unwrap_or_default();
         messages.push(message);

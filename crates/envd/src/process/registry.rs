@@ -1,4 +1,4 @@
-//! The processes that live, and for a while those that ended.
+//! Registry of running processes, and for a while of ended ones.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,12 +12,13 @@ use hearth_envd_api::process::process_event::EndEvent;
 use super::followers::{Feed, Followers};
 use super::live::Live;
 
-/// How long an end is remembered for late followers.
+/// Time for which an exit is retained for late followers.
 pub(crate) const RETENTION: Duration = Duration::from_secs(30);
-/// Ends remembered at most: a loop that starts thousands of processes must not fill the guest's memory.
+/// Limit of retained exits: a loop that starts thousands of processes must not fill the guest's memory.
 const ENDED_MAX: usize = 4096;
-/// Ended processes whose last output is kept for a later follower, because an earlier one was dropped. Each may have a few
-/// mebibytes.
+/// Ended processes whose last output is retained for a later follower, because an earlier one was dropped.
+///
+/// Each may occupy a few mebibytes.
 const REPLAYS_MAX: usize = 4;
 
 #[derive(Debug, Default)]
@@ -28,7 +29,7 @@ pub(crate) struct Registry {
 #[derive(Debug, Default)]
 struct Inner {
     live: HashMap<u32, Arc<Live>>,
-    /// Ended ones whose output goes on, because a program that they started has it open. Signals end the waiting for that.
+    /// Exited processes whose output is still open in a descendant. A signal ends the wait for it.
     outlived: HashMap<u32, Arc<Live>>,
     ended: HashMap<u32, Ended>,
 }
@@ -36,13 +37,13 @@ struct Inner {
 #[derive(Debug)]
 struct Ended {
     tag: Option<String>,
-    /// They tell the end to whoever comes.
+    /// They publish the end to every late follower.
     followers: Arc<Followers>,
     at: Instant,
 }
 
 impl Inner {
-    /// `followers` hear of the end, and whoever comes later.
+    /// Moves a process to the ended ones; `followers` publish the end to late followers.
     fn retire(&mut self, live: &Arc<Live>, followers: Arc<Followers>) {
         self.ended.retain(|_, ended| ended.at.elapsed() < RETENTION);
         if !self.live.get(&live.pid()).is_some_and(|listed| Arc::ptr_eq(listed, live)) {
@@ -74,14 +75,16 @@ impl Registry {
 
     pub(super) fn insert(&self, live: Arc<Live>) {
         let mut inner = self.inner();
-        // A new process with the number or the tag of an ended one takes its place.
+        // A new process replaces an ended one with the same pid or tag.
         let (pid, tag) = (live.pid(), live.tag());
         inner.ended.retain(|ended_pid, ended| *ended_pid != pid && (tag.is_none() || ended.tag.as_deref() != tag));
         inner.live.insert(pid, live);
     }
 
-    /// Moves a process to the ended ones in one step: whoever looks sees the one or the other. If its number belongs to a
-    /// newer process by now, which can be when its output outlived it, that one stays and this one is forgotten.
+    /// Moves a process to the ended ones in one step, so that a caller finds it in exactly one of the lists.
+    ///
+    /// If its pid already belongs to a newer process, because its output outlived it, the newer one remains and this
+    /// one is dropped.
     pub(super) fn retire(&self, live: &Arc<Live>) {
         let mut inner = self.inner();
         inner.retire(live, Arc::clone(live.followers()));
@@ -90,7 +93,7 @@ impl Registry {
         }
     }
 
-    /// The same for a process whose output goes on: whoever comes later hears of the end at once.
+    /// Moves an exited process whose output continues; late followers receive the end immediately.
     pub(super) fn retire_outlived(&self, live: &Arc<Live>, end: EndEvent) {
         let late = Arc::new(Followers::default());
         late.finish(end);
@@ -99,7 +102,7 @@ impl Registry {
         inner.outlived.insert(live.pid(), Arc::clone(live));
     }
 
-    /// Forgets ends that were remembered for long enough.
+    /// Drops retained exits that have expired.
     pub(super) fn forget(&self) {
         let mut inner = self.inner();
         inner.ended.retain(|_, ended| ended.at.elapsed() < RETENTION);
@@ -108,7 +111,7 @@ impl Registry {
         inner.outlived.shrink_to_fit();
     }
 
-    /// The processes that run. One that has ended is none of them, whether or not its output has.
+    /// Returns the running processes, without exited ones whose output is still open.
     pub(super) fn running(&self) -> Vec<Arc<Live>> {
         self.inner().live.values().filter(|live| !live.is_reaped()).cloned().collect()
     }
@@ -117,13 +120,13 @@ impl Registry {
         find_in(&self.inner().live, selector)
     }
 
-    /// Finds a process to signal: also one that its output has outlived.
+    /// Finds a process to signal, including an exited one whose output is still open.
     pub(super) fn find_to_signal(&self, selector: &ProcessSelector) -> Result<Arc<Live>, ConnectError> {
         let inner = self.inner();
         find_in(&inner.live, selector).or_else(|unknown| find_in(&inner.outlived, selector).map_err(|_| unknown))
     }
 
-    /// The number of a process that ended a short while ago, and a follower that hears the end.
+    /// Returns the pid of a recently ended process, and a feed that has its end.
     pub(super) fn ended(&self, selector: &ProcessSelector) -> Option<(u32, Feed)> {
         let inner = self.inner();
         let recent = inner.ended.iter().filter(|(_, ended)| ended.at.elapsed() < RETENTION);

@@ -1,4 +1,4 @@
-//! Ports that are listened on where the host does not come, as the kernel tells (proc_pid_net(5)).
+//! Listening ports that are not reachable at the guest's interface, from the kernel's tables (proc_pid_net(5)).
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -8,15 +8,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// TCP_LISTEN of the kernel's `tcp_states.h`.
 const LISTEN: &str = "0A";
 
-/// Returns ports with the address at which each is listened on, without those that are reached at `interface` anyway. A service
-/// of IPv6 at all addresses is among them: it may serve IPv4 as well, which the tables do not tell.
+/// Returns ports with the address of their listener, without those that are reachable at `interface`.
+///
+/// IPv6 services on all addresses are included: they may serve IPv4 too, which the tables do not show.
 pub(super) fn beside(interface: Ipv4Addr) -> BTreeMap<u16, IpAddr> {
     let mut found = BTreeMap::new();
     for table in ["/proc/net/tcp6", "/proc/net/tcp"] {
-        // Without IPv6 there is no table of it.
+        // Without IPv6 the table does not exist.
         let Ok(file) = File::open(table) else { continue };
         let lines = BufReader::new(file).lines().skip(1).map_while(Result::ok);
-        // Listeners come first; there may be very many connections after them.
+        // Listeners precede connections, of which there may be very many.
         for (port, address) in lines.map_while(|line| listener(&line).ok()) {
             let Some(rank) = rank(address, interface) else { continue };
             let entry = found.entry(port).or_insert((rank, address));
@@ -26,27 +27,29 @@ pub(super) fn beside(interface: Ipv4Addr) -> BTreeMap<u16, IpAddr> {
     found.into_iter().map(|(port, (_, address))| (port, address)).collect()
 }
 
-/// Order in which a service that listens at several addresses is reached; `None` for an address that needs no relay, or that
-/// cannot be connected to.
+/// Returns the precedence of a listener's address, for services that listen on several.
+///
+/// Returns `None` for an address that needs no relay, or that cannot be connected to.
 fn rank(address: IpAddr, interface: Ipv4Addr) -> Option<u8> {
     match address {
         IpAddr::V4(address) if address.is_unspecified() || address == interface => None,
         IpAddr::V4(Ipv4Addr::LOCALHOST) => Some(0),
         IpAddr::V6(Ipv6Addr::LOCALHOST) => Some(1),
         IpAddr::V4(address) if address.is_loopback() => Some(2),
-        // Such an address means nothing without its interface.
+        // A link-local address cannot be used without its interface.
         IpAddr::V6(address) if address.is_unicast_link_local() => None,
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Some(4),
         _ => Some(3),
     }
 }
 
-/// A line that is not one of a listener.
+/// A line that does not describe a listener.
 #[derive(Debug, PartialEq, Eq)]
 struct Other;
 
-/// Port and address of a line such as `0: 0100007F:1F90 00000000:0000 0A ...`. Addresses are words of 32 bits in the
-/// machine's order.
+/// Parses port and address of a line such as `0: 0100007F:1F90 00000000:0000 0A ...`.
+///
+/// Addresses are words of 32 bits in the machine's byte order.
 fn listener(line: &str) -> Result<(u16, IpAddr), Other> {
     let mut fields = line.split_whitespace().skip(1);
     let local = fields.next().ok_or(Other)?;
@@ -66,7 +69,7 @@ fn listener(line: &str) -> Result<(u16, IpAddr), Other> {
             for (index, chunk) in bytes.chunks_exact_mut(4).enumerate() {
                 chunk.copy_from_slice(&word(&address[index * 8..index * 8 + 8])?);
             }
-            // An address of IPv4 at a socket of IPv6 is one of IPv4.
+            // An IPv4-mapped address belongs to IPv4.
             IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
         }
         _ => return Err(Other),
