@@ -1,7 +1,7 @@
-//! `POST /collapse`: the daemon's own heap in pages of 2 MiB, so that a snapshot of it has fewer pieces.
+//! `POST /collapse`: merges the daemon's heap into pages of 2 MiB, so that a snapshot of it has fewer pieces.
 //!
-//! Only whole, aligned pieces of anonymous memory can be merged (`MADV_COLLAPSE`, madvise(2)). The daemon is small; most often
-//! there is none.
+//! Only whole, aligned pieces of anonymous memory can be merged (`MADV_COLLAPSE`, madvise(2)). The daemon is small;
+//! usually it has none.
 
 use std::fs;
 use std::ops::Range;
@@ -15,10 +15,10 @@ use serde::Serialize;
 use crate::failure::Failure;
 use crate::sys;
 
-/// Bytes of a huge page.
+/// Size of a huge page, in bytes.
 const HUGE_PAGE: usize = 2 << 20;
 
-/// What was done, in the contract's words.
+/// Counters of one collapse; the names are the contract's.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Collapsed {
@@ -45,7 +45,7 @@ fn collapse_all() -> std::io::Result<Collapsed> {
         done.regions += 1;
         for chunk in chunks(&region) {
             done.chunks += 1;
-            // Memory that was never touched, or is being used otherwise, stays as it is.
+            // Memory that was never touched, or that is pinned, is left unchanged.
             match sys::collapse(chunk, HUGE_PAGE) {
                 Ok(()) => done.collapsed += 1,
                 Err(_) => done.skipped += 1,
@@ -56,7 +56,7 @@ fn collapse_all() -> std::io::Result<Collapsed> {
     Ok(done)
 }
 
-/// The region of a line of maps (proc_pid_maps(5)), if it is writable, private memory without a file.
+/// Returns the region of a line of maps (proc_pid_maps(5)) if it is writable, private memory without a file.
 fn anonymous(line: &str) -> Option<Range<usize>> {
     let mut fields = line.split_whitespace();
     let (start, end) = fields.next()?.split_once('-')?;
@@ -69,7 +69,7 @@ fn anonymous(line: &str) -> Option<Range<usize>> {
     Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
 }
 
-/// Starts of the whole huge pages in a region.
+/// Returns the start addresses of the whole huge pages in a region.
 fn chunks(region: &Range<usize>) -> impl Iterator<Item = usize> + use<> {
     let first = region.start.next_multiple_of(HUGE_PAGE);
     let last = region.end;

@@ -1,4 +1,4 @@
-//! What every request passes before its route: CORS, then the token, then the user's existence.
+//! Middleware in front of every route: CORS, then the token, then the user's existence.
 
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::connections::Connection;
 use crate::failure::Failure;
+use crate::log::Level;
 use crate::state::{State, basic_user};
 use crate::users::User;
 
@@ -29,8 +30,13 @@ pub(crate) async fn guard(Extract(state): Extract<Arc<State>>, request: Request,
         None => next.run(request).await,
     };
     if is_a_failure_of_ours(response.status()) {
-        // Without the query: it may have a signature.
-        state.log().error("envd", format!("{method} {} was answered {}", uri.path(), response.status()));
+        // Without the query, which may contain a signature.
+        let fields = [
+            ("method", method.as_str().into()),
+            ("path", uri.path().into()),
+            ("status", response.status().as_u16().into()),
+        ];
+        state.log().write(Level::Error, "envd", "request failed", fields);
     }
     if has_origin {
         let headers = response.headers_mut();
@@ -41,7 +47,7 @@ pub(crate) async fn guard(Extract(state): Extract<Arc<State>>, request: Request,
     response
 }
 
-/// What the host should hear of: not a client's mistake, nor something that this daemon does not do.
+/// Returns true for statuses that the host should see: neither a client error nor an unsupported operation.
 fn is_a_failure_of_ours(status: StatusCode) -> bool {
     status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED && status != StatusCode::GATEWAY_TIMEOUT
 }
@@ -61,8 +67,9 @@ fn refusal(state: &State, request: &Request) -> Option<Response> {
     User::find(&name).is_none().then(|| unknown_user(request.headers(), &name))
 }
 
-/// Routes that judge the token themselves, or need none. Exactly these spellings. A program may ask what sandbox it is in; it
-/// sees it in its environment anyway.
+/// Returns true for routes that check the token themselves or need none; paths must match exactly.
+///
+/// A program inside may request its sandbox's identity, which is also in its environment.
 fn is_open(request: &Request) -> bool {
     match (request.method().as_str(), request.uri().path()) {
         ("GET", "/health") | ("GET" | "POST", "/files") | ("POST", "/init") => true,
@@ -73,7 +80,7 @@ fn is_open(request: &Request) -> bool {
     }
 }
 
-/// A Connect error: in the end-of-stream message of a streaming call, as the body otherwise.
+/// Builds a Connect error: in the end-of-stream message of a streaming call, otherwise as the body.
 fn unknown_user(headers: &HeaderMap, name: &str) -> Response {
     let error = json!({ "code": "unauthenticated", "message": format!("invalid username: '{name}'") });
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();

@@ -1,15 +1,16 @@
-//! `POST /init`: the host tells a guest who it is, after each boot and each restore, and again until it hears an answer.
+//! `POST /init`: sets the guest's identity, after each boot and each restore; the host retries until it has a reply.
 //!
-//! One at a time. A request that is older than one already applied is answered and ignored. There is no metadata service,
-//! so the first token is accepted as it comes: a template's snapshot has none. A token that is set only stays or is
-//! confirmed: nobody in the guest can replace it. What identity a metadata service would tell (`sandboxId`, `templateId`)
-//! comes with the request, and with it `randomSeed`, by which the guests of one snapshot part ways.
+//! Requests are applied one at a time. A request that is older than an applied one is acknowledged and ignored. There
+//! is no metadata service, so the first token is accepted unchecked: a template's snapshot has none. A token that is
+//! set can only be confirmed: no program in the guest can replace it. The identity that a metadata service would
+//! provide (`sandboxId`, `templateId`) is part of the request, as is `randomSeed`, which gives guests of one snapshot
+//! different random numbers.
 //!
-//! With a seed that is new the guest has been restored: it draws other random numbers from then on, takes the sandbox's name,
-//! forgets what its log had from before, and drops connections whose peers are gone.
+//! A new seed means that the guest was restored: the daemon reseeds the random pool, takes the sandbox's name, clears
+//! the log of earlier lines, and drops connections whose peers no longer exist.
 //!
-//! Whatever a freeze stopped goes on when the answer is given. Volumes are refused by name, because a host that asks for them
-//! must not believe they are there.
+//! A freeze has ended when the reply is sent. Volumes are rejected, because a host that requests them must not assume
+//! that they are mounted.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -36,15 +37,15 @@ use crate::log::Level;
 use crate::state::{SANDBOX_ID, State};
 use crate::{VERSION, identity, sockets, sys};
 
-/// A clock this far behind is set; reading it late by less is normal.
+/// Lag beyond which the clock is set; a smaller one is caused by the request's delay.
 const BEHIND_MAX: Duration = Duration::from_millis(50);
-/// A clock this far ahead is set.
+/// Lead beyond which the clock is set.
 const AHEAD_MAX: Duration = Duration::from_secs(5);
 
-/// The variable with the address at which programs ask `/me`.
+/// Environment variable with the address at which programs request `/me`.
 const EVENTS_ADDRESS: &str = "E2B_EVENTS_ADDRESS";
 
-/// How far the initialisation has come.
+/// State of the initialization between requests.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     newest: Option<jiff::Timestamp>,
@@ -66,13 +67,13 @@ struct Request {
     random_seed: Option<String>,
     #[serde(rename = "hyperloopIP")]
     hyperloop_ip: Option<String>,
-    /// Ours: whether the log has lines of processes' output.
+    /// Hearth's extension: log lines of processes' output.
     log_output: Option<bool>,
     ca_bundle: Option<String>,
     volume_mounts: Option<Vec<IgnoredAny>>,
 }
 
-/// A token is not empty and has no backslash.
+/// Parses a token, which is not empty and has no backslash.
 fn token<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
     let token = Option::<String>::deserialize(deserializer)?;
     if token.as_ref().is_some_and(|token| token.is_empty() || token.contains('\\')) {
@@ -81,7 +82,7 @@ fn token<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D
     Ok(token.map(Secret::new))
 }
 
-/// Why a request was not (wholly) applied: the contract's status and text.
+/// Status and text of a request that was not applied, or only in part; the contract's.
 type Refusal = (StatusCode, String);
 
 fn bad(text: impl Into<String>) -> Refusal {
@@ -116,13 +117,15 @@ fn parse(body: &[u8]) -> Result<Request, Refusal> {
     match body.trim_ascii().first() {
         None => Ok(Request::default()),
         Some(b'{') => serde_json::from_slice(body).map_err(|_| bad("")),
-        // A list would do for the parser.
+        // serde would accept an array too.
         Some(_) => Err(bad("")),
     }
 }
 
-/// In its turn, and if it may: applies a request that is not stale, and ends a freeze in any case. Cancel safe: it waits for its
-/// turn first, and then does all of its work at once; a thaw that is cut is one that has not begun.
+/// Applies a request in turn, if it is authorized and not stale, and ends a freeze in any case.
+///
+/// Cancel safe: it waits only for its turn, then does all of its work without an await; the thaw at the end waits only
+/// for the lock, before it starts.
 async fn take(
     state: &Arc<State>,
     request: Request,
@@ -191,7 +194,7 @@ fn apply(
     Ok(())
 }
 
-/// The guest was restored from a snapshot, as one of several perhaps.
+/// Applies a restore from a snapshot, from which several guests may have been restored.
 fn restore(state: &State, seed: &str, connection: Option<Connection>) {
     state.log().clear();
     state.connections.drop_others(connection);
@@ -201,27 +204,27 @@ fn restore(state: &State, seed: &str, connection: Option<Connection>) {
     }
     reseed(state, seed);
     if let Err(error) = identity::begin_generation() {
-        state.log().error("envd", format!("beginning a generation: {error}"));
+        state.log().error("envd", format!("writing the generation: {error}"));
     }
     match sockets::end_outward(connection.map(|connection| (connection.local, connection.peer))) {
         Ok(0) => {}
         Ok(ended) => {
             let fields = [("connections", ended.into())];
-            state.log().write(Level::Info, "envd", "ended connections from before the restore", fields);
+            state.log().write(Level::Info, "envd", "connections from before the restore closed", fields);
         }
-        Err(error) => state.log().error("envd", format!("ending connections from before the restore: {error}")),
+        Err(error) => state.log().error("envd", format!("closing connections from before the restore: {error}")),
     }
 }
 
-/// The sandbox has an id: its name, and how its programs learn it.
+/// Sets the sandbox's id: as the host name, and in the environment of programs.
 fn name(state: &State, id: &str) {
     if state.in_microvm() {
         if state.envs().get(SANDBOX_ID).is_none_or(|known| known != id)
             && let Err(error) = identity::become_sandbox(id)
         {
-            state.log().error("envd", format!("taking the sandbox's name: {error}"));
+            state.log().error("envd", format!("setting the sandbox's name: {error}"));
         }
-        // Unless the host has a service for it, the daemon itself tells programs who they are.
+        // Unless the host provides this service, the daemon itself serves `/me`.
         if !state.envs().contains_key(EVENTS_ADDRESS) {
             state.set_internal(EVENTS_ADDRESS, &format!("http://127.0.0.1:{PORT}"), 0o644);
         }
@@ -229,10 +232,10 @@ fn name(state: &State, id: &str) {
     state.set_internal(SANDBOX_ID, id, 0o644);
 }
 
-/// Trusts certificates now, and keeps them for later in the background: that writes to the disk.
+/// Trusts certificates immediately, and stores them in the background, because that writes to the disk.
 fn trust(state: &Arc<State>, progress: &mut Progress, bundle: String) -> Result<(), Refusal> {
     if !state.in_microvm() {
-        return Err(bad("caBundle changes the machine, which this daemon does not do outside of a guest"));
+        return Err(bad("caBundle is supported only inside a microVM"));
     }
     let root = Path::new("/");
     progress
@@ -244,7 +247,7 @@ fn trust(state: &Arc<State>, progress: &mut Progress, bundle: String) -> Result<
     tokio::spawn(async move {
         let kept = lane.run(move || Injected::keep(root, &bundle)).await;
         if let Err(error) = kept.map_err(std::io::Error::other).and_then(|kept| kept) {
-            state.log().error("envd", format!("keeping the CA bundle: {error}"));
+            state.log().error("envd", format!("storing the CA bundle: {error}"));
         }
     });
     Ok(())
@@ -270,8 +273,9 @@ fn set_clock(state: &State, timestamp: jiff::Timestamp) {
     }
 }
 
-/// Mixes the host's fresh bytes into the kernel's pool and makes it reseed from there, so that guests of one snapshot go
-/// separate ways (random(4)).
+/// Mixes the host's random bytes into the kernel's pool and reseeds from it.
+///
+/// Guests of one snapshot thereby draw different random numbers (random(4)).
 fn reseed(state: &State, seed: &str) {
     let mixed = OpenOptions::new().write(true).open("/dev/urandom").and_then(|mut device| {
         device.write_all(seed.as_bytes())?;

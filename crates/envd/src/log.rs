@@ -1,12 +1,13 @@
-//! What happened in the guest, kept until the host fetches it.
+//! Log of the guest's events, stored in memory until the host fetches it.
 //!
 //! ```text
 //! processes, errors ──> ring (bounded, oldest lost first) ──GET /logs, streamed──> host ──> tagged there, stored there
 //! ```
 //!
-//! A line says what happened and when by the guest's clock. Whose it is, the host knows: it asked this guest. Lines are numbered
-//! without gaps, so whoever follows sees what was lost. Nothing is written to a disk, and nobody waits for a reader. Input,
-//! file contents and tokens are never logged; output of processes is when the host wants it ([`Log::take_output`]).
+//! A line has an event and its time by the guest's clock. The host knows the sandbox, because it connected to this
+//! guest. Lines are numbered without gaps, so that a reader detects lost ones. Nothing is written to a disk, and no
+//! writer waits for a reader. Input, file contents and tokens are never logged; output of processes is, if the host
+//! enables it ([`Log::set_logs_output`]).
 
 use std::collections::VecDeque;
 use std::io::Write as _;
@@ -26,16 +27,16 @@ use tokio::sync::Notify;
 use crate::failure::Failure;
 use crate::state::State;
 
-/// Lines that wait for the host, in bytes. Beyond that the oldest go.
+/// Limit of stored lines in bytes. Beyond it the oldest are dropped.
 const WAITING_BYTES_MAX: usize = 1 << 20;
-/// Lines that the host has, kept for one that lost its connection.
+/// Limit of lines already sent, in bytes; they are retained for a host that lost its connection.
 const SENT_BYTES_MAX: usize = 64 << 10;
-/// Longest message; what is cut ends in an ellipsis.
+/// Limit of a message in bytes; a truncated one ends in an ellipsis.
 const MESSAGE_BYTES_MAX: usize = 8 << 10;
-/// Sent at once.
+/// Bytes per chunk of the stream.
 const CHUNK_BYTES: usize = 32 << 10;
 
-/// How much a line matters.
+/// Severity of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
     Info,
@@ -53,7 +54,7 @@ impl Level {
     }
 }
 
-/// The log. Shared by all.
+/// The log of the daemon and its processes.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     ring: Mutex<Ring>,
@@ -62,29 +63,30 @@ pub(crate) struct Log {
     is_verbose: bool,
 }
 
-/// One buffer for all lines: thousands of small allocations between those of others would keep their pages from ever being
-/// given back.
+/// Stored lines in a single buffer.
+///
+/// Thousands of small allocations between others would prevent their pages from ever being released.
 #[derive(Debug, Default)]
 struct Ring {
     text: VecDeque<u8>,
-    /// Bytes of each line, oldest first.
+    /// Length of each line in bytes, oldest first.
     lengths: VecDeque<u32>,
-    /// The number of the last line, from 1. Lines that are there have the numbers up to it.
+    /// Number of the last line, starting with 1. The stored lines have the numbers up to it.
     last: u64,
-    /// The number of the last line that the host was sent.
+    /// Number of the last line sent to the host.
     sent: u64,
 }
 
 impl Ring {
-    /// The number of the oldest line that is there, if one is.
+    /// Returns the number of the oldest stored line; one more than the last number if there is none.
     fn first(&self) -> u64 {
         self.last + 1 - self.lengths.len() as u64
     }
 
-    /// Adds the line with the number [`last`](Self::last).
+    /// Appends the line with the number [`last`](Self::last).
     fn push(&mut self, line: &[u8]) {
         self.text.extend(line);
-        // Longer than a message can be made.
+        // A line cannot be longer, because messages are bounded.
         self.lengths.push_back(u32::try_from(line.len()).unwrap_or(u32::MAX));
         while self.text.len() > WAITING_BYTES_MAX {
             self.drop_first();
@@ -97,7 +99,7 @@ impl Ring {
         }
     }
 
-    /// The host has everything up to `number`.
+    /// Records that the host received everything up to `number`, and drops lines beyond the limit for sent ones.
     fn sent(&mut self, number: u64) {
         self.sent = self.sent.max(number.min(self.last));
         while self.text.len() > SENT_BYTES_MAX && self.first() <= self.sent {
@@ -105,7 +107,7 @@ impl Ring {
         }
     }
 
-    /// Lines after a number, as many as go at once, and the number of the last of them.
+    /// Returns one chunk of lines after `number`, and the number of the last of them.
     fn after(&self, number: u64) -> Option<(Bytes, u64)> {
         let first = self.first().max(number + 1);
         let known = usize::try_from(first - self.first()).unwrap_or(usize::MAX);
@@ -138,7 +140,7 @@ impl Log {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a line with fields of its own.
+    /// Appends a line with additional fields.
     pub(crate) fn write<const N: usize>(
         &self,
         level: Level,
@@ -158,7 +160,7 @@ impl Log {
         ring.push(text.as_bytes());
         drop(ring);
         if self.is_verbose {
-            // A closed standard output is not worth failing for.
+            // A closed standard output is no reason to fail.
             let _ = std::io::stdout().write_all(text.as_bytes());
         }
         self.news.notify_waiters();
@@ -172,7 +174,7 @@ impl Log {
         self.write(Level::Error, logger, message.as_ref(), []);
     }
 
-    /// Whether lines of processes' output are wanted.
+    /// Returns true if lines of processes' output are logged.
     pub(crate) fn takes_output(&self) -> bool {
         self.takes_output.load(Ordering::Relaxed)
     }
@@ -181,15 +183,15 @@ impl Log {
         self.takes_output.store(wanted, Ordering::Relaxed);
     }
 
-    /// Forgets everything: it happened in the sandbox that this one was copied from. Numbers go on.
+    /// Drops all lines: their events belong to the sandbox that this one was restored from. Numbering continues.
     pub(crate) fn clear(&self) {
         self.ring().clear();
     }
 
-    /// The next lines after a number, as soon as there are some. Cancel safe.
+    /// Waits for lines after a number and returns the next chunk. Cancel safe.
     async fn follow(&self, after: u64) -> (Bytes, u64) {
         loop {
-            // Before the look, so that a line in between is not missed.
+            // Registered before the check, so that a line added in between is not missed.
             let news = self.news.notified();
             let found = self.ring().after(after);
             if let Some(found) = found {
@@ -200,7 +202,7 @@ impl Log {
     }
 }
 
-/// A message of bounded length.
+/// Truncates a message to the limit.
 fn cut(message: &str) -> String {
     if message.len() <= MESSAGE_BYTES_MAX {
         return message.to_owned();
@@ -214,8 +216,10 @@ pub(crate) struct Parameters {
     after: Option<String>,
 }
 
-/// `GET /logs?after=N`: lines after number `N`, one JSON object each, without end. Asking for them tells that those up to `N`
-/// have arrived. A number that was never reached is one of an earlier daemon's.
+/// `GET /logs?after=N`: an endless stream of the lines after number `N`, one JSON object each.
+///
+/// The request acknowledges the lines up to `N`. A number that was never assigned belongs to an earlier daemon and
+/// counts as 0.
 pub(crate) async fn logs(
     Extract(state): Extract<Arc<State>>,
     query: Result<Query<Parameters>, QueryRejection>,
@@ -235,12 +239,12 @@ pub(crate) async fn logs(
     Ok((headers, Body::from_stream(lines)).into_response())
 }
 
-/// Output of one stream of a process, as lines of the log.
+/// Output of one stream of a process, split into lines of the log.
 #[derive(Debug)]
 pub(crate) struct OutputLines {
     pid: u32,
     stream: &'static str,
-    /// A line that has not ended yet.
+    /// An incomplete line.
     begun: Vec<u8>,
 }
 
@@ -259,7 +263,7 @@ impl OutputLines {
         }
     }
 
-    /// What was begun is a line, if it is anything.
+    /// Logs the incomplete line, unless it is empty.
     pub(crate) fn end(&mut self, log: &Log) {
         let line = std::mem::take(&mut self.begun);
         let text = String::from_utf8_lossy(&line);
@@ -288,7 +292,7 @@ mod tests {
     #[tokio::test]
     async fn lines_come_in_order_and_once() {
         let log = Log::default();
-        assert!(log.follow(0).now_or_never().is_none(), "nothing yet");
+        assert!(log.follow(0).now_or_never().is_none(), "no line yet");
         log.warn("test", "one");
         log.error("test", "two");
         let (chunk, last) = log.follow(0).await;
@@ -308,9 +312,9 @@ mod tests {
         }
         assert!(log.ring().text.len() <= WAITING_BYTES_MAX);
         let (chunk, last) = log.follow(0).await;
-        assert!(numbers(&chunk)[0] > 1 && chunk.len() <= CHUNK_BYTES, "a gap tells what was lost");
+        assert!(numbers(&chunk)[0] > 1 && chunk.len() <= CHUNK_BYTES, "the first number shows the loss");
         log.ring().sent(last);
-        assert_eq!(log.ring().first(), last + 1, "what was sent is not kept");
+        assert_eq!(log.ring().first(), last + 1, "sent lines are dropped");
         log.clear();
         assert!(log.follow(0).now_or_never().is_none());
     }

@@ -6,19 +6,19 @@ use hearth_envd_api::PORT;
 
 use crate::VERSION;
 
-/// Where control groups are (cgroups(7)).
+/// Mount point of the control groups (cgroups(7)).
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
-const KNOWN: &str = "-version, -commit, -port N, -isnotfc, -cgroup-root FOLDER, -no-cgroups, -verbose and -restarted";
+const KNOWN: &str = "-version, -commit, -port N, -isnotfc, -cgroup-root DIRECTORY, -no-cgroups, -verbose and -restarted";
 
-/// What the command line says. Long options with one dash are accepted, as the contract wants.
+/// Parsed command line. Long options with a single dash are accepted, as the contract requires.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Options {
     pub(crate) port: u16,
     pub(crate) in_microvm: bool,
     pub(crate) is_restart: bool,
-    /// Processes get control groups below this folder.
+    /// Directory below which processes get control groups; `None` disables them.
     pub(crate) cgroup_root: Option<PathBuf>,
-    /// Log lines go to standard output as well.
+    /// Writes log lines to standard output as well.
     pub(crate) is_verbose: bool,
 }
 
@@ -34,7 +34,7 @@ impl Default for Options {
     }
 }
 
-/// What to do.
+/// Requested action.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     Print(&'static str),
@@ -53,12 +53,12 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Request, S
             "version" => return Ok(Request::Print(VERSION)),
             "commit" => return Ok(Request::Print(option_env!("BUILT_FROM_COMMIT").unwrap_or("unknown"))),
             "isnotfc" => options.in_microvm = false,
-            // Ours: PID 1 says that an earlier daemon ended.
+            // Hearth's extension: set by PID 1 after an earlier daemon exited.
             "restarted" => options.is_restart = true,
             "verbose" => options.is_verbose = true,
             "no-cgroups" => options.cgroup_root = None,
             "cgroup-root" => {
-                let value = value.or_else(|| args.next()).ok_or("-cgroup-root needs a folder")?;
+                let value = value.or_else(|| args.next()).ok_or("-cgroup-root needs a directory")?;
                 options.cgroup_root = Some(value.into());
             }
             "port" => {

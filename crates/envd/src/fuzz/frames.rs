@@ -1,4 +1,4 @@
-//! Calls of the Connect protocol, and what an answer must look like.
+//! Calls of the Connect protocol, and checks of their replies.
 
 use axum::body::Body;
 use axum::extract::State as Extract;
@@ -16,8 +16,9 @@ use crate::process::ProcessService;
 use crate::rpc;
 use crate::state::{State, Surroundings};
 
-/// A procedure that only looks at what the daemon itself knows. `Start` and everything with a path must never stand here: a
-/// fuzzer may be root.
+/// A procedure that only reads the daemon's own state.
+///
+/// `Start` and procedures with a path must never be added: a fuzzer may run as root.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Procedure {
     pub(super) path: &'static str,
@@ -42,7 +43,7 @@ pub(super) const PROCEDURES: [Procedure; 9] = [
 pub(super) const LIST: Procedure = unary("/process.Process/List");
 pub(super) const CONNECT: Procedure = Procedure { path: "/process.Process/Connect", kind: MethodKind::ServerStreaming };
 
-/// Bytes before the body.
+/// Control bytes before the body.
 pub(super) const HEAD_BYTES: usize = 5;
 const ENCODINGS: [Option<&str>; 4] = [None, Some("gzip"), Some("identity"), Some("br")];
 const ACCEPTED: [Option<&str>; 4] = [None, Some("gzip, deflate"), Some("identity"), Some("zstd,gzip,br")];
@@ -50,22 +51,22 @@ const TIMEOUTS: [Option<&str>; 8] =
     [None, Some("1"), Some("60000"), Some("9999999999"), Some("0"), Some(""), Some("+5"), Some("10000000000")];
 const VERSIONS: [Option<&str>; 4] = [None, Some("1"), Some("1"), Some("2")];
 
-/// A call, as the bytes before the body choose it:
+/// A call. The bytes before the body select:
 ///
 /// | byte | bits | |
 /// |---|---|---|
 /// | 0 | all | the procedure, modulo their number |
 /// | 1 | 0 | the codec: JSON, binary |
-/// | | 1-2 | the content type: as it should be, twice; with a parameter; of the other kind of procedure |
+/// | | 1-2 | the content type: correct, twice; with a parameter; of the other kind of procedure |
 /// | | 3-4 | the body's encoding ([`ENCODINGS`]) |
-/// | | 5-6 | what is accepted ([`ACCEPTED`]) |
+/// | | 5-6 | the accepted encoding ([`ACCEPTED`]) |
 /// | | 7 | a client of the first schema |
 /// | 2 | all | the size of the body's pieces; 0: one piece |
 /// | 3 | 0-2 | the deadline ([`TIMEOUTS`]) |
 /// | | 3-4 | the protocol's version ([`VERSIONS`]) |
-/// | | 5-6 | how the body ends: whole, twice; broken; never, which needs a deadline |
+/// | | 5-6 | the body's end: complete, twice; broken; never, which needs a deadline |
 /// | | 7 | GET instead of POST |
-/// | 4 | 0-1 | what is made of the rest ([`Call::wrap`]) |
+/// | 4 | 0-1 | the form of the remaining data ([`Call::wrap`]) |
 #[derive(Debug)]
 pub(super) struct Call {
     procedure: Procedure,
@@ -99,7 +100,7 @@ impl Call {
         put(if is_stream { "connect-content-encoding" } else { "content-encoding" }, encoding);
         put(if is_stream { "connect-accept-encoding" } else { "accept-encoding" }, ACCEPTED[choice(form, 5, 4)]);
         if is_stream {
-            // From a client's HTTP library; it means nothing.
+            // Sent by a client's HTTP library; without effect.
             put("accept-encoding", Some("zstd,gzip,br"));
         }
         put("user-agent", (form >> 7 == 1).then_some("connect-python"));
@@ -117,8 +118,10 @@ impl Call {
         Some(Self { procedure, method, headers, body, piece_bytes: piece_bytes.into(), ending })
     }
 
-    /// The body: the rest as it is, as a message, as a compressed message, or as many messages, each with a byte of flags and
-    /// a byte of length in front. A fuzzer does not find checksums and long lengths by itself.
+    /// Builds the body: the data unchanged, as one message, as a compressed message, or as several messages.
+    ///
+    /// Each of several messages has a byte of flags and a byte of length in front. A fuzzer does not find checksums and
+    /// long lengths by itself.
     fn wrap(shape: usize, is_stream: bool, rest: &[u8]) -> Vec<u8> {
         match (shape, is_stream) {
             (1, true) => envelope(0, rest),
@@ -139,7 +142,7 @@ impl Call {
         }
     }
 
-    /// The head alone is enough to say no.
+    /// Returns true if the head alone causes a rejection.
     fn is_refused(&self) -> bool {
         let is_other_kind = self.headers["content-type"].as_bytes().starts_with(b"application/connect+")
             != is_stream(self.procedure.kind);
@@ -162,25 +165,25 @@ pub(super) fn run(data: &[u8]) {
     let answer = call.ask();
     check(call.procedure, &call.method, &call.headers, &answer);
     match call.ending {
-        // A call that was begun and not read to its end closes the connection. What is refused for its head is left to the
-        // HTTP library, which closes it too.
+        // A call that has started and whose body is not read to its end closes the connection. One that is rejected for
+        // its head is left to the HTTP library, which also closes the connection.
         Ending::Never if !call.is_refused() => {
             assert_eq!(answer.headers.get(header::CONNECTION), Some(&HeaderValue::from_static("close")));
         }
         Ending::Whole if call.piece_bytes != 0 => {
             let at_once = call.ask_in(0);
-            assert_eq!((answer.status, answer.code()), (at_once.status, at_once.code()), "pieces make a difference");
+            assert_eq!((answer.status, answer.code()), (at_once.status, at_once.code()), "pieces change the result");
         }
         Ending::Whole | Ending::Broken | Ending::Never => {}
     }
 }
 
 pub(super) fn envelope(flags: u8, message: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(message.len()).expect("inputs are short");
+    let length = u32::try_from(message.len()).expect("inputs are shorter than 4 GiB");
     [&[flags][..], &length.to_be_bytes(), message].concat()
 }
 
-/// A whole answer.
+/// A complete reply.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -190,15 +193,15 @@ pub(super) struct Answer {
 
 impl Answer {
     fn header(&self, name: impl header::AsHeaderName) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().expect("headers of ours are text"))
+        self.headers.get(name).map_or("", |value| value.to_str().expect("the daemon's headers are text"))
     }
 
-    /// The content type that tells what the body is.
+    /// Returns true if the content type is that of a stream.
     fn is_stream(&self) -> bool {
         self.header(header::CONTENT_TYPE).starts_with("application/connect+")
     }
 
-    /// The error's code, of either kind of answer.
+    /// Returns the error code of either kind of reply.
     pub(super) fn code(&self) -> Option<String> {
         let error = if self.is_stream() {
             let (_, end) = envelopes(&self.body).pop()?;
@@ -210,9 +213,9 @@ impl Answer {
     }
 }
 
-/// Calls a procedure of a daemon that has just started.
+/// Calls a procedure of a newly started daemon.
 pub(super) fn ask(procedure: Procedure, method: &Method, headers: &HeaderMap, body: Body) -> Answer {
-    assert!(PROCEDURES.iter().any(|known| known.path == procedure.path), "only what is harmless is called");
+    assert!(PROCEDURES.iter().any(|known| known.path == procedure.path), "only listed procedures are called");
     let state = State::new(Surroundings::default());
     let processes = std::sync::Arc::new(ProcessService::new(state.clone()));
     let files = std::sync::Arc::new(FilesystemService::new(state));
@@ -224,12 +227,12 @@ pub(super) fn ask(procedure: Procedure, method: &Method, headers: &HeaderMap, bo
     settle(async {
         let response: Response = rpc::serve(Extract(services), request).await;
         let (parts, body) = response.into_parts();
-        let body = axum::body::to_bytes(body, usize::MAX).await.expect("an answer is never cut");
+        let body = axum::body::to_bytes(body, usize::MAX).await.expect("a reply is complete");
         Answer { status: parts.status.as_u16(), headers: parts.headers, body }
     })
 }
 
-/// What the contract says of every answer (sections 3.2 to 3.7).
+/// Checks the contract's rules for every reply (sections 3.2 to 3.7).
 pub(super) fn check(procedure: Procedure, method: &Method, headers: &HeaderMap, answer: &Answer) {
     let is_stream = is_stream(procedure.kind);
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -249,7 +252,7 @@ pub(super) fn check(procedure: Procedure, method: &Method, headers: &HeaderMap, 
         let accepted = text("connect-accept-encoding").to_ascii_lowercase();
         check_stream(procedure, codec, accepted.contains("gzip"), answer);
     } else {
-        // As the protocol has it, an encoding that the request had may be used for the answer.
+        // The protocol permits the request's own encoding for the reply.
         let accepted = format!("{} {}", text("accept-encoding"), text("content-encoding")).to_ascii_lowercase();
         check_unary(procedure, codec, accepted.contains("gzip"), answer);
     }
@@ -267,44 +270,44 @@ fn check_unary(procedure: Procedure, codec: &str, takes_gzip: bool, answer: &Ans
     let body = match encoding {
         "" => answer.body.to_vec(),
         "gzip" if takes_gzip => gunzip(&answer.body),
-        other => panic!("nobody asked for {other:?}"),
+        other => panic!("not accepted: {other:?}"),
     };
     check_message(procedure, codec, &body);
 }
 
 fn check_stream(procedure: Procedure, codec: &str, takes_gzip: bool, answer: &Answer) {
-    assert_eq!(answer.status, 200, "the status of a stream tells nothing");
+    assert_eq!(answer.status, 200, "a stream always has status 200");
     assert_eq!(answer.header(header::CONTENT_TYPE), format!("application/connect+{codec}"));
     assert_eq!(answer.header(header::CONTENT_ENCODING), "", "a stream is compressed by messages");
     let encoding = answer.header("connect-content-encoding");
-    assert!(encoding.is_empty() || (encoding == "gzip" && takes_gzip), "nobody asked for {encoding:?}");
+    assert!(encoding.is_empty() || (encoding == "gzip" && takes_gzip), "not accepted: {encoding:?}");
     let mut messages = envelopes(&answer.body);
     for (flags, message) in &mut messages {
         assert!(*flags <= 3, "unknown flags {flags}");
         if *flags & 1 == 1 {
-            assert_eq!(encoding, "gzip", "compressed without a word");
+            assert_eq!(encoding, "gzip", "compressed without the header");
             *message = gunzip(message);
         }
     }
     let (flags, end) = messages.pop().expect("a stream has an end message");
-    assert!(flags & 2 == 2, "the last message is no end");
-    assert!(messages.iter().all(|(flags, _)| flags & 2 == 0), "two ends");
+    assert!(flags & 2 == 2, "the last message is not the end");
+    assert!(messages.iter().all(|(flags, _)| flags & 2 == 0), "two end messages");
     let end: Value = serde_json::from_slice(&end).expect("the end is JSON");
     let end = end.as_object().expect("the end is an object");
     match end.get("error") {
-        // What had an error has no messages: nothing of ours fails in the middle here.
+        // A failed call has no messages: none of the daemon's procedures fails in the middle here.
         Some(error) => {
             check_error(error, None);
-            assert!(messages.is_empty(), "an answer and an error");
+            assert!(messages.is_empty(), "a message and an error");
         }
         None => {
-            assert_eq!(messages.len(), 1, "a client's stream has one answer");
+            assert_eq!(messages.len(), 1, "a client stream has one reply message");
             check_message(procedure, codec, &messages[0].1);
         }
     }
 }
 
-/// Where nothing runs and nothing is watched, only two procedures succeed, and both have nothing to say.
+/// Checks a successful message. Without processes and watches only two procedures succeed, with empty messages.
 fn check_message(procedure: Procedure, codec: &str, message: &[u8]) {
     assert!(["/process.Process/List", "/process.Process/StreamInput"].contains(&procedure.path), "{procedure:?}");
     if codec == "json" {
@@ -315,11 +318,11 @@ fn check_message(procedure: Procedure, codec: &str, message: &[u8]) {
 }
 
 fn check_error(error: &Value, status: Option<u16>) {
-    let code = error["code"].as_str().expect("a code is a word");
+    let code = error["code"].as_str().expect("a code is text");
     assert!(error.get("message").is_none_or(Value::is_string), "a message is text");
-    let expected = status_of(code).unwrap_or_else(|| panic!("`{code}` is no code"));
+    let expected = status_of(code).unwrap_or_else(|| panic!("`{code}` is not a code"));
     assert!(status.is_none_or(|status| status == expected), "{status:?} for `{code}`");
-    // These would be mistakes of ours.
+    // These codes would be defects of the daemon.
     assert!(!["unknown", "data_loss"].contains(&code), "{error}");
 }
 
@@ -341,7 +344,7 @@ fn status_of(code: &str) -> Option<u16> {
     })
 }
 
-/// Flags and content of every envelope. Panics if the last one is cut.
+/// Returns flags and content of every envelope. Panics if the last one is truncated.
 fn envelopes(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut found = Vec::new();
     while !bytes.is_empty() {
@@ -357,7 +360,7 @@ fn envelopes(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
 fn gunzip(bytes: &[u8]) -> Vec<u8> {
     let mut content = Vec::new();
     let read = std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(bytes), &mut content);
-    read.expect("what is called gzip is gzip");
+    read.expect("decompress a gzip message");
     content
 }
 
@@ -373,10 +376,10 @@ mod tests {
 
     const STREAM_INPUT: Procedure = PROCEDURES[3];
 
-    /// What becomes of a stream of envelopes: status and code.
+    /// Sends a stream of envelopes and returns status and code.
     fn outcome(body: &[u8], piece_bytes: usize) -> (u16, Option<String>) {
         let headers = [("content-type", "application/connect+json"), ("connect-content-encoding", "gzip")];
-        let headers = headers.map(|(name, value)| (name.parse().expect("a name"), HeaderValue::from_static(value)));
+        let headers = headers.map(|(name, value)| (name.parse().expect("a header name"), HeaderValue::from_static(value)));
         let headers = HeaderMap::from_iter(headers);
         let body = Body::from_stream(pieces(body, piece_bytes, Ending::Whole));
         let answer = ask(STREAM_INPUT, &Method::POST, &headers, body);
@@ -384,7 +387,7 @@ mod tests {
         (answer.status, answer.code())
     }
 
-    /// A message that means nothing, of any length, compressed or not.
+    /// Generates a message without effect, of any length, compressed or not.
     fn message() -> impl Strategy<Value = Vec<u8>> {
         (0usize..3000, any::<bool>()).prop_map(|(length, is_compressed)| {
             let text = format!("{}{{\"keepalive\":{{}}}}", " ".repeat(length));

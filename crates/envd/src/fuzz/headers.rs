@@ -1,4 +1,4 @@
-//! A request's headers, and every judgement that is made of them.
+//! A request's headers, and every decision based on them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use crate::rpc;
 use crate::state::{State, Surroundings, basic_user};
 use crate::users::User;
 
-/// The token of a daemon that has one. Seeds know it.
+/// Access token of a secured daemon. Seeds contain it.
 pub(super) const TOKEN: &str = "token";
-/// As many as the server takes.
+/// The server's limit of headers.
 const HEADERS_MAX: usize = 512;
-/// What the route behind the guard answers. The guard itself has no such answer.
+/// Status of the route behind the guard. The guard itself never sends it.
 const PASSED: StatusCode = StatusCode::IM_A_TEAPOT;
 
 /// A request without its body.
@@ -32,16 +32,17 @@ const PASSED: StatusCode = StatusCode::IM_A_TEAPOT;
 struct Asked {
     method: Method,
     uri: Uri,
-    /// The size of the file that ranges are for.
+    /// Size of the file to which ranges apply.
     size: u64,
-    /// From a program of the guest, as far as the connection tells.
+    /// The connection comes from a program inside the guest.
     is_inside: bool,
     headers: HeaderMap,
 }
 
 impl Asked {
-    /// Lines of `name: value`. `:method`, `:path`, `:size` and `:inside` are the rest of the request. What is none of it is
-    /// left out.
+    /// Parses lines of `name: value`.
+    ///
+    /// `:method`, `:path`, `:size` and `:inside` set the other parts of the request. Other lines are ignored.
     fn read(data: &[u8]) -> Self {
         let mut asked = Self {
             method: Method::GET,
@@ -77,7 +78,7 @@ impl Asked {
     }
 }
 
-/// Servers are asked for paths.
+/// Returns true for a URI in origin form, as servers receive it.
 fn is_path(uri: &Uri) -> bool {
     uri.authority().is_none() && uri.path().starts_with('/')
 }
@@ -96,7 +97,7 @@ pub(super) fn run(data: &[u8]) {
     files::fuzz::headers(&secured, &asked.headers, &asked.uri, asked.size);
 }
 
-/// The user of Basic credentials, read once more in another way.
+/// Checks the user of Basic credentials with a second implementation.
 fn user(asked: &Asked) {
     let expected = asked.text(header::AUTHORIZATION).split_once(' ').and_then(|(scheme, credentials)| {
         let decoded = base64::engine::general_purpose::STANDARD.decode(credentials.trim()).ok()?;
@@ -107,7 +108,7 @@ fn user(asked: &Asked) {
     assert_eq!(basic_user(&asked.headers), expected);
 }
 
-/// What the guard has to decide, in the contract's order (sections 2.2, 2.4, 5.1, 5.2).
+/// Returns the guard's decision, by the contract's order of checks (sections 2.2, 2.4, 5.1, 5.2).
 fn expected(asked: &Asked, state: &State) -> StatusCode {
     let Asked { method, headers, .. } = asked;
     let route = (method.as_str(), asked.uri.path());
@@ -168,14 +169,14 @@ fn guarded(asked: &Asked, state: &Arc<State>) {
     }
 }
 
-/// The headers of the Connect protocol, on two harmless calls of different kinds.
+/// Sends the headers of the Connect protocol with two harmless calls of different kinds.
 fn called(asked: &Asked) {
     let mut headers = asked.headers.clone();
     assert!(!rpc::keepalive(&RequestContext::new(headers.clone())).is_zero());
     for (procedure, body, kind) in
         [(LIST, b"{}".to_vec(), "application/json"), (CONNECT, frames::envelope(0, b"{}"), "application/connect+json")]
     {
-        // The content type as given, and one that gets through.
+        // The given content type, then one that is accepted.
         for content_type in [None, Some(HeaderValue::from_static(kind))] {
             if let Some(content_type) = content_type {
                 headers.insert(header::CONTENT_TYPE, content_type);
