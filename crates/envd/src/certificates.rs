@@ -20,15 +20,15 @@ pub(crate) const SOURCE: &str = "usr/local/share/ca-certificates/e2b-ca.crt";
 
 /// Certificates added to the distribution's bundle.
 #[derive(Debug, Default)]
-pub(crate) struct Injected {
+pub(crate) struct InjectedCertificates {
     text: Option<String>,
 }
 
-impl Injected {
+impl InjectedCertificates {
     /// Trusts `certificates` (PEM, one or several) below `root` and removes the previous ones. Does nothing for the
     /// same text.
     pub(crate) fn trust(&mut self, root: &Path, certificates: &str) -> io::Result<()> {
-        let text = with_one_end(certificates);
+        let text = with_final_newline(certificates);
         if self.text.as_ref() == Some(&text) {
             return Ok(());
         }
@@ -51,15 +51,15 @@ impl Injected {
     /// Writes the certificates to the local sources of the bundle.
     ///
     /// Writes to the disk, so no request should wait for it.
-    pub(crate) fn keep(root: &Path, certificates: &str) -> io::Result<()> {
+    pub(crate) fn store_source(root: &Path, certificates: &str) -> io::Result<()> {
         let source = root.join(SOURCE);
         fs::create_dir_all(source.parent().unwrap_or(root))?;
-        replace(&source, &with_one_end(certificates))
+        replace(&source, &with_final_newline(certificates))
     }
 }
 
 /// Returns the text with exactly one line break at its end.
-fn with_one_end(text: &str) -> String {
+fn with_final_newline(text: &str) -> String {
     format!("{}\n", text.trim_end_matches('\n'))
 }
 
@@ -84,7 +84,7 @@ mod tests {
     fn certificates_are_appended_once_and_replaced() {
         let root = tempfile::tempdir().expect("create a temporary directory");
         let bundle = root.path().join(BUNDLE);
-        let mut injected = Injected::default();
+        let mut injected = InjectedCertificates::default();
         assert!(injected.trust(root.path(), "new").is_err(), "trusting fails without a bundle");
         fs::create_dir_all(bundle.parent().expect("has one")).expect("made");
         fs::write(&bundle, "one\ntwo").expect("written");
@@ -95,7 +95,7 @@ mod tests {
         }
         injected.trust(root.path(), "second\nthird").expect("trusted");
         assert_eq!(read(), "one\ntwo\nsecond\nthird\n");
-        Injected::keep(root.path(), "second").expect("kept");
+        InjectedCertificates::store_source(root.path(), "second").expect("kept");
         assert_eq!(fs::read_to_string(root.path().join(SOURCE)).expect("there"), "second\n");
         let entries = fs::read_dir(bundle.parent().expect("has one")).expect("there").count();
         assert_eq!(entries, 1, "no temporary file remains");

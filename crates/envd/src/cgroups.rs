@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Type of the unified hierarchy's file system (statfs(2)).
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 /// Upper bound of the memory reserved for the daemon and the kernel, in bytes; the reserve is an eighth of the guest's.
-const MEMORY_KEPT_MAX: u64 = 128 << 20;
+const MEMORY_RESERVE_MAX: u64 = 128 << 20;
 /// Orphaned groups checked per sweep. A sweep runs when a process ends.
 const SWEEP_MAX: usize = 64;
 /// Nesting depth to which groups that a guest's program created below its leaf are removed.
@@ -53,7 +53,7 @@ pub(crate) struct Groups {
     root: PathBuf,
     next: AtomicU64,
     /// Groups whose process has ended while descendants still run in them. Each is removed once it is empty.
-    left: Mutex<VecDeque<PathBuf>>,
+    orphaned: Mutex<VecDeque<PathBuf>>,
 }
 
 /// A process's own group. Dropping it removes it, immediately or once it is empty.
@@ -75,12 +75,12 @@ impl Groups {
         }
         let memory = memory_limit();
         for kind in [Kind::User, Kind::Terminal] {
-            if let Err(error) = make(root, kind, memory) {
+            if let Err(error) = ensure_group(root, kind, memory) {
                 eprintln!("envd: creating the control group {}: {error}", kind.name());
                 return None;
             }
         }
-        let groups = Self { root: root.to_owned(), next: AtomicU64::new(0), left: Mutex::default() };
+        let groups = Self { root: root.to_owned(), next: AtomicU64::new(0), orphaned: Mutex::default() };
         groups.adopt();
         Some(Arc::new(groups))
     }
@@ -98,16 +98,16 @@ impl Groups {
         Ok(Leaf { groups: Arc::clone(self), path })
     }
 
-    fn left(&self) -> MutexGuard<'_, VecDeque<PathBuf>> {
+    fn orphaned(&self) -> MutexGuard<'_, VecDeque<PathBuf>> {
         // Every section is one step on a valid queue.
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+        self.orphaned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adopts groups that an earlier daemon left behind.
     fn adopt(&self) {
         for kind in [Kind::User, Kind::Terminal] {
             let entries = fs::read_dir(self.root.join(kind.name())).into_iter().flatten().flatten();
-            self.left().extend(
+            self.orphaned().extend(
                 entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()),
             );
         }
@@ -115,11 +115,11 @@ impl Groups {
 
     /// Removes groups that have become empty; the others are checked again later.
     fn sweep(&self) {
-        let mut left = self.left();
-        for _ in 0..left.len().min(SWEEP_MAX) {
-            let Some(path) = left.pop_front() else { return };
+        let mut orphaned = self.orphaned();
+        for _ in 0..orphaned.len().min(SWEEP_MAX) {
+            let Some(path) = orphaned.pop_front() else { return };
             if !remove(&path, DEPTH_MAX) {
-                left.push_back(path);
+                orphaned.push_back(path);
             }
         }
     }
@@ -127,7 +127,7 @@ impl Groups {
 
 impl Leaf {
     /// Opens `cgroup.procs`: a process that writes `0` to it enters the group (cgroups(7)).
-    pub(crate) fn door(&self) -> io::Result<File> {
+    pub(crate) fn open_procs(&self) -> io::Result<File> {
         File::options().write(true).open(self.path.join("cgroup.procs"))
     }
 
@@ -139,7 +139,7 @@ impl Leaf {
 
 impl Drop for Leaf {
     fn drop(&mut self) {
-        self.groups.left().push_back(std::mem::take(&mut self.path));
+        self.groups.orphaned().push_back(std::mem::take(&mut self.path));
         self.groups.sweep();
     }
 }
@@ -164,7 +164,7 @@ fn is_populated(path: &Path) -> bool {
     fs::read_to_string(path.join("cgroup.events")).is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
 }
 
-fn make(root: &Path, kind: Kind, memory: Option<u64>) -> io::Result<()> {
+fn ensure_group(root: &Path, kind: Kind, memory: Option<u64>) -> io::Result<()> {
     let (name, weights) = kind.properties();
     let group = root.join(name);
     match fs::create_dir(&group) {
@@ -186,5 +186,5 @@ fn make(root: &Path, kind: Kind, memory: Option<u64>) -> io::Result<()> {
 /// Memory limit of all commands together, in bytes.
 fn memory_limit() -> Option<u64> {
     let total = crate::metrics::memory_total()?;
-    Some(total - (total / 8).min(MEMORY_KEPT_MAX))
+    Some(total - (total / 8).min(MEMORY_RESERVE_MAX))
 }

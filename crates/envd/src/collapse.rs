@@ -21,7 +21,7 @@ const HUGE_PAGE: usize = 2 << 20;
 /// Counters of one collapse; the names are the contract's.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Collapsed {
+struct CollapseReport {
     regions: usize,
     chunks: usize,
     collapsed: usize,
@@ -37,10 +37,10 @@ pub(crate) async fn collapse() -> Result<Response, Failure> {
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(done)).into_response())
 }
 
-fn collapse_all() -> std::io::Result<Collapsed> {
+fn collapse_all() -> std::io::Result<CollapseReport> {
     let since = Instant::now();
     let maps = fs::read_to_string("/proc/self/maps")?;
-    let mut done = Collapsed::default();
+    let mut done = CollapseReport::default();
     for region in maps.lines().filter_map(anonymous) {
         done.regions += 1;
         for chunk in chunks(&region) {

@@ -35,13 +35,13 @@ impl Connection {
 
 /// Registration of an open connection. Dropping it removes the connection from the registry.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct Registration {
     connections: Arc<Connections>,
     id: u64,
     pub(crate) dropped: CancellationToken,
 }
 
-impl Drop for Entry {
+impl Drop for Registration {
     fn drop(&mut self) {
         self.connections.open().remove(&self.id);
     }
@@ -54,11 +54,11 @@ impl Connections {
     }
 
     /// Registers a connection.
-    pub(crate) fn enter(self: &Arc<Self>, local: SocketAddr, peer: SocketAddr) -> (Connection, Entry) {
+    pub(crate) fn register(self: &Arc<Self>, local: SocketAddr, peer: SocketAddr) -> (Connection, Registration) {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let dropped = CancellationToken::new();
         self.open().insert(id, dropped.clone());
-        (Connection { id, local, peer }, Entry { connections: Arc::clone(self), id, dropped })
+        (Connection { id, local, peer }, Registration { connections: Arc::clone(self), id, dropped })
     }
 
     /// Drops all connections except `kept`, and returns the number of dropped ones.
@@ -77,10 +77,10 @@ mod tests {
     fn all_but_one_are_dropped() {
         let connections = Arc::new(Connections::default());
         let local = SocketAddr::from(([127, 0, 0, 1], 1));
-        let (kept, kept_entry) = connections.enter(local, local);
-        let (_, other) = connections.enter(SocketAddr::from(([10, 0, 0, 1], 1)), local);
+        let (kept, kept_registration) = connections.register(local, local);
+        let (_, other) = connections.register(SocketAddr::from(([10, 0, 0, 1], 1)), local);
         assert_eq!(connections.drop_others(Some(kept)), 1);
-        assert!(other.dropped.is_cancelled() && !kept_entry.dropped.is_cancelled());
+        assert!(other.dropped.is_cancelled() && !kept_registration.dropped.is_cancelled());
         drop(other);
         assert_eq!(connections.open().len(), 1);
         assert!(kept.is_from_inside());

@@ -52,7 +52,7 @@ pub(crate) struct Parameters {
 
 /// Description of a written file in a reply.
 #[derive(Debug, Serialize)]
-struct Written {
+struct WrittenFile {
     path: String,
     name: String,
     #[serde(rename = "type")]
@@ -61,7 +61,7 @@ struct Written {
     metadata: BTreeMap<String, String>,
 }
 
-impl Written {
+impl WrittenFile {
     /// Reads the metadata from the disk. Blocks.
     fn new(path: &Path) -> Self {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -143,7 +143,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 #[derive(Debug, Deserialize)]
-struct Compose {
+struct ComposeRequest {
     source_paths: Vec<String>,
     destination: String,
     username: Option<String>,
@@ -154,7 +154,7 @@ pub(crate) async fn compose(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
     let body = body.map_err(|rejection| Failure::bad_request(rejection.body_text()))?;
-    let request: Compose = serde_json::from_slice(&body)
+    let request: ComposeRequest = serde_json::from_slice(&body)
         .map_err(|error| Failure::bad_request(format!("error decoding the request body: {error}")))?;
     if request.source_paths.is_empty() || request.destination.is_empty() {
         return Err(Failure::bad_request("source_paths and destination must not be empty"));

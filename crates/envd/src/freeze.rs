@@ -48,16 +48,16 @@ pub(crate) struct Freezer {
 #[derive(Debug, Default)]
 struct Window {
     /// Count of windows opened and closed; odd while one is open. A watchdog recognizes its window by it.
-    turn: u64,
+    generation: u64,
     /// Groups that the guest had frozen before the window opened.
-    guests_own: BTreeSet<PathBuf>,
+    frozen_by_guest: BTreeSet<PathBuf>,
     /// Groups that the last sweep over the hierarchy froze.
     hierarchy: Option<BTreeSet<PathBuf>>,
 }
 
 impl Window {
     fn is_open(&self) -> bool {
-        self.turn % 2 == 1
+        self.generation % 2 == 1
     }
 }
 
@@ -89,7 +89,7 @@ fn positive(name: &'static str, text: Option<&str>) -> Result<Option<u64>, Failu
 /// Result of a freeze; the names are the contract's.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Frozen {
+struct FreezeReport {
     mode: Mode,
     visited: usize,
     allowlisted: usize,
@@ -144,28 +144,28 @@ async fn freeze_now(
     hierarchy: bool,
     bound: usize,
     wait: Option<u64>,
-) -> Frozen {
+) -> FreezeReport {
     let Some(groups) = state.groups() else {
-        return Frozen { unobservable: true, ..Frozen::default() };
+        return FreezeReport { unobservable: true, ..FreezeReport::default() };
     };
     let root = groups.root();
     let since = Instant::now();
     if !window.is_open() {
-        window.guests_own = tree::frozen_groups(root, GROUPS_MAX);
-        window.turn += 1;
-        watch(state, window.turn);
+        window.frozen_by_guest = tree::frozen_groups(root, GROUPS_MAX);
+        window.generation += 1;
+        watch(state, window.generation);
     }
     let own = hierarchy.then(|| tree::own_group(root)).flatten();
     let mode = if own.is_some() { Mode::Hierarchy } else { Mode::Legacy };
-    let sweep = tree::freeze(root, own.as_deref(), bound, &window.guests_own);
+    let sweep = tree::freeze(root, own.as_deref(), bound, &window.frozen_by_guest);
     let sweep_time = since.elapsed();
     window.hierarchy = own.map(|_| sweep.requested.clone());
     let since = Instant::now();
     // The lock is held during the wait, so the wait is bounded by the longest window.
     let deadline = since + Duration::from_millis(wait.unwrap_or_default()).min(WINDOW_MAX);
-    let frozen = standing_still(&sweep, deadline).await;
+    let frozen = wait_until_frozen(&sweep, deadline).await;
     let Sweep { visited, allowlisted, truncated, pre_frozen, requested, failed } = sweep;
-    Frozen {
+    FreezeReport {
         mode,
         visited,
         allowlisted,
@@ -182,9 +182,9 @@ async fn freeze_now(
 }
 
 /// Waits until all groups of a sweep are frozen or the deadline has passed. Returns the number of frozen ones.
-async fn standing_still(sweep: &Sweep, deadline: Instant) -> usize {
+async fn wait_until_frozen(sweep: &Sweep, deadline: Instant) -> usize {
     loop {
-        let frozen = sweep.requested.iter().filter(|group| tree::stands_still(group)).count();
+        let frozen = sweep.requested.iter().filter(|group| tree::is_frozen(group)).count();
         if frozen == sweep.requested.len() || Instant::now() >= deadline {
             return frozen;
         }
@@ -197,13 +197,13 @@ fn milliseconds(time: Duration) -> u64 {
 }
 
 /// Starts the watchdog that thaws a window that stays open for too long.
-fn watch(state: &Arc<State>, turn: u64) {
+fn watch(state: &Arc<State>, generation: u64) {
     let state = Arc::clone(state);
     tokio::spawn(async move {
         tokio::time::sleep(WINDOW_MAX).await;
         loop {
             let mut window = state.freezer.lock().await;
-            if window.turn != turn {
+            if window.generation != generation {
                 return;
             }
             state.log().warn("freezer", "freeze window expired");
@@ -228,9 +228,9 @@ pub(crate) async fn unfreeze(Extract(state): Extract<Arc<State>>) -> Result<Resp
 /// Thaws every group that the daemon froze, and always the two of its children. Returns true if all are thawed.
 fn thaw(state: &State, window: &mut Window) -> bool {
     let Some(groups) = state.groups() else { return true };
-    let complete = tree::thaw(groups.root(), window.is_open().then_some(&window.guests_own), GROUPS_MAX);
+    let complete = tree::thaw(groups.root(), window.is_open().then_some(&window.frozen_by_guest), GROUPS_MAX);
     if complete && window.is_open() {
-        *window = Window { turn: window.turn + 1, ..Window::default() };
+        *window = Window { generation: window.generation + 1, ..Window::default() };
     }
     complete
 }
@@ -251,7 +251,7 @@ impl State {
         let audit = self
             .groups()
             .zip(window.hierarchy.as_ref())
-            .map(|(groups, requested)| audit(groups.root(), requested, &window.guests_own));
+            .map(|(groups, requested)| audit(groups.root(), requested, &window.frozen_by_guest));
         if !thaw(self, &mut window) {
             self.log().warn("freezer", "some control groups could not be thawed");
         }
@@ -259,11 +259,11 @@ impl State {
     }
 }
 
-fn audit(root: &Path, requested: &BTreeSet<PathBuf>, guests_own: &BTreeSet<PathBuf>) -> Audit {
+fn audit(root: &Path, requested: &BTreeSet<PathBuf>, frozen_by_guest: &BTreeSet<PathBuf>) -> Audit {
     let Some(own) = tree::own_group(root) else { return Audit::default() };
-    let now = tree::targets(root, Some(&own), GROUPS_MAX, guests_own);
-    let frozen = now.requested.iter().filter(|group| tree::stands_still(group)).count();
-    let violations = requested.iter().filter(|group| group.exists() && !tree::is_told_to_freeze(group)).count();
+    let now = tree::targets(root, Some(&own), GROUPS_MAX, frozen_by_guest);
+    let frozen = now.requested.iter().filter(|group| tree::is_frozen(group)).count();
+    let violations = requested.iter().filter(|group| group.exists() && !tree::is_freeze_requested(group)).count();
     Audit { visited: now.visited, frozen, escaped: now.requested.len() - frozen, violations, truncated: now.truncated }
 }
 

@@ -23,7 +23,7 @@ mod headers;
 mod seeds;
 
 /// Timeout that counts as an endless wait: longer than the longest client deadline, ten digits of milliseconds.
-const EVER: Duration = Duration::from_secs(200 * 24 * 60 * 60);
+const ENDLESS: Duration = Duration::from_secs(200 * 24 * 60 * 60);
 
 /// A call of the Connect protocol.
 ///
@@ -44,10 +44,10 @@ pub fn headers(data: &[u8]) {
 }
 
 /// Runs `work` to completion. Panics if it never completes.
-pub(crate) fn settle<T>(work: impl Future<Output = T>) -> T {
+pub(crate) fn complete<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("build a runtime");
-    let outcome = runtime.block_on(async { tokio::time::timeout(EVER, work).await });
+    let outcome = runtime.block_on(async { tokio::time::timeout(ENDLESS, work).await });
     outcome.expect("every request gets a reply")
 }
 

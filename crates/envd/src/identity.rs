@@ -88,7 +88,10 @@ pub(crate) fn map_host(address: &str, name: &str) -> io::Result<()> {
     let mut text = String::new();
     Read::by_ref(&mut file).take(HOSTS_BYTES_MAX + 1).read_to_string(&mut text)?;
     if text.len() as u64 > HOSTS_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("{HOSTS} is larger than {HOSTS_BYTES_MAX} bytes")));
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("{HOSTS} is larger than {HOSTS_BYTES_MAX} bytes"),
+        ));
     }
     let mapped = mapped(&text, address, name);
     if mapped == text {

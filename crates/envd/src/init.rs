@@ -30,7 +30,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 
-use crate::certificates::{self, Injected};
+use crate::certificates::{self, InjectedCertificates};
 use crate::connections::Connection;
 use crate::freeze::Audit;
 use crate::log::Level;
@@ -50,7 +50,7 @@ const EVENTS_ADDRESS: &str = "E2B_EVENTS_ADDRESS";
 pub(crate) struct Progress {
     newest: Option<jiff::Timestamp>,
     seeded: Option<String>,
-    certificates: Injected,
+    certificates: InjectedCertificates,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -245,8 +245,8 @@ fn trust(state: &Arc<State>, progress: &mut Progress, bundle: String) -> Result<
     let lane = state.file_calls.lane([root.join(certificates::SOURCE).as_path()]);
     let state = Arc::clone(state);
     tokio::spawn(async move {
-        let kept = lane.run(move || Injected::keep(root, &bundle)).await;
-        if let Err(error) = kept.map_err(std::io::Error::other).and_then(|kept| kept) {
+        let stored = lane.run(move || InjectedCertificates::store_source(root, &bundle)).await;
+        if let Err(error) = stored.map_err(std::io::Error::other).and_then(|stored| stored) {
             state.log().error("envd", format!("storing the CA bundle: {error}"));
         }
     });

@@ -8,7 +8,8 @@ use crate::VERSION;
 
 /// Mount point of the control groups (cgroups(7)).
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
-const KNOWN: &str = "-version, -commit, -port N, -isnotfc, -cgroup-root DIRECTORY, -no-cgroups, -verbose and -restarted";
+const KNOWN: &str =
+    "-version, -commit, -port N, -isnotfc, -cgroup-root DIRECTORY, -no-cgroups, -verbose and -restarted";
 
 /// Parsed command line. Long options with a single dash are accepted, as the contract requires.
 #[derive(Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@
 //! paths use the shares of all their mounts except the root's.
 //!
 //! A call without a free slot waits as long as other calls return. It is rejected when none has returned for
-//! [`PATIENCE`]: the slots are then blocked, not busy. Waiting is cancel safe and occupies no thread; a running call
+//! [`SLOT_TIMEOUT`]: the slots are then blocked, not busy. Waiting is cancel safe and occupies no thread; a running call
 //! cannot be cancelled and occupies its slot until its system call returns.
 
 use std::collections::HashMap;
@@ -37,7 +37,7 @@ pub(crate) const STARTS_MAX: usize = 64;
 pub(crate) const STARTS_PER_MOUNT_MAX: usize = 32;
 
 /// Time that a call waits for a slot while no other call returns.
-const PATIENCE: Duration = Duration::from_secs(10);
+const SLOT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A set of slots.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ struct Slots {
     returned: AtomicU64,
     max: usize,
     /// Mount point; empty for all mounts together.
-    place: PathBuf,
+    mount_point: PathBuf,
 }
 
 /// The slots for calls on certain paths.
@@ -71,7 +71,7 @@ pub(crate) struct Lane {
 /// Error of a call that has no result.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
-    #[error("too many {kind} are blocked{place}: none of {max} has returned for {} seconds", PATIENCE.as_secs())]
+    #[error("too many {kind} are blocked{place}: none of {max} has returned for {} seconds", SLOT_TIMEOUT.as_secs())]
     Blocked { kind: &'static str, place: String, max: usize },
     #[error("the call did not finish: {0}")]
     Lost(#[from] tokio::task::JoinError),
@@ -126,16 +126,16 @@ impl PathCalls {
         found.dedup_by_key(|(id, _)| *id);
         // A call that blocks on another mount must not use up the root's slots.
         if found.len() > 1 {
-            found.retain(|(_, place)| place != Path::new("/"));
+            found.retain(|(_, mount_point)| mount_point != Path::new("/"));
         }
         // Every section is one step on a valid map.
         let mut mounts = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
         mounts.retain(|_, slots| slots.strong_count() > 0);
-        let mut slots = |(id, place): (MountId, PathBuf)| {
+        let mut slots = |(id, mount_point): (MountId, PathBuf)| {
             if let Some(known) = mounts.get(&id).and_then(Weak::upgrade) {
                 return known;
             }
-            let fresh = Arc::new(Slots::new(self.per_mount, place));
+            let fresh = Arc::new(Slots::new(self.per_mount, mount_point));
             mounts.insert(id, Arc::downgrade(&fresh));
             fresh
         };
@@ -145,22 +145,22 @@ impl PathCalls {
 }
 
 impl Slots {
-    fn new(max: usize, place: PathBuf) -> Self {
-        Self { free: Arc::new(Semaphore::new(max)), returned: AtomicU64::new(0), max, place }
+    fn new(max: usize, mount_point: PathBuf) -> Self {
+        Self { free: Arc::new(Semaphore::new(max)), returned: AtomicU64::new(0), max, mount_point }
     }
 
     /// Waits for a slot. Cancel safe.
-    async fn take(&self, kind: &'static str) -> Result<OwnedSemaphorePermit, CallError> {
-        let mut taking = std::pin::pin!(Arc::clone(&self.free).acquire_owned());
+    async fn acquire(&self, kind: &'static str) -> Result<OwnedSemaphorePermit, CallError> {
+        let mut acquiring = std::pin::pin!(Arc::clone(&self.free).acquire_owned());
         loop {
             let before = self.returned.load(Ordering::Relaxed);
             // The semaphore is never closed.
-            if let Ok(Ok(slot)) = tokio::time::timeout(PATIENCE, &mut taking).await {
+            if let Ok(Ok(slot)) = tokio::time::timeout(SLOT_TIMEOUT, &mut acquiring).await {
                 return Ok(slot);
             }
             if self.returned.load(Ordering::Relaxed) == before {
-                let is_all = self.place.as_os_str().is_empty();
-                let place = if is_all { String::new() } else { format!(" on {}", self.place.display()) };
+                let is_all = self.mount_point.as_os_str().is_empty();
+                let place = if is_all { String::new() } else { format!(" on {}", self.mount_point.display()) };
                 return Err(CallError::Blocked { kind, place, max: self.max });
             }
         }
@@ -168,12 +168,12 @@ impl Slots {
 }
 
 /// The slots of a running call.
-struct Running {
+struct RunningCall {
     lane: Lane,
     _slots: Vec<OwnedSemaphorePermit>,
 }
 
-impl Drop for Running {
+impl Drop for RunningCall {
     fn drop(&mut self) {
         for slots in self.lane.mounts.iter().map(Arc::as_ref).chain([&self.lane.calls.all]) {
             slots.returned.fetch_add(1, Ordering::Relaxed);
@@ -190,9 +190,9 @@ impl Lane {
         let mut slots = Vec::with_capacity(self.mounts.len() + 1);
         // A call that waits for an unresponsive mount must not occupy one of the slots of all mounts.
         for mount in self.mounts.iter().map(Arc::as_ref).chain([&self.calls.all]) {
-            slots.push(mount.take(self.calls.kind).await?);
+            slots.push(mount.acquire(self.calls.kind).await?);
         }
-        let running = Running { lane: self.clone(), _slots: slots };
+        let running = RunningCall { lane: self.clone(), _slots: slots };
         let done = tokio::task::spawn_blocking(move || {
             let _running = running;
             work()
@@ -263,7 +263,7 @@ impl<T: Send + 'static> Drop for BlockingDrop<T> {
 impl Lane {
     /// Returns true if no path of the lane leaves the root file system.
     fn is_root_only(&self) -> bool {
-        self.mounts.iter().all(|slots| slots.place.as_os_str() == "/")
+        self.mounts.iter().all(|slots| slots.mount_point.as_os_str() == "/")
     }
 
     /// Waits for a slot without a time limit, then drops the value.
@@ -273,7 +273,7 @@ impl Lane {
             // The semaphore is never closed.
             slots.extend(Arc::clone(&mount.free).acquire_owned().await);
         }
-        let running = Running { lane: self.clone(), _slots: slots };
+        let running = RunningCall { lane: self.clone(), _slots: slots };
         tokio::task::spawn_blocking(move || {
             drop(value);
             drop(running);
@@ -338,10 +338,10 @@ mod tests {
         });
         settled().await;
         lane.mounts[0].returned.fetch_add(1, Ordering::Relaxed);
-        tokio::time::advance(PATIENCE + Duration::from_millis(1)).await;
+        tokio::time::advance(SLOT_TIMEOUT + Duration::from_millis(1)).await;
         settled().await;
         assert!(!waiting.is_finished(), "the call waits because others return");
-        tokio::time::advance(PATIENCE + Duration::from_millis(1)).await;
+        tokio::time::advance(SLOT_TIMEOUT + Duration::from_millis(1)).await;
         let refused = waiting.await.expect("no panic").expect_err("rejected");
         assert_eq!(refused.to_string(), "too many file calls are blocked on /: none of 2 has returned for 10 seconds");
         drop((first.0, second.0));

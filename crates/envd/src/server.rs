@@ -76,7 +76,7 @@ async fn connection(stream: TcpStream, router: Router, state: Arc<State>) {
     let _ = stream.set_nodelay(true);
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(IDLE_MAX).max_headers(HEADERS_MAX);
-    let (connection, entry) = state.connections.enter(local, peer);
+    let (connection, registration) = state.connections.register(local, peer);
     let service = router.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(connection);
         request.map(RequestBody::new)
@@ -84,7 +84,7 @@ async fn connection(stream: TcpStream, router: Router, state: Arc<State>) {
     // An error means that the client disconnected. Dropping the connection cancels its calls, as a disconnect does.
     tokio::select! {
         biased;
-        () = entry.dropped.cancelled() => {}
+        () = registration.dropped.cancelled() => {}
         _ = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)) => {}
     }
 }

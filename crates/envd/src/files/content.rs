@@ -15,7 +15,7 @@ pub(super) fn by_name(path: &Path) -> Option<String> {
 }
 
 /// Returns the content type for the file's first bytes; without them, `application/octet-stream`.
-pub(super) fn by_beginning(head: Option<&[u8]>) -> &'static str {
+pub(super) fn by_content(head: Option<&[u8]>) -> &'static str {
     let Some(head) = head else { return BINARY };
     let head = &head[..head.len().min(SNIFFED_BYTES)];
     if let Some((_, kind)) = SIGNATURES.iter().find(|(signature, _)| head.starts_with(signature)) {
@@ -88,8 +88,8 @@ mod tests {
             (b"<htmlish", TEXT),
             (b"<?xml version", "text/xml; charset=utf-8"),
         ] {
-            assert_eq!(by_beginning(Some(head)), kind, "{head:?}");
+            assert_eq!(by_content(Some(head)), kind, "{head:?}");
         }
-        assert_eq!(by_beginning(None), BINARY);
+        assert_eq!(by_content(None), BINARY);
     }
 }

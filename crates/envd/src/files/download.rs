@@ -13,8 +13,8 @@ use super::blocking;
 use super::content;
 use super::encoding::{self, Encoding};
 use super::input::Input;
-use super::pieces::{self, Beginning, Piece};
-use super::range::{self, Part, Wanted};
+use super::pieces::{self, Piece, Prefix};
+use super::range::{self, Part, Selection};
 use crate::failure::Failure;
 use crate::path_calls::Lane;
 use crate::sys;
@@ -23,8 +23,8 @@ use crate::sys;
 const BOUNDARY_BYTES: usize = 16;
 
 pub(super) async fn serve(path: &Path, lane: Lane, headers: &HeaderMap) -> Result<Response, Failure> {
-    let (looked, own) = (path.to_owned(), lane.clone());
-    let opened = blocking(&lane, move || open(&looked, own)).await?;
+    let (opened_path, own) = (path.to_owned(), lane.clone());
+    let opened = blocking(&lane, move || open(&opened_path, own)).await?;
     let encoding = encoding::choose(headers)?;
     let opening = |error: io::Error| Failure::internal(format!("error opening file '{}': {error}", path.display()));
     let mut input = opened.map_err(opening)?;
@@ -33,12 +33,12 @@ pub(super) async fn serve(path: &Path, lane: Lane, headers: &HeaderMap) -> Resul
         Encoding::Gzip => {
             let mut response = Response::new(Body::from_stream(pieces::compressed(input)));
             response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            (response, by_name.unwrap_or_else(|| content::by_beginning(None).to_owned()))
+            (response, by_name.unwrap_or_else(|| content::by_content(None).to_owned()))
         }
         Encoding::Identity => {
-            let beginning = Beginning::read(&mut input).await.map_err(opening)?;
-            let kind = by_name.unwrap_or_else(|| content::by_beginning(Some(&beginning.bytes)).to_owned());
-            (plain(input, beginning, headers, &kind)?, kind)
+            let prefix = Prefix::read(&mut input).await.map_err(opening)?;
+            let kind = by_name.unwrap_or_else(|| content::by_content(Some(&prefix.bytes)).to_owned());
+            (plain(input, prefix, headers, &kind)?, kind)
         }
     };
     let fields = response.headers_mut();
@@ -69,51 +69,51 @@ fn open(path: &Path, lane: Lane) -> Result<io::Result<Input>, Failure> {
 }
 
 /// Builds a reply without compression, of a part if the client requests one and the size is known.
-fn plain(input: Input, beginning: Beginning, headers: &HeaderMap, kind: &str) -> Result<Response, Failure> {
+fn plain(input: Input, prefix: Prefix, headers: &HeaderMap, kind: &str) -> Result<Response, Failure> {
     let found = &input.metadata;
     let modified = found.modified().ok();
     if modified.is_some_and(|modified| is_unchanged(headers, modified)) {
-        return Ok(dated(status(StatusCode::NOT_MODIFIED), modified));
+        return Ok(with_last_modified(status(StatusCode::NOT_MODIFIED), modified));
     }
-    let size = match (beginning.is_all, found.is_file()) {
+    let size = match (prefix.is_all, found.is_file()) {
         // The bytes read are authoritative: `/proc` and `/sys` report sizes that their files do not have.
-        (true, _) => beginning.bytes.len() as u64,
-        (false, true) if found.len() >= beginning.bytes.len() as u64 => found.len(),
+        (true, _) => prefix.bytes.len() as u64,
+        (false, true) if found.len() >= prefix.bytes.len() as u64 => found.len(),
         // The size is unknown: send everything up to the end.
         (false, _) => {
-            let all = [Piece::Bytes(beginning.bytes), Piece::Rest];
+            let all = [Piece::Bytes(prefix.bytes), Piece::Rest];
             return Ok(Response::new(Body::from_stream(pieces::stream(input, all))));
         }
     };
     let wanted = match headers.get(header::RANGE) {
-        Some(range) if range_holds(headers, modified) => range::parse(range.to_str().unwrap_or_default(), size),
-        _ => Wanted::Whole,
+        Some(range) if if_range_matches(headers, modified) => range::parse(range.to_str().unwrap_or_default(), size),
+        _ => Selection::Whole,
     };
-    let sections = Sections { input, beginning, size };
+    let file = SizedFile { input, prefix, size };
     let mut response = match wanted {
-        Wanted::Whole => sections.whole(),
-        Wanted::Parts(parts) => match parts.as_slice() {
-            [part] => sections.part(*part),
-            parts => sections.parts(parts, kind)?,
+        Selection::Whole => file.whole(),
+        Selection::Parts(parts) => match parts.as_slice() {
+            [part] => file.part(*part),
+            parts => file.parts(parts, kind)?,
         },
-        Wanted::Unsatisfiable => {
+        Selection::Unsatisfiable => {
             let mut response = status(StatusCode::RANGE_NOT_SATISFIABLE);
             insert(&mut response, header::CONTENT_RANGE, &format!("bytes */{size}"));
             return Ok(response);
         }
     };
     insert(&mut response, header::ACCEPT_RANGES, "bytes");
-    Ok(dated(response, modified))
+    Ok(with_last_modified(response, modified))
 }
 
 /// A file of known size.
-struct Sections {
+struct SizedFile {
     input: Input,
-    beginning: Beginning,
+    prefix: Prefix,
     size: u64,
 }
 
-impl Sections {
+impl SizedFile {
     fn whole(self) -> Response {
         let size = self.size;
         let pieces = self.pieces(Part { start: 0, length: size });
@@ -151,13 +151,13 @@ impl Sections {
 
     /// Splits a part into the bytes in memory and the remainder in the file.
     fn pieces(&self, part: Part) -> Vec<Piece> {
-        let known = self.beginning.bytes.len() as u64;
+        let known = self.prefix.bytes.len() as u64;
         let end = part.start + part.length;
         let mut pieces = Vec::new();
         if part.start < known {
             // Both offsets are within the bytes in memory.
             let (from, to) = (part.start as usize, end.min(known) as usize);
-            pieces.push(Piece::Bytes(self.beginning.bytes.slice(from..to)));
+            pieces.push(Piece::Bytes(self.prefix.bytes.slice(from..to)));
         }
         if end > known {
             let start = part.start.max(known);
@@ -186,7 +186,7 @@ fn status(status: StatusCode) -> Response {
     response
 }
 
-fn dated(mut response: Response, modified: Option<SystemTime>) -> Response {
+fn with_last_modified(mut response: Response, modified: Option<SystemTime>) -> Response {
     if let Some(modified) = modified {
         insert(&mut response, header::LAST_MODIFIED, &httpdate::fmt_http_date(modified));
     }
@@ -221,7 +221,7 @@ fn is_unchanged(headers: &HeaderMap, modified: SystemTime) -> bool {
 }
 
 /// Returns true if there is no `If-Range` or if it matches, so that a part may be sent.
-fn range_holds(headers: &HeaderMap, modified: Option<SystemTime>) -> bool {
+fn if_range_matches(headers: &HeaderMap, modified: Option<SystemTime>) -> bool {
     if !headers.contains_key(header::IF_RANGE) {
         return true;
     }
@@ -287,7 +287,7 @@ mod tests {
             assert_eq!(is_unchanged(&headers(&pairs), modified), unchanged, "{pairs:?}");
         }
         for (value, holds) in [(at(0), true), (at(1), false), ("\"tag\"".to_owned(), false)] {
-            assert_eq!(range_holds(&headers(&[(header::IF_RANGE, &value)]), Some(modified)), holds, "{value}");
+            assert_eq!(if_range_matches(&headers(&[(header::IF_RANGE, &value)]), Some(modified)), holds, "{value}");
         }
     }
 }

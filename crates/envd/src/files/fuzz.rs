@@ -16,11 +16,11 @@ use super::encoding::{self, Encoding};
 use super::gunzip::gunzip;
 use super::multipart::Multipart;
 use super::parameters::parameter;
-use super::range::{self, Wanted};
+use super::range::{self, Selection};
 use super::signature::{self, Operation};
 use super::{Parameters, content, metadata};
 use crate::failure::Failure;
-use crate::fuzz::{Ending, gzip, pieces, settle};
+use crate::fuzz::{Ending, complete, gzip, pieces};
 use crate::paths;
 use crate::state::State;
 use crate::users::User;
@@ -61,7 +61,7 @@ pub(crate) fn multipart(data: &[u8]) {
     let is_gzip = matches!(form & 3, 1 | 2);
     let body = if form & 3 == 2 { gzip(rest) } else { rest.to_vec() };
     let ending = if form >> 2 & 3 == 3 { Ending::Broken } else { Ending::Whole };
-    let receive = |piece_bytes| settle(receive(content_type, pieces(&body, piece_bytes, ending), is_gzip));
+    let receive = |piece_bytes| complete(receive(content_type, pieces(&body, piece_bytes, ending), is_gzip));
 
     let found = receive(piece_bytes.into());
     // A boundary with a line break in it cannot be split from the data reliably, and no header value has one.
@@ -69,10 +69,10 @@ pub(crate) fn multipart(data: &[u8]) {
     // Damage in a compressed body may lie behind the end of the form, where it is detected or not.
     let is_sound = form & 3 != 1;
     if piece_bytes != 0 && ending == Ending::Whole && is_plain && is_sound {
-        let at_once = receive(0);
-        assert_eq!(found.is_some(), at_once.is_some(), "pieces change the result");
-        if let (Some(found), Some(at_once)) = (found, at_once) {
-            assert_eq!(found, at_once, "pieces change the result");
+        let in_one_piece = receive(0);
+        assert_eq!(found.is_some(), in_one_piece.is_some(), "pieces change the result");
+        if let (Some(found), Some(in_one_piece)) = (found, in_one_piece) {
+            assert_eq!(found, in_one_piece, "pieces change the result");
         }
     }
 }
@@ -87,8 +87,8 @@ async fn receive(
     is_gzip: bool,
 ) -> Option<Vec<Received>> {
     let body = if is_gzip { gunzip(body).await.ok()?.boxed() } else { body };
-    let came = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&came);
+    let received = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&received);
     let body = body.inspect(move |piece| {
         counter.fetch_add(piece.as_ref().map_or(0, Bytes::len), Ordering::Relaxed);
     });
@@ -115,7 +115,7 @@ async fn receive(
         }
         bytes += file.len();
         // A part has at least a boundary and an empty line.
-        assert!(bytes + 4 * (files.len() + 1) <= came.load(Ordering::Relaxed), "more bytes out than in");
+        assert!(bytes + 4 * (files.len() + 1) <= received.load(Ordering::Relaxed), "more bytes out than in");
         files.push((name, file));
     }
     (!is_broken).then_some(files)
@@ -123,20 +123,20 @@ async fn receive(
 
 /// Fuzzes the headers and the query of a request to `/files`. `secured` has an access token.
 pub(crate) fn headers(secured: &State, headers: &HeaderMap, uri: &Uri, size: u64) {
-    ranges(headers, size);
-    encodings(headers);
-    sized_metadata(headers);
+    check_ranges(headers, size);
+    check_encodings(headers);
+    check_metadata(headers);
     for value in headers.values() {
         for name in NAMES {
             // Invalid UTF-8 is replaced, by three bytes for each.
             let found = parameter(value.as_bytes(), name).map_or(0, |found| found.len());
             assert!(found <= 3 * value.len(), "{name} of {value:?}");
         }
-        let _ = content::by_beginning(Some(value.as_bytes()));
+        let _ = content::by_content(Some(value.as_bytes()));
     }
     if let Ok(Query(parameters)) = Query::<Parameters>::try_from_uri(uri) {
-        signed(secured, &parameters, headers);
-        resolved(&parameters);
+        check_signature(secured, &parameters, headers);
+        check_resolution(&parameters);
     }
 }
 
@@ -144,11 +144,11 @@ fn status(failure: Failure) -> StatusCode {
     failure.into_response().status()
 }
 
-fn ranges(headers: &HeaderMap, size: u64) {
+fn check_ranges(headers: &HeaderMap, size: u64) {
     for range in headers.get_all(header::RANGE) {
         let text = range.to_str().unwrap_or_default();
         for size in SIZES.into_iter().chain([size.min(SIZE_MAX)]) {
-            let Wanted::Parts(parts) = range::parse(text, size) else { continue };
+            let Selection::Parts(parts) = range::parse(text, size) else { continue };
             assert!(!parts.is_empty() && parts.len() <= 1 + text.matches(',').count(), "{text} of {size}");
             let mut total = 0u64;
             for part in parts {
@@ -163,7 +163,7 @@ fn ranges(headers: &HeaderMap, size: u64) {
     }
 }
 
-fn encodings(headers: &HeaderMap) {
+fn check_encodings(headers: &HeaderMap) {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
     let accepted = text(header::ACCEPT_ENCODING);
     match encoding::choose(headers) {
@@ -184,7 +184,7 @@ fn encodings(headers: &HeaderMap) {
     }
 }
 
-fn sized_metadata(headers: &HeaderMap) {
+fn check_metadata(headers: &HeaderMap) {
     let Ok(metadata) = metadata::from_headers(headers) else { return };
     let mut total = 0;
     for (key, value) in &metadata {
@@ -198,7 +198,7 @@ fn sized_metadata(headers: &HeaderMap) {
 }
 
 /// Checks that an accepted request has the token or a signature.
-fn signed(secured: &State, parameters: &Parameters, headers: &HeaderMap) {
+fn check_signature(secured: &State, parameters: &Parameters, headers: &HeaderMap) {
     let token = secured.access_token().expect("a secured daemon has a token");
     let given = headers.get("x-access-token").filter(|given| !given.is_empty());
     for operation in [Operation::Read, Operation::Write] {
@@ -215,7 +215,7 @@ fn signed(secured: &State, parameters: &Parameters, headers: &HeaderMap) {
     }
 }
 
-fn resolved(parameters: &Parameters) {
+fn check_resolution(parameters: &Parameters) {
     let Some(path) = parameters.path.as_deref() else { return };
     let user = User { name: "user".to_owned(), uid: 1000, gid: 1000, home: PathBuf::from("/home/user") };
     let Ok(resolved) = paths::resolve(path, &user, None) else { return };

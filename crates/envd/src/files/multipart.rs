@@ -21,13 +21,13 @@ const HEADER_BYTES_MAX: usize = 1 << 20;
 pub(super) struct Multipart {
     parts: multer::Multipart<'static>,
     /// Bytes read since the parser last yielded data.
-    unclaimed: Arc<AtomicUsize>,
+    unconsumed: Arc<AtomicUsize>,
 }
 
 /// A part that is a file.
 pub(super) struct Part {
     field: multer::Field<'static>,
-    unclaimed: Arc<AtomicUsize>,
+    unconsumed: Arc<AtomicUsize>,
     /// File name that the client sent, directories included.
     pub(super) file_name: Option<String>,
 }
@@ -39,9 +39,9 @@ impl Multipart {
         S: Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static,
     {
         let boundary = parameter(content_type, "boundary").filter(|boundary| !boundary.is_empty())?;
-        let unclaimed = Arc::new(AtomicUsize::new(0));
-        let doses = Doses { body, rests: false, unclaimed: Arc::clone(&unclaimed) };
-        Some(Self { parts: multer::Multipart::new(doses, boundary), unclaimed })
+        let unconsumed = Arc::new(AtomicUsize::new(0));
+        let throttled = ThrottledBody { body, is_paused: false, unconsumed: Arc::clone(&unconsumed) };
+        Some(Self { parts: multer::Multipart::new(throttled, boundary), unconsumed })
     }
 
     /// Returns the next part named `name`; other parts are skipped.
@@ -50,13 +50,13 @@ impl Multipart {
             let disposition = field.headers().get(http::header::CONTENT_DISPOSITION);
             let disposition = disposition.map(|value| value.as_bytes().to_vec()).unwrap_or_default();
             let file_name = parameter(&disposition, "filename");
-            let mut part = Part { field, unclaimed: Arc::clone(&self.unclaimed), file_name };
+            let mut part = Part { field, unconsumed: Arc::clone(&self.unconsumed), file_name };
             if parameter(&disposition, "name").as_deref() == Some(name) {
                 return Ok(Some(part));
             }
             while let Some(chunk) = part.field.chunk().await? {
                 drop(chunk);
-                part.unclaimed.store(0, Ordering::Relaxed);
+                part.unconsumed.store(0, Ordering::Relaxed);
             }
         }
         Ok(None)
@@ -65,33 +65,33 @@ impl Multipart {
 
 impl Part {
     pub(super) fn into_data(self) -> impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static {
-        let unclaimed = self.unclaimed;
+        let unconsumed = self.unconsumed;
         self.field.map(move |chunk| {
-            unclaimed.store(0, Ordering::Relaxed);
+            unconsumed.store(0, Ordering::Relaxed);
             chunk.map_err(io::Error::other)
         })
     }
 }
 
 /// Returns `Pending` once after each piece, so that the parser uses that piece before the next is read.
-struct Doses<S> {
+struct ThrottledBody<S> {
     body: S,
-    rests: bool,
-    unclaimed: Arc<AtomicUsize>,
+    is_paused: bool,
+    unconsumed: Arc<AtomicUsize>,
 }
 
-impl<S: Stream<Item = io::Result<Bytes>> + Unpin> Stream for Doses<S> {
+impl<S: Stream<Item = io::Result<Bytes>> + Unpin> Stream for ThrottledBody<S> {
     type Item = io::Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        if std::mem::take(&mut self.rests) {
+        if std::mem::take(&mut self.is_paused) {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
         let polled = self.body.poll_next_unpin(context);
         if let Poll::Ready(Some(Ok(chunk))) = &polled {
-            self.rests = true;
-            let before = self.unclaimed.fetch_add(chunk.len(), Ordering::Relaxed);
+            self.is_paused = true;
+            let before = self.unconsumed.fetch_add(chunk.len(), Ordering::Relaxed);
             if before > HEADER_BYTES_MAX {
                 return Poll::Ready(Some(Err(io::Error::other("the headers of a part are too long"))));
             }

@@ -14,25 +14,25 @@ use super::input::{Input, ReadRequest};
 const CHUNK_BYTES: usize = 256 * 1024;
 /// Bytes read before the headers are sent. Smaller files are sent from memory, with the number of bytes read as their
 /// size.
-const BEGINNING_BYTES: usize = 64 * 1024;
+const PREFIX_BYTES: usize = 64 * 1024;
 
 /// Bytes compressed as a test of whether compression pays.
 const SAMPLE_BYTES: usize = 32 * 1024;
 
 /// The first bytes of a file.
-pub(super) struct Beginning {
+pub(super) struct Prefix {
     pub(super) bytes: Bytes,
     /// The file has no more bytes.
     pub(super) is_all: bool,
 }
 
-impl Beginning {
+impl Prefix {
     /// Reads the prefix. A pipe or a device may deliver its content in small pieces; the first one is enough.
     pub(super) async fn read(input: &mut Input) -> io::Result<Self> {
-        let bytes = BEGINNING_BYTES;
+        let bytes = PREFIX_BYTES;
         let request = if input.is_regular() { ReadRequest::Full { bytes } } else { ReadRequest::Next { bytes } };
         let bytes = input.read(request).await?;
-        let is_all = bytes.is_empty() || input.is_regular() && bytes.len() < BEGINNING_BYTES;
+        let is_all = bytes.is_empty() || input.is_regular() && bytes.len() < PREFIX_BYTES;
         Ok(Self { bytes, is_all })
     }
 }
@@ -103,10 +103,10 @@ impl Reader {
 
 /// Streams the whole file, compressed.
 pub(super) fn compressed(input: Input) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    futures::stream::unfold(Some(Packer { input, encoder: None }), |packer| async move {
-        let mut packer = packer?;
-        match packer.next().await {
-            Ok((bytes, is_all)) => Some((Ok(bytes), (!is_all).then_some(packer))),
+    futures::stream::unfold(Some(Compressor { input, encoder: None }), |compressor| async move {
+        let mut compressor = compressor?;
+        match compressor.next().await {
+            Ok((bytes, is_all)) => Some((Ok(bytes), (!is_all).then_some(compressor))),
             Err(error) => Some((Err(error), None)),
         }
     })
@@ -115,20 +115,21 @@ pub(super) fn compressed(input: Input) -> impl Stream<Item = io::Result<Bytes>> 
 type Encoder = GzEncoder<Vec<u8>>;
 
 /// State of a compressed download.
-struct Packer {
+struct Compressor {
     input: Input,
     /// Created with the first chunk, whose content determines the level.
     encoder: Option<Encoder>,
 }
 
-impl Packer {
+impl Compressor {
     /// Returns the next compressed bytes, and true if they are the last ones.
     async fn next(&mut self) -> io::Result<(Bytes, bool)> {
         loop {
             let bytes = self.input.read(ReadRequest::Next { bytes: CHUNK_BYTES }).await?;
             let (is_all, encoder) = (bytes.is_empty(), self.encoder.take());
             // Compression takes CPU time, so it must not run on a worker thread of the runtime either.
-            let packed = self.input.lane.run(move || pack(&bytes, encoder)).await.map_err(io::Error::other)?;
+            let packed =
+                self.input.lane.run(move || compress_chunk(&bytes, encoder)).await.map_err(io::Error::other)?;
             let (ready, encoder) = packed?;
             self.encoder = Some(encoder);
             if is_all || !ready.is_empty() {
@@ -139,7 +140,7 @@ impl Packer {
 }
 
 /// Compresses a chunk; an empty one finishes the stream.
-fn pack(bytes: &[u8], encoder: Option<Encoder>) -> io::Result<(Bytes, Encoder)> {
+fn compress_chunk(bytes: &[u8], encoder: Option<Encoder>) -> io::Result<(Bytes, Encoder)> {
     let mut encoder = encoder.unwrap_or_else(|| GzEncoder::new(Vec::new(), level(bytes)));
     encoder.write_all(bytes)?;
     if bytes.is_empty() {
@@ -153,8 +154,8 @@ fn pack(bytes: &[u8], encoder: Option<Encoder>) -> io::Result<(Bytes, Encoder)> 
 ///
 /// Favors speed over size, because the client is at most a network away. Images, archives and the like do not shrink,
 /// so they are stored in the gzip format without compression.
-fn level(beginning: &[u8]) -> Compression {
-    let sample = &beginning[..beginning.len().min(SAMPLE_BYTES)];
+fn level(prefix: &[u8]) -> Compression {
+    let sample = &prefix[..prefix.len().min(SAMPLE_BYTES)];
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     let packed = encoder.write_all(sample).and_then(|()| encoder.finish());
     // A reduction to 95 % or more does not pay. Small files are always compressed: they take no time.

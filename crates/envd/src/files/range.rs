@@ -16,7 +16,7 @@ impl Part {
 
 /// Parts of a file that a `Range` header selects.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum Selection {
     Whole,
     /// At least one part.
     Parts(Vec<Part>),
@@ -27,13 +27,13 @@ pub(super) enum Wanted {
 ///
 /// Ranges behind the end of the file are left out if others remain. An empty file is always sent whole, and so is one
 /// whose parts together are larger than it: no real client requests that.
-pub(super) fn parse(header: &str, size: u64) -> Wanted {
-    let Some(set) = header.trim().strip_prefix("bytes=") else { return Wanted::Unsatisfiable };
+pub(super) fn parse(header: &str, size: u64) -> Selection {
+    let Some(set) = header.trim().strip_prefix("bytes=") else { return Selection::Unsatisfiable };
     let mut parts = Vec::new();
     let mut total = 0u64;
     for range in set.split(',').map(str::trim).filter(|range| !range.is_empty()) {
         match part(range, size) {
-            Err(Malformed) => return Wanted::Unsatisfiable,
+            Err(Malformed) => return Selection::Unsatisfiable,
             Ok(None) => {}
             Ok(Some(part)) => {
                 total = total.saturating_add(part.length);
@@ -42,13 +42,13 @@ pub(super) fn parse(header: &str, size: u64) -> Wanted {
         }
         // Also bounds the list: it has at most as many parts as the file has bytes.
         if total > size {
-            return Wanted::Whole;
+            return Selection::Whole;
         }
     }
     match (parts.is_empty(), size) {
-        (true, 0) => Wanted::Whole,
-        (true, _) => Wanted::Unsatisfiable,
-        (false, _) => Wanted::Parts(parts),
+        (true, 0) => Selection::Whole,
+        (true, _) => Selection::Unsatisfiable,
+        (false, _) => Selection::Parts(parts),
     }
 }
 
@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn ranges_as_in_the_rfc() {
         let parts = |parts: &[(u64, u64)]| {
-            Wanted::Parts(parts.iter().map(|(start, length)| Part { start: *start, length: *length }).collect())
+            Selection::Parts(parts.iter().map(|(start, length)| Part { start: *start, length: *length }).collect())
         };
         for (header, expected) in [
             ("bytes=0-4", parts(&[(0, 5)])),
@@ -97,21 +97,21 @@ mod tests {
             ("bytes=0-99999999999999999999999", parts(&[(0, 10)])),
             ("bytes=0-1, 3-4", parts(&[(0, 2), (3, 2)])),
             ("bytes=0-1,20-30", parts(&[(0, 2)])),
-            ("bytes=0-8,0-8", Wanted::Whole),
-            ("bytes=10-", Wanted::Unsatisfiable),
-            ("bytes=20-30,40-", Wanted::Unsatisfiable),
-            ("bytes=4-3", Wanted::Unsatisfiable),
-            ("bytes=-0", Wanted::Unsatisfiable),
-            ("bytes=", Wanted::Unsatisfiable),
-            ("bytes=-", Wanted::Unsatisfiable),
-            ("bytes=+1-2", Wanted::Unsatisfiable),
-            ("lines=1-2", Wanted::Unsatisfiable),
-            ("bytes=a-b", Wanted::Unsatisfiable),
-            ("bytes=0-1,x", Wanted::Unsatisfiable),
+            ("bytes=0-8,0-8", Selection::Whole),
+            ("bytes=10-", Selection::Unsatisfiable),
+            ("bytes=20-30,40-", Selection::Unsatisfiable),
+            ("bytes=4-3", Selection::Unsatisfiable),
+            ("bytes=-0", Selection::Unsatisfiable),
+            ("bytes=", Selection::Unsatisfiable),
+            ("bytes=-", Selection::Unsatisfiable),
+            ("bytes=+1-2", Selection::Unsatisfiable),
+            ("lines=1-2", Selection::Unsatisfiable),
+            ("bytes=a-b", Selection::Unsatisfiable),
+            ("bytes=0-1,x", Selection::Unsatisfiable),
         ] {
             assert_eq!(parse(header, 10), expected, "{header}");
         }
-        assert_eq!(parse("bytes=0-", 0), Wanted::Whole);
+        assert_eq!(parse("bytes=0-", 0), Selection::Whole);
         assert_eq!(Part { start: 2, length: 3 }.content_range(10), "bytes 2-4/10");
     }
 
@@ -145,14 +145,14 @@ mod tests {
         Some(asked)
     }
 
-    fn expected(header: &str, size: u64) -> Wanted {
-        let Some(asked) = model(header, size) else { return Wanted::Unsatisfiable };
+    fn expected(header: &str, size: u64) -> Selection {
+        let Some(asked) = model(header, size) else { return Selection::Unsatisfiable };
         let asked: Vec<_> = asked.into_iter().filter(|positions| !positions.is_empty()).collect();
         match (asked.iter().map(Vec::len).sum::<usize>(), size) {
-            (0, 0) => Wanted::Whole,
-            (0, _) => Wanted::Unsatisfiable,
-            (total, size) if total as u64 > size => Wanted::Whole,
-            _ => Wanted::Parts(
+            (0, 0) => Selection::Whole,
+            (0, _) => Selection::Unsatisfiable,
+            (total, size) if total as u64 > size => Selection::Whole,
+            _ => Selection::Parts(
                 asked.iter().map(|positions| Part { start: positions[0], length: positions.len() as u64 }).collect(),
             ),
         }
@@ -166,13 +166,13 @@ mod tests {
         ) {
             let wanted = parse(&header, size);
             // Once more bytes are requested than the file has, it is sent whole and the remaining header is not parsed.
-            let is_early = wanted == Wanted::Whole && model(&header, size).is_none();
+            let is_early = wanted == Selection::Whole && model(&header, size).is_none();
             prop_assert!(is_early || wanted == expected(&header, size), "{header} of {size}: {wanted:?}");
         }
 
         #[test]
         fn parts_lie_in_the_file(header in "bytes=([0-9]{0,21}-[0-9]{0,21},?){1,4}", size in 0..=i64::MAX as u64) {
-            if let Wanted::Parts(parts) = parse(&header, size) {
+            if let Selection::Parts(parts) = parse(&header, size) {
                 prop_assert!(!parts.is_empty());
                 let mut total = 0u64;
                 for part in parts {
@@ -187,7 +187,7 @@ mod tests {
         #[test]
         fn any_header_has_an_answer(header in any::<String>(), size in any::<u64>()) {
             let is_bytes = header.trim().starts_with("bytes=");
-            prop_assert!(is_bytes || parse(&header, size) == Wanted::Unsatisfiable);
+            prop_assert!(is_bytes || parse(&header, size) == Selection::Unsatisfiable);
             let _ = parse(&format!("bytes={header}"), size);
         }
     }

@@ -18,7 +18,7 @@ use http::StatusCode;
 use rustix::fs::OFlags;
 
 use super::metadata::{self, Metadata};
-use super::{Written, is_full, write_failure};
+use super::{WrittenFile, is_full, write_failure};
 use crate::failure::Failure;
 use crate::filesystem::same_file;
 use crate::path_calls::{BlockingDrop, Cancellation, Lane};
@@ -30,7 +30,7 @@ mod output;
 mod replacement;
 
 use output::Output;
-use replacement::{Located, Replacement};
+use replacement::{Replacement, ResolvedTarget};
 
 /// Bytes read between two checks for cancellation while files are joined.
 const JOIN_BYTES: u64 = 4 << 20;
@@ -51,8 +51,8 @@ enum Kind {
 impl Target {
     /// Opens a file for its new content and creates missing parent directories. The user becomes its owner.
     pub(super) async fn open(path: PathBuf, user: &User, lane: Lane) -> Result<Self, Failure> {
-        let (user, looked, own) = (user.clone(), path.clone(), lane.clone());
-        let kind = super::blocking(&lane, move || Kind::open(&looked, user, own)).await?;
+        let (user, opened_path, own) = (user.clone(), path.clone(), lane.clone());
+        let kind = super::blocking(&lane, move || Kind::open(&opened_path, user, own)).await?;
         Ok(Self { path, lane, kind })
     }
 
@@ -86,7 +86,7 @@ impl Target {
     }
 
     /// Moves the file into place, if it is not there already.
-    pub(super) async fn finish(self, metadata: &Metadata) -> Result<Written, Failure> {
+    pub(super) async fn finish(self, metadata: &Metadata) -> Result<WrittenFile, Failure> {
         let Self { path, lane, kind } = self;
         let metadata = metadata.clone();
         super::blocking(&lane, move || kind.finish(&path, &metadata)).await
@@ -98,33 +98,33 @@ impl Kind {
     fn open(path: &Path, user: User, lane: Lane) -> Result<Self, Failure> {
         ensure_parents(path, &user)?;
         match replacement::locate(path)? {
-            Located::Other => Ok(Self::Output(Output::open(path, lane)?)),
-            Located::Regular { folder, name } => match Replacement::create(folder, name, &user) {
+            ResolvedTarget::Other => Ok(Self::Output(Output::open(path, lane)?)),
+            ResolvedTarget::Regular { folder, name } => match Replacement::create(folder, name, &user) {
                 Ok(replacement) => Ok(Self::Replacement(BlockingDrop::new(replacement, lane))),
-                Err(error) if is_full(&error) => Err(opening(&error)),
+                Err(error) if is_full(&error) => Err(open_failure(&error)),
                 // No other file can be created in that directory.
                 Err(_) => Self::open_in_place(path, &user, lane),
             },
-            Located::Unmovable => Self::open_in_place(path, &user, lane),
+            ResolvedTarget::Unmovable => Self::open_in_place(path, &user, lane),
         }
     }
 
     fn open_in_place(path: &Path, user: &User, lane: Lane) -> Result<Self, Failure> {
         let opened = regular::open(path, OFlags::WRONLY | OFlags::CREATE);
-        let file = opened.map_err(|error| opening(&error))?;
+        let file = opened.map_err(|error| open_failure(&error))?;
         replacement::empty(&file, user)?;
         Ok(Self::InPlace(BlockingDrop::light(file, lane)))
     }
 
     /// Finishes the file. Blocks.
-    fn finish(self, path: &Path, metadata: &Metadata) -> Result<Written, Failure> {
+    fn finish(self, path: &Path, metadata: &Metadata) -> Result<WrittenFile, Failure> {
         let attributes = |error: io::Error| write_failure(&error, "error writing metadata");
         match self {
             Self::Replacement(replacement) => replacement.into_inner().finish(metadata)?,
             Self::InPlace(file) => metadata::replace(&file.into_inner(), metadata).map_err(attributes)?,
             Self::Output(_) => {}
         }
-        Ok(Written::new(path))
+        Ok(WrittenFile::new(path))
     }
 }
 
@@ -134,11 +134,11 @@ fn ensure_parents(path: &Path, user: &User) -> Result<(), Failure> {
         .map_err(|error| Failure::internal(format!("error ensuring directories: {error}")))
 }
 
-fn owning(error: &io::Error) -> Failure {
+fn owner_failure(error: &io::Error) -> Failure {
     Failure::internal(format!("error changing file ownership: {error}"))
 }
 
-fn opening(error: &io::Error) -> Failure {
+fn open_failure(error: &io::Error) -> Failure {
     if is_full(error) {
         Failure::new(StatusCode::INSUFFICIENT_STORAGE, format!("not enough inodes available: {error}"))
     } else {
@@ -161,7 +161,7 @@ pub(super) fn compose(
     destination: &Path,
     user: &User,
     cancellation: &Cancellation,
-) -> Result<Written, Failure> {
+) -> Result<WrittenFile, Failure> {
     for Source { given, path } in sources {
         let found = fs::metadata(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Failure::new(StatusCode::NOT_FOUND, format!("source file not found: {given}")),
@@ -178,11 +178,11 @@ pub(super) fn compose(
     if destination.is_dir() {
         return Err(Failure::internal(format!("error composing files: {} is a directory", destination.display())));
     }
-    let Located::Regular { folder, name } = replacement::locate(destination)? else {
+    let ResolvedTarget::Regular { folder, name } = replacement::locate(destination)? else {
         let text = format!("destination cannot be replaced: {}", destination.display());
         return Err(Failure::bad_request(text));
     };
-    let target = Replacement::create(folder, name, user).map_err(|error| opening(&error))?;
+    let target = Replacement::create(folder, name, user).map_err(|error| open_failure(&error))?;
     for source in sources {
         join(&source.path, target.file(), cancellation)
             .map_err(|error| write_failure(&error, "error composing files"))?;
@@ -191,7 +191,7 @@ pub(super) fn compose(
     for source in sources {
         let _ = fs::remove_file(&source.path);
     }
-    Ok(Written::new(destination))
+    Ok(WrittenFile::new(destination))
 }
 
 fn join(source: &Path, mut target: &File, cancellation: &Cancellation) -> io::Result<()> {

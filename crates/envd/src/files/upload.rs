@@ -13,7 +13,7 @@ use super::gunzip::gunzip;
 use super::metadata::Metadata;
 use super::multipart::Multipart;
 use super::target::Target;
-use super::{Written, resolve};
+use super::{WrittenFile, resolve};
 use crate::failure::Failure;
 use crate::state::State;
 use crate::users::User;
@@ -36,7 +36,7 @@ type Body = BoxStream<'static, io::Result<Bytes>>;
 
 impl Upload<'_> {
     /// Writes the files of a body. An aborted upload retains the complete ones; the incomplete one changes nothing.
-    pub(super) async fn receive(&self, headers: &HeaderMap, body: BodyDataStream) -> Result<Vec<Written>, Failure> {
+    pub(super) async fn receive(&self, headers: &HeaderMap, body: BodyDataStream) -> Result<Vec<WrittenFile>, Failure> {
         let content_type = headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes().to_vec()).unwrap_or_default();
         let shown = String::from_utf8_lossy(&content_type).into_owned();
         let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -70,7 +70,7 @@ impl Upload<'_> {
         Ok(content.boxed())
     }
 
-    async fn multipart(&self, mut parts: Multipart, length: Option<u64>) -> Result<Vec<Written>, Failure> {
+    async fn multipart(&self, mut parts: Multipart, length: Option<u64>) -> Result<Vec<WrittenFile>, Failure> {
         let broken = |error: multer::Error| Failure::internal(format!("error parsing multipart form: {error}"));
         let mut paths: Vec<PathBuf> = Vec::new();
         let mut written = Vec::new();
@@ -96,7 +96,7 @@ impl Upload<'_> {
         path: PathBuf,
         mut data: impl Stream<Item = io::Result<Bytes>> + Unpin,
         length: Option<u64>,
-    ) -> Result<Written, Failure> {
+    ) -> Result<WrittenFile, Failure> {
         let lane = self.state.file_calls.lane([path.as_path()]);
         let mut target = Target::open(path, self.user, lane).await?;
         let mut pending = Vec::new();

@@ -42,7 +42,7 @@ impl Schema {
         (self == Self::First).then_some(HEADER)
     }
 
-    pub(super) fn answer<T>(self, message: T) -> Response<T> {
+    pub(super) fn reply<T>(self, message: T) -> Response<T> {
         let response = Response::new(message);
         match self.header() {
             Some((name, value)) => response.with_header(name, value),

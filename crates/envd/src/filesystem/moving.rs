@@ -36,16 +36,16 @@ const DEPTH_MAX: usize = 512;
 
 /// Moves the file or tree at `source` to `destination`, with the effect of rename(2).
 pub(super) fn across(source: &Path, destination: &Path, cancellation: &Cancellation) -> io::Result<()> {
-    let (from, to) = (Entry::locate(source)?, Entry::locate(destination)?);
-    let found = from.look()?;
-    refuse_mounts(&found)?;
-    if let Some(old) = to.look_if_there()? {
+    let (from, to) = (DirEntry::locate(source)?, DirEntry::locate(destination)?);
+    let found = from.stat()?;
+    reject_mounts(&found)?;
+    if let Some(old) = to.stat_if_exists()? {
         to.check_replaceable(&found, &old)?;
     }
     let leftovers = temporary::stale(&to.folder);
     leftovers.iter().for_each(|name| drop(removing::remove(&to.folder, name)));
-    let copy = Entry { folder: to.folder.try_clone()?, name: temporary::fresh_name()? };
-    let copied = Copying { cancellation, links: HashMap::new(), top: copy.folder.try_clone()? }
+    let copy = DirEntry { folder: to.folder.try_clone()?, name: temporary::fresh_name()? };
+    let copied = TreeCopy { cancellation, links: HashMap::new(), top: copy.folder.try_clone()? }
         .entry(&from, &copy, &found)
         .and_then(|()| cancellation.check())
         .and_then(|()| Ok(rustix::fs::renameat(&copy.folder, &copy.name, &to.folder, &to.name)?));
@@ -61,24 +61,24 @@ pub(super) fn across(source: &Path, destination: &Path, cancellation: &Cancellat
 }
 
 /// A name in an open directory.
-struct Entry {
+struct DirEntry {
     folder: OwnedFd,
     name: OsString,
 }
 
-impl Entry {
+impl DirEntry {
     fn locate(path: &Path) -> io::Result<Self> {
         let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::BUSY.into()) };
         let folder = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self { folder, name: name.to_owned() })
     }
 
-    fn look(&self) -> rustix::io::Result<Statx> {
+    fn stat(&self) -> rustix::io::Result<Statx> {
         rustix::fs::statx(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)
     }
 
-    fn look_if_there(&self) -> rustix::io::Result<Option<Statx>> {
-        match self.look() {
+    fn stat_if_exists(&self) -> rustix::io::Result<Option<Statx>> {
+        match self.stat() {
             Ok(found) => Ok(Some(found)),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error),
@@ -90,9 +90,9 @@ impl Entry {
         match (kind(new) == FileType::Directory, kind(old) == FileType::Directory) {
             (true, false) => Err(Errno::NOTDIR.into()),
             (false, true) => Err(Errno::ISDIR.into()),
-            (false, false) => refuse_mounts(old),
+            (false, false) => reject_mounts(old),
             (true, true) => {
-                refuse_mounts(old)?;
+                reject_mounts(old)?;
                 let entries = Dir::new(self.open(OFlags::DIRECTORY)?)?;
                 let mut names = entries.flatten().filter(|entry| !is_dot(entry.file_name().to_bytes()));
                 names.next().map_or(Ok(()), |_| Err(Errno::NOTEMPTY.into()))
@@ -112,7 +112,7 @@ fn kind(found: &Statx) -> FileType {
 }
 
 /// Rejects mount points: a mount can be copied but not removed, so a move would leave it in two places.
-fn refuse_mounts(found: &Statx) -> io::Result<()> {
+fn reject_mounts(found: &Statx) -> io::Result<()> {
     if found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
         return Err(io::Error::new(io::ErrorKind::ResourceBusy, "a file system is mounted there"));
     }
@@ -144,7 +144,7 @@ impl Level {
     }
 }
 
-struct Copying<'a> {
+struct TreeCopy<'a> {
     cancellation: &'a Cancellation,
     /// Copies of files with several hard links: path below the top directory, by device and inode.
     links: HashMap<(u32, u32, u64), OsString>,
@@ -152,11 +152,11 @@ struct Copying<'a> {
     top: OwnedFd,
 }
 
-impl Copying<'_> {
+impl TreeCopy<'_> {
     /// Copies one entry with everything below it. Iterative, because a tree of the guest may have any depth.
-    fn entry(&mut self, from: &Entry, to: &Entry, found: &Statx) -> io::Result<()> {
+    fn entry(&mut self, from: &DirEntry, to: &DirEntry, found: &Statx) -> io::Result<()> {
         let mut path = to.name.clone();
-        let Some(level) = self.begin(from, to, found, &path)? else { return Ok(()) };
+        let Some(level) = self.copy_one(from, to, found, &path)? else { return Ok(()) };
         let mut levels = vec![level];
         while let Some(level) = levels.last_mut() {
             self.cancellation.check()?;
@@ -166,13 +166,13 @@ impl Copying<'_> {
                 path = Path::new(&path).parent().map(|path| path.as_os_str().to_owned()).unwrap_or_default();
                 continue;
             };
-            let from = Entry { folder: level.from.try_clone()?, name: name.clone() };
-            let to = Entry { folder: level.to.try_clone()?, name };
+            let from = DirEntry { folder: level.from.try_clone()?, name: name.clone() };
+            let to = DirEntry { folder: level.to.try_clone()?, name };
             // An entry that was removed meanwhile is not moved.
-            let Some(found) = from.look_if_there()? else { continue };
-            refuse_mounts(&found)?;
+            let Some(found) = from.stat_if_exists()? else { continue };
+            reject_mounts(&found)?;
             let below = Path::new(&path).join(&to.name).into_os_string();
-            if let Some(level) = self.begin(&from, &to, &found, &below)? {
+            if let Some(level) = self.copy_one(&from, &to, &found, &below)? {
                 if levels.len() >= DEPTH_MAX {
                     return Err(io::Error::other(format!("the tree is deeper than {DEPTH_MAX} levels")));
                 }
@@ -184,7 +184,7 @@ impl Copying<'_> {
     }
 
     /// Copies one entry. For a directory, returns the level whose content is to be copied next.
-    fn begin(&mut self, from: &Entry, to: &Entry, found: &Statx, path: &OsStr) -> io::Result<Option<Level>> {
+    fn copy_one(&mut self, from: &DirEntry, to: &DirEntry, found: &Statx, path: &OsStr) -> io::Result<Option<Level>> {
         let id = (found.stx_dev_major, found.stx_dev_minor, found.stx_ino);
         let kind = kind(found);
         if kind != FileType::Directory && found.stx_nlink > 1 {
@@ -280,7 +280,7 @@ fn copy_metadata(from: impl AsFd, to: impl AsFd, found: &Statx) -> io::Result<()
 }
 
 /// Copies owner and times to an entry that cannot be opened. Links have no mode.
-fn copy_name_metadata(to: &Entry, found: &Statx) -> io::Result<()> {
+fn copy_name_metadata(to: &DirEntry, found: &Statx) -> io::Result<()> {
     let (uid, gid) = (rustix::fs::Uid::from_raw(found.stx_uid), rustix::fs::Gid::from_raw(found.stx_gid));
     let owned = rustix::fs::chownat(&to.folder, &to.name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
     ignore_missing_owners(owned.map_err(io::Error::from))?;

@@ -109,7 +109,8 @@ mod tests {
     #[test]
     fn deep_and_full_trees_go_and_links_are_not_followed() {
         // In memory if possible: so many directories take long on a disk.
-        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("create a temporary directory");
+        let folder =
+            tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("create a temporary directory");
         let (tree, outside) = (folder.path().join("tree"), folder.path().join("outside"));
         fs::create_dir_all(tree.join("full")).expect("creates");
         fs::create_dir(&outside).expect("creates");

@@ -22,16 +22,16 @@ const LOOP: i32 = 40;
 pub(super) fn stat(path: &Path) -> Result<EntryInfo, ConnectError> {
     describe(path, &mut Names::default()).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => ConnectError::not_found(format!("file not found: {}", path.display())),
-        _ => looking(&error),
+        _ => stat_error(&error),
     })
 }
 
-fn looking(error: &io::Error) -> ConnectError {
+fn stat_error(error: &io::Error) -> ConnectError {
     ConnectError::internal(format!("error getting file info: {error}"))
 }
 
-fn described(path: &Path) -> Result<EntryInfo, ConnectError> {
-    describe(path, &mut Names::default()).map_err(|error| looking(&error))
+fn describe_entry(path: &Path) -> Result<EntryInfo, ConnectError> {
+    describe(path, &mut Names::default()).map_err(|error| stat_error(&error))
 }
 
 fn ensure_folders(folder: &Path, user: &User) -> Result<(), ConnectError> {
@@ -49,10 +49,10 @@ pub(super) fn make_dir(path: &Path, user: &User) -> Result<EntryInfo, ConnectErr
             return Err(ConnectError::invalid_argument(text));
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(looking(&error)),
+        Err(error) => return Err(stat_error(&error)),
     }
     ensure_folders(path, user)?;
-    described(path)
+    describe_entry(path)
 }
 
 /// Renames with rename(2) after creating the directories above the destination; copies to another file system
@@ -76,7 +76,7 @@ pub(super) fn rename(
         io::ErrorKind::NotFound => ConnectError::not_found(format!("source file not found: {}", source.display())),
         _ => ConnectError::internal(format!("error renaming: {error}")),
     })?;
-    described(destination)
+    describe_entry(destination)
 }
 
 /// Removes recursively. A link is removed, not followed; a missing path is no error.
@@ -98,7 +98,7 @@ pub(super) fn list(path: &Path, depth: u32, cancellation: &Cancellation) -> Resu
             let text = format!("cyclic symlink or chain over 255 links: {}", path.display());
             ConnectError::failed_precondition(text)
         }
-        _ => looking(&error),
+        _ => stat_error(&error),
     })?;
     if !found.is_dir() {
         return Err(ConnectError::invalid_argument(format!("path is not a directory: {}", path.display())));
@@ -125,7 +125,7 @@ pub(super) fn list(path: &Path, depth: u32, cancellation: &Cancellation) -> Resu
             Ok(info) => entries.push(info),
             // The entry was removed during the walk.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(looking(&error)),
+            Err(error) => return Err(stat_error(&error)),
         }
     }
     Ok(entries)

@@ -1,7 +1,7 @@
 //! Watches on directories (inotify(7)).
 //!
 //! A [`Watch`] translates kernel events into the contract's. A [`stream`] owns a watch and pushes its events; a
-//! [`Polled`] watcher stores them until they are fetched.
+//! [polled](PolledWatchers) watcher stores them until they are fetched.
 //!
 //! A recursive watch is one kernel watch per directory, updated as directories are created, moved and removed. When the
 //! kernel's queue overflows, events are lost: the watch continues and reports every existing entry as created, so that
@@ -30,7 +30,7 @@ use crate::{sys, temporary};
 mod polled;
 mod stream;
 
-pub(super) use polled::Polled;
+pub(super) use polled::PolledWatchers;
 pub(super) use stream::stream;
 
 /// Bytes of the buffer for one read of kernel events.
@@ -39,10 +39,10 @@ const BUFFER_BYTES: usize = 16 * 1024;
 const BATCH_EVENTS_MAX: usize = 16_384;
 
 /// Entries reported after an overflow. A polled watcher stores twice as many.
-const FOUND_AGAIN_MAX: usize = 50_000;
+const RESCANNED_MAX: usize = 50_000;
 
 /// Moves that wait for their second event. The two events are adjacent, except for events of other directories between.
-const ARRIVING_MAX: usize = 64;
+const PENDING_MOVES_MAX: usize = 64;
 
 /// Options of a watch; the client sets them.
 #[derive(Debug, Clone, Copy)]
@@ -63,11 +63,11 @@ pub(super) struct Watch {
     /// Watched directories, relative to the root, by watch descriptor. Empty once the root is removed.
     folders: HashMap<i32, PathBuf>,
     /// Cookies of temporary files' moves whose second event has not arrived yet, newest first.
-    arriving: VecDeque<u32>,
+    pending_moves: VecDeque<u32>,
 }
 
 /// A kernel event, copied out of the buffer.
-struct Notice {
+struct KernelEvent {
     watch: i32,
     flags: ReadFlags,
     /// Common to the two events of a move.
@@ -76,7 +76,7 @@ struct Notice {
 }
 
 /// Events of one batch.
-pub(super) struct Drained {
+pub(super) struct Batch {
     events: Vec<FilesystemEvent>,
     /// The queue is empty: the descriptor becomes readable again on the next event.
     is_empty: bool,
@@ -100,7 +100,7 @@ impl Watch {
         let inotify =
             inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(|error| failed(error.into()))?;
         let inotify = Arc::new(sys::pollable(inotify).map_err(failed)?);
-        let mut watch = Self { root, options, lane, inotify, folders: HashMap::new(), arriving: VecDeque::new() };
+        let mut watch = Self { root, options, lane, inotify, folders: HashMap::new(), pending_moves: VecDeque::new() };
         watch.add(Path::new("")).map_err(failed)?;
         if options.recursive {
             watch.add_below(Path::new(""), |_| {}).map_err(failed)?;
@@ -154,71 +154,72 @@ impl Watch {
         let below: Vec<_> = below.map(|(number, path)| (*number, path.clone())).collect();
         for (number, path) in below {
             if self.add(&path).ok() != Some(number) {
-                self.forget(number);
+                self.unwatch(number);
             }
         }
     }
 
-    fn forget(&mut self, number: i32) {
+    fn unwatch(&mut self, number: i32) {
         self.folders.remove(&number);
         // Fails when the directory is removed, because its watch is then removed too.
         let _ = inotify::remove_watch(self.inotify.get_ref(), number);
     }
 
     /// Returns the events that are in the kernel's queue now. Blocks while new directories are scanned.
-    fn drain(&mut self) -> Result<Drained, ConnectError> {
-        let mut drained = Drained { events: Vec::new(), is_empty: false };
+    fn drain(&mut self) -> Result<Batch, ConnectError> {
+        let mut drained = Batch { events: Vec::new(), is_empty: false };
         let mut handled = 0;
         while handled < BATCH_EVENTS_MAX {
-            let notices = self.read().map_err(|error| ConnectError::internal(format!("watcher error: {error}")))?;
-            if notices.is_empty() {
+            let kernel_events =
+                self.read().map_err(|error| ConnectError::internal(format!("watcher error: {error}")))?;
+            if kernel_events.is_empty() {
                 drained.is_empty = true;
                 break;
             }
-            handled += notices.len();
-            for notice in notices {
-                self.tell(&notice, &mut drained.events);
+            handled += kernel_events.len();
+            for event in kernel_events {
+                self.translate(&event, &mut drained.events);
             }
         }
         Ok(drained)
     }
 
     /// Returns the events of one read; empty if there are none.
-    fn read(&self) -> Result<Vec<Notice>, Errno> {
+    fn read(&self) -> Result<Vec<KernelEvent>, Errno> {
         let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
         let mut reader = inotify::Reader::new(self.inotify.get_ref(), &mut buffer);
-        let mut notices = Vec::new();
+        let mut kernel_events = Vec::new();
         loop {
             match reader.next() {
-                Ok(event) => notices.push(Notice {
+                Ok(event) => kernel_events.push(KernelEvent {
                     watch: event.wd(),
                     flags: event.events(),
                     cookie: event.cookie(),
                     name: event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()).to_owned()),
                 }),
-                Err(Errno::AGAIN) => return Ok(notices),
+                Err(Errno::AGAIN) => return Ok(kernel_events),
                 Err(Errno::INTR) => continue,
                 Err(error) => return Err(error),
             }
             if reader.is_buffer_empty() {
-                return Ok(notices);
+                return Ok(kernel_events);
             }
         }
     }
 
-    fn tell(&mut self, notice: &Notice, told: &mut Vec<FilesystemEvent>) {
-        let flags = notice.flags;
+    fn translate(&mut self, event: &KernelEvent, events: &mut Vec<FilesystemEvent>) {
+        let flags = event.flags;
         if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-            let found = self.look_again();
-            told.extend(found.iter().map(|path| self.event(path, EventType::EVENT_TYPE_CREATE)));
+            let found = self.rescan();
+            events.extend(found.iter().map(|path| self.event(path, EventType::EVENT_TYPE_CREATE)));
             return;
         }
-        let Some(folder) = self.folders.get(&notice.watch).cloned() else { return };
+        let Some(folder) = self.folders.get(&event.watch).cloned() else { return };
         if flags.contains(ReadFlags::IGNORED) {
-            self.folders.remove(&notice.watch);
+            self.folders.remove(&event.watch);
             return;
         }
-        if notice.name.as_ref().is_some_and(|name| self.is_hidden(&folder, name, notice)) {
+        if event.name.as_ref().is_some_and(|name| self.is_hidden(&folder, name, event)) {
             return;
         }
         let is_root = folder.as_os_str().is_empty();
@@ -229,51 +230,51 @@ impl Watch {
             }
             return;
         }
-        let relative = notice.name.as_ref().map_or_else(|| folder.clone(), |name| folder.join(name));
+        let relative = event.name.as_ref().map_or_else(|| folder.clone(), |name| folder.join(name));
         for kind in kinds(flags) {
-            told.push(self.event(&relative, kind));
+            events.push(self.event(&relative, kind));
         }
         if flags.contains(ReadFlags::MOVE_SELF) {
             // The root was moved: changes at its new place are not reported.
             let numbers: Vec<_> = self.folders.keys().copied().collect();
-            numbers.into_iter().for_each(|number| self.forget(number));
+            numbers.into_iter().for_each(|number| self.unwatch(number));
         }
         let arrived = flags.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO) && flags.contains(ReadFlags::ISDIR);
         if arrived && self.options.recursive && self.add(&relative).is_ok() {
             let mut found = Vec::new();
             // At the kernel's limit some directories are not watched; their existing entries are reported nevertheless.
             let _ = self.add_below(&relative, |path| found.push(path));
-            told.extend(found.iter().map(|path| self.event(path, EventType::EVENT_TYPE_CREATE)));
+            events.extend(found.iter().map(|path| self.event(path, EventType::EVENT_TYPE_CREATE)));
         }
     }
 
     /// Returns true for the daemon's temporary files, and for the rename by which one replaces another file.
     ///
     /// The daemon causes the events of a write for such a replacement.
-    fn is_hidden(&mut self, folder: &Path, name: &OsStr, notice: &Notice) -> bool {
+    fn is_hidden(&mut self, folder: &Path, name: &OsStr, event: &KernelEvent) -> bool {
         if temporary::is_temporary(name) {
-            if notice.flags.contains(ReadFlags::MOVED_FROM) && temporary::is_over(name) {
-                self.arriving.truncate(ARRIVING_MAX - 1);
-                self.arriving.push_front(notice.cookie);
+            if event.flags.contains(ReadFlags::MOVED_FROM) && temporary::is_over(name) {
+                self.pending_moves.truncate(PENDING_MOVES_MAX - 1);
+                self.pending_moves.push_front(event.cookie);
             }
             return true;
         }
-        if notice.flags.contains(ReadFlags::MOVED_TO)
-            && let Some(place) = self.arriving.iter().position(|cookie| *cookie == notice.cookie)
+        if event.flags.contains(ReadFlags::MOVED_TO)
+            && let Some(place) = self.pending_moves.iter().position(|cookie| *cookie == event.cookie)
         {
-            self.arriving.remove(place);
+            self.pending_moves.remove(place);
             return true;
         }
         // The kernel has a name for a nameless file, but no path leads to it.
-        let is_change = !notice.flags.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO | ReadFlags::DELETE);
+        let is_change = !event.flags.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO | ReadFlags::DELETE);
         is_change && temporary::may_be_nameless(name) && self.root.join(folder).join(name).symlink_metadata().is_err()
     }
 
     /// Returns all existing entries after events were lost. Directories created meanwhile are watched from now on.
-    fn look_again(&mut self) -> Vec<PathBuf> {
+    fn rescan(&mut self) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut take = |path: PathBuf| {
-            if found.len() < FOUND_AGAIN_MAX {
+            if found.len() < RESCANNED_MAX {
                 found.push(path);
             }
         };
@@ -289,9 +290,9 @@ impl Watch {
 
     fn event(&self, relative: &Path, kind: EventType) -> FilesystemEvent {
         let name = if relative.as_os_str().is_empty() { ".".into() } else { relative.to_string_lossy() };
-        let lasts = !matches!(kind, EventType::EVENT_TYPE_REMOVE | EventType::EVENT_TYPE_RENAME);
+        let entry_exists = !matches!(kind, EventType::EVENT_TYPE_REMOVE | EventType::EVENT_TYPE_RENAME);
         let look = || describe(&self.path_of(relative), &mut Names::default()).ok();
-        let entry = (self.options.include_entry && lasts).then(look).flatten();
+        let entry = (self.options.include_entry && entry_exists).then(look).flatten();
         FilesystemEvent { name: name.into_owned(), r#type: kind.into(), entry: entry.into(), ..Default::default() }
     }
 
@@ -367,7 +368,8 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_kept_of_directories_that_went() {
-        let (inside, outside) = (tempfile::tempdir().expect("temporary directory"), tempfile::tempdir().expect("temporary directory"));
+        let (inside, outside) =
+            (tempfile::tempdir().expect("temporary directory"), tempfile::tempdir().expect("temporary directory"));
         let mut watch = open(inside.path());
         for round in 0..10 {
             fs::create_dir_all(inside.path().join("a/b/c")).expect("creates");

@@ -56,16 +56,16 @@ fn own_path(text: &str) -> Option<&str> {
 ///
 /// These are the groups of the daemon's children. With the daemon's `own` group, they include every group beside the
 /// path from the root to it.
-pub(super) fn targets(root: &Path, own: Option<&Path>, bound: usize, guests_own: &BTreeSet<PathBuf>) -> Sweep {
+pub(super) fn targets(root: &Path, own: Option<&Path>, bound: usize, frozen_by_guest: &BTreeSet<PathBuf>) -> Sweep {
     let mut sweep = Sweep::default();
     let children = [Kind::User, Kind::Terminal].map(|kind| root.join(kind.name()));
     for group in &children {
-        sweep.consider(group, guests_own);
+        sweep.consider(group, frozen_by_guest);
     }
     let Some(own) = own else { return sweep };
     let allowed: Vec<PathBuf> = ALLOWED.iter().map(|path| root.join(path)).collect();
     // An ancestor of a group that must run is traversed instead of frozen.
-    let on_the_way = |group: &Path| own.starts_with(group) || allowed.iter().any(|path| path.starts_with(group));
+    let is_ancestor = |group: &Path| own.starts_with(group) || allowed.iter().any(|path| path.starts_with(group));
     let mut open = vec![root.to_owned()];
     while let Some(folder) = open.pop() {
         for group in subgroups(&folder) {
@@ -82,11 +82,11 @@ pub(super) fn targets(root: &Path, own: Option<&Path>, bound: usize, guests_own:
             } else if group == own {
                 // Groups that the daemon's commands created in its own group run on with it.
                 sweep.visited += 1;
-            } else if on_the_way(&group) {
+            } else if is_ancestor(&group) {
                 sweep.visited += 1;
                 open.push(group);
             } else {
-                sweep.consider(&group, guests_own);
+                sweep.consider(&group, frozen_by_guest);
             }
         }
     }
@@ -94,9 +94,9 @@ pub(super) fn targets(root: &Path, own: Option<&Path>, bound: usize, guests_own:
 }
 
 impl Sweep {
-    fn consider(&mut self, group: &Path, guests_own: &BTreeSet<PathBuf>) {
+    fn consider(&mut self, group: &Path, frozen_by_guest: &BTreeSet<PathBuf>) {
         self.visited += 1;
-        if guests_own.contains(group) {
+        if frozen_by_guest.contains(group) {
             self.pre_frozen += 1;
         } else {
             self.requested.insert(group.to_owned());
@@ -105,9 +105,10 @@ impl Sweep {
 }
 
 /// Writes `1` to `cgroup.freeze` of the targets.
-pub(super) fn freeze(root: &Path, own: Option<&Path>, bound: usize, guests_own: &BTreeSet<PathBuf>) -> Sweep {
-    let mut sweep = targets(root, own, bound, guests_own);
-    let (requested, failed) = std::mem::take(&mut sweep.requested).into_iter().partition(|group| tell(group, "1"));
+pub(super) fn freeze(root: &Path, own: Option<&Path>, bound: usize, frozen_by_guest: &BTreeSet<PathBuf>) -> Sweep {
+    let mut sweep = targets(root, own, bound, frozen_by_guest);
+    let (requested, failed) =
+        std::mem::take(&mut sweep.requested).into_iter().partition(|group| write_freeze(group, "1"));
     let failed: BTreeSet<PathBuf> = failed;
     sweep.requested = requested;
     // A group that was removed meanwhile has no processes.
@@ -118,14 +119,14 @@ pub(super) fn freeze(root: &Path, own: Option<&Path>, bound: usize, guests_own: 
 /// Thaws the groups of the daemon's children. Returns true if all groups are thawed.
 ///
 /// With the list of groups frozen by the guest, it also thaws every group that is not on the list.
-pub(super) fn thaw(root: &Path, guests_own: Option<&BTreeSet<PathBuf>>, bound: usize) -> bool {
-    let mut groups: BTreeSet<PathBuf> = match guests_own {
-        Some(guests_own) => frozen_groups(root, bound).difference(guests_own).cloned().collect(),
+pub(super) fn thaw(root: &Path, frozen_by_guest: Option<&BTreeSet<PathBuf>>, bound: usize) -> bool {
+    let mut groups: BTreeSet<PathBuf> = match frozen_by_guest {
+        Some(frozen_by_guest) => frozen_groups(root, bound).difference(frozen_by_guest).cloned().collect(),
         None => BTreeSet::new(),
     };
     groups.extend([Kind::User, Kind::Terminal].map(|kind| root.join(kind.name())));
     // Every group is thawed, even if one fails.
-    let failed = groups.iter().filter(|group| !tell(group, "0") && group.exists()).count();
+    let failed = groups.iter().filter(|group| !write_freeze(group, "0") && group.exists()).count();
     failed == 0
 }
 
@@ -140,26 +141,26 @@ pub(super) fn frozen_groups(root: &Path, bound: usize) -> BTreeSet<PathBuf> {
             break;
         }
         open.extend(subgroups(&group));
-        if is_told_to_freeze(&group) {
+        if is_freeze_requested(&group) {
             found.insert(group);
         }
     }
     found
 }
 
-pub(super) fn is_told_to_freeze(group: &Path) -> bool {
+pub(super) fn is_freeze_requested(group: &Path) -> bool {
     fs::read_to_string(group.join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1")
 }
 
 /// Returns true if all processes of the group are stopped, or if the group was removed.
-pub(super) fn stands_still(group: &Path) -> bool {
+pub(super) fn is_frozen(group: &Path) -> bool {
     match fs::read_to_string(group.join("cgroup.events")) {
         Ok(events) => events.lines().any(|line| line == "frozen 1"),
         Err(_) => !group.exists(),
     }
 }
 
-fn tell(group: &Path, value: &str) -> bool {
+fn write_freeze(group: &Path, value: &str) -> bool {
     fs::write(group.join("cgroup.freeze"), value).is_ok()
 }
 
@@ -210,8 +211,8 @@ mod tests {
             ["machine.slice", "ptys", "system.slice/cron.service", "user"]
         );
         assert_eq!((sweep.allowlisted, sweep.truncated, sweep.pre_frozen), (3, false, 0));
-        let guests_own = BTreeSet::from([root.path().join("machine.slice")]);
-        let sweep = targets(root.path(), Some(&own), 512, &guests_own);
+        let frozen_by_guest = BTreeSet::from([root.path().join("machine.slice")]);
+        let sweep = targets(root.path(), Some(&own), 512, &frozen_by_guest);
         assert_eq!(sweep.pre_frozen, 1);
         assert!(!sweep.requested.contains(&root.path().join("machine.slice")));
         assert!(targets(root.path(), Some(&own), 3, &BTreeSet::new()).truncated);
@@ -223,13 +224,13 @@ mod tests {
     fn the_guest_s_own_frozen_groups_stay_frozen() {
         let root = tree(&["user/a", "ptys", "box/paused", "box/other"]);
         fs::write(root.path().join("box/paused/cgroup.freeze"), "1\n").expect("write");
-        let guests_own = frozen_groups(root.path(), 100);
-        assert_eq!(names(root.path(), &guests_own), ["box/paused"]);
-        let sweep = freeze(root.path(), Some(&root.path().join("envd")), 100, &guests_own);
+        let frozen_by_guest = frozen_groups(root.path(), 100);
+        assert_eq!(names(root.path(), &frozen_by_guest), ["box/paused"]);
+        let sweep = freeze(root.path(), Some(&root.path().join("envd")), 100, &frozen_by_guest);
         assert_eq!(names(root.path(), &sweep.requested), ["box", "ptys", "user"]);
-        assert!(is_told_to_freeze(&root.path().join("user")));
-        assert!(thaw(root.path(), Some(&guests_own), 100));
-        assert_eq!(frozen_groups(root.path(), 100), guests_own);
+        assert!(is_freeze_requested(&root.path().join("user")));
+        assert!(thaw(root.path(), Some(&frozen_by_guest), 100));
+        assert_eq!(frozen_groups(root.path(), 100), frozen_by_guest);
     }
 
     #[test]

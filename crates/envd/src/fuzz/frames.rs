@@ -10,7 +10,7 @@ use hearth_envd_api::process::ProcessExt as _;
 use http::{HeaderMap, HeaderValue, Method, Request, header};
 use serde_json::{Value, json};
 
-use super::{Ending, gzip, pieces, settle};
+use super::{Ending, complete, gzip, pieces};
 use crate::filesystem::FilesystemService;
 use crate::process::ProcessService;
 use crate::rpc;
@@ -143,36 +143,40 @@ impl Call {
     }
 
     /// Returns true if the head alone causes a rejection.
-    fn is_refused(&self) -> bool {
+    fn is_rejected(&self) -> bool {
         let is_other_kind = self.headers["content-type"].as_bytes().starts_with(b"application/connect+")
             != is_stream(self.procedure.kind);
         let is_other_version = self.headers.get("connect-protocol-version").is_some_and(|version| version != "1");
         self.method != Method::POST || is_other_kind || is_other_version
     }
 
-    pub(super) fn ask(&self) -> Answer {
-        self.ask_in(self.piece_bytes)
+    pub(super) fn send(&self) -> Reply {
+        self.send_in_pieces(self.piece_bytes)
     }
 
-    fn ask_in(&self, piece_bytes: usize) -> Answer {
+    fn send_in_pieces(&self, piece_bytes: usize) -> Reply {
         let body = Body::from_stream(pieces(&self.body, piece_bytes, self.ending));
-        ask(self.procedure, &self.method, &self.headers, body)
+        call_procedure(self.procedure, &self.method, &self.headers, body)
     }
 }
 
 pub(super) fn run(data: &[u8]) {
     let Some(call) = Call::read(data) else { return };
-    let answer = call.ask();
-    check(call.procedure, &call.method, &call.headers, &answer);
+    let reply = call.send();
+    check(call.procedure, &call.method, &call.headers, &reply);
     match call.ending {
         // A call that has started and whose body is not read to its end closes the connection. One that is rejected for
         // its head is left to the HTTP library, which also closes the connection.
-        Ending::Never if !call.is_refused() => {
-            assert_eq!(answer.headers.get(header::CONNECTION), Some(&HeaderValue::from_static("close")));
+        Ending::Never if !call.is_rejected() => {
+            assert_eq!(reply.headers.get(header::CONNECTION), Some(&HeaderValue::from_static("close")));
         }
         Ending::Whole if call.piece_bytes != 0 => {
-            let at_once = call.ask_in(0);
-            assert_eq!((answer.status, answer.code()), (at_once.status, at_once.code()), "pieces change the result");
+            let in_one_piece = call.send_in_pieces(0);
+            assert_eq!(
+                (reply.status, reply.code()),
+                (in_one_piece.status, in_one_piece.code()),
+                "pieces change the result"
+            );
         }
         Ending::Whole | Ending::Broken | Ending::Never => {}
     }
@@ -185,13 +189,13 @@ pub(super) fn envelope(flags: u8, message: &[u8]) -> Vec<u8> {
 
 /// A complete reply.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct Reply {
     pub(super) status: u16,
     headers: HeaderMap,
     body: Bytes,
 }
 
-impl Answer {
+impl Reply {
     fn header(&self, name: impl header::AsHeaderName) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().expect("the daemon's headers are text"))
     }
@@ -214,7 +218,7 @@ impl Answer {
 }
 
 /// Calls a procedure of a newly started daemon.
-pub(super) fn ask(procedure: Procedure, method: &Method, headers: &HeaderMap, body: Body) -> Answer {
+pub(super) fn call_procedure(procedure: Procedure, method: &Method, headers: &HeaderMap, body: Body) -> Reply {
     assert!(PROCEDURES.iter().any(|known| known.path == procedure.path), "only listed procedures are called");
     let state = State::new(Surroundings::default());
     let processes = std::sync::Arc::new(ProcessService::new(state.clone()));
@@ -224,64 +228,64 @@ pub(super) fn ask(procedure: Procedure, method: &Method, headers: &HeaderMap, bo
     *request.method_mut() = method.clone();
     *request.uri_mut() = http::Uri::from_static(procedure.path);
     *request.headers_mut() = headers.clone();
-    settle(async {
+    complete(async {
         let response: Response = rpc::serve(Extract(services), request).await;
         let (parts, body) = response.into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await.expect("a reply is complete");
-        Answer { status: parts.status.as_u16(), headers: parts.headers, body }
+        Reply { status: parts.status.as_u16(), headers: parts.headers, body }
     })
 }
 
 /// Checks the contract's rules for every reply (sections 3.2 to 3.7).
-pub(super) fn check(procedure: Procedure, method: &Method, headers: &HeaderMap, answer: &Answer) {
+pub(super) fn check(procedure: Procedure, method: &Method, headers: &HeaderMap, reply: &Reply) {
     let is_stream = is_stream(procedure.kind);
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let content_type = text("content-type").split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let prefix = if is_stream { "application/connect+" } else { "application/" };
     let codec = content_type.strip_prefix(prefix).filter(|codec| ["json", "proto"].contains(codec));
     if method != Method::POST {
-        assert_eq!((answer.status, answer.header(header::ALLOW), answer.body.len()), (405, "POST", 0));
+        assert_eq!((reply.status, reply.header(header::ALLOW), reply.body.len()), (405, "POST", 0));
         return;
     }
     let Some(codec) = codec else {
-        assert_eq!((answer.status, answer.body.len()), (415, 0), "{content_type:?}");
-        assert_eq!(answer.header("accept-post"), format!("{prefix}json, {prefix}proto"));
+        assert_eq!((reply.status, reply.body.len()), (415, 0), "{content_type:?}");
+        assert_eq!(reply.header("accept-post"), format!("{prefix}json, {prefix}proto"));
         return;
     };
     if is_stream {
         let accepted = text("connect-accept-encoding").to_ascii_lowercase();
-        check_stream(procedure, codec, accepted.contains("gzip"), answer);
+        check_stream(procedure, codec, accepted.contains("gzip"), reply);
     } else {
         // The protocol permits the request's own encoding for the reply.
         let accepted = format!("{} {}", text("accept-encoding"), text("content-encoding")).to_ascii_lowercase();
-        check_unary(procedure, codec, accepted.contains("gzip"), answer);
+        check_unary(procedure, codec, accepted.contains("gzip"), reply);
     }
 }
 
-fn check_unary(procedure: Procedure, codec: &str, takes_gzip: bool, answer: &Answer) {
-    let encoding = answer.header(header::CONTENT_ENCODING);
-    if answer.status != 200 {
-        assert_eq!((answer.header(header::CONTENT_TYPE), encoding), ("application/json", ""), "{answer:?}");
-        let error: Value = serde_json::from_slice(&answer.body).expect("an error is JSON");
-        check_error(&error, Some(answer.status));
+fn check_unary(procedure: Procedure, codec: &str, accepts_gzip: bool, reply: &Reply) {
+    let encoding = reply.header(header::CONTENT_ENCODING);
+    if reply.status != 200 {
+        assert_eq!((reply.header(header::CONTENT_TYPE), encoding), ("application/json", ""), "{reply:?}");
+        let error: Value = serde_json::from_slice(&reply.body).expect("an error is JSON");
+        check_error(&error, Some(reply.status));
         return;
     }
-    assert_eq!(answer.header(header::CONTENT_TYPE), format!("application/{codec}"));
+    assert_eq!(reply.header(header::CONTENT_TYPE), format!("application/{codec}"));
     let body = match encoding {
-        "" => answer.body.to_vec(),
-        "gzip" if takes_gzip => gunzip(&answer.body),
+        "" => reply.body.to_vec(),
+        "gzip" if accepts_gzip => gunzip(&reply.body),
         other => panic!("not accepted: {other:?}"),
     };
     check_message(procedure, codec, &body);
 }
 
-fn check_stream(procedure: Procedure, codec: &str, takes_gzip: bool, answer: &Answer) {
-    assert_eq!(answer.status, 200, "a stream always has status 200");
-    assert_eq!(answer.header(header::CONTENT_TYPE), format!("application/connect+{codec}"));
-    assert_eq!(answer.header(header::CONTENT_ENCODING), "", "a stream is compressed by messages");
-    let encoding = answer.header("connect-content-encoding");
-    assert!(encoding.is_empty() || (encoding == "gzip" && takes_gzip), "not accepted: {encoding:?}");
-    let mut messages = envelopes(&answer.body);
+fn check_stream(procedure: Procedure, codec: &str, accepts_gzip: bool, reply: &Reply) {
+    assert_eq!(reply.status, 200, "a stream always has status 200");
+    assert_eq!(reply.header(header::CONTENT_TYPE), format!("application/connect+{codec}"));
+    assert_eq!(reply.header(header::CONTENT_ENCODING), "", "a stream is compressed by messages");
+    let encoding = reply.header("connect-content-encoding");
+    assert!(encoding.is_empty() || (encoding == "gzip" && accepts_gzip), "not accepted: {encoding:?}");
+    let mut messages = envelopes(&reply.body);
     for (flags, message) in &mut messages {
         assert!(*flags <= 3, "unknown flags {flags}");
         if *flags & 1 == 1 {
@@ -379,12 +383,13 @@ mod tests {
     /// Sends a stream of envelopes and returns status and code.
     fn outcome(body: &[u8], piece_bytes: usize) -> (u16, Option<String>) {
         let headers = [("content-type", "application/connect+json"), ("connect-content-encoding", "gzip")];
-        let headers = headers.map(|(name, value)| (name.parse().expect("a header name"), HeaderValue::from_static(value)));
+        let headers =
+            headers.map(|(name, value)| (name.parse().expect("a header name"), HeaderValue::from_static(value)));
         let headers = HeaderMap::from_iter(headers);
         let body = Body::from_stream(pieces(body, piece_bytes, Ending::Whole));
-        let answer = ask(STREAM_INPUT, &Method::POST, &headers, body);
-        check(STREAM_INPUT, &Method::POST, &headers, &answer);
-        (answer.status, answer.code())
+        let reply = call_procedure(STREAM_INPUT, &Method::POST, &headers, body);
+        check(STREAM_INPUT, &Method::POST, &headers, &reply);
+        (reply.status, reply.code())
     }
 
     /// Generates a message without effect, of any length, compressed or not.

@@ -223,11 +223,11 @@ fn headers() -> Vec<(String, Vec<u8>)> {
 /// Checks that seeds cause the replies that their names promise.
 #[test]
 fn seeds_are_answered_as_they_should_be() {
-    let answers = frames().into_iter().map(|(name, data)| {
-        let answer = Call::read(&data).expect("a complete head").ask();
-        (name, answer.status, answer.code().unwrap_or_default())
+    let replies = frames().into_iter().map(|(name, data)| {
+        let reply = Call::read(&data).expect("a complete head").send();
+        (name, reply.status, reply.code().unwrap_or_default())
     });
-    for (name, status, code) in answers {
+    for (name, status, code) in replies {
         let has = |what: &str| name.contains(what);
         let expected = match name.as_str() {
             "seed-unannounced" => (200, "internal"),
@@ -256,8 +256,8 @@ fn the_corpus_is_replayed() {
         let (mut files, mut bytes) = (0, 0);
         for (name, data) in (target.seeds)() {
             let path = target.folder().join(&name);
-            let saved = fs::read(&path).unwrap_or_default();
-            assert!(saved == data, "{} is stale: run the test `write_seeds`", path.display());
+            let stored = fs::read(&path).unwrap_or_default();
+            assert!(stored == data, "{} is stale: run the test `write_seeds`", path.display());
         }
         for entry in fs::read_dir(target.folder()).expect("read the corpus") {
             let data = fs::read(entry.expect("directory entry").path()).expect("read");

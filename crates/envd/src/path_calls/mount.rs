@@ -24,7 +24,7 @@ pub(super) fn first_crossed(path: &Path) -> (MountId, PathBuf) {
 fn walk(path: &Path) -> rustix::io::Result<(MountId, PathBuf)> {
     let open_root = || rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     let mut folder = open_root()?;
-    let (own, _) = look(&folder)?;
+    let (own, _) = stat(&folder)?;
     let mut at = PathBuf::from("/");
     let mut rest = Vec::new();
     push(&mut rest, path);
@@ -33,7 +33,7 @@ fn walk(path: &Path) -> rustix::io::Result<(MountId, PathBuf)> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         // A missing or inaccessible component cannot be in another mount.
         let Ok(next) = rustix::fs::openat(&folder, &name, flags, Mode::empty()) else { break };
-        let (mount, kind) = look(&next)?;
+        let (mount, kind) = stat(&next)?;
         if name == ".." {
             at.pop();
         } else {
@@ -72,7 +72,7 @@ fn push(stack: &mut Vec<OsString>, path: &Path) {
 }
 
 /// Returns mount and type of an open file, from the kernel's cached data.
-fn look(file: &OwnedFd) -> rustix::io::Result<(MountId, FileType)> {
+fn stat(file: &OwnedFd) -> rustix::io::Result<(MountId, FileType)> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
     let found = rustix::fs::statx(file, "", flags, StatxFlags::TYPE | StatxFlags::MNT_ID)?;
     Ok((found.stx_mnt_id, FileType::from_raw_mode(found.stx_mode.into())))

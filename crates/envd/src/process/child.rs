@@ -245,8 +245,8 @@ impl Launch<'_> {
                 command.stdout(Stdio::piped()).stderr(Stdio::piped());
             }
         }
-        let door = self.group.map(Leaf::door).transpose()?;
-        let role = Role::new(self.user, self.workdir, terminal.is_some(), self.state.child_descriptors(), door)?;
+        let group_procs = self.group.map(Leaf::open_procs).transpose()?;
+        let role = Role::new(self.user, self.workdir, terminal.is_some(), self.state.child_descriptors(), group_procs)?;
         sys::play(&mut command, role);
         Ok(command)
     }

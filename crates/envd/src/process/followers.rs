@@ -362,7 +362,11 @@ mod tests {
         let late = followers.add();
         let too_late = followers.add();
         followers.finish(EndEvent::default());
-        assert_eq!(other.await.expect("no panic"), ((0..2 * PIECES).collect(), end()), "the other follower lost nothing");
+        assert_eq!(
+            other.await.expect("no panic"),
+            ((0..2 * PIECES).collect(), end()),
+            "the other follower lost nothing"
+        );
         let (numbers, last) = rest(late).await;
         assert_eq!((numbers.last(), last), (Some(&(2 * PIECES - 1)), end()));
         assert!(numbers.len() >= PIECES - 1 && numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{numbers:?}");

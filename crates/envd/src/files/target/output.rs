@@ -39,7 +39,7 @@ impl Output {
                 let text = format!("path '{}' is a pipe without a reader, or a socket", path.display());
                 return Failure::bad_request(text);
             }
-            super::opening(&error)
+            super::open_failure(&error)
         })?;
         Ok(Self { file: Arc::new(BlockingDrop::light(file, lane.clone())), lane, reactor })
     }

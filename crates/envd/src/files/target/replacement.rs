@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxAttributes, StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
-use super::{ensure_owner, opening, owning};
+use super::{ensure_owner, open_failure, owner_failure};
 use crate::attributes;
 use crate::failure::Failure;
 use crate::files::metadata::{self, Metadata};
@@ -27,7 +27,7 @@ const KEPT_MODE: u32 = 0o1777;
 const PLACE_ATTEMPTS: usize = 4;
 
 /// Destination of a path.
-pub(super) enum Located {
+pub(super) enum ResolvedTarget {
     /// A regular file or a free name, by its real directory and its name in it.
     Regular { folder: OwnedFd, name: OsString },
     /// A regular file that cannot be reached by its real path, as below `/proc/self/fd`.
@@ -37,30 +37,30 @@ pub(super) enum Located {
 }
 
 /// Resolves a path to the destination of a write; also through a link whose target is missing.
-pub(super) fn locate(path: &Path) -> Result<Located, Failure> {
-    let looking = |error: io::Error| Failure::internal(format!("error getting file info: {error}"));
+pub(super) fn locate(path: &Path) -> Result<ResolvedTarget, Failure> {
+    let stat_failure = |error: io::Error| Failure::internal(format!("error getting file info: {error}"));
     let directory = || Failure::bad_request(format!("path is a directory: {}", path.display()));
     let real = match fs::metadata(path) {
         Ok(found) if found.is_dir() => return Err(directory()),
-        Ok(found) if !found.is_file() => return Ok(Located::Other),
+        Ok(found) if !found.is_file() => return Ok(ResolvedTarget::Other),
         Ok(found) => {
-            let real = fs::canonicalize(path).map_err(looking)?;
+            let real = fs::canonicalize(path).map_err(stat_failure)?;
             let same = |other: fs::Metadata| (other.dev(), other.ino()) == (found.dev(), found.ino());
             if !fs::symlink_metadata(&real).is_ok_and(same) {
-                return Ok(Located::Unmovable);
+                return Ok(ResolvedTarget::Unmovable);
             }
             real
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => follow(path).map_err(|error| opening(&error))?,
-        Err(error) => return Err(looking(error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => follow(path).map_err(|error| open_failure(&error))?,
+        Err(error) => return Err(stat_failure(error)),
     };
     let ends_as_folder = path.as_os_str().as_encoded_bytes().ends_with(b"/");
     let (Some(parent), Some(name), false) = (real.parent(), real.file_name(), ends_as_folder) else {
         return Err(directory());
     };
     let folder = rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    let folder = folder.map_err(|error| opening(&error.into()))?;
-    Ok(Located::Regular { folder, name: name.to_owned() })
+    let folder = folder.map_err(|error| open_failure(&error.into()))?;
+    Ok(ResolvedTarget::Regular { folder, name: name.to_owned() })
 }
 
 /// Returns the real path of a missing file; dangling links are followed to their target.
@@ -101,25 +101,27 @@ impl Replacement {
     pub(super) fn finish(mut self, metadata: &Metadata) -> Result<(), Failure> {
         metadata::replace(self.file(), metadata).map_err(|error| write_failure(&error, "error writing metadata"))?;
         for _ in 0..PLACE_ATTEMPTS {
-            let place = self.replaceable().map_err(|error| opening(&error))?;
-            let is_written =
-                matches!(place, Place::Taken(_)) || self.file().metadata().is_ok_and(|found| found.len() > 0);
-            let placed = match place {
-                Place::Free => match self.temporary.place(&self.name) {
+            let existing = self.existing().map_err(|error| open_failure(&error))?;
+            let is_written = matches!(existing, Existing::Replaceable(_))
+                || self.file().metadata().is_ok_and(|found| found.len() > 0);
+            let placed = match existing {
+                Existing::Free => match self.temporary.place(&self.name) {
                     // Another program created the file first.
                     Err(Errno::EXIST) => continue,
                     placed => placed.map_err(io::Error::from),
                 },
-                Place::Taken(old) => self.copy_attributes(&old).and_then(|()| self.temporary.replace(&self.name)),
-                Place::Fixed => return self.copy_into(metadata),
+                Existing::Replaceable(old) => {
+                    self.copy_attributes(&old).and_then(|()| self.temporary.replace(&self.name))
+                }
+                Existing::Fixed => return self.copy_into(metadata),
             };
             return match placed {
                 Ok(()) => {
                     self.emit_events(is_written);
                     Ok(())
                 }
-                Err(error) if is_full(&error) => Err(opening(&error)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Err(opening(&error)),
+                Err(error) if is_full(&error) => Err(open_failure(&error)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Err(open_failure(&error)),
                 // The name is fixed, for example by a mount or a flag of the directory.
                 Err(_) => self.copy_into(metadata),
             };
@@ -128,24 +130,24 @@ impl Replacement {
     }
 
     /// Examines the existing file at the destination.
-    fn replaceable(&self) -> io::Result<Place> {
+    fn existing(&self) -> io::Result<Existing> {
         let folder = self.temporary.folder();
         let wanted = StatxFlags::TYPE | StatxFlags::NLINK;
         let found = match rustix::fs::statx(folder, &self.name, AtFlags::SYMLINK_NOFOLLOW, wanted) {
             Ok(found) => found,
-            Err(Errno::NOENT) => return Ok(Place::Free),
+            Err(Errno::NOENT) => return Ok(Existing::Free),
             Err(error) => return Err(error.into()),
         };
         let is_file = rustix::fs::FileType::from_raw_mode(found.stx_mode.into()) == rustix::fs::FileType::RegularFile;
         let is_mount = found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
         if !is_file || is_mount || found.stx_nlink != 1 {
-            return Ok(Place::Fixed);
+            return Ok(Existing::Fixed);
         }
         match self.open_old(OFlags::RDONLY) {
-            Ok(old) => Ok(Place::Taken(old)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Place::Free),
+            Ok(old) => Ok(Existing::Replaceable(old)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Existing::Free),
             // It cannot be read, so its mode and attributes are unknown.
-            Err(_) => Ok(Place::Fixed),
+            Err(_) => Ok(Existing::Fixed),
         }
     }
 
@@ -186,7 +188,7 @@ impl Replacement {
 
     /// Writes the content into the existing file.
     fn copy_into(mut self, metadata: &Metadata) -> Result<(), Failure> {
-        let mut old = self.open_old(OFlags::WRONLY).map_err(|error| opening(&error))?;
+        let mut old = self.open_old(OFlags::WRONLY).map_err(|error| open_failure(&error))?;
         if !old.metadata().is_ok_and(|found| found.is_file()) {
             return Err(Failure::internal("error opening file: it is no longer a regular file"));
         }
@@ -198,16 +200,16 @@ impl Replacement {
     }
 }
 
-enum Place {
+enum Existing {
     Free,
     /// A regular file that can be replaced.
-    Taken(File),
+    Replaceable(File),
     /// A file whose inode must be retained.
     Fixed,
 }
 
 /// Prepares a file that is written in place: sets the owner and truncates it.
 pub(super) fn empty(file: &File, user: &User) -> Result<(), Failure> {
-    ensure_owner(file, user).map_err(|error| owning(&error))?;
-    file.set_len(0).map_err(|error| opening(&error))
+    ensure_owner(file, user).map_err(|error| owner_failure(&error))?;
+    file.set_len(0).map_err(|error| open_failure(&error))
 }

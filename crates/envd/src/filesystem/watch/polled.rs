@@ -26,11 +26,11 @@ const ID_BYTES: usize = 8;
 
 /// The polled watchers, by id. Each exists until it is removed; the kernel's limit on inotify instances bounds them.
 #[derive(Default)]
-pub(in crate::filesystem) struct Polled {
-    open: Mutex<HashMap<String, Entry>>,
+pub(in crate::filesystem) struct PolledWatchers {
+    open: Mutex<HashMap<String, OpenWatcher>>,
 }
 
-struct Entry {
+struct OpenWatcher {
     watcher: Arc<Watcher>,
     /// Stops the reading task.
     _reading: DropGuard,
@@ -91,8 +91,8 @@ impl Watcher {
     }
 }
 
-impl Polled {
-    fn open(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+impl PolledWatchers {
+    fn open(&self) -> MutexGuard<'_, HashMap<String, OpenWatcher>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -106,8 +106,8 @@ impl Polled {
         let buffered = Mutex::new(Buffered { watch, events: Vec::new(), failed: None });
         let watcher = Arc::new(Watcher { buffered, lane });
         let stop = CancellationToken::new();
-        tokio::spawn(keep_reading(inotify, Arc::clone(&watcher), stop.clone()));
-        self.open().insert(id.clone(), Entry { watcher, _reading: stop.drop_guard() });
+        tokio::spawn(read_continuously(inotify, Arc::clone(&watcher), stop.clone()));
+        self.open().insert(id.clone(), OpenWatcher { watcher, _reading: stop.drop_guard() });
         Ok(id)
     }
 
@@ -124,7 +124,7 @@ fn unknown(id: &str) -> ConnectError {
     ConnectError::not_found(format!("watcher with id {id} not found"))
 }
 
-async fn keep_reading(inotify: Arc<AsyncFd<OwnedFd>>, watcher: Arc<Watcher>, stop: CancellationToken) {
+async fn read_continuously(inotify: Arc<AsyncFd<OwnedFd>>, watcher: Arc<Watcher>, stop: CancellationToken) {
     loop {
         // Both arms are cancel safe: becoming readable takes nothing from the queue.
         tokio::select! {

@@ -20,7 +20,7 @@ pub(in crate::filesystem) fn stream(
 ) -> impl Stream<Item = Result<WatchDirResponse, ConnectError>> + Send + 'static {
     let follower = Follower {
         watch: Some(watch),
-        begun: false,
+        is_started: false,
         is_drained: true,
         pending: Vec::new().into_iter(),
         keepalive,
@@ -35,7 +35,7 @@ pub(in crate::filesystem) fn stream(
 struct Follower {
     /// `None` once the stream has ended.
     watch: Option<Watch>,
-    begun: bool,
+    is_started: bool,
     /// The last batch emptied the kernel's queue.
     is_drained: bool,
     pending: std::vec::IntoIter<FilesystemEvent>,
@@ -45,7 +45,7 @@ struct Follower {
 
 impl Follower {
     async fn next(&mut self) -> Option<Result<WatchDirResponse, ConnectError>> {
-        if !std::mem::replace(&mut self.begun, true) {
+        if !std::mem::replace(&mut self.is_started, true) {
             return Some(Ok(WatchDirResponse { event: Some(StartEvent::default().into()), ..Default::default() }));
         }
         loop {
