@@ -25,11 +25,11 @@ pub(crate) async fn guard(Extract(state): Extract<Arc<State>>, request: Request,
     }
     let has_origin = request.headers().contains_key(header::ORIGIN);
     let (method, uri) = (request.method().clone(), request.uri().clone());
-    let mut response = match refusal(&state, &request) {
-        Some(refusal) => refusal,
+    let mut response = match rejection(&state, &request) {
+        Some(rejection) => rejection,
         None => next.run(request).await,
     };
-    if is_a_failure_of_ours(response.status()) {
+    if is_daemon_failure(response.status()) {
         // Without the query, which may contain a signature.
         let fields = [
             ("method", method.as_str().into()),
@@ -48,18 +48,18 @@ pub(crate) async fn guard(Extract(state): Extract<Arc<State>>, request: Request,
 }
 
 /// Returns true for statuses that the host should see: neither a client error nor an unsupported operation.
-fn is_a_failure_of_ours(status: StatusCode) -> bool {
+fn is_daemon_failure(status: StatusCode) -> bool {
     status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED && status != StatusCode::GATEWAY_TIMEOUT
 }
 
-fn refusal(state: &State, request: &Request) -> Option<Response> {
-    if state.is_closed()
+fn rejection(state: &State, request: &Request) -> Option<Response> {
+    if state.is_awaiting_init()
         && !matches!((request.method().as_str(), request.uri().path()), ("GET", "/health") | ("POST", "/init"))
     {
         return Some(Failure::unauthorized("envd not initialized").into_response());
     }
     let given = request.headers().get(TOKEN).map(HeaderValue::as_bytes);
-    if !is_open(request) && !state.admits(given) {
+    if !is_exempt(request) && !state.admits(given) {
         let text = "unauthorized access, please provide a valid access token or method signing if supported";
         return Some(Failure::unauthorized(text).into_response());
     }
@@ -70,7 +70,7 @@ fn refusal(state: &State, request: &Request) -> Option<Response> {
 /// Returns true for routes that check the token themselves or need none; paths must match exactly.
 ///
 /// A program inside may request its sandbox's identity, which is also in its environment.
-fn is_open(request: &Request) -> bool {
+fn is_exempt(request: &Request) -> bool {
     match (request.method().as_str(), request.uri().path()) {
         ("GET", "/health") | ("GET" | "POST", "/files") | ("POST", "/init") => true,
         ("GET", "/me") => {

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use crate::{regular, sys};
 
 /// Directory of the files that PID 1 mounted over `/etc/machine-id` and `/etc/hostname`.
-const FOLDER: &str = "/run/hearth";
+const DIRECTORY: &str = "/run/hearth";
 /// File that changes with each restore. Programs with their own random state should reseed when it changes.
 const GENERATION: &str = "generation";
 const HOSTS: &str = "/etc/hosts";
@@ -32,7 +32,7 @@ const HOSTS_BYTES_MAX: u64 = 1 << 20;
 const HOST_NAME_BYTES_MAX: usize = 64;
 
 /// Sets the guest's host name and ids. Every step is tried; the first error is returned.
-pub(crate) fn become_sandbox(sandbox_id: &str) -> io::Result<()> {
+pub(crate) fn set_identity(sandbox_id: &str) -> io::Result<()> {
     if !is_host_name(sandbox_id) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("`{sandbox_id}` is not a host name")));
     }
@@ -46,7 +46,7 @@ pub(crate) fn become_sandbox(sandbox_id: &str) -> io::Result<()> {
 ///
 /// The kernel's boot id is not read here: the kernel draws it at the first read, and a read before a template's
 /// snapshot would give all of its sandboxes the same one.
-pub(crate) fn begin_generation() -> io::Result<()> {
+pub(crate) fn write_generation() -> io::Result<()> {
     replace(GENERATION, &hex::encode(sys::random::<16>()?))
 }
 
@@ -54,11 +54,11 @@ pub(crate) fn begin_generation() -> io::Result<()> {
 fn machine_id(sandbox_id: &str) -> String {
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&Sha256::digest(format!("hearth machine id {sandbox_id}"))[..16]);
-    hex::encode(marked(bytes))
+    hex::encode(with_uuid_version(bytes))
 }
 
 /// Sets the bits of a random UUID (RFC 9562): version 4, variant 1.
-fn marked(mut bytes: [u8; 16]) -> [u8; 16] {
+fn with_uuid_version(mut bytes: [u8; 16]) -> [u8; 16] {
     bytes[6] = bytes[6] & 0x0F | 0x40;
     bytes[8] = bytes[8] & 0x3F | 0x80;
     bytes
@@ -72,7 +72,7 @@ fn is_host_name(name: &str) -> bool {
 /// Writes a file of PID 1's directory in place. Does nothing if the directory is missing, as outside of Hearth's
 /// guests.
 fn replace(name: &str, text: &str) -> io::Result<()> {
-    let path = Path::new(FOLDER).join(name);
+    let path = Path::new(DIRECTORY).join(name);
     if !path.parent().is_some_and(Path::is_dir) {
         return Ok(());
     }
@@ -161,13 +161,13 @@ mod tests {
         assert_ne!(id, machine_id("iabd"));
         assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) && id.as_bytes()[12] == b'4');
         let counted = std::array::from_fn(|index| u8::try_from(index * 17).expect("less than 256"));
-        assert_eq!(hex::encode(marked(counted)), "00112233445546778899aabbccddeeff");
+        assert_eq!(hex::encode(with_uuid_version(counted)), "00112233445546778899aabbccddeeff");
     }
 
     #[test]
     fn only_host_names_become_one() {
         for odd in ["", "a b", "a\n127.0.0.1 x", "ä", &"x".repeat(65)] {
-            assert!(become_sandbox(odd).is_err(), "{odd:?}");
+            assert!(set_identity(odd).is_err(), "{odd:?}");
         }
         assert!(is_host_name("i2m4x-7"));
     }

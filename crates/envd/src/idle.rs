@@ -15,30 +15,30 @@ use crate::sys;
 /// Time without finished work before memory is released.
 const QUIET: Duration = Duration::from_secs(2);
 /// Time after which retained process exits have expired, so that their memory is free too.
-const FORGOTTEN: Duration = RETENTION.saturating_add(Duration::from_secs(1));
+const EXPIRED: Duration = RETENTION.saturating_add(Duration::from_secs(1));
 
 /// Notification of finished work.
 #[derive(Debug, Default)]
 pub(crate) struct Idle {
-    stirred: Notify,
+    finished: Notify,
 }
 
 impl Idle {
     /// Reports that work with memory has finished.
-    pub(crate) fn stir(&self) {
-        self.stirred.notify_one();
+    pub(crate) fn work_finished(&self) {
+        self.finished.notify_one();
     }
 }
 
-/// Releases memory after each burst of work; never returns. `forget` drops expired records.
-pub(crate) async fn run(state: Arc<State>, forget: impl Fn()) {
+/// Releases memory after each burst of work; never returns. `drop_expired` drops expired records.
+pub(crate) async fn run(state: Arc<State>, drop_expired: impl Fn()) {
     loop {
-        state.idle.stirred.notified().await;
-        for quiet in [QUIET, FORGOTTEN] {
-            while tokio::time::timeout(quiet, state.idle.stirred.notified()).await.is_ok() {}
-            forget();
+        state.idle.finished.notified().await;
+        for quiet in [QUIET, EXPIRED] {
+            while tokio::time::timeout(quiet, state.idle.finished.notified()).await.is_ok() {}
+            drop_expired();
             // Takes milliseconds with a large heap, and holds the allocator's lock.
-            let _ = tokio::task::spawn_blocking(sys::give_memory_back).await;
+            let _ = tokio::task::spawn_blocking(sys::release_free_memory).await;
         }
     }
 }

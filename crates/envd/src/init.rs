@@ -47,9 +47,9 @@ const EVENTS_ADDRESS: &str = "E2B_EVENTS_ADDRESS";
 
 /// State of the initialization between requests.
 #[derive(Debug, Default)]
-pub(crate) struct Progress {
+pub(crate) struct InitState {
     newest: Option<jiff::Timestamp>,
-    seeded: Option<String>,
+    applied_seed: Option<String>,
     certificates: InjectedCertificates,
 }
 
@@ -83,9 +83,9 @@ fn token<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D
 }
 
 /// Status and text of a request that was not applied, or only in part; the contract's.
-type Refusal = (StatusCode, String);
+type Rejection = (StatusCode, String);
 
-fn bad(text: impl Into<String>) -> Refusal {
+fn bad_request(text: impl Into<String>) -> Rejection {
     (StatusCode::BAD_REQUEST, text.into())
 }
 
@@ -95,14 +95,14 @@ pub(crate) async fn init(
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     let (outcome, audit) = match body.map(|body| parse(&body)) {
-        Ok(Ok(request)) => take(&state, request, connection.map(|Extension(connection)| connection)).await,
-        Ok(Err(refusal)) => (Err(refusal), None),
-        Err(_) => (Err(bad("")), None),
+        Ok(Ok(request)) => handle(&state, request, connection.map(|Extension(connection)| connection)).await,
+        Ok(Err(rejection)) => (Err(rejection), None),
+        Err(_) => (Err(bad_request("")), None),
     };
     let mut response = match outcome {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err((status, text)) if text.is_empty() => status.into_response(),
-        Err(refusal) => refusal.into_response(),
+        Err(rejection) => rejection.into_response(),
     };
     let headers: &mut HeaderMap = response.headers_mut();
     headers.insert(HeaderName::from_static("x-envd-version"), HeaderValue::from_static(VERSION));
@@ -113,12 +113,12 @@ pub(crate) async fn init(
     response
 }
 
-fn parse(body: &[u8]) -> Result<Request, Refusal> {
+fn parse(body: &[u8]) -> Result<Request, Rejection> {
     match body.trim_ascii().first() {
         None => Ok(Request::default()),
-        Some(b'{') => serde_json::from_slice(body).map_err(|_| bad("")),
+        Some(b'{') => serde_json::from_slice(body).map_err(|_| bad_request("")),
         // serde would accept an array too.
-        Some(_) => Err(bad("")),
+        Some(_) => Err(bad_request("")),
     }
 }
 
@@ -126,49 +126,49 @@ fn parse(body: &[u8]) -> Result<Request, Refusal> {
 ///
 /// Cancel safe: it waits only for its turn, then does all of its work without an await; the thaw at the end waits only
 /// for the lock, before it starts.
-async fn take(
+async fn handle(
     state: &Arc<State>,
     request: Request,
     connection: Option<Connection>,
-) -> (Result<(), Refusal>, Option<Audit>) {
-    let mut progress = state.init.lock().await;
-    if let Err(refusal) = authorise(state, request.access_token.as_ref()) {
-        return (Err(refusal), None);
+) -> (Result<(), Rejection>, Option<Audit>) {
+    let mut init = state.init.lock().await;
+    if let Err(rejection) = authorize(state, request.access_token.as_ref()) {
+        return (Err(rejection), None);
     }
-    let stale = request.timestamp.zip(progress.newest).is_some_and(|(timestamp, newest)| timestamp < newest);
-    let outcome = if stale { Ok(()) } else { apply(state, &mut progress, request, connection) };
+    let stale = request.timestamp.zip(init.newest).is_some_and(|(timestamp, newest)| timestamp < newest);
+    let outcome = if stale { Ok(()) } else { apply(state, &mut init, request, connection) };
     if outcome.is_ok() {
-        state.open();
+        state.mark_initialized();
     }
     (outcome, state.end_freeze().await)
 }
 
 fn apply(
     state: &Arc<State>,
-    progress: &mut Progress,
+    init: &mut InitState,
     request: Request,
     connection: Option<Connection>,
-) -> Result<(), Refusal> {
+) -> Result<(), Rejection> {
     if let Some(timestamp) = request.timestamp {
-        progress.newest = Some(timestamp);
+        init.newest = Some(timestamp);
         if state.in_microvm() {
             set_clock(state, timestamp);
         }
     }
-    let restored = request.random_seed.filter(|seed| progress.seeded.as_ref() != Some(seed));
+    let restored = request.random_seed.filter(|seed| init.applied_seed.as_ref() != Some(seed));
     if let Some(seed) = restored {
         restore(state, &seed, connection);
-        progress.seeded = Some(seed);
+        init.applied_seed = Some(seed);
     }
     if let Some(vars) = request.env_vars {
         state.set_env_vars(vars);
     }
     state.set_access_token(request.access_token);
-    if let Some(wanted) = request.log_output {
-        state.log().take_output(wanted);
+    if let Some(enabled) = request.log_output {
+        state.log().set_logs_output(enabled);
     }
     if let Some(id) = request.sandbox_id {
-        name(state, &id);
+        set_sandbox_id(state, &id);
     }
     if let Some(id) = request.template_id {
         state.set_internal("E2B_TEMPLATE_ID", &id, 0o644);
@@ -186,10 +186,10 @@ fn apply(
         state.set_default_workdir(path);
     }
     if let Some(bundle) = request.ca_bundle.filter(|bundle| !bundle.is_empty()) {
-        trust(state, progress, bundle)?;
+        trust(state, init, bundle)?;
     }
     if request.volume_mounts.is_some_and(|mounts| !mounts.is_empty()) {
-        return Err(bad("volumeMounts is not supported by this version of the guest daemon"));
+        return Err(bad_request("volumeMounts is not supported by this version of the guest daemon"));
     }
     Ok(())
 }
@@ -203,13 +203,13 @@ fn restore(state: &State, seed: &str, connection: Option<Connection>) {
         return;
     }
     reseed(state, seed);
-    if let Err(error) = identity::begin_generation() {
+    if let Err(error) = identity::write_generation() {
         state.log().error("envd", format!("writing the generation: {error}"));
     }
-    match sockets::end_outward(connection.map(|connection| (connection.local, connection.peer))) {
+    match sockets::close_outbound(connection.map(|connection| (connection.local, connection.peer))) {
         Ok(0) => {}
-        Ok(ended) => {
-            let fields = [("connections", ended.into())];
+        Ok(closed) => {
+            let fields = [("connections", closed.into())];
             state.log().write(Level::Info, "envd", "connections from before the restore closed", fields);
         }
         Err(error) => state.log().error("envd", format!("closing connections from before the restore: {error}")),
@@ -217,10 +217,10 @@ fn restore(state: &State, seed: &str, connection: Option<Connection>) {
 }
 
 /// Sets the sandbox's id: as the host name, and in the environment of programs.
-fn name(state: &State, id: &str) {
+fn set_sandbox_id(state: &State, id: &str) {
     if state.in_microvm() {
         if state.envs().get(SANDBOX_ID).is_none_or(|known| known != id)
-            && let Err(error) = identity::become_sandbox(id)
+            && let Err(error) = identity::set_identity(id)
         {
             state.log().error("envd", format!("setting the sandbox's name: {error}"));
         }
@@ -233,15 +233,14 @@ fn name(state: &State, id: &str) {
 }
 
 /// Trusts certificates immediately, and stores them in the background, because that writes to the disk.
-fn trust(state: &Arc<State>, progress: &mut Progress, bundle: String) -> Result<(), Refusal> {
+fn trust(state: &Arc<State>, init: &mut InitState, bundle: String) -> Result<(), Rejection> {
     if !state.in_microvm() {
-        return Err(bad("caBundle is supported only inside a microVM"));
+        return Err(bad_request("caBundle is supported only inside a microVM"));
     }
     let root = Path::new("/");
-    progress
-        .certificates
+    init.certificates
         .trust(root, &bundle)
-        .map_err(|error| bad(format!("error injecting the CA bundle: {error}")))?;
+        .map_err(|error| bad_request(format!("error injecting the CA bundle: {error}")))?;
     let lane = state.file_calls.lane([root.join(certificates::SOURCE).as_path()]);
     let state = Arc::clone(state);
     tokio::spawn(async move {
@@ -253,7 +252,7 @@ fn trust(state: &Arc<State>, progress: &mut Progress, bundle: String) -> Result<
     Ok(())
 }
 
-fn authorise(state: &State, given: Option<&Secret>) -> Result<(), Refusal> {
+fn authorize(state: &State, given: Option<&Secret>) -> Result<(), Rejection> {
     let confirmed = given.is_some_and(|given| state.admits(Some(given.expose().as_bytes())));
     if state.access_token().is_none() || confirmed {
         return Ok(());
@@ -292,8 +291,8 @@ mod tests {
 
     async fn answer(state: &Arc<State>, body: &str) -> u16 {
         let outcome = match parse(body.as_bytes()) {
-            Ok(request) => take(state, request, None).await.0,
-            Err(refusal) => Err(refusal),
+            Ok(request) => handle(state, request, None).await.0,
+            Err(rejection) => Err(rejection),
         };
         outcome.map_or_else(|(status, _)| status.as_u16(), |()| 204)
     }

@@ -64,8 +64,8 @@ use std::time::Duration;
 use rustix::fs::Mode;
 
 use crate::cgroups::Groups;
-use crate::options::Request;
-use crate::state::{State, Surroundings};
+use crate::options::Action;
+use crate::state::{DaemonConfig, State};
 
 /// Version reported to clients, which enable features by it: the contract's, not the package's.
 const VERSION: &str = "0.6.13";
@@ -86,8 +86,8 @@ const STACK_BYTES: usize = 1 << 20;
 /// Runs the daemon with `arguments` (without the program's name) until the process exits.
 pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
     let options = match options::parse(arguments) {
-        Ok(Request::Serve(options)) => options,
-        Ok(Request::Print(text)) => {
+        Ok(Action::Serve(options)) => options,
+        Ok(Action::Print(text)) => {
             println!("{text}");
             return ExitCode::SUCCESS;
         }
@@ -98,17 +98,17 @@ pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
     };
     // Created files must be readable by the guest's users, whatever umask the daemon inherited.
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    if let Err(error) = sys::block_no_signals() {
+    if let Err(error) = sys::unblock_signals() {
         eprintln!("envd: unblocking signals: {error}");
         return ExitCode::FAILURE;
     }
-    sys::keep_inherited_files();
-    sys::tame_allocator();
+    sys::close_inherited_on_exec();
+    sys::tune_allocator();
     let child_descriptors = Some(sys::raise_descriptor_limit());
     if options.in_microvm {
         sys::raise_io_priority();
     }
-    let state = State::new(Surroundings {
+    let state = State::new(DaemonConfig {
         in_microvm: options.in_microvm,
         child_descriptors,
         groups: options.cgroup_root.as_deref().and_then(Groups::open),

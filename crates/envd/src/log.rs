@@ -58,8 +58,8 @@ impl Level {
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     ring: Mutex<Ring>,
-    news: Notify,
-    takes_output: AtomicBool,
+    added: Notify,
+    logs_output: AtomicBool,
     is_verbose: bool,
 }
 
@@ -100,7 +100,7 @@ impl Ring {
     }
 
     /// Records that the host received everything up to `number`, and drops lines beyond the limit for sent ones.
-    fn sent(&mut self, number: u64) {
+    fn mark_sent(&mut self, number: u64) {
         self.sent = self.sent.max(number.min(self.last));
         while self.text.len() > SENT_BYTES_MAX && self.first() <= self.sent {
             self.drop_first();
@@ -151,7 +151,7 @@ impl Log {
         let mut line: Map<String, Value> = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         line.insert("level".to_owned(), level.name().into());
         line.insert("logger".to_owned(), logger.into());
-        line.insert("message".to_owned(), cut(message).into());
+        line.insert("message".to_owned(), truncate(message).into());
         line.insert("timestamp".to_owned(), format!("{:.9}", jiff::Timestamp::now()).into());
         let mut ring = self.ring();
         ring.last += 1;
@@ -163,7 +163,7 @@ impl Log {
             // A closed standard output is no reason to fail.
             let _ = std::io::stdout().write_all(text.as_bytes());
         }
-        self.news.notify_waiters();
+        self.added.notify_waiters();
     }
 
     pub(crate) fn warn(&self, logger: &'static str, message: impl AsRef<str>) {
@@ -175,12 +175,12 @@ impl Log {
     }
 
     /// Returns true if lines of processes' output are logged.
-    pub(crate) fn takes_output(&self) -> bool {
-        self.takes_output.load(Ordering::Relaxed)
+    pub(crate) fn logs_output(&self) -> bool {
+        self.logs_output.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn take_output(&self, wanted: bool) {
-        self.takes_output.store(wanted, Ordering::Relaxed);
+    pub(crate) fn set_logs_output(&self, enabled: bool) {
+        self.logs_output.store(enabled, Ordering::Relaxed);
     }
 
     /// Drops all lines: their events belong to the sandbox that this one was restored from. Numbering continues.
@@ -192,18 +192,18 @@ impl Log {
     async fn follow(&self, after: u64) -> (Bytes, u64) {
         loop {
             // Registered before the check, so that a line added in between is not missed.
-            let news = self.news.notified();
+            let added = self.added.notified();
             let found = self.ring().after(after);
             if let Some(found) = found {
                 return found;
             }
-            news.await;
+            added.await;
         }
     }
 }
 
 /// Truncates a message to the limit.
-fn cut(message: &str) -> String {
+fn truncate(message: &str) -> String {
     if message.len() <= MESSAGE_BYTES_MAX {
         return message.to_owned();
     }
@@ -231,7 +231,7 @@ pub(crate) async fn logs(
     };
     let after = if after > state.log().ring().last { 0 } else { after };
     let lines = futures::stream::unfold((state, after), |(state, after)| async move {
-        state.log().ring().sent(after);
+        state.log().ring().mark_sent(after);
         let (chunk, last) = state.log().follow(after).await;
         Some((Ok::<_, std::convert::Infallible>(chunk), (state, last)))
     });
@@ -245,27 +245,27 @@ pub(crate) struct OutputLines {
     pid: u32,
     stream: &'static str,
     /// An incomplete line.
-    begun: Vec<u8>,
+    partial: Vec<u8>,
 }
 
 impl OutputLines {
     pub(crate) fn new(pid: u32, stream: &'static str) -> Self {
-        Self { pid, stream, begun: Vec::new() }
+        Self { pid, stream, partial: Vec::new() }
     }
 
-    pub(crate) fn take(&mut self, log: &Log, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, log: &Log, bytes: &[u8]) {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let room = MESSAGE_BYTES_MAX.saturating_sub(self.begun.len());
-            self.begun.extend_from_slice(&piece[..piece.len().min(room)]);
+            let room = MESSAGE_BYTES_MAX.saturating_sub(self.partial.len());
+            self.partial.extend_from_slice(&piece[..piece.len().min(room)]);
             if piece.ends_with(b"\n") {
-                self.end(log);
+                self.flush(log);
             }
         }
     }
 
     /// Logs the incomplete line, unless it is empty.
-    pub(crate) fn end(&mut self, log: &Log) {
-        let line = std::mem::take(&mut self.begun);
+    pub(crate) fn flush(&mut self, log: &Log) {
+        let line = std::mem::take(&mut self.partial);
         let text = String::from_utf8_lossy(&line);
         let text = text.trim_end_matches(['\n', '\r']);
         if !text.is_empty() {
@@ -313,7 +313,7 @@ mod tests {
         assert!(log.ring().text.len() <= WAITING_BYTES_MAX);
         let (chunk, last) = log.follow(0).await;
         assert!(numbers(&chunk)[0] > 1 && chunk.len() <= CHUNK_BYTES, "the first number shows the loss");
-        log.ring().sent(last);
+        log.ring().mark_sent(last);
         assert_eq!(log.ring().first(), last + 1, "sent lines are dropped");
         log.clear();
         assert!(log.follow(0).now_or_never().is_none());
@@ -324,9 +324,9 @@ mod tests {
         let log = Log::default();
         let mut output = OutputLines::new(7, "stdout");
         for piece in [&b"hel"[..], b"lo\r\n\nwor", b"ld", b"\xff\n", &[b'y'; MESSAGE_BYTES_MAX * 2], b"\nrest"] {
-            output.take(&log, piece);
+            output.push(&log, piece);
         }
-        output.end(&log);
+        output.flush(&log);
         let chunk = log.ring().after(0).expect("lines").0;
         let lines: Vec<Value> =
             chunk.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();

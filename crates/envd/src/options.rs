@@ -37,12 +37,12 @@ impl Default for Options {
 
 /// Requested action.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Request {
+pub(crate) enum Action {
     Print(&'static str),
     Serve(Options),
 }
 
-pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Request, String> {
+pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Action, String> {
     let mut options = Options::default();
     while let Some(arg) = args.next() {
         let name = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).unwrap_or(&arg);
@@ -51,8 +51,8 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Request, S
             None => (name, None),
         };
         match name {
-            "version" => return Ok(Request::Print(VERSION)),
-            "commit" => return Ok(Request::Print(option_env!("BUILT_FROM_COMMIT").unwrap_or("unknown"))),
+            "version" => return Ok(Action::Print(VERSION)),
+            "commit" => return Ok(Action::Print(option_env!("BUILT_FROM_COMMIT").unwrap_or("unknown"))),
             "isnotfc" => options.in_microvm = false,
             // Hearth's extension: set by PID 1 after an earlier daemon exited.
             "restarted" => options.is_restart = true,
@@ -69,14 +69,14 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Request, S
             _ => return Err(format!("unknown option `{arg}`; known are {KNOWN}")),
         }
     }
-    Ok(Request::Serve(options))
+    Ok(Action::Serve(options))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn request(args: &[&str]) -> Result<Request, String> {
+    fn request(args: &[&str]) -> Result<Action, String> {
         parse(args.iter().map(|arg| (*arg).to_owned()))
     }
 
@@ -85,7 +85,7 @@ mod tests {
         let serving = |change: fn(&mut Options)| {
             let mut options = Options::default();
             change(&mut options);
-            Ok(Request::Serve(options))
+            Ok(Action::Serve(options))
         };
         assert_eq!(request(&[]), serving(|_| ()));
         assert_eq!(request(&["-restarted"]), serving(|options| options.is_restart = true));
@@ -109,7 +109,7 @@ mod tests {
         }
         assert_eq!(request(&["-no-cgroups"]), serving(|options| options.cgroup_root = None));
         for version in ["-version", "--version"] {
-            assert_eq!(request(&[version]), Ok(Request::Print(VERSION)));
+            assert_eq!(request(&[version]), Ok(Action::Print(VERSION)));
         }
         for odd in [&["-port", "x"][..], &["-port"], &["-port", "70000"], &["-wat"]] {
             assert!(request(odd).is_err(), "{odd:?}");

@@ -69,7 +69,7 @@ pub(crate) enum ParentsError {
 /// Creates `folder` and its missing parents, with the user as the owner.
 ///
 /// Concurrent calls may create the same tree. Blocks.
-pub(crate) fn ensure_folders(folder: &Path, user: &User) -> Result<(), ParentsError> {
+pub(crate) fn ensure_directories(folder: &Path, user: &User) -> Result<(), ParentsError> {
     let mut path = PathBuf::new();
     for component in folder.components() {
         path.push(component);

@@ -28,10 +28,10 @@ mod listening;
 
 /// Interval of scans.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Interval of scans in an idle guest, after [`CALM_AFTER`]: scans are the most expensive part of an idle daemon.
-const INTERVAL_CALM: Duration = Duration::from_secs(5);
+/// Interval of scans in an idle guest, after [`IDLE_AFTER`]: scans are the most expensive part of an idle daemon.
+const INTERVAL_IDLE: Duration = Duration::from_secs(5);
 /// Time without a process start or exit and without a change of the relayed ports, after which the guest is idle.
-const CALM_AFTER: Duration = Duration::from_secs(30);
+const IDLE_AFTER: Duration = Duration::from_secs(30);
 /// Limit of relayed ports.
 const PORTS_MAX: usize = 512;
 /// Limit of concurrent visitors over all ports; further ones wait.
@@ -43,19 +43,19 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) async fn run(address: Ipv4Addr, state: Arc<State>) {
     let mut relays = Relays::new(address);
     let mut ports: Vec<u16> = Vec::new();
-    let mut last_news = Instant::now();
+    let mut last_change = Instant::now();
     loop {
-        relays.update(listening::beside(address));
+        relays.update(listening::not_reachable_at(address));
         if !relays.running.keys().eq(&ports) {
             ports = relays.running.keys().copied().collect();
-            last_news = Instant::now();
+            last_change = Instant::now();
         }
-        let pause = if last_news.elapsed() < CALM_AFTER { INTERVAL } else { INTERVAL_CALM };
+        let pause = if last_change.elapsed() < IDLE_AFTER { INTERVAL } else { INTERVAL_IDLE };
         // Both arms are cancel safe. A new process needs time until it listens, so the next scan is not immediate.
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = state.activity.notified() => {
-                last_news = Instant::now();
+                last_change = Instant::now();
                 tokio::time::sleep(INTERVAL).await;
             }
         }
@@ -223,7 +223,7 @@ mod tests {
         for serves_ipv4 in [false, true] {
             let mut relays = Relays::new(INTERFACE);
             let (port, _service) = serve(wildcard(serves_ipv4));
-            let look = || BTreeMap::from([(port, listening::beside(INTERFACE)[&port])]);
+            let look = || BTreeMap::from([(port, listening::not_reachable_at(INTERFACE)[&port])]);
             relays.update(look());
             assert!(relays.running.is_empty(), "the service may bind all IPv4 addresses next");
             relays.update(look());

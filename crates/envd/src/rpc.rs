@@ -75,12 +75,12 @@ pub(crate) async fn serve(Extract(mut services): Extract<Procedures>, mut reques
     }
     let headers = parts.headers.clone();
     let ended = Arc::new(AtomicBool::new(body.is_end_stream()));
-    let body = Watched { body, ended: Arc::clone(&ended) };
+    let body = TrackedBody { body, ended: Arc::clone(&ended) };
     let call = services.call(http::Request::from_parts(parts, body));
     // Cancelling a call is safe: the work that it started continues, or was not begun.
     let mut response = tokio::select! {
         Ok(response) = call => response.map(Body::new),
-        () = passed(deadline) => deadline_exceeded().into_http_response(&headers).map(Body::new),
+        () = deadline_passed(deadline) => deadline_exceeded().into_http_response(&headers).map(Body::new),
     };
     if !ended.load(Ordering::Acquire) {
         // A client that is still sending must learn that its body is no longer read.
@@ -101,7 +101,7 @@ pub(crate) fn keepalive(context: &RequestContext) -> Duration {
 }
 
 /// Waits until the deadline has passed; forever without one. Cancel safe.
-pub(crate) async fn passed(deadline: Option<Instant>) {
+pub(crate) async fn deadline_passed(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
@@ -142,12 +142,12 @@ fn check(headers: &HeaderMap) -> Result<Option<Instant>, ConnectError> {
 }
 
 /// A request's body that records when its end was reached.
-struct Watched {
+struct TrackedBody {
     body: Body,
     ended: Arc<AtomicBool>,
 }
 
-impl http_body::Body for Watched {
+impl http_body::Body for TrackedBody {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -52,7 +52,7 @@ pub(crate) async fn serve(port: u16, state: Arc<State>) -> io::Result<()> {
         tokio::spawn(relay::run(INTERFACE, Arc::clone(&state)));
     }
     let processes = Arc::new(ProcessService::new(Arc::clone(&state)));
-    tokio::spawn(Arc::clone(&processes).keep_small());
+    tokio::spawn(Arc::clone(&processes).release_idle_memory());
     let router = router(Arc::clone(&state), processes);
     loop {
         match listener.accept().await {

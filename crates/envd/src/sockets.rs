@@ -18,9 +18,9 @@ use rustix::net::netlink::SOCK_DIAG;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 /// Buffer for one read of the kernel's reply, in bytes.
-const ANSWER_BYTES: usize = 32 * 1024;
+const REPLY_BYTES: usize = 32 * 1024;
 /// Limit of connections closed in one restore.
-const ENDED_MAX: usize = 65_536;
+const CLOSED_MAX: usize = 65_536;
 
 /// Closes every connection that leaves the guest, except the one between `kept`, the guest's address and its peer.
 ///
@@ -28,33 +28,33 @@ const ENDED_MAX: usize = 65_536;
 ///
 /// # Errors
 /// Fails if the kernel lacks `tcp_diag` or does not permit it.
-pub(crate) fn end_outward(kept: Option<(SocketAddr, SocketAddr)>) -> io::Result<usize> {
+pub(crate) fn close_outbound(kept: Option<(SocketAddr, SocketAddr)>) -> io::Result<usize> {
     let socket =
         rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(SOCK_DIAG))?;
-    let mut ended = 0;
+    let mut closed = 0;
     for family in [AF_INET, AF_INET6] {
         for id in connections(&socket, family)? {
-            if !is_outward(&id, kept) || ended >= ENDED_MAX {
+            if !is_outbound(&id, kept) || closed >= CLOSED_MAX {
                 continue;
             }
             let request = SockDiagDestroy::new(request(family, StateFlags::all(), id));
             send(&socket, NetlinkPayload::from(request), NLM_F_REQUEST | NLM_F_ACK)?;
             // A connection that has just ended by itself is reported as an error, which is ignored.
             if acknowledged(&socket)? {
-                ended += 1;
+                closed += 1;
             }
         }
     }
-    Ok(ended)
+    Ok(closed)
 }
 
-fn is_outward(id: &SocketId, kept: Option<(SocketAddr, SocketAddr)>) -> bool {
-    let (ours, theirs) = (id.source_address.to_canonical(), id.destination_address.to_canonical());
-    let is_kept = kept.is_some_and(|(local, peer)| {
-        (ours, id.source_port) == (local.ip().to_canonical(), local.port())
-            && (theirs, id.destination_port) == (peer.ip().to_canonical(), peer.port())
+fn is_outbound(id: &SocketId, kept: Option<(SocketAddr, SocketAddr)>) -> bool {
+    let (local, peer) = (id.source_address.to_canonical(), id.destination_address.to_canonical());
+    let is_kept = kept.is_some_and(|(kept_local, kept_peer)| {
+        (local, id.source_port) == (kept_local.ip().to_canonical(), kept_local.port())
+            && (peer, id.destination_port) == (kept_peer.ip().to_canonical(), kept_peer.port())
     });
-    !ours.is_loopback() && !theirs.is_loopback() && !is_kept
+    !local.is_loopback() && !peer.is_loopback() && !is_kept
 }
 
 fn request(family: u8, states: StateFlags, socket_id: SocketId) -> SockDiagMessage {
@@ -95,13 +95,13 @@ fn send<M: NetlinkSerializable>(socket: &OwnedFd, payload: NetlinkPayload<M>, fl
 
 /// Returns true if the kernel acknowledged the request.
 fn acknowledged(socket: &OwnedFd) -> io::Result<bool> {
-    let answers = receive(socket)?;
-    Ok(answers.iter().any(|answer| matches!(&answer.payload, NetlinkPayload::Error(error) if error.code.is_none())))
+    let replies = receive(socket)?;
+    Ok(replies.iter().any(|reply| matches!(&reply.payload, NetlinkPayload::Error(error) if error.code.is_none())))
 }
 
 /// Reads the messages of one datagram.
 fn receive(socket: &OwnedFd) -> io::Result<Vec<NetlinkMessage<SockDiagMessage>>> {
-    let mut buffer = vec![0; ANSWER_BYTES];
+    let mut buffer = vec![0; REPLY_BYTES];
     let (length, _) = rustix::net::recv(socket, &mut buffer[..], RecvFlags::empty())?;
     let mut rest = &buffer[..length];
     let mut messages = Vec::new();
@@ -124,19 +124,18 @@ mod tests {
 
     #[test]
     fn what_leaves_the_guest_and_is_not_kept() {
-        let id = |ours: &str, theirs: &str| {
-            let (ours, theirs): (SocketAddr, SocketAddr) =
-                (ours.parse().expect("valid"), theirs.parse().expect("valid"));
+        let id = |local: &str, peer: &str| {
+            let (local, peer): (SocketAddr, SocketAddr) = (local.parse().expect("valid"), peer.parse().expect("valid"));
             SocketId {
-                source_address: ours.ip(),
-                source_port: ours.port(),
-                destination_address: theirs.ip(),
-                destination_port: theirs.port(),
+                source_address: local.ip(),
+                source_port: local.port(),
+                destination_address: peer.ip(),
+                destination_port: peer.port(),
                 ..SocketId::new_v4()
             }
         };
         let kept = Some(("169.254.0.21:49983".parse().expect("valid"), "169.254.0.22:4000".parse().expect("valid")));
-        for (ours, theirs, outward) in [
+        for (local, peer, outbound) in [
             ("169.254.0.21:40000", "1.1.1.1:443", true),
             ("[::ffff:169.254.0.21]:80", "[::ffff:169.254.0.22]:5000", true),
             ("127.0.0.1:40000", "127.0.0.1:80", false),
@@ -145,7 +144,7 @@ mod tests {
             ("169.254.0.21:49983", "169.254.0.22:4000", false),
             ("169.254.0.21:49983", "169.254.0.22:4001", true),
         ] {
-            assert_eq!(is_outward(&id(ours, theirs), kept), outward, "{ours} {theirs}");
+            assert_eq!(is_outbound(&id(local, peer), kept), outbound, "{local} {peer}");
         }
     }
 
@@ -160,7 +159,7 @@ mod tests {
             Err(error) => return eprintln!("skipped: this kernel does not list sockets: {error}"),
         };
         let local = client.local_addr().expect("connected");
-        let ours = |id: &SocketId| (id.source_address, id.source_port) == (IpAddr::from([127, 0, 0, 1]), local.port());
-        assert!(found.iter().any(ours), "{found:?}");
+        let is_local = |id: &SocketId| (id.source_address, id.source_port) == (IpAddr::from([127, 0, 0, 1]), local.port());
+        assert!(found.iter().any(is_local), "{found:?}");
     }
 }

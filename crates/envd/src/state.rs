@@ -25,13 +25,13 @@ use crate::users::User;
 /// Environment variable with the sandbox's id.
 pub(crate) const SANDBOX_ID: &str = "E2B_SANDBOX_ID";
 /// Directory with the identity of the sandbox, for programs.
-const RUN_FOLDER: &str = "/run/e2b";
+const RUN_DIRECTORY: &str = "/run/e2b";
 
 /// State shared by all requests. Locks are held only for short sections without an await.
 #[derive(Debug)]
 pub(crate) struct State {
     identity: RwLock<Identity>,
-    pub(crate) init: tokio::sync::Mutex<crate::init::Progress>,
+    pub(crate) init: tokio::sync::Mutex<crate::init::InitState>,
     pub(crate) freezer: Freezer,
     pub(crate) connections: Arc<Connections>,
     pub(crate) idle: Idle,
@@ -42,12 +42,12 @@ pub(crate) struct State {
     /// Slots of process starts.
     pub(crate) starts: Arc<PathCalls>,
     log: Log,
-    surroundings: Surroundings,
+    config: DaemonConfig,
 }
 
 /// Fixed settings of the daemon.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Surroundings {
+pub(crate) struct DaemonConfig {
     /// In a guest the daemon manages the machine: it sets the clock and writes to `/run`. Elsewhere it changes nothing.
     pub(crate) in_microvm: bool,
     /// Limit of open files restored for children; `None` if the daemon did not change its own.
@@ -63,7 +63,7 @@ pub(crate) struct Surroundings {
 #[derive(Debug, Default)]
 struct Identity {
     /// All requests are rejected until the first `/init`, because a restarted daemon has no token.
-    is_closed: bool,
+    is_awaiting_init: bool,
     access_token: Option<Secret>,
     /// Variables of the daemon itself; `/init` cannot replace them.
     internal: BTreeMap<String, String>,
@@ -73,11 +73,11 @@ struct Identity {
 }
 
 impl State {
-    pub(crate) fn new(surroundings: Surroundings) -> Arc<Self> {
-        let in_microvm = surroundings.in_microvm;
+    pub(crate) fn new(config: DaemonConfig) -> Arc<Self> {
+        let in_microvm = config.in_microvm;
         let state = Self {
             identity: RwLock::new(Identity {
-                is_closed: surroundings.is_restart,
+                is_awaiting_init: config.is_restart,
                 default_user: "root".to_owned(),
                 ..Identity::default()
             }),
@@ -88,8 +88,8 @@ impl State {
             activity: Notify::new(),
             file_calls: PathCalls::new("file calls", path_calls::FILE_CALLS_MAX, path_calls::FILE_CALLS_PER_MOUNT_MAX),
             starts: PathCalls::new("command starts", path_calls::STARTS_MAX, path_calls::STARTS_PER_MOUNT_MAX),
-            log: Log::new(surroundings.is_verbose),
-            surroundings,
+            log: Log::new(config.is_verbose),
+            config,
         };
         state.set_internal("E2B_SANDBOX", if in_microvm { "true" } else { "false" }, 0o444);
         Arc::new(state)
@@ -98,25 +98,25 @@ impl State {
     /// Creates a state for tests, which changes nothing on the machine.
     #[cfg(test)]
     pub(crate) fn outside() -> Arc<Self> {
-        Self::new(Surroundings::default())
+        Self::new(DaemonConfig::default())
     }
 
     /// Returns true until the host has sent the identity.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.read(|identity| identity.is_closed)
+    pub(crate) fn is_awaiting_init(&self) -> bool {
+        self.read(|identity| identity.is_awaiting_init)
     }
 
     /// Records that the host has sent the identity.
-    pub(crate) fn open(&self) {
-        self.write(|identity| identity.is_closed = false);
+    pub(crate) fn mark_initialized(&self) {
+        self.write(|identity| identity.is_awaiting_init = false);
     }
 
     pub(crate) fn in_microvm(&self) -> bool {
-        self.surroundings.in_microvm
+        self.config.in_microvm
     }
 
     pub(crate) fn child_descriptors(&self) -> Option<Rlimit> {
-        self.surroundings.child_descriptors
+        self.config.child_descriptors
     }
 
     pub(crate) fn log(&self) -> &Log {
@@ -124,7 +124,7 @@ impl State {
     }
 
     pub(crate) fn groups(&self) -> Option<&Arc<Groups>> {
-        self.surroundings.groups.as_ref()
+        self.config.groups.as_ref()
     }
 
     fn read<T>(&self, look: impl FnOnce(&Identity) -> T) -> T {
@@ -146,7 +146,7 @@ impl State {
         if !self.in_microvm() {
             return;
         }
-        let folder = Path::new(RUN_FOLDER);
+        let folder = Path::new(RUN_DIRECTORY);
         let path = folder.join(format!(".{name}"));
         let written = fs::create_dir_all(folder)
             .and_then(|()| regular::write(&path, value.as_bytes()))

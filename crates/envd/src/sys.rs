@@ -41,7 +41,7 @@ const SIGNAL_SET_BYTES: usize = SIGNAL_MAX as usize / 8;
 
 /// Setup of a child before its program runs.
 #[derive(Debug)]
-pub(crate) struct Role {
+pub(crate) struct ChildSetup {
     uid: Uid,
     gid: Gid,
     groups: Vec<Gid>,
@@ -52,7 +52,7 @@ pub(crate) struct Role {
     group: Option<File>,
 }
 
-impl Role {
+impl ChildSetup {
     /// Prepares the user's rights and the working directory.
     ///
     /// With a `terminal`, standard input becomes the controlling terminal of a new session. The limit on open files is
@@ -79,11 +79,11 @@ impl Role {
     ///
     /// The standard library has set up the standard streams and nothing else. The control group is entered first, while
     /// the child has root's rights: nothing of the program runs outside of it.
-    fn take(&self) -> io::Result<()> {
+    fn apply(&self) -> io::Result<()> {
         if let Some(group) = &self.group {
             rustix::io::write(group, THIS_PROCESS)?;
         }
-        self.take_priorities();
+        self.reset_priorities();
         for signal in 1..=SIGNAL_MAX {
             let action: *const KernelAction = &DEFAULT_ACTION;
             let none: *const KernelAction = std::ptr::null();
@@ -91,7 +91,7 @@ impl Role {
             // which is ignored. The C library's own function would not change the signals that it reserves for itself.
             let _ = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action, none, SIGNAL_SET_BYTES) };
         }
-        block_no_signals()?;
+        unblock_signals()?;
         if let Some(limit) = &self.descriptors {
             rustix::process::setrlimit(Resource::Nofile, *limit)?;
         }
@@ -99,7 +99,7 @@ impl Role {
             rustix::process::setsid()?;
             rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
         }
-        self.own_pipes();
+        self.chown_pipes();
         // Without root's rights the daemon can start processes only as itself; any other user is rejected.
         let own = rustix::process::geteuid();
         if own.is_root() || own != self.uid {
@@ -116,7 +116,7 @@ impl Role {
     ///
     /// `/dev/stderr` leads to the pipe itself, which the daemon created. Other files are not changed: `/dev/null`
     /// belongs to the system.
-    fn own_pipes(&self) {
+    fn chown_pipes(&self) {
         for stream in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
             let is_pipe = |found: rustix::fs::Stat| FileType::from_raw_mode(found.st_mode) == FileType::Fifo;
             if rustix::fs::fstat(stream).is_ok_and(is_pipe) {
@@ -127,7 +127,7 @@ impl Role {
     }
 
     /// Sets the OOM score and the default priorities. Errors are ignored, because they must not prevent the start.
-    fn take_priorities(&self) {
+    fn reset_priorities(&self) {
         let score = rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
         let _ = score.and_then(|file| rustix::io::write(&file, CHILD_OOM_SCORE));
         let _ = rustix::process::setpriority_process(None, 0);
@@ -146,11 +146,11 @@ fn set_io_priority(priority: libc::c_int) {
 }
 
 /// Applies a setup when `command` starts.
-pub(crate) fn play(command: &mut Command, role: Role) {
+pub(crate) fn set_up_child(command: &mut Command, setup: ChildSetup) {
     // SAFETY: `ChildSetup::apply` makes system calls on values prepared before the fork; it allocates nothing and takes
     // no lock.
     unsafe {
-        command.pre_exec(move || role.take());
+        command.pre_exec(move || setup.apply());
     }
 }
 
@@ -158,7 +158,7 @@ pub(crate) fn play(command: &mut Command, role: Role) {
 ///
 /// The signal mask is inherited through exec: with the mask of some parents, a program would ignore control-C and
 /// SIGTERM.
-pub(crate) fn block_no_signals() -> io::Result<()> {
+pub(crate) fn unblock_signals() -> io::Result<()> {
     Ok(SigSet::empty().thread_set_mask()?)
 }
 
@@ -173,7 +173,7 @@ pub(crate) fn pollable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 ///
 /// One arena, because there are few threads; blocks of a buffer's size are unmapped immediately, and the end of the
 /// heap soon.
-pub(crate) fn tame_allocator() {
+pub(crate) fn tune_allocator() {
     #[cfg(target_env = "gnu")]
     for (parameter, value) in
         [(libc::M_ARENA_MAX, 1), (libc::M_MMAP_THRESHOLD, 512 * 1024), (libc::M_TRIM_THRESHOLD, 512 * 1024)]
@@ -184,14 +184,14 @@ pub(crate) fn tame_allocator() {
 }
 
 /// Releases free memory to the kernel, holes included (malloc_trim(3)).
-pub(crate) fn give_memory_back() {
+pub(crate) fn release_free_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: the call takes a number and accesses free memory only.
     let _ = unsafe { libc::malloc_trim(0) };
 }
 
 /// Marks inherited files close-on-exec, because the daemon's parent may not have done so.
-pub(crate) fn keep_inherited_files() {
+pub(crate) fn close_inherited_on_exec() {
     let (first, last) = (libc::STDERR_FILENO + 1, libc::c_uint::MAX);
     // SAFETY: the call only sets a flag on descriptors. Kernels before 5.11 do not support the flag and change nothing.
     let _ = unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) };

@@ -19,7 +19,7 @@ use crate::sys;
 /// Prefix of the names of new entries.
 const NEW: &str = ".hearth-new-";
 /// Prefix of the name of a file that is about to replace another. A watch reports a write to the replaced file.
-const OVER: &str = ".hearth-over-";
+const REPLACEMENT: &str = ".hearth-over-";
 /// Random bytes in the remainder of a name, which make it unguessable.
 const NAME_BYTES: usize = 16;
 /// Age at which a temporary name belongs to a daemon that exited.
@@ -40,12 +40,12 @@ fn name(prefix: &str) -> io::Result<OsString> {
 
 /// Returns true for a temporary name.
 pub(crate) fn is_temporary(name: &OsStr) -> bool {
-    has_form(name, NEW) || is_over(name)
+    has_form(name, NEW) || is_replacement(name)
 }
 
 /// Returns true for the name of a file that is about to replace another.
-pub(crate) fn is_over(name: &OsStr) -> bool {
-    has_form(name, OVER)
+pub(crate) fn is_replacement(name: &OsStr) -> bool {
+    has_form(name, REPLACEMENT)
 }
 
 fn has_form(name: &OsStr, prefix: &str) -> bool {
@@ -106,13 +106,13 @@ impl TemporaryFile {
 
     /// Atomically replaces the file at `name`.
     pub(crate) fn replace(&mut self, name: &OsStr) -> io::Result<()> {
-        let over = self::name(OVER)?;
+        let replacement = self::name(REPLACEMENT)?;
         match &self.name {
-            Some(own) => rustix::fs::renameat(&self.folder, own, &self.folder, &over)?,
-            None => self.link(&over)?,
+            Some(own) => rustix::fs::renameat(&self.folder, own, &self.folder, &replacement)?,
+            None => self.link(&replacement)?,
         }
-        let renamed = rustix::fs::renameat(&self.folder, &over, &self.folder, name);
-        self.name = renamed.is_err().then_some(over);
+        let renamed = rustix::fs::renameat(&self.folder, &replacement, &self.folder, name);
+        self.name = renamed.is_err().then_some(replacement);
         Ok(renamed?)
     }
 
@@ -233,9 +233,11 @@ mod tests {
 
     #[test]
     fn names_of_both_kinds_are_known() {
-        let (new, over) = (fresh_name().expect("draw a name"), name(OVER).expect("draw a name"));
-        assert!(is_temporary(&new) && !is_over(&new) && is_temporary(&over) && is_over(&over));
-        assert!(!is_temporary(OsStr::new(".hearth-new-")) && !is_over(OsStr::new("over")));
+        let (new, replacement) = (fresh_name().expect("draw a name"), name(REPLACEMENT).expect("draw a name"));
+        assert!(
+            is_temporary(&new) && !is_replacement(&new) && is_temporary(&replacement) && is_replacement(&replacement)
+        );
+        assert!(!is_temporary(OsStr::new(".hearth-new-")) && !is_replacement(OsStr::new("over")));
         for (name, is) in [("#12", true), ("#", false), ("#1a", false), ("12", false)] {
             assert_eq!(may_be_nameless(OsStr::new(name)), is, "{name}");
         }

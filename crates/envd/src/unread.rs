@@ -14,9 +14,9 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 /// Bytes of an unread body that are discarded. Beyond them the connection is closed.
-const UNWANTED_BYTES_MAX: usize = 64 << 20;
+const DISCARDED_BYTES_MAX: usize = 64 << 20;
 /// Time limit of the discarding.
-const UNWANTED_PATIENCE: Duration = Duration::from_secs(30);
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A body as it arrives. When it is dropped early, a task reads the remainder.
 pub(crate) struct RequestBody {
@@ -57,7 +57,7 @@ impl Drop for RequestBody {
         let unread = self.incoming.take().filter(|incoming| !incoming.is_end_stream());
         // Without a runtime there is no client.
         if let (Some(incoming), Ok(runtime)) = (unread, tokio::runtime::Handle::try_current()) {
-            runtime.spawn(tokio::time::timeout(UNWANTED_PATIENCE, discard(incoming)));
+            runtime.spawn(tokio::time::timeout(DISCARD_TIMEOUT, discard(incoming)));
         }
     }
 }
@@ -67,7 +67,7 @@ async fn discard(incoming: Incoming) {
     let mut bytes = 0;
     while let Some(Ok(chunk)) = frames.next().await {
         bytes += chunk.len();
-        if bytes > UNWANTED_BYTES_MAX {
+        if bytes > DISCARDED_BYTES_MAX {
             return;
         }
     }

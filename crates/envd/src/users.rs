@@ -17,7 +17,7 @@ const LINE_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of such a file that are read; every request reads it.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 /// Directory in which systemd creates a user's private runtime directory in memory (`XDG_RUNTIME_DIR`).
-pub(crate) const RUNTIME_FOLDERS: &str = "/run/user";
+pub(crate) const RUNTIME_DIRECTORIES: &str = "/run/user";
 
 /// A user from passwd(5).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,13 +52,13 @@ impl User {
     /// Creates the user's private directory for sockets below `folders`, if it is missing, and returns its path.
     ///
     /// Only root writes to `folders`.
-    pub(crate) fn ensure_runtime_folder(&self, folders: &Path) -> io::Result<PathBuf> {
+    pub(crate) fn ensure_runtime_directory(&self, folders: &Path) -> io::Result<PathBuf> {
         let folder = folders.join(self.uid.to_string());
         match DirBuilder::new().mode(0o700).create(&folder) {
             Ok(()) => std::os::unix::fs::chown(&folder, Some(self.uid), Some(self.gid))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 fs::create_dir_all(folders)?;
-                return self.ensure_runtime_folder(folders);
+                return self.ensure_runtime_directory(folders);
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
@@ -71,26 +71,26 @@ impl User {
 
 /// Cache of the names of ids for one call: a long listing has the same few ids again and again.
 #[derive(Debug, Default)]
-pub(crate) struct Names {
+pub(crate) struct NameCache {
     users: HashMap<u32, String>,
     groups: HashMap<u32, String>,
 }
 
-impl Names {
+impl NameCache {
     /// Returns the name of a user id, or the number as text.
     pub(crate) fn user(&mut self, uid: u32) -> String {
-        let look = || {
+        let find = || {
             find_line("/etc/passwd", |line| parse_user(line).filter(|user| user.uid == uid))
                 .map_or_else(|| uid.to_string(), |user| user.name)
         };
-        self.users.entry(uid).or_insert_with(look).clone()
+        self.users.entry(uid).or_insert_with(find).clone()
     }
 
     /// Returns the name of a group id, or the number as text.
     pub(crate) fn group(&mut self, gid: u32) -> String {
         let named = |line: &str| parse_group(line).filter(|(_, id, _)| *id == gid).map(|(name, ..)| name.to_owned());
-        let look = || find_line("/etc/group", named).unwrap_or_else(|| gid.to_string());
-        self.groups.entry(gid).or_insert_with(look).clone()
+        let find = || find_line("/etc/group", named).unwrap_or_else(|| gid.to_string());
+        self.groups.entry(gid).or_insert_with(find).clone()
     }
 }
 
@@ -147,20 +147,20 @@ mod tests {
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let user = User { name: "me".to_owned(), uid, gid, home: PathBuf::from("/") };
         for _ in 0..2 {
-            let folder = user.ensure_runtime_folder(&folders).expect("create or find the directory");
+            let folder = user.ensure_runtime_directory(&folders).expect("create or find the directory");
             let found = fs::metadata(&folder).expect("exists");
             assert_eq!((folder, found.mode() & 0o777, found.uid()), (folders.join(uid.to_string()), 0o700, uid));
         }
         fs::remove_dir(folders.join(uid.to_string())).expect("empty");
         std::os::unix::fs::symlink("/", folders.join(uid.to_string())).expect("links");
-        assert!(user.ensure_runtime_folder(&folders).is_err(), "a symbolic link is rejected");
+        assert!(user.ensure_runtime_directory(&folders).is_err(), "a symbolic link is rejected");
     }
 
     #[test]
     fn root_is_found_and_numbers_are_not_names() {
         assert_eq!(User::find("root").expect("root exists").uid, 0);
         assert_eq!(User::find("0"), None);
-        let mut names = Names::default();
+        let mut names = NameCache::default();
         assert_eq!((names.user(0), names.group(0)), ("root".to_owned(), "root".to_owned()));
         assert_eq!(names.user(4_000_000_001), "4000000001");
         assert_eq!(names.group(4_000_000_001), "4000000001");

@@ -130,7 +130,7 @@ impl Kind {
 
 fn ensure_parents(path: &Path, user: &User) -> Result<(), Failure> {
     let Some(folder) = path.parent() else { return Ok(()) };
-    paths::ensure_folders(folder, user)
+    paths::ensure_directories(folder, user)
         .map_err(|error| Failure::internal(format!("error ensuring directories: {error}")))
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use buffa_types::google::protobuf::Timestamp;
 use hearth_envd_api::filesystem::{EntryInfo, FileType};
 
-use crate::users::Names;
+use crate::users::NameCache;
 
 /// Prefix of the extended attributes that hold a file's metadata; the remainder of the name is the key.
 pub(crate) const METADATA_PREFIX: &str = "user.e2b.";
@@ -17,7 +17,7 @@ pub(crate) const METADATA_PREFIX: &str = "user.e2b.";
 /// Describes the entry at `path`. Blocks.
 ///
 /// A symbolic link is described itself, with the type and the mode of its target.
-pub(super) fn describe(path: &Path, names: &mut Names) -> io::Result<EntryInfo> {
+pub(super) fn describe(path: &Path, names: &mut NameCache) -> io::Result<EntryInfo> {
     let own = fs::symlink_metadata(path)?;
     let is_link = own.is_symlink();
     let target = if is_link { fs::metadata(path).ok() } else { Some(own.clone()) };
@@ -128,11 +128,11 @@ mod tests {
         fs::create_dir(&target).expect("creates");
         symlink(&target, &link).expect("links");
         symlink("/nonexistent", &broken).expect("links");
-        let entry = describe(&link, &mut Names::default()).expect("exists");
+        let entry = describe(&link, &mut NameCache::default()).expect("exists");
         assert_eq!(entry.r#type, FileType::FILE_TYPE_DIRECTORY);
         assert_eq!(entry.symlink_target.as_deref(), fs::canonicalize(&target).expect("exists").to_str());
         assert_eq!(entry.permissions, "Lrwxrwxrwx");
-        let entry = describe(&broken, &mut Names::default()).expect("exists");
+        let entry = describe(&broken, &mut NameCache::default()).expect("exists");
         assert_eq!(entry.r#type, FileType::FILE_TYPE_UNSPECIFIED);
         assert_eq!((entry.mode, entry.symlink_target.as_deref()), (0, broken.to_str()));
     }

@@ -12,7 +12,7 @@ use super::entry::describe;
 use super::{moving, removing};
 use crate::path_calls::Cancellation;
 use crate::paths;
-use crate::users::{Names, User};
+use crate::users::{NameCache, User};
 
 /// Entry limit of one listing. At half a kilobyte each, this bounds the memory of a listing of the whole disk.
 const LISTED_MAX: usize = 200_000;
@@ -20,7 +20,7 @@ const LISTED_MAX: usize = 200_000;
 const LOOP: i32 = 40;
 
 pub(super) fn stat(path: &Path) -> Result<EntryInfo, ConnectError> {
-    describe(path, &mut Names::default()).map_err(|error| match error.kind() {
+    describe(path, &mut NameCache::default()).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => ConnectError::not_found(format!("file not found: {}", path.display())),
         _ => stat_error(&error),
     })
@@ -31,11 +31,11 @@ fn stat_error(error: &io::Error) -> ConnectError {
 }
 
 fn describe_entry(path: &Path) -> Result<EntryInfo, ConnectError> {
-    describe(path, &mut Names::default()).map_err(|error| stat_error(&error))
+    describe(path, &mut NameCache::default()).map_err(|error| stat_error(&error))
 }
 
-fn ensure_folders(folder: &Path, user: &User) -> Result<(), ConnectError> {
-    paths::ensure_folders(folder, user).map_err(|error| ConnectError::internal(error.to_string()))
+fn ensure_directories(folder: &Path, user: &User) -> Result<(), ConnectError> {
+    paths::ensure_directories(folder, user).map_err(|error| ConnectError::internal(error.to_string()))
 }
 
 /// Creates a directory and the missing ones above it.
@@ -51,7 +51,7 @@ pub(super) fn make_dir(path: &Path, user: &User) -> Result<EntryInfo, ConnectErr
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(stat_error(&error)),
     }
-    ensure_folders(path, user)?;
+    ensure_directories(path, user)?;
     describe_entry(path)
 }
 
@@ -64,7 +64,7 @@ pub(super) fn rename(
     cancellation: &Cancellation,
 ) -> Result<EntryInfo, ConnectError> {
     if let Some(folder) = destination.parent() {
-        ensure_folders(folder, user)?;
+        ensure_directories(folder, user)?;
     }
     let renamed = match fs::rename(source, destination) {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
@@ -107,7 +107,7 @@ pub(super) fn list(path: &Path, depth: u32, cancellation: &Cancellation) -> Resu
     // The walk follows only the root's link; replies name entries by the requested path.
     let real = fs::canonicalize(path).map_err(reading)?;
     let depth = usize::try_from(depth).unwrap_or(usize::MAX);
-    let mut names = Names::default();
+    let mut names = NameCache::default();
     let mut entries = Vec::new();
     for entry in walkdir::WalkDir::new(&real).min_depth(1).max_depth(depth).sort_by_file_name() {
         cancellation.check().map_err(reading)?;

@@ -24,7 +24,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::entry::describe;
 use crate::path_calls::Lane;
-use crate::users::Names;
+use crate::users::NameCache;
 use crate::{sys, temporary};
 
 mod polled;
@@ -253,7 +253,7 @@ impl Watch {
     /// The daemon causes the events of a write for such a replacement.
     fn is_hidden(&mut self, folder: &Path, name: &OsStr, event: &KernelEvent) -> bool {
         if temporary::is_temporary(name) {
-            if event.flags.contains(ReadFlags::MOVED_FROM) && temporary::is_over(name) {
+            if event.flags.contains(ReadFlags::MOVED_FROM) && temporary::is_replacement(name) {
                 self.pending_moves.truncate(PENDING_MOVES_MAX - 1);
                 self.pending_moves.push_front(event.cookie);
             }
@@ -291,7 +291,7 @@ impl Watch {
     fn event(&self, relative: &Path, kind: EventType) -> FilesystemEvent {
         let name = if relative.as_os_str().is_empty() { ".".into() } else { relative.to_string_lossy() };
         let entry_exists = !matches!(kind, EventType::EVENT_TYPE_REMOVE | EventType::EVENT_TYPE_RENAME);
-        let look = || describe(&self.path_of(relative), &mut Names::default()).ok();
+        let look = || describe(&self.path_of(relative), &mut NameCache::default()).ok();
         let entry = (self.options.include_entry && entry_exists).then(look).flatten();
         FilesystemEvent { name: name.into_owned(), r#type: kind.into(), entry: entry.into(), ..Default::default() }
     }

@@ -14,7 +14,7 @@ use super::{Ending, complete, gzip, pieces};
 use crate::filesystem::FilesystemService;
 use crate::process::ProcessService;
 use crate::rpc;
-use crate::state::{State, Surroundings};
+use crate::state::{DaemonConfig, State};
 
 /// A procedure that only reads the daemon's own state.
 ///
@@ -220,7 +220,7 @@ impl Reply {
 /// Calls a procedure of a newly started daemon.
 pub(super) fn call_procedure(procedure: Procedure, method: &Method, headers: &HeaderMap, body: Body) -> Reply {
     assert!(PROCEDURES.iter().any(|known| known.path == procedure.path), "only listed procedures are called");
-    let state = State::new(Surroundings::default());
+    let state = State::new(DaemonConfig::default());
     let processes = std::sync::Arc::new(ProcessService::new(state.clone()));
     let files = std::sync::Arc::new(FilesystemService::new(state));
     let services = rpc::services(files.register(processes.register(connectrpc::Router::new())));

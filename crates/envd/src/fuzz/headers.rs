@@ -17,7 +17,7 @@ use crate::connections::Connection;
 use crate::files;
 use crate::guard::guard;
 use crate::rpc;
-use crate::state::{State, Surroundings, basic_user};
+use crate::state::{DaemonConfig, State, basic_user};
 use crate::users::User;
 
 /// Access token of a secured daemon. Seeds contain it.
@@ -85,12 +85,12 @@ fn is_path(uri: &Uri) -> bool {
 
 pub(super) fn run(data: &[u8]) {
     let head = RequestHead::read(data);
-    let secured = State::new(Surroundings::default());
+    let secured = State::new(DaemonConfig::default());
     secured.set_access_token(Some(Secret::new(TOKEN)));
-    let restarted = State::new(Surroundings { is_restart: true, ..Surroundings::default() });
+    let restarted = State::new(DaemonConfig { is_restart: true, ..DaemonConfig::default() });
 
     check_user(&head);
-    for state in [State::new(Surroundings::default()), Arc::clone(&secured), restarted] {
+    for state in [State::new(DaemonConfig::default()), Arc::clone(&secured), restarted] {
         check_guard(&head, &state);
     }
     check_calls(&head);
@@ -118,7 +118,7 @@ fn expected(head: &RequestHead, state: &State) -> StatusCode {
     {
         return StatusCode::NO_CONTENT;
     }
-    if state.is_closed() && route != ("GET", "/health") && route != ("POST", "/init") {
+    if state.is_awaiting_init() && route != ("GET", "/health") && route != ("POST", "/init") {
         return StatusCode::UNAUTHORIZED;
     }
     let open = [("GET", "/health"), ("GET", "/files"), ("POST", "/files"), ("POST", "/init")];

@@ -19,20 +19,20 @@ use crate::cgroups::{Kind, Leaf};
 use crate::path_calls::Lane;
 use crate::paths;
 use crate::state::State;
-use crate::sys::{self, Role};
-use crate::users::{RUNTIME_FOLDERS, User};
+use crate::sys::{self, ChildSetup};
+use crate::users::{RUNTIME_DIRECTORIES, User};
 
 /// Search path of programs if the daemon itself was started without one.
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Default locale of programs: UTF-8 texts, otherwise as in `C`. Every libc supports it without locale files.
 const LOCALE_DEFAULT: &str = "C.UTF-8";
 /// Errors of execve(2) for which a shell has messages and exit codes: missing program or interpreter, no permission.
-const SHELL_TELLS: [io::ErrorKind; 2] = [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied];
+const SHELL_REPORTED: [io::ErrorKind; 2] = [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied];
 /// ENOEXEC: a script without an interpreter line, which a shell runs itself.
 const NOT_A_BINARY: i32 = 8;
 
 /// Directories of a search path whose mounts are determined before a start. The search itself covers all of them.
-const SEARCHED_FOLDERS_MAX: usize = 32;
+const SEARCHED_DIRECTORIES_MAX: usize = 32;
 
 /// Tag of the host's own commands. They remain in the daemon's group, so that they run while the others are frozen.
 const SYSTEM_TAG: &str = "_system";
@@ -66,13 +66,13 @@ impl Child {
         let workdir = workdir(&config, user, state)?;
         let environment = environment(&config, user, state)?;
         let terminal = match request.pty.into_option() {
-            Some(pty) => Some(Terminal::open(&pty, user).map_err(|error| starting(&error))?),
+            Some(pty) => Some(Terminal::open(&pty, user).map_err(|error| start_error(&error))?),
             None => None,
         };
         let wants_stdin = request.stdin.unwrap_or(true);
         let kind = if terminal.is_some() { Kind::Terminal } else { Kind::User };
         let group = match state.groups().filter(|_| request.tag.as_deref() != Some(SYSTEM_TAG)) {
-            Some(groups) => Some(groups.leaf(kind).map_err(|error| starting(&error))?),
+            Some(groups) => Some(groups.leaf(kind).map_err(|error| start_error(&error))?),
             None => None,
         };
         let launch = Launch {
@@ -84,18 +84,18 @@ impl Child {
             state,
         };
         let program = executable(&config.cmd, &environment, &workdir);
-        let mut process = launch.run(program, terminal.as_ref(), wants_stdin).map_err(|error| starting(&error))?;
+        let mut process = launch.run(program, terminal.as_ref(), wants_stdin).map_err(|error| start_error(&error))?;
         let pid = process.id().ok_or_else(|| ConnectError::internal("the process has no number"))?;
         // The child has not been waited for yet, so the pid is still its own.
         let pidfd = pid_of(pid).and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
         let streams = match terminal {
-            Some(terminal) => Ok(Streams::Terminal(terminal.ours)),
+            Some(terminal) => Ok(Streams::Terminal(terminal.daemon_side)),
             None => pipes(&mut process),
         };
         let streams = streams.map_err(|error| {
             // No client knows the process.
             let _ = process.start_kill();
-            starting(&error)
+            start_error(&error)
         })?;
         Ok(Self { process, pid, pidfd, config, tag: request.tag, streams, group })
     }
@@ -113,7 +113,7 @@ pub(super) fn lane(request: &StartRequest, user: &User, state: &State) -> Result
     } else {
         let environment = environment(config, user, state)?;
         let search = environment.get("PATH").map(String::as_str).unwrap_or_default();
-        search.split(':').take(SEARCHED_FOLDERS_MAX).map(|folder| workdir.join(folder)).collect()
+        search.split(':').take(SEARCHED_DIRECTORIES_MAX).map(|folder| workdir.join(folder)).collect()
     };
     paths.push(workdir);
     Ok(state.starts.lane(paths.iter().map(PathBuf::as_path)))
@@ -133,7 +133,7 @@ pub(super) fn pid_of(pid: u32) -> Option<Pid> {
     i32::try_from(pid).ok().and_then(Pid::from_raw)
 }
 
-fn starting(error: &io::Error) -> ConnectError {
+fn start_error(error: &io::Error) -> ConnectError {
     ConnectError::invalid_argument(format!("error starting process: {error}"))
 }
 
@@ -167,7 +167,7 @@ fn environment(config: &ProcessConfig, user: &User, state: &State) -> Result<BTr
         ("LANG".to_owned(), LOCALE_DEFAULT.to_owned()),
     ]);
     if state.in_microvm()
-        && let Ok(folder) = user.ensure_runtime_folder(Path::new(RUNTIME_FOLDERS))
+        && let Ok(folder) = user.ensure_runtime_directory(Path::new(RUNTIME_DIRECTORIES))
     {
         environment.insert("XDG_RUNTIME_DIR".to_owned(), folder.to_string_lossy().into_owned());
     }
@@ -222,23 +222,23 @@ impl Launch<'_> {
         if let Some(program) = program {
             let mut command = Command::new(program);
             command.arg0(&self.config.cmd);
-            match self.furnished(command, terminal, wants_stdin)?.spawn() {
-                Err(error) if SHELL_TELLS.contains(&error.kind()) || error.raw_os_error() == Some(NOT_A_BINARY) => {}
+            match self.prepared(command, terminal, wants_stdin)?.spawn() {
+                Err(error) if SHELL_REPORTED.contains(&error.kind()) || error.raw_os_error() == Some(NOT_A_BINARY) => {}
                 result => return result,
             }
         }
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", "exec \"$0\" \"$@\"", &self.config.cmd]);
-        self.furnished(shell, terminal, wants_stdin)?.spawn()
+        self.prepared(shell, terminal, wants_stdin)?.spawn()
     }
 
-    fn furnished(&self, mut command: Command, terminal: Option<&Terminal>, wants_stdin: bool) -> io::Result<Command> {
+    fn prepared(&self, mut command: Command, terminal: Option<&Terminal>, wants_stdin: bool) -> io::Result<Command> {
         command.args(&self.config.args).env_clear().envs(self.environment);
         match terminal {
             Some(terminal) => {
-                command.stdin(terminal.theirs.try_clone()?);
-                command.stdout(terminal.theirs.try_clone()?);
-                command.stderr(terminal.theirs.try_clone()?);
+                command.stdin(terminal.child_side.try_clone()?);
+                command.stdout(terminal.child_side.try_clone()?);
+                command.stderr(terminal.child_side.try_clone()?);
             }
             None => {
                 command.stdin(if wants_stdin { Stdio::piped() } else { Stdio::null() });
@@ -246,16 +246,17 @@ impl Launch<'_> {
             }
         }
         let group_procs = self.group.map(Leaf::open_procs).transpose()?;
-        let role = Role::new(self.user, self.workdir, terminal.is_some(), self.state.child_descriptors(), group_procs)?;
-        sys::play(&mut command, role);
+        let setup =
+            ChildSetup::new(self.user, self.workdir, terminal.is_some(), self.state.child_descriptors(), group_procs)?;
+        sys::set_up_child(&mut command, setup);
         Ok(command)
     }
 }
 
 /// A pseudoterminal.
 struct Terminal {
-    ours: AsyncFd<OwnedFd>,
-    theirs: OwnedFd,
+    daemon_side: AsyncFd<OwnedFd>,
+    child_side: OwnedFd,
 }
 
 impl Terminal {
@@ -263,16 +264,16 @@ impl Terminal {
         use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let ours = openpt(flags)?;
-        grantpt(&ours)?;
-        unlockpt(&ours)?;
-        let theirs = ioctl_tiocgptpeer(&ours, flags)?;
+        let daemon_side = openpt(flags)?;
+        grantpt(&daemon_side)?;
+        unlockpt(&daemon_side)?;
+        let child_side = ioctl_tiocgptpeer(&daemon_side, flags)?;
         // The user owns the terminal, as after a login, because programs open it by its name. The group does not
         // change.
-        let _ = std::os::unix::fs::fchown(&theirs, Some(user.uid), None);
+        let _ = std::os::unix::fs::fchown(&child_side, Some(user.uid), None);
         let size = pty.size.as_option().cloned().unwrap_or_default();
-        rustix::termios::tcsetwinsize(&ours, window(size.cols, size.rows))?;
-        Ok(Self { ours: sys::pollable(ours)?, theirs })
+        rustix::termios::tcsetwinsize(&daemon_side, window(size.cols, size.rows))?;
+        Ok(Self { daemon_side: sys::pollable(daemon_side)?, child_side })
     }
 }
 

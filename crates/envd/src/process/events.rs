@@ -8,7 +8,7 @@ use hearth_envd_api::process::__buffa::oneof::process_event::Event;
 use hearth_envd_api::process::ProcessEvent;
 use hearth_envd_api::process::process_event::{DataEvent, KeepAlive, StartEvent};
 
-use super::followers::{Feed, Item, STALL_PATIENCE};
+use super::followers::{Feed, Item, STALL_TIMEOUT};
 use crate::rpc;
 
 impl Feed {
@@ -47,7 +47,7 @@ impl Follower {
         // continuous output must not hide it.
         let item = tokio::select! {
             biased;
-            () = rpc::passed(self.deadline) => {
+            () = rpc::deadline_passed(self.deadline) => {
                 self.feed = None;
                 return Some(Err(rpc::deadline_exceeded()));
             }
@@ -76,6 +76,6 @@ fn dropped() -> ConnectError {
     ConnectError::aborted(format!(
         "the output was not read for {} seconds while more was waiting, so this stream was ended; the process goes on: connect \
          to it again to follow its output",
-        STALL_PATIENCE.as_secs()
+        STALL_TIMEOUT.as_secs()
     ))
 }

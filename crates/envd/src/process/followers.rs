@@ -6,7 +6,7 @@
 //!
 //! Output is stored once for all followers. While the slowest follower is [`RETAINED_BYTES_MAX`] behind, no output is
 //! read from the process, so a follower that reads, however slowly, loses nothing. One that takes almost nothing within
-//! [`STALL_PATIENCE`] is dropped with an error; the process and the other followers continue. The output that it did
+//! [`STALL_TIMEOUT`] is dropped with an error; the process and the other followers continue. The output that it did
 //! not take and later output is retained, within the limit, for the next follower. Without followers, and without one
 //! that was dropped, output is discarded.
 
@@ -22,7 +22,7 @@ use tokio::time::Instant;
 /// Limit of a process's output that is stored for its followers, in bytes.
 ///
 /// Beyond it the process has to wait, or the oldest output retained for a later follower is dropped.
-pub(super) const KEPT_BYTES_MAX: u64 = 2 << 20;
+pub(super) const RETAINED_BYTES_MAX: u64 = 2 << 20;
 /// Size counted for a piece in addition to its text: single letters must not fill the memory with their headers.
 const PIECE_OVERHEAD_BYTES: u64 = 128;
 /// Time that a process waits for a follower that takes less than [`STALL_BYTES_MIN`].
@@ -30,28 +30,28 @@ const PIECE_OVERHEAD_BYTES: u64 = 128;
 /// Between the daemon and a client are the buffers of several connections, each of which is refilled only when a third
 /// of it is free, up to a mebibyte: the progress of a client that reads 50 KB per second is visible every twenty
 /// seconds.
-pub(super) const STALL_PATIENCE: Duration = Duration::from_secs(30);
-/// Progress within [`STALL_PATIENCE`] that prevents a drop: one piece of full size, in bytes.
+pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Progress within [`STALL_TIMEOUT`] that prevents a drop: one piece of full size, in bytes.
 const STALL_BYTES_MIN: u64 = 32 << 10;
 
 /// Output of one process and the cursors of its followers. Shared by the process's task and the followers.
 #[derive(Debug, Default)]
 pub(super) struct Followers {
-    fan: Mutex<Fan>,
+    inner: Mutex<Inner>,
     /// A piece or the end was added, or a follower was dropped.
-    news: Notify,
+    changed: Notify,
     /// A follower took a piece or was removed.
     room: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Fan {
+struct Inner {
     /// Pieces that some follower has not taken yet, or that are retained for the next one.
     pieces: VecDeque<Piece>,
     /// Number of the first piece; numbers have no gaps.
     first: u64,
     /// Total size of all pieces ever added to `pieces`, overhead included.
-    told: u64,
+    published: u64,
     followers: BTreeMap<u64, Cursor>,
     next_follower: u64,
     /// First piece retained for the next follower, after one was dropped.
@@ -65,7 +65,7 @@ struct Fan {
 #[derive(Debug)]
 struct Piece {
     output: Arc<Output>,
-    /// `Fan::published` before this piece.
+    /// `Inner::published` before this piece.
     starts_at: u64,
 }
 
@@ -77,7 +77,7 @@ struct Cursor {
     /// Total size of all earlier pieces.
     taken: u64,
     /// Start of the process's current wait for this follower, and `taken` at that time.
-    waited_for: Option<(Instant, u64)>,
+    waiting_since: Option<(Instant, u64)>,
 }
 
 /// A piece of output, or the reason for the end of the feed.
@@ -101,8 +101,8 @@ impl Feed {
     pub(super) async fn next(&mut self) -> Item {
         loop {
             // Registered before the check, so that no notification is missed.
-            let news = self.followers.news.notified();
-            let taken = self.followers.fan().take(self.id);
+            let changed = self.followers.changed.notified();
+            let taken = self.followers.inner().take(self.id);
             match taken {
                 Some(Taken::Piece(output)) => {
                     self.followers.room.notify_waiters();
@@ -110,7 +110,7 @@ impl Feed {
                 }
                 Some(Taken::End(end)) => return Item::End(end),
                 Some(Taken::Dropped) => return Item::Dropped,
-                None => news.await,
+                None => changed.await,
             }
         }
     }
@@ -118,7 +118,7 @@ impl Feed {
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        self.followers.fan().forget(self.id);
+        self.followers.inner().remove_follower(self.id);
         self.followers.room.notify_waiters();
     }
 }
@@ -131,77 +131,77 @@ enum Taken {
 }
 
 impl Followers {
-    fn fan(&self) -> MutexGuard<'_, Fan> {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
         // Every section leaves a valid list.
-        self.fan.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a follower of all output from now on, and of output retained after a drop.
     pub(super) fn add(self: &Arc<Self>) -> Feed {
-        let id = self.fan().add();
+        let id = self.inner().add();
         Feed { followers: Arc::clone(self), id }
     }
 
     /// Publishes a piece of output to every follower once there is room.
     ///
     /// Cancel safe: it waits first; a piece that was not published is lost to all followers.
-    pub(super) async fn tell(&self, output: Output) {
+    pub(super) async fn publish(&self, output: Output) {
         loop {
             // Registered before the check, so that no notification is missed.
             let room = self.room.notified();
-            let (dropped, wait_until) = self.fan().drop_stalled(Instant::now());
+            let (dropped, wait_until) = self.inner().drop_stalled(Instant::now());
             if dropped {
-                self.news.notify_waiters();
+                self.changed.notify_waiters();
             }
             let Some(wait_until) = wait_until else { break };
             let _ = tokio::time::timeout_at(wait_until, room).await;
         }
-        self.fan().push(output);
-        self.news.notify_waiters();
+        self.inner().push(output);
+        self.changed.notify_waiters();
     }
 
     /// Returns the amount of output so far, in bytes.
     pub(super) fn bytes(&self) -> u64 {
-        self.fan().bytes
+        self.inner().bytes
     }
 
     /// Publishes the end to current and later followers. Returns immediately: each first takes its remaining pieces.
     pub(super) fn finish(&self, end: EndEvent) {
-        self.fan().end = Some(end);
-        self.news.notify_waiters();
+        self.inner().end = Some(end);
+        self.changed.notify_waiters();
     }
 
     /// Returns true if output is retained for the next follower.
     pub(super) fn has_replay(&self) -> bool {
-        self.fan().replay.is_some()
+        self.inner().replay.is_some()
     }
 
     /// Drops output that is retained for the next follower.
-    pub(super) fn forget_replay(&self) {
-        let mut fan = self.fan();
-        fan.replay = None;
-        fan.trim();
+    pub(super) fn drop_replay(&self) {
+        let mut inner = self.inner();
+        inner.replay = None;
+        inner.trim();
     }
 }
 
-impl Fan {
+impl Inner {
     fn add(&mut self) -> u64 {
         let id = self.next_follower;
         self.next_follower += 1;
         let next = self.replay.take().unwrap_or(self.first + self.pieces.len() as u64);
         let taken = self.starts_at(next);
-        self.followers.insert(id, Cursor { next, taken, waited_for: None });
+        self.followers.insert(id, Cursor { next, taken, waiting_since: None });
         id
     }
 
-    fn forget(&mut self, id: u64) {
+    fn remove_follower(&mut self, id: u64) {
         self.followers.remove(&id);
         self.trim();
     }
 
     /// Returns the total size of all pieces before a piece.
     fn starts_at(&self, number: u64) -> u64 {
-        self.piece(number).map_or(self.told, |piece| piece.starts_at)
+        self.piece(number).map_or(self.published, |piece| piece.starts_at)
     }
 
     fn piece(&self, number: u64) -> Option<&Piece> {
@@ -227,19 +227,19 @@ impl Fan {
     fn drop_stalled(&mut self, now: Instant) -> (bool, Option<Instant>) {
         let (mut stalled, mut wait_until) = (Vec::new(), None::<Instant>);
         for (id, cursor) in &mut self.followers {
-            if self.told - cursor.taken < KEPT_BYTES_MAX {
+            if self.published - cursor.taken < RETAINED_BYTES_MAX {
                 continue;
             }
-            let (mut since, before) = *cursor.waited_for.get_or_insert((now, cursor.taken));
-            if now >= since + STALL_PATIENCE {
+            let (mut since, before) = *cursor.waiting_since.get_or_insert((now, cursor.taken));
+            if now >= since + STALL_TIMEOUT {
                 if cursor.taken - before < STALL_BYTES_MIN {
                     stalled.push((*id, cursor.next));
                     continue;
                 }
-                cursor.waited_for = Some((now, cursor.taken));
+                cursor.waiting_since = Some((now, cursor.taken));
                 since = now;
             }
-            let until = since + STALL_PATIENCE;
+            let until = since + STALL_TIMEOUT;
             wait_until = Some(wait_until.map_or(until, |earlier| earlier.min(until)));
         }
         for (id, next) in &stalled {
@@ -255,8 +255,8 @@ impl Fan {
         if self.followers.is_empty() && self.replay.is_none() {
             return;
         }
-        self.pieces.push_back(Piece { output: Arc::new(output), starts_at: self.told });
-        self.told += bytes + PIECE_OVERHEAD_BYTES;
+        self.pieces.push_back(Piece { output: Arc::new(output), starts_at: self.published });
+        self.published += bytes + PIECE_OVERHEAD_BYTES;
         self.trim();
     }
 
@@ -264,12 +264,12 @@ impl Fan {
     ///
     /// A process never waits because of retained pieces.
     fn trim(&mut self) {
-        let wanted = self.followers.values().map(|cursor| cursor.next).min();
+        let needed = self.followers.values().map(|cursor| cursor.next).min();
         while let Some(piece) = self.pieces.front() {
-            let is_wanted = wanted.is_some_and(|number| number <= self.first);
-            let is_kept =
-                self.replay.is_some_and(|number| number <= self.first) && self.told - piece.starts_at <= KEPT_BYTES_MAX;
-            if is_wanted || is_kept {
+            let is_needed = needed.is_some_and(|number| number <= self.first);
+            let is_retained = self.replay.is_some_and(|number| number <= self.first)
+                && self.published - piece.starts_at <= RETAINED_BYTES_MAX;
+            if is_needed || is_retained {
                 break;
             }
             self.pieces.pop_front();
@@ -296,7 +296,7 @@ mod tests {
 
     /// Size of the pieces, and their number within the limit.
     const PIECE_BYTES: usize = 32 << 10;
-    const PIECES: usize = (KEPT_BYTES_MAX as usize).div_ceil(PIECE_BYTES + PIECE_OVERHEAD_BYTES as usize);
+    const PIECES: usize = (RETAINED_BYTES_MAX as usize).div_ceil(PIECE_BYTES + PIECE_OVERHEAD_BYTES as usize);
 
     fn piece(number: usize) -> Output {
         let mut text = vec![b'x'; PIECE_BYTES];
@@ -312,7 +312,7 @@ mod tests {
     /// Fills the limit: another piece would have to wait.
     fn fill(followers: &Followers) {
         for number in 0..PIECES {
-            assert_eq!(followers.tell(piece(number)).now_or_never(), Some(()), "{number}");
+            assert_eq!(followers.publish(piece(number)).now_or_never(), Some(()), "{number}");
         }
     }
 
@@ -337,14 +337,14 @@ mod tests {
         let (stalled, other) = (followers.add(), followers.add());
         fill(&followers);
         let other = tokio::spawn(rest(other));
-        let mut waiting = Box::pin(followers.tell(piece(PIECES)));
+        let mut waiting = Box::pin(followers.publish(piece(PIECES)));
         tokio::task::yield_now().await;
         assert_eq!(waiting.as_mut().now_or_never(), None, "the stalled follower has not read");
         drop(stalled);
         assert_eq!(waiting.now_or_never(), Some(()));
         followers.finish(EndEvent::default());
         assert_eq!(other.await.expect("no panic"), ((0..=PIECES).collect(), end()));
-        assert_eq!(followers.fan().pieces.capacity(), 0, "nothing is retained");
+        assert_eq!(followers.inner().pieces.capacity(), 0, "nothing is retained");
     }
 
     #[tokio::test(start_paused = true)]
@@ -354,9 +354,9 @@ mod tests {
         let other = tokio::spawn(rest(other));
         let start = Instant::now();
         for number in 0..2 * PIECES {
-            followers.tell(piece(number)).await;
+            followers.publish(piece(number)).await;
         }
-        assert_eq!(start.elapsed(), STALL_PATIENCE, "the process waited once");
+        assert_eq!(start.elapsed(), STALL_TIMEOUT, "the process waited once");
         assert_eq!(stalled.next().await, Item::Dropped);
         drop(stalled);
         let late = followers.add();
@@ -382,9 +382,9 @@ mod tests {
             assert_eq!(number(&stalled.next().await), expected);
         }
         for number in PIECES..PIECES + 3 {
-            followers.tell(piece(number)).await;
+            followers.publish(piece(number)).await;
         }
-        followers.tell(piece(PIECES + 3)).await;
+        followers.publish(piece(PIECES + 3)).await;
         assert_eq!(stalled.next().await, Item::Dropped);
         followers.finish(EndEvent::default());
         let (numbers, _) = rest(followers.add()).await;
@@ -400,7 +400,7 @@ mod tests {
         let reader = tokio::spawn(async move {
             let mut numbers = Vec::new();
             loop {
-                tokio::time::sleep(STALL_PATIENCE - Duration::from_secs(1)).await;
+                tokio::time::sleep(STALL_TIMEOUT - Duration::from_secs(1)).await;
                 match slow.next().await {
                     item @ Item::Data(_) => numbers.push(number(&item)),
                     last => return (numbers, last),
@@ -408,8 +408,8 @@ mod tests {
             }
         });
         for number in 0..total {
-            followers.tell(piece(number)).await;
-            assert!(followers.fan().pieces.len() <= PIECES, "the limit holds");
+            followers.publish(piece(number)).await;
+            assert!(followers.inner().pieces.len() <= PIECES, "the limit holds");
         }
         followers.finish(EndEvent::default());
         assert_eq!(reader.await.expect("no panic"), ((0..total).collect(), end()));
@@ -422,8 +422,8 @@ mod tests {
         let writer = tokio::spawn({
             let followers = Arc::clone(&followers);
             async move {
-                for _ in 0..2 * KEPT_BYTES_MAX / PIECE_OVERHEAD_BYTES {
-                    followers.tell(Output::Pty(b"x".to_vec())).await;
+                for _ in 0..2 * RETAINED_BYTES_MAX / PIECE_OVERHEAD_BYTES {
+                    followers.publish(Output::Pty(b"x".to_vec())).await;
                 }
             }
         });
@@ -431,7 +431,7 @@ mod tests {
         while trickling.next().await != Item::Dropped {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        assert!(start.elapsed() < 3 * STALL_PATIENCE, "{:?}", start.elapsed());
+        assert!(start.elapsed() < 3 * STALL_TIMEOUT, "{:?}", start.elapsed());
         writer.await.expect("no panic");
     }
 
@@ -439,7 +439,7 @@ mod tests {
     async fn every_follower_hears_the_end() {
         let followers = Arc::new(Followers::default());
         let early = followers.add();
-        followers.tell(piece(7)).await;
+        followers.publish(piece(7)).await;
         let late = followers.add();
         followers.finish(EndEvent::default());
         assert_eq!(rest(early).await, (vec![7], end()));
@@ -451,8 +451,8 @@ mod tests {
     async fn without_followers_nothing_is_kept() {
         let followers = Arc::new(Followers::default());
         drop(followers.add());
-        followers.tell(piece(0)).await;
-        assert_eq!(followers.fan().pieces.len(), 0);
+        followers.publish(piece(0)).await;
+        assert_eq!(followers.inner().pieces.len(), 0);
         assert_eq!(followers.bytes(), PIECE_BYTES as u64);
         assert!(!followers.has_replay());
     }

@@ -28,17 +28,17 @@ pub(super) struct Destination<'a> {
 }
 
 impl Destination<'_> {
-    async fn take(&mut self, bytes: Vec<u8>, kind: fn(Vec<u8>) -> Output) {
-        if self.log.takes_output() {
-            self.lines.take(self.log, &bytes);
+    async fn write(&mut self, bytes: Vec<u8>, kind: fn(Vec<u8>) -> Output) {
+        if self.log.logs_output() {
+            self.lines.push(self.log, &bytes);
         }
-        self.followers.tell(kind(bytes)).await;
+        self.followers.publish(kind(bytes)).await;
     }
 }
 
 impl Drop for Destination<'_> {
     fn drop(&mut self) {
-        self.lines.end(self.log);
+        self.lines.flush(self.log);
     }
 }
 
@@ -64,7 +64,7 @@ impl Source {
                 Ok(Ok(0) | Err(_)) => return,
                 Ok(Ok(_)) => {
                     bytes.shrink_to_fit();
-                    destination.take(bytes, self.kind).await;
+                    destination.write(bytes, self.kind).await;
                 }
                 Err(_would_block) => {}
             }

@@ -10,7 +10,7 @@ use hearth_envd_api::process::ProcessSelector;
 use hearth_envd_api::process::process_event::EndEvent;
 
 use super::followers::{Feed, Followers};
-use super::live::Live;
+use super::running::RunningProcess;
 
 /// Time for which an exit is retained for late followers.
 pub(crate) const RETENTION: Duration = Duration::from_secs(30);
@@ -28,9 +28,9 @@ pub(crate) struct Registry {
 
 #[derive(Debug, Default)]
 struct Inner {
-    live: HashMap<u32, Arc<Live>>,
+    live: HashMap<u32, Arc<RunningProcess>>,
     /// Exited processes whose output is still open in a descendant. A signal ends the wait for it.
-    outlived: HashMap<u32, Arc<Live>>,
+    outlived: HashMap<u32, Arc<RunningProcess>>,
     ended: HashMap<u32, Ended>,
 }
 
@@ -44,7 +44,7 @@ struct Ended {
 
 impl Inner {
     /// Moves a process to the ended ones; `followers` publish the end to late followers.
-    fn retire(&mut self, live: &Arc<Live>, followers: Arc<Followers>) {
+    fn retire(&mut self, live: &Arc<RunningProcess>, followers: Arc<Followers>) {
         self.ended.retain(|_, ended| ended.at.elapsed() < RETENTION);
         if !self.live.get(&live.pid()).is_some_and(|listed| Arc::ptr_eq(listed, live)) {
             return;
@@ -63,7 +63,7 @@ impl Inner {
     fn bound_replays(&mut self) {
         let mut kept: Vec<&Ended> = self.ended.values().filter(|ended| ended.followers.has_replay()).collect();
         kept.sort_by_key(|ended| std::cmp::Reverse(ended.at));
-        kept.into_iter().skip(REPLAYS_MAX).for_each(|ended| ended.followers.forget_replay());
+        kept.into_iter().skip(REPLAYS_MAX).for_each(|ended| ended.followers.drop_replay());
     }
 }
 
@@ -73,7 +73,7 @@ impl Registry {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn insert(&self, live: Arc<Live>) {
+    pub(super) fn insert(&self, live: Arc<RunningProcess>) {
         let mut inner = self.inner();
         // A new process replaces an ended one with the same pid or tag.
         let (pid, tag) = (live.pid(), live.tag());
@@ -85,7 +85,7 @@ impl Registry {
     ///
     /// If its pid already belongs to a newer process, because its output outlived it, the newer one remains and this
     /// one is dropped.
-    pub(super) fn retire(&self, live: &Arc<Live>) {
+    pub(super) fn retire(&self, live: &Arc<RunningProcess>) {
         let mut inner = self.inner();
         inner.retire(live, Arc::clone(live.followers()));
         if inner.outlived.get(&live.pid()).is_some_and(|outlived| Arc::ptr_eq(outlived, live)) {
@@ -94,7 +94,7 @@ impl Registry {
     }
 
     /// Moves an exited process whose output continues; late followers receive the end immediately.
-    pub(super) fn retire_outlived(&self, live: &Arc<Live>, end: EndEvent) {
+    pub(super) fn retire_outlived(&self, live: &Arc<RunningProcess>, end: EndEvent) {
         let late = Arc::new(Followers::default());
         late.finish(end);
         let mut inner = self.inner();
@@ -103,7 +103,7 @@ impl Registry {
     }
 
     /// Drops retained exits that have expired.
-    pub(super) fn forget(&self) {
+    pub(super) fn drop_expired(&self) {
         let mut inner = self.inner();
         inner.ended.retain(|_, ended| ended.at.elapsed() < RETENTION);
         inner.ended.shrink_to_fit();
@@ -112,22 +112,22 @@ impl Registry {
     }
 
     /// Returns the running processes, without exited ones whose output is still open.
-    pub(super) fn running(&self) -> Vec<Arc<Live>> {
+    pub(super) fn running(&self) -> Vec<Arc<RunningProcess>> {
         self.inner().live.values().filter(|live| !live.is_reaped()).cloned().collect()
     }
 
-    pub(super) fn find(&self, selector: &ProcessSelector) -> Result<Arc<Live>, ConnectError> {
+    pub(super) fn find(&self, selector: &ProcessSelector) -> Result<Arc<RunningProcess>, ConnectError> {
         find_in(&self.inner().live, selector)
     }
 
     /// Finds a process to signal, including an exited one whose output is still open.
-    pub(super) fn find_to_signal(&self, selector: &ProcessSelector) -> Result<Arc<Live>, ConnectError> {
+    pub(super) fn find_to_signal(&self, selector: &ProcessSelector) -> Result<Arc<RunningProcess>, ConnectError> {
         let inner = self.inner();
         find_in(&inner.live, selector).or_else(|unknown| find_in(&inner.outlived, selector).map_err(|_| unknown))
     }
 
     /// Returns the pid of a recently ended process, and a feed that has its end.
-    pub(super) fn ended(&self, selector: &ProcessSelector) -> Option<(u32, Feed)> {
+    pub(super) fn find_ended(&self, selector: &ProcessSelector) -> Option<(u32, Feed)> {
         let inner = self.inner();
         let recent = inner.ended.iter().filter(|(_, ended)| ended.at.elapsed() < RETENTION);
         let mut matching = recent.filter(|(pid, ended)| match &selector.selector {
@@ -139,7 +139,10 @@ impl Registry {
     }
 }
 
-fn find_in(processes: &HashMap<u32, Arc<Live>>, selector: &ProcessSelector) -> Result<Arc<Live>, ConnectError> {
+fn find_in(
+    processes: &HashMap<u32, Arc<RunningProcess>>,
+    selector: &ProcessSelector,
+) -> Result<Arc<RunningProcess>, ConnectError> {
     match &selector.selector {
         Some(Selector::Pid(pid)) => {
             let found = processes.get(pid).cloned();

@@ -11,7 +11,7 @@ const LISTEN: &str = "0A";
 /// Returns ports with the address of their listener, without those that are reachable at `interface`.
 ///
 /// IPv6 services on all addresses are included: they may serve IPv4 too, which the tables do not show.
-pub(super) fn beside(interface: Ipv4Addr) -> BTreeMap<u16, IpAddr> {
+pub(super) fn not_reachable_at(interface: Ipv4Addr) -> BTreeMap<u16, IpAddr> {
     let mut found = BTreeMap::new();
     for table in ["/proc/net/tcp6", "/proc/net/tcp"] {
         // Without IPv6 the table does not exist.
@@ -45,22 +45,22 @@ fn rank(address: IpAddr, interface: Ipv4Addr) -> Option<u8> {
 
 /// A line that does not describe a listener.
 #[derive(Debug, PartialEq, Eq)]
-struct Other;
+struct NotAListener;
 
 /// Parses port and address of a line such as `0: 0100007F:1F90 00000000:0000 0A ...`.
 ///
 /// Addresses are words of 32 bits in the machine's byte order.
-fn listener(line: &str) -> Result<(u16, IpAddr), Other> {
+fn listener(line: &str) -> Result<(u16, IpAddr), NotAListener> {
     let mut fields = line.split_whitespace().skip(1);
-    let local = fields.next().ok_or(Other)?;
+    let local = fields.next().ok_or(NotAListener)?;
     if fields.nth(1) != Some(LISTEN) {
-        return Err(Other);
+        return Err(NotAListener);
     }
-    let (address, port) = local.split_once(':').ok_or(Other)?;
-    let port = u16::from_str_radix(port, 16).map_err(|_| Other)?;
-    let word = |text: &str| u32::from_str_radix(text, 16).map(u32::to_ne_bytes).map_err(|_| Other);
+    let (address, port) = local.split_once(':').ok_or(NotAListener)?;
+    let port = u16::from_str_radix(port, 16).map_err(|_| NotAListener)?;
+    let word = |text: &str| u32::from_str_radix(text, 16).map(u32::to_ne_bytes).map_err(|_| NotAListener);
     if !address.is_ascii() {
-        return Err(Other);
+        return Err(NotAListener);
     }
     let address = match address.len() {
         8 => IpAddr::V4(Ipv4Addr::from(word(address)?)),
@@ -72,7 +72,7 @@ fn listener(line: &str) -> Result<(u16, IpAddr), Other> {
             // An IPv4-mapped address belongs to IPv4.
             IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
         }
-        _ => return Err(Other),
+        _ => return Err(NotAListener),
     };
     Ok((port, address))
 }
@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(listener(all), Ok((22, Ipv4Addr::UNSPECIFIED.into())));
         for other in ["", "0:", "3: 0100007F:1F90 0100007F:8000 01 0", "3: zz:1F90 0:0 0A", "3: 0100007Fé:1F90 0:0 0A"]
         {
-            assert_eq!(listener(other), Err(Other), "{other}");
+            assert_eq!(listener(other), Err(NotAListener), "{other}");
         }
     }
 
@@ -120,7 +120,7 @@ mod tests {
         let at = |address: &str| std::net::TcpListener::bind((address, 0)).expect("binds");
         let port = |listener: &std::net::TcpListener| listener.local_addr().expect("bound").port();
         let listeners = ["127.0.0.1", "127.0.0.5", "127.83.1.3", "0.0.0.0"].map(|address| (address, at(address)));
-        let found = beside(Ipv4Addr::new(127, 83, 1, 3));
+        let found = not_reachable_at(Ipv4Addr::new(127, 83, 1, 3));
         let found = listeners.map(|(address, listener)| (address, found.get(&port(&listener)).map(IpAddr::to_string)));
         let relayed = |address: &str| Some(address.to_owned());
         assert_eq!(

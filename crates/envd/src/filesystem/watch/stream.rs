@@ -56,7 +56,7 @@ impl Follower {
             // All arms are cancel safe: becoming readable takes nothing from the queue.
             tokio::select! {
                 biased;
-                () = rpc::passed(self.deadline) => {
+                () = rpc::deadline_passed(self.deadline) => {
                     self.watch = None;
                     return Some(Err(rpc::deadline_exceeded()));
                 }

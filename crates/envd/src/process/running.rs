@@ -40,9 +40,9 @@ const TERMINAL_CHUNK_BYTES: usize = 16 * 1024;
 /// Time that a kill waits until the process is reaped, so that its pid is free when the client has the reply.
 ///
 /// Usually that takes a millisecond; an overloaded guest takes longer.
-const REAP_PATIENCE: Duration = Duration::from_secs(10);
+const REAP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time that remaining output is read after a kill. Only descendants hold a pipe open for longer.
-const DRAIN_PATIENCE: Duration = Duration::from_millis(20);
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// Time after its exit in which a process with open output is still followed like a running one.
 ///
@@ -53,7 +53,7 @@ const OUTLIVED_AFTER: Duration = Duration::from_secs(1);
 /// Silence after which a terminal's output has ended once its process has exited.
 ///
 /// At that exit the terminal is hung up, and nothing more can be written to it. Programs may still have it open.
-const HANG_UP_PATIENCE: Duration = Duration::from_millis(100);
+const HANG_UP_SILENCE: Duration = Duration::from_millis(100);
 
 /// Kind of input that a client sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub(super) enum Stdin {
 
 /// A running process.
 #[derive(Debug)]
-pub(super) struct Live {
+pub(super) struct RunningProcess {
     pid: u32,
     pidfd: Option<OwnedFd>,
     config: ProcessConfig,
@@ -91,7 +91,7 @@ enum Sources {
     Terminal(Source),
 }
 
-impl Live {
+impl RunningProcess {
     /// Adds the process to the registry and starts its task. The feed receives all output from the start.
     pub(super) fn start(child: Child, registry: &Arc<Registry>, state: Arc<State>) -> (Arc<Self>, Feed) {
         let Child { process, pid, pidfd, config, tag, streams, group } = child;
@@ -170,12 +170,12 @@ impl Live {
                     status = Some(exit.ok());
                     outlived_at = Some(Instant::now() + OUTLIVED_AFTER);
                 }
-                () = rpc::passed(outlived_at), if outlived_at.is_some() => {
+                () = rpc::deadline_passed(outlived_at), if outlived_at.is_some() => {
                     outlived_at = None;
                     registry.retire_outlived(&self, end_event(status.flatten()));
                 }
                 () = self.signalled.cancelled(), if status.is_some() => {
-                    let _ = tokio::time::timeout(DRAIN_PATIENCE, &mut output).await;
+                    let _ = tokio::time::timeout(DRAIN_TIMEOUT, &mut output).await;
                     drained = true;
                 }
             }
@@ -186,7 +186,7 @@ impl Live {
         self.log_end(&end);
         registry.retire(&self);
         self.followers.finish(end);
-        self.state.idle.stir();
+        self.state.idle.work_finished();
         self.state.activity.notify_one();
     }
 
@@ -228,7 +228,7 @@ impl Live {
 
     async fn reaped_and_silent(&self) {
         self.reaped.cancelled().await;
-        tokio::time::sleep(HANG_UP_PATIENCE).await;
+        tokio::time::sleep(HANG_UP_SILENCE).await;
     }
 
     /// Writes all bytes; waits while the process does not read.
@@ -297,7 +297,7 @@ impl Live {
                 self.log().error("process", format!("killing the control group of process {}: {error}", self.pid));
             }
             // A process in an uninterruptible sleep dies later; the signal was delivered.
-            let _ = tokio::time::timeout(REAP_PATIENCE, self.reaped.cancelled()).await;
+            let _ = tokio::time::timeout(REAP_TIMEOUT, self.reaped.cancelled()).await;
         }
         Ok(())
     }
