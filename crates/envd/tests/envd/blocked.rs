@@ -1,4 +1,4 @@
-//! Calls that block for ever, and clients that give up on them: nobody else may notice.
+//! Calls that block forever, and clients that give up on them, must not affect other clients.
 
 use std::fs;
 use std::process::Command;
@@ -13,14 +13,14 @@ use crate::filesystem::Place;
 use crate::http::{escape, get, open, send, whole};
 use crate::process::{START, command, shell};
 
-/// More than the daemon has threads.
+/// Number of abandoned calls; more than the daemon has threads.
 const ABANDONED: usize = 300;
-/// Requests that are under way at once.
+/// Concurrent requests.
 const AT_ONCE: usize = 50;
-/// Time after which a client gives up. Long enough for the daemon to have begun the call.
+/// Time after which a client disconnects. Long enough for the daemon to have started the call.
 const GIVE_UP: Duration = Duration::from_millis(500);
 
-/// Sends a request again and again, and gives up on each before there is an answer.
+/// Sends requests, and disconnects from each before there is a reply.
 async fn abandon(daemon: &Daemon, count: usize, method: &Method, path: &str, body: &str) {
     use futures::StreamExt as _;
 
@@ -32,7 +32,7 @@ async fn abandon(daemon: &Daemon, count: usize, method: &Method, path: &str, bod
     futures::stream::iter(0..count).map(give_up).buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
 }
 
-/// Everything that a client needs works.
+/// Checks that the daemon still serves every kind of request.
 async fn everything_works(daemon: &Daemon, place: &Place) {
     assert_eq!(daemon.get("/health").await.status, 204);
     assert_eq!(daemon.get("/metrics").await.status, 200);
@@ -55,8 +55,8 @@ async fn abandoned_reads_of_a_pipe_leave_nothing() {
     abandon(&daemon, ABANDONED, &Method::GET, &path, "").await;
     everything_works(&daemon, &place).await;
     until("the pipes to be closed", || async { (daemon.open_files().len() <= files).then_some(()) }).await;
-    until("the threads to go", || async { (daemon.threads() <= threads).then_some(()) }).await;
-    // Compressed as well.
+    until("the threads to exit", || async { (daemon.threads() <= threads).then_some(()) }).await;
+    // The same for a compressed download.
     let reply = tokio::time::timeout(GIVE_UP, get(&daemon, &path, &[("accept-encoding", "gzip")]));
     assert!(reply.await.is_err());
     everything_works(&daemon, &place).await;
@@ -71,14 +71,14 @@ async fn pipes_and_sockets_take_an_upload_or_refuse_it_at_once() {
     let raw = [("content-type", "application/octet-stream")];
     for name in ["pipe", "socket"] {
         let path = format!("/files?path={}", escape(&place.path(name)));
-        let reply = within("a refusal", send(&daemon, Method::POST, &path, &raw, whole("x"))).await;
+        let reply = within("a rejection", send(&daemon, Method::POST, &path, &raw, whole("x"))).await;
         assert_eq!(reply.status, 400, "{reply:?}");
-        let text = format!("path '{}' is a pipe that nobody reads, or a socket", place.path(name));
+        let text = format!("path '{}' is a pipe without a reader, or a socket", place.path(name));
         assert_eq!(reply.json(), json!({ "code": 400, "message": text }));
     }
-    let socket = within("a refusal", daemon.get(&format!("/files?path={}", escape(&place.path("socket"))))).await;
+    let socket = within("a rejection", daemon.get(&format!("/files?path={}", escape(&place.path("socket"))))).await;
     assert_eq!(socket.status, 400, "{socket:?}");
-    // With a reader, all of it arrives, more than a pipe holds.
+    // With a reader, the whole content arrives; it is larger than a pipe's buffer.
     let content = vec![b'x'; 1 << 20];
     let mut reading = daemon.launch(&command("wc", &["-c", &place.path("pipe")])).await;
     reading.pid().await;
@@ -91,11 +91,12 @@ async fn pipes_and_sockets_take_an_upload_or_refuse_it_at_once() {
     assert!(reading.rest().await.stdout().starts_with("1048576 "));
 }
 
-/// A daemon with a FUSE file system in its own view of the mounts whose server never answers: the daemon has the server's
-/// descriptor and knows nothing of it.
+/// Starts a daemon in a mount namespace with a FUSE file system whose server never responds.
+///
+/// The daemon inherits the server's descriptor and does not use it.
 async fn with_a_silent_mount(place: &Place) -> Option<Daemon> {
     if !is_root() || !fs::exists("/dev/fuse").unwrap_or_default() {
-        eprintln!("skipped: only root can mount, and only where there is FUSE");
+        eprintln!("skipped: mounting FUSE requires root and /dev/fuse");
         return None;
     }
     fs::create_dir(place.path("silent")).expect("creates");
@@ -123,7 +124,7 @@ async fn a_silent_mount_keeps_its_own_calls_waiting_and_no_others() {
         abandon(&daemon, ABANDONED / 6, &Method::POST, &path, &body).await;
     }
     everything_works(&daemon, &place).await;
-    // Commands whose program or working directory is there.
+    // Commands whose program or working directory is on the silent mount.
     for request in [command(&place.path("link/tool"), &[]), {
         let mut request = command("true", &[]);
         request.process.get_or_insert_default().cwd = Some(place.path("silent/folder"));
@@ -139,8 +140,8 @@ async fn a_silent_mount_keeps_its_own_calls_waiting_and_no_others() {
     }
     everything_works(&daemon, &place).await;
     assert!(daemon.threads() < 64 + 32 + 32, "{} threads", daemon.threads());
-    // Who waits is told in the end, and why.
-    let refused = within("the refusal", daemon.stat(Codec::Json, &place.path("silent/x"))).await.expect_err("refused");
+    // A waiting client finally receives an error with the reason.
+    let refused = within("the rejection", daemon.stat(Codec::Json, &place.path("silent/x"))).await.expect_err("refused");
     assert_eq!(refused.code, "resource_exhausted");
     let silent = place.path("silent");
     let text = format!("too many file calls are blocked on {silent}: none of 64 has returned for 10 seconds");

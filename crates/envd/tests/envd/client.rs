@@ -40,7 +40,7 @@ async fn identity_health_and_commands() {
     host.health().await.expect("well");
     let output = host.run("pwd; echo $A $E2B_SANDBOX_ID; echo oops >&2; exit 3").await.expect("ran");
     assert_eq!((output.stdout, output.exit_code), (b"/\nb s\n".to_vec(), 3));
-    // A login shell of this machine may have complaints of its own.
+    // A login shell of this machine may print messages of its own.
     assert!(output.stderr.ends_with(b"oops\n"), "{:?}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(host.run("kill -9 $$").await.expect("ran").exit_code, -1);
     let stranger = client(daemon.port, token("wrong"));
@@ -58,11 +58,11 @@ async fn identity_health_and_commands() {
 }
 
 #[tokio::test]
-async fn a_guest_that_never_answers() {
+async fn a_guest_that_never_replies() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("bound").port();
     let (attempt, budget) = (Duration::from_millis(20), Duration::from_millis(100));
-    // It listens and says nothing; then nobody listens.
+    // The listener never replies; afterwards there is no listener.
     let silent = client(port, HeaderMap::new()).init(&Init::default(), attempt, budget).await;
     assert!(matches!(silent, Err(Error::Silent { budget: told }) if told == budget));
     drop(listener);

@@ -1,4 +1,4 @@
-//! The Connect protocol, by hand: the tests must not share a mistake with the library.
+//! A second implementation of the Connect protocol, so that tests do not share a defect with the library.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use crate::daemon::{Daemon, within};
 use crate::http::{open, post, whole};
 
-/// How messages are written.
+/// Encoding of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Codec {
     Json,
@@ -102,7 +102,7 @@ pub(crate) fn envelope(flags: u8, message: &[u8]) -> Bytes {
     bytes.freeze()
 }
 
-/// The messages of a streaming answer.
+/// The messages of a streaming reply.
 pub(crate) struct Messages {
     codec: Codec,
     body: Incoming,
@@ -119,17 +119,17 @@ impl Messages {
     ) -> Self {
         let headers = [headers, &[("content-type", codec.streaming()), ("connect-protocol-version", "1")]].concat();
         let body = whole(envelope(0, &codec.encode(request)));
-        let response = within("an answer", open(daemon, Method::POST, path, &headers, body)).await;
+        let response = within("a reply", open(daemon, Method::POST, path, &headers, body)).await;
         Self::of(codec, response)
     }
 
     pub(crate) fn of(codec: Codec, response: http::Response<Incoming>) -> Self {
-        assert_eq!(response.status(), 200, "the status of a stream never tells an error");
+        assert_eq!(response.status(), 200, "a stream always has status 200");
         assert_eq!(response.headers()["content-type"], codec.streaming());
         Self { codec, body: response.into_body(), buffer: BytesMut::new() }
     }
 
-    /// The flags and the content of the next envelope; `None` when the connection says that there is no more.
+    /// Returns flags and content of the next envelope, or `None` at the end of the body.
     pub(crate) async fn envelope(&mut self) -> Option<(u8, Bytes)> {
         loop {
             if self.buffer.len() >= 5 {
@@ -143,22 +143,22 @@ impl Messages {
             match within("more of a stream", self.body.frame()).await {
                 Some(frame) => self.buffer.extend_from_slice(&frame.expect("a whole body").into_data().expect("data")),
                 None => {
-                    assert!(self.buffer.is_empty(), "the stream was cut inside of an envelope");
+                    assert!(self.buffer.is_empty(), "the stream ended within an envelope");
                     return None;
                 }
             }
         }
     }
 
-    /// The next message, or the end of the stream with its error.
+    /// Returns the next message, or the end of the stream with its error.
     pub(crate) async fn next<T: Wire>(&mut self) -> Result<Option<T>, Refused> {
         let (flags, content) = self.envelope().await.expect("a last envelope");
         if flags == 0 {
             return Ok(Some(self.codec.decode(&content)));
         }
-        assert_eq!(flags, 2, "nothing is compressed unasked");
-        let end: serde_json::Value = serde_json::from_slice(&content).expect("the last message is JSON always");
-        assert_eq!(self.envelope().await, None, "nothing comes after the end");
+        assert_eq!(flags, 2, "messages are compressed only on request");
+        let end: serde_json::Value = serde_json::from_slice(&content).expect("the last message is JSON");
+        assert_eq!(self.envelope().await, None, "no envelope follows the end");
         match end.get("error") {
             Some(error) => Err(Refused::of(error)),
             None => Ok(None),
@@ -166,12 +166,12 @@ impl Messages {
     }
 }
 
-/// An answer of `Start` or `Connect`: both are one event in field 1.
+/// A reply of `Start` or `Connect`: both have one event, in field 1.
 pub(crate) struct Events {
     messages: Messages,
 }
 
-/// What a process told, taken apart.
+/// A decoded event of a process.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Told {
     Start(u32),
@@ -191,14 +191,14 @@ impl Events {
         use hearth_envd_api::process::__buffa::oneof::process_event::Event;
         use hearth_envd_api::process::__buffa::oneof::process_event::data_event::Output;
 
-        // `StartResponse` and `ConnectResponse` look the same on the wire.
+        // `StartResponse` and `ConnectResponse` have the same encoding.
         let Some(response) = self.messages.next::<hearth_envd_api::process::StartResponse>().await? else {
             return Ok(None);
         };
-        let event: ProcessEvent = response.event.into_option().expect("an event in every message");
-        Ok(Some(match event.event.expect("of some kind") {
+        let event: ProcessEvent = response.event.into_option().expect("every message has an event");
+        Ok(Some(match event.event.expect("the event is set") {
             Event::Start(start) => Told::Start(start.pid),
-            Event::Data(data) => match data.output.expect("of some stream") {
+            Event::Data(data) => match data.output.expect("the output is set") {
                 Output::Stdout(bytes) => Told::Stdout(bytes),
                 Output::Stderr(bytes) => Told::Stderr(bytes),
                 Output::Pty(bytes) => Told::Pty(bytes),
@@ -208,7 +208,7 @@ impl Events {
         }))
     }
 
-    /// The number of the process, which is told first.
+    /// Returns the pid of the process, which is in the first event.
     pub(crate) async fn pid(&mut self) -> u32 {
         match self.next().await {
             Ok(Some(Told::Start(pid))) => pid,
@@ -216,11 +216,11 @@ impl Events {
         }
     }
 
-    /// Everything up to the end of the stream.
+    /// Reads all events up to the end of the stream.
     pub(crate) async fn rest(&mut self) -> Outcome {
         let mut outcome = Outcome::default();
         while let Some(told) = self.next().await.expect("no error") {
-            assert_eq!(outcome.end, None, "nothing comes after the end event");
+            assert_eq!(outcome.end, None, "no event follows the end event");
             match told {
                 Told::Start(pid) => panic!("a second start event: {pid}"),
                 Told::Stdout(bytes) => outcome.stdout.extend(bytes),
@@ -234,12 +234,12 @@ impl Events {
         outcome
     }
 
-    /// Takes what is on its way, until nothing comes for that long.
+    /// Discards events until none arrives for `time`.
     pub(crate) async fn until_silent_for(&mut self, time: Duration) {
         within("silence", async { while tokio::time::timeout(time, self.next()).await.is_ok() {} }).await;
     }
 
-    /// Whether the connection is lost in the middle of the stream, sooner or later.
+    /// Returns true if the connection breaks in the middle of the stream.
     pub(crate) async fn broke_off(&mut self) -> bool {
         loop {
             match within("the end of a stream", self.messages.body.frame()).await {
@@ -250,7 +250,7 @@ impl Events {
         }
     }
 
-    /// Output up to and with `text`.
+    /// Reads output up to and including `text`.
     pub(crate) async fn wait_for(&mut self, text: &str) -> String {
         let mut output = Vec::new();
         loop {
@@ -267,7 +267,7 @@ impl Events {
     }
 }
 
-/// What a process left.
+/// Output and end of a process.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) stdout: Vec<u8>,
@@ -286,7 +286,7 @@ impl Outcome {
     }
 
     pub(crate) fn code(&self) -> i32 {
-        self.end.as_ref().expect("it ended").exit_code
+        self.end.as_ref().expect("an end event").exit_code
     }
 }
 

@@ -18,7 +18,7 @@ impl Daemon {
     }
 }
 
-/// A signature by the contract's recipe.
+/// Signs by the contract's algorithm.
 pub(crate) fn sign(path: &str, operation: &str, user: &str, token: &str, expiration: Option<u64>) -> String {
     use base64::Engine as _;
 
@@ -42,7 +42,7 @@ fn numbers(count: u32) -> Vec<u8> {
 async fn contents_come_as_they_are_or_compressed() {
     let daemon = Daemon::start().await;
     let place = Place::new();
-    // Around the sizes at which files are sent in another way.
+    // Sizes around the limit up to which files are sent from memory.
     for content in
         [Vec::new(), b"hello".to_vec(), numbers(16_383), numbers(16_384), numbers(16_385), numbers(1_000_000)]
     {
@@ -99,12 +99,12 @@ async fn parts() {
         ("small", "bytes=x", 416, b"", Some("bytes */10")),
         ("small", "lines=1-2", 416, b"", Some("bytes */10")),
         ("empty", "bytes=0-", 200, b"", None),
-        // Before, over and behind the border of what is read at first.
+        // Before, across and behind the end of the first read.
         ("big", "bytes=10-19", 206, &big[10..20], Some("bytes 10-19/400000")),
         ("big", "bytes=65000-66000", 206, &big[65_000..66_001], Some("bytes 65000-66000/400000")),
         ("big", "bytes=70000-", 206, &big[70_000..], Some("bytes 70000-399999/400000")),
     ] {
-        // Compression is not for parts.
+        // Parts are not compressed.
         let headers = [("range", range), ("accept-encoding", "gzip, identity;q=0.5")];
         let reply = daemon.download(&place.path(name), &headers).await;
         assert_eq!((reply.status, reply.header("content-range")), (status, content_range), "{name} {range}");
@@ -175,7 +175,7 @@ async fn files_of_the_kernel_have_content_whatever_their_size_says() {
         }
         assert_eq!(unpack(&daemon.download(path, &[("accept-encoding", "gzip")]).await), content);
     }
-    // Larger than what is read at first, and still of size zero.
+    // Larger than the first read, but reported with size zero.
     let symbols = fs::read("/proc/kallsyms").expect("reads");
     assert!(symbols.len() > 100_000);
     let reply = daemon.download("/proc/kallsyms", &[]).await;
@@ -203,12 +203,12 @@ async fn refusals() {
     let reply = get(&daemon, "/files?path=x&username=no-such-user", &[]).await;
     let text = "error looking up user 'no-such-user': user: unknown user no-such-user";
     assert_eq!((reply.status, reply.json()), (401, json!({ "code": 401, "message": text })));
-    // The parent is no directory.
+    // The parent is not a directory.
     place.write("file", "x");
     assert_eq!(daemon.download(&place.path("file/x"), &[]).await.status, 500);
 }
 
-/// A pipe that nobody writes to keeps its own request waiting and no other.
+/// Checks that a pipe without a writer blocks only its own request.
 #[tokio::test]
 async fn waiting_for_a_pipe_stops_nobody() {
     let daemon = Daemon::start().await;
@@ -221,7 +221,7 @@ async fn waiting_for_a_pipe_stops_nobody() {
     tokio::pin!(waiting);
     for _ in 0..20 {
         tokio::select! {
-            _ = &mut waiting => panic!("nobody wrote"),
+            _ = &mut waiting => panic!("a reply without a writer"),
             reply = daemon.get("/health") => assert_eq!(reply.status, 204),
         }
     }
@@ -229,7 +229,7 @@ async fn waiting_for_a_pipe_stops_nobody() {
     let writer = std::thread::spawn(move || {
         let mut pipe = fs::File::options().write(true).open(&target).expect("opens");
         let is_pipe = |entry: fs::DirEntry| fs::read_link(entry.path()).is_ok_and(|path| path == target);
-        // All of them have it open: whoever came later would wait for another writer.
+        // All requests have the pipe open: one that opens it later would wait for another writer.
         while fs::read_dir(&descriptors).expect("lists").flatten().map(is_pipe).filter(|is| *is).count() < 8 {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -247,9 +247,9 @@ async fn signed_downloads() {
     let place = Place::new();
     place.write("hello.txt", "hello");
     let path = place.path("hello.txt");
-    assert_eq!(daemon.download(&path, &[]).await.status, 200, "open while there is no token");
+    assert_eq!(daemon.download(&path, &[]).await.status, 200, "no token is set");
     daemon.init(json!({ "accessToken": "secret" })).await;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("later").as_secs();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("the clock is past 1970").as_secs();
     let query = |path: &str, user: &str, expiration: Option<u64>, sent: Option<u64>| {
         let signature = escape(&sign(path, "read", user, "secret", expiration));
         let user = if user.is_empty() { String::new() } else { format!("&username={user}") };

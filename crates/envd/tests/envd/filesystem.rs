@@ -1,4 +1,4 @@
-//! The unary calls on names.
+//! The unary calls of the file system service.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -53,12 +53,12 @@ impl Daemon {
     }
 }
 
-/// A folder, and the text of paths in it.
+/// A temporary directory, with its paths as text.
 pub(crate) struct Place(TempDir);
 
 impl Place {
     pub(crate) fn new() -> Self {
-        Self(tempfile::tempdir().expect("temporary folder"))
+        Self(tempfile::tempdir().expect("create a temporary directory"))
     }
 
     pub(crate) fn path(&self, name: &str) -> String {
@@ -187,13 +187,13 @@ async fn folders_are_made_moved_and_removed() {
     assert_eq!(code(daemon.make_dir(&[], &place.path("file/x")).await), "internal");
     let moved = daemon.rename(&place.path("file"), &place.path("new/folder/name")).await.expect("moves");
     assert_eq!((moved.name.as_str(), moved.path.as_str()), ("name", place.path("new/folder/name").as_str()));
-    let gone = daemon.rename(&place.path("file"), &place.path("x")).await.expect_err("gone");
+    let gone = daemon.rename(&place.path("file"), &place.path("x")).await.expect_err("missing");
     assert_eq!(
         (gone.code.as_str(), gone.message),
         ("not_found", format!("source file not found: {}", place.path("file")))
     );
     assert_eq!(code(daemon.rename(&place.path("new"), &place.path("a")).await), "internal", "not empty");
-    // A file over a file, and not into a folder.
+    // A file replaces a file, but not a directory.
     place.write("other", "other");
     daemon.rename(&place.path("new/folder/name"), &place.path("other")).await.expect("replaces");
     assert_eq!(fs::read_to_string(place.path("other")).expect("exists"), "text");
@@ -205,19 +205,19 @@ async fn folders_are_made_moved_and_removed() {
     }
     assert!(fs::metadata(place.path("a/b/c")).is_ok(), "links are not followed");
     daemon.remove(&place.path("a")).await.expect("removed");
-    // Many make one tree at once.
+    // Concurrent calls create one tree.
     let names: Vec<String> = (0..20).map(|number| place.path(&format!("t/r/e/e/{number}"))).collect();
     for made in futures::future::join_all(names.iter().map(|name| daemon.make_dir(&[], name))).await {
         made.expect("makes");
     }
 }
 
-/// A rename to another file system is a rename for the client.
+/// Checks that a move to another file system has the effect of a rename.
 #[tokio::test]
 async fn moves_reach_other_file_systems() {
     let daemon = Daemon::start().await;
     let (place, Ok(memory)) = (Place::new(), tempfile::tempdir_in("/dev/shm")) else {
-        eprintln!("skipped: there is no /dev/shm");
+        eprintln!("skipped: /dev/shm does not exist");
         return;
     };
     let to = |name: &str| memory.path().join(name).to_str().expect("text").to_owned();
@@ -228,13 +228,13 @@ async fn moves_reach_other_file_systems() {
     assert_eq!((moved.name.as_str(), moved.path, moved.size), ("name", to("new/name"), 4));
     let moved = daemon.rename(&place.path("tree"), &to("tree")).await.expect("moves");
     assert_eq!(moved.r#type.as_known(), Some(FileType::FILE_TYPE_DIRECTORY));
-    assert_eq!(fs::read_to_string(to("tree/deep/file")).expect("there"), "deep");
+    assert_eq!(fs::read_to_string(to("tree/deep/file")).expect("exists"), "deep");
     assert_eq!(fs::read_dir(place.path("")).expect("lists").count(), 0);
     assert_eq!(fs::read_dir(memory.path()).expect("lists").count(), 2);
     assert_eq!(code(daemon.rename(&place.path("file"), &to("x")).await), "not_found");
     assert_eq!(code(daemon.rename(&to("new/name"), &place.path("")).await), "internal");
     daemon.rename(&to("new/name"), &place.path("back")).await.expect("moves back");
-    assert_eq!(fs::read_to_string(place.path("back")).expect("there"), "text");
+    assert_eq!(fs::read_to_string(place.path("back")).expect("exists"), "text");
 }
 
 #[tokio::test]
@@ -248,7 +248,7 @@ async fn what_is_made_belongs_to_the_user() {
     for folder in ["a", "a/b"] {
         assert_eq!(fs::metadata(place.path(folder)).expect("exists").uid(), uid);
     }
-    assert_eq!(fs::metadata(place.path("")).expect("exists").uid(), 0, "what was there is left alone");
+    assert_eq!(fs::metadata(place.path("")).expect("exists").uid(), 0, "the existing directory keeps its owner");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Several clients and one process: who hears what, and who waits for whom.
+//! Several clients of one process: the output that each receives, and the followers that the process waits for.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use crate::process::{command, shell};
 use crate::terminal::on_a_terminal;
 
 const CONNECT: &str = "/process.Process/Connect";
-/// What a reading client that stands still may cost the daemon: its own queue of chunks and the buffers below it.
+/// Memory that one stalled reader may cost the daemon: its queue of pieces and the buffers below it.
 const STALLED_KIB_MAX: u64 = 16 * 1024;
 
 impl Daemon {
@@ -53,7 +53,7 @@ async fn every_follower_hears_everything_from_its_beginning() {
     assert_eq!(third.pid().await, pid);
     daemon.feed(pid, b"two").await;
     for events in [&mut first, &mut second, &mut third] {
-        assert_eq!(events.wait_for("two").await, "two", "what was before is not repeated");
+        assert_eq!(events.wait_for("two").await, "two", "earlier output is not repeated");
     }
     daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
     for mut events in [first, second, third] {
@@ -94,7 +94,7 @@ async fn who_comes_late_hears_the_end() {
             assert_eq!((outcome.stdout().as_str(), outcome.code()), ("", 5));
         }
     }
-    // A new process with the tag takes its place.
+    // A new process with the tag replaces the ended one.
     request.process.get_or_insert_default().args = vec!["-c".to_owned(), "exit 6".to_owned()];
     daemon.run(&request).await;
     let mut late = daemon.follow(by_tag("late")).await;
@@ -105,7 +105,7 @@ async fn who_comes_late_hears_the_end() {
         (by_tag("nobody"), "not_found", "process with tag nobody not found"),
         (ProcessSelector::default(), "unimplemented", ""),
     ] {
-        let refused = daemon.follow(process).await.next().await.expect_err("nothing there");
+        let refused = daemon.follow(process).await.next().await.expect_err("unknown process");
         assert_eq!(refused.code, code);
         assert!(refused.message.contains(message), "{refused:?}");
     }
@@ -118,19 +118,19 @@ async fn a_follower_s_deadline_is_its_own() {
     let pid = events.pid().await;
     let mut follower = daemon.follow_with(Codec::Json, &[("connect-timeout-ms", "100")], by_pid(pid)).await;
     follower.pid().await;
-    assert_eq!(follower.next().await.expect_err("the time is over").code, "deadline_exceeded");
+    assert_eq!(follower.next().await.expect_err("deadline exceeded").code, "deadline_exceeded");
     assert!(is_alive(pid));
     daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
     assert_eq!(events.rest().await.code(), -1);
 }
 
-/// Bytes that a process has written.
+/// Returns the number of bytes that a process has written.
 fn written(pid: u32) -> u64 {
-    let io = fs::read_to_string(format!("/proc/{pid}/io")).expect("it lives");
-    io.lines().find_map(|line| line.strip_prefix("wchar: ")).expect("always there").parse().expect("a number")
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).expect("the process runs");
+    io.lines().find_map(|line| line.strip_prefix("wchar: ")).expect("the kernel reports the field").parse().expect("a number")
 }
 
-/// Waits until a process has written nothing more for a while: it is blocked.
+/// Waits until a process has stopped writing, because it is blocked.
 async fn until_blocked(pid: u32) -> u64 {
     let mut last = (0, 0);
     until("the process to block", || {
@@ -150,7 +150,7 @@ async fn who_does_not_read_holds_the_process_and_costs_little() {
         daemon.launch_with(Codec::Proto, &[], &command("head", &["-c", &TOTAL.to_string(), "/dev/zero"])).await;
     let pid = events.pid().await;
     let blocked = until_blocked(pid).await;
-    assert!(blocked < TOTAL as u64 / 2, "{blocked} bytes were written although nobody reads");
+    assert!(blocked < TOTAL as u64 / 2, "{blocked} bytes were written without a reader");
     assert!(daemon.resident_kib() < before + STALLED_KIB_MAX, "{} KiB, {before} before", daemon.resident_kib());
     let mut read = 0;
     let code = loop {
@@ -178,7 +178,7 @@ async fn who_leaves_releases_the_others() {
     let mut stalled = daemon.follow(by_pid(pid)).await;
     stalled.pid().await;
     daemon.feed(pid, b"\n").await;
-    // The one that reads gets little further than the one that does not, until that one is gone or was waited for long enough.
+    // The reading follower gets only slightly ahead of the stalled one, until that one disconnects or is dropped.
     let mut read = 0;
     let mut next = async || match reading.next().await.expect("no error").expect("not over") {
         Told::Stdout(bytes) => Some(bytes.len()),
@@ -186,7 +186,7 @@ async fn who_leaves_releases_the_others() {
         other => panic!("{other:?}"),
     };
     while let Ok(more) = tokio::time::timeout(std::time::Duration::from_millis(500), next()).await {
-        read += more.expect("it cannot have ended");
+        read += more.expect("not ended yet");
     }
     assert!(read < TOTAL);
     drop(stalled);
@@ -206,11 +206,11 @@ async fn a_stalled_follower_does_not_keep_the_end_from_others() {
     other.pid().await;
     daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
     within("the end", async { while !matches!(other.next().await.expect("no error"), Some(Told::End(_))) {} }).await;
-    // Later the other one hears it too, after all that was waiting for it.
+    // The stalled follower receives the end too, after all of its pending output.
     while !matches!(stalled.next().await.expect("no error"), Some(Told::End(_))) {}
 }
 
-/// Reads to the end of a stream, whatever it is: the output and the error.
+/// Reads to the end of a stream; returns the output and the error.
 async fn until_over(events: &mut Events) -> (Vec<u8>, Option<Refused>) {
     let mut output = Vec::new();
     loop {
@@ -223,12 +223,12 @@ async fn until_over(events: &mut Events) -> (Vec<u8>, Option<Refused>) {
     }
 }
 
-/// Lasts as long as the daemon waits for a client that does not read.
+/// Takes as long as the daemon waits for a client that does not read.
 #[tokio::test]
 async fn who_never_reads_is_left_behind_and_whoever_comes_gets_what_is_kept() {
     const LAST: usize = 3_000_000;
     let daemon = Daemon::start().await;
-    let folder = tempfile::tempdir().expect("temporary folder");
+    let folder = tempfile::tempdir().expect("create a temporary directory");
     let mut counted = String::new();
     for number in 1..=LAST {
         counted.push_str(&format!("{number}\n"));
@@ -246,7 +246,7 @@ async fn who_never_reads_is_left_behind_and_whoever_comes_gets_what_is_kept() {
         other.pid().await;
         let (heard, refused) = until_over(&mut other).await;
         assert!(refused.is_none() && heard.ends_with(b"2999999\n3000000\n"), "{refused:?}");
-        assert!(counted.as_bytes().ends_with(&heard), "the one that reads misses nothing");
+        assert!(counted.as_bytes().ends_with(&heard), "the reading follower receives all output");
         assert!(done.exists());
         let mut late = daemon.follow_with(Codec::Proto, &[], by_pid(pid)).await;
         late.pid().await;
@@ -254,7 +254,7 @@ async fn who_never_reads_is_left_behind_and_whoever_comes_gets_what_is_kept() {
         assert!(refused.is_none() && kept.len() > 1 << 20 && counted.as_bytes().ends_with(&kept), "{}", kept.len());
         let (heard, refused) = until_over(&mut unread).await;
         assert!(counted.as_bytes().starts_with(&heard));
-        let refused = refused.expect("it was left behind");
+        let refused = refused.expect("the stalled follower is dropped");
         assert_eq!(refused.code, "aborted");
         assert!(refused.message.starts_with("the output was not read for 30 seconds"), "{refused:?}");
     };
@@ -270,7 +270,7 @@ async fn nobody_listens_and_the_process_never_blocks() {
     let mut events = daemon.launch(&request).await;
     let pid = events.pid().await;
     drop(events);
-    until("the process to end", || async { (!is_alive(pid)).then_some(()) }).await;
+    until("the process to exit", || async { (!is_alive(pid)).then_some(()) }).await;
     let mut late = daemon.follow(by_tag("unheard")).await;
     late.pid().await;
     assert_eq!(late.rest().await.code(), 4);

@@ -27,7 +27,7 @@ async fn a_daemon_that_was_started_again_keeps_everybody_out_until_it_is_told_wh
     let reply = post_json(&daemon, "/process.Process/List", &json!({})).await;
     assert_eq!(reply.status, 401);
     assert_eq!(daemon.init(json!({ "accessToken": "" })).await.status, 400);
-    assert_eq!(daemon.get("/envs").await.status, 401, "a refused /init opened the door");
+    assert_eq!(daemon.get("/envs").await.status, 401, "a rejected /init does not initialize the daemon");
     assert_eq!(daemon.init(json!({ "accessToken": "secret" })).await.status, 204);
     assert_eq!(get(&daemon, "/envs", &[TOKEN]).await.status, 200);
 }
@@ -55,7 +55,7 @@ async fn small_routes() {
         "disk_used",
         "disk_total",
     ] {
-        assert!(metrics[key].as_u64().is_some(), "{key} is no whole number in {metrics}");
+        assert!(metrics[key].as_u64().is_some(), "{key} is not an integer in {metrics}");
     }
     let percent = metrics["cpu_used_pct"].as_f64().expect("a number");
     assert!((0.0..=100.0).contains(&percent));
@@ -144,10 +144,10 @@ async fn identity_is_given_confirmed_and_kept() {
     let known = json!({ "A": "1", "E2B_SANDBOX": "false", "E2B_SANDBOX_ID": "s", "E2B_TEMPLATE_ID": "t" });
     assert_eq!(envs().await, known);
     init(json!({ "accessToken": "secret" })).await;
-    assert_eq!(envs().await, known, "absent is unchanged");
+    assert_eq!(envs().await, known, "an absent field is unchanged");
     init(json!({ "accessToken": "secret", "envVars": {} })).await;
-    assert_eq!(envs().await["A"], json!(null), "present replaces");
-    // What is older than what was applied is answered and ignored.
+    assert_eq!(envs().await["A"], json!(null), "a present field replaces");
+    // A request older than an applied one is acknowledged and ignored.
     let at = |time: &str, value: &str| json!({ "accessToken": "secret", "timestamp": time, "envVars": { "A": value } });
     for (time, value, expected) in [
         ("2026-01-01T00:00:00.000000002Z", "new", "new"),
@@ -193,13 +193,13 @@ async fn browsers_may_call() {
     let odd = [origin, ("access-control-request-method", "TRACE")];
     let reply = send(&daemon, Method::OPTIONS, "/health", &odd, whole("")).await;
     assert_eq!((reply.status, reply.header("access-control-allow-methods")), (204, None));
-    // Not a preflight: it needs the token like anything else.
+    // Not a preflight, so it needs the token.
     assert_eq!(send(&daemon, Method::OPTIONS, "/envs", &[origin], whole("")).await.status, 401);
     for (headers, status) in [(&[origin][..], 401), (&[origin, TOKEN], 200)] {
         let reply = get(&daemon, "/envs", headers).await;
         assert_eq!((reply.status, reply.header("access-control-allow-origin")), (status, Some("*")));
         assert_eq!(reply.header("vary"), Some("Origin"));
-        let exposed = reply.header("access-control-expose-headers").expect("some");
+        let exposed = reply.header("access-control-expose-headers").expect("the header is set");
         assert_eq!(
             exposed,
             "Grpc-Status, Grpc-Message, Grpc-Status-Details-Bin, Location, Cache-Control, X-Content-Type-Options"

@@ -1,4 +1,4 @@
-//! Input: single messages and streams of them, and its end.
+//! Input: single messages, streams of messages, and its end.
 
 use bytes::Bytes;
 use hearth_envd_api::process::__buffa::oneof::process_input::Input;
@@ -38,13 +38,13 @@ impl Daemon {
 
     async fn stream(&self, codec: Codec, body: Body) -> Messages {
         let headers = [("content-type", codec.streaming())];
-        Messages::of(codec, within("an answer", open(self, Method::POST, STREAM_INPUT, &headers, body)).await)
+        Messages::of(codec, within("a reply", open(self, Method::POST, STREAM_INPUT, &headers, body)).await)
     }
 }
 
 fn cat() -> StartRequest {
     let mut request = command("cat", &[]);
-    // Absent means open.
+    // Without the field, input is open.
     request.stdin = None;
     request
 }
@@ -96,13 +96,13 @@ async fn input_that_nobody_takes() {
     let pid = events.pid().await;
     let code = |result: Result<(), Refused>| result.map_err(|refused| refused.code).err();
     let internal = Some("internal".to_owned());
-    assert_eq!(code(daemon.send(by_pid(pid), pty(b"x")).await), internal, "no terminal");
+    assert_eq!(code(daemon.send(by_pid(pid), pty(b"x")).await), internal, "the process has no terminal");
     assert_eq!(code(daemon.send(by_pid(pid), ProcessInput::default()).await), Some("unimplemented".to_owned()));
     assert_eq!(code(daemon.send(by_pid(999_999_999), stdin(b"x")).await), Some("not_found".to_owned()));
     assert_eq!(code(daemon.send(by_tag("x"), stdin(b"x")).await), Some("not_found".to_owned()));
     assert_eq!(code(daemon.close_stdin(pid).await), None);
     assert_eq!(events.rest().await.code(), 0);
-    // Closed by a client, more than once.
+    // Closed by a client, repeatedly.
     let mut request = command("sleep", &["1000"]);
     request.stdin = Some(true);
     let pid = daemon.launch(&request).await.pid().await;
@@ -137,18 +137,18 @@ async fn a_full_pipe_waits_and_a_kill_ends_the_waiting() {
     let much = stdin(&vec![0; 1 << 20]);
     let sending = daemon.send(by_pid(pid), much);
     tokio::pin!(sending);
-    let pipe = std::fs::File::open(format!("/proc/{pid}/fd/0")).expect("its input");
+    let pipe = std::fs::File::open(format!("/proc/{pid}/fd/0")).expect("open the process's input");
     let full = until("the pipe to be full", || {
-        let waiting = rustix::io::ioctl_fionread(&pipe).expect("a pipe");
+        let waiting = rustix::io::ioctl_fionread(&pipe).expect("query the pipe");
         async move { (waiting >= 64 * 1024).then_some(waiting) }
     });
     tokio::select! {
-        sent = &mut sending => panic!("nobody reads, and yet: {sent:?}"),
+        sent = &mut sending => panic!("sent without a reader: {sent:?}"),
         waiting = full => assert!(waiting < 1 << 20),
     }
     drop(pipe);
     daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
-    assert_eq!(within("the error", sending).await.expect_err("the reader is gone").code, "internal");
+    assert_eq!(within("the error", sending).await.expect_err("the reader was killed").code, "internal");
     assert_eq!(events.rest().await.code(), -1);
 }
 
@@ -165,7 +165,7 @@ async fn streams_of_input_are_written_in_order_and_leave_it_open() {
             messages.push(keepalive());
         }
         messages.extend([start(by_pid(two)), data(stdin(b"second"))]);
-        // In pieces that do not respect messages.
+        // The chunks do not match the message boundaries.
         let bytes = envelopes(codec, &messages);
         let pieces: Vec<Bytes> = bytes.chunks(17).map(Bytes::copy_from_slice).collect();
         let mut answer = daemon.stream(codec, chunked(futures::stream::iter(pieces))).await;
@@ -181,7 +181,7 @@ async fn streams_of_input_are_written_in_order_and_leave_it_open() {
     }
 }
 
-/// The request goes on for ever, and still the answer comes and the connection is closed.
+/// Checks that an error arrives and the connection is closed although the request never ends.
 // envd: C18
 #[tokio::test]
 async fn streams_of_input_hear_errors_while_they_send() {
@@ -204,7 +204,7 @@ async fn streams_of_input_hear_errors_while_they_send() {
             Some((envelopes(Codec::Json, &[keepalive()]), None))
         });
         let headers = [("content-type", "application/connect+json")];
-        let response = within("an answer", open(&daemon, Method::POST, STREAM_INPUT, &headers, chunked(endless))).await;
+        let response = within("a reply", open(&daemon, Method::POST, STREAM_INPUT, &headers, chunked(endless))).await;
         assert_eq!(
             response.headers().get("connection").map(http::HeaderValue::as_bytes),
             Some(&b"close"[..]),
@@ -213,13 +213,13 @@ async fn streams_of_input_hear_errors_while_they_send() {
         let refused = Messages::of(Codec::Json, response).next::<StreamInputResponse>().await.expect_err("refused");
         assert_eq!(refused.code, code);
     }
-    // A request that breaks off closes nothing.
+    // An aborted request does not close the input.
     let begin = envelopes(Codec::Json, &[start(by_pid(pid)), data(stdin(b"half "))]);
     let pending = futures::StreamExt::chain(futures::stream::iter([begin]), futures::stream::pending());
     let headers = [("content-type", "application/connect+json")];
     let request = open(&daemon, Method::POST, STREAM_INPUT, &headers, chunked(pending));
     tokio::select! {
-        _ = request => panic!("the request is not over"),
+        _ = request => panic!("the request ended"),
         text = events.wait_for("half ") => assert_eq!(text, "half "),
     }
     daemon.send(by_pid(pid), stdin(b"whole")).await.expect("still open");

@@ -1,4 +1,4 @@
-//! Commands: output, exits, where and as whom they run, signals, deadlines.
+//! Commands: output, exit codes, working directory and user, signals, deadlines.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -48,7 +48,7 @@ impl Daemon {
         events.rest().await
     }
 
-    /// The error of a start that must fail before anything is told.
+    /// Returns the error of a start that fails before its first event.
     async fn refusal(&self, headers: &[(&str, &str)], request: &StartRequest) -> Refused {
         self.launch_with(Codec::Json, headers, request).await.next().await.expect_err("refused")
     }
@@ -83,12 +83,12 @@ async fn output_and_exits() {
             assert!(events.pid().await > 1);
             let outcome = events.rest().await;
             assert_eq!((outcome.stdout().as_str(), outcome.stderr().as_str()), (stdout, stderr), "{script}");
-            let end = outcome.end.expect("it ended");
+            let end = outcome.end.expect("an end event");
             assert_eq!((end.exit_code, end.exited, end.status.as_str()), (code, exited, status), "{script}");
             assert_eq!(end.error.as_deref(), (code != 0).then_some(status), "{script}");
         }
     }
-    // Bytes are bytes.
+    // Output is passed on unchanged, including invalid UTF-8.
     let outcome = daemon.run(&shell("head -c 8191 /dev/zero | tr '\\0' a; printf '\\342'")).await;
     assert_eq!((outcome.stdout.len(), outcome.stdout.last()), (8192, Some(&0xE2)));
 }
@@ -96,7 +96,7 @@ async fn output_and_exits() {
 #[tokio::test]
 async fn what_cannot_run_says_so_like_a_shell() {
     let daemon = Daemon::start().await;
-    let folder = tempfile::tempdir().expect("temporary folder");
+    let folder = tempfile::tempdir().expect("create a temporary directory");
     let path = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
     for (name, text, mode) in [
         ("plain", "x", 0o644),
@@ -117,7 +117,7 @@ async fn what_cannot_run_says_so_like_a_shell() {
     ] {
         let outcome = daemon.run(&command(program, &["a  b"])).await;
         if program.is_empty() {
-            // Shells do not agree on the code of nothing.
+            // Shells use different exit codes for an empty command.
             assert!(outcome.code() != 0);
         } else {
             assert_eq!(outcome.code(), code, "{program}: {outcome:?}");
@@ -129,7 +129,7 @@ async fn what_cannot_run_says_so_like_a_shell() {
             _ => assert!(words.contains("permission denied") || words.contains("directory"), "{words}"),
         }
     }
-    // Arguments are not touched, and a path with a slash begins at the working directory.
+    // Arguments are passed unchanged, and a path with a slash is relative to the working directory.
     let outcome = daemon.run(&command("printf", &["%s|", "a  b", "$HOME", "*", ""])).await;
     assert_eq!(outcome.stdout(), "a  b|$HOME|*||");
     let mut request = command("./script", &["x"]);
@@ -141,7 +141,7 @@ async fn what_cannot_run_says_so_like_a_shell() {
 #[tokio::test]
 async fn working_directories() {
     let daemon = Daemon::start().await;
-    let folder = tempfile::tempdir().expect("temporary folder");
+    let folder = tempfile::tempdir().expect("create a temporary directory");
     let root = fs::canonicalize(folder.path()).expect("exists");
     fs::write(root.join("file"), "x").expect("writes");
     let at = |cwd: Option<&str>| {
@@ -160,7 +160,7 @@ async fn working_directories() {
         assert_eq!(refused.code, "invalid_argument", "{cwd}");
         assert!(refused.message.starts_with(&beginning), "{refused:?}");
     }
-    // Without one: the default working directory, or the home directory.
+    // Without a working directory: the default one, or the home directory.
     let home = crate::daemon::account(|name, _| name == me()).expect("exists").2;
     assert_eq!(daemon.run(&at(None)).await.stdout().trim_end(), home);
     daemon.init(serde_json::json!({ "defaultWorkdir": root })).await;
@@ -197,7 +197,7 @@ async fn users() {
         assert_eq!(reply.json()["code"], "unauthenticated");
         assert_eq!(reply.json()["message"], "invalid username: 'no-such-user'");
     }
-    // Credentials that cannot be read are none.
+    // Malformed credentials are ignored.
     let mut events = daemon.launch_with(Codec::Json, &[("authorization", "Basic ???")], &shell("id -un")).await;
     events.pid().await;
     assert_eq!(events.rest().await.stdout().trim_end(), me());
@@ -209,7 +209,7 @@ async fn users() {
     let groups = Command::new("id").args(["-G", &name]).output().expect("runs").stdout;
     let groups = String::from_utf8(groups).expect("text");
     assert_eq!(outcome.stdout(), format!("{uid}\n{groups}{name}\n"));
-    // Nobody has more rights than the user has.
+    // A command has no more rights than its user.
     let (reading, headers) = (shell("cat /etc/shadow"), basic(&name));
     let mut events = daemon.launch_with(Codec::Json, &[("authorization", &headers)], &reading).await;
     events.pid().await;
@@ -241,7 +241,7 @@ async fn the_environment_is_only_what_was_asked_for() {
     let mut lines: Vec<&str> = stdout.lines().collect();
     lines.sort_unstable();
     let home = crate::daemon::account(|name, _| name == me()).expect("exists").2;
-    let path = std::env::var("PATH").expect("tests have one");
+    let path = std::env::var("PATH").expect("tests have a search path");
     let mut expected = vec![
         "BOTH=r".to_owned(),
         "E2B_SANDBOX=false".to_owned(),
@@ -255,7 +255,7 @@ async fn the_environment_is_only_what_was_asked_for() {
     ];
     expected.sort_unstable();
     assert_eq!(lines, expected);
-    // The next command does not see the request's.
+    // The variables of a request do not affect the next command.
     assert!(!daemon.run(&command("env", &[])).await.stdout().contains("OWN="));
     for (name, value) in [("", "x"), ("A=B", "x"), ("A", "x\0y")] {
         let mut request = command("env", &[]);
@@ -276,11 +276,11 @@ async fn standard_streams_can_be_opened_by_name() {
     assert_eq!((outcome.stdout().as_str(), outcome.stderr().as_str(), outcome.code()), ("out\n", "err\n", 0));
 }
 
-/// A daemon that was started with ignored and blocked signals, a low limit on files and a low priority passes none of it on.
+/// Checks that children do not inherit the daemon's signal settings, file limit and priority.
 #[tokio::test]
 async fn children_start_fresh() {
     let mut command_line = Command::new("/bin/sh");
-    // Only root can give itself a higher priority; others start as they are.
+    // Only root can raise its priority; for other users the script changes nothing.
     let script = "trap '' HUP INT QUIT PIPE USR1 TERM; umask 077; ulimit -S -n 200; \
         echo -500 2> /dev/null > /proc/self/oom_score_adj; exec env --block-signal nice -n -5 \"$0\" \"$@\" 2> /dev/null";
     command_line.args(["-c", script, env!("CARGO_BIN_EXE_hearth-envd")]);
@@ -288,18 +288,18 @@ async fn children_start_fresh() {
     daemon.init(serde_json::json!({ "defaultUser": me() })).await;
     let status = daemon.run(&command("cat", &["/proc/self/status"])).await.stdout();
     for field in ["SigBlk", "SigIgn", "SigCgt", "SigPnd"] {
-        let line = status.lines().find(|line| line.starts_with(field)).expect("always there");
+        let line = status.lines().find(|line| line.starts_with(field)).expect("the kernel reports the field");
         assert!(line.ends_with("\t0000000000000000"), "{line}");
     }
     assert!(status.contains("Umask:\t0022"), "{status}");
-    // The three streams, and what `ls` opens itself.
+    // The three streams, and the directory that `ls` opens.
     assert_eq!(daemon.run(&command("ls", &["/proc/self/fd"])).await.stdout(), "0\n1\n2\n3\n");
     let script = "cat /proc/self/oom_score_adj; ulimit -n; cut -d' ' -f19 /proc/self/stat; readlink /proc/self/fd/0";
     assert_eq!(daemon.run(&shell(script)).await.stdout(), "100\n200\n0\n/dev/null\n");
     let io =
         daemon.run(&shell("command -v ionice > /dev/null || { echo best-effort: prio 4; exit; }; ionice -p $$")).await;
     assert_eq!(io.stdout(), "best-effort: prio 4\n");
-    // It stays in the daemon's session and group: signals go to the one process.
+    // The child remains in the daemon's session and process group: a signal reaches only the child.
     let own = daemon.run(&shell("cut -d' ' -f5,6 /proc/$PPID/stat; cut -d' ' -f5,6 /proc/self/stat")).await.stdout();
     let lines: Vec<&str> = own.lines().collect();
     assert_eq!(lines[0], lines[1]);
@@ -316,19 +316,19 @@ async fn signals_reach_the_one_process_and_it_is_gone_at_once() {
         assert!(is_alive(pid));
         daemon.signal(pid, signal).await.expect("sent");
         if signal == Signal::SIGNAL_SIGKILL {
-            assert!(!is_alive(pid), "it is reaped when the answer comes");
+            assert!(!is_alive(pid), "it is reaped before the reply");
         }
-        let end = events.rest().await.end.expect("it ended");
+        let end = events.rest().await.end.expect("an end event");
         assert_eq!((end.exit_code, end.exited, end.status.as_str()), (-1, false, status));
         assert_eq!(daemon.list().await, []);
-        // It is not there any more, for signals; late followers are another matter.
-        let refused = daemon.signal(pid, signal).await.expect_err("gone");
+        // A signal no longer finds the process, unlike a late follower.
+        let refused = daemon.signal(pid, signal).await.expect_err("not found");
         assert_eq!(refused.code, "not_found");
         assert_eq!(refused.message, format!("process with pid {pid} not found"));
     }
     let mut events = daemon.launch(&command("sleep", &["1000"])).await;
     let pid = events.pid().await;
-    let refused = daemon.signal(pid, Signal::SIGNAL_UNSPECIFIED).await.expect_err("no signal");
+    let refused = daemon.signal(pid, Signal::SIGNAL_UNSPECIFIED).await.expect_err("unspecified signal");
     assert_eq!(refused.code, "unimplemented");
     assert_eq!(refused.message, "invalid signal: SIGNAL_UNSPECIFIED");
     let nobody: Result<SendSignalResponse, _> = unary(
@@ -345,15 +345,15 @@ async fn signals_reach_the_one_process_and_it_is_gone_at_once() {
 #[tokio::test]
 async fn grandchildren_hold_the_end_until_somebody_kills() {
     let daemon = Daemon::start().await;
-    // Killed while it waits: the stream ends although the grandchild has the pipes.
+    // Killed while it waits: the stream ends although the descendant has the pipes open.
     let mut events = daemon.launch(&shell("sleep 1000 & echo $!; wait")).await;
     let pid = events.pid().await;
     let grandchild: u32 = events.wait_for("\n").await.trim().parse().expect("a number");
     daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
     assert_eq!(events.rest().await.code(), -1);
-    assert!(is_alive(grandchild), "only the one process was meant");
+    assert!(is_alive(grandchild), "the descendant is not killed");
     kill(grandchild);
-    // Ended, but its output has not: it is not listed, who comes now hears of its end, and a signal ends the waiting.
+    // Exited, but its output is open: it is not listed, a late follower receives its end, and a signal ends the wait.
     let mut events = daemon.launch(&shell("sleep 1000 & echo $!; exit 3")).await;
     let pid = events.pid().await;
     let grandchild: u32 = events.wait_for("\n").await.trim().parse().expect("a number");
@@ -366,12 +366,12 @@ async fn grandchildren_hold_the_end_until_somebody_kills() {
     });
     assert_eq!(late.await.code(), 3);
     assert_eq!(daemon.list().await, []);
-    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("there is something to end");
-    let end = events.rest().await.end.expect("it ended");
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("the wait can be ended");
+    let end = events.rest().await.end.expect("an end event");
     assert_eq!((end.exit_code, end.exited), (3, true));
-    assert_eq!(daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect_err("nothing is left").code, "not_found");
+    assert_eq!(daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect_err("not found").code, "not_found");
     kill(grandchild);
-    // And when nobody kills, the end comes with the end of the output.
+    // Without a signal, the end follows the end of the output.
     let mut events = daemon.launch(&shell("sleep 1000 & echo $!")).await;
     events.pid().await;
     let grandchild: u32 = events.wait_for("\n").await.trim().parse().expect("a number");
@@ -397,7 +397,7 @@ async fn lists_what_lives() {
         (listed[1].0, listed[1].1.as_deref(), listed[1].2.args.as_slice()),
         (two, None, &["999".to_owned()][..])
     );
-    // By tag as well.
+    // Selection by tag.
     let request = SendSignalRequest {
         process: by_tag("one").into(),
         signal: Signal::SIGNAL_SIGKILL.into(),
@@ -406,7 +406,7 @@ async fn lists_what_lives() {
     let _: SendSignalResponse = unary(&daemon, "/process.Process/SendSignal", &request).await.expect("sent");
     assert_eq!(first.rest().await.code(), -1);
     let gone: Result<SendSignalResponse, _> = unary(&daemon, "/process.Process/SendSignal", &request).await;
-    assert_eq!(gone.expect_err("gone").message, "process with tag one not found");
+    assert_eq!(gone.expect_err("not found").message, "process with tag one not found");
     assert_eq!(daemon.list().await.len(), 1);
     daemon.signal(two, Signal::SIGNAL_SIGKILL).await.expect("sent");
 }
@@ -418,26 +418,26 @@ async fn deadlines_kill_even_if_nobody_follows() {
     let sleep = command("sleep", &["1000"]);
     let mut events = daemon.launch_with(Codec::Json, &[("connect-timeout-ms", "300")], &sleep).await;
     let pid = events.pid().await;
-    let refused = events.next().await.expect_err("the time is over");
+    let refused = events.next().await.expect_err("deadline exceeded");
     assert_eq!((refused.code.as_str(), refused.message.as_str()), ("deadline_exceeded", "context deadline exceeded"));
     until("the process to die", || async { (!is_alive(pid)).then_some(()) }).await;
     let mut events = daemon.launch_with(Codec::Proto, &[("connect-timeout-ms", "500")], &sleep).await;
     let pid = events.pid().await;
     drop(events);
     until("the process to die", || async { (!is_alive(pid)).then_some(()) }).await;
-    // Output without a pause does not keep the deadline away.
+    // Continuous output does not delay the deadline.
     let mut events =
         daemon.launch_with(Codec::Proto, &[("connect-timeout-ms", "300")], &command("cat", &["/dev/zero"])).await;
     let refused = within("the deadline", async {
         loop {
             match events.next().await {
                 Err(refused) => return refused,
-                Ok(told) => assert!(told.is_some(), "a stream does not end well at its deadline"),
+                Ok(told) => assert!(told.is_some(), "a stream ends with an error at its deadline"),
             }
         }
     });
     assert_eq!(refused.await.code, "deadline_exceeded");
-    // Zero is no deadline, and what is not a number is an error.
+    // Zero means no deadline; text that is not a number is an error.
     let mut events = daemon.launch_with(Codec::Json, &[("connect-timeout-ms", "0")], &shell("echo ok")).await;
     events.pid().await;
     assert_eq!(events.rest().await.stdout(), "ok\n");

@@ -1,7 +1,8 @@
-//! The daemon under load: thousands of commands at once with clients that come and go, floods of events, floods of output,
-//! many silent streams. What counts is what is left afterwards: nothing.
+//! The daemon under load: thousands of concurrent commands whose clients disconnect and reconnect, floods of events and
+//! output, and many silent streams.
 //!
-//! The commands are mixed by chance. The seed is printed; `HEARTH_SOAK_SEED` sets it.
+//! The tests check that no resources remain afterwards. The commands are chosen at random; the seed is printed and can
+//! be set by `HEARTH_SOAK_SEED`.
 
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -19,23 +20,26 @@ mod floods;
 mod mix;
 
 const COMMANDS: u64 = 10_000;
-/// The first of them, until what is kept on purpose is about full: the daemon's log (1 MiB) and the ends that late followers
-/// hear (for 30 s, 4096 at most), and until the allocator has seen the most that is needed at once.
+/// Commands of the first phase, after which retained data has about its full size.
+///
+/// That is the daemon's log (1 MiB) and the exits for late followers (30 s, at most 4096). The allocator has then also
+/// reached its peak.
 const WARM_UP: u64 = 2_500;
 const AT_ONCE: usize = 200;
-/// What memory may have grown by from the start, once it is quiet, ends are forgotten and the daemon has given back what it does
-/// not use. Its log stays (1 MiB), and so do pages that are half used: without giving back it was 20 MiB.
+/// Limit of the memory's growth once the daemon is idle, exits have expired and free memory is released, in KiB.
+///
+/// The log remains (1 MiB), and so do partly used pages. Without the release of memory the growth was 20 MiB.
 const GROWTH_KIB_MAX: u64 = 7 * 1024;
-/// Looks at the open files, without a change, until they count as settled.
+/// Consecutive polls without a change after which the open files count as settled.
 const STEADY_LOOKS: u32 = 40;
 
-/// A variable that all commands of one soak have and nothing else on the machine.
+/// Environment variable that every command of one soak has, and no other process on the machine.
 const MARK: &str = "HEARTH_SOAK";
 
 fn seed() -> u64 {
     match std::env::var("HEARTH_SOAK_SEED") {
         Ok(text) => text.parse().expect("HEARTH_SOAK_SEED is a number"),
-        Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs(),
+        Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970").as_secs(),
     }
 }
 
@@ -61,11 +65,11 @@ async fn ten_thousand_commands_leave_nothing() {
     threads_are_back(&daemon, threads).await;
     descriptors_are_back(&daemon, &descriptors).await;
     let most = daemon.own_kib();
-    let after = until("memory to be given back", async || {
+    let after = until("memory to be released", async || {
         Some(daemon.own_kib()).filter(|after| *after < fresh + GROWTH_KIB_MAX)
     })
     .await;
-    eprintln!("memory: {fresh} KiB at the start, {most} KiB right after the soak, {after} KiB when it was quiet");
+    eprintln!("memory: {fresh} KiB at the start, {most} KiB right after the soak, {after} KiB when idle");
 }
 
 async fn play(daemon: &Daemon, seed: u64, numbers: std::ops::Range<u64>) {
@@ -73,8 +77,9 @@ async fn play(daemon: &Daemon, seed: u64, numbers: std::ops::Range<u64>) {
     runs.buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
 }
 
-/// Waits until the daemon lists nothing, has no child, not even one that nobody waited for, and nothing that it ever started
-/// is on the machine.
+/// Waits until the daemon lists no process and has no child, zombies included.
+///
+/// Also waits until no process on the machine has the mark.
 async fn nothing_runs(daemon: &Daemon, mark: &str) {
     let list = || async {
         let listed: ListResponse =
@@ -83,17 +88,17 @@ async fn nothing_runs(daemon: &Daemon, mark: &str) {
     };
     until("an empty list", list).await;
     until("the last child to be reaped", || async { daemon.children().is_empty().then_some(()) }).await;
-    until("everything marked to be gone", || async { marked(mark).is_empty().then_some(()) }).await;
+    until("every marked process to exit", || async { marked(mark).is_empty().then_some(()) }).await;
 }
 
-/// Processes that have the mark in their environment.
+/// Returns the pids of processes with the mark in their environment.
 fn marked(mark: &str) -> Vec<String> {
     let text = format!("{MARK}={mark}");
     let folders = fs::read_dir("/proc").expect("Linux").flatten();
     let names = folders.map(|folder| folder.file_name().to_string_lossy().into_owned());
     names
         .filter(|name| {
-            // Processes of others cannot be looked at, and ours may be gone meanwhile.
+            // Other users' processes are not readable, and marked ones may exit meanwhile.
             let environment = fs::read(format!("/proc/{name}/environ")).unwrap_or_default();
             environment.split(|byte| *byte == 0).any(|variable| variable == text.as_bytes())
         })
@@ -101,10 +106,10 @@ fn marked(mark: &str) -> Vec<String> {
 }
 
 async fn threads_are_back(daemon: &Daemon, threads: usize) {
-    until("idle threads to end", || async { (daemon.threads() == threads).then_some(()) }).await;
+    until("idle threads to exit", || async { (daemon.threads() == threads).then_some(()) }).await;
 }
 
-/// The open files once they change no more: connections that clients left are closed soon, not at once.
+/// Returns the open files once they no longer change: connections of disconnected clients are closed with a delay.
 async fn steady_descriptors(daemon: &Daemon) -> Vec<String> {
     let mut last = (Vec::new(), 0);
     until("open files to settle", || {
@@ -117,7 +122,7 @@ async fn steady_descriptors(daemon: &Daemon) -> Vec<String> {
 }
 
 async fn descriptors_are_back(daemon: &Daemon, before: &[String]) {
-    let back = until("open files to be those of before", || async { (daemon.open_files() == before).then_some(()) });
+    let back = until("open files to be the same as before", || async { (daemon.open_files() == before).then_some(()) });
     tokio::select! {
         biased;
         () = back => {}
@@ -129,7 +134,7 @@ async fn descriptors_are_back(daemon: &Daemon, before: &[String]) {
 
 /// Bytes that one command prints. The benchmark prints a GiB.
 const OUTPUT_BYTES: usize = 256 << 20;
-/// The queue of a follower (64 pieces of at most 32 KiB), the connection's buffers, and pieces that are being written.
+/// A follower's queue (64 pieces of at most 32 KiB), the connection's buffers, and pieces that are being written.
 const FLOWING_KIB_MAX: u64 = 8 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -145,7 +150,7 @@ async fn much_output_costs_no_memory() {
             Told::Stdout(bytes) => {
                 read += bytes.len();
                 pieces += 1;
-                // Often enough to see a growth, seldom enough to be quick.
+                // Often enough to detect growth, rarely enough to be fast.
                 if pieces.is_multiple_of(256) {
                     most = most.max(daemon.own_kib());
                 }
@@ -156,7 +161,7 @@ async fn much_output_costs_no_memory() {
     };
     assert_eq!((read, code), (OUTPUT_BYTES, 0));
     eprintln!("memory: {before} KiB before, {most} KiB at most, {} KiB after", daemon.own_kib());
-    assert!(most < before + FLOWING_KIB_MAX, "{most} KiB while it flowed, {before} KiB before");
+    assert!(most < before + FLOWING_KIB_MAX, "{most} KiB during the output, {before} KiB before");
 }
 
 const STREAMS: u32 = 100;
@@ -181,7 +186,7 @@ async fn silent_streams_are_cheap() {
         daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
         assert_eq!(events.rest().await.code(), -1);
     };
-    // What is allocated once, with the first.
+    // Allocations that are made once, with the first command.
     end(sleeping(0).await).await;
     threads_are_back(&daemon, threads).await;
     let (descriptors, before) = (steady_descriptors(&daemon).await, daemon.own_kib());
@@ -189,7 +194,7 @@ async fn silent_streams_are_cheap() {
     for number in 0..STREAMS {
         streams.push(within("a start", sleeping(number)).await);
     }
-    // Starting them is over, and the threads that did it are gone.
+    // All are started, and the threads that started them have exited.
     threads_are_back(&daemon, threads).await;
     let with = daemon.own_kib();
     eprintln!("memory: {before} KiB without streams, {with} KiB with {STREAMS}");

@@ -16,7 +16,7 @@ fn terminal(program: &str, args: &[&str], size: Option<(u32, u32)>) -> StartRequ
     request
 }
 
-/// A command at a terminal.
+/// Attaches a command to a terminal.
 pub(crate) fn on_a_terminal(mut request: StartRequest) -> StartRequest {
     request.stdin = None;
     request.pty = PTY::default().into();
@@ -35,11 +35,11 @@ impl Daemon {
     }
 
     async fn type_in(&self, pid: u32, text: &str) {
-        self.send(by_pid(pid), typed(text.as_bytes())).await.expect("taken");
+        self.send(by_pid(pid), typed(text.as_bytes())).await.expect("send input");
     }
 }
 
-/// Reads to the end; all of it is the terminal's.
+/// Reads to the end of the stream; all output is the terminal's. Returns the output and the exit code.
 async fn screen(events: &mut Events) -> (String, i32) {
     let outcome = events.rest().await;
     assert!(outcome.stdout.is_empty() && outcome.stderr.is_empty());
@@ -59,7 +59,7 @@ async fn a_shell_at_a_terminal() {
         daemon.type_in(pid, "echo $ABC; stty size; test -t 2 && ps -o sess= -p $$ | tr -d ' '; exit 3\n").await;
         let (screen, code) = screen(&mut events).await;
         assert_eq!(code, 3);
-        // The kernel echoes what is typed, and ends lines like a terminal.
+        // The kernel echoes typed input, and ends lines as a terminal does.
         assert!(screen.contains("echo $ABC"), "{screen}");
         for line in ["a value", "24 80", &pid.to_string()] {
             assert!(screen.contains(&format!("{line}\r\n")), "{line} in {screen}");
@@ -75,10 +75,10 @@ async fn windows_change() {
     let mut events = daemon.launch(&terminal("/bin/sh", &["-c", script], Some((80, 24)))).await;
     let pid = events.pid().await;
     assert!(events.wait_for("ready").await.starts_with("24 80\r\n"));
-    daemon.resize(pid, Some((100, 30))).await.expect("resized");
+    daemon.resize(pid, Some((100, 30))).await.expect("resize");
     events.wait_for("30 100\r\n").await;
-    daemon.resize(pid, None).await.expect("nothing to do");
-    daemon.resize(pid, Some((65_536 + 81, 25))).await.expect("cut to 16 bits");
+    daemon.resize(pid, None).await.expect("no new size");
+    daemon.resize(pid, Some((65_536 + 81, 25))).await.expect("truncated to 16 bits");
     events.wait_for("25 81\r\n").await;
     daemon.signal(pid, hearth_envd_api::process::Signal::SIGNAL_SIGKILL).await.expect("sent");
     assert!(!is_alive(pid));
@@ -86,8 +86,8 @@ async fn windows_change() {
     let mut events = daemon.launch(&command("sleep", &["1000"])).await;
     let pid = events.pid().await;
     assert_eq!(daemon.resize(pid, Some((1, 1))).await.expect_err("no terminal").code, "internal");
-    daemon.resize(pid, None).await.expect("nothing to do");
-    assert_eq!(daemon.resize(999_999_999, None).await.expect_err("nobody").code, "not_found");
+    daemon.resize(pid, None).await.expect("no new size");
+    assert_eq!(daemon.resize(999_999_999, None).await.expect_err("unknown process").code, "not_found");
     daemon.signal(pid, hearth_envd_api::process::Signal::SIGNAL_SIGKILL).await.expect("sent");
 }
 
@@ -96,20 +96,20 @@ async fn input_of_a_terminal_is_typed() {
     let daemon = Daemon::start().await;
     let mut events = daemon.launch(&terminal("cat", &[], Some((80, 24)))).await;
     let pid = events.pid().await;
-    assert_eq!(daemon.send(by_pid(pid), stdin(b"x")).await.expect_err("not that way").code, "internal");
-    assert_eq!(daemon.close_stdin(pid).await.expect_err("not that way").code, "unknown");
+    assert_eq!(daemon.send(by_pid(pid), stdin(b"x")).await.expect_err("the process has a terminal").code, "internal");
+    assert_eq!(daemon.close_stdin(pid).await.expect_err("the process has a terminal").code, "unknown");
     daemon.type_in(pid, "line\n").await;
     assert_eq!(events.wait_for("line\r\nline\r\n").await, "line\r\nline\r\n");
     daemon.type_in(pid, "\x04").await;
     assert_eq!(screen(&mut events).await.1, 0);
-    // Interrupting reaches whoever is in the foreground.
+    // Control-C reaches the foreground process.
     let mut events = daemon.launch(&terminal("cat", &[], Some((80, 24)))).await;
     let pid = events.pid().await;
     daemon.type_in(pid, "go\n").await;
     events.wait_for("go\r\ngo\r\n").await;
     daemon.type_in(pid, "\x03").await;
     let outcome = events.rest().await;
-    assert_eq!(outcome.end.expect("it ended").status, "signal: interrupt");
+    assert_eq!(outcome.end.expect("an end event").status, "signal: interrupt");
 }
 
 // envd: P2
@@ -124,7 +124,7 @@ async fn leaving_and_coming_back() {
     let mut events = daemon.follow(by_pid(pid)).await;
     assert_eq!(events.pid().await, pid);
     daemon.type_in(pid, "after\n").await;
-    assert_eq!(events.wait_for("after\r\nafter\r\n").await, "after\r\nafter\r\n", "only what is new");
+    assert_eq!(events.wait_for("after\r\nafter\r\n").await, "after\r\nafter\r\n", "only new output");
     daemon.type_in(pid, "\x04").await;
     assert_eq!(screen(&mut events).await.1, 0);
 }
@@ -132,7 +132,7 @@ async fn leaving_and_coming_back() {
 #[tokio::test]
 async fn a_hang_up_ends_the_output() {
     let daemon = Daemon::start().await;
-    // The background process has the terminal; it does not keep the end away.
+    // The background process has the terminal open, which does not delay the end.
     let script = "trap '' HUP; sleep 1000 & echo $!; exit 5";
     let mut events = daemon.launch(&terminal("/bin/sh", &["-c", script], None)).await;
     events.pid().await;
@@ -173,5 +173,5 @@ async fn much_output_is_whole() {
     }
     let expected: String = (1..=200_000).map(|number| format!("{number}\r\n")).collect();
     assert!(output == expected.as_bytes());
-    until("the process to be gone", || async { (!is_alive(pid)).then_some(()) }).await;
+    until("the process to exit", || async { (!is_alive(pid)).then_some(()) }).await;
 }

@@ -1,4 +1,4 @@
-//! `POST /files` and composing.
+//! `POST /files` and `POST /files/compose`.
 
 use std::fs;
 use std::io::Write;
@@ -18,7 +18,7 @@ use crate::http::{Reply, chunked, escape, post, post_json, send};
 const RAW: (&str, &str) = ("content-type", "application/octet-stream");
 const FORM: (&str, &str) = ("content-type", "multipart/form-data; boundary=xyz");
 
-/// A part: the parameters of its name, and its content.
+/// Builds a form of parts, each with its disposition's parameters and its content.
 fn form(parts: &[(&str, &[u8])]) -> Vec<u8> {
     let mut body = Vec::new();
     for (parameters, content) in parts {
@@ -35,8 +35,8 @@ fn form(parts: &[(&str, &[u8])]) -> Vec<u8> {
 
 fn compress(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(bytes).expect("in memory");
-    encoder.finish().expect("in memory")
+    encoder.write_all(bytes).expect("compress");
+    encoder.finish().expect("finish")
 }
 
 impl Daemon {
@@ -73,19 +73,19 @@ async fn every_way_up() {
             (vec![FORM], unnamed.clone()),
             (vec![FORM, ("content-encoding", "gzip")], compress(&unnamed)),
         ] {
-            // The boundary in the content would be one.
+            // The content would contain a boundary.
             if headers[0] == FORM && content.starts_with(b"--xyz") {
                 continue;
             }
             let reply = daemon.upload(file, &headers, body.clone()).await;
             assert_eq!((reply.status, reply.json()), (200, json!([entry(file)])), "{headers:?}");
-            assert!(fs::read(file).expect("written") == *content, "{headers:?}");
-            // The same in pieces of unknown number.
+            assert!(fs::read(file).expect("read") == *content, "{headers:?}");
+            // The same body in chunks.
             let pieces: Vec<Bytes> = body.chunks(60_001).map(Bytes::copy_from_slice).collect();
             let path = format!("/files?path={}", escape(file));
             let reply = send(&daemon, Method::POST, &path, &headers, chunked(futures::stream::iter(pieces))).await;
             assert_eq!(reply.status, 200, "{headers:?}: {reply:?}");
-            assert!(fs::read(file).expect("written") == *content, "{headers:?}");
+            assert!(fs::read(file).expect("read") == *content, "{headers:?}");
         }
     }
     assert_eq!(fs::metadata(place.path("new/tree/0")).expect("exists").permissions().mode() & 0o777, 0o644);
@@ -110,21 +110,21 @@ async fn several_files_in_one_form() {
     let expected: Vec<_> = names.iter().map(|name| entry(name)).collect();
     assert_eq!((reply.status, reply.json()), (200, json!(expected)));
     for (name, content) in names.iter().zip([&b"one"[..], b"two", b"\0\xff"]) {
-        assert_eq!(fs::read(name).expect("written"), content);
+        assert_eq!(fs::read(name).expect("read"), content);
     }
-    // No file, twice the same one, one without a name.
+    // No file, the same file twice, and a file without a name.
     let reply = post(&daemon, "/files", &[FORM], form(&[("name=\"x\"", b"y")])).await;
     assert_eq!((reply.status, reply.json()), (200, json!([])));
     let twice = format!("name=\"file\"; filename=\"{}\"", place.path("twice"));
     let reply = post(&daemon, "/files", &[FORM], form(&[(&twice, b"first"), (&twice, b"second")])).await;
     assert_eq!(reply.status, 400, "{reply:?}");
-    assert_eq!(fs::read(place.path("twice")).expect("written"), b"first");
+    assert_eq!(fs::read(place.path("twice")).expect("read"), b"first");
     assert_eq!(post(&daemon, "/files", &[FORM], form(&[("name=\"file\"", b"x")])).await.status, 400);
-    // Not whole: nothing is there.
+    // A truncated form creates no file.
     let body = form(&[(&format!("name=\"file\"; filename=\"{}\"", place.path("cut")), b"begun")]);
     let reply = post(&daemon, "/files", &[FORM], body[..body.len() - 11].to_vec()).await;
     assert_eq!(reply.status, 500, "{reply:?}");
-    assert!(!fs::exists(place.path("cut")).expect("looks"));
+    assert!(!fs::exists(place.path("cut")).expect("check existence"));
     let reply = post(&daemon, "/files", &[("content-type", "multipart/form-data")], body).await;
     assert_eq!(reply.status, 500, "{reply:?}");
 }
@@ -151,7 +151,7 @@ async fn refusals_reach_clients_that_are_still_sending() {
         (place.path("x"), vec![RAW, ("content-encoding", "gzip")], 400, "error decompressing request body".to_owned()),
         (place.path("x"), vec![RAW, ("x-metadata-a", "é")], 400, "invalid metadata".to_owned()),
     ] {
-        let reply = within("the answer", daemon.upload(&path, &headers, much.clone())).await;
+        let reply = within("the reply", daemon.upload(&path, &headers, much.clone())).await;
         assert_eq!(reply.status, status, "{path} {headers:?} {reply:?}");
         assert!(message(&reply).contains(&text), "{reply:?}");
     }
@@ -166,7 +166,7 @@ async fn refusals_reach_clients_that_are_still_sending() {
     let reply = post(&daemon, "/files?path=x&signature_expiration=soon", &[RAW], much.clone()).await;
     assert_eq!((reply.status, reply.header("content-type")), (400, Some("text/plain; charset=utf-8")));
     assert!(reply.text().starts_with("Invalid format for parameter signature_expiration: "), "{reply:?}");
-    // Damage that shows later is another error.
+    // Damage detected later causes another error.
     let mut packed = compress(&much);
     packed.truncate(packed.len() - 4);
     let reply = daemon.upload(&place.path("x"), &[RAW, ("content-encoding", "gzip")], packed).await;
@@ -202,7 +202,7 @@ async fn a_new_tree_by_many_at_once() {
     let uploads = paths.iter().map(|path| daemon.upload(path, &[RAW], path.clone()));
     for (reply, path) in futures::future::join_all(uploads).await.iter().zip(&paths) {
         assert_eq!(reply.status, 200, "{reply:?}");
-        assert_eq!(fs::read_to_string(path).expect("written"), *path);
+        assert_eq!(fs::read_to_string(path).expect("read"), *path);
     }
 }
 
@@ -210,7 +210,7 @@ async fn a_new_tree_by_many_at_once() {
 #[tokio::test]
 async fn metadata_is_kept_with_the_file() {
     let daemon = Daemon::start().await;
-    // Not every temporary folder has extended attributes.
+    // Some temporary directories do not support extended attributes.
     let Ok(folder) = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")) else {
         eprintln!("skipped: {} is not writable", env!("CARGO_TARGET_TMPDIR"));
         return;
@@ -218,7 +218,7 @@ async fn metadata_is_kept_with_the_file() {
     let path = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
     fs::write(path("probe"), "").expect("writes");
     if let Err(error) = xattr::set(path("probe"), "user.probe", b"x") {
-        eprintln!("skipped: no extended attributes here: {error}");
+        eprintln!("skipped: no extended attributes: {error}");
         return;
     }
     let headers = [
@@ -242,7 +242,7 @@ async fn metadata_is_kept_with_the_file() {
     let reply = daemon.upload(&path("file"), &form_headers, form(&[("name=\"file\"", b"x")])).await;
     assert_eq!(reply.json()[0]["metadata"], json!({ "author": "other" }));
     let reply = daemon.upload(&path("file"), &[RAW], "text").await;
-    assert_eq!(reply.json()[0].get("metadata"), None, "none clears");
+    assert_eq!(reply.json()[0].get("metadata"), None, "an upload without metadata clears it");
     assert_eq!(xattr::get(path("file"), "user.foreign").expect("reads").as_deref(), Some(&b"x"[..]));
 }
 
@@ -274,12 +274,12 @@ async fn composing() {
     assert_eq!(message(&missing), format!("source file not found: {}", place.path("gone")));
     let reply = compose(json!({ "source_paths": [a, b, c], "destination": out })).await;
     assert_eq!((reply.status, reply.json()), (200, entry(&out)));
-    assert_eq!(fs::read_to_string(&out).expect("written"), "one two three");
-    assert_eq!(fs::read_dir(place.path("")).expect("lists").count(), 1, "the sources are gone");
-    assert_eq!(fs::read_dir(place.path("new")).expect("lists").count(), 1, "and there is nothing temporary");
+    assert_eq!(fs::read_to_string(&out).expect("read"), "one two three");
+    assert_eq!(fs::read_dir(place.path("")).expect("lists").count(), 1, "the sources are removed");
+    assert_eq!(fs::read_dir(place.path("new")).expect("lists").count(), 1, "no temporary file remains");
 }
 
-/// The names in a folder, in order.
+/// Returns the sorted names in a directory.
 fn names(place: &Place) -> Vec<String> {
     let entries = fs::read_dir(place.path("")).expect("lists").flatten();
     let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
@@ -287,19 +287,19 @@ fn names(place: &Place) -> Vec<String> {
     names
 }
 
-/// An upload that stops in the middle, once the daemon has begun to write.
+/// Aborts an upload in the middle, after the daemon has started to write.
 async fn break_off(daemon: &Daemon, path: &str) {
     use tokio::io::AsyncWriteExt as _;
 
     let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("the daemon listens");
-    let folder = format!("{}/", std::path::Path::new(path).parent().expect("has one").display());
+    let folder = format!("{}/", std::path::Path::new(path).parent().expect("a parent directory").display());
     let is_open = || daemon.open_files().iter().any(|file| file.starts_with(&folder));
     let head = format!(
         "POST /files?path={} HTTP/1.1\r\nhost: guest\r\ncontent-type: application/octet-stream\r\ncontent-length: 2097152\r\n\r\n",
         escape(path)
     );
-    stream.write_all(head.as_bytes()).await.expect("sent");
-    stream.write_all(&vec![b'n'; 1 << 20]).await.expect("sent");
+    stream.write_all(head.as_bytes()).await.expect("send");
+    stream.write_all(&vec![b'n'; 1 << 20]).await.expect("send");
     until("the file to be open", || async { is_open().then_some(()) }).await;
     drop(stream);
     until("the file to be closed", || async { (!is_open()).then_some(()) }).await;
@@ -315,9 +315,9 @@ async fn an_upload_that_breaks_off_changes_nothing() {
     fs::hard_link(place.path("linked"), place.path("other name")).expect("links");
     for name in ["old", "new", "linked"] {
         break_off(&daemon, &place.path(name)).await;
-        assert_eq!(names(&place), ["linked", "old", "other name"], "nothing new is left of {name}");
+        assert_eq!(names(&place), ["linked", "old", "other name"], "leftovers of {name}");
     }
-    // A body that is damaged breaks off as well.
+    // A damaged body aborts an upload too.
     let mut packed = compress(&vec![b'x'; 1 << 20]);
     packed.truncate(packed.len() - 4);
     for name in ["old", "new"] {
@@ -325,7 +325,7 @@ async fn an_upload_that_breaks_off_changes_nothing() {
         assert_eq!(reply.status, 500);
     }
     for name in ["old", "linked", "other name"] {
-        assert_eq!(fs::read_to_string(place.path(name)).expect("there"), "old content");
+        assert_eq!(fs::read_to_string(place.path(name)).expect("read"), "old content");
     }
     assert_eq!(names(&place), ["linked", "old", "other name"]);
 }
@@ -341,7 +341,7 @@ async fn readers_see_the_old_or_the_new_whole() {
     let reader = std::thread::spawn(move || {
         let mut looks = 0;
         while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
-            let content = fs::read(&path).expect("always there");
+            let content = fs::read(&path).expect("read");
             let is_whole =
                 matches!((content.first(), content.len()), (Some(b'a'), 0x30_0000) | (Some(b'b'), 0x20_0000));
             assert!(is_whole && content.iter().all(|byte| *byte == content[0]), "{} bytes", content.len());
@@ -354,7 +354,7 @@ async fn readers_see_the_old_or_the_new_whole() {
         assert_eq!(reply.status, 200);
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    assert!(reader.join().expect("saw nothing torn") > 0);
+    assert!(reader.join().expect("only complete contents") > 0);
 }
 
 #[tokio::test]
@@ -362,13 +362,13 @@ async fn what_a_file_is_besides_its_content_stays() {
     let daemon = Daemon::start().await;
     let place = Place::new();
     let inode = |name: &str| fs::metadata(place.path(name)).expect("exists").ino();
-    // A second name still leads to the same file.
+    // Both hard links still lead to the same file.
     place.write("linked", "old");
     fs::hard_link(place.path("linked"), place.path("second")).expect("links");
     let before = inode("linked");
     assert_eq!(daemon.upload(&place.path("linked"), &[RAW], "new").await.status, 200);
     assert_eq!((inode("linked"), fs::read_to_string(place.path("second")).expect("reads")), (before, "new".to_owned()));
-    // Links are written through, also those that lead to nothing yet, and the file they lead to is replaced.
+    // Links are followed, including dangling ones, and their target is replaced.
     place.write("file", "old");
     fs::create_dir(place.path("folder")).expect("creates");
     for (link, target) in [("link", "file"), ("folder/back", "../link"), ("dangling", "folder/made")] {
@@ -381,10 +381,10 @@ async fn what_a_file_is_besides_its_content_stays() {
     }
     let mut before = String::new();
     std::io::Read::read_to_string(&mut reading, &mut before).expect("reads");
-    assert_eq!(before, "old", "readers of the old one are left alone");
+    assert_eq!(before, "old", "an open file still has the old content");
     assert_eq!(fs::read_to_string(place.path("file")).expect("reads"), "folder/back");
     assert_eq!(fs::read_to_string(place.path("folder/made")).expect("reads"), "dangling");
-    // Mode and access control list, and the foreign attributes; see `metadata_is_kept_with_the_file`.
+    // Mode and access control list; for foreign attributes see `metadata_is_stored_with_the_file`.
     fs::set_permissions(place.path("file"), fs::Permissions::from_mode(0o640)).expect("sets");
     // Version 2; the owner, user 12345, the group, the mask, others: each with its rights and its id.
     let list = [(1u16, 6u16, u32::MAX), (2, 4, 12345), (4, 4, u32::MAX), (16, 4, u32::MAX), (32, 0, u32::MAX)];
@@ -399,20 +399,20 @@ async fn what_a_file_is_besides_its_content_stays() {
         let kept = xattr::get(place.path("file"), "system.posix_acl_access").expect("reads");
         assert_eq!(kept.as_deref(), Some(&value[..]));
     }
-    // A name with a slash at its end is a folder's.
+    // A path with a trailing slash denotes a directory.
     assert_eq!(daemon.upload(&format!("{}/", place.path("nothing")), &[RAW], "x").await.status, 400);
-    // Composing does the same.
+    // Composing replaces files in the same way.
     place.write("part", "composed");
     let body = json!({ "source_paths": [place.path("part")], "destination": place.path("linked") });
     assert_eq!(post_json(&daemon, "/files/compose", &body).await.status, 200);
     assert_eq!(fs::read_to_string(place.path("second")).expect("reads"), "composed");
 }
 
-/// A file is written in place if no other file can be made beside it, or its name cannot be replaced.
+/// Checks that a file is written in place if no other file can be created beside it, or if its name cannot be replaced.
 #[tokio::test]
 async fn files_that_cannot_be_replaced_are_written_in_place() {
     if !crate::daemon::is_root() {
-        eprintln!("skipped: only root can mount");
+        eprintln!("skipped: mounting requires root");
         return;
     }
     let place = Place::new();
@@ -429,16 +429,16 @@ async fn files_that_cannot_be_replaced_are_written_in_place() {
         (place.path("mounted").as_str(), "new"),
         ("/proc/sys/kernel/hostname", "files-of-a-test"),
         ("/proc/self/oom_score_adj", "0"),
-        ("/dev/null", "gone"),
+        ("/dev/null", "discarded"),
     ] {
         let reply = daemon.upload(path, &[RAW], content).await;
         assert_eq!((reply.status, reply.json()), (200, json!([entry(path)])), "{path}");
     }
     assert_eq!(fs::read_to_string(place.path("below")).expect("reads"), "new");
-    assert_eq!(fs::read_to_string(place.path("mounted")).expect("reads"), "old", "outside nothing is mounted");
+    assert_eq!(fs::read_to_string(place.path("mounted")).expect("reads"), "old", "the mount exists only in the daemon's namespace");
     assert_eq!(daemon.run(&crate::process::shell("hostname")).await.stdout(), "files-of-a-test\n");
     assert_eq!(names(&place), ["below", "mounted"]);
-    // Another user's upload leaves a device, and what has no owners, as it is.
+    // Another user's upload does not change the owner of a device, or of a file on a file system without owners.
     let Some((name, _)) = other_user() else { return };
     for path in ["/dev/null", "/proc/sys/kernel/hostname"] {
         let reply = post(&daemon, &format!("/files?path={path}&username={name}"), &[RAW], "files-of-a-test").await;
@@ -459,7 +459,7 @@ async fn signed_uploads() {
     let body = form(&[("name=\"file\"", b"signed")]);
     let reply = post(&daemon, &query(&signature), &[FORM], body.clone()).await;
     assert_eq!((reply.status, reply.json()), (200, json!([entry(&path)])));
-    // A form encodes a space as a plus.
+    // In a form encoding, a plus is a space.
     let plus = query(&signature).replace("%20", "+");
     assert_eq!(post(&daemon, &plus, &[FORM], body.clone()).await.status, 200);
     let reading = crate::download::sign(&path, "read", "", "secret", None);
@@ -478,7 +478,7 @@ async fn a_full_disk_has_a_status_of_its_own() {
     let daemon = Daemon::start().await;
     let reply = daemon.upload("/dev/full", &[RAW], "x").await;
     if !crate::daemon::is_root() {
-        eprintln!("skipped: only root may own a device");
+        eprintln!("skipped: changing the owner of a device requires root");
         return;
     }
     assert_eq!(reply.status, 507, "{reply:?}");

@@ -19,19 +19,19 @@ const REMOVE: EventType = EventType::EVENT_TYPE_REMOVE;
 const RENAME: EventType = EventType::EVENT_TYPE_RENAME;
 const CHMOD: EventType = EventType::EVENT_TYPE_CHMOD;
 
-/// A name, what happened to it, and its entry.
+/// Name, type and entry of an event.
 type Told = (String, EventType, Option<EntryInfo>);
 
-/// A watch of the pushing kind.
+/// A pushing watch.
 struct Watching(Messages);
 
 impl Watching {
-    /// The next event; keepalives are passed over.
+    /// Returns the next event; keepalives are skipped.
     async fn next(&mut self) -> Told {
         loop {
-            match self.message().await.expect("not over") {
+            match self.message().await.expect("no error") {
                 Event::Filesystem(event) => {
-                    let kind = event.r#type.as_known().expect("known");
+                    let kind = event.r#type.as_known().expect("a known type");
                     return (event.name, kind, event.entry.into_option());
                 }
                 Event::Keepalive(_) => {}
@@ -42,10 +42,10 @@ impl Watching {
 
     async fn message(&mut self) -> Result<Event, Refused> {
         let message: Option<WatchDirResponse> = self.0.next().await?;
-        Ok(message.expect("watches do not end by themselves").event.expect("of some kind"))
+        Ok(message.expect("a watch has no end").event.expect("the event is set"))
     }
 
-    /// Everything up to an event of this kind on this name.
+    /// Returns all events up to one of this type and name.
     async fn until(&mut self, name: &str, kind: EventType) -> Vec<(String, EventType)> {
         let mut told = Vec::new();
         loop {
@@ -82,7 +82,7 @@ impl Daemon {
         let request = GetWatcherEventsRequest { watcher_id: id.to_owned(), ..Default::default() };
         let response: GetWatcherEventsResponse =
             unary_with(self, codec, "/filesystem.Filesystem/GetWatcherEvents", &[], &request).await?;
-        Ok(response.events.into_iter().map(|event| (event.name, event.r#type.as_known().expect("known"))).collect())
+        Ok(response.events.into_iter().map(|event| (event.name, event.r#type.as_known().expect("a known type"))).collect())
     }
 }
 
@@ -98,7 +98,7 @@ fn recursive(path: String) -> WatchDirRequest {
     WatchDirRequest { path, recursive: true, ..Default::default() }
 }
 
-/// The contract's exact sequence for a new small file, available at once.
+/// Checks the contract's exact sequence of events for a new small file, available immediately.
 // envd: W1, W6
 #[tokio::test]
 async fn an_upload_is_three_events() {
@@ -111,7 +111,7 @@ async fn an_upload_is_three_events() {
     assert!(flat.starts_with('w') && deep.starts_with('w') && flat != deep);
     for codec in CODECS {
         for id in [&flat, &deep] {
-            assert_eq!(daemon.events(codec, id).await, Ok(vec![]), "nothing happened yet");
+            assert_eq!(daemon.events(codec, id).await, Ok(vec![]), "no event yet");
         }
     }
     let mut names = vec!["a.txt".to_owned(), "nested/b.txt".to_owned()];
@@ -125,15 +125,15 @@ async fn an_upload_is_three_events() {
         assert_eq!(daemon.events(Codec::Json, &flat).await, Ok(direct));
         for event in expected {
             let (name, kind, entry) = pushed.next().await;
-            assert_eq!(((name, kind), entry), (event, None), "without being asked, no entry");
+            assert_eq!(((name, kind), entry), (event, None), "no entry unless requested");
         }
     }
-    // Nothing in it: nothing is written.
+    // An empty file causes no write event.
     daemon.upload(&place.path("empty"), &[RAW], "").await;
     assert_eq!(daemon.events(Codec::Json, &flat).await, Ok(told(&[("empty", CREATE), ("empty", CHMOD)])));
-    // Over an old one: its owner, and its content.
+    // Replacing a file changes its owner and its content.
     daemon.upload(&place.path("a.txt"), &[RAW], "new").await;
-    let events = daemon.events(Codec::Json, &flat).await.expect("there");
+    let events = daemon.events(Codec::Json, &flat).await.expect("fetch");
     assert_eq!(events[0], ("a.txt".to_owned(), CHMOD));
     assert!(!events[1..].is_empty() && events[1..].iter().all(|event| *event == ("a.txt".to_owned(), WRITE)));
 }
@@ -152,7 +152,7 @@ async fn what_happens_to_files() {
         for kind in [CREATE, WRITE] {
             let (name, found, entry) = watching.next().await;
             assert_eq!((name.as_str(), found), ("file", kind));
-            let entry = entry.expect("asked for");
+            let entry = entry.expect("an entry");
             assert_eq!((entry.name.as_str(), entry.path), ("file", path("file")));
             assert_eq!(entry.r#type.as_known(), Some(FileType::FILE_TYPE_FILE));
         }
@@ -167,7 +167,7 @@ async fn what_happens_to_files() {
         assert_eq!((name.as_str(), kind), ("other", CHMOD));
         fs::remove_file(path("other")).expect("removes");
         assert_eq!(watching.next().await, ("other".to_owned(), REMOVE, None));
-        // Below is not here.
+        // Subdirectories are not watched.
         fs::create_dir(path("sub")).expect("creates");
         place.write("sub/file", "x");
         fs::remove_dir_all(path("sub")).expect("removes");
@@ -184,17 +184,17 @@ async fn new_directories_are_watched_at_once() {
     let polled = daemon.create_watcher(&place.path(""), true).await.expect("watches");
     fs::create_dir_all(place.path("a/b/c")).expect("creates");
     watching.until("a/b/c", CREATE).await;
-    // Each watches for itself: the polled one may learn of the directories by this.
-    let mut events = daemon.events(Codec::Json, &polled).await.expect("there");
+    // The two watches are independent: the polled one may discover the directories only by this call.
+    let mut events = daemon.events(Codec::Json, &polled).await.expect("fetch");
     place.write("a/b/c/file", "x");
     assert!(watching.until("a/b/c/file", WRITE).await.contains(&("a/b/c/file".to_owned(), CREATE)));
-    events.extend(daemon.events(Codec::Json, &polled).await.expect("there"));
+    events.extend(daemon.events(Codec::Json, &polled).await.expect("fetch"));
     for event in
         told(&[("a", CREATE), ("a/b", CREATE), ("a/b/c", CREATE), ("a/b/c/file", CREATE), ("a/b/c/file", WRITE)])
     {
         assert!(events.contains(&event), "{event:?} in {events:?}");
     }
-    // A tree that is moved in is told whole, and watched.
+    // A tree that is moved in is reported completely, and watched.
     let outside = Place::new();
     fs::create_dir_all(outside.path("t/u")).expect("creates");
     outside.write("t/u/old", "x");
@@ -202,13 +202,13 @@ async fn new_directories_are_watched_at_once() {
     watching.until("in/u/old", CREATE).await;
     place.write("in/u/new", "x");
     watching.until("in/u/new", WRITE).await;
-    // Moved within, it has its new name.
+    // A tree that is moved within the root has its new name.
     fs::rename(place.path("in"), place.path("a/moved")).expect("moves");
     let events = watching.until("a/moved/u/new", CREATE).await;
     assert_eq!(events[0], ("in".to_owned(), RENAME));
     place.write("a/moved/u/new", "y");
     watching.until("a/moved/u/new", WRITE).await;
-    // Moved out, it is nobody's business; the marker comes after whatever it might tell.
+    // A tree that is moved out is not reported; the marker follows all of its possible events.
     fs::rename(place.path("a/moved"), outside.path("out")).expect("moves");
     assert_eq!(watching.until("a/moved", RENAME).await.last(), Some(&("a/moved".to_owned(), RENAME)));
     fs::create_dir(place.path("settled")).expect("creates");
@@ -217,7 +217,7 @@ async fn new_directories_are_watched_at_once() {
     outside.write("out/file", "x");
     place.write("marker", "x");
     assert_eq!(watching.until("marker", WRITE).await, told(&[("marker", CREATE), ("marker", WRITE)]));
-    // Removed, each is told once, by its parent.
+    // Each removed entry is reported once, by its parent.
     fs::remove_dir_all(place.path("a")).expect("removes");
     let events = watching.until("a", REMOVE).await;
     for name in ["a", "a/b", "a/b/c", "a/b/c/file"] {
@@ -240,15 +240,15 @@ async fn the_watched_directory_itself() {
     assert_eq!(daemon.events(Codec::Json, &polled).await, Ok(told(&[(".", REMOVE)])));
     fs::create_dir(place.path("gone")).expect("creates");
     place.write("gone/file", "x");
-    assert_eq!(daemon.events(Codec::Json, &polled).await, Ok(vec![]), "silent, and still valid");
+    assert_eq!(daemon.events(Codec::Json, &polled).await, Ok(vec![]), "no events, but the watcher is valid");
     let polled = daemon.create_watcher(&place.path("moved"), true).await.expect("watches");
     fs::rename(place.path("moved"), place.path("elsewhere")).expect("renames");
     place.write("elsewhere/sub/before", "x");
-    let events = daemon.events(Codec::Json, &polled).await.expect("there");
+    let events = daemon.events(Codec::Json, &polled).await.expect("fetch");
     assert_eq!(events[0], (".".to_owned(), RENAME));
     place.write("elsewhere/sub/after", "x");
     assert_eq!(daemon.events(Codec::Json, &polled).await, Ok(vec![]));
-    // A link to a directory is as good as the directory.
+    // A link to a directory is watched like the directory.
     fs::create_dir(place.path("real")).expect("creates");
     std::os::unix::fs::symlink(place.path("real"), place.path("link")).expect("links");
     let polled = daemon.create_watcher(&place.path("link"), true).await.expect("watches");
@@ -268,10 +268,10 @@ async fn refusals() {
         ("~other/x".to_owned(), "invalid_argument"),
     ] {
         assert_eq!(code(daemon.create_watcher(&path, false).await), expected);
-        let refused = daemon.watch(Codec::Json, &[], &plain(path)).await.err().expect("refused");
+        let refused = daemon.watch(Codec::Json, &[], &plain(path)).await.err().expect("an error");
         assert_eq!(refused.code, expected);
     }
-    let unknown = daemon.events(Codec::Json, "wx").await.expect_err("unknown");
+    let unknown = daemon.events(Codec::Json, "wx").await.expect_err("unknown watcher");
     assert_eq!((unknown.code.as_str(), unknown.message.as_str()), ("not_found", "watcher with id wx not found"));
 }
 
@@ -284,7 +284,7 @@ async fn a_removed_watcher_is_gone() {
     let request = RemoveWatcherRequest { watcher_id: id.clone(), ..Default::default() };
     let removed: Result<RemoveWatcherResponse, _> =
         unary(&daemon, "/filesystem.Filesystem/RemoveWatcher", &request).await;
-    removed.expect("removed");
+    removed.expect("remove");
     assert_eq!(code(daemon.events(Codec::Json, &id).await), "not_found");
     let again: Result<RemoveWatcherResponse, _> =
         unary(&daemon, "/filesystem.Filesystem/RemoveWatcher", &request).await;
@@ -298,11 +298,11 @@ async fn keepalives_and_deadlines() {
     let headers = [("keepalive-ping-interval", "1"), ("connect-timeout-ms", "1500")];
     let mut watching = daemon.watch(Codec::Proto, &headers, &plain(place.path(""))).await.expect("watches");
     assert!(matches!(watching.message().await, Ok(Event::Keepalive(_))));
-    let refused = within("the deadline", watching.message()).await.expect_err("the time is over");
+    let refused = within("the deadline", watching.message()).await.expect_err("deadline exceeded");
     assert_eq!((refused.code.as_str(), refused.message.as_str()), ("deadline_exceeded", "context deadline exceeded"));
 }
 
-/// More than the kernel keeps in its queue, and the watch goes on.
+/// Checks that a watch continues after more events than the kernel queues.
 #[tokio::test]
 async fn a_flood_drowns_nobody() {
     let daemon = Daemon::start().await;
@@ -313,7 +313,7 @@ async fn a_flood_drowns_nobody() {
         place.write(&format!("{}", number % 7), "x");
     }
     place.write("last", "x");
-    // The pushed one read what it could meanwhile; something newer comes in any case.
+    // The pushing watch has read some of them; a newer event arrives in any case.
     let marking = async {
         for number in 0.. {
             place.write(&format!("marker{}", number % 2), "x");
@@ -328,5 +328,5 @@ async fn a_flood_drowns_nobody() {
         }
     })
     .await;
-    assert!(daemon.events(Codec::Proto, &polled).await.expect("there").contains(&("last".to_owned(), WRITE)));
+    assert!(daemon.events(Codec::Proto, &polled).await.expect("fetch").contains(&("last".to_owned(), WRITE)));
 }

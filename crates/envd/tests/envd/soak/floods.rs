@@ -1,4 +1,4 @@
-//! A hundred thousand events, and watches that hear them.
+//! A hundred thousand events, and watches that receive them.
 
 use std::fs;
 
@@ -12,23 +12,25 @@ use crate::connect::{Codec, Messages, Refused, unary_with};
 use crate::daemon::Daemon;
 use crate::filesystem::Place;
 
-/// What happens to each file: it appears, is written, and goes. No two in a row are alike, so the kernel joins none.
+/// Events of each file: created, written, removed. No two adjacent ones are equal, so the kernel merges none.
 const KINDS: [EventType; 3] = [EventType::EVENT_TYPE_CREATE, EventType::EVENT_TYPE_WRITE, EventType::EVENT_TYPE_REMOVE];
-/// Files of one burst. The kernel keeps 16 384 events for a watch that does not read in time; what does not fit there the
-/// contract allows to be lost. A burst fits.
+/// Files of one burst, whose events fit in the kernel's queue.
+///
+/// The kernel queues 16 384 events for a slow reader; the contract permits the loss of further ones.
 const BURST: usize = 1_000;
-/// A hundred thousand events and more.
+/// Enough for more than a hundred thousand events.
 const BURSTS: usize = 34;
-/// Events that a polled watcher keeps before it fails.
+/// Events that a polled watcher stores before it fails.
 const KEPT_MAX: usize = 100_000;
-/// What the daemon may grow by meanwhile: most of it is the watcher that nobody asks, with as many events as it may keep.
+/// Limit of the memory's growth in KiB: most of it is the watcher that is never polled, with all the events it may
+/// store.
 const GROWTH_KIB_MAX: u64 = 64 * 1024;
 
 async fn watcher(daemon: &Daemon, path: String) -> String {
     let request = CreateWatcherRequest { path, ..Default::default() };
     let path = "/filesystem.Filesystem/CreateWatcher";
-    let made: Result<CreateWatcherResponse, _> = unary_with(daemon, Codec::Proto, path, &[], &request).await;
-    made.expect("watches").watcher_id
+    let created: Result<CreateWatcherResponse, _> = unary_with(daemon, Codec::Proto, path, &[], &request).await;
+    created.expect("create a watcher").watcher_id
 }
 
 async fn fetch(daemon: &Daemon, id: &str) -> Result<Vec<(String, EventType)>, Refused> {
@@ -39,13 +41,13 @@ async fn fetch(daemon: &Daemon, id: &str) -> Result<Vec<(String, EventType)>, Re
 }
 
 fn plain(event: FilesystemEvent) -> (String, EventType) {
-    (event.name, event.r#type.as_known().expect("known"))
+    (event.name, event.r#type.as_known().expect("a known type"))
 }
 
 async fn pushed(messages: &mut Messages) -> (String, EventType) {
     loop {
         let message: Option<WatchDirResponse> = messages.next().await.expect("no error");
-        match message.expect("it goes on").event.expect("of some kind") {
+        match message.expect("another event").event.expect("the event is set") {
             Event::Filesystem(event) => return plain(*event),
             Event::Start(_) | Event::Keepalive(_) => {}
         }
@@ -59,7 +61,7 @@ async fn a_hundred_thousand_events() {
     let request = WatchDirRequest { path: place.path(""), ..Default::default() };
     let mut stream = Messages::open(&daemon, Codec::Proto, "/filesystem.Filesystem/WatchDir", &[], &request).await;
     let started: Option<WatchDirResponse> = stream.next().await.expect("no error");
-    assert!(matches!(started.expect("a start").event, Some(Event::Start(_))));
+    assert!(matches!(started.expect("a start event").event, Some(Event::Start(_))));
     let (polled, forgotten) = (watcher(&daemon, place.path("")).await, watcher(&daemon, place.path("")).await);
     let other = watcher(&daemon, quiet.path("")).await;
     let before = daemon.own_kib();
@@ -72,21 +74,21 @@ async fn a_hundred_thousand_events() {
             fs::remove_file(place.path(&name)).expect("removes");
             expected.extend(KINDS.map(|kind| (name.clone(), kind)));
         }
-        // What is written is told by the next call, all of it, in order and once.
-        let fetched = fetch(&daemon, &polled).await.expect("there");
+        // A fetch returns every earlier event, in order and once.
+        let fetched = fetch(&daemon, &polled).await.expect("fetch");
         assert!(fetched == expected, "{} of {} events were fetched", fetched.len(), expected.len());
         for event in expected {
             assert_eq!(pushed(&mut stream).await, event);
         }
         most = most.max(daemon.own_kib());
     }
-    // Whoever does not fetch is told that something is missing, and again.
+    // A watcher that is not polled reports the loss, repeatedly.
     for _ in 0..2 {
-        let refused = fetch(&daemon, &forgotten).await.expect_err("too much for a watcher that nobody asks");
+        let refused = fetch(&daemon, &forgotten).await.expect_err("more events than a watcher stores");
         assert_eq!(refused.code, "resource_exhausted");
         assert_eq!(refused.message, format!("watcher error: more than {KEPT_MAX} events were not fetched"));
     }
     eprintln!("memory: {before} KiB before, {most} KiB at most, {} KiB after", daemon.own_kib());
     assert!(most < before + GROWTH_KIB_MAX, "{most} KiB, {before} KiB before");
-    assert_eq!(fetch(&daemon, &other).await, Ok(vec![]), "others are not told");
+    assert_eq!(fetch(&daemon, &other).await, Ok(vec![]), "other directories have no events");
 }

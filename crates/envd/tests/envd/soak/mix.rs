@@ -1,7 +1,7 @@
-//! What the commands of the soak are, and what must come of each.
+//! The commands of the soak, and the checks of each.
 //!
-//! All of them are harmless and end by themselves or by the daemon. Whatever a client can still hear after it left and came
-//! back is checked as well.
+//! All of them are harmless and end by themselves or are killed by the daemon. The output that a client receives after
+//! it has reconnected is checked too.
 
 use std::panic::AssertUnwindSafe;
 use std::task::Poll;
@@ -26,40 +26,40 @@ use crate::process::{START, command, shell};
 
 const CONNECT: &str = "/process.Process/Connect";
 const STREAM_INPUT: &str = "/process.Process/StreamInput";
-/// Polls that a request gets before its client leaves: enough for some to be answered by then.
+/// Polls of a request before its client disconnects: enough that some have a reply by then.
 const PATIENCE_POLLS: u32 = 40;
 
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     /// `true` and other exit codes.
     Exit,
-    /// Some KB of output, whole.
+    /// Some kilobytes of output, complete.
     Output,
     /// Input is echoed.
     Echo,
-    /// The same by a stream of input.
+    /// Input as a stream of messages is echoed.
     Stream,
     /// A terminal that changes its size.
     Terminal,
-    /// SIGTERM or SIGKILL.
+    /// Ended by SIGTERM or SIGKILL.
     Signalled,
-    /// The call's deadline kills.
+    /// Killed by the call's deadline.
     Deadline,
-    /// Several clients hear the same.
+    /// Several clients receive the same output.
     Followers,
-    /// A silence that is filled.
+    /// Keepalives during silence.
     Keepalive,
-    /// A client that leaves before it is answered.
+    /// A client that disconnects before it has a reply.
     LeavesBefore,
-    /// A client that leaves in the middle of the output.
+    /// A client that disconnects in the middle of the output.
     LeavesWhile,
-    /// A client that leaves and comes back after the end.
+    /// A client that disconnects and reconnects after the end.
     LeavesAfter,
     /// A process that cannot be started.
     Refused,
 }
 
-/// How many of a hundred commands are of which kind.
+/// Percentage of each kind of command.
 const MIX: [(u32, Kind); 13] = [
     (35, Kind::Exit),
     (9, Kind::Output),
@@ -76,14 +76,14 @@ const MIX: [(u32, Kind); 13] = [
     (3, Kind::Refused),
 ];
 
-/// One command with its number, its tag and its dice.
+/// One command with its tag and its random numbers.
 struct Run<'a> {
     daemon: &'a Daemon,
     tag: String,
     dice: Dice,
 }
 
-/// Runs the command with this number from its start to what it leaves. A failure tells how to see it again.
+/// Runs the command with this number and checks its result. A failure prints how to reproduce it.
 pub(super) async fn run(daemon: &Daemon, seed: u64, number: u64) {
     let mut dice = Dice::of(seed, number);
     let mut point = dice.below(MIX.iter().map(|(weight, _)| weight).sum());
@@ -94,7 +94,7 @@ pub(super) async fn run(daemon: &Daemon, seed: u64, number: u64) {
         }
         None => true,
     });
-    let kind = chosen.expect("the weights are all there is").1;
+    let kind = chosen.expect("the point is below the sum of the weights").1;
     let run = Run { daemon, tag: format!("soak-{number}"), dice };
     if let Err(panic) = AssertUnwindSafe(Box::pin(run.play(kind))).catch_unwind().await {
         eprintln!("command {number} ({kind:?}) of seed {seed} failed");
@@ -126,13 +126,13 @@ impl Run<'_> {
         self.daemon.launch_with(self.dice.codec(), headers, &request).await
     }
 
-    /// Starts a command; its events after the first, which tells its number.
+    /// Starts a command; returns its pid and the events after the first.
     async fn start(&mut self, request: StartRequest) -> (u32, Events) {
         let mut events = self.start_with(&[], request).await;
         (events.pid().await, events)
     }
 
-    /// The same process heard by another client.
+    /// Follows the same process as another client.
     async fn follow(&mut self, pid: u32) -> Events {
         let process = self.selector(pid);
         let request = ConnectRequest { process: process.into(), ..Default::default() };
@@ -145,12 +145,12 @@ impl Run<'_> {
         if self.dice.one_in(2) { by_pid(pid) } else { by_tag(&self.tag) }
     }
 
-    /// One client in three leaves here and another one comes.
+    /// Replaces one client in three by another.
     async fn perhaps_come_back(&mut self, pid: u32, events: Events) -> Events {
         if !self.dice.one_in(3) {
             return events;
         }
-        // Both orders: somebody is there all the time, or nobody for a moment.
+        // In both orders: with and without a time without a client.
         if self.dice.one_in(2) {
             drop(events);
             return self.follow(pid).await;
@@ -181,7 +181,7 @@ impl Run<'_> {
     fn pieces(&mut self) -> Vec<Vec<u8>> {
         (0..1 + self.dice.below(4))
             .map(|_| {
-                let byte = u8::try_from(self.dice.below(256)).expect("a byte");
+                let byte = u8::try_from(self.dice.below(256)).expect("less than 256");
                 vec![byte; self.dice.below(5_000) as usize]
             })
             .collect()
@@ -199,11 +199,11 @@ impl Run<'_> {
         let pieces = self.pieces();
         for piece in &pieces {
             let process = self.selector(pid);
-            self.daemon.send(process, stdin(piece)).await.expect("taken");
+            self.daemon.send(process, stdin(piece)).await.expect("send input");
         }
-        self.daemon.close_stdin(pid).await.expect("closed");
+        self.daemon.close_stdin(pid).await.expect("close input");
         let outcome = events.rest().await;
-        assert!(outcome.stdout == pieces.concat(), "{} bytes came back", outcome.stdout.len());
+        assert!(outcome.stdout == pieces.concat(), "{} bytes were echoed", outcome.stdout.len());
         assert_eq!(outcome.code(), 0);
     }
 
@@ -220,13 +220,13 @@ impl Run<'_> {
             })
             .collect();
         let headers = [("content-type", codec.streaming())];
-        let answer = open(self.daemon, Method::POST, STREAM_INPUT, &headers, whole(body));
-        let mut answer = Messages::of(codec, within("an answer", answer).await);
-        assert!(answer.next::<StreamInputResponse>().await.expect("taken").is_some());
-        assert_eq!(answer.next::<StreamInputResponse>().await, Ok(None));
-        self.daemon.close_stdin(pid).await.expect("closed");
+        let reply = open(self.daemon, Method::POST, STREAM_INPUT, &headers, whole(body));
+        let mut reply = Messages::of(codec, within("a reply", reply).await);
+        assert!(reply.next::<StreamInputResponse>().await.expect("taken").is_some());
+        assert_eq!(reply.next::<StreamInputResponse>().await, Ok(None));
+        self.daemon.close_stdin(pid).await.expect("close input");
         let outcome = events.rest().await;
-        assert!(outcome.stdout == pieces.concat(), "{} bytes came back", outcome.stdout.len());
+        assert!(outcome.stdout == pieces.concat(), "{} bytes were echoed", outcome.stdout.len());
         assert_eq!(outcome.code(), 0);
     }
 
@@ -234,7 +234,7 @@ impl Run<'_> {
         pty::Size { cols: 1 + self.dice.below(400), rows: 1 + self.dice.below(200), ..Default::default() }
     }
 
-    /// The program tells the size that came last, whoever follows it by then.
+    /// Checks that the program sees the last size, with any follower.
     async fn terminal(&mut self) {
         let mut size = self.size();
         let mut request = shell("read line; exec stty size");
@@ -251,10 +251,10 @@ impl Run<'_> {
             let codec = self.dice.codec();
             let resized: Result<UpdateResponse, _> =
                 unary_with(self.daemon, codec, "/process.Process/Update", &[], &request).await;
-            resized.expect("resized");
+            resized.expect("resize");
         }
         let mut events = self.perhaps_come_back(pid, events).await;
-        self.daemon.send(by_pid(pid), typed(b"\n")).await.expect("taken");
+        self.daemon.send(by_pid(pid), typed(b"\n")).await.expect("send input");
         let outcome = events.rest().await;
         let screen = String::from_utf8_lossy(&outcome.pty);
         assert!(screen.ends_with(&format!("\n{} {}\r\n", size.rows, size.cols)), "{size:?} in {screen:?}");
@@ -268,7 +268,7 @@ impl Run<'_> {
             return "signal: terminated";
         }
         self.daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
-        // Reaped when the answer comes, unless the machine is too busy for that: then soon.
+        // Usually reaped before the reply, on a busy machine soon after.
         until("the process to be reaped", || async { (!is_alive(pid)).then_some(()) }).await;
         "signal: killed"
     }
@@ -281,18 +281,19 @@ impl Run<'_> {
             request.pty = PTY { size: self.size().into(), ..Default::default() }.into();
         }
         let (pid, events) = self.start(request).await;
-        // Some die while nobody listens.
+        // Some processes exit without a follower.
         let events = if self.dice.one_in(3) { None } else { Some(self.perhaps_come_back(pid, events).await) };
         let status = self.kill(pid).await;
         let mut events = match events {
             Some(events) => events,
             None => self.follow(pid).await,
         };
-        let end = events.rest().await.end.expect("it ended");
+        let end = events.rest().await.end.expect("an end event");
         assert_eq!((end.exit_code, end.exited, end.status.as_str()), (-1, false, status));
     }
 
-    /// The time may be over before the process began; then it is killed unheard, which the end of the soak shows.
+    /// Checks the deadline. It may pass before the start; then the process is killed unnoticed, which the end of the
+    /// soak checks.
     async fn deadline(&mut self) {
         let milliseconds = (10 + self.dice.below(200)).to_string();
         let headers = [("connect-timeout-ms", milliseconds.as_str())];
@@ -303,7 +304,7 @@ impl Run<'_> {
                 Ok(Some(Told::Start(told))) => {
                     assert_eq!(pid.replace(told), None, "a second start");
                     if self.dice.one_in(3) {
-                        // Whether or not anybody listens.
+                        // The deadline applies without a follower too.
                         drop(events);
                         break None;
                     }
@@ -327,10 +328,10 @@ impl Run<'_> {
         for _ in 0..1 + self.dice.below(4) {
             following.push(self.follow(pid).await);
         }
-        let gone = self.dice.below(u32::try_from(following.len()).expect("few")) as usize;
+        let gone = self.dice.below(u32::try_from(following.len()).expect("fits")) as usize;
         drop(following.swap_remove(gone));
         self.daemon.feed(pid, b"\n").await;
-        // At once: a process waits for its slowest follower.
+        // Concurrently, because a process waits for its slowest follower.
         let outcomes = futures::future::join_all(following.iter_mut().map(Events::rest)).await;
         for outcome in outcomes {
             assert!(outcome.stdout() == numbers(lines), "{} bytes of {lines} lines", outcome.stdout.len());
@@ -343,10 +344,10 @@ impl Run<'_> {
         let pid = events.pid().await;
         assert_eq!(events.next().await, Ok(Some(Told::Keepalive)));
         let status = self.kill(pid).await;
-        assert_eq!(events.rest().await.end.expect("it ended").status, status);
+        assert_eq!(events.rest().await.end.expect("an end event").status, status);
     }
 
-    /// In the middle of the request, or of the wait for its answer. Whether anything began nobody knows; it would end itself.
+    /// Disconnects during the request, or before its reply. If the process was started, it exits by itself.
     async fn leaves_before(&mut self) {
         let mut request = command("seq", &["1", "1000"]);
         request.tag = Some(self.tag.clone());
@@ -359,9 +360,9 @@ impl Run<'_> {
                 message.len()
             );
             let text = [head.as_bytes(), &message].concat();
-            let cut = 1 + self.dice.below(u32::try_from(text.len()).expect("short")) as usize;
+            let cut = 1 + self.dice.below(u32::try_from(text.len()).expect("fits")) as usize;
             let mut stream = TcpStream::connect(("127.0.0.1", self.daemon.port)).await.expect("the daemon listens");
-            stream.write_all(&text[..cut]).await.expect("sent");
+            stream.write_all(&text[..cut]).await.expect("send");
             return;
         }
         let mut polls = self.dice.below(PATIENCE_POLLS);
@@ -392,7 +393,7 @@ impl Run<'_> {
         let (pid, mut events) = self.start(shell(&format!("echo out; exit {code}"))).await;
         events.rest().await;
         let outcome = self.follow(pid).await.rest().await;
-        assert!(outcome.stdout.is_empty(), "what was before is not repeated");
+        assert!(outcome.stdout.is_empty(), "earlier output is not repeated");
         assert_eq!(i64::from(outcome.code()), i64::from(code));
     }
 
@@ -404,12 +405,12 @@ impl Run<'_> {
         }
         let mut request = command("true", &[]);
         request.process.get_or_insert_default().cwd = Some("/nonexistent/folder".to_owned());
-        let refused = self.start_with(&[], request).await.next().await.expect_err("nowhere to start");
+        let refused = self.start_with(&[], request).await.next().await.expect_err("missing directory");
         assert_eq!(refused.code, "invalid_argument");
     }
 }
 
-/// What `seq 1 COUNT` prints.
+/// Returns the output of `seq 1 COUNT`.
 fn numbers(count: u32) -> String {
     (1..=count).map(|number| format!("{number}\n")).collect()
 }
