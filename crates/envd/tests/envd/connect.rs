@@ -61,19 +61,19 @@ impl Codec {
 
 /// An error of the protocol: code and message.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Refused {
+pub(crate) struct RpcError {
     pub(crate) code: String,
     pub(crate) message: String,
 }
 
-impl Refused {
+impl RpcError {
     fn of(error: &serde_json::Value) -> Self {
         let text = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
         Self { code: text("code"), message: text("message") }
     }
 }
 
-pub(crate) async fn unary<A: Wire>(daemon: &Daemon, path: &str, request: &impl Wire) -> Result<A, Refused> {
+pub(crate) async fn unary<A: Wire>(daemon: &Daemon, path: &str, request: &impl Wire) -> Result<A, RpcError> {
     unary_with(daemon, Codec::Json, path, &[], request).await
 }
 
@@ -83,7 +83,7 @@ pub(crate) async fn unary_with<A: Wire>(
     path: &str,
     headers: &[(&str, &str)],
     request: &impl Wire,
-) -> Result<A, Refused> {
+) -> Result<A, RpcError> {
     let headers = [headers, &[("content-type", codec.unary()), ("connect-protocol-version", "1")]].concat();
     let reply = post(daemon, path, &headers, codec.encode(request)).await;
     if reply.status == 200 {
@@ -91,7 +91,7 @@ pub(crate) async fn unary_with<A: Wire>(
         return Ok(codec.decode(&reply.body));
     }
     assert_eq!(reply.header("content-type"), Some("application/json"), "{reply:?}");
-    Err(Refused::of(&reply.json()))
+    Err(RpcError::of(&reply.json()))
 }
 
 pub(crate) fn envelope(flags: u8, message: &[u8]) -> Bytes {
@@ -151,7 +151,7 @@ impl Messages {
     }
 
     /// Returns the next message, or the end of the stream with its error.
-    pub(crate) async fn next<T: Wire>(&mut self) -> Result<Option<T>, Refused> {
+    pub(crate) async fn next<T: Wire>(&mut self) -> Result<Option<T>, RpcError> {
         let (flags, content) = self.envelope().await.expect("a last envelope");
         if flags == 0 {
             return Ok(Some(self.codec.decode(&content)));
@@ -160,7 +160,7 @@ impl Messages {
         let end: serde_json::Value = serde_json::from_slice(&content).expect("the last message is JSON");
         assert_eq!(self.envelope().await, None, "no envelope follows the end");
         match end.get("error") {
-            Some(error) => Err(Refused::of(error)),
+            Some(error) => Err(RpcError::of(error)),
             None => Ok(None),
         }
     }
@@ -173,7 +173,7 @@ pub(crate) struct Events {
 
 /// A decoded event of a process.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Told {
+pub(crate) enum StreamEvent {
     Start(u32),
     Stdout(Vec<u8>),
     Stderr(Vec<u8>),
@@ -187,7 +187,7 @@ impl Events {
         Self { messages }
     }
 
-    pub(crate) async fn next(&mut self) -> Result<Option<Told>, Refused> {
+    pub(crate) async fn next(&mut self) -> Result<Option<StreamEvent>, RpcError> {
         use hearth_envd_api::process::__buffa::oneof::process_event::Event;
         use hearth_envd_api::process::__buffa::oneof::process_event::data_event::Output;
 
@@ -197,21 +197,21 @@ impl Events {
         };
         let event: ProcessEvent = response.event.into_option().expect("every message has an event");
         Ok(Some(match event.event.expect("the event is set") {
-            Event::Start(start) => Told::Start(start.pid),
+            Event::Start(start) => StreamEvent::Start(start.pid),
             Event::Data(data) => match data.output.expect("the output is set") {
-                Output::Stdout(bytes) => Told::Stdout(bytes),
-                Output::Stderr(bytes) => Told::Stderr(bytes),
-                Output::Pty(bytes) => Told::Pty(bytes),
+                Output::Stdout(bytes) => StreamEvent::Stdout(bytes),
+                Output::Stderr(bytes) => StreamEvent::Stderr(bytes),
+                Output::Pty(bytes) => StreamEvent::Pty(bytes),
             },
-            Event::End(end) => Told::End(*end),
-            Event::Keepalive(_) => Told::Keepalive,
+            Event::End(end) => StreamEvent::End(*end),
+            Event::Keepalive(_) => StreamEvent::Keepalive,
         }))
     }
 
     /// Returns the pid of the process, which is in the first event.
     pub(crate) async fn pid(&mut self) -> u32 {
         match self.next().await {
-            Ok(Some(Told::Start(pid))) => pid,
+            Ok(Some(StreamEvent::Start(pid))) => pid,
             other => panic!("expected a start event, not {other:?}"),
         }
     }
@@ -219,15 +219,15 @@ impl Events {
     /// Reads all events up to the end of the stream.
     pub(crate) async fn rest(&mut self) -> Outcome {
         let mut outcome = Outcome::default();
-        while let Some(told) = self.next().await.expect("no error") {
+        while let Some(event) = self.next().await.expect("no error") {
             assert_eq!(outcome.end, None, "no event follows the end event");
-            match told {
-                Told::Start(pid) => panic!("a second start event: {pid}"),
-                Told::Stdout(bytes) => outcome.stdout.extend(bytes),
-                Told::Stderr(bytes) => outcome.stderr.extend(bytes),
-                Told::Pty(bytes) => outcome.pty.extend(bytes),
-                Told::End(end) => outcome.end = Some(end),
-                Told::Keepalive => {}
+            match event {
+                StreamEvent::Start(pid) => panic!("a second start event: {pid}"),
+                StreamEvent::Stdout(bytes) => outcome.stdout.extend(bytes),
+                StreamEvent::Stderr(bytes) => outcome.stderr.extend(bytes),
+                StreamEvent::Pty(bytes) => outcome.pty.extend(bytes),
+                StreamEvent::End(end) => outcome.end = Some(end),
+                StreamEvent::Keepalive => {}
             }
         }
         assert!(outcome.end.is_some(), "every stream has an end event");
@@ -240,7 +240,7 @@ impl Events {
     }
 
     /// Returns true if the connection breaks in the middle of the stream.
-    pub(crate) async fn broke_off(&mut self) -> bool {
+    pub(crate) async fn is_broken(&mut self) -> bool {
         loop {
             match within("the end of a stream", self.messages.body.frame()).await {
                 Some(Ok(_)) => {}
@@ -255,8 +255,10 @@ impl Events {
         let mut output = Vec::new();
         loop {
             match self.next().await {
-                Ok(Some(Told::Stdout(bytes) | Told::Stderr(bytes) | Told::Pty(bytes))) => output.extend(bytes),
-                Ok(Some(Told::Keepalive)) => {}
+                Ok(Some(StreamEvent::Stdout(bytes) | StreamEvent::Stderr(bytes) | StreamEvent::Pty(bytes))) => {
+                    output.extend(bytes);
+                }
+                Ok(Some(StreamEvent::Keepalive)) => {}
                 other => panic!("waited for {text:?}, got {other:?} after {:?}", String::from_utf8_lossy(&output)),
             }
             let so_far = String::from_utf8_lossy(&output).into_owned();

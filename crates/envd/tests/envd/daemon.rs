@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::http::{Reply, get, post_json};
 
 /// Timeout of every operation without a limit of its own. No test asserts that an operation is faster.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running daemon, killed when dropped.
 pub(crate) struct Daemon {
@@ -30,21 +30,21 @@ impl Drop for Daemon {
 impl Daemon {
     /// Starts a daemon whose default user is the one that runs the tests.
     pub(crate) async fn start() -> Self {
-        let daemon = Self::bare(Command::new(env!("CARGO_BIN_EXE_hearth-envd"))).await;
-        let reply = daemon.init(json!({ "defaultUser": me() })).await;
+        let daemon = Self::spawn(Command::new(env!("CARGO_BIN_EXE_hearth-envd"))).await;
+        let reply = daemon.init(json!({ "defaultUser": test_user() })).await;
         assert_eq!(reply.status, 204, "{reply:?}");
         daemon
     }
 
     /// Starts `command` with the options added.
-    pub(crate) async fn bare(mut command: Command) -> Self {
+    pub(crate) async fn spawn(mut command: Command) -> Self {
         command.stdin(Stdio::null()).arg("-isnotfc");
         // Tests must not change the machine's control groups.
         if !command.get_args().any(|argument| argument == "-cgroup-root") {
             command.arg("-no-cgroups");
         }
         command.arg("-port");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
             // Another program may take the port first; then the daemon exits, and the next port is tried.
             let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -97,7 +97,7 @@ impl Daemon {
 
     /// Returns the pids of its children, including zombies.
     pub(crate) fn children(&self) -> Vec<u32> {
-        let numbers = fs::read_dir("/proc").expect("Linux").flatten();
+        let numbers = fs::read_dir("/proc").expect("read /proc").flatten();
         let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         // The parent's pid is the second field after the name in parentheses (proc(5)).
         let parent = |pid: u32| {
@@ -118,7 +118,7 @@ impl Daemon {
     }
 
     /// Returns its anonymous resident memory in KiB, without the pages of its program, which are loaded on first use.
-    pub(crate) fn own_kib(&self) -> u64 {
+    pub(crate) fn anonymous_kib(&self) -> u64 {
         self.status("RssAnon:").trim_end_matches(" kB").parse().expect("a number")
     }
 
@@ -132,7 +132,7 @@ impl Daemon {
 
 /// Polls `look` until it returns a value.
 pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     loop {
         if let Some(found) = look().await {
             return found;
@@ -144,7 +144,7 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look
 
 /// Awaits `work` and panics on a timeout.
 pub(crate) async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, work).await {
+    match tokio::time::timeout(TEST_TIMEOUT, work).await {
         Ok(done) => done,
         Err(_) => panic!("timed out waiting for {what}"),
     }
@@ -175,7 +175,7 @@ pub(crate) fn account(choose: impl Fn(&str, u32) -> bool) -> Option<(String, u32
 }
 
 /// Returns the name of the user that runs the tests.
-pub(crate) fn me() -> String {
+pub(crate) fn test_user() -> String {
     let uid = rustix::process::geteuid().as_raw();
     account(|_, id| id == uid).expect("the user is in the database").0
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use hearth_envd_api::process::{ConnectRequest, ProcessSelector, SendInputRequest, SendInputResponse, Signal};
 
-use crate::connect::{CODECS, Codec, Events, Messages, Refused, Told, by_pid, by_tag, unary};
+use crate::connect::{CODECS, Codec, Events, Messages, RpcError, StreamEvent, by_pid, by_tag, unary};
 use crate::daemon::{Daemon, is_alive, until, within};
 use crate::input::stdin;
 use crate::process::{command, shell};
@@ -27,7 +27,7 @@ impl Daemon {
     pub(crate) async fn feed(&self, pid: u32, bytes: &[u8]) {
         let request =
             SendInputRequest { process: by_pid(pid).into(), input: stdin(bytes).into(), ..Default::default() };
-        let _: SendInputResponse = unary(self, "/process.Process/SendInput", &request).await.expect("taken");
+        let _: SendInputResponse = unary(self, "/process.Process/SendInput", &request).await.expect("send input");
     }
 }
 
@@ -39,7 +39,7 @@ fn cat() -> hearth_envd_api::process::StartRequest {
 
 // envd: C5
 #[tokio::test]
-async fn every_follower_hears_everything_from_its_beginning() {
+async fn every_follower_receives_all_output_from_its_start() {
     let daemon = Daemon::start().await;
     let mut request = cat();
     request.tag = Some("cat".to_owned());
@@ -55,7 +55,7 @@ async fn every_follower_hears_everything_from_its_beginning() {
     for events in [&mut first, &mut second, &mut third] {
         assert_eq!(events.wait_for("two").await, "two", "earlier output is not repeated");
     }
-    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("send");
     for mut events in [first, second, third] {
         assert_eq!(events.rest().await.code(), -1);
     }
@@ -63,7 +63,7 @@ async fn every_follower_hears_everything_from_its_beginning() {
 
 // envd: C17
 #[tokio::test]
-async fn a_client_that_goes_leaves_the_process() {
+async fn a_disconnect_does_not_stop_the_process() {
     let daemon = Daemon::start().await;
     let mut request = shell("read line; echo got $line; exit 7");
     request.stdin = Some(true);
@@ -79,7 +79,7 @@ async fn a_client_that_goes_leaves_the_process() {
 
 // envd: C6, C17
 #[tokio::test]
-async fn who_comes_late_hears_the_end() {
+async fn a_late_follower_receives_the_end() {
     let daemon = Daemon::start().await;
     let mut request = shell("echo out; exit 5");
     request.tag = Some("late".to_owned());
@@ -105,14 +105,14 @@ async fn who_comes_late_hears_the_end() {
         (by_tag("nobody"), "not_found", "process with tag nobody not found"),
         (ProcessSelector::default(), "unimplemented", ""),
     ] {
-        let refused = daemon.follow(process).await.next().await.expect_err("unknown process");
-        assert_eq!(refused.code, code);
-        assert!(refused.message.contains(message), "{refused:?}");
+        let error = daemon.follow(process).await.next().await.expect_err("unknown process");
+        assert_eq!(error.code, code);
+        assert!(error.message.contains(message), "{error:?}");
     }
 }
 
 #[tokio::test]
-async fn a_follower_s_deadline_is_its_own() {
+async fn a_follower_s_deadline_ends_only_its_stream() {
     let daemon = Daemon::start().await;
     let mut events = daemon.launch(&command("sleep", &["1000"])).await;
     let pid = events.pid().await;
@@ -120,14 +120,18 @@ async fn a_follower_s_deadline_is_its_own() {
     follower.pid().await;
     assert_eq!(follower.next().await.expect_err("deadline exceeded").code, "deadline_exceeded");
     assert!(is_alive(pid));
-    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("send");
     assert_eq!(events.rest().await.code(), -1);
 }
 
 /// Returns the number of bytes that a process has written.
 fn written(pid: u32) -> u64 {
     let io = fs::read_to_string(format!("/proc/{pid}/io")).expect("the process runs");
-    io.lines().find_map(|line| line.strip_prefix("wchar: ")).expect("the kernel reports the field").parse().expect("a number")
+    io.lines()
+        .find_map(|line| line.strip_prefix("wchar: "))
+        .expect("the kernel reports the field")
+        .parse()
+        .expect("a number")
 }
 
 /// Waits until a process has stopped writing, because it is blocked.
@@ -142,7 +146,7 @@ async fn until_blocked(pid: u32) -> u64 {
 }
 
 #[tokio::test]
-async fn who_does_not_read_holds_the_process_and_costs_little() {
+async fn a_stalled_follower_blocks_the_process_in_bounded_memory() {
     const TOTAL: usize = 96 << 20;
     let daemon = Daemon::start().await;
     let before = daemon.resident_kib();
@@ -154,12 +158,12 @@ async fn who_does_not_read_holds_the_process_and_costs_little() {
     assert!(daemon.resident_kib() < before + STALLED_KIB_MAX, "{} KiB, {before} before", daemon.resident_kib());
     let mut read = 0;
     let code = loop {
-        match events.next().await.expect("no error").expect("not over") {
-            Told::Stdout(bytes) => {
+        match events.next().await.expect("no error").expect("no end yet") {
+            StreamEvent::Stdout(bytes) => {
                 assert!(bytes.len() <= 32 * 1024 && bytes.iter().all(|byte| *byte == 0));
                 read += bytes.len();
             }
-            Told::End(end) => break end.exit_code,
+            StreamEvent::End(end) => break end.exit_code,
             other => panic!("{other:?}"),
         }
     };
@@ -168,7 +172,7 @@ async fn who_does_not_read_holds_the_process_and_costs_little() {
 }
 
 #[tokio::test]
-async fn who_leaves_releases_the_others() {
+async fn a_disconnect_unblocks_the_other_followers() {
     const TOTAL: usize = 32 << 20;
     let daemon = Daemon::start().await;
     let mut request = shell(&format!("read go; head -c {TOTAL} /dev/zero"));
@@ -180,9 +184,9 @@ async fn who_leaves_releases_the_others() {
     daemon.feed(pid, b"\n").await;
     // The reading follower gets only slightly ahead of the stalled one, until that one disconnects or is dropped.
     let mut read = 0;
-    let mut next = async || match reading.next().await.expect("no error").expect("not over") {
-        Told::Stdout(bytes) => Some(bytes.len()),
-        Told::End(_) => None,
+    let mut next = async || match reading.next().await.expect("no error").expect("no end yet") {
+        StreamEvent::Stdout(bytes) => Some(bytes.len()),
+        StreamEvent::End(_) => None,
         other => panic!("{other:?}"),
     };
     while let Ok(more) = tokio::time::timeout(std::time::Duration::from_millis(500), next()).await {
@@ -197,35 +201,38 @@ async fn who_leaves_releases_the_others() {
 }
 
 #[tokio::test]
-async fn a_stalled_follower_does_not_keep_the_end_from_others() {
+async fn a_stalled_follower_does_not_delay_the_end_for_others() {
     let daemon = Daemon::start().await;
     let mut stalled = daemon.launch_with(Codec::Proto, &[], &command("cat", &["/dev/zero"])).await;
     let pid = stalled.pid().await;
     until_blocked(pid).await;
     let mut other = daemon.follow(by_pid(pid)).await;
     other.pid().await;
-    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
-    within("the end", async { while !matches!(other.next().await.expect("no error"), Some(Told::End(_))) {} }).await;
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("send");
+    within("the end", async { while !matches!(other.next().await.expect("no error"), Some(StreamEvent::End(_))) {} })
+        .await;
     // The stalled follower receives the end too, after all of its pending output.
-    while !matches!(stalled.next().await.expect("no error"), Some(Told::End(_))) {}
+    while !matches!(stalled.next().await.expect("no error"), Some(StreamEvent::End(_))) {}
 }
 
 /// Reads to the end of a stream; returns the output and the error.
-async fn until_over(events: &mut Events) -> (Vec<u8>, Option<Refused>) {
+async fn read_to_end(events: &mut Events) -> (Vec<u8>, Option<RpcError>) {
     let mut output = Vec::new();
     loop {
         match events.next().await {
-            Ok(Some(Told::Stdout(bytes) | Told::Stderr(bytes) | Told::Pty(bytes))) => output.extend(bytes),
+            Ok(Some(StreamEvent::Stdout(bytes) | StreamEvent::Stderr(bytes) | StreamEvent::Pty(bytes))) => {
+                output.extend(bytes);
+            }
             Ok(Some(_)) => {}
             Ok(None) => return (output, None),
-            Err(refused) => return (output, Some(refused)),
+            Err(error) => return (output, Some(error)),
         }
     }
 }
 
 /// Takes as long as the daemon waits for a client that does not read.
 #[tokio::test]
-async fn who_never_reads_is_left_behind_and_whoever_comes_gets_what_is_kept() {
+async fn a_follower_that_never_reads_is_dropped_and_a_late_one_gets_retained_output() {
     const LAST: usize = 3_000_000;
     let daemon = Daemon::start().await;
     let folder = tempfile::tempdir().expect("create a temporary directory");
@@ -244,26 +251,26 @@ async fn who_never_reads_is_left_behind_and_whoever_comes_gets_what_is_kept() {
         until_blocked(pid).await;
         let mut other = daemon.follow_with(Codec::Proto, &[], by_pid(pid)).await;
         other.pid().await;
-        let (heard, refused) = until_over(&mut other).await;
-        assert!(refused.is_none() && heard.ends_with(b"2999999\n3000000\n"), "{refused:?}");
+        let (heard, error) = read_to_end(&mut other).await;
+        assert!(error.is_none() && heard.ends_with(b"2999999\n3000000\n"), "{error:?}");
         assert!(counted.as_bytes().ends_with(&heard), "the reading follower receives all output");
         assert!(done.exists());
         let mut late = daemon.follow_with(Codec::Proto, &[], by_pid(pid)).await;
         late.pid().await;
-        let (kept, refused) = until_over(&mut late).await;
-        assert!(refused.is_none() && kept.len() > 1 << 20 && counted.as_bytes().ends_with(&kept), "{}", kept.len());
-        let (heard, refused) = until_over(&mut unread).await;
+        let (kept, error) = read_to_end(&mut late).await;
+        assert!(error.is_none() && kept.len() > 1 << 20 && counted.as_bytes().ends_with(&kept), "{}", kept.len());
+        let (heard, error) = read_to_end(&mut unread).await;
         assert!(counted.as_bytes().starts_with(&heard));
-        let refused = refused.expect("the stalled follower is dropped");
-        assert_eq!(refused.code, "aborted");
-        assert!(refused.message.starts_with("the output was not read for 30 seconds"), "{refused:?}");
+        let error = error.expect("the stalled follower is dropped");
+        assert_eq!(error.code, "aborted");
+        assert!(error.message.starts_with("the output was not read for 30 seconds"), "{error:?}");
     };
     tokio::join!(counts(false), counts(true));
     assert!(daemon.resident_kib() < 64 * 1024, "{} KiB", daemon.resident_kib());
 }
 
 #[tokio::test]
-async fn nobody_listens_and_the_process_never_blocks() {
+async fn a_process_without_followers_never_blocks() {
     let daemon = Daemon::start().await;
     let mut request = shell("head -c 50000000 /dev/zero; exit 4");
     request.tag = Some("unheard".to_owned());

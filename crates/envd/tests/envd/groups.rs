@@ -10,7 +10,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::connect::Events;
-use crate::daemon::{Daemon, is_alive, is_root, kill, me, until, within};
+use crate::daemon::{Daemon, is_alive, is_root, kill, test_user, until, within};
 use crate::http::{Reply, send, whole};
 use crate::process::shell;
 
@@ -39,16 +39,17 @@ impl Hierarchy {
     async fn daemon(&self) -> Daemon {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hearth-envd"));
         command.arg("-cgroup-root").arg(&self.root);
-        let daemon = Daemon::bare(command).await;
+        let daemon = Daemon::spawn(command).await;
         let own = self.root.join("envd");
         fs::create_dir(&own).expect("create the group");
         fs::write(own.join("cgroup.procs"), daemon.pid().to_string()).expect("move the daemon");
-        assert_eq!(daemon.init(json!({ "defaultUser": me() })).await.status, 204);
+        assert_eq!(daemon.init(json!({ "defaultUser": test_user() })).await.status, 204);
         daemon
     }
 
     fn leaves(&self, group: &str) -> Vec<PathBuf> {
-        let entries = fs::read_dir(self.root.join(group)).expect("read the group").map(|entry| entry.expect("readable"));
+        let entries =
+            fs::read_dir(self.root.join(group)).expect("read the group").map(|entry| entry.expect("readable"));
         entries.filter(|entry| entry.file_type().expect("known").is_dir()).map(|entry| entry.path()).collect()
     }
 
@@ -109,7 +110,7 @@ fn tagged(script: &str, tag: &str) -> StartRequest {
 
 // envd: C7, C15
 #[tokio::test]
-async fn a_kill_finds_everything() {
+async fn a_kill_reaches_every_descendant() {
     let Some(hierarchy) = Hierarchy::make("kill") else { return };
     let daemon = hierarchy.daemon().await;
     // One descendant in the session of the shell, one in its own session.
@@ -120,7 +121,7 @@ async fn a_kill_finds_everything() {
         let pid = events.pid().await;
         let children = numbers(&mut events).await;
         assert_eq!(hierarchy.leaves(group).len(), 1);
-        daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("killed");
+        daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("kill");
         assert!(!is_alive(pid));
         events.rest().await;
         until("all to be dead", async || (!children.into_iter().any(is_alive)).then_some(())).await;
@@ -129,13 +130,13 @@ async fn a_kill_finds_everything() {
 }
 
 #[tokio::test]
-async fn a_polite_signal_goes_to_one_process_and_groups_outlive_it() {
+async fn sigterm_reaches_one_process_and_its_group_remains() {
     let Some(hierarchy) = Hierarchy::make("term") else { return };
     let daemon = hierarchy.daemon().await;
     let mut events = daemon.launch(&shell("sleep 1000 >&- 2>&- & echo $! $!; exec sleep 1000")).await;
     let pid = events.pid().await;
     let [child, _] = numbers(&mut events).await;
-    daemon.signal(pid, Signal::SIGNAL_SIGTERM).await.expect("sent");
+    daemon.signal(pid, Signal::SIGNAL_SIGTERM).await.expect("send");
     events.rest().await;
     assert!(is_alive(child));
     hierarchy.until_leaves(&daemon, "user", 1).await;
@@ -150,7 +151,7 @@ async fn a_polite_signal_goes_to_one_process_and_groups_outlive_it() {
 }
 
 #[tokio::test]
-async fn frozen_programs_stand_still_and_the_host_s_go_on() {
+async fn a_freeze_stops_programs_except_the_host_s() {
     let Some(hierarchy) = Hierarchy::make("freeze") else { return };
     let daemon = hierarchy.daemon().await;
     let mut ticking = daemon.launch(&shell("while :; do echo tick; sleep 0.01; done")).await;
@@ -161,7 +162,7 @@ async fn frozen_programs_stand_still_and_the_host_s_go_on() {
     assert_eq!((reply.status, reply.text()), (204, ""));
     let reply = call(&daemon, "/freeze?maxWaitMs=30000").await;
     assert_eq!((reply.status, reply.header("cache-control")), (200, Some("no-store")));
-    let told = reply.json();
+    let report = reply.json();
     for (name, value) in [
         ("mode", json!("legacy")),
         ("visited", json!(2)),
@@ -174,9 +175,9 @@ async fn frozen_programs_stand_still_and_the_host_s_go_on() {
         ("truncated", json!(false)),
         ("unobservable", json!(false)),
     ] {
-        assert_eq!(told[name], value, "{name}");
+        assert_eq!(report[name], value, "{name}");
     }
-    assert!(told["sweepMs"].is_u64() && told["waitMs"].is_u64());
+    assert!(report["sweepMs"].is_u64() && report["waitMs"].is_u64());
     // Pending output arrives, then none.
     ticking.until_silent_for(Duration::from_millis(200)).await;
     assert_eq!(daemon.get("/health").await.status, 204);
@@ -193,7 +194,7 @@ async fn frozen_programs_stand_still_and_the_host_s_go_on() {
 }
 
 #[tokio::test]
-async fn the_hierarchy_is_frozen_but_for_what_must_go_on() {
+async fn a_hierarchy_freeze_skips_groups_that_must_run() {
     let Some(hierarchy) = Hierarchy::make("tree") else { return };
     let daemon = hierarchy.daemon().await;
     for group in ["init.scope", "box", "box/paused", "other"] {
@@ -203,12 +204,12 @@ async fn the_hierarchy_is_frozen_but_for_what_must_go_on() {
         fs::read_to_string(hierarchy.root.join(group).join("cgroup.freeze")).expect("read the state").trim().to_owned()
     };
     fs::write(hierarchy.root.join("box/paused/cgroup.freeze"), "1").expect("freeze the group");
-    let told = call(&daemon, "/freeze?maxWaitMs=30000&mode=hierarchy").await.json();
-    assert_eq!(told["mode"], "hierarchy", "{told}");
+    let report = call(&daemon, "/freeze?maxWaitMs=30000&mode=hierarchy").await.json();
+    assert_eq!(report["mode"], "hierarchy", "{report}");
     assert_eq!(
-        (&told["requested"], &told["frozen"], &told["allowlisted"]),
+        (&report["requested"], &report["frozen"], &report["allowlisted"]),
         (&json!(4), &json!(4), &json!(1)),
-        "{told}"
+        "{report}"
     );
     assert_eq!(["user", "ptys", "box", "other", "init.scope", "envd"].map(state), ["1", "1", "1", "1", "0", "0"]);
     // A program of the guest thaws one group, and creates another.
@@ -224,18 +225,18 @@ async fn the_hierarchy_is_frozen_but_for_what_must_go_on() {
 }
 
 #[tokio::test]
-async fn without_groups_a_freeze_says_that_it_sees_nothing() {
+async fn without_groups_a_freeze_is_unobservable() {
     let daemon = Daemon::start().await;
-    let told = call(&daemon, "/freeze?maxWaitMs=10").await.json();
-    assert_eq!((&told["unobservable"], &told["requested"]), (&json!(true), &json!(0)));
+    let report = call(&daemon, "/freeze?maxWaitMs=10").await.json();
+    assert_eq!((&report["unobservable"], &report["requested"]), (&json!(true), &json!(0)));
     assert_eq!(call(&daemon, "/unfreeze").await.status, 204);
     for odd in ["/freeze?maxWaitMs=soon", "/freeze?maxCgroups=1.5"] {
         let reply = call(&daemon, odd).await;
         assert_eq!(reply.status, 400);
         assert!(reply.text().starts_with("Invalid format for parameter max"), "{reply:?}");
     }
-    let told = call(&daemon, "/collapse").await.json();
+    let report = call(&daemon, "/collapse").await.json();
     for name in ["regions", "chunks", "collapsed", "alreadyHuge", "skipped", "elapsedMs"] {
-        assert!(told[name].is_u64(), "{name} in {told}");
+        assert!(report[name].is_u64(), "{name} in {report}");
     }
 }

@@ -20,11 +20,11 @@ pub(crate) struct Reply {
 
 impl Reply {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).map(|value| value.to_str().expect("text"))
+        self.headers.get(name).map(|value| value.to_str().expect("UTF-8"))
     }
 
     pub(crate) fn text(&self) -> &str {
-        std::str::from_utf8(&self.body).expect("text")
+        std::str::from_utf8(&self.body).expect("UTF-8")
     }
 
     pub(crate) fn json(&self) -> serde_json::Value {

@@ -8,13 +8,13 @@ use crate::http::{get, post, post_json, send, whole};
 
 const TOKEN: (&str, &str) = ("x-access-token", "secret");
 const JSON: (&str, &str) = ("content-type", "application/json");
-const REFUSED: &str = "{\"code\":401,\"message\":\"unauthorized access, please provide a valid access token or method signing if supported\"}\n";
+const UNAUTHORIZED: &str = "{\"code\":401,\"message\":\"unauthorized access, please provide a valid access token or method signing if supported\"}\n";
 
 #[tokio::test]
-async fn a_daemon_that_was_started_again_keeps_everybody_out_until_it_is_told_who_it_is() {
+async fn a_restarted_daemon_rejects_requests_until_init() {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hearth-envd"));
     command.arg("-restarted");
-    let daemon = Daemon::bare(command).await;
+    let daemon = Daemon::spawn(command).await;
     assert_eq!(daemon.get("/health").await.status, 204);
     for path in ["/files?path=/etc/passwd", "/envs", "/metrics", "/nope"] {
         let reply = daemon.get(path).await;
@@ -86,7 +86,7 @@ async fn small_routes() {
 
 // envd: S1, S8
 #[tokio::test]
-async fn the_token_guards_what_it_should() {
+async fn the_token_protects_routes() {
     let daemon = Daemon::start().await;
     assert_eq!(daemon.init(json!({ "accessToken": "secret" })).await.status, 204);
     for headers in [&[][..], &[("x-access-token", "wrong")], &[("x-access-token", "")]] {
@@ -103,7 +103,7 @@ async fn the_token_guards_what_it_should() {
         ] {
             let headers = [headers, &[JSON]].concat();
             let reply = send(&daemon, method.clone(), path, &headers, whole("{}")).await;
-            assert_eq!((reply.status, reply.text()), (401, REFUSED), "{method} {path}");
+            assert_eq!((reply.status, reply.text()), (401, UNAUTHORIZED), "{method} {path}");
             assert_eq!(reply.header("content-type"), Some("application/json; charset=utf-8"));
             assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
         }
@@ -115,7 +115,7 @@ async fn the_token_guards_what_it_should() {
 
 // envd: X9
 #[tokio::test]
-async fn identity_is_given_confirmed_and_kept() {
+async fn init_sets_and_confirms_the_identity() {
     let daemon = Daemon::start().await;
     let version = Some("0.6.13");
     for (body, status, text) in [
@@ -161,7 +161,7 @@ async fn identity_is_given_confirmed_and_kept() {
 }
 
 #[tokio::test]
-async fn many_inits_at_once() {
+async fn concurrent_inits() {
     let daemon = Daemon::start().await;
     let inits = (0..40).map(|_| daemon.init(json!({ "accessToken": "secret", "envVars": { "A": "b" } })));
     for reply in futures::future::join_all(inits).await {
@@ -170,7 +170,7 @@ async fn many_inits_at_once() {
 }
 
 #[tokio::test]
-async fn browsers_may_call() {
+async fn browsers_are_allowed_by_cors() {
     let daemon = Daemon::start().await;
     assert_eq!(daemon.init(json!({ "accessToken": "secret" })).await.status, 204);
     let origin = ("origin", "https://example.org");
@@ -209,7 +209,7 @@ async fn browsers_may_call() {
 }
 
 #[tokio::test]
-async fn a_refused_field_is_named() {
+async fn a_rejected_field_is_named() {
     let daemon = Daemon::start().await;
     let reply = post_json(&daemon, "/init", &json!({ "volumeMounts": [{ "nfs_target": "a", "path": "/b" }] })).await;
     assert_eq!(reply.status, 400);

@@ -10,7 +10,7 @@ use hearth_envd_api::process::{
 };
 use http::Method;
 
-use crate::connect::{CODECS, Codec, Messages, Refused, by_pid, by_tag, envelope, unary, unary_with};
+use crate::connect::{CODECS, Codec, Messages, RpcError, by_pid, by_tag, envelope, unary, unary_with};
 use crate::daemon::{Daemon, until, within};
 use crate::http::{Body, chunked, open, whole};
 use crate::process::{command, shell};
@@ -26,12 +26,12 @@ pub(crate) fn pty(bytes: &[u8]) -> ProcessInput {
 }
 
 impl Daemon {
-    pub(crate) async fn send(&self, process: ProcessSelector, input: ProcessInput) -> Result<(), Refused> {
+    pub(crate) async fn send(&self, process: ProcessSelector, input: ProcessInput) -> Result<(), RpcError> {
         let request = SendInputRequest { process: process.into(), input: input.into(), ..Default::default() };
         unary::<SendInputResponse>(self, "/process.Process/SendInput", &request).await.map(drop)
     }
 
-    pub(crate) async fn close_stdin(&self, pid: u32) -> Result<(), Refused> {
+    pub(crate) async fn close_stdin(&self, pid: u32) -> Result<(), RpcError> {
         let request = CloseStdinRequest { process: by_pid(pid).into(), ..Default::default() };
         unary::<CloseStdinResponse>(self, "/process.Process/CloseStdin", &request).await.map(drop)
     }
@@ -69,7 +69,7 @@ fn envelopes(codec: Codec, messages: &[StreamInputRequest]) -> Bytes {
 
 // envd: C11, C12
 #[tokio::test]
-async fn input_is_echoed_and_ends() {
+async fn input_is_echoed_until_it_is_closed() {
     let daemon = Daemon::start().await;
     for codec in CODECS {
         let mut events = daemon.launch_with(codec, &[], &cat()).await;
@@ -80,9 +80,9 @@ async fn input_is_echoed_and_ends() {
                 SendInputRequest { process: by_pid(pid).into(), input: stdin(piece).into(), ..Default::default() };
             let sent: Result<SendInputResponse, _> =
                 unary_with(&daemon, codec, "/process.Process/SendInput", &[], &request).await;
-            sent.expect("taken");
+            sent.expect("send input");
         }
-        daemon.close_stdin(pid).await.expect("closed");
+        daemon.close_stdin(pid).await.expect("close input");
         let outcome = events.rest().await;
         assert_eq!(outcome.code(), 0);
         assert!(outcome.stdout == [&b"hello\n\x00\xff $'\"\\"[..], &big].concat());
@@ -90,11 +90,11 @@ async fn input_is_echoed_and_ends() {
 }
 
 #[tokio::test]
-async fn input_that_nobody_takes() {
+async fn input_that_cannot_be_delivered_is_an_error() {
     let daemon = Daemon::start().await;
     let mut events = daemon.launch(&cat()).await;
     let pid = events.pid().await;
-    let code = |result: Result<(), Refused>| result.map_err(|refused| refused.code).err();
+    let code = |result: Result<(), RpcError>| result.map_err(|error| error.code).err();
     let internal = Some("internal".to_owned());
     assert_eq!(code(daemon.send(by_pid(pid), pty(b"x")).await), internal, "the process has no terminal");
     assert_eq!(code(daemon.send(by_pid(pid), ProcessInput::default()).await), Some("unimplemented".to_owned()));
@@ -110,13 +110,13 @@ async fn input_that_nobody_takes() {
         assert_eq!(code(daemon.close_stdin(pid).await), None);
     }
     assert_eq!(code(daemon.send(by_pid(pid), stdin(b"x")).await), internal);
-    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("send");
     // Never opened.
     let mut events = daemon.launch(&command("sleep", &["1000"])).await;
     let pid = events.pid().await;
     assert_eq!(code(daemon.send(by_pid(pid), stdin(b"x")).await), internal);
     assert_eq!(code(daemon.close_stdin(pid).await), None);
-    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("send");
     // Closed by the process itself.
     let mut request = shell("exec <&-; echo closed; sleep 1000");
     request.stdin = Some(true);
@@ -124,11 +124,11 @@ async fn input_that_nobody_takes() {
     let pid = events.pid().await;
     events.wait_for("closed").await;
     assert_eq!(code(daemon.send(by_pid(pid), stdin(b"x")).await), internal);
-    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("send");
 }
 
 #[tokio::test]
-async fn a_full_pipe_waits_and_a_kill_ends_the_waiting() {
+async fn a_full_pipe_blocks_until_a_kill() {
     let daemon = Daemon::start().await;
     let mut request = command("sleep", &["1000"]);
     request.stdin = Some(true);
@@ -147,14 +147,14 @@ async fn a_full_pipe_waits_and_a_kill_ends_the_waiting() {
         waiting = full => assert!(waiting < 1 << 20),
     }
     drop(pipe);
-    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("send");
     assert_eq!(within("the error", sending).await.expect_err("the reader was killed").code, "internal");
     assert_eq!(events.rest().await.code(), -1);
 }
 
 // envd: C18
 #[tokio::test]
-async fn streams_of_input_are_written_in_order_and_leave_it_open() {
+async fn input_streams_are_written_in_order_and_leave_input_open() {
     let daemon = Daemon::start().await;
     for codec in CODECS {
         let (mut first, mut second) = (daemon.launch(&cat()).await, daemon.launch(&cat()).await);
@@ -168,12 +168,12 @@ async fn streams_of_input_are_written_in_order_and_leave_it_open() {
         // The chunks do not match the message boundaries.
         let bytes = envelopes(codec, &messages);
         let pieces: Vec<Bytes> = bytes.chunks(17).map(Bytes::copy_from_slice).collect();
-        let mut answer = daemon.stream(codec, chunked(futures::stream::iter(pieces))).await;
-        assert!(answer.next::<StreamInputResponse>().await.expect("taken").is_some());
-        assert_eq!(answer.next::<StreamInputResponse>().await, Ok(None));
+        let mut reply = daemon.stream(codec, chunked(futures::stream::iter(pieces))).await;
+        assert!(reply.next::<StreamInputResponse>().await.expect("send input").is_some());
+        assert_eq!(reply.next::<StreamInputResponse>().await, Ok(None));
         daemon.send(by_pid(one), stdin(b"open")).await.expect("still open");
         for pid in [one, two] {
-            daemon.close_stdin(pid).await.expect("closed");
+            daemon.close_stdin(pid).await.expect("close input");
         }
         let expected: String = (0..100).map(|number| format!("{number},")).collect();
         assert_eq!(first.rest().await.stdout(), format!("{expected}open"));
@@ -184,7 +184,7 @@ async fn streams_of_input_are_written_in_order_and_leave_it_open() {
 /// Checks that an error arrives and the connection is closed although the request never ends.
 // envd: C18
 #[tokio::test]
-async fn streams_of_input_hear_errors_while_they_send() {
+async fn input_streams_receive_errors_while_they_send() {
     let daemon = Daemon::start().await;
     let mut events = daemon.launch(&cat()).await;
     let pid = events.pid().await;
@@ -210,8 +210,8 @@ async fn streams_of_input_hear_errors_while_they_send() {
             Some(&b"close"[..]),
             "{code}"
         );
-        let refused = Messages::of(Codec::Json, response).next::<StreamInputResponse>().await.expect_err("refused");
-        assert_eq!(refused.code, code);
+        let error = Messages::of(Codec::Json, response).next::<StreamInputResponse>().await.expect_err("error");
+        assert_eq!(error.code, code);
     }
     // An aborted request does not close the input.
     let begin = envelopes(Codec::Json, &[start(by_pid(pid)), data(stdin(b"half "))]);
@@ -223,14 +223,14 @@ async fn streams_of_input_hear_errors_while_they_send() {
         text = events.wait_for("half ") => assert_eq!(text, "half "),
     }
     daemon.send(by_pid(pid), stdin(b"whole")).await.expect("still open");
-    daemon.close_stdin(pid).await.expect("closed");
+    daemon.close_stdin(pid).await.expect("close input");
     assert_eq!(events.rest().await.stdout(), "whole");
 }
 
 #[tokio::test]
-async fn an_empty_stream_of_input_is_well() {
+async fn an_empty_input_stream_succeeds() {
     let daemon = Daemon::start().await;
-    let mut answer = daemon.stream(Codec::Json, whole("")).await;
-    assert!(answer.next::<StreamInputResponse>().await.expect("taken").is_some());
-    assert_eq!(answer.next::<StreamInputResponse>().await, Ok(None));
+    let mut reply = daemon.stream(Codec::Json, whole("")).await;
+    assert!(reply.next::<StreamInputResponse>().await.expect("send input").is_some());
+    assert_eq!(reply.next::<StreamInputResponse>().await, Ok(None));
 }

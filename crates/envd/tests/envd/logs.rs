@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use crate::daemon::{Daemon, me, within};
+use crate::daemon::{Daemon, test_user, within};
 use crate::http::{open, whole};
 use crate::process::shell;
 
@@ -52,7 +52,7 @@ impl Lines {
 }
 
 #[tokio::test]
-async fn processes_are_logged_and_their_output_when_it_is_wanted() {
+async fn processes_are_logged_and_their_output_if_enabled() {
     let daemon = Daemon::start().await;
     let mut lines = Lines::after(&daemon, 0).await;
     daemon.run(&shell("echo secret; exit 3")).await;
@@ -80,9 +80,9 @@ async fn processes_are_logged_and_their_output_when_it_is_wanted() {
 }
 
 #[tokio::test]
-async fn a_restore_ends_what_was_before() {
+async fn a_restore_drops_connections_and_log_lines() {
     let daemon = Daemon::start().await;
-    let seed = |seed: &str| json!({ "randomSeed": seed, "defaultUser": me() });
+    let seed = |seed: &str| json!({ "randomSeed": seed, "defaultUser": test_user() });
     assert_eq!(daemon.init(seed("aa")).await.status, 204);
     daemon.run(&shell("echo before")).await;
     let mut lines = Lines::after(&daemon, 0).await;
@@ -95,7 +95,7 @@ async fn a_restore_ends_what_was_before() {
 
     assert_eq!(daemon.init(seed("bb")).await.status, 204);
     assert_eq!(lines.next().await, None, "the connection was dropped");
-    assert!(running.broke_off().await);
+    assert!(running.is_broken().await);
     // The process continues, and the log is empty.
     let mut lines = Lines::after(&daemon, 0).await;
     daemon.run(&shell("echo after")).await;
@@ -103,5 +103,5 @@ async fn a_restore_ends_what_was_before() {
     assert_eq!(first["message"], "/bin/sh -c echo after");
     let mut follower = daemon.follow(crate::connect::by_pid(pid)).await;
     assert_eq!(follower.pid().await, pid);
-    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("killed");
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("kill");
 }

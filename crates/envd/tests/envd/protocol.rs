@@ -32,7 +32,7 @@ fn compress(bytes: &[u8]) -> Vec<u8> {
 
 fn decompress(bytes: &[u8]) -> Vec<u8> {
     let mut plain = Vec::new();
-    GzDecoder::new(bytes).read_to_end(&mut plain).expect("compressed");
+    GzDecoder::new(bytes).read_to_end(&mut plain).expect("decompress");
     plain
 }
 
@@ -40,11 +40,11 @@ fn decompress(bytes: &[u8]) -> Vec<u8> {
 async fn stream_error(daemon: &Daemon, headers: &[(&str, &str)], body: Vec<u8>) -> String {
     let response = open(daemon, Method::POST, START, headers, whole(body)).await;
     let mut messages = Messages::of(Codec::Json, response);
-    messages.next::<ListResponse>().await.expect_err("refused").code
+    messages.next::<ListResponse>().await.expect_err("error").code
 }
 
 #[tokio::test]
-async fn only_posts_to_what_there_is() {
+async fn only_post_to_existing_procedures() {
     let daemon = Daemon::start().await;
     for path in [LIST, START, STAT] {
         for method in [Method::GET, Method::PUT, Method::DELETE] {
@@ -59,7 +59,7 @@ async fn only_posts_to_what_there_is() {
 }
 
 #[tokio::test]
-async fn content_types_follow_the_kind_of_a_method() {
+async fn content_types_depend_on_the_kind_of_method() {
     let daemon = Daemon::start().await;
     let unary = Some("application/json, application/proto");
     let streaming = Some("application/connect+json, application/connect+proto");
@@ -87,20 +87,20 @@ async fn content_types_follow_the_kind_of_a_method() {
 }
 
 #[tokio::test]
-async fn json_is_read_leniently_and_written_strictly() {
+async fn json_is_parsed_leniently_and_written_strictly() {
     let daemon = Daemon::start().await;
-    let file = tempfile::NamedTempFile::new().expect("temporary file");
-    let path = file.path().to_str().expect("text");
+    let file = tempfile::NamedTempFile::new().expect("create a temporary file");
+    let path = file.path().to_str().expect("UTF-8");
     let stat = async |body: String| post(&daemon, STAT, &[JSON], body).await;
     let reply = stat(format!(r#"{{"path":"{path}","unknown":[1,{{"a":null}}]}}"#)).await;
     let entry = &reply.json()["entry"];
     assert_eq!((reply.status, &entry["type"]), (200, &"FILE_TYPE_FILE".into()));
     // Empty values are omitted, and 64-bit numbers are text.
     assert_eq!((entry.get("size"), entry.get("symlinkTarget"), entry.get("metadata")), (None, None, None));
-    std::fs::write(path, "13 bytes long").expect("writes");
+    std::fs::write(path, "13 bytes long").expect("write");
     let entry = stat(format!(r#"{{"path":"{path}"}}"#)).await.json()["entry"].clone();
     assert_eq!((&entry["size"], &entry["mode"]), (&"13".into(), &384.into()));
-    let time = entry["modifiedTime"].as_str().expect("text");
+    let time = entry["modifiedTime"].as_str().expect("UTF-8");
     assert!(time.ends_with('Z') && time.starts_with("20"), "{time}");
     for (path, body) in [
         (LIST, ""),
@@ -259,12 +259,12 @@ async fn a_connection_serves_one_request_after_another() {
         let body = stream::once(released).filter_map(|bytes| std::future::ready(bytes.ok()));
         let request = http::Request::builder().method(Method::POST).uri(path).header("content-type", content_type);
         sender.ready().await.expect("the connection is open");
-        let answer = sender.send_request(request.body(chunked(body)).expect("a request"));
+        let reply = sender.send_request(request.body(chunked(body)).expect("a request"));
         let response = if status == 200 {
             release.send("{}".into()).expect("the body is awaited");
-            answer.await.expect("a reply")
+            reply.await.expect("a reply")
         } else {
-            let response = within("the reply before the body", answer).await.expect("a reply");
+            let response = within("the reply before the body", reply).await.expect("a reply");
             release.send("x".repeat(100_000).into()).expect("the body is awaited");
             response
         };

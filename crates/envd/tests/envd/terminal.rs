@@ -2,8 +2,8 @@
 
 use hearth_envd_api::process::{PTY, StartRequest, UpdateRequest, UpdateResponse, pty};
 
-use crate::connect::{Codec, Events, Refused, Told, by_pid, unary};
-use crate::daemon::{Daemon, is_alive, me, other_user, until};
+use crate::connect::{Codec, Events, RpcError, StreamEvent, by_pid, unary};
+use crate::daemon::{Daemon, is_alive, other_user, test_user, until};
 use crate::input::{pty as typed, stdin};
 use crate::process::{basic, command};
 
@@ -24,7 +24,7 @@ pub(crate) fn on_a_terminal(mut request: StartRequest) -> StartRequest {
 }
 
 impl Daemon {
-    async fn resize(&self, pid: u32, size: Option<(u32, u32)>) -> Result<(), Refused> {
+    async fn resize(&self, pid: u32, size: Option<(u32, u32)>) -> Result<(), RpcError> {
         let pty = size.map(|(cols, rows)| PTY {
             size: pty::Size { cols, rows, ..Default::default() }.into(),
             ..Default::default()
@@ -49,7 +49,7 @@ async fn screen(events: &mut Events) -> (String, i32) {
 
 // envd: P1
 #[tokio::test]
-async fn a_shell_at_a_terminal() {
+async fn a_shell_in_a_terminal() {
     let daemon = Daemon::start().await;
     for codec in [Codec::Json, Codec::Proto] {
         let mut request = terminal("/bin/sh", &["-i"], Some((80, 24)));
@@ -69,7 +69,7 @@ async fn a_shell_at_a_terminal() {
 
 // envd: P3, P4
 #[tokio::test]
-async fn windows_change() {
+async fn terminals_are_resized_and_killed() {
     let daemon = Daemon::start().await;
     let script = "trap 'stty size' WINCH; stty size; echo ready; while :; do sleep 0.02; done";
     let mut events = daemon.launch(&terminal("/bin/sh", &["-c", script], Some((80, 24)))).await;
@@ -80,7 +80,7 @@ async fn windows_change() {
     daemon.resize(pid, None).await.expect("no new size");
     daemon.resize(pid, Some((65_536 + 81, 25))).await.expect("truncated to 16 bits");
     events.wait_for("25 81\r\n").await;
-    daemon.signal(pid, hearth_envd_api::process::Signal::SIGNAL_SIGKILL).await.expect("sent");
+    daemon.signal(pid, hearth_envd_api::process::Signal::SIGNAL_SIGKILL).await.expect("send");
     assert!(!is_alive(pid));
     assert_eq!(screen(&mut events).await.1, -1);
     let mut events = daemon.launch(&command("sleep", &["1000"])).await;
@@ -88,11 +88,11 @@ async fn windows_change() {
     assert_eq!(daemon.resize(pid, Some((1, 1))).await.expect_err("no terminal").code, "internal");
     daemon.resize(pid, None).await.expect("no new size");
     assert_eq!(daemon.resize(999_999_999, None).await.expect_err("unknown process").code, "not_found");
-    daemon.signal(pid, hearth_envd_api::process::Signal::SIGNAL_SIGKILL).await.expect("sent");
+    daemon.signal(pid, hearth_envd_api::process::Signal::SIGNAL_SIGKILL).await.expect("send");
 }
 
 #[tokio::test]
-async fn input_of_a_terminal_is_typed() {
+async fn terminal_input_is_echoed_and_interpreted() {
     let daemon = Daemon::start().await;
     let mut events = daemon.launch(&terminal("cat", &[], Some((80, 24)))).await;
     let pid = events.pid().await;
@@ -114,7 +114,7 @@ async fn input_of_a_terminal_is_typed() {
 
 // envd: P2
 #[tokio::test]
-async fn leaving_and_coming_back() {
+async fn disconnecting_and_reconnecting() {
     let daemon = Daemon::start().await;
     let mut events = daemon.launch(&terminal("cat", &[], None)).await;
     let pid = events.pid().await;
@@ -142,12 +142,12 @@ async fn a_hang_up_ends_the_output() {
 }
 
 #[tokio::test]
-async fn the_terminal_is_the_user_s() {
+async fn the_user_owns_the_terminal() {
     let daemon = Daemon::start().await;
     let owner = "stat -c %U \"$(tty)\"; : < \"$(tty)\" && echo opened";
     let mut events = daemon.launch(&terminal("/bin/sh", &["-c", owner], None)).await;
     events.pid().await;
-    assert_eq!(screen(&mut events).await.0, format!("{}\r\nopened\r\n", me()));
+    assert_eq!(screen(&mut events).await.0, format!("{}\r\nopened\r\n", test_user()));
     let Some((name, _)) = other_user() else { return };
     let request = terminal("/bin/sh", &["-c", owner], None);
     let mut events = daemon.launch_with(Codec::Json, &[("authorization", &basic(&name))], &request).await;
@@ -156,18 +156,18 @@ async fn the_terminal_is_the_user_s() {
 }
 
 #[tokio::test]
-async fn much_output_is_whole() {
+async fn large_terminal_output_is_complete() {
     let daemon = Daemon::start().await;
     let mut events = daemon.launch(&terminal("seq", &["200000"], None)).await;
     let pid = events.pid().await;
     let mut output = Vec::new();
     loop {
         match events.next().await.expect("no error").expect("an end event") {
-            Told::Pty(bytes) => {
+            StreamEvent::Pty(bytes) => {
                 assert!(bytes.len() <= 16 * 1024);
                 output.extend(bytes);
             }
-            Told::End(end) => break assert_eq!(end.exit_code, 0),
+            StreamEvent::End(end) => break assert_eq!(end.exit_code, 0),
             other => panic!("{other:?}"),
         }
     }

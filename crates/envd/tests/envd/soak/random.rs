@@ -4,9 +4,9 @@ use crate::connect::Codec;
 
 /// SplitMix64, which is sufficient to mix commands.
 #[derive(Debug, Clone)]
-pub(super) struct Dice(u64);
+pub(super) struct Random(u64);
 
-impl Dice {
+impl Random {
     /// Returns the generator of one command. It depends only on the seed and the command's number, not on other
     /// commands.
     pub(super) fn of(seed: u64, number: u64) -> Self {
