@@ -86,18 +86,18 @@ mod tests {
         let bundle = root.path().join(BUNDLE);
         let mut injected = InjectedCertificates::default();
         assert!(injected.trust(root.path(), "new").is_err(), "trusting fails without a bundle");
-        fs::create_dir_all(bundle.parent().expect("has one")).expect("made");
-        fs::write(&bundle, "one\ntwo").expect("written");
-        let read = || fs::read_to_string(&bundle).expect("there");
+        fs::create_dir_all(bundle.parent().expect("has a parent")).expect("create");
+        fs::write(&bundle, "one\ntwo").expect("write");
+        let read = || fs::read_to_string(&bundle).expect("read");
         for _ in 0..2 {
-            injected.trust(root.path(), "first\n\n").expect("trusted");
+            injected.trust(root.path(), "first\n\n").expect("trust");
             assert_eq!(read(), "one\ntwo\nfirst\n");
         }
-        injected.trust(root.path(), "second\nthird").expect("trusted");
+        injected.trust(root.path(), "second\nthird").expect("trust");
         assert_eq!(read(), "one\ntwo\nsecond\nthird\n");
-        InjectedCertificates::store_source(root.path(), "second").expect("kept");
-        assert_eq!(fs::read_to_string(root.path().join(SOURCE)).expect("there"), "second\n");
-        let entries = fs::read_dir(bundle.parent().expect("has one")).expect("there").count();
+        InjectedCertificates::store_source(root.path(), "second").expect("store");
+        assert_eq!(fs::read_to_string(root.path().join(SOURCE)).expect("read"), "second\n");
+        let entries = fs::read_dir(bundle.parent().expect("has a parent")).expect("read").count();
         assert_eq!(entries, 1, "no temporary file remains");
     }
 }

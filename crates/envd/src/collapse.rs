@@ -45,7 +45,7 @@ fn collapse_all() -> std::io::Result<CollapseReport> {
         done.regions += 1;
         for chunk in chunks(&region) {
             done.chunks += 1;
-            // Memory that was never touched, or that is pinned, is left unchanged.
+            // Memory that was never touched, or that cannot be merged now, is left unchanged.
             match sys::collapse(chunk, HUGE_PAGE) {
                 Ok(()) => done.collapsed += 1,
                 Err(_) => done.skipped += 1,
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_can_be_looked_at() {
+    fn this_process_can_be_collapsed() {
         let done = collapse_all().expect("readable");
         assert!(done.regions > 0);
         assert_eq!(done.chunks, done.collapsed + done.skipped);

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_but_one_are_dropped() {
+    fn all_connections_but_one_are_dropped() {
         let connections = Arc::new(Connections::default());
         let local = SocketAddr::from(([127, 0, 0, 1], 1));
         let (kept, kept_registration) = connections.register(local, local);

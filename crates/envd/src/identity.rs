@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_belong_to_a_sandbox() {
+    fn machine_ids_depend_only_on_the_sandbox() {
         let id = machine_id("iabc");
         assert_eq!(id, machine_id("iabc"));
         assert_ne!(id, machine_id("iabd"));
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn only_host_names_become_one() {
+    fn invalid_host_names_are_rejected() {
         for odd in ["", "a b", "a\n127.0.0.1 x", "ä", &"x".repeat(65)] {
             assert!(set_identity(odd).is_err(), "{odd:?}");
         }

@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_first_token_stays() {
+    async fn the_first_token_cannot_be_replaced() {
         let state = State::outside();
         assert_eq!(answer(&state, "").await, 204);
         assert_eq!(answer(&state, r#"{"accessToken":""}"#).await, 400);
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_done_is_refused_after_the_rest() {
+    async fn unsupported_fields_are_rejected_after_the_others_are_applied() {
         let state = State::outside();
         for (body, status) in [
             (r#"{"envVars":{"A":"1"},"caBundle":"x"}"#, 400),

@@ -283,14 +283,14 @@ mod tests {
     use super::*;
 
     fn numbers(chunk: &Bytes) -> Vec<u64> {
-        let lines = std::str::from_utf8(chunk).expect("text").lines();
+        let lines = std::str::from_utf8(chunk).expect("UTF-8").lines();
         lines
-            .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["seq"].as_u64().expect("numbered"))
+            .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["seq"].as_u64().expect("a number"))
             .collect()
     }
 
     #[tokio::test]
-    async fn lines_come_in_order_and_once() {
+    async fn lines_are_returned_in_order_and_once() {
         let log = Log::default();
         assert!(log.follow(0).now_or_never().is_none(), "no line yet");
         log.warn("test", "one");
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_ring_is_bounded_and_loses_the_oldest() {
+    async fn the_ring_is_bounded_and_drops_the_oldest() {
         let log = Log::default();
         let long = "x".repeat(MESSAGE_BYTES_MAX * 2);
         for _ in 0..WAITING_BYTES_MAX / MESSAGE_BYTES_MAX * 2 {

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn usage_is_told_between_two_looks() {
+    fn cpu_usage_covers_the_time_since_the_last_sample() {
         let first = cpu_time("cpu  100 0 100 700 100 0 0 0 0 0\n").expect("valid");
         let second = cpu_time("cpu  150 0 150 800 100 0 0 0 0 0\n").expect("valid");
         assert!((percent(Some(first), second) - 50.0).abs() < 0.001);
@@ -99,8 +99,8 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_has_numbers() {
-        let sample = sample(&Meter::default()).expect("Linux");
+    fn this_machine_has_metrics() {
+        let sample = sample(&Meter::default()).expect("read /proc");
         assert!(sample["mem_total"].as_u64() > sample["mem_used"].as_u64());
         assert!(sample["cpu_count"].as_u64() >= Some(1));
     }

@@ -308,13 +308,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_blocked_mount_blocks_itself_only() {
+    async fn a_blocked_mount_blocks_only_its_own_calls() {
         let calls = calls();
         let (root, proc) = (calls.lane([Path::new("/")]), calls.lane([Path::new("/proc/self")]));
         let blocked = [block(&proc), block(&proc)];
         settled().await;
         assert_eq!(proc.run(|| 1).now_or_never().map(Result::ok), None, "the call waits for a slot");
-        assert_eq!(root.run(|| 2).await.expect("has a slot"), 2);
+        assert_eq!(root.run(|| 2).await.expect("a free slot"), 2);
         let both = calls.lane([Path::new("/proc/self"), Path::new("/"), Path::new("/etc")]);
         assert_eq!(both.mounts.len(), 1, "the call does not use the root's slots");
         assert!(both.run(|| 3).now_or_never().is_none());
@@ -322,11 +322,11 @@ mod tests {
             drop(release);
             call.await.expect("no panic").expect("run");
         }
-        assert_eq!(both.run(|| 3).await.expect("has slots"), 3);
+        assert_eq!(both.run(|| 3).await.expect("a free slot"), 3);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn blocked_is_refused_and_busy_is_not() {
+    async fn calls_are_rejected_when_slots_are_blocked_but_not_when_busy() {
         let calls = calls();
         let lane = calls.lane([Path::new("/")]);
         let (first, second) = (block(&lane), block(&lane));
@@ -347,7 +347,7 @@ mod tests {
         drop((first.0, second.0));
         first.1.await.expect("no panic").expect("run");
         second.1.await.expect("no panic").expect("run");
-        lane.run(|| ()).await.expect("has a slot again");
+        lane.run(|| ()).await.expect("a free slot");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -365,7 +365,7 @@ mod tests {
             })
             .await
         });
-        assert!(has_started.await.expect("started"));
+        assert!(has_started.await.expect("start"));
         call.abort();
         told.recv_timeout(Duration::from_secs(60)).expect("the call stopped");
     }

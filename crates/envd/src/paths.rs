@@ -185,13 +185,13 @@ mod tests {
         }
 
         #[test]
-        fn an_absolute_path_is_used_as_it_is(path in "/[^\\x00]{0,30}", workdir in proptest::option::of(path())) {
+        fn absolute_paths_are_unchanged(path in "/[^\\x00]{0,30}", workdir in proptest::option::of(path())) {
             let resolved = resolve(&path, &user(), workdir.as_deref()).expect("no NUL");
             prop_assert_eq!(resolved.as_os_str(), path.as_str());
         }
 
         #[test]
-        fn what_is_clean_stays_clean(path in path()) {
+        fn cleaning_is_idempotent(path in path()) {
             let cleaned = clean(Path::new(&path));
             prop_assert!(cleaned.is_absolute());
             prop_assert!(cleaned.components().skip(1).all(|part| matches!(part, Component::Normal(_))));

@@ -140,7 +140,7 @@ impl Process for ProcessService {
                 Some(Event::Data(data)) => {
                     let live = target.as_ref();
                     let live =
-                        live.ok_or_else(|| ConnectError::invalid_argument("data came before the start event"))?;
+                        live.ok_or_else(|| ConnectError::invalid_argument("data was sent before the start event"))?;
                     write_input(live, data.input.into_option().unwrap_or_default()).await?;
                 }
                 Some(Event::Keepalive(_)) => {}

@@ -50,18 +50,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pipes_and_devices_are_refused_at_once() {
+    fn pipes_and_devices_are_rejected_immediately() {
         let folder = tempfile::tempdir().expect("create a temporary directory");
         let path = |name: &str| folder.path().join(name);
-        rustix::fs::mknodat(CWD, path("pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("makes");
+        rustix::fs::mknodat(CWD, path("pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("create");
         for odd in [path("pipe"), "/dev/null".into(), folder.path().to_owned()] {
             assert!(open(&odd, OFlags::RDONLY).is_err(), "{odd:?}");
             assert!(read_text(&odd, 10).is_err(), "{odd:?}");
             assert!(write(&odd, b"x").is_err(), "{odd:?}");
         }
-        write(&path("file"), b"longer than the next").expect("writes");
-        write(&path("file"), b"text").expect("writes");
-        assert_eq!(read_text(&path("file"), 4).expect("reads"), "text");
+        write(&path("file"), b"longer than the next").expect("write");
+        write(&path("file"), b"text").expect("write");
+        assert_eq!(read_text(&path("file"), 4).expect("read"), "text");
         assert!(read_text(&path("file"), 3).is_err());
     }
 }

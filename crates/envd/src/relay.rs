@@ -160,7 +160,7 @@ mod tests {
     ];
 
     async fn service(address: IpAddr, port: u16) -> (u16, JoinHandle<()>) {
-        serve(TcpListener::bind((address, port)).await.expect("binds"))
+        serve(TcpListener::bind((address, port)).await.expect("bind"))
     }
 
     /// Opens a listener on all IPv6 addresses.
@@ -169,9 +169,9 @@ mod tests {
 
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::INET6, SocketType::STREAM, flags, None).expect("IPv6");
-        sockopt::set_ipv6_v6only(&socket, !serves_ipv4).expect("sets");
-        bind(&socket, &SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0)).expect("binds");
-        listen(&socket, 8).expect("listens");
+        sockopt::set_ipv6_v6only(&socket, !serves_ipv4).expect("set");
+        bind(&socket, &SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0)).expect("bind");
+        listen(&socket, 8).expect("listen");
         TcpListener::from_std(socket.into()).expect("convert the listener")
     }
 
@@ -197,7 +197,7 @@ mod tests {
 
     // envd: X1
     #[tokio::test]
-    async fn services_come_go_and_come_back() {
+    async fn relays_follow_services_that_start_and_stop() {
         let mut relays = Relays::new(INTERFACE);
         for address in LOOPBACK {
             let (port, task) = service(address, 0).await;
@@ -205,7 +205,7 @@ mod tests {
             assert!(visit(port).await.is_err(), "no relay yet");
             relays.update(listening.clone());
             relays.update(listening.clone());
-            assert_eq!(visit(port).await.expect("answers"), "test was here");
+            assert_eq!(visit(port).await.expect("a reply"), "test was here");
             task.abort();
             let _ = task.await;
             relays.update(BTreeMap::new());
@@ -213,13 +213,13 @@ mod tests {
             assert!(visit(port).await.is_err(), "the relay is removed");
             let (_, again) = service(address, port).await;
             relays.update(listening);
-            assert_eq!(visit(port).await.expect("answers again"), "test was here");
+            assert_eq!(visit(port).await.expect("a reply again"), "test was here");
             again.abort();
         }
     }
 
     #[tokio::test]
-    async fn a_service_at_all_addresses_of_ipv6_is_relayed_if_it_serves_no_other() {
+    async fn an_ipv6_wildcard_service_is_relayed_unless_it_serves_ipv4() {
         for serves_ipv4 in [false, true] {
             let mut relays = Relays::new(INTERFACE);
             let (port, _service) = serve(wildcard(serves_ipv4));
@@ -228,20 +228,20 @@ mod tests {
             assert!(relays.running.is_empty(), "the service may bind all IPv4 addresses next");
             relays.update(look());
             assert_eq!(relays.running.contains_key(&port), !serves_ipv4);
-            assert_eq!(visit(port).await.expect("answers"), "test was here");
+            assert_eq!(visit(port).await.expect("a reply"), "test was here");
         }
     }
 
     #[tokio::test]
-    async fn a_port_that_is_taken_is_tried_again() {
+    async fn a_taken_port_is_retried() {
         let mut relays = Relays::new(INTERFACE);
         let (port, _service) = service(LOOPBACK[0], 0).await;
-        let taken = TcpListener::bind((INTERFACE, port)).await.expect("binds");
+        let taken = TcpListener::bind((INTERFACE, port)).await.expect("bind");
         let listening = BTreeMap::from([(port, LOOPBACK[0])]);
         relays.update(listening.clone());
         assert!(relays.running.is_empty());
         drop(taken);
         relays.update(listening);
-        assert_eq!(visit(port).await.expect("answers"), "test was here");
+        assert_eq!(visit(port).await.expect("a reply"), "test was here");
     }
 }

@@ -178,7 +178,7 @@ mod tests {
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         pairs
             .iter()
-            .map(|(name, value)| ((*name).parse().expect("a header name"), value.parse().expect("a value")))
+            .map(|(name, value)| ((*name).parse().expect("a header name"), value.parse().expect("a header value")))
             .collect()
     }
 
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn only_one_version() {
+    fn only_one_protocol_version() {
         assert!(check(&headers(&[(VERSION, "1")])).is_ok());
         assert!(check(&headers(&[(VERSION, "2")])).is_err());
         assert!(check(&headers(&[])).is_ok());

@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_leaves_the_guest_and_is_not_kept() {
+    fn outbound_connections_except_the_kept_one() {
         let id = |local: &str, peer: &str| {
             let (local, peer): (SocketAddr, SocketAddr) = (local.parse().expect("valid"), peer.parse().expect("valid"));
             SocketId {
@@ -149,9 +149,9 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_s_connections_can_be_listed() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
-        let client = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
+    fn connections_of_this_machine_are_listed() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        let client = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
         let socket =
             rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(SOCK_DIAG));
         let found = match socket.map_err(io::Error::from).and_then(|socket| connections(&socket, AF_INET)) {
@@ -159,7 +159,8 @@ mod tests {
             Err(error) => return eprintln!("skipped: this kernel does not list sockets: {error}"),
         };
         let local = client.local_addr().expect("connected");
-        let is_local = |id: &SocketId| (id.source_address, id.source_port) == (IpAddr::from([127, 0, 0, 1]), local.port());
+        let is_local =
+            |id: &SocketId| (id.source_address, id.source_port) == (IpAddr::from([127, 0, 0, 1]), local.port());
         assert!(found.iter().any(is_local), "{found:?}");
     }
 }

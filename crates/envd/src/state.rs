@@ -62,7 +62,9 @@ pub(crate) struct DaemonConfig {
 
 #[derive(Debug, Default)]
 struct Identity {
-    /// All requests are rejected until the first `/init`, because a restarted daemon has no token.
+    /// Set in a restarted daemon, which has no token.
+    ///
+    /// Requests except `/health` and `/init` are rejected until the host has sent the identity.
     is_awaiting_init: bool,
     access_token: Option<Secret>,
     /// Variables of the daemon itself; `/init` cannot replace them.
@@ -101,7 +103,7 @@ impl State {
         Self::new(DaemonConfig::default())
     }
 
-    /// Returns true until the host has sent the identity.
+    /// Returns true in a restarted daemon until the host has sent the identity.
     pub(crate) fn is_awaiting_init(&self) -> bool {
         self.read(|identity| identity.is_awaiting_init)
     }
@@ -241,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_open_and_close() {
+    fn only_the_token_is_admitted() {
         let state = State::outside();
         assert!(state.admits(None) && state.admits(Some(b"anything")));
         state.set_access_token(Some(Secret::new("secret")));
@@ -252,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn the_daemon_s_variables_win() {
+    fn the_daemon_s_variables_have_precedence() {
         let state = State::outside();
         state.set_env_vars([("E2B_SANDBOX", "forged"), ("A", "b")].map(|(k, v)| (k.to_owned(), v.to_owned())).into());
         let envs = state.envs();
@@ -263,7 +265,7 @@ mod tests {
     fn basic_credentials() {
         let user = |value: &str| {
             let mut headers = HeaderMap::new();
-            headers.insert("authorization", value.parse().expect("a header"));
+            headers.insert("authorization", value.parse().expect("a header value"));
             basic_user(&headers)
         };
         assert_eq!(user("Basic dXNlcjo="), Some("user".to_owned()));

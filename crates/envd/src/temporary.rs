@@ -171,68 +171,68 @@ mod tests {
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {
-        let entries = fs::read_dir(folder).expect("lists").flatten();
+        let entries = fs::read_dir(folder).expect("list").flatten();
         let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         names
     }
 
     fn open(folder: &Path) -> OwnedFd {
-        rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).expect("opens")
+        rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).expect("open")
     }
 
     /// Creates a named file, as on a file system without nameless ones.
     fn named(folder: &Path) -> TemporaryFile {
         let name = fresh_name().expect("draw a name");
-        let file = File::options().read(true).write(true).create_new(true).open(folder.join(&name)).expect("creates");
+        let file = File::options().read(true).write(true).create_new(true).open(folder.join(&name)).expect("create");
         TemporaryFile { folder: open(folder), file, name: Some(name) }
     }
 
     #[test]
-    fn both_kinds_take_their_place_or_go() {
+    fn temporary_files_are_placed_or_removed() {
         let folder = tempfile::tempdir().expect("create a temporary directory");
         let path = folder.path();
-        for make in [|path: &Path| TemporaryFile::create(open(path)).expect("creates"), named] {
+        for make in [|path: &Path| TemporaryFile::create(open(path)).expect("create"), named] {
             drop(make(path));
             assert_eq!(names(path), [""; 0], "no leftovers");
             let mut file = make(path);
-            file.file.write_all(b"new").expect("writes");
-            file.place(OsStr::new("name")).expect("placed");
+            file.file.write_all(b"new").expect("write");
+            file.place(OsStr::new("name")).expect("place");
             drop(file);
             let mut second = make(path);
             assert_eq!(second.place(OsStr::new("name")), Err(Errno::EXIST));
-            second.file.write_all(b"second").expect("writes");
-            second.replace(OsStr::new("name")).expect("replaced");
+            second.file.write_all(b"second").expect("write");
+            second.replace(OsStr::new("name")).expect("replace");
             drop(second);
-            fs::create_dir(path.join("folder")).expect("creates");
+            fs::create_dir(path.join("folder")).expect("create");
             let mut third = make(path);
             assert!(third.replace(OsStr::new("folder")).is_err());
             drop(third);
-            fs::remove_dir(path.join("folder")).expect("removes");
+            fs::remove_dir(path.join("folder")).expect("remove");
             assert_eq!(names(path), ["name"]);
-            assert_eq!(fs::read_to_string(path.join("name")).expect("reads"), "second");
-            fs::remove_file(path.join("name")).expect("removes");
+            assert_eq!(fs::read_to_string(path.join("name")).expect("read"), "second");
+            fs::remove_file(path.join("name")).expect("remove");
         }
     }
 
     #[test]
-    fn what_a_killed_daemon_left_is_swept_when_it_is_old() {
+    fn leftovers_of_a_killed_daemon_are_removed_when_old() {
         let folder = tempfile::tempdir().expect("create a temporary directory");
         let path = folder.path();
         let (old, young) = (fresh_name().expect("draw a name"), fresh_name().expect("draw a name"));
         for name in [&old, &young, &OsString::from(".hearth-new-mine"), &OsString::from("other")] {
-            let file = File::create(path.join(name)).expect("creates");
+            let file = File::create(path.join(name)).expect("create");
             if *name != young {
                 let then = std::time::SystemTime::now() - STALE_AFTER - Duration::from_secs(1);
-                file.set_modified(then).expect("sets");
+                file.set_modified(then).expect("set");
             }
         }
         sweep(&open(path));
-        assert_eq!(names(path), [young.to_str().expect("text"), ".hearth-new-mine", "other"]);
+        assert_eq!(names(path), [young.to_str().expect("UTF-8"), ".hearth-new-mine", "other"]);
     }
 
     #[test]
-    fn names_of_both_kinds_are_known() {
+    fn temporary_names_are_recognized() {
         let (new, replacement) = (fresh_name().expect("draw a name"), name(REPLACEMENT).expect("draw a name"));
         assert!(
             is_temporary(&new) && !is_replacement(&new) && is_temporary(&replacement) && is_replacement(&replacement)

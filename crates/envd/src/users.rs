@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_as_passwd_has_them() {
+    fn lines_of_passwd_and_group_are_parsed() {
         let user = parse_user("user:x:1000:1001:A User,,,:/home/user:/bin/bash").expect("valid");
         assert_eq!((user.name.as_str(), user.uid, user.gid), ("user", 1000, 1001));
         assert_eq!(user.home, PathBuf::from("/home/user"));
@@ -151,8 +151,8 @@ mod tests {
             let found = fs::metadata(&folder).expect("exists");
             assert_eq!((folder, found.mode() & 0o777, found.uid()), (folders.join(uid.to_string()), 0o700, uid));
         }
-        fs::remove_dir(folders.join(uid.to_string())).expect("empty");
-        std::os::unix::fs::symlink("/", folders.join(uid.to_string())).expect("links");
+        fs::remove_dir(folders.join(uid.to_string())).expect("remove");
+        std::os::unix::fs::symlink("/", folders.join(uid.to_string())).expect("link");
         assert!(user.ensure_runtime_directory(&folders).is_err(), "a symbolic link is rejected");
     }
 

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_tell() {
+    fn content_types_by_name() {
         for (name, kind) in [
             ("a.txt", Some("text/plain; charset=utf-8")),
             ("a.HTML", Some("text/html; charset=utf-8")),
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn beginnings_tell() {
+    fn content_types_by_content() {
         for (head, kind) in [
             (&b""[..], TEXT),
             (b"hello\n", TEXT),

@@ -130,7 +130,7 @@ impl SizedFile {
     /// Builds a reply of several parts, each with its headers (RFC 9110, section 14.6).
     fn parts(self, parts: &[Part], kind: &str) -> Result<Response, Failure> {
         let boundary = sys::random_hex::<BOUNDARY_BYTES>()
-            .map_err(|error| Failure::internal(format!("error drawing a boundary: {error}")))?;
+            .map_err(|error| Failure::internal(format!("error generating a boundary: {error}")))?;
         let mut pieces = Vec::new();
         let mut length = 0;
         for (index, part) in parts.iter().enumerate() {
@@ -252,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_for_people() {
+    fn file_names_in_content_disposition() {
         for (path, expected) in [
             ("/a/hello.txt", "inline; filename=hello.txt"),
             ("/a/a b.txt", "inline; filename=\"a b.txt\""),
@@ -273,7 +273,7 @@ mod tests {
             )
         };
         let headers = |pairs: &[(HeaderName, &str)]| -> HeaderMap {
-            pairs.iter().map(|(name, value)| (name.clone(), value.parse().expect("a value"))).collect()
+            pairs.iter().map(|(name, value)| (name.clone(), value.parse().expect("a header value"))).collect()
         };
         for (pairs, unchanged) in [
             (vec![], false),

@@ -85,9 +85,9 @@ mod tests {
 
     fn chosen(accept: &str, range: bool) -> Option<Encoding> {
         let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT_ENCODING, accept.parse().expect("a header"));
+        headers.insert(header::ACCEPT_ENCODING, accept.parse().expect("a header value"));
         if range {
-            headers.insert(header::RANGE, "bytes=0-".parse().expect("a header"));
+            headers.insert(header::RANGE, "bytes=0-".parse().expect("a header value"));
         }
         choose(&headers).ok()
     }

@@ -66,7 +66,7 @@ pub(crate) fn multipart(data: &[u8]) {
     let found = receive(piece_bytes.into());
     // A boundary with a line break in it cannot be split from the data reliably, and no header value has one.
     let is_plain = !parameter(content_type, "boundary").is_some_and(|boundary| boundary.contains('\r'));
-    // Damage in a compressed body may lie behind the end of the form, where it is detected or not.
+    // Damage in a compressed body may lie behind the end of the form, where it may remain undetected.
     let is_sound = form & 3 != 1;
     if piece_bytes != 0 && ending == Ending::Whole && is_plain && is_sound {
         let in_one_piece = receive(0);

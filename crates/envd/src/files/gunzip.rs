@@ -105,29 +105,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_compressed_comes_out() {
+    async fn decompresses_chunks_of_any_size() {
         let long: Vec<u8> = (0..30_000u32).flat_map(u32::to_le_bytes).collect();
         for text in [&b""[..], b"hello", &long, &vec![0; 1_000_000]] {
             let packed = compress(text);
             for chunk in [7, 100, 1 << 20] {
-                let unpacked = read(&packed, chunk).await.expect("compressed").expect("whole");
+                let unpacked = read(&packed, chunk).await.expect("decompress").expect("decompress");
                 assert!(unpacked == text, "{} bytes in chunks of {chunk}", text.len());
             }
         }
         let two = [compress(b"one "), compress(b"two")].concat();
-        assert_eq!(read(&two, 9).await.expect("compressed").expect("whole"), b"one two");
+        assert_eq!(read(&two, 9).await.expect("decompress").expect("decompress"), b"one two");
     }
 
     #[tokio::test]
-    async fn what_is_not_compressed_or_cut_is_told_apart() {
+    async fn uncompressed_and_truncated_bodies_are_distinguished() {
         for odd in [&b""[..], b"hello, this is not compressed", b"\x1f\x8b"] {
             assert!(read(odd, 100).await.is_none(), "{odd:?}");
         }
         let packed = compress(&vec![7; 100_000]);
-        assert!(read(&packed[..packed.len() - 3], 50).await.expect("compressed").is_err());
+        assert!(read(&packed[..packed.len() - 3], 50).await.expect("decompress").is_err());
         let mut damaged = packed.clone();
         let last = damaged.len() - 6;
         damaged[last] ^= 1;
-        assert!(read(&damaged, 50).await.expect("compressed").is_err());
+        assert!(read(&damaged, 50).await.expect("decompress").is_err());
     }
 }

@@ -130,26 +130,26 @@ mod tests {
     use crate::state::State;
 
     fn input(path: &Path) -> Input {
-        Input::open(path, State::outside().file_calls.lane([path])).expect("opens")
+        Input::open(path, State::outside().file_calls.lane([path])).expect("open")
     }
 
     #[tokio::test]
     async fn a_pipe_waits_for_its_writer_and_ends_with_it() {
         let folder = tempfile::tempdir().expect("create a temporary directory");
         let path: PathBuf = folder.path().join("pipe");
-        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("makes");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("create");
         let mut pipe = input(&path);
         assert!(pipe.read(ReadRequest::Next { bytes: 10 }).now_or_never().is_none(), "no writer yet");
         let mut writer = File::options().write(true).open(&path).expect("open with a reader present");
-        writer.write_all(b"text").expect("writes");
-        assert_eq!(pipe.read(ReadRequest::Next { bytes: 10 }).await.expect("reads"), "text");
+        writer.write_all(b"text").expect("write");
+        assert_eq!(pipe.read(ReadRequest::Next { bytes: 10 }).await.expect("read"), "text");
         drop(writer);
-        assert_eq!(pipe.read(ReadRequest::Next { bytes: 10 }).await.expect("reads"), "");
+        assert_eq!(pipe.read(ReadRequest::Next { bytes: 10 }).await.expect("read"), "");
     }
 
     #[tokio::test]
     async fn devices_that_are_always_ready() {
-        assert_eq!(input(Path::new("/dev/zero")).read(ReadRequest::Full { bytes: 3 }).await.expect("reads"), "\0\0\0");
-        assert_eq!(input(Path::new("/dev/null")).read(ReadRequest::Next { bytes: 3 }).await.expect("reads"), "");
+        assert_eq!(input(Path::new("/dev/zero")).read(ReadRequest::Full { bytes: 3 }).await.expect("read"), "\0\0\0");
+        assert_eq!(input(Path::new("/dev/null")).read(ReadRequest::Next { bytes: 3 }).await.expect("read"), "");
     }
 }

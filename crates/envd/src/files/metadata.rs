@@ -44,7 +44,8 @@ pub(super) fn from_headers(headers: &HeaderMap) -> Result<Metadata, Failure> {
 
 /// Replaces the metadata attributes of a file with `metadata`.
 ///
-/// Makes no system call that changes nothing. File systems without attributes are left unchanged.
+/// Does nothing if the file has no such attributes and `metadata` is empty. File systems without attributes are left
+/// unchanged.
 pub(super) fn replace(file: &File, metadata: &Metadata) -> io::Result<()> {
     let existing: Vec<_> = match file.list_xattr() {
         Ok(names) => names.filter(|name| name.to_str().is_some_and(|name| name.starts_with(METADATA_PREFIX))).collect(),
@@ -76,8 +77,8 @@ mod tests {
         pairs
             .iter()
             .map(|(name, value)| {
-                let name: http::HeaderName = name.parse().expect("a name");
-                (name, value.parse::<http::HeaderValue>().expect("a value"))
+                let name: http::HeaderName = name.parse().expect("a header name");
+                (name, value.parse::<http::HeaderValue>().expect("a header value"))
             })
             .collect()
     }
@@ -129,10 +130,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn metadata_is_what_the_model_keeps(pairs in proptest::collection::vec(pair(), 0..6)) {
+        fn metadata_matches_the_model(pairs in proptest::collection::vec(pair(), 0..6)) {
             let headers = pairs.iter().map(|(name, value)| {
-                let name: http::HeaderName = name.parse().expect("a name");
-                (name, http::HeaderValue::from_bytes(value).expect("a value"))
+                let name: http::HeaderName = name.parse().expect("a header name");
+                (name, http::HeaderValue::from_bytes(value).expect("a header value"))
             });
             // `collect` would retain only the last value of a name, `append` retains all.
             let mut map = HeaderMap::new();
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limits_are_to_the_byte() {
+    fn metadata_limits_are_exact() {
         let accepts = |key: usize, value: usize| {
             let (key, value) = (format!("x-metadata-{}", "k".repeat(key)), "v".repeat(value));
             from_headers(&headers(&[(&key, &value)])).is_ok()

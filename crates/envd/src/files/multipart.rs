@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_parts_of_the_name_come() {
+    async fn only_parts_with_the_name_are_returned() {
         let skipped = "s".repeat(2 << 20);
         let text = format!(
             "--xyz\r\nContent-Disposition: form-data; name=\"other\"\r\n\r\n{skipped}\r\n\
@@ -120,7 +120,7 @@ mod tests {
              --xyz\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n\r\n--xyz--\r\n"
         );
         for chunk in [113, 4096, 1 << 22] {
-            let mut parts = Multipart::new(CONTENT_TYPE, body(text.as_bytes(), chunk)).expect("has a boundary");
+            let mut parts = Multipart::new(CONTENT_TYPE, body(text.as_bytes(), chunk)).expect("a boundary");
             let mut found = Vec::new();
             while let Some(part) = parts.next("file").await.expect("well-formed") {
                 let name = part.file_name.clone();
@@ -132,9 +132,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_leads_nowhere_is_not_kept() {
+    async fn a_body_without_parts_is_bounded() {
         let endless = futures::stream::repeat_with(|| Ok(Bytes::from_static(&[b'x'; 64 * 1024])));
-        let mut parts = Multipart::new(CONTENT_TYPE, endless).expect("has a boundary");
+        let mut parts = Multipart::new(CONTENT_TYPE, endless).expect("a boundary");
         assert!(parts.next("file").await.is_err());
         assert!(Multipart::new(b"multipart/form-data", body(b"", 1)).is_none());
     }

@@ -112,7 +112,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_quoted_comes_back(name in "[^\\x00]{0,20}") {
+        fn quoted_values_round_trip(name in "[^\\x00]{0,20}") {
             let quoted = name.replace('\\', "\\\\").replace('"', "\\\"");
             let header = format!("form-data; name=\"file\"; filename=\"{quoted}\"");
             prop_assert_eq!(parameter(header.as_bytes(), "filename"), Some(name));

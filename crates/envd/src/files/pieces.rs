@@ -187,20 +187,20 @@ mod tests {
 
     /// Opens a temporary file with this content.
     fn input(content: &[u8]) -> Input {
-        let mut file = tempfile::NamedTempFile::new().expect("temporary file");
-        file.write_all(content).expect("writes");
+        let mut file = tempfile::NamedTempFile::new().expect("create a temporary file");
+        file.write_all(content).expect("write");
         let lane = State::outside().file_calls.lane([file.path()]);
-        Input::open(file.path(), lane).expect("opens")
+        Input::open(file.path(), lane).expect("open")
     }
 
     #[tokio::test]
-    async fn what_is_compressed_can_be_read_and_what_is_dense_is_left() {
+    async fn compression_round_trips_and_skips_dense_content() {
         let text = b"all work and no play ".repeat(40_000);
         for (content, smaller) in [(&b""[..], false), (b"x", false), (&text, true), (&noise(600_000), false)] {
-            let pieces: Vec<Bytes> = compressed(input(content)).map(|piece| piece.expect("reads")).collect().await;
+            let pieces: Vec<Bytes> = compressed(input(content)).map(|piece| piece.expect("read")).collect().await;
             let packed = pieces.concat();
             let mut plain = Vec::new();
-            GzDecoder::new(&packed[..]).read_to_end(&mut plain).expect("compressed");
+            GzDecoder::new(&packed[..]).read_to_end(&mut plain).expect("decompress");
             assert!(plain == content, "{} bytes", content.len());
             assert_eq!(packed.len() * 10 < content.len(), smaller, "{} of {} bytes", packed.len(), content.len());
             assert!(packed.len() < content.len() + 100 + content.len() / 1000);
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_shrinks_is_an_error_and_not_a_short_answer() {
+    async fn a_file_that_shrinks_is_an_error() {
         let pieces = [Piece::Bytes("a".into()), Piece::File { start: 5, length: 100 }];
         let told: Vec<_> =
             stream(input(b"0123456789"), pieces).map(|piece| piece.map_err(|error| error.kind())).collect().await;

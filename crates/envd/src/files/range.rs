@@ -160,7 +160,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn small_files_are_cut_where_the_model_cuts_them(
+        fn ranges_of_small_files_match_the_model(
             header in "bytes=(([0-9]|1[0-9]|99999999999999999999)?-([0-9]|1[0-9]|18446744073709551615)?,?){0,4}",
             size in 0u64..20,
         ) {
@@ -171,7 +171,7 @@ mod tests {
         }
 
         #[test]
-        fn parts_lie_in_the_file(header in "bytes=([0-9]{0,21}-[0-9]{0,21},?){1,4}", size in 0..=i64::MAX as u64) {
+        fn parts_are_within_the_file(header in "bytes=([0-9]{0,21}-[0-9]{0,21},?){1,4}", size in 0..=i64::MAX as u64) {
             if let Selection::Parts(parts) = parse(&header, size) {
                 prop_assert!(!parts.is_empty());
                 let mut total = 0u64;
@@ -185,7 +185,7 @@ mod tests {
         }
 
         #[test]
-        fn any_header_has_an_answer(header in any::<String>(), size in any::<u64>()) {
+        fn any_header_can_be_parsed(header in any::<String>(), size in any::<u64>()) {
             let is_bytes = header.trim().starts_with("bytes=");
             prop_assert!(is_bytes || parse(&header, size) == Selection::Unsatisfiable);
             let _ = parse(&format!("bytes={header}"), size);

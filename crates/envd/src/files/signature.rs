@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_in() {
+    fn tokens_and_signatures_authorize() {
         let state = State::outside();
         let parameters = |signature: Option<String>, expiration: Option<&str>| Parameters {
             path: Some("a".to_owned()),
@@ -106,9 +106,9 @@ mod tests {
         let old = sign("a", Operation::Read, "", "t", Some(1));
         assert!(check(&state, &parameters(Some(old), Some("1")), Operation::Read, &none).is_err());
         let mut headers = HeaderMap::new();
-        headers.insert("x-access-token", "t".parse().expect("a header"));
+        headers.insert("x-access-token", "t".parse().expect("a header value"));
         assert!(check(&state, &parameters(None, None), Operation::Write, &headers).is_ok());
-        headers.insert("x-access-token", "u".parse().expect("a header"));
+        headers.insert("x-access-token", "u".parse().expect("a header value"));
         assert!(check(&state, &parameters(None, None), Operation::Write, &headers).is_err());
     }
 
@@ -177,12 +177,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_client_s_signature_opens(request in signed()) {
+        fn a_client_s_signature_is_accepted(request in signed()) {
             prop_assert_eq!(request.check(&request.sign()), Ok(()));
         }
 
         #[test]
-        fn any_other_request_stays_shut(
+        fn a_signature_of_another_request_is_rejected(
             request in signed(),
             other in signed(),
             mix in proptest::collection::vec(any::<bool>(), 5),
@@ -201,16 +201,16 @@ mod tests {
                 let (path, user) = (request.path.clone().unwrap_or_default(), request.user.clone().unwrap_or_default());
                 (path, user, request.expiration, request.is_write, request.token.clone())
             };
-            let refused = mixed.check(&signature);
+            let checked = mixed.check(&signature);
             if text(&mixed) == text(&request) {
-                prop_assert_eq!(refused, Ok(()));
+                prop_assert_eq!(checked, Ok(()));
             } else {
-                prop_assert!(refused.is_err_and(|text| text.contains("invalid signature")), "{mixed:?}");
+                prop_assert!(checked.is_err_and(|text| text.contains("invalid signature")), "{mixed:?}");
             }
         }
 
         #[test]
-        fn a_changed_signature_stays_shut(request in signed(), at in any::<prop::sample::Index>(), letter in "[ -~]") {
+        fn a_changed_signature_is_rejected(request in signed(), at in any::<prop::sample::Index>(), letter in "[ -~]") {
             let signature = request.sign();
             let at = at.index(signature.len());
             let mut changed = signature.clone();
@@ -239,8 +239,8 @@ mod tests {
             request.check(&request.sign())
         };
         for past in [i64::MIN, -1, 0, 1] {
-            let refused = outcome(past).expect_err("expired");
-            assert!(refused.contains("signature is already expired"), "{refused}");
+            let error = outcome(past).expect_err("expired");
+            assert!(error.contains("signature is already expired"), "{error}");
         }
         assert_eq!(outcome(i64::MAX), Ok(()));
         let now = || jiff::Timestamp::now().as_second();

@@ -229,14 +229,14 @@ mod tests {
     }
 
     #[test]
-    fn composing_takes_the_sources_and_leaves_nothing_else() {
+    fn composing_removes_the_sources_and_temporary_files() {
         let folder = tempfile::tempdir().expect("create a temporary directory");
         let root = folder.path();
         let source = |name: &str| Source { given: name.to_owned(), path: root.join(name) };
         for (name, text) in [("a", "one "), ("b", "two")] {
-            fs::write(root.join(name), text).expect("writes");
+            fs::write(root.join(name), text).expect("write");
         }
-        fs::create_dir(root.join("folder")).expect("creates");
+        fs::create_dir(root.join("folder")).expect("create");
         let status = |names: &[&str], destination: &str| {
             let sources: Vec<_> = names.iter().map(|name| source(name)).collect();
             compose(&sources, &root.join(destination), &me(), &Cancellation::default())
@@ -248,10 +248,10 @@ mod tests {
         assert_eq!(status(&["a", "b"], "b"), Some(400));
         assert_eq!(status(&["a", "b"], "folder"), Some(500));
         assert_eq!(status(&["a", "b"], "new/out"), None);
-        assert_eq!(fs::read_to_string(root.join("new/out")).expect("written"), "one two");
-        let mut left: Vec<_> = fs::read_dir(root).expect("lists").flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(fs::read_to_string(root.join("new/out")).expect("write"), "one two");
+        let mut left: Vec<_> = fs::read_dir(root).expect("list").flatten().map(|entry| entry.file_name()).collect();
         left.sort();
         assert_eq!(left, ["folder", "new"]);
-        assert_eq!(fs::read_dir(root.join("new")).expect("lists").count(), 1);
+        assert_eq!(fs::read_dir(root.join("new")).expect("list").count(), 1);
     }
 }

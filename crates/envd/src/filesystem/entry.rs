@@ -109,12 +109,12 @@ mod tests {
     fn permissions_as_in_the_contract() {
         let folder = tempfile::tempdir().expect("create a temporary directory");
         let path = folder.path().join("file");
-        fs::write(&path, "x").expect("writes");
+        fs::write(&path, "x").expect("write");
         for (mode, text) in [(0o644, "-rw-r--r--"), (0o4755, "urwxr-xr-x"), (0o000, "----------")] {
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("sets");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set");
             assert_eq!(permissions(&fs::metadata(&path).expect("exists")), text);
         }
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o1777)).expect("sets");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o1777)).expect("set");
         assert_eq!(permissions(&fs::metadata(folder.path()).expect("exists")), "dtrwxrwxrwx");
         let null = fs::metadata("/dev/null").expect("exists");
         assert!(permissions(&null).starts_with("Dcrw"));
@@ -125,9 +125,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("create a temporary directory");
         let (target, link, broken) =
             (folder.path().join("target"), folder.path().join("link"), folder.path().join("broken"));
-        fs::create_dir(&target).expect("creates");
-        symlink(&target, &link).expect("links");
-        symlink("/nonexistent", &broken).expect("links");
+        fs::create_dir(&target).expect("create");
+        symlink(&target, &link).expect("link");
+        symlink("/nonexistent", &broken).expect("link");
         let entry = describe(&link, &mut NameCache::default()).expect("exists");
         assert_eq!(entry.r#type, FileType::FILE_TYPE_DIRECTORY);
         assert_eq!(entry.symlink_target.as_deref(), fs::canonicalize(&target).expect("exists").to_str());
@@ -164,14 +164,15 @@ mod tests {
     fn permissions_of_every_mode_of_every_kind() {
         let folder = tempfile::tempdir().expect("create a temporary directory");
         let path = |name: &str| folder.path().join(name);
-        fs::write(path("file"), "").expect("writes");
-        fs::create_dir(path("dir")).expect("creates");
-        rustix::fs::mknodat(rustix::fs::CWD, path("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("makes");
-        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).expect("binds");
+        fs::write(path("file"), "").expect("write");
+        fs::create_dir(path("dir")).expect("create");
+        rustix::fs::mknodat(rustix::fs::CWD, path("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+            .expect("create");
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).expect("bind");
         let mut seen = std::collections::HashSet::new();
         for (name, kind) in [("file", '-'), ("dir", 'd'), ("fifo", 'p'), ("socket", 'S')] {
             for mode in 0..=0o7777 {
-                fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).expect("sets");
+                fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).expect("set");
                 let own = fs::symlink_metadata(path(name)).expect("exists");
                 assert_eq!(own.mode() & 0o7777, mode, "{name}");
                 let text = permissions(&own);
@@ -181,7 +182,7 @@ mod tests {
             }
         }
         // Files that cannot be created, or whose mode cannot be set.
-        symlink("nowhere", path("link")).expect("links");
+        symlink("nowhere", path("link")).expect("link");
         let link = fs::symlink_metadata(path("link")).expect("exists");
         assert_eq!(permissions(&link), go_style('L', 0o777));
         let null = fs::symlink_metadata("/dev/null").expect("exists");

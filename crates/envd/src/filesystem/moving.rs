@@ -320,7 +320,7 @@ mod tests {
     }
 
     fn names(folder: &Path) -> Vec<String> {
-        let entries = fs::read_dir(folder).expect("lists").flatten();
+        let entries = fs::read_dir(folder).expect("list").flatten();
         let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         names
@@ -331,39 +331,39 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_arrives_as_it_was() {
+    fn a_moved_tree_is_unchanged() {
         let Some((disk, memory)) = two() else { return };
         let tree = disk.path().join("tree");
-        fs::create_dir_all(tree.join("a/b")).expect("creates");
-        fs::write(tree.join("a/file"), "text").expect("writes");
-        fs::hard_link(tree.join("a/file"), tree.join("a/b/same")).expect("links");
-        symlink("../nowhere", tree.join("a/link")).expect("links");
-        rustix::fs::mknodat(rustix::fs::CWD, tree.join("pipe"), FileType::Fifo, 0o600.into(), 0).expect("makes");
-        fs::set_permissions(tree.join("pipe"), Permissions::from_mode(0o622)).expect("sets");
+        fs::create_dir_all(tree.join("a/b")).expect("create");
+        fs::write(tree.join("a/file"), "text").expect("write");
+        fs::hard_link(tree.join("a/file"), tree.join("a/b/same")).expect("link");
+        symlink("../nowhere", tree.join("a/link")).expect("link");
+        rustix::fs::mknodat(rustix::fs::CWD, tree.join("pipe"), FileType::Fifo, 0o600.into(), 0).expect("create");
+        fs::set_permissions(tree.join("pipe"), Permissions::from_mode(0o622)).expect("set");
         // A file with data only in its middle.
-        let sparse = File::create(tree.join("sparse")).expect("creates");
-        std::os::unix::fs::FileExt::write_at(&sparse, b"middle", 64 << 20).expect("writes");
-        sparse.set_len(128 << 20).expect("sets");
-        fs::set_permissions(tree.join("a/file"), Permissions::from_mode(0o4751)).expect("sets");
-        fs::set_permissions(tree.join("a"), Permissions::from_mode(0o1770)).expect("sets");
+        let sparse = File::create(tree.join("sparse")).expect("create");
+        std::os::unix::fs::FileExt::write_at(&sparse, b"middle", 64 << 20).expect("write");
+        sparse.set_len(128 << 20).expect("set");
+        fs::set_permissions(tree.join("a/file"), Permissions::from_mode(0o4751)).expect("set");
+        fs::set_permissions(tree.join("a"), Permissions::from_mode(0o1770)).expect("set");
         let then = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
         for name in ["a/file", "a"] {
-            File::open(tree.join(name)).expect("opens").set_modified(then).expect("sets");
+            File::open(tree.join(name)).expect("open").set_modified(then).expect("set");
         }
         let has_attributes = xattr::set(tree.join("a"), "user.test", b"x").is_ok();
         let before = memory.path().join("probe");
-        fs::write(&before, "").expect("writes");
+        fs::write(&before, "").expect("write");
         let keeps_attributes = has_attributes && xattr::set(&before, "user.test", b"x").is_ok();
-        fs::remove_file(before).expect("removes");
+        fs::remove_file(before).expect("remove");
 
-        moved(tree.clone(), memory.path().join("moved")).expect("moves");
+        moved(tree.clone(), memory.path().join("moved")).expect("move");
 
         assert_eq!((names(disk.path()), names(memory.path())), (vec![], vec!["moved".to_owned()]));
         let tree = memory.path().join("moved");
         let look = |name: &str| fs::symlink_metadata(tree.join(name)).expect("exists");
-        assert_eq!(fs::read_to_string(tree.join("a/file")).expect("reads"), "text");
+        assert_eq!(fs::read_to_string(tree.join("a/file")).expect("read"), "text");
         assert_eq!((look("a/file").ino(), look("a/file").nlink()), (look("a/b/same").ino(), 2));
-        assert_eq!(fs::read_link(tree.join("a/link")).expect("a link"), Path::new("../nowhere"));
+        assert_eq!(fs::read_link(tree.join("a/link")).expect("read the link"), Path::new("../nowhere"));
         assert_eq!((look("a/file").mode() & 0o7777, look("a").mode() & 0o7777), (0o4751, 0o1770));
         assert_eq!((look("a/file").modified().ok(), look("a").modified().ok()), (Some(then), Some(then)));
         assert_eq!(
@@ -373,57 +373,57 @@ mod tests {
         assert_eq!(look("sparse").len(), 128 << 20);
         assert!(look("sparse").blocks() * 512 < 16 << 20, "holes are retained");
         let mut middle = [0; 6];
-        let sparse = File::open(tree.join("sparse")).expect("opens");
-        std::os::unix::fs::FileExt::read_exact_at(&sparse, &mut middle, 64 << 20).expect("reads");
+        let sparse = File::open(tree.join("sparse")).expect("open");
+        std::os::unix::fs::FileExt::read_exact_at(&sparse, &mut middle, 64 << 20).expect("read");
         assert_eq!(&middle, b"middle");
         if keeps_attributes {
-            assert_eq!(xattr::get(tree.join("a"), "user.test").expect("reads").as_deref(), Some(&b"x"[..]));
+            assert_eq!(xattr::get(tree.join("a"), "user.test").expect("read").as_deref(), Some(&b"x"[..]));
         }
     }
 
     #[test]
-    fn what_rename_refuses_is_refused_before_anything_is_copied() {
+    fn errors_of_rename_are_reported_before_anything_is_copied() {
         let Some((disk, memory)) = two() else { return };
         let (disk, memory) = (disk.path(), memory.path());
-        fs::create_dir_all(disk.join("folder/inner")).expect("creates");
-        fs::write(disk.join("file"), "new").expect("writes");
-        fs::create_dir_all(memory.join("full/inner")).expect("creates");
-        fs::create_dir(memory.join("empty")).expect("creates");
-        fs::write(memory.join("file"), "old").expect("writes");
+        fs::create_dir_all(disk.join("folder/inner")).expect("create");
+        fs::write(disk.join("file"), "new").expect("write");
+        fs::create_dir_all(memory.join("full/inner")).expect("create");
+        fs::create_dir(memory.join("empty")).expect("create");
+        fs::write(memory.join("file"), "old").expect("write");
         for (from, to, errno) in [
             ("folder", "full", Errno::NOTEMPTY),
             ("folder", "file", Errno::NOTDIR),
             ("file", "empty", Errno::ISDIR),
             ("gone", "new", Errno::NOENT),
         ] {
-            let error = moved(disk.join(from), memory.join(to)).expect_err("refused");
+            let error = moved(disk.join(from), memory.join(to)).expect_err("an error");
             assert_eq!(error.raw_os_error(), Some(errno.raw_os_error()), "{from} to {to}");
         }
         assert!(moved(PathBuf::from("/proc"), memory.join("new")).is_err(), "a mount is not moved");
         assert_eq!(names(memory), ["empty", "file", "full"]);
         assert_eq!(names(disk), ["file", "folder"]);
-        moved(disk.join("folder"), memory.join("empty")).expect("replaces an empty folder");
-        moved(disk.join("file"), memory.join("file")).expect("replaces a file");
-        assert_eq!(fs::read_to_string(memory.join("file")).expect("reads"), "new");
+        moved(disk.join("folder"), memory.join("empty")).expect("replace an empty directory");
+        moved(disk.join("file"), memory.join("file")).expect("replace a file");
+        assert_eq!(fs::read_to_string(memory.join("file")).expect("read"), "new");
         assert_eq!(names(&memory.join("empty")), ["inner"]);
         assert_eq!(names(disk), [""; 0]);
     }
 
     #[test]
-    fn a_cancelled_move_leaves_everything_as_it_was() {
+    fn a_cancelled_move_changes_nothing() {
         let Some((disk, memory)) = two() else { return };
-        fs::create_dir(disk.path().join("folder")).expect("creates");
-        fs::write(disk.path().join("folder/file"), "text").expect("writes");
+        fs::create_dir(disk.path().join("folder")).expect("create");
+        fs::write(disk.path().join("folder/file"), "text").expect("write");
         let error = across(&disk.path().join("folder"), &memory.path().join("new"), &Cancellation::cancelled());
-        assert_eq!(error.expect_err("stopped").kind(), io::ErrorKind::Interrupted);
+        assert_eq!(error.expect_err("cancelled").kind(), io::ErrorKind::Interrupted);
         assert_eq!(names(memory.path()), [""; 0]);
-        assert_eq!(fs::read_to_string(disk.path().join("folder/file")).expect("reads"), "text");
+        assert_eq!(fs::read_to_string(disk.path().join("folder/file")).expect("read"), "text");
         // Deeper than the limit.
         let mut deep = disk.path().join("deep");
-        fs::create_dir(&deep).expect("creates");
+        fs::create_dir(&deep).expect("create");
         for _ in 0..=DEPTH_MAX {
             deep.push("d");
-            fs::create_dir(&deep).expect("creates");
+            fs::create_dir(&deep).expect("create");
         }
         assert!(moved(disk.path().join("deep"), memory.path().join("deep")).is_err());
         assert_eq!(names(memory.path()), [""; 0]);

@@ -107,32 +107,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn deep_and_full_trees_go_and_links_are_not_followed() {
+    fn deep_and_full_trees_are_removed_and_links_are_not_followed() {
         // In memory if possible: so many directories take long on a disk.
         let folder =
             tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("create a temporary directory");
         let (tree, outside) = (folder.path().join("tree"), folder.path().join("outside"));
-        fs::create_dir_all(tree.join("full")).expect("creates");
-        fs::create_dir(&outside).expect("creates");
-        fs::write(outside.join("file"), "stays").expect("writes");
-        symlink(&outside, tree.join("link")).expect("links");
+        fs::create_dir_all(tree.join("full")).expect("create");
+        fs::create_dir(&outside).expect("create");
+        fs::write(outside.join("file"), "stays").expect("write");
+        symlink(&outside, tree.join("link")).expect("link");
         for number in 0..NAMES_MAX * 2 + 1 {
-            fs::write(tree.join("full").join(number.to_string()), "").expect("writes");
+            fs::write(tree.join("full").join(number.to_string()), "").expect("write");
         }
         // Far deeper than the longest path, and than recursion on the small stack below allows.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let mut deepest = rustix::fs::open(&tree, flags, Mode::empty()).expect("opens");
+        let mut deepest = rustix::fs::open(&tree, flags, Mode::empty()).expect("open");
         for _ in 0..4_000 {
-            rustix::fs::mkdirat(&deepest, "d", Mode::RWXU).expect("creates");
-            deepest = rustix::fs::openat(&deepest, "d", flags, Mode::empty()).expect("opens");
+            rustix::fs::mkdirat(&deepest, "d", Mode::RWXU).expect("create");
+            deepest = rustix::fs::openat(&deepest, "d", flags, Mode::empty()).expect("open");
         }
         drop(deepest);
         let removed = std::thread::Builder::new().stack_size(64 << 10).spawn(move || remove_path(&tree));
-        removed.expect("starts").join().expect("no panic").expect("removed");
+        removed.expect("start").join().expect("no panic").expect("remove");
         remove_path(&folder.path().join("gone")).expect_err("missing");
         let left: Vec<_> =
-            fs::read_dir(folder.path()).expect("lists").flatten().map(|entry| entry.file_name()).collect();
+            fs::read_dir(folder.path()).expect("list").flatten().map(|entry| entry.file_name()).collect();
         assert_eq!(left, ["outside"]);
-        assert_eq!(fs::read_to_string(outside.join("file")).expect("reads"), "stays");
+        assert_eq!(fs::read_to_string(outside.join("file")).expect("read"), "stays");
     }
 }

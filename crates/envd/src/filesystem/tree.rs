@@ -158,12 +158,12 @@ mod tests {
         let root = folder.path();
         for file in ["file1.txt", "subdir1/a", "subdir1/deep/b", "subdir10/c", "Z"] {
             let path = root.join(file);
-            fs::create_dir_all(path.parent().expect("has one")).expect("creates");
-            fs::write(path, "x").expect("writes");
+            fs::create_dir_all(path.parent().expect("has a parent")).expect("create");
+            fs::write(path, "x").expect("write");
         }
-        symlink(root.join("subdir1"), root.join("link")).expect("links");
+        symlink(root.join("subdir1"), root.join("link")).expect("link");
         let names = |depth| -> Vec<String> {
-            let entries = list(root, depth, &Cancellation::default()).expect("lists");
+            let entries = list(root, depth, &Cancellation::default()).expect("list");
             entries.iter().map(|entry| entry.path[root.as_os_str().len() + 1..].to_owned()).collect()
         };
         assert_eq!(names(1), ["Z", "file1.txt", "link", "subdir1", "subdir10"]);
@@ -172,19 +172,19 @@ mod tests {
         assert_eq!(names(u32::MAX).len(), 9);
         // Through a link to the root, entries are named by the requested path.
         let alias = root.join("alias");
-        symlink(root.join("subdir10"), &alias).expect("links");
-        let entries = list(&alias, 1, &Cancellation::default()).expect("lists");
-        assert_eq!(entries[0].path, alias.join("c").to_str().expect("text"));
+        symlink(root.join("subdir10"), &alias).expect("link");
+        let entries = list(&alias, 1, &Cancellation::default()).expect("list");
+        assert_eq!(entries[0].path, alias.join("c").to_str().expect("UTF-8"));
     }
 
     #[test]
     fn errors_as_in_the_contract() {
         let folder = tempfile::tempdir().expect("create a temporary directory");
         let root = folder.path();
-        fs::write(root.join("file"), "x").expect("writes");
-        fs::create_dir_all(root.join("full/inner")).expect("creates");
-        symlink(root.join("loop"), root.join("loop")).expect("links");
-        symlink(root.join("nowhere"), root.join("broken")).expect("links");
+        fs::write(root.join("file"), "x").expect("write");
+        fs::create_dir_all(root.join("full/inner")).expect("create");
+        symlink(root.join("loop"), root.join("loop")).expect("link");
+        symlink(root.join("nowhere"), root.join("broken")).expect("link");
         let code = |result: Result<EntryInfo, ConnectError>| result.map_err(|error| error.code).err();
         let listed = |name: &str| list(&root.join(name), 1, &Cancellation::default()).map_err(|error| error.code).err();
         assert_eq!(code(stat(&root.join("nope"))), Some(ErrorCode::NotFound));

@@ -41,7 +41,7 @@ const BATCH_EVENTS_MAX: usize = 16_384;
 /// Entries reported after an overflow. A polled watcher stores twice as many.
 const RESCANNED_MAX: usize = 50_000;
 
-/// Moves that wait for their second event. The two events are adjacent, except for events of other directories between.
+/// Limit of moves that wait for their second event. Only events of other directories lie between the two events.
 const PENDING_MOVES_MAX: usize = 64;
 
 /// Options of a watch; the client sets them.
@@ -333,7 +333,7 @@ mod tests {
 
     fn open(root: &Path) -> Watch {
         let lane = crate::state::State::outside().file_calls.lane([root]);
-        Watch::open(root.to_owned(), EVERYTHING, lane).expect("watches")
+        Watch::open(root.to_owned(), EVERYTHING, lane).expect("watch")
     }
 
     fn drain(watch: &mut Watch) -> Vec<String> {
@@ -348,37 +348,39 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_an_overflow_it_goes_on_with_what_is_there() {
+    async fn after_an_overflow_existing_entries_are_reported() {
         let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").expect("read the queue's limit");
         let limit: usize = limit.trim().parse().expect("a number");
         let folder = tempfile::tempdir().expect("create a temporary directory");
         let mut watch = open(folder.path());
         // Two events each time; the kernel would merge two adjacent events of the same kind.
         for _ in 0..=limit / 2 {
-            fs::create_dir(folder.path().join("flood")).expect("creates");
-            fs::remove_dir(folder.path().join("flood")).expect("removes");
+            fs::create_dir(folder.path().join("flood")).expect("create");
+            fs::remove_dir(folder.path().join("flood")).expect("remove");
         }
-        fs::create_dir_all(folder.path().join("late/deep")).expect("creates");
+        fs::create_dir_all(folder.path().join("late/deep")).expect("create");
         let names = drain(&mut watch);
         assert!(names.len() >= limit, "the queue overflowed");
         assert_eq!(names[names.len() - 2..], ["late", "late/deep"], "entries whose events were lost");
-        fs::write(folder.path().join("late/deep/file"), "x").expect("writes");
+        fs::write(folder.path().join("late/deep/file"), "x").expect("write");
         assert_eq!(drain(&mut watch), ["late/deep/file", "late/deep/file"]);
     }
 
     #[tokio::test]
-    async fn nothing_is_kept_of_directories_that_went() {
-        let (inside, outside) =
-            (tempfile::tempdir().expect("temporary directory"), tempfile::tempdir().expect("temporary directory"));
+    async fn watches_of_removed_directories_are_removed() {
+        let (inside, outside) = (
+            tempfile::tempdir().expect("create a temporary directory"),
+            tempfile::tempdir().expect("create a temporary directory"),
+        );
         let mut watch = open(inside.path());
         for round in 0..10 {
-            fs::create_dir_all(inside.path().join("a/b/c")).expect("creates");
+            fs::create_dir_all(inside.path().join("a/b/c")).expect("create");
             drain(&mut watch);
             assert_eq!(watch.folders.len(), 4);
             if round % 2 == 0 {
-                fs::remove_dir_all(inside.path().join("a")).expect("removes");
+                fs::remove_dir_all(inside.path().join("a")).expect("remove");
             } else {
-                fs::rename(inside.path().join("a"), outside.path().join(round.to_string())).expect("moves");
+                fs::rename(inside.path().join("a"), outside.path().join(round.to_string())).expect("move");
             }
             drain(&mut watch);
             // The kernel reports the end of a watch after its removal.

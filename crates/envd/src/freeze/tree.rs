@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hierarchy_without_what_must_go_on() {
+    fn a_sweep_skips_groups_that_must_run() {
         let root = tree(&[
             "user",
             "ptys",
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guest_s_own_frozen_groups_stay_frozen() {
+    fn groups_frozen_by_the_guest_remain_frozen() {
         let root = tree(&["user/a", "ptys", "box/paused", "box/other"]);
         fs::write(root.path().join("box/paused/cgroup.freeze"), "1\n").expect("write");
         let frozen_by_guest = frozen_groups(root.path(), 100);

@@ -402,7 +402,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn envelopes_come_in_any_pieces(
+        fn envelopes_may_be_split_anywhere(
             messages in proptest::collection::vec(message(), 0..5),
             piece_bytes in prop_oneof![0usize..8, 0usize..2000],
         ) {
@@ -410,7 +410,7 @@ mod tests {
         }
 
         #[test]
-        fn a_cut_envelope_is_an_error(message in message(), cut in any::<prop::sample::Index>(), piece_bytes in 0usize..64) {
+        fn a_truncated_envelope_is_an_error(message in message(), cut in any::<prop::sample::Index>(), piece_bytes in 0usize..64) {
             let cut = 1 + cut.index(message.len() - 1);
             let (status, code) = outcome(&message[..cut], piece_bytes);
             prop_assert_eq!(status, 200);
@@ -418,7 +418,7 @@ mod tests {
         }
 
         #[test]
-        fn a_length_is_only_a_claim(length in 1u32.., present in 0u32..64) {
+        fn a_length_beyond_the_body_is_an_error(length in 1u32.., present in 0u32..64) {
             let present = present.min(length - 1);
             let body = [&[0][..], &length.to_be_bytes(), &vec![b' '; present as usize]].concat();
             let (status, code) = outcome(&body, 0);

@@ -222,7 +222,7 @@ fn headers() -> Vec<(String, Vec<u8>)> {
 
 /// Checks that seeds cause the replies that their names promise.
 #[test]
-fn seeds_are_answered_as_they_should_be() {
+fn seeds_have_the_expected_replies() {
     let replies = frames().into_iter().map(|(name, data)| {
         let reply = Call::read(&data).expect("a complete head").send();
         (name, reply.status, reply.code().unwrap_or_default())

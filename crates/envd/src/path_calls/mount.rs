@@ -85,13 +85,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_lead_to_their_first_mount() {
+    fn paths_resolve_to_their_first_mount() {
         let folder = tempfile::tempdir().expect("create a temporary directory");
         let path = |name: &str| folder.path().join(name);
-        symlink("/proc/self", path("absolute")).expect("links");
-        symlink("../../../../../../../../proc", path("relative")).expect("links");
-        symlink("loop", path("loop")).expect("links");
-        symlink("absolute", path("twice")).expect("links");
+        symlink("/proc/self", path("absolute")).expect("link");
+        symlink("../../../../../../../../proc", path("relative")).expect("link");
+        symlink("loop", path("loop")).expect("link");
+        symlink("absolute", path("twice")).expect("link");
         let place = |path: &Path| first_crossed(path).1;
         for leads in ["/proc", "/proc/self/root/etc", "/etc/../proc/version"] {
             assert_eq!(place(Path::new(leads)), Path::new("/proc"), "{leads}");

@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn later_sources_of_the_environment_win() {
+    fn later_sources_of_the_environment_have_precedence() {
         let state = State::outside();
         let vars = [("A", "sandbox"), ("HOME", "/sandbox"), ("", "odd"), ("B=", "odd")];
         state.set_env_vars(vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_that_no_program_could_get_are_refused() {
+    fn invalid_environment_variables_are_rejected() {
         for (name, value) in [("", "x"), ("A=B", "x"), ("A\0", "x"), ("A", "x\0")] {
             assert!(environment(&config(&[(name, value)]), &user(), &State::outside()).is_err(), "{name:?}={value:?}");
         }
@@ -324,8 +324,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("create a temporary directory");
         for (name, mode) in [("tool", 0o755), ("text", 0o644)] {
             let path = folder.path().join(name);
-            fs::write(&path, "").expect("writes");
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("sets");
+            fs::write(&path, "").expect("write");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set");
         }
         let search = BTreeMap::from([("PATH".to_owned(), format!("/nonexistent:{}", folder.path().display()))]);
         let find = |command: &str| executable(command, &search, folder.path());
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_are_cut_to_16_bits() {
+    fn window_sizes_are_truncated_to_16_bits() {
         let size = window(65_536 + 80, 24);
         assert_eq!((size.ws_col, size.ws_row), (80, 24));
     }

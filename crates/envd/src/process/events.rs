@@ -74,8 +74,8 @@ impl Follower {
 /// and its message is shown unchanged.
 fn dropped() -> ConnectError {
     ConnectError::aborted(format!(
-        "the output was not read for {} seconds while more was waiting, so this stream was ended; the process goes on: connect \
-         to it again to follow its output",
+        "the output was not read for {} seconds while more was pending, so the stream was closed; the process continues: \
+         connect to it again to follow its output",
         STALL_TIMEOUT.as_secs()
     ))
 }

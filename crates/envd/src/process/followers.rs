@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_follower_that_leaves_is_waited_for_no_more() {
+    async fn a_removed_follower_no_longer_blocks_the_process() {
         let followers = Arc::new(Followers::default());
         let (stalled, other) = (followers.add(), followers.add());
         fill(&followers);
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_follower_without_progress_is_dropped_and_the_next_gets_what_is_kept() {
+    async fn a_stalled_follower_is_dropped_and_the_next_gets_retained_output() {
         let followers = Arc::new(Followers::default());
         let (mut stalled, other) = (followers.add(), followers.add());
         let other = tokio::spawn(rest(other));
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn output_goes_on_where_a_dropped_follower_stopped() {
+    async fn retained_output_starts_where_a_dropped_follower_stopped() {
         let followers = Arc::new(Followers::default());
         let mut stalled = followers.add();
         fill(&followers);
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_trickle_is_no_progress() {
+    async fn a_follower_that_reads_almost_nothing_is_dropped() {
         let followers = Arc::new(Followers::default());
         let mut trickling = followers.add();
         let writer = tokio::spawn({
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_follower_hears_the_end() {
+    async fn every_follower_receives_the_end() {
         let followers = Arc::new(Followers::default());
         let early = followers.add();
         followers.publish(piece(7)).await;
@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_followers_nothing_is_kept() {
+    async fn output_without_followers_is_discarded() {
         let followers = Arc::new(Followers::default());
         drop(followers.add());
         followers.publish(piece(0)).await;

@@ -50,7 +50,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(20);
 /// days.
 const OUTLIVED_AFTER: Duration = Duration::from_secs(1);
 
-/// Silence after which a terminal's output has ended once its process has exited.
+/// Silence that ends a terminal's output after its process has exited.
 ///
 /// At that exit the terminal is hung up, and nothing more can be written to it. Programs may still have it open.
 const HANG_UP_SILENCE: Duration = Duration::from_millis(100);
@@ -274,8 +274,8 @@ impl RunningProcess {
 
     /// Sends a signal to this process, and ends the wait for its output.
     ///
-    /// SIGKILL also kills every descendant in its control group, and waits until the process is reaped. Cancel safe:
-    /// the signal is sent before the first await.
+    /// With SIGKILL, every process in its control group is killed too, and this returns once the process is reaped, or
+    /// after [`REAP_TIMEOUT`]. Cancel safe: the signal is sent before the first await.
     pub(super) async fn signal(&self, signal: Signal) -> Result<(), ConnectError> {
         // A reaped process that is still listed waits for a descendant to close its output; this wait ends now.
         if !self.reaped.is_cancelled() {
@@ -381,7 +381,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ends_as_in_the_contract() {
+    fn end_events_as_in_the_contract() {
         // wait(2): the code is in the second byte, the signal in the first, 0x80 means a core file.
         for (raw, code, exited, status) in [
             (0, 0, true, "exit status 0"),

@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     #[cfg(target_endian = "little")]
-    fn lines_of_the_kernel() {
+    fn kernel_table_lines_are_parsed() {
         let v4 =
             "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 1 1 0 100 0";
         assert_eq!(listener(v4), Ok((8080, Ipv4Addr::LOCALHOST.into())));
@@ -99,13 +99,13 @@ mod tests {
 
     #[test]
     #[cfg(target_endian = "little")]
-    fn addresses_of_ipv4_at_sockets_of_ipv6() {
+    fn ipv4_mapped_addresses_are_ipv4() {
         let mapped = "   1: 0000000000000000FFFF00000100007F:0050 00000000000000000000000000000000:0000 0A 0 0 0 0 0";
         assert_eq!(listener(mapped), Ok((80, Ipv4Addr::LOCALHOST.into())));
     }
 
     #[test]
-    fn what_needs_a_relay() {
+    fn ranks_of_addresses() {
         let interface = Ipv4Addr::new(169, 254, 0, 21);
         let rank = |text: &str| rank(text.parse().expect("an address"), interface);
         for direct in ["0.0.0.0", "169.254.0.21", "fe80::1"] {
@@ -116,8 +116,8 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_s_listeners_are_found() {
-        let at = |address: &str| std::net::TcpListener::bind((address, 0)).expect("binds");
+    fn listeners_of_this_machine_are_found() {
+        let at = |address: &str| std::net::TcpListener::bind((address, 0)).expect("bind");
         let port = |listener: &std::net::TcpListener| listener.local_addr().expect("bound").port();
         let listeners = ["127.0.0.1", "127.0.0.5", "127.83.1.3", "0.0.0.0"].map(|address| (address, at(address)));
         let found = not_reachable_at(Ipv4Addr::new(127, 83, 1, 3));
