@@ -1,12 +1,12 @@
-# Makes a fresh Debian the base template. Run by `sh -eu` as root in its root filesystem, with the network unreachable.
+# Turns a fresh Debian into the base template. Run by `sh -eu` as root in its root file system, without network access.
 #
-# $1: version of the kernel whose modules are there
+# $1: version of the kernel whose modules are installed
 # $2: name server
 
 kernel_version=$1
 nameserver=$2
 
-# Settings of the host that built this, such as its proxy and its mirror.
+# Settings of the build host, such as its proxy and its mirror.
 rm -f /etc/apt/apt.conf.d/99mmdebstrap /etc/apt/sources.list /etc/apt/sources.list.d/*
 . /etc/os-release
 cat > /etc/apt/sources.list.d/debian.sources <<END
@@ -40,8 +40,8 @@ END
 rm -f /etc/resolv.conf
 printf 'nameserver %s\n' "$nameserver" > /etc/resolv.conf
 
-# Shells. Every command of a client begins with a login shell, so /etc/profile must not start programs to learn what bash
-# knows by itself.
+# Shells. Every command of a client starts a login shell, so /etc/profile must not start programs for values that bash
+# provides itself.
 sed -i -e 's/"$(id -u)"/"${EUID:-$(id -u)}"/' -e 's#in $(run-parts .*); do#in /etc/profile.d/*.sh; do#' /etc/profile
 grep -q '{EUID:-' /etc/profile && ! grep -q run-parts /etc/profile
 cat > /etc/profile.d/sandbox.sh <<'END'
@@ -54,7 +54,7 @@ printf 'LANG=C.UTF-8\n' > /etc/default/locale
 ln -sf /usr/share/zoneinfo/UTC /etc/localtime
 printf 'Etc/UTC\n' > /etc/timezone
 
-# Everybody may install: `pip install x` and `npm install -g x` just work.
+# All users may install packages: `pip install x` and `npm install -g x` work.
 rm -f /usr/lib/python3*/EXTERNALLY-MANAGED
 printf '[global]\nbreak-system-packages = true\nroot-user-action = ignore\ndisable-pip-version-check = true\n' > /etc/pip.conf
 python_packages=$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib", "posix_local"))')
@@ -64,6 +64,6 @@ chmod -R 0777 /code /usr/local
 printf 'fs.inotify.max_user_watches=65536\nvm.compaction_proactiveness=0\n' > /etc/sysctl.d/60-sandbox.conf
 depmod "$kernel_version"
 
-# Nothing of this machine, and nothing that is only of use to this machine.
+# Remove all data of the build machine, and data that is useful only there.
 : > /etc/machine-id
 rm -rf /var/lib/dbus/machine-id /var/log/*.log /var/log/apt /var/cache/debconf/*-old /var/lib/dpkg/*-old /var/cache/ldconfig/aux-cache

@@ -1,7 +1,7 @@
-//! Bounds of what a guest may send without content, and for how long at a time it is read.
+//! Bounds on bytes without content that a guest may send, and on the time that one read may take.
 //!
-//! hyper reads over informational answers (1xx) and the zeros before a chunk's size without a bound, and parses for as long as its
-//! socket has bytes. A guest can send them faster than they are parsed.
+//! hyper skips informational responses (1xx) and leading zeros of a chunk's size without a bound, and parses for as
+//! long as its socket has bytes. A guest can send them faster than they are parsed.
 
 use std::io;
 use std::pin::Pin;
@@ -18,13 +18,14 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 use tokio::task::coop;
 
-/// Most bytes of an answer up to the end of its head, and between two frames of its body. The daemon's heads have a few hundred
-/// bytes; a frame has at most what one read brings.
+/// Bytes that a guest may send before the end of a reply's head, and between two frames of its body.
+///
+/// The daemon's heads have a few hundred bytes; a frame has at most the bytes of one read.
 const UNPRODUCTIVE_BYTES_MAX: usize = 128 << 10;
-/// Bytes that are read before other tasks get their turn. Parsing so many takes about a millisecond at the worst.
-const TURN_BYTES: usize = 32 << 10;
+/// Bytes that are read before other tasks run. Parsing them takes about a millisecond at worst.
+const YIELD_BYTES: usize = 32 << 10;
 
-/// Bytes that may still come before the next frame does.
+/// Bytes that may still be read before the next frame.
 #[derive(Debug, Clone)]
 struct Allowance(Arc<AtomicUsize>);
 
@@ -34,7 +35,7 @@ impl Allowance {
     }
 }
 
-/// The body of a guest's answer.
+/// The body of a guest's reply.
 #[derive(Debug)]
 pub(crate) struct GuestBody {
     incoming: Incoming,
@@ -63,15 +64,15 @@ impl Body for GuestBody {
     }
 }
 
-/// The answer to one request, which is sent on a connection of its own.
+/// Sends a request on its own connection and returns the reply.
 pub(crate) async fn exchange<S>(io: S, request: Request<Full<Bytes>>) -> hyper::Result<Response<GuestBody>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let allowance = Allowance(Arc::new(AtomicUsize::new(UNPRODUCTIVE_BYTES_MAX)));
-    let bounded = Bounded { io: io.take(0), allowance: allowance.clone(), turn: 0 };
+    let bounded = BoundedConnection { io: io.take(0), allowance: allowance.clone(), read_since_yield: 0 };
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(bounded)).await?;
-    // Ends with the connection, which ends when the sender and the response are dropped.
+    // The task ends with the connection, which is closed once the sender and the response are dropped.
     tokio::spawn(connection);
     let response = sender.send_request(request).await?;
     Ok(response.map(|incoming| GuestBody { incoming, allowance }))
@@ -79,19 +80,19 @@ where
 
 /// A connection to a guest, for one request.
 #[derive(Debug)]
-struct Bounded<S> {
-    /// Limited for each read.
+struct BoundedConnection<S> {
+    /// The limit is set for each read.
     io: Take<S>,
     allowance: Allowance,
-    /// Bytes that were read since others had their turn.
-    turn: usize,
+    /// Bytes read since other tasks last ran.
+    read_since_yield: usize,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for BoundedConnection<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.turn >= TURN_BYTES {
-            this.turn = 0;
+        if this.read_since_yield >= YIELD_BYTES {
+            this.read_since_yield = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -100,18 +101,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "too many bytes without content")));
         }
         let before = buffer.filled().len();
-        this.io.set_limit(left.min(TURN_BYTES) as u64);
+        this.io.set_limit(left.min(YIELD_BYTES) as u64);
         let result = Pin::new(&mut this.io).poll_read(cx, buffer);
         let read = buffer.filled().len() - before;
-        this.turn = if result.is_pending() { 0 } else { this.turn + read };
-        // Unless it was renewed meanwhile.
+        this.read_since_yield = if result.is_pending() { 0 } else { this.read_since_yield + read };
+        // Unless the allowance was renewed meanwhile.
         let less = left.saturating_sub(read);
         let _ = this.allowance.0.compare_exchange(left, less, Ordering::Relaxed, Ordering::Relaxed);
         result
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for BoundedConnection<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(self.get_mut().io.get_mut()).poll_write(cx, bytes)
     }
@@ -134,18 +135,20 @@ mod tests {
 
     use super::*;
 
-    /// How long anything may take before a test says that it hangs.
-    const PATIENCE: Duration = Duration::from_secs(30);
+    /// Timeout of an operation that a test considers as hung.
+    const TEST_TIMEOUT: Duration = Duration::from_secs(30);
     const HEAD: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
 
-    /// What becomes of an exchange with a guest that sends `first` and then `endless`: the bytes of its body, or `None` without
-    /// an answer. Nothing but the end of the exchange ends the guest.
+    /// Sends a request to a guest that replies with `first` and then endlessly with `endless`.
+    ///
+    /// Returns the bytes of the reply's body, or `None` without a reply. The guest stops only when the exchange has
+    /// ended.
     async fn body_of(first: &'static str, endless: &'static str) -> Option<usize> {
         let (io, mut guest) = tokio::io::duplex(64 << 10);
         let guest = tokio::spawn(async move {
             let read = guest.read(&mut [0; 1024]).await.expect("a request");
             assert!(read > 0);
-            guest.write_all(first.as_bytes()).await.expect("it is read");
+            guest.write_all(first.as_bytes()).await.expect("write the reply");
             let block = endless.repeat(1000);
             while guest.write_all(block.as_bytes()).await.is_ok() {}
         });
@@ -160,19 +163,22 @@ mod tests {
             }
             Some(bytes)
         };
-        // As a task it has its turn after each of the others'.
-        let bytes = tokio::time::timeout(PATIENCE, tokio::spawn(exchange)).await.expect("it ends").expect("no panic");
-        tokio::time::timeout(PATIENCE, guest).await.expect("the connection is closed").expect("no panic");
+        // As a task, the exchange runs in turn with the others.
+        let bytes = tokio::time::timeout(TEST_TIMEOUT, tokio::spawn(exchange))
+            .await
+            .expect("the exchange ends")
+            .expect("no panic");
+        tokio::time::timeout(TEST_TIMEOUT, guest).await.expect("the connection is closed").expect("no panic");
         bytes
     }
 
     #[tokio::test]
-    async fn an_answer_without_content_is_ended_and_others_get_their_turn() {
+    async fn a_reply_without_content_is_aborted_and_other_tasks_run() {
         for endless in ["HTTP/1.1 100 Continue\r\n\r\n", "\r\n"] {
             assert_eq!(body_of("", endless).await, None);
         }
         assert_eq!(body_of("HTTP/1.1 200 OK\r\nx: ", "y").await, None);
-        // One byte of content comes with each chunk of the last.
+        // Each chunk of the second reply has one byte of content.
         assert_eq!(body_of(HEAD, "0").await, Some(0));
         assert_eq!(body_of(HEAD, "1\r\nx\r\n").await, Some(UNPRODUCTIVE_BYTES_MAX + 1));
     }

@@ -17,31 +17,31 @@ use crate::bounded::{self, GuestBody};
 use crate::process::process_event::{DataEvent, EndEvent};
 use crate::process::{ProcessConfig, StartRequest, StartResponse};
 
-/// Longest answer to a plain request that is read. Ours are a few bytes; the guest may send anything.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
-/// Most output of a command that is kept.
+/// Longest body of a plain reply that is read, in bytes. The daemon sends a few; the guest may send anything.
+const REPLY_BYTES_MAX: usize = 64 * 1024;
+/// Limit of a command's output, in bytes.
 const OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Between two attempts to give a guest its identity.
+/// Pause between two attempts to initialize a guest.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(5);
 
-/// Why the guest daemon did not do what it was asked.
+/// Error of a request to the guest daemon.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It could not be talked to.
-    #[error("talking to the guest daemon")]
+    /// The connection failed.
+    #[error("sending a request to the guest daemon")]
     Transport(#[source] io::Error),
-    /// It answered, but not with success.
-    #[error("the guest daemon answered {status}: {text}")]
+    /// The daemon replied with another status than success.
+    #[error("the guest daemon replied {status}: {text}")]
     Status {
-        /// The HTTP status.
+        /// HTTP status of the reply.
         status: StatusCode,
-        /// The beginning of its body.
+        /// Beginning of the reply's body.
         text: String,
     },
-    /// It never answered.
-    #[error("the guest daemon did not answer within {} ms", budget.as_millis())]
-    Silent {
-        /// How long it was asked.
+    /// The daemon did not reply.
+    #[error("the guest daemon did not reply within {} ms", budget.as_millis())]
+    NoReply {
+        /// Time within which requests were retried.
         budget: Duration,
     },
     /// A command could not be run to its end.
@@ -49,14 +49,14 @@ pub enum Error {
     Command(String),
 }
 
-/// How a connection to the guest daemon is made, directly or through proxies.
+/// Connects to the guest daemon, directly or through proxies.
 pub type Dial = dyn Fn() -> Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>> + Send + Sync;
 
-/// What a guest is told about itself (the body of `POST /init`). Its debug form shows no secrets.
+/// Identity of a guest (the body of `POST /init`). Its debug form shows no secrets.
 #[derive(Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Init {
-    /// What clients must present.
+    /// Token required from clients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_token: Option<String>,
     /// Environment of all commands.
@@ -70,19 +70,19 @@ pub struct Init {
     /// Fresh random bytes in hex: sandboxes of one snapshot must not draw the same random numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub random_seed: Option<String>,
-    /// Who commands run as when nobody is named.
+    /// User of commands for which a request names none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_user: Option<String>,
-    /// Where they run.
+    /// Working directory of commands for which a request names none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_workdir: Option<String>,
-    /// Whether the guest's log has what processes print.
+    /// Adds the output of processes to the guest's log.
     pub log_output: bool,
 }
 
 impl fmt::Debug for Init {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Every field is looked at, so that a new one is either shown or kept back by decision. Variables hold secrets.
+        // Every field is named, so that a new one is either shown or redacted deliberately. Variables contain secrets.
         let Self {
             access_token,
             env_vars,
@@ -107,13 +107,13 @@ impl fmt::Debug for Init {
 }
 
 #[derive(Serialize)]
-struct Timed<'a> {
+struct TimestampedInit<'a> {
     timestamp: String,
     #[serde(flatten)]
     init: &'a Init,
 }
 
-/// What a finished command left.
+/// Output and exit code of a finished command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
     /// Standard output.
@@ -124,7 +124,7 @@ pub struct Output {
     pub exit_code: i32,
 }
 
-/// A client of one guest's daemon. One connection per request: the host talks to it rarely.
+/// A client of one guest's daemon. Opens one connection per request, because the host sends few.
 pub struct Client {
     dial: Box<Dial>,
     headers: HeaderMap,
@@ -132,47 +132,48 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that connects by `dial`, names `authority` as the host and sends `headers` with every request.
+    /// Creates a client that connects by `dial` and sends `authority` as the host and `headers` with every request.
     #[must_use]
     pub fn new(dial: Box<Dial>, authority: &str, headers: HeaderMap) -> Self {
         Self { dial, headers, authority: authority.to_owned() }
     }
 
-    /// Gives the guest its identity, again and again until it answers: a guest that was just restored may miss the first
-    /// requests. Returns the daemon's version. Cancel safe: an attempt that is cut may still have its effect, and the
-    /// daemon ignores older ones.
+    /// Sends the guest its identity, and retries until it replies; a newly restored guest may miss the first requests.
+    ///
+    /// Returns the daemon's version. Each attempt may take `attempt`; no new one starts once `budget` has passed. Cancel
+    /// safe: a cancelled attempt may still take effect, and the daemon ignores older ones.
     pub async fn init(&self, init: &Init, attempt: Duration, budget: Duration) -> Result<String, Error> {
         let start = Instant::now();
         loop {
             match tokio::time::timeout(attempt, self.init_once(init)).await {
                 Ok(Ok(version)) => return Ok(version),
                 Ok(Err(error @ Error::Status { .. })) => return Err(error),
-                // No connection, or cut in the middle: the guest is not there yet.
+                // No connection, or a broken one: the guest is not ready yet.
                 Ok(Err(_)) | Err(_) => {}
             }
             if start.elapsed() >= budget {
-                return Err(Error::Silent { budget });
+                return Err(Error::NoReply { budget });
             }
             tokio::time::sleep(ATTEMPT_PAUSE).await;
         }
     }
 
     async fn init_once(&self, init: &Init) -> Result<String, Error> {
-        let body =
-            serde_json::to_vec(&Timed { timestamp: timestamp(), init }).map_err(|error| transport(error.into()))?;
+        let body = serde_json::to_vec(&TimestampedInit { timestamp: timestamp(), init })
+            .map_err(|error| transport(error.into()))?;
         let response = self.send(Method::POST, "/init", "application/json", body.into()).await?;
         let version = response.headers().get("x-envd-version").and_then(|value| value.to_str().ok()).map(str::to_owned);
         expect(response, StatusCode::NO_CONTENT).await?;
-        version.ok_or_else(|| Error::Command("the daemon did not tell its version".to_owned()))
+        version.ok_or_else(|| Error::Command("the daemon did not send its version".to_owned()))
     }
 
-    /// Whether the daemon answers.
+    /// Checks that the daemon replies.
     pub async fn health(&self) -> Result<(), Error> {
         let response = self.send(Method::GET, "/health", "application/json", Bytes::new()).await?;
         expect(response, StatusCode::NO_CONTENT).await.map(drop)
     }
 
-    /// Runs a shell command to its end and returns its output. Dropping the future leaves the command running.
+    /// Runs a shell command to its end and returns its output. Dropping the future does not stop the command.
     pub async fn run(&self, command: &str) -> Result<Output, Error> {
         let request = StartRequest {
             process: ProcessConfig {
@@ -192,7 +193,7 @@ impl Client {
         let path = "/process.Process/Start";
         let response = self.send(Method::POST, path, "application/connect+json", body.freeze()).await?;
         if response.status() != StatusCode::OK {
-            return Err(refused(response).await);
+            return Err(status_error(response).await);
         }
         collect(response.into_body()).await
     }
@@ -217,7 +218,7 @@ impl Client {
     }
 }
 
-/// Reads the envelopes of a `Start` answer: flags, length, message.
+/// Reads the envelopes of a reply to `Start`: flags, length, message.
 async fn collect(mut body: GuestBody) -> Result<Output, Error> {
     let mut buffer = BytesMut::new();
     let mut output = Output { stdout: Vec::new(), stderr: Vec::new(), exit_code: 0 };
@@ -231,10 +232,10 @@ async fn collect(mut body: GuestBody) -> Result<Output, Error> {
             }
             let response: StartResponse =
                 serde_json::from_slice(&message).map_err(|error| Error::Command(error.to_string()))?;
-            ended |= absorb(response, &mut output)?;
+            ended |= add_event(response, &mut output)?;
         }
     }
-    Err(Error::Command("the answer broke off".to_owned()))
+    Err(Error::Command("the reply broke off".to_owned()))
 }
 
 fn envelope(buffer: &mut BytesMut) -> Result<Option<(u8, Bytes)>, Error> {
@@ -258,12 +259,12 @@ fn end_of_stream(message: &[u8], ended: bool, output: Output) -> Result<Output, 
     match end.get("error") {
         Some(error) => Err(Error::Command(error.to_string())),
         None if ended => Ok(output),
-        None => Err(Error::Command("the answer ended before the command".to_owned())),
+        None => Err(Error::Command("the reply ended before the command".to_owned())),
     }
 }
 
-/// Adds an event to the output; whether it was the end event.
-fn absorb(response: StartResponse, output: &mut Output) -> Result<bool, Error> {
+/// Adds an event to the output. Returns true for the end event.
+fn add_event(response: StartResponse, output: &mut Output) -> Result<bool, Error> {
     use crate::process::__buffa::oneof::process_event::Event;
     use crate::process::__buffa::oneof::process_event::data_event::Output as Stream;
 
@@ -290,17 +291,17 @@ fn absorb(response: StartResponse, output: &mut Output) -> Result<bool, Error> {
     }
 }
 
-/// The answer, if it has the status.
+/// Returns the response if it has the expected status.
 pub(crate) async fn expect(
     response: http::Response<GuestBody>,
     status: StatusCode,
 ) -> Result<http::Response<GuestBody>, Error> {
-    if response.status() == status { Ok(response) } else { Err(refused(response).await) }
+    if response.status() == status { Ok(response) } else { Err(status_error(response).await) }
 }
 
-async fn refused(response: http::Response<GuestBody>) -> Error {
+async fn status_error(response: http::Response<GuestBody>) -> Error {
     let status = response.status();
-    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+    let body = Limited::new(response.into_body(), REPLY_BYTES_MAX).collect().await;
     let bytes = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     Error::Status { status, text: String::from_utf8_lossy(&bytes).trim().chars().take(300).collect() }
 }
@@ -313,7 +314,7 @@ pub(crate) fn hyper_error(error: hyper::Error) -> Error {
     Error::Transport(io::Error::other(error))
 }
 
-/// Now, as RFC 3339 with nanoseconds: the daemon orders requests by it.
+/// Returns the current time as RFC 3339 with nanoseconds; the daemon orders requests by it.
 fn timestamp() -> String {
     format!("{:.9}", jiff::Timestamp::now())
 }
@@ -330,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn envelopes_come_whole_or_not_yet() {
+    fn envelopes_are_returned_when_complete() {
         let whole = [packed(0, "one"), packed(2, "{}")].concat();
         let mut buffer = BytesMut::new();
         let mut found = Vec::new();
@@ -340,11 +341,11 @@ mod tests {
         }
         assert_eq!(found, [(0, "one".into()), (2, "{}".into())]);
         assert!(buffer.is_empty());
-        assert!(envelope(&mut BytesMut::from(&[0, 0xFF, 0, 0, 0][..])).is_err(), "the guest may send anything");
+        assert!(envelope(&mut BytesMut::from(&[0, 0xFF, 0, 0, 0][..])).is_err(), "a message beyond the limit");
     }
 
     #[test]
-    fn a_stream_ends_well_only_after_the_command() {
+    fn a_stream_must_not_end_before_the_command() {
         let output = || Output { stdout: Vec::new(), stderr: Vec::new(), exit_code: 0 };
         assert!(end_of_stream(b"{}", true, output()).is_ok());
         for (message, ended) in
@@ -355,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn times_have_nanoseconds() {
+    fn timestamps_have_nanoseconds() {
         let text = timestamp();
         assert_eq!(text.len(), "2026-01-01T00:00:00.000000000Z".len(), "{text}");
     }

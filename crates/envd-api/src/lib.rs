@@ -1,5 +1,7 @@
-//! Connect RPC and HTTP into the guest: the generated messages and services of `proto/envd`, and a small [`Client`] for the
-//! host's side of the daemon's contract.
+//! Client of the guest daemon: Connect RPC messages and HTTP requests.
+//!
+//! Contains the generated messages and services of `proto/envd`, and a small [`Client`] for the host's side of the
+//! daemon's contract.
 
 #![forbid(unsafe_code)]
 
@@ -14,8 +16,8 @@ mod generated;
 
 pub use client::{Client, Dial, Error, Init, Output};
 pub use generated::{filesystem, process};
-pub use logs::{Batch, GuestLine, LINE_COST, LogStream, Room};
+pub use logs::{Batch, BatchSize, GuestLine, LINE_COST, LogStream};
 pub use metrics::GuestMetrics;
 
-/// The port the guest daemon listens on.
+/// Port on which the guest daemon listens.
 pub const PORT: u16 = 49_983;

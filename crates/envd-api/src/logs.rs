@@ -1,4 +1,4 @@
-//! What a guest says of itself, as a stream of lines. All of it is the guest's word: anything may come.
+//! The guest's log as a stream of lines. All of it is untrusted: a guest may send anything.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,55 +12,56 @@ use serde_json::Value;
 use crate::bounded::GuestBody;
 use crate::client::{Client, Error, expect, hyper_error};
 
-/// Longest line that is read. The daemon's have a message of 8 KiB, in JSON at most six times as long, and little else.
+/// Longest line that is read, in bytes. The daemon's messages have up to 8 KiB, in JSON up to six times as long.
 const LINE_BYTES_MAX: usize = 64 * 1024;
-/// Most fields of a line that are read. The daemon has ten at most; a line of the longest kind could have ten thousand, each of
-/// which takes many times its text in memory.
+/// Limit of a line's fields. The daemon sends at most ten.
+///
+/// A line of the maximum length could have ten thousand, each of which takes many times its text in memory.
 const FIELDS_MAX: usize = 64;
-/// What a line costs besides its bytes, whatever is in it: parsing, a row, and its place in an index.
+/// Cost of a line in addition to its bytes: parsing, a row, and its place in an index.
 pub const LINE_COST: usize = 512;
-/// What a line and a field of it take in memory besides their texts, about.
+/// Approximate memory of a line and of a field, in bytes, in addition to their texts.
 const LINE_MEMORY: usize = 128;
 const FIELD_MEMORY: usize = 96;
-/// What each piece costs in which bytes arrive, besides them.
+/// Cost of each received piece in addition to its bytes.
 const PIECE_COST: usize = 64;
 
 /// A line of a guest's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestLine {
-    /// Its number. Numbers have no gaps, unless lines were lost.
+    /// Number of the line. Numbers have no gaps, unless lines were lost.
     pub seq: u64,
-    /// When, by the guest's clock; `None` if it told no time.
+    /// Time by the guest's clock; `None` if the line has none.
     pub at: Option<jiff::Timestamp>,
-    /// `debug`, `info`, `warn`, `error`, or what the guest thinks of.
+    /// `debug`, `info`, `warn`, `error`, or any other text that the guest sends.
     pub level: String,
-    /// The part of the guest that said it.
+    /// Component of the guest that logged the line.
     pub logger: String,
-    /// What it said.
+    /// Text of the line.
     pub message: String,
-    /// The circumstances: texts as they are, other values as JSON.
+    /// Further members of the line: texts unchanged, other values as JSON.
     pub fields: BTreeMap<String, String>,
 }
 
-/// How much is parsed. Of what is left the text waits, which is smaller than its lines.
+/// Size of a batch, or its limit. Lines beyond the limit remain unparsed, which takes less memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
-    /// Lines, also those that turn out to be none.
+pub struct BatchSize {
+    /// Lines, including invalid ones.
     pub lines: usize,
-    /// Bytes that they take in memory, about; the last line may exceed them.
+    /// Approximate memory of the lines in bytes; the last line may exceed the limit.
     pub bytes: usize,
 }
 
-impl Room {
-    /// What is left of it.
+impl BatchSize {
+    /// Subtracts a used size from a limit; the result is at least zero.
     #[must_use]
-    pub fn without(self, used: Self) -> Self {
+    pub fn saturating_sub(self, used: Self) -> Self {
         Self { lines: self.lines.saturating_sub(used.lines), bytes: self.bytes.saturating_sub(used.bytes) }
     }
 
-    /// Whether nothing more may be parsed.
+    /// Returns true if the limit permits no further line.
     #[must_use]
-    pub fn is_used_up(self) -> bool {
+    pub fn is_exhausted(self) -> bool {
         self.lines == 0 || self.bytes == 0
     }
 }
@@ -68,13 +69,13 @@ impl Room {
 /// Lines that were parsed together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// Those that are lines.
+    /// The valid lines.
     pub lines: Vec<GuestLine>,
-    /// What all of them took.
-    pub used: Room,
+    /// Size of all parsed lines, including invalid ones.
+    pub used: BatchSize,
 }
 
-/// Lines as they come.
+/// A guest's log, streamed as lines are written.
 #[derive(Debug)]
 pub struct LogStream {
     body: GuestBody,
@@ -82,19 +83,19 @@ pub struct LogStream {
     cost: usize,
 }
 
-/// Text that is not parsed yet: at most one piece of the body, and the beginning of a line.
+/// Unparsed text: at most one piece of the body and an incomplete line.
 #[derive(Debug, Default)]
 struct Unread {
     text: BytesMut,
-    /// Bytes at its beginning without the end of a line.
+    /// Length of the prefix that is known to contain no line break.
     scanned: usize,
 }
 
 impl Client {
-    /// The lines after number `after`, and those that come. Asking tells the guest that it need not keep the ones before.
+    /// Streams the lines after number `after`, including future ones. The guest may drop earlier lines.
     ///
     /// # Errors
-    /// Like every call; 401 from a daemon that was started again and knows nobody.
+    /// Those of every call; status 401 from a restarted daemon that has no identity.
     pub async fn logs(&self, after: u64) -> Result<LogStream, Error> {
         let path = format!("/logs?after={after}");
         let response = self.send(Method::GET, &path, "application/json", Bytes::new()).await?;
@@ -104,14 +105,15 @@ impl Client {
 }
 
 impl LogStream {
-    /// Waits for more and returns lines that are whole by then, perhaps none of them; `None` once the guest has closed the
-    /// stream. What is not a line is passed over, and costs like one. Cancel safe.
+    /// Waits for more text and returns the complete lines, possibly none valid. Cancel safe.
+    ///
+    /// Returns `None` once the guest has closed the stream. Invalid lines are skipped, and count like valid ones.
     ///
     /// # Errors
-    /// [`Error::Transport`] when the connection breaks, [`Error::Command`] for a line without end.
-    pub async fn next(&mut self, room: Room) -> Result<Option<Batch>, Error> {
+    /// [`Error::Transport`] if the connection breaks, [`Error::Command`] for a line beyond the limit.
+    pub async fn next(&mut self, limit: BatchSize) -> Result<Option<Batch>, Error> {
         loop {
-            let batch = self.unread.read(room);
+            let batch = self.unread.read(limit);
             self.cost = self.cost.saturating_add(batch.used.lines.saturating_mul(LINE_COST));
             if batch.used.lines > 0 {
                 return Ok(Some(batch));
@@ -119,7 +121,7 @@ impl LogStream {
             if self.unread.text.len() > LINE_BYTES_MAX {
                 return Err(Error::Command("the guest's log has a line that is too long".to_owned()));
             }
-            // One read from the socket may bring thousands of pieces, and none of them waits for anything.
+            // One read from the socket may return thousands of pieces, and processing them never waits.
             tokio::task::coop::consume_budget().await;
             let Some(frame) = self.body.frame().await else { return Ok(None) };
             self.cost = self.cost.saturating_add(PIECE_COST);
@@ -129,16 +131,16 @@ impl LogStream {
         }
     }
 
-    /// What was read since the last call costs: its bytes as they came, and a fixed part for each line and each piece.
+    /// Returns and resets the cost of the text read: its bytes, and a fixed cost per line and per piece.
     pub fn take_cost(&mut self) -> usize {
         std::mem::take(&mut self.cost)
     }
 }
 
 impl Unread {
-    fn read(&mut self, room: Room) -> Batch {
-        let mut batch = Batch { lines: Vec::new(), used: Room { lines: 0, bytes: 0 } };
-        while !room.without(batch.used).is_used_up() {
+    fn read(&mut self, limit: BatchSize) -> Batch {
+        let mut batch = Batch { lines: Vec::new(), used: BatchSize { lines: 0, bytes: 0 } };
+        while !limit.saturating_sub(batch.used).is_exhausted() {
             let Some(text) = self.take_line() else { break };
             batch.used.lines += 1;
             batch.used.bytes += text.len();
@@ -151,7 +153,7 @@ impl Unread {
         batch
     }
 
-    /// The next line that has ended, with its end.
+    /// Takes the next complete line, with its line break.
     fn take_line(&mut self) -> Option<BytesMut> {
         match self.text.iter().skip(self.scanned).position(|byte| *byte == b'\n') {
             Some(at) => {
@@ -226,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_come_when_they_have_ended_and_nonsense_never() {
+    fn complete_lines_are_returned_and_invalid_ones_skipped() {
         let text = "{\"seq\":1,\"level\":\"info\",\"logger\":\"process\",\"message\":\"started\",\"pid\":7,\
                     \"timestamp\":\"2026-01-01T00:00:00.5Z\",\"event_type\":\"process_start\"}\nnonsense\n[1]\n\
                     {\"message\":\"no number\"}\n{\"seq\":2,\"message\":{\"a\":1},\"timestamp\":\"never\"}\n{\"seq\":3";
@@ -234,11 +236,11 @@ mod tests {
         let (mut found, mut count) = (Vec::new(), 0);
         for byte in text.bytes() {
             unread.text.extend_from_slice(&[byte]);
-            let read = unread.read(Room { lines: 10, bytes: 1000 });
+            let read = unread.read(BatchSize { lines: 10, bytes: 1000 });
             count += read.used.lines;
             found.extend(read.lines);
         }
-        assert_eq!(count, 5, "what is no line counts as well");
+        assert_eq!(count, 5, "invalid lines count too");
         let [first, second] = found.as_slice() else { panic!("two lines: {found:?}") };
         assert_eq!((first.seq, first.level.as_str(), first.message.as_str()), (1, "info", "started"));
         assert_eq!(first.at, Some("2026-01-01T00:00:00.5Z".parse().expect("a time")));
@@ -250,20 +252,23 @@ mod tests {
     }
 
     #[test]
-    fn as_much_is_parsed_as_there_is_room_for() {
+    fn parsing_stops_at_the_limit() {
         let mut unread = Unread::default();
         unread.text.extend_from_slice("{\"seq\":1}\n".repeat(100).as_bytes());
         let mut lengths = Vec::new();
-        for room in [Room { lines: 30, bytes: 10_000 }, Room { lines: 1000, bytes: 2000 }, Room { lines: 0, bytes: 1 }]
-        {
-            lengths.push(unread.read(room).lines.len());
+        for limit in [
+            BatchSize { lines: 30, bytes: 10_000 },
+            BatchSize { lines: 1000, bytes: 2000 },
+            BatchSize { lines: 0, bytes: 1 },
+        ] {
+            lengths.push(unread.read(limit).lines.len());
         }
         assert_eq!(lengths, [30, 15, 0]);
-        assert_eq!(unread.read(Room { lines: 1000, bytes: 100_000 }).lines.len(), 55);
+        assert_eq!(unread.read(BatchSize { lines: 1000, bytes: 100_000 }).lines.len(), 55);
 
         let many: String = (0..5000).map(|number| format!(",\"{number}\":1")).collect();
         unread.text.extend_from_slice(format!("{{\"seq\":1{many}}}\n").as_bytes());
-        let read = unread.read(Room { lines: 1000, bytes: 10_000 });
+        let read = unread.read(BatchSize { lines: 1000, bytes: 10_000 });
         assert_eq!(read.lines.iter().map(|line| line.fields.len()).collect::<Vec<_>>(), [FIELDS_MAX]);
     }
 }

@@ -1,4 +1,4 @@
-//! Extended attributes, from one file to another (xattr(7)). Access control lists are among them.
+//! Copies extended attributes between files (xattr(7)); access control lists are extended attributes too.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -6,11 +6,12 @@ use std::io;
 
 use xattr::FileExt;
 
-/// Capabilities of a program. A write takes them away.
+/// Attribute that holds a program's file capabilities. The kernel removes it when the file is written.
 pub(crate) const CAPABILITIES: &str = "security.capability";
 
-/// Gives `to` the attributes of `from`, and takes others away, except for those that `skip` names. An attribute that the file
-/// system of `to` cannot have is left out.
+/// Makes the attributes of `to` equal to those of `from`, except for the names that `skip` matches.
+///
+/// Attributes that only `to` has are removed. An attribute that the file system of `to` does not support is left out.
 pub(crate) fn copy(from: &File, to: &File, skip: impl Fn(&OsString) -> bool) -> io::Result<()> {
     let names = |file: &File| -> io::Result<Vec<OsString>> {
         match file.list_xattr() {
@@ -34,7 +35,7 @@ pub(crate) fn copy(from: &File, to: &File, skip: impl Fn(&OsString) -> bool) -> 
     Ok(())
 }
 
-/// The file system has no attributes of that kind.
+/// Returns true if the error means that the file system does not support the attribute (EOPNOTSUPP).
 pub(crate) fn unsupported(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(95)
 }

@@ -1,8 +1,8 @@
 //! A certificate authority of the host, trusted by the guest's programs.
 //!
-//! Its certificates are appended to the bundle that TLS libraries read, in a directory that PID 1 keeps in memory; what was
-//! appended before for this sandbox goes. A copy where `update-ca-certificates` finds it keeps it there when a program
-//! rebuilds the bundle.
+//! Its certificates are appended to the bundle that TLS libraries read, in a directory that PID 1 mounts in memory.
+//! Certificates appended earlier for this sandbox are removed. A copy in the source directory of
+//! `update-ca-certificates` retains them when a program rebuilds the bundle.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -11,23 +11,24 @@ use std::path::{Path, PathBuf};
 
 use crate::regular;
 
-/// The bundle (Debian's ca-certificates), relative to the root of the file system.
+/// Bundle of Debian's ca-certificates, relative to the root of the file system.
 const BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
-/// Largest bundle that is extended. The guest writes it; Debian's has 230 KiB.
+/// Largest bundle that is extended. The guest writes this file; Debian's has 230 KiB.
 const BUNDLE_BYTES_MAX: u64 = 16 << 20;
-/// Its local sources.
+/// Local source from which `update-ca-certificates` rebuilds the bundle.
 pub(crate) const SOURCE: &str = "usr/local/share/ca-certificates/e2b-ca.crt";
 
-/// What is trusted beside the distribution's.
+/// Certificates added to the distribution's bundle.
 #[derive(Debug, Default)]
-pub(crate) struct Injected {
+pub(crate) struct InjectedCertificates {
     text: Option<String>,
 }
 
-impl Injected {
-    /// Trusts `certificates` (PEM, one or several) below `root`, in the place of those before. Does nothing for the same text.
+impl InjectedCertificates {
+    /// Trusts `certificates` (PEM, one or several) below `root` and removes the previous ones. Does nothing for the
+    /// same text.
     pub(crate) fn trust(&mut self, root: &Path, certificates: &str) -> io::Result<()> {
-        let text = with_one_end(certificates);
+        let text = with_final_newline(certificates);
         if self.text.as_ref() == Some(&text) {
             return Ok(());
         }
@@ -47,20 +48,22 @@ impl Injected {
         Ok(())
     }
 
-    /// Keeps what is trusted as a source of the bundle. Writes to the disk, so nobody should wait for it.
-    pub(crate) fn keep(root: &Path, certificates: &str) -> io::Result<()> {
+    /// Writes the certificates to the local sources of the bundle.
+    ///
+    /// Writes to the disk, so no request should wait for it.
+    pub(crate) fn store_source(root: &Path, certificates: &str) -> io::Result<()> {
         let source = root.join(SOURCE);
         fs::create_dir_all(source.parent().unwrap_or(root))?;
-        replace(&source, &with_one_end(certificates))
+        replace(&source, &with_final_newline(certificates))
     }
 }
 
-/// A text that ends in one line break.
-fn with_one_end(text: &str) -> String {
+/// Returns the text with exactly one line break at its end.
+fn with_final_newline(text: &str) -> String {
     format!("{}\n", text.trim_end_matches('\n'))
 }
 
-/// Writes a whole file or nothing of it, readable by all.
+/// Replaces a file atomically; the new one is readable by all.
 fn replace(path: &Path, content: &str) -> io::Result<()> {
     let fresh = PathBuf::from(format!("{}.e2b-new", path.display()));
     let written = regular::write(&fresh, content.as_bytes())
@@ -79,22 +82,22 @@ mod tests {
     // envd: X3
     #[test]
     fn certificates_are_appended_once_and_replaced() {
-        let root = tempfile::tempdir().expect("a folder");
+        let root = tempfile::tempdir().expect("create a temporary directory");
         let bundle = root.path().join(BUNDLE);
-        let mut injected = Injected::default();
-        assert!(injected.trust(root.path(), "new").is_err(), "no bundle, nothing to trust with");
-        fs::create_dir_all(bundle.parent().expect("has one")).expect("made");
-        fs::write(&bundle, "one\ntwo").expect("written");
-        let read = || fs::read_to_string(&bundle).expect("there");
+        let mut injected = InjectedCertificates::default();
+        assert!(injected.trust(root.path(), "new").is_err(), "trusting fails without a bundle");
+        fs::create_dir_all(bundle.parent().expect("has a parent")).expect("create");
+        fs::write(&bundle, "one\ntwo").expect("write");
+        let read = || fs::read_to_string(&bundle).expect("read");
         for _ in 0..2 {
-            injected.trust(root.path(), "first\n\n").expect("trusted");
+            injected.trust(root.path(), "first\n\n").expect("trust");
             assert_eq!(read(), "one\ntwo\nfirst\n");
         }
-        injected.trust(root.path(), "second\nthird").expect("trusted");
+        injected.trust(root.path(), "second\nthird").expect("trust");
         assert_eq!(read(), "one\ntwo\nsecond\nthird\n");
-        Injected::keep(root.path(), "second").expect("kept");
-        assert_eq!(fs::read_to_string(root.path().join(SOURCE)).expect("there"), "second\n");
-        let entries = fs::read_dir(bundle.parent().expect("has one")).expect("there").count();
-        assert_eq!(entries, 1, "no temporary file stays");
+        InjectedCertificates::store_source(root.path(), "second").expect("store");
+        assert_eq!(fs::read_to_string(root.path().join(SOURCE)).expect("read"), "second\n");
+        let entries = fs::read_dir(bundle.parent().expect("has a parent")).expect("read").count();
+        assert_eq!(entries, 1, "no temporary file remains");
     }
 }

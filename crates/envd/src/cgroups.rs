@@ -1,14 +1,14 @@
 //! Control groups of the guest's processes (cgroups(7), version 2).
 //!
 //! ```text
-//! root ─┬─ envd          the daemon; made by PID 1
-//!       ├─ ptys ─┬─ one leaf a terminal
-//!       └─ user ─┬─ one leaf a process
+//! root ─┬─ envd          the daemon; created by PID 1
+//!       ├─ ptys ─┬─ one leaf per terminal
+//!       └─ user ─┬─ one leaf per process
 //! ```
 //!
-//! The two groups have limits and weights, so that no command takes the guest's memory or CPU from the daemon. A leaf has no
-//! controllers, which makes it cheap; it is there so that a kill finds everything that the process started, however deep.
-//! Who has no control groups, as in tests, runs commands without.
+//! `ptys` and `user` have limits and weights, so that no command takes the guest's memory or CPU from the daemon. A
+//! leaf has no controllers, which makes it cheap; it exists so that a kill reaches every descendant of the process.
+//! Without control groups, as in tests, commands run outside of any leaf.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -17,16 +17,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// statfs(2) of the unified hierarchy.
+/// Type of the unified hierarchy's file system (statfs(2)).
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
-/// Memory that stays for the daemon and the kernel when commands take all they can: an eighth, at most this.
-const MEMORY_KEPT_MAX: u64 = 128 << 20;
-/// Left groups that are looked at when a process ends.
+/// Upper bound of the memory reserved for the daemon and the kernel, in bytes; the reserve is an eighth of the guest's.
+const MEMORY_RESERVE_MAX: u64 = 128 << 20;
+/// Orphaned groups checked per sweep. A sweep runs when a process ends.
 const SWEEP_MAX: usize = 64;
-/// How deep groups are that a guest's program made in its leaf and left.
+/// Nesting depth to which groups that a guest's program created below its leaf are removed.
 const DEPTH_MAX: usize = 32;
 
-/// Which of the two groups a process goes to.
+/// Parent group of a process's leaf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     User,
@@ -34,7 +34,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// Names and weights of the contract.
+    /// Returns the group's name and weights, which the contract fixes.
     fn properties(self) -> (&'static str, [(&'static str, &'static str); 2]) {
         match self {
             Self::User => ("user", [("cpu.weight", "50"), ("io.weight", "default 10")]),
@@ -47,16 +47,16 @@ impl Kind {
     }
 }
 
-/// The groups of this daemon.
+/// The daemon's control groups.
 #[derive(Debug)]
 pub(crate) struct Groups {
     root: PathBuf,
     next: AtomicU64,
-    /// Groups whose process has ended while others live on in them. They are removed when those have ended.
-    left: Mutex<VecDeque<PathBuf>>,
+    /// Groups whose process has ended while descendants still run in them. Each is removed once it is empty.
+    orphaned: Mutex<VecDeque<PathBuf>>,
 }
 
-/// A process's own group. Dropping it removes it, now or once it is empty.
+/// A process's own group. Dropping it removes it, immediately or once it is empty.
 #[derive(Debug)]
 pub(crate) struct Leaf {
     groups: Arc<Groups>,
@@ -64,8 +64,9 @@ pub(crate) struct Leaf {
 }
 
 impl Groups {
-    /// Makes the two groups below `root`, or uses those an earlier daemon made. `None`, with a word about it, where that
-    /// cannot be.
+    /// Creates the two groups below `root`, or uses those of an earlier daemon.
+    ///
+    /// Returns `None` and prints a message to the console when that is impossible.
     pub(crate) fn open(root: &Path) -> Option<Arc<Self>> {
         let unified = rustix::fs::statfs(root).is_ok_and(|found| u64::try_from(found.f_type) == Ok(CGROUP2_MAGIC));
         if !unified {
@@ -74,22 +75,22 @@ impl Groups {
         }
         let memory = memory_limit();
         for kind in [Kind::User, Kind::Terminal] {
-            if let Err(error) = make(root, kind, memory) {
-                eprintln!("envd: making the control group {}: {error}", kind.name());
+            if let Err(error) = ensure_group(root, kind, memory) {
+                eprintln!("envd: creating the control group {}: {error}", kind.name());
                 return None;
             }
         }
-        let groups = Self { root: root.to_owned(), next: AtomicU64::new(0), left: Mutex::default() };
+        let groups = Self { root: root.to_owned(), next: AtomicU64::new(0), orphaned: Mutex::default() };
         groups.adopt();
         Some(Arc::new(groups))
     }
 
-    /// Where all groups are.
+    /// The directory of the hierarchy's root.
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
-    /// A new group for one process. Unique also among those of earlier daemons.
+    /// Creates a group for one process. Its name is unique also among those of earlier daemons.
     pub(crate) fn leaf(self: &Arc<Self>, kind: Kind) -> io::Result<Leaf> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = self.root.join(kind.name()).join(format!("{}-{number}", std::process::id()));
@@ -97,40 +98,40 @@ impl Groups {
         Ok(Leaf { groups: Arc::clone(self), path })
     }
 
-    fn left(&self) -> MutexGuard<'_, VecDeque<PathBuf>> {
+    fn orphaned(&self) -> MutexGuard<'_, VecDeque<PathBuf>> {
         // Every section is one step on a valid queue.
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+        self.orphaned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over what an earlier daemon left behind.
+    /// Adopts groups that an earlier daemon left behind.
     fn adopt(&self) {
         for kind in [Kind::User, Kind::Terminal] {
             let entries = fs::read_dir(self.root.join(kind.name())).into_iter().flatten().flatten();
-            self.left().extend(
+            self.orphaned().extend(
                 entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()),
             );
         }
     }
 
-    /// Removes groups that have become empty; those that have not are looked at again later.
+    /// Removes groups that have become empty; the others are checked again later.
     fn sweep(&self) {
-        let mut left = self.left();
-        for _ in 0..left.len().min(SWEEP_MAX) {
-            let Some(path) = left.pop_front() else { return };
+        let mut orphaned = self.orphaned();
+        for _ in 0..orphaned.len().min(SWEEP_MAX) {
+            let Some(path) = orphaned.pop_front() else { return };
             if !remove(&path, DEPTH_MAX) {
-                left.push_back(path);
+                orphaned.push_back(path);
             }
         }
     }
 }
 
 impl Leaf {
-    /// Where a process enters it: by writing `0` (cgroups(7)).
-    pub(crate) fn door(&self) -> io::Result<File> {
+    /// Opens `cgroup.procs`: a process that writes `0` to it enters the group (cgroups(7)).
+    pub(crate) fn open_procs(&self) -> io::Result<File> {
         File::options().write(true).open(self.path.join("cgroup.procs"))
     }
 
-    /// Kills everything in it, also what runs in groups that were made below it. Kernels before 5.14 cannot.
+    /// Kills all processes in the group and in the groups below it. Fails on kernels before 5.14.
     pub(crate) fn kill(&self) -> io::Result<()> {
         fs::write(self.path.join("cgroup.kill"), "1")
     }
@@ -138,12 +139,12 @@ impl Leaf {
 
 impl Drop for Leaf {
     fn drop(&mut self) {
-        self.groups.left().push_back(std::mem::take(&mut self.path));
+        self.groups.orphaned().push_back(std::mem::take(&mut self.path));
         self.groups.sweep();
     }
 }
 
-/// Removes a group and the empty ones below it; whether it is gone.
+/// Removes a group and the empty ones below it. Returns true if the group no longer exists.
 fn remove(path: &Path, depth: usize) -> bool {
     match fs::remove_dir(path) {
         Ok(()) => return true,
@@ -158,12 +159,12 @@ fn remove(path: &Path, depth: usize) -> bool {
     fs::remove_dir(path).is_ok()
 }
 
-/// Whether a process lives in a group or below it. A group that cannot be asked is one that is gone.
+/// Returns true if a process runs in the group or below it. A group that cannot be read counts as removed.
 fn is_populated(path: &Path) -> bool {
     fs::read_to_string(path.join("cgroup.events")).is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
 }
 
-fn make(root: &Path, kind: Kind, memory: Option<u64>) -> io::Result<()> {
+fn ensure_group(root: &Path, kind: Kind, memory: Option<u64>) -> io::Result<()> {
     let (name, weights) = kind.properties();
     let group = root.join(name);
     match fs::create_dir(&group) {
@@ -174,7 +175,7 @@ fn make(root: &Path, kind: Kind, memory: Option<u64>) -> io::Result<()> {
     let limits = limit.iter().flat_map(|limit| [("memory.high", limit.as_str()), ("memory.max", limit.as_str())]);
     for (file, value) in weights.into_iter().chain(limits) {
         let path = group.join(file);
-        // Absent where its controller is.
+        // The file is missing when its controller is not enabled.
         if path.exists() {
             fs::write(path, value)?;
         }
@@ -182,8 +183,8 @@ fn make(root: &Path, kind: Kind, memory: Option<u64>) -> io::Result<()> {
     Ok(())
 }
 
-/// What all commands together may have of the guest's memory, in bytes.
+/// Memory limit of all commands together, in bytes.
 fn memory_limit() -> Option<u64> {
     let total = crate::metrics::memory_total()?;
-    Some(total - (total / 8).min(MEMORY_KEPT_MAX))
+    Some(total - (total / 8).min(MEMORY_RESERVE_MAX))
 }

@@ -1,7 +1,7 @@
-//! `POST /collapse`: the daemon's own heap in pages of 2 MiB, so that a snapshot of it has fewer pieces.
+//! `POST /collapse`: merges the daemon's heap into pages of 2 MiB, so that a snapshot of it has fewer pieces.
 //!
-//! Only whole, aligned pieces of anonymous memory can be merged (`MADV_COLLAPSE`, madvise(2)). The daemon is small; most often
-//! there is none.
+//! Only whole, aligned pieces of anonymous memory can be merged (`MADV_COLLAPSE`, madvise(2)). The daemon is small;
+//! usually it has none.
 
 use std::fs;
 use std::ops::Range;
@@ -15,13 +15,13 @@ use serde::Serialize;
 use crate::failure::Failure;
 use crate::sys;
 
-/// Bytes of a huge page.
+/// Size of a huge page, in bytes.
 const HUGE_PAGE: usize = 2 << 20;
 
-/// What was done, in the contract's words.
+/// Counters of one collapse; the names are the contract's.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Collapsed {
+struct CollapseReport {
     regions: usize,
     chunks: usize,
     collapsed: usize,
@@ -37,15 +37,15 @@ pub(crate) async fn collapse() -> Result<Response, Failure> {
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(done)).into_response())
 }
 
-fn collapse_all() -> std::io::Result<Collapsed> {
+fn collapse_all() -> std::io::Result<CollapseReport> {
     let since = Instant::now();
     let maps = fs::read_to_string("/proc/self/maps")?;
-    let mut done = Collapsed::default();
+    let mut done = CollapseReport::default();
     for region in maps.lines().filter_map(anonymous) {
         done.regions += 1;
         for chunk in chunks(&region) {
             done.chunks += 1;
-            // Memory that was never touched, or is being used otherwise, stays as it is.
+            // Memory that was never touched, or that cannot be merged now, is left unchanged.
             match sys::collapse(chunk, HUGE_PAGE) {
                 Ok(()) => done.collapsed += 1,
                 Err(_) => done.skipped += 1,
@@ -56,7 +56,7 @@ fn collapse_all() -> std::io::Result<Collapsed> {
     Ok(done)
 }
 
-/// The region of a line of maps (proc_pid_maps(5)), if it is writable, private memory without a file.
+/// Returns the region of a line of maps (proc_pid_maps(5)) if it is writable, private memory without a file.
 fn anonymous(line: &str) -> Option<Range<usize>> {
     let mut fields = line.split_whitespace();
     let (start, end) = fields.next()?.split_once('-')?;
@@ -69,7 +69,7 @@ fn anonymous(line: &str) -> Option<Range<usize>> {
     Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
 }
 
-/// Starts of the whole huge pages in a region.
+/// Returns the start addresses of the whole huge pages in a region.
 fn chunks(region: &Range<usize>) -> impl Iterator<Item = usize> + use<> {
     let first = region.start.next_multiple_of(HUGE_PAGE);
     let last = region.end;
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_can_be_looked_at() {
+    fn this_process_can_be_collapsed() {
         let done = collapse_all().expect("readable");
         assert!(done.regions > 0);
         assert_eq!(done.chunks, done.collapsed + done.skipped);

@@ -1,5 +1,6 @@
-//! Errors of the plain HTTP routes: a status and a text, as JSON with an integer code; only a query that cannot be read is
-//! told as plain text.
+//! Errors of the plain HTTP routes: a status and a text, as JSON with an integer code.
+//!
+//! Only an unreadable query is reported as plain text.
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -7,7 +8,7 @@ use serde_json::json;
 
 use crate::path_calls::CallError;
 
-/// An error answer.
+/// An error response.
 #[derive(Debug)]
 pub(crate) struct Failure {
     status: StatusCode,
@@ -39,7 +40,7 @@ impl Failure {
         Self::new(StatusCode::UNAUTHORIZED, message)
     }
 
-    /// The client may try again when what blocks the others has gone.
+    /// The client may retry once the blocked calls have finished.
     pub(crate) fn too_many(message: impl Into<String>) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, message)
     }

@@ -1,6 +1,7 @@
-//! `/files`: contents down and up, and composing files inside of the guest.
+//! `/files`: download, upload, and composing files inside the guest.
 //!
-//! [`signature`] judges who may, [`download`] and [`upload`] do it; [`target`] is the one place where a file is written.
+//! [`signature`] authorizes a request, [`download`] and [`upload`] carry it out; [`target`] is the only module that
+//! writes files.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -37,10 +38,10 @@ mod signature;
 mod target;
 mod upload;
 
-/// Sources whose mounts are determined before files are composed.
+/// Sources whose mounts are determined before files are composed; the mounts of further ones are not.
 const COMPOSED_MOUNTS_MAX: usize = 64;
 
-/// The query of both directions.
+/// Query parameters of downloads and uploads.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Parameters {
     path: Option<String>,
@@ -49,9 +50,9 @@ pub(crate) struct Parameters {
     signature_expiration: Option<String>,
 }
 
-/// A written file, as clients are told of it.
+/// Description of a written file in a reply.
 #[derive(Debug, Serialize)]
-struct Written {
+struct WrittenFile {
     path: String,
     name: String,
     #[serde(rename = "type")]
@@ -60,8 +61,8 @@ struct Written {
     metadata: BTreeMap<String, String>,
 }
 
-impl Written {
-    /// Looks at what is on the disk. Blocks.
+impl WrittenFile {
+    /// Reads the metadata from the disk. Blocks.
     fn new(path: &Path) -> Self {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Self { path: path.to_string_lossy().into_owned(), name, kind: "file", metadata: metadata_of(path) }
@@ -104,7 +105,7 @@ fn parameters(query: Result<Query<Parameters>, QueryRejection>) -> Result<Parame
     query.map(|Query(parameters)| parameters).map_err(|rejection| Failure::bad_request(rejection.body_text()))
 }
 
-/// The user a request names, or the default.
+/// Returns the user named in the request, or the default one.
 fn user(state: &State, name: Option<&str>) -> Result<User, Failure> {
     let name = name.map_or_else(|| state.default_user(), str::to_owned);
     if name.is_empty() && state.default_user().is_empty() {
@@ -119,7 +120,7 @@ fn resolve(state: &State, user: &User, path: &str) -> Result<PathBuf, Failure> {
         .map_err(|error| Failure::bad_request(format!("error expanding and resolving path '{path}': {error}")))
 }
 
-/// What a failed write is called: a full disk has a status of its own.
+/// Maps a failed write to a reply; a full disk has its own status.
 fn write_failure(error: &io::Error, what: &str) -> Failure {
     if is_full(error) {
         Failure::new(StatusCode::INSUFFICIENT_STORAGE, "not enough disk space available")
@@ -132,7 +133,8 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Runs file system calls where they may block. What has begun is finished, even if the client goes away.
+/// Runs file system calls on a thread that may block. Work that has started is finished, even if the client
+/// disconnects.
 async fn blocking<T: Send + 'static>(
     lane: &Lane,
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
@@ -141,7 +143,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 #[derive(Debug, Deserialize)]
-struct Compose {
+struct ComposeRequest {
     source_paths: Vec<String>,
     destination: String,
     username: Option<String>,
@@ -152,7 +154,7 @@ pub(crate) async fn compose(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
     let body = body.map_err(|rejection| Failure::bad_request(rejection.body_text()))?;
-    let request: Compose = serde_json::from_slice(&body)
+    let request: ComposeRequest = serde_json::from_slice(&body)
         .map_err(|error| Failure::bad_request(format!("error decoding the request body: {error}")))?;
     if request.source_paths.is_empty() || request.destination.is_empty() {
         return Err(Failure::bad_request("source_paths and destination must not be empty"));

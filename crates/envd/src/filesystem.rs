@@ -1,7 +1,8 @@
-//! The file system service: names, not contents.
+//! The file system service: names and metadata; contents are in `files`.
 //!
-//! Calls run with the daemon's rights; the user decides what a relative path means and who owns what is made. [`tree`] does
-//! the work with [`moving`] and [`removing`], [`watch`] tells changes, [`entry`] describes files, [`legacy`] speaks to clients of the first schema.
+//! Calls run with the daemon's rights; the user decides how a relative path resolves and who owns created files.
+//! [`tree`] implements the calls with [`moving`] and [`removing`], [`watch`] reports changes, [`entry`] describes
+//! files, [`legacy`] reduces replies for clients of the first schema.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,17 +32,17 @@ pub(crate) use entry::{METADATA_PREFIX, metadata_of};
 pub(crate) use tree::same_file;
 
 use legacy::Schema;
-use watch::{Polled, Watch};
+use watch::{PolledWatchers, Watch};
 
-/// The service.
+/// The file system service.
 pub(crate) struct FilesystemService {
     state: Arc<State>,
-    watchers: Polled,
+    watchers: PolledWatchers,
 }
 
 impl FilesystemService {
     pub(crate) fn new(state: Arc<State>) -> Self {
-        Self { state, watchers: Polled::default() }
+        Self { state, watchers: PolledWatchers::default() }
     }
 
     fn resolve(&self, context: &RequestContext, path: &str) -> Result<(User, PathBuf), ConnectError> {
@@ -56,7 +57,8 @@ impl FilesystemService {
     }
 }
 
-/// Runs file system calls where they may block. What has begun is finished, even if the client goes away.
+/// Runs file system calls on a thread that may block. Work that has started is finished, even if the client
+/// disconnects.
 async fn blocking<T: Send + 'static>(
     lane: &Lane,
     work: impl FnOnce() -> Result<T, ConnectError> + Send + 'static,
@@ -73,7 +75,7 @@ impl Filesystem for FilesystemService {
         let schema = Schema::of(&context);
         let (_, path) = self.resolve(&context, request.path)?;
         let entry = schema.entry(blocking(&self.lane(&path), move || tree::stat(&path)).await?);
-        Ok(schema.answer(StatResponse { entry: entry.into(), ..Default::default() }))
+        Ok(schema.reply(StatResponse { entry: entry.into(), ..Default::default() }))
     }
 
     async fn make_dir<'a>(
@@ -84,7 +86,7 @@ impl Filesystem for FilesystemService {
         let schema = Schema::of(&context);
         let (user, path) = self.resolve(&context, request.path)?;
         let entry = schema.entry(blocking(&self.lane(&path), move || tree::make_dir(&path, &user)).await?);
-        Ok(schema.answer(MakeDirResponse { entry: entry.into(), ..Default::default() }))
+        Ok(schema.reply(MakeDirResponse { entry: entry.into(), ..Default::default() }))
     }
 
     async fn r#move<'a>(
@@ -99,7 +101,7 @@ impl Filesystem for FilesystemService {
         let moved =
             lane.run_cancellable(move |cancellation| tree::rename(&source, &destination, &user, cancellation)).await?;
         let entry = schema.entry(moved?);
-        Ok(schema.answer(MoveResponse { entry: entry.into(), ..Default::default() }))
+        Ok(schema.reply(MoveResponse { entry: entry.into(), ..Default::default() }))
     }
 
     async fn list_dir<'a>(
@@ -113,7 +115,7 @@ impl Filesystem for FilesystemService {
         let listed =
             self.lane(&path).run_cancellable(move |cancellation| tree::list(&path, depth, cancellation)).await?;
         let entries = listed?.into_iter().map(|entry| schema.entry(entry)).collect();
-        Ok(schema.answer(ListDirResponse { entries, ..Default::default() }))
+        Ok(schema.reply(ListDirResponse { entries, ..Default::default() }))
     }
 
     async fn remove<'a>(
@@ -124,7 +126,7 @@ impl Filesystem for FilesystemService {
         let schema = Schema::of(&context);
         let (_, path) = self.resolve(&context, request.path)?;
         blocking(&self.lane(&path), move || tree::remove(&path)).await?;
-        Ok(schema.answer(RemoveResponse::default()))
+        Ok(schema.reply(RemoveResponse::default()))
     }
 
     async fn watch_dir(
@@ -166,7 +168,7 @@ impl Filesystem for FilesystemService {
         let lane = self.lane(&path);
         let watch = blocking(&lane.clone(), move || Watch::open(path, options, lane)).await?;
         let watcher_id = self.watchers.add(watch)?;
-        Ok(schema.answer(CreateWatcherResponse { watcher_id, ..Default::default() }))
+        Ok(schema.reply(CreateWatcherResponse { watcher_id, ..Default::default() }))
     }
 
     async fn get_watcher_events<'a>(
@@ -175,9 +177,9 @@ impl Filesystem for FilesystemService {
         request: ServiceRequest<'_, GetWatcherEventsRequest>,
     ) -> ServiceResult<impl Encodable<GetWatcherEventsResponse> + Send + use<'a>> {
         let watcher = self.watchers.find(request.watcher_id)?;
-        // Looking at new folders may wait for the disk.
+        // Scanning new directories may wait for the disk.
         let events = watcher.take().await?;
-        Ok(Schema::of(&context).answer(GetWatcherEventsResponse { events, ..Default::default() }))
+        Ok(Schema::of(&context).reply(GetWatcherEventsResponse { events, ..Default::default() }))
     }
 
     async fn remove_watcher<'a>(
@@ -186,6 +188,6 @@ impl Filesystem for FilesystemService {
         request: ServiceRequest<'_, RemoveWatcherRequest>,
     ) -> ServiceResult<impl Encodable<RemoveWatcherResponse> + Send + use<'a>> {
         self.watchers.remove(request.watcher_id)?;
-        Ok(Schema::of(&context).answer(RemoveWatcherResponse::default()))
+        Ok(Schema::of(&context).reply(RemoveWatcherResponse::default()))
     }
 }

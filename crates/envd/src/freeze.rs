@@ -1,12 +1,13 @@
-//! Stopping the guest's programs before a snapshot, and letting them go on after it.
+//! Freezes the guest's programs before a snapshot and thaws them after it.
 //!
 //! ```text
 //!   running ──freeze──> frozen (a window) ──unfreeze, /init, or ten minutes──> running
 //! ```
 //!
-//! What is stopped are control groups: the two of the daemon's children, or with `mode=hierarchy` also what stands beside the
-//! daemon's own group. Groups that the guest itself had frozen (a paused container) are remembered when the window opens, and
-//! stay as they were. All of it takes one lock. Nothing here touches the disk: the root may be frozen as well.
+//! Control groups are frozen: the two of the daemon's children, or with `mode=hierarchy` also the groups beside the
+//! daemon's own. Groups that the guest itself had frozen (a paused container) are recorded when the window opens and
+//! remain frozen. One lock covers every operation. Nothing here accesses the disk, because the root file system may be
+//! frozen too.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -28,17 +29,17 @@ mod tree;
 
 use tree::Sweep;
 
-/// Groups that are frozen at most in hierarchy mode when the caller names no bound, and however high the bound.
+/// Default and largest number of groups frozen in hierarchy mode; the caller's `maxCgroups` is capped to the latter.
 const GROUPS_DEFAULT: usize = 512;
 const GROUPS_MAX: usize = 8192;
-/// Between two looks at a group that is about to stand still.
+/// Interval of checks whether groups are frozen.
 const POLL: Duration = Duration::from_millis(2);
-/// After this long without a thaw, whoever froze has forgotten it.
+/// Longest window. After it the caller is assumed to have failed, and everything is thawed.
 const WINDOW_MAX: Duration = Duration::from_secs(600);
-/// Between two tries to thaw when something would not.
+/// Interval of retries if a thaw was incomplete.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What is frozen. The lock is held for the length of a freeze or a thaw.
+/// State of the freeze window. The lock is held during a freeze or a thaw.
 #[derive(Debug, Default)]
 pub(crate) struct Freezer {
     window: Arc<Mutex<Window>>,
@@ -46,21 +47,21 @@ pub(crate) struct Freezer {
 
 #[derive(Debug, Default)]
 struct Window {
-    /// Counts windows, so that a watchdog knows its own. Odd while one is open.
-    turn: u64,
-    /// Groups that the guest had frozen before.
-    guests_own: BTreeSet<PathBuf>,
-    /// What the last sweep over the hierarchy asked to stand still.
+    /// Count of windows opened and closed; odd while one is open. A watchdog recognizes its window by it.
+    generation: u64,
+    /// Groups that the guest had frozen before the window opened.
+    frozen_by_guest: BTreeSet<PathBuf>,
+    /// Groups that the last sweep over the hierarchy froze.
     hierarchy: Option<BTreeSet<PathBuf>>,
 }
 
 impl Window {
     fn is_open(&self) -> bool {
-        self.turn % 2 == 1
+        self.generation % 2 == 1
     }
 }
 
-/// Which groups.
+/// Set of groups to freeze, reported in the reply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Mode {
@@ -69,7 +70,7 @@ enum Mode {
     Hierarchy,
 }
 
-/// The query. Numbers are read later, so that a refusal can name them.
+/// Query parameters. Numbers are parsed later, so that an error can name the parameter.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Parameters {
@@ -78,17 +79,17 @@ pub(crate) struct Parameters {
     max_cgroups: Option<String>,
 }
 
-/// A number of the query; zero, less, and nothing are all the same.
+/// Parses a number of the query. A missing one, zero and a negative one all return `None`.
 fn positive(name: &'static str, text: Option<&str>) -> Result<Option<u64>, Failure> {
     let Some(text) = text else { return Ok(None) };
     let number: i64 = text.parse().map_err(|_| Failure::parameter(name, format_args!("`{text}` is not a number")))?;
     Ok(u64::try_from(number).ok().filter(|number| *number > 0))
 }
 
-/// What a freeze did, in the contract's words.
+/// Result of a freeze; the names are the contract's.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Frozen {
+struct FreezeReport {
     mode: Mode,
     visited: usize,
     allowlisted: usize,
@@ -103,14 +104,14 @@ struct Frozen {
     wait_ms: u64,
 }
 
-/// How a frozen hierarchy looks later, in the contract's words.
+/// State of a frozen hierarchy at the thaw; the names are the contract's.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Audit {
     visited: usize,
     frozen: usize,
-    /// Groups that should stand still and do not: made since, or let go by somebody.
+    /// Groups that should be frozen and are not: created since, or thawed by another program.
     escaped: usize,
-    /// Those of them that were let go.
+    /// Escaped groups that were thawed.
     violations: usize,
     truncated: bool,
 }
@@ -125,7 +126,7 @@ pub(crate) async fn freeze(
     let bound = positive("maxCgroups", parameters.max_cgroups.as_deref())?;
     let bound = bound.and_then(|bound| usize::try_from(bound).ok()).unwrap_or(GROUPS_DEFAULT).min(GROUPS_MAX);
     let window = state.freezer.lock().await;
-    // In a task of its own: a client that goes away must not leave half a freeze behind.
+    // In a task of its own: a client that disconnects must not leave an incomplete freeze behind.
     let frozen = tokio::spawn(async move { freeze_now(&state, window, hierarchy, bound, wait).await });
     let frozen = frozen.await.map_err(|error| Failure::internal(format!("freezing: {error}")))?;
     if wait.is_none() {
@@ -143,28 +144,28 @@ async fn freeze_now(
     hierarchy: bool,
     bound: usize,
     wait: Option<u64>,
-) -> Frozen {
+) -> FreezeReport {
     let Some(groups) = state.groups() else {
-        return Frozen { unobservable: true, ..Frozen::default() };
+        return FreezeReport { unobservable: true, ..FreezeReport::default() };
     };
     let root = groups.root();
     let since = Instant::now();
     if !window.is_open() {
-        window.guests_own = tree::frozen_groups(root, GROUPS_MAX);
-        window.turn += 1;
-        watch(state, window.turn);
+        window.frozen_by_guest = tree::frozen_groups(root, GROUPS_MAX);
+        window.generation += 1;
+        watch(state, window.generation);
     }
     let own = hierarchy.then(|| tree::own_group(root)).flatten();
     let mode = if own.is_some() { Mode::Hierarchy } else { Mode::Legacy };
-    let sweep = tree::freeze(root, own.as_deref(), bound, &window.guests_own);
+    let sweep = tree::freeze(root, own.as_deref(), bound, &window.frozen_by_guest);
     let sweep_time = since.elapsed();
     window.hierarchy = own.map(|_| sweep.requested.clone());
     let since = Instant::now();
-    // The lock is held meanwhile: nobody may wait for longer than a window is open.
+    // The lock is held during the wait, so the wait is bounded by the longest window.
     let deadline = since + Duration::from_millis(wait.unwrap_or_default()).min(WINDOW_MAX);
-    let frozen = standing_still(&sweep, deadline).await;
+    let frozen = wait_until_frozen(&sweep, deadline).await;
     let Sweep { visited, allowlisted, truncated, pre_frozen, requested, failed } = sweep;
-    Frozen {
+    FreezeReport {
         mode,
         visited,
         allowlisted,
@@ -180,10 +181,10 @@ async fn freeze_now(
     }
 }
 
-/// How many groups of a sweep stand still, once all do or the time is over.
-async fn standing_still(sweep: &Sweep, deadline: Instant) -> usize {
+/// Waits until all groups of a sweep are frozen or the deadline has passed. Returns the number of frozen ones.
+async fn wait_until_frozen(sweep: &Sweep, deadline: Instant) -> usize {
     loop {
-        let frozen = sweep.requested.iter().filter(|group| tree::stands_still(group)).count();
+        let frozen = sweep.requested.iter().filter(|group| tree::is_frozen(group)).count();
         if frozen == sweep.requested.len() || Instant::now() >= deadline {
             return frozen;
         }
@@ -195,17 +196,17 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Lets everything go when a window stays open for too long.
-fn watch(state: &Arc<State>, turn: u64) {
+/// Starts the watchdog that thaws a window that stays open for too long.
+fn watch(state: &Arc<State>, generation: u64) {
     let state = Arc::clone(state);
     tokio::spawn(async move {
         tokio::time::sleep(WINDOW_MAX).await;
         loop {
             let mut window = state.freezer.lock().await;
-            if window.turn != turn {
+            if window.generation != generation {
                 return;
             }
-            state.log().warn("freezer", "frozen for too long, thawing");
+            state.log().warn("freezer", "freeze window expired");
             if thaw(&state, &mut window) {
                 return;
             }
@@ -216,7 +217,7 @@ fn watch(state: &Arc<State>, turn: u64) {
 }
 
 pub(crate) async fn unfreeze(Extract(state): Extract<Arc<State>>) -> Result<Response, Failure> {
-    // The thaw itself does not wait for anything, so it cannot be cut.
+    // The thaw never waits, so it cannot be cancelled.
     let mut window = state.freezer.lock().await;
     if !thaw(&state, &mut window) {
         return Err(Failure::internal("some control groups could not be thawed"));
@@ -224,12 +225,12 @@ pub(crate) async fn unfreeze(Extract(state): Extract<Arc<State>>) -> Result<Resp
     Ok((StatusCode::NO_CONTENT, NO_STORE).into_response())
 }
 
-/// Lets everything go that a freeze of ours stopped; whether all went. The two groups of the daemon's children always go.
+/// Thaws every group that the daemon froze, and always the two of its children. Returns true if all are thawed.
 fn thaw(state: &State, window: &mut Window) -> bool {
     let Some(groups) = state.groups() else { return true };
-    let complete = tree::thaw(groups.root(), window.is_open().then_some(&window.guests_own), GROUPS_MAX);
+    let complete = tree::thaw(groups.root(), window.is_open().then_some(&window.frozen_by_guest), GROUPS_MAX);
     if complete && window.is_open() {
-        *window = Window { turn: window.turn + 1, ..Window::default() };
+        *window = Window { generation: window.generation + 1, ..Window::default() };
     }
     complete
 }
@@ -241,7 +242,7 @@ impl Freezer {
 }
 
 impl State {
-    /// Ends a freeze, if there is one; how its hierarchy looked before, if it had one. Quick where nothing is frozen.
+    /// Ends the freeze window, if one is open. Returns the audit of a frozen hierarchy. Fast if nothing is frozen.
     pub(crate) async fn end_freeze(&self) -> Option<Audit> {
         let mut window = self.freezer.lock().await;
         if !window.is_open() {
@@ -250,7 +251,7 @@ impl State {
         let audit = self
             .groups()
             .zip(window.hierarchy.as_ref())
-            .map(|(groups, requested)| audit(groups.root(), requested, &window.guests_own));
+            .map(|(groups, requested)| audit(groups.root(), requested, &window.frozen_by_guest));
         if !thaw(self, &mut window) {
             self.log().warn("freezer", "some control groups could not be thawed");
         }
@@ -258,15 +259,15 @@ impl State {
     }
 }
 
-fn audit(root: &Path, requested: &BTreeSet<PathBuf>, guests_own: &BTreeSet<PathBuf>) -> Audit {
+fn audit(root: &Path, requested: &BTreeSet<PathBuf>, frozen_by_guest: &BTreeSet<PathBuf>) -> Audit {
     let Some(own) = tree::own_group(root) else { return Audit::default() };
-    let now = tree::targets(root, Some(&own), GROUPS_MAX, guests_own);
-    let frozen = now.requested.iter().filter(|group| tree::stands_still(group)).count();
-    let violations = requested.iter().filter(|group| group.exists() && !tree::is_told_to_freeze(group)).count();
+    let now = tree::targets(root, Some(&own), GROUPS_MAX, frozen_by_guest);
+    let frozen = now.requested.iter().filter(|group| tree::is_frozen(group)).count();
+    let violations = requested.iter().filter(|group| group.exists() && !tree::is_freeze_requested(group)).count();
     Audit { visited: now.visited, frozen, escaped: now.requested.len() - frozen, violations, truncated: now.truncated }
 }
 
-/// `POST /fsfreeze`: the root file system stands still on the disk.
+/// `POST /fsfreeze`: freezes the root file system on the disk.
 pub(crate) async fn fsfreeze() -> Result<Response, Failure> {
     on_root("freezing", crate::sys::freeze_file_system).await
 }
@@ -277,7 +278,7 @@ pub(crate) async fn fsthaw() -> Result<Response, Failure> {
 }
 
 async fn on_root(what: &'static str, act: fn(&std::fs::File) -> std::io::Result<()>) -> Result<Response, Failure> {
-    // Freezing writes out what is dirty, which takes a while.
+    // A freeze first writes dirty pages, which takes time.
     let done = tokio::task::spawn_blocking(move || std::fs::File::open("/").and_then(|root| act(&root))).await;
     let done = done.map_err(|error| Failure::internal(format!("{what} the root file system: {error}")))?;
     done.map_err(|error| Failure::internal(format!("{what} the root file system: {error}")))?;

@@ -1,4 +1,4 @@
-//! What every request passes before its route: CORS, then the token, then the user's existence.
+//! Middleware in front of every route: CORS, then the token, then the user's existence.
 
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::connections::Connection;
 use crate::failure::Failure;
+use crate::log::Level;
 use crate::state::{State, basic_user};
 use crate::users::User;
 
@@ -24,13 +25,18 @@ pub(crate) async fn guard(Extract(state): Extract<Arc<State>>, request: Request,
     }
     let has_origin = request.headers().contains_key(header::ORIGIN);
     let (method, uri) = (request.method().clone(), request.uri().clone());
-    let mut response = match refusal(&state, &request) {
-        Some(refusal) => refusal,
+    let mut response = match rejection(&state, &request) {
+        Some(rejection) => rejection,
         None => next.run(request).await,
     };
-    if is_a_failure_of_ours(response.status()) {
-        // Without the query: it may have a signature.
-        state.log().error("envd", format!("{method} {} was answered {}", uri.path(), response.status()));
+    if is_daemon_failure(response.status()) {
+        // Without the query, which may contain a signature.
+        let fields = [
+            ("method", method.as_str().into()),
+            ("path", uri.path().into()),
+            ("status", response.status().as_u16().into()),
+        ];
+        state.log().write(Level::Error, "envd", "request failed", fields);
     }
     if has_origin {
         let headers = response.headers_mut();
@@ -41,19 +47,19 @@ pub(crate) async fn guard(Extract(state): Extract<Arc<State>>, request: Request,
     response
 }
 
-/// What the host should hear of: not a client's mistake, nor something that this daemon does not do.
-fn is_a_failure_of_ours(status: StatusCode) -> bool {
+/// Returns true for statuses that the host should see: neither a client error nor an unsupported operation.
+fn is_daemon_failure(status: StatusCode) -> bool {
     status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED && status != StatusCode::GATEWAY_TIMEOUT
 }
 
-fn refusal(state: &State, request: &Request) -> Option<Response> {
-    if state.is_closed()
+fn rejection(state: &State, request: &Request) -> Option<Response> {
+    if state.is_awaiting_init()
         && !matches!((request.method().as_str(), request.uri().path()), ("GET", "/health") | ("POST", "/init"))
     {
         return Some(Failure::unauthorized("envd not initialized").into_response());
     }
     let given = request.headers().get(TOKEN).map(HeaderValue::as_bytes);
-    if !is_open(request) && !state.admits(given) {
+    if !is_exempt(request) && !state.admits(given) {
         let text = "unauthorized access, please provide a valid access token or method signing if supported";
         return Some(Failure::unauthorized(text).into_response());
     }
@@ -61,9 +67,10 @@ fn refusal(state: &State, request: &Request) -> Option<Response> {
     User::find(&name).is_none().then(|| unknown_user(request.headers(), &name))
 }
 
-/// Routes that judge the token themselves, or need none. Exactly these spellings. A program may ask what sandbox it is in; it
-/// sees it in its environment anyway.
-fn is_open(request: &Request) -> bool {
+/// Returns true for routes that check the token themselves or need none; paths must match exactly.
+///
+/// A program inside may request its sandbox's identity, which is also in its environment.
+fn is_exempt(request: &Request) -> bool {
     match (request.method().as_str(), request.uri().path()) {
         ("GET", "/health") | ("GET" | "POST", "/files") | ("POST", "/init") => true,
         ("GET", "/me") => {
@@ -73,7 +80,7 @@ fn is_open(request: &Request) -> bool {
     }
 }
 
-/// A Connect error: in the end-of-stream message of a streaming call, as the body otherwise.
+/// Builds a Connect error: in the end-of-stream message of a streaming call, otherwise as the body.
 fn unknown_user(headers: &HeaderMap, name: &str) -> Response {
     let error = json!({ "code": "unauthenticated", "message": format!("invalid username: '{name}'") });
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();

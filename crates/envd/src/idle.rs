@@ -1,7 +1,7 @@
-//! Giving back what a burst of work took.
+//! Release of free memory after a burst of work.
 //!
-//! The allocator keeps the memory of what ended, in holes between what lives on. A guest is idle most of its life, and what its
-//! daemon keeps is in every snapshot: once nothing has ended for a while, the holes go back to the kernel.
+//! The allocator retains freed memory in holes between live allocations. A guest is idle most of the time, and its
+//! daemon's memory is in every snapshot: once no work has finished for a while, the holes are released to the kernel.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,33 +12,33 @@ use crate::process::RETENTION;
 use crate::state::State;
 use crate::sys;
 
-/// How long it must have been quiet.
+/// Time without finished work before memory is released.
 const QUIET: Duration = Duration::from_secs(2);
-/// When the ends of processes have been forgotten, the memory of those is free as well.
-const FORGOTTEN: Duration = RETENTION.saturating_add(Duration::from_secs(1));
+/// Time after which retained process exits have expired, so that their memory is free too.
+const EXPIRED: Duration = RETENTION.saturating_add(Duration::from_secs(1));
 
-/// Told of every end.
+/// Notification of finished work.
 #[derive(Debug, Default)]
 pub(crate) struct Idle {
-    stirred: Notify,
+    finished: Notify,
 }
 
 impl Idle {
-    /// Something has ended that had memory.
-    pub(crate) fn stir(&self) {
-        self.stirred.notify_one();
+    /// Reports that work with memory has finished.
+    pub(crate) fn work_finished(&self) {
+        self.finished.notify_one();
     }
 }
 
-/// Waits for quiet after work, for ever. `forget` drops what has been remembered for long enough.
-pub(crate) async fn run(state: Arc<State>, forget: impl Fn()) {
+/// Releases memory after each burst of work; never returns. `drop_expired` drops expired records.
+pub(crate) async fn run(state: Arc<State>, drop_expired: impl Fn()) {
     loop {
-        state.idle.stirred.notified().await;
-        for quiet in [QUIET, FORGOTTEN] {
-            while tokio::time::timeout(quiet, state.idle.stirred.notified()).await.is_ok() {}
-            forget();
-            // Takes milliseconds with a large heap, and the lock of the allocator.
-            let _ = tokio::task::spawn_blocking(sys::give_memory_back).await;
+        state.idle.finished.notified().await;
+        for quiet in [QUIET, EXPIRED] {
+            while tokio::time::timeout(quiet, state.idle.finished.notified()).await.is_ok() {}
+            drop_expired();
+            // Takes milliseconds with a large heap, and holds the allocator's lock.
+            let _ = tokio::task::spawn_blocking(sys::release_free_memory).await;
         }
     }
 }

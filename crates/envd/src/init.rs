@@ -1,15 +1,16 @@
-//! `POST /init`: the host tells a guest who it is, after each boot and each restore, and again until it hears an answer.
+//! `POST /init`: sets the guest's identity, after each boot and each restore; the host retries until it has a reply.
 //!
-//! One at a time. A request that is older than one already applied is answered and ignored. There is no metadata service,
-//! so the first token is accepted as it comes: a template's snapshot has none. A token that is set only stays or is
-//! confirmed: nobody in the guest can replace it. What identity a metadata service would tell (`sandboxId`, `templateId`)
-//! comes with the request, and with it `randomSeed`, by which the guests of one snapshot part ways.
+//! Requests are applied one at a time. A request that is older than an applied one is acknowledged and ignored. There
+//! is no metadata service, so the first token is accepted unchecked: a template's snapshot has none. A token that is
+//! set can only be confirmed: no program in the guest can replace it. The identity that a metadata service would
+//! provide (`sandboxId`, `templateId`) is part of the request, as is `randomSeed`, which gives guests of one snapshot
+//! different random numbers.
 //!
-//! With a seed that is new the guest has been restored: it draws other random numbers from then on, takes the sandbox's name,
-//! forgets what its log had from before, and drops connections whose peers are gone.
+//! A new seed means that the guest was restored: the daemon reseeds the random pool, takes the sandbox's name, clears
+//! the log of earlier lines, and drops connections whose peers no longer exist.
 //!
-//! Whatever a freeze stopped goes on when the answer is given. Volumes are refused by name, because a host that asks for them
-//! must not believe they are there.
+//! A freeze has ended when the reply is sent. Volumes are rejected, because a host that requests them must not assume
+//! that they are mounted.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -29,27 +30,27 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 
-use crate::certificates::{self, Injected};
+use crate::certificates::{self, InjectedCertificates};
 use crate::connections::Connection;
 use crate::freeze::Audit;
 use crate::log::Level;
 use crate::state::{SANDBOX_ID, State};
 use crate::{VERSION, identity, sockets, sys};
 
-/// A clock this far behind is set; reading it late by less is normal.
+/// Lag beyond which the clock is set; a smaller one is caused by the request's delay.
 const BEHIND_MAX: Duration = Duration::from_millis(50);
-/// A clock this far ahead is set.
+/// Lead beyond which the clock is set.
 const AHEAD_MAX: Duration = Duration::from_secs(5);
 
-/// The variable with the address at which programs ask `/me`.
+/// Environment variable with the address at which programs request `/me`.
 const EVENTS_ADDRESS: &str = "E2B_EVENTS_ADDRESS";
 
-/// How far the initialisation has come.
+/// State of the initialization between requests.
 #[derive(Debug, Default)]
-pub(crate) struct Progress {
+pub(crate) struct InitState {
     newest: Option<jiff::Timestamp>,
-    seeded: Option<String>,
-    certificates: Injected,
+    applied_seed: Option<String>,
+    certificates: InjectedCertificates,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -66,13 +67,13 @@ struct Request {
     random_seed: Option<String>,
     #[serde(rename = "hyperloopIP")]
     hyperloop_ip: Option<String>,
-    /// Ours: whether the log has lines of processes' output.
+    /// Hearth's extension: log lines of processes' output.
     log_output: Option<bool>,
     ca_bundle: Option<String>,
     volume_mounts: Option<Vec<IgnoredAny>>,
 }
 
-/// A token is not empty and has no backslash.
+/// Parses a token, which is not empty and has no backslash.
 fn token<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
     let token = Option::<String>::deserialize(deserializer)?;
     if token.as_ref().is_some_and(|token| token.is_empty() || token.contains('\\')) {
@@ -81,10 +82,10 @@ fn token<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D
     Ok(token.map(Secret::new))
 }
 
-/// Why a request was not (wholly) applied: the contract's status and text.
-type Refusal = (StatusCode, String);
+/// Status and text of a request that was not applied, or only in part; the contract's.
+type Rejection = (StatusCode, String);
 
-fn bad(text: impl Into<String>) -> Refusal {
+fn bad_request(text: impl Into<String>) -> Rejection {
     (StatusCode::BAD_REQUEST, text.into())
 }
 
@@ -94,14 +95,14 @@ pub(crate) async fn init(
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     let (outcome, audit) = match body.map(|body| parse(&body)) {
-        Ok(Ok(request)) => take(&state, request, connection.map(|Extension(connection)| connection)).await,
-        Ok(Err(refusal)) => (Err(refusal), None),
-        Err(_) => (Err(bad("")), None),
+        Ok(Ok(request)) => handle(&state, request, connection.map(|Extension(connection)| connection)).await,
+        Ok(Err(rejection)) => (Err(rejection), None),
+        Err(_) => (Err(bad_request("")), None),
     };
     let mut response = match outcome {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err((status, text)) if text.is_empty() => status.into_response(),
-        Err(refusal) => refusal.into_response(),
+        Err(rejection) => rejection.into_response(),
     };
     let headers: &mut HeaderMap = response.headers_mut();
     headers.insert(HeaderName::from_static("x-envd-version"), HeaderValue::from_static(VERSION));
@@ -112,60 +113,62 @@ pub(crate) async fn init(
     response
 }
 
-fn parse(body: &[u8]) -> Result<Request, Refusal> {
+fn parse(body: &[u8]) -> Result<Request, Rejection> {
     match body.trim_ascii().first() {
         None => Ok(Request::default()),
-        Some(b'{') => serde_json::from_slice(body).map_err(|_| bad("")),
-        // A list would do for the parser.
-        Some(_) => Err(bad("")),
+        Some(b'{') => serde_json::from_slice(body).map_err(|_| bad_request("")),
+        // serde would accept an array too.
+        Some(_) => Err(bad_request("")),
     }
 }
 
-/// In its turn, and if it may: applies a request that is not stale, and ends a freeze in any case. Cancel safe: it waits for its
-/// turn first, and then does all of its work at once; a thaw that is cut is one that has not begun.
-async fn take(
+/// Applies a request in turn, if it is authorized and not stale, and ends a freeze in any case.
+///
+/// Cancel safe: it waits only for its turn, then does all of its work without an await; the thaw at the end waits only
+/// for the lock, before it starts.
+async fn handle(
     state: &Arc<State>,
     request: Request,
     connection: Option<Connection>,
-) -> (Result<(), Refusal>, Option<Audit>) {
-    let mut progress = state.init.lock().await;
-    if let Err(refusal) = authorise(state, request.access_token.as_ref()) {
-        return (Err(refusal), None);
+) -> (Result<(), Rejection>, Option<Audit>) {
+    let mut init = state.init.lock().await;
+    if let Err(rejection) = authorize(state, request.access_token.as_ref()) {
+        return (Err(rejection), None);
     }
-    let stale = request.timestamp.zip(progress.newest).is_some_and(|(timestamp, newest)| timestamp < newest);
-    let outcome = if stale { Ok(()) } else { apply(state, &mut progress, request, connection) };
+    let stale = request.timestamp.zip(init.newest).is_some_and(|(timestamp, newest)| timestamp < newest);
+    let outcome = if stale { Ok(()) } else { apply(state, &mut init, request, connection) };
     if outcome.is_ok() {
-        state.open();
+        state.mark_initialized();
     }
     (outcome, state.end_freeze().await)
 }
 
 fn apply(
     state: &Arc<State>,
-    progress: &mut Progress,
+    init: &mut InitState,
     request: Request,
     connection: Option<Connection>,
-) -> Result<(), Refusal> {
+) -> Result<(), Rejection> {
     if let Some(timestamp) = request.timestamp {
-        progress.newest = Some(timestamp);
+        init.newest = Some(timestamp);
         if state.in_microvm() {
             set_clock(state, timestamp);
         }
     }
-    let restored = request.random_seed.filter(|seed| progress.seeded.as_ref() != Some(seed));
+    let restored = request.random_seed.filter(|seed| init.applied_seed.as_ref() != Some(seed));
     if let Some(seed) = restored {
         restore(state, &seed, connection);
-        progress.seeded = Some(seed);
+        init.applied_seed = Some(seed);
     }
     if let Some(vars) = request.env_vars {
         state.set_env_vars(vars);
     }
     state.set_access_token(request.access_token);
-    if let Some(wanted) = request.log_output {
-        state.log().take_output(wanted);
+    if let Some(enabled) = request.log_output {
+        state.log().set_logs_output(enabled);
     }
     if let Some(id) = request.sandbox_id {
-        name(state, &id);
+        set_sandbox_id(state, &id);
     }
     if let Some(id) = request.template_id {
         state.set_internal("E2B_TEMPLATE_ID", &id, 0o644);
@@ -183,15 +186,15 @@ fn apply(
         state.set_default_workdir(path);
     }
     if let Some(bundle) = request.ca_bundle.filter(|bundle| !bundle.is_empty()) {
-        trust(state, progress, bundle)?;
+        trust(state, init, bundle)?;
     }
     if request.volume_mounts.is_some_and(|mounts| !mounts.is_empty()) {
-        return Err(bad("volumeMounts is not supported by this version of the guest daemon"));
+        return Err(bad_request("volumeMounts is not supported by this version of the guest daemon"));
     }
     Ok(())
 }
 
-/// The guest was restored from a snapshot, as one of several perhaps.
+/// Applies a restore from a snapshot, from which several guests may have been restored.
 fn restore(state: &State, seed: &str, connection: Option<Connection>) {
     state.log().clear();
     state.connections.drop_others(connection);
@@ -200,28 +203,28 @@ fn restore(state: &State, seed: &str, connection: Option<Connection>) {
         return;
     }
     reseed(state, seed);
-    if let Err(error) = identity::begin_generation() {
-        state.log().error("envd", format!("beginning a generation: {error}"));
+    if let Err(error) = identity::write_generation() {
+        state.log().error("envd", format!("writing the generation: {error}"));
     }
-    match sockets::end_outward(connection.map(|connection| (connection.local, connection.peer))) {
+    match sockets::close_outbound(connection.map(|connection| (connection.local, connection.peer))) {
         Ok(0) => {}
-        Ok(ended) => {
-            let fields = [("connections", ended.into())];
-            state.log().write(Level::Info, "envd", "ended connections from before the restore", fields);
+        Ok(closed) => {
+            let fields = [("connections", closed.into())];
+            state.log().write(Level::Info, "envd", "connections from before the restore closed", fields);
         }
-        Err(error) => state.log().error("envd", format!("ending connections from before the restore: {error}")),
+        Err(error) => state.log().error("envd", format!("closing connections from before the restore: {error}")),
     }
 }
 
-/// The sandbox has an id: its name, and how its programs learn it.
-fn name(state: &State, id: &str) {
+/// Sets the sandbox's id: as the host name, and in the environment of programs.
+fn set_sandbox_id(state: &State, id: &str) {
     if state.in_microvm() {
         if state.envs().get(SANDBOX_ID).is_none_or(|known| known != id)
-            && let Err(error) = identity::become_sandbox(id)
+            && let Err(error) = identity::set_identity(id)
         {
-            state.log().error("envd", format!("taking the sandbox's name: {error}"));
+            state.log().error("envd", format!("setting the sandbox's name: {error}"));
         }
-        // Unless the host has a service for it, the daemon itself tells programs who they are.
+        // Unless the host provides this service, the daemon itself serves `/me`.
         if !state.envs().contains_key(EVENTS_ADDRESS) {
             state.set_internal(EVENTS_ADDRESS, &format!("http://127.0.0.1:{PORT}"), 0o644);
         }
@@ -229,28 +232,27 @@ fn name(state: &State, id: &str) {
     state.set_internal(SANDBOX_ID, id, 0o644);
 }
 
-/// Trusts certificates now, and keeps them for later in the background: that writes to the disk.
-fn trust(state: &Arc<State>, progress: &mut Progress, bundle: String) -> Result<(), Refusal> {
+/// Trusts certificates immediately, and stores them in the background, because that writes to the disk.
+fn trust(state: &Arc<State>, init: &mut InitState, bundle: String) -> Result<(), Rejection> {
     if !state.in_microvm() {
-        return Err(bad("caBundle changes the machine, which this daemon does not do outside of a guest"));
+        return Err(bad_request("caBundle is supported only inside a microVM"));
     }
     let root = Path::new("/");
-    progress
-        .certificates
+    init.certificates
         .trust(root, &bundle)
-        .map_err(|error| bad(format!("error injecting the CA bundle: {error}")))?;
+        .map_err(|error| bad_request(format!("error injecting the CA bundle: {error}")))?;
     let lane = state.file_calls.lane([root.join(certificates::SOURCE).as_path()]);
     let state = Arc::clone(state);
     tokio::spawn(async move {
-        let kept = lane.run(move || Injected::keep(root, &bundle)).await;
-        if let Err(error) = kept.map_err(std::io::Error::other).and_then(|kept| kept) {
-            state.log().error("envd", format!("keeping the CA bundle: {error}"));
+        let stored = lane.run(move || InjectedCertificates::store_source(root, &bundle)).await;
+        if let Err(error) = stored.map_err(std::io::Error::other).and_then(|stored| stored) {
+            state.log().error("envd", format!("storing the CA bundle: {error}"));
         }
     });
     Ok(())
 }
 
-fn authorise(state: &State, given: Option<&Secret>) -> Result<(), Refusal> {
+fn authorize(state: &State, given: Option<&Secret>) -> Result<(), Rejection> {
     let confirmed = given.is_some_and(|given| state.admits(Some(given.expose().as_bytes())));
     if state.access_token().is_none() || confirmed {
         return Ok(());
@@ -270,8 +272,9 @@ fn set_clock(state: &State, timestamp: jiff::Timestamp) {
     }
 }
 
-/// Mixes the host's fresh bytes into the kernel's pool and makes it reseed from there, so that guests of one snapshot go
-/// separate ways (random(4)).
+/// Mixes the host's random bytes into the kernel's pool and reseeds from it.
+///
+/// Guests of one snapshot thereby draw different random numbers (random(4)).
 fn reseed(state: &State, seed: &str) {
     let mixed = OpenOptions::new().write(true).open("/dev/urandom").and_then(|mut device| {
         device.write_all(seed.as_bytes())?;
@@ -288,14 +291,14 @@ mod tests {
 
     async fn answer(state: &Arc<State>, body: &str) -> u16 {
         let outcome = match parse(body.as_bytes()) {
-            Ok(request) => take(state, request, None).await.0,
-            Err(refusal) => Err(refusal),
+            Ok(request) => handle(state, request, None).await.0,
+            Err(rejection) => Err(rejection),
         };
         outcome.map_or_else(|(status, _)| status.as_u16(), |()| 204)
     }
 
     #[tokio::test]
-    async fn the_first_token_stays() {
+    async fn the_first_token_cannot_be_replaced() {
         let state = State::outside();
         assert_eq!(answer(&state, "").await, 204);
         assert_eq!(answer(&state, r#"{"accessToken":""}"#).await, 400);
@@ -308,7 +311,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_done_is_refused_after_the_rest() {
+    async fn unsupported_fields_are_rejected_after_the_others_are_applied() {
         let state = State::outside();
         for (body, status) in [
             (r#"{"envVars":{"A":"1"},"caBundle":"x"}"#, 400),

@@ -1,24 +1,27 @@
-//! The daemon inside of every guest: processes, files, identity, for clients outside.
+//! The daemon inside every guest: processes, files and identity, for clients outside.
 //!
-//! One HTTP/1.1 server on port 49983 speaks the Connect protocol (processes and the file system) and plain HTTP (file
-//! contents, identity, health). Whatever a request says, it is input: the daemon is root in the guest and must not die of it.
+//! One HTTP/1.1 server on port 49983 serves the Connect protocol (processes and the file system) and plain HTTP (file
+//! contents, identity, health). Every request is untrusted input: the daemon is root in the guest and no request may
+//! crash it.
 //!
-//! - [`server`]: routes, and the order in which a request is judged ([`guard`]: CORS, token, user; [`rpc`]: the protocol).
-//! - [`state`]: what [`init`] changes: token, environment, defaults. [`users`] and [`paths`]: who, and where.
-//! - [`process`]: children, their streams and their subscribers.
-//! - [`filesystem`]: unary calls on files and watches; [`files`]: contents up and down.
-//! - [`path_calls`]: what may block on a path, bounded; [`regular`]: files of the machine, opened without blocking.
-//! - [`temporary`] and [`attributes`]: how a file takes another's place.
-//! - [`cgroups`] and [`freeze`]: groups of processes, to bound, kill and stop them whole. [`relay`]: services on loopback.
-//!   [`connections`] and [`sockets`]: what a restore has cut.
-//! - [`identity`] and [`certificates`]: what becomes of the machine when it becomes a sandbox. [`log`]: what happened.
+//! - [`server`]: routes, and the order of a request's checks ([`guard`]: CORS, token, user; [`rpc`]: the protocol).
+//! - [`state`]: the state that [`init`] sets: token, environment, defaults. [`users`] and [`paths`]: resolution of user
+//!   and path.
+//! - [`process`]: children, their streams and their followers.
+//! - [`filesystem`]: unary calls on files, and watches; [`files`]: download and upload of contents.
+//! - [`path_calls`]: bounded blocking calls on paths; [`regular`]: files of the machine, opened without blocking.
+//! - [`temporary`] and [`attributes`]: atomic replacement of files.
+//! - [`cgroups`] and [`freeze`]: groups of processes, to limit, kill and freeze them. [`relay`]: services on loopback.
+//!   [`connections`] and [`sockets`]: connections that a restore has broken.
+//! - [`identity`] and [`certificates`]: changes to the machine at the start of a sandbox. [`log`]: the guest's events.
 //! - [`sys`]: the only unsafe code. [`fuzz`]: entry points for the fuzz targets.
 //!
-//! Nothing is kept on disk. All state survives a pause, because the memory does.
+//! Nothing is stored on disk. All state survives a pause, because it is in memory.
 //!
-//! Tasks: one per connection, which ends with it; one per process, and one for its deadline, which end with the process; one
-//! per polled watcher, which ends when the watcher is removed. Calls on paths run on the runtime's blocking threads, within the
-//! bounds of [`path_calls`]; none runs on a worker. There is no orderly shutdown: the daemon ends when the guest does, or is replaced, and has nothing to save.
+//! Tasks: one per connection, which ends with it; one per process, and one for its deadline, which end with the
+//! process; one per polled watcher, which ends when the watcher is removed. Calls on paths run on the runtime's
+//! blocking threads, within the bounds of [`path_calls`]; none runs on a worker. There is no orderly shutdown: the
+//! daemon runs until the guest stops or the daemon is replaced, and has nothing to save.
 
 #![deny(unsafe_code)]
 
@@ -61,28 +64,30 @@ use std::time::Duration;
 use rustix::fs::Mode;
 
 use crate::cgroups::Groups;
-use crate::options::Request;
-use crate::state::{State, Surroundings};
+use crate::options::Action;
+use crate::state::{DaemonConfig, State};
 
-/// The version that is reported to clients, which switch features by it: the contract's, not the package's.
+/// Version reported to clients, which enable features by it: the contract's, not the package's.
 const VERSION: &str = "0.6.13";
-/// The daemon waits, it does not compute, and every thread costs a guest memory. One would do, were it not that long
-/// answers must not keep `/health` waiting.
+/// Worker threads of the runtime.
+///
+/// The daemon mostly waits, and every thread costs memory of the guest. A second one keeps `/health` responsive during
+/// long replies.
 const WORKER_THREADS: usize = 2;
-/// Threads for work that is neither a file call nor the start of a command: freezing, collapsing, giving memory back.
+/// Blocking threads beside file calls and process starts: for freezes, collapses and the release of memory.
 const OTHER_THREADS_MAX: usize = 16;
-/// Threads that may block: one for each slot, so that no kind of call ever waits for the threads of another.
+/// Limit of blocking threads: one per slot, so that no kind of call ever waits for the threads of another.
 const BLOCKING_THREADS_MAX: usize = path_calls::FILE_CALLS_MAX + path_calls::STARTS_MAX + OTHER_THREADS_MAX;
-/// How long an idle thread is kept for the next call.
+/// Time after which an idle blocking thread exits.
 const BLOCKING_THREAD_IDLE: Duration = Duration::from_secs(2);
-/// The stack of a thread. It is touched as far as it is used; the deepest use is a walk through folders.
+/// Stack size of a thread. Only used pages take memory; the deepest use is a walk through directories.
 const STACK_BYTES: usize = 1 << 20;
 
-/// The whole program: reads the arguments (without the program's name), serves until the process ends.
+/// Runs the daemon with `arguments` (without the program's name) until the process exits.
 pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
     let options = match options::parse(arguments) {
-        Ok(Request::Serve(options)) => options,
-        Ok(Request::Print(text)) => {
+        Ok(Action::Serve(options)) => options,
+        Ok(Action::Print(text)) => {
             println!("{text}");
             return ExitCode::SUCCESS;
         }
@@ -91,19 +96,19 @@ pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // What is made must be readable for the guest's users, whoever started the daemon.
+    // Created files must be readable by the guest's users, whatever umask the daemon inherited.
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    if let Err(error) = sys::block_no_signals() {
+    if let Err(error) = sys::unblock_signals() {
         eprintln!("envd: unblocking signals: {error}");
         return ExitCode::FAILURE;
     }
-    sys::keep_inherited_files();
-    sys::tame_allocator();
+    sys::close_inherited_on_exec();
+    sys::tune_allocator();
     let child_descriptors = Some(sys::raise_descriptor_limit());
     if options.in_microvm {
         sys::raise_io_priority();
     }
-    let state = State::new(Surroundings {
+    let state = State::new(DaemonConfig {
         in_microvm: options.in_microvm,
         child_descriptors,
         groups: options.cgroup_root.as_deref().and_then(Groups::open),
@@ -129,11 +134,11 @@ pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
     }
 }
 
-/// Has a mistake of ours told to the host, beside the console. It ends one request, or one process's streams.
+/// Writes a panic to the log for the host, beside the console. A panic ends one request or one process's streams.
 fn log_panics(state: Arc<State>) {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        state.log().error("envd", format!("the daemon panicked: {panic}"));
+        state.log().error("envd", format!("panic: {panic}"));
         before(panic);
     }));
 }

@@ -1,12 +1,13 @@
-//! What happened in the guest, kept until the host fetches it.
+//! Log of the guest's events, stored in memory until the host fetches it.
 //!
 //! ```text
 //! processes, errors ──> ring (bounded, oldest lost first) ──GET /logs, streamed──> host ──> tagged there, stored there
 //! ```
 //!
-//! A line says what happened and when by the guest's clock. Whose it is, the host knows: it asked this guest. Lines are numbered
-//! without gaps, so whoever follows sees what was lost. Nothing is written to a disk, and nobody waits for a reader. Input,
-//! file contents and tokens are never logged; output of processes is when the host wants it ([`Log::take_output`]).
+//! A line has an event and its time by the guest's clock. The host knows the sandbox, because it connected to this
+//! guest. Lines are numbered without gaps, so that a reader detects lost ones. Nothing is written to a disk, and no
+//! writer waits for a reader. Input, file contents and tokens are never logged; output of processes is, if the host
+//! enables it ([`Log::set_logs_output`]).
 
 use std::collections::VecDeque;
 use std::io::Write as _;
@@ -26,16 +27,16 @@ use tokio::sync::Notify;
 use crate::failure::Failure;
 use crate::state::State;
 
-/// Lines that wait for the host, in bytes. Beyond that the oldest go.
+/// Limit of stored lines in bytes. Beyond it the oldest are dropped.
 const WAITING_BYTES_MAX: usize = 1 << 20;
-/// Lines that the host has, kept for one that lost its connection.
+/// Limit of lines already sent, in bytes; they are retained for a host that lost its connection.
 const SENT_BYTES_MAX: usize = 64 << 10;
-/// Longest message; what is cut ends in an ellipsis.
+/// Limit of a message in bytes; a truncated one ends in an ellipsis.
 const MESSAGE_BYTES_MAX: usize = 8 << 10;
-/// Sent at once.
+/// Bytes per chunk of the stream.
 const CHUNK_BYTES: usize = 32 << 10;
 
-/// How much a line matters.
+/// Severity of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
     Info,
@@ -53,38 +54,39 @@ impl Level {
     }
 }
 
-/// The log. Shared by all.
+/// The log of the daemon and its processes.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     ring: Mutex<Ring>,
-    news: Notify,
-    takes_output: AtomicBool,
+    added: Notify,
+    logs_output: AtomicBool,
     is_verbose: bool,
 }
 
-/// One buffer for all lines: thousands of small allocations between those of others would keep their pages from ever being
-/// given back.
+/// Stored lines in a single buffer.
+///
+/// Thousands of small allocations between others would prevent their pages from ever being released.
 #[derive(Debug, Default)]
 struct Ring {
     text: VecDeque<u8>,
-    /// Bytes of each line, oldest first.
+    /// Length of each line in bytes, oldest first.
     lengths: VecDeque<u32>,
-    /// The number of the last line, from 1. Lines that are there have the numbers up to it.
+    /// Number of the last line, starting with 1. The stored lines have the numbers up to it.
     last: u64,
-    /// The number of the last line that the host was sent.
+    /// Number of the last line sent to the host.
     sent: u64,
 }
 
 impl Ring {
-    /// The number of the oldest line that is there, if one is.
+    /// Returns the number of the oldest stored line; one more than the last number if there is none.
     fn first(&self) -> u64 {
         self.last + 1 - self.lengths.len() as u64
     }
 
-    /// Adds the line with the number [`last`](Self::last).
+    /// Appends the line with the number [`last`](Self::last).
     fn push(&mut self, line: &[u8]) {
         self.text.extend(line);
-        // Longer than a message can be made.
+        // A line cannot be longer, because messages are bounded.
         self.lengths.push_back(u32::try_from(line.len()).unwrap_or(u32::MAX));
         while self.text.len() > WAITING_BYTES_MAX {
             self.drop_first();
@@ -97,15 +99,15 @@ impl Ring {
         }
     }
 
-    /// The host has everything up to `number`.
-    fn sent(&mut self, number: u64) {
+    /// Records that the host received everything up to `number`, and drops lines beyond the limit for sent ones.
+    fn mark_sent(&mut self, number: u64) {
         self.sent = self.sent.max(number.min(self.last));
         while self.text.len() > SENT_BYTES_MAX && self.first() <= self.sent {
             self.drop_first();
         }
     }
 
-    /// Lines after a number, as many as go at once, and the number of the last of them.
+    /// Returns one chunk of lines after `number`, and the number of the last of them.
     fn after(&self, number: u64) -> Option<(Bytes, u64)> {
         let first = self.first().max(number + 1);
         let known = usize::try_from(first - self.first()).unwrap_or(usize::MAX);
@@ -138,7 +140,7 @@ impl Log {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a line with fields of its own.
+    /// Appends a line with additional fields.
     pub(crate) fn write<const N: usize>(
         &self,
         level: Level,
@@ -149,7 +151,7 @@ impl Log {
         let mut line: Map<String, Value> = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         line.insert("level".to_owned(), level.name().into());
         line.insert("logger".to_owned(), logger.into());
-        line.insert("message".to_owned(), cut(message).into());
+        line.insert("message".to_owned(), truncate(message).into());
         line.insert("timestamp".to_owned(), format!("{:.9}", jiff::Timestamp::now()).into());
         let mut ring = self.ring();
         ring.last += 1;
@@ -158,10 +160,10 @@ impl Log {
         ring.push(text.as_bytes());
         drop(ring);
         if self.is_verbose {
-            // A closed standard output is not worth failing for.
+            // A closed standard output is no reason to fail.
             let _ = std::io::stdout().write_all(text.as_bytes());
         }
-        self.news.notify_waiters();
+        self.added.notify_waiters();
     }
 
     pub(crate) fn warn(&self, logger: &'static str, message: impl AsRef<str>) {
@@ -172,36 +174,36 @@ impl Log {
         self.write(Level::Error, logger, message.as_ref(), []);
     }
 
-    /// Whether lines of processes' output are wanted.
-    pub(crate) fn takes_output(&self) -> bool {
-        self.takes_output.load(Ordering::Relaxed)
+    /// Returns true if lines of processes' output are logged.
+    pub(crate) fn logs_output(&self) -> bool {
+        self.logs_output.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn take_output(&self, wanted: bool) {
-        self.takes_output.store(wanted, Ordering::Relaxed);
+    pub(crate) fn set_logs_output(&self, enabled: bool) {
+        self.logs_output.store(enabled, Ordering::Relaxed);
     }
 
-    /// Forgets everything: it happened in the sandbox that this one was copied from. Numbers go on.
+    /// Drops all lines: their events belong to the sandbox that this one was restored from. Numbering continues.
     pub(crate) fn clear(&self) {
         self.ring().clear();
     }
 
-    /// The next lines after a number, as soon as there are some. Cancel safe.
+    /// Waits for lines after a number and returns the next chunk. Cancel safe.
     async fn follow(&self, after: u64) -> (Bytes, u64) {
         loop {
-            // Before the look, so that a line in between is not missed.
-            let news = self.news.notified();
+            // Registered before the check, so that a line added in between is not missed.
+            let added = self.added.notified();
             let found = self.ring().after(after);
             if let Some(found) = found {
                 return found;
             }
-            news.await;
+            added.await;
         }
     }
 }
 
-/// A message of bounded length.
-fn cut(message: &str) -> String {
+/// Truncates a message to the limit.
+fn truncate(message: &str) -> String {
     if message.len() <= MESSAGE_BYTES_MAX {
         return message.to_owned();
     }
@@ -214,8 +216,10 @@ pub(crate) struct Parameters {
     after: Option<String>,
 }
 
-/// `GET /logs?after=N`: lines after number `N`, one JSON object each, without end. Asking for them tells that those up to `N`
-/// have arrived. A number that was never reached is one of an earlier daemon's.
+/// `GET /logs?after=N`: an endless stream of the lines after number `N`, one JSON object each.
+///
+/// The request acknowledges the lines up to `N`. A number that was never assigned belongs to an earlier daemon and
+/// counts as 0.
 pub(crate) async fn logs(
     Extract(state): Extract<Arc<State>>,
     query: Result<Query<Parameters>, QueryRejection>,
@@ -227,7 +231,7 @@ pub(crate) async fn logs(
     };
     let after = if after > state.log().ring().last { 0 } else { after };
     let lines = futures::stream::unfold((state, after), |(state, after)| async move {
-        state.log().ring().sent(after);
+        state.log().ring().mark_sent(after);
         let (chunk, last) = state.log().follow(after).await;
         Some((Ok::<_, std::convert::Infallible>(chunk), (state, last)))
     });
@@ -235,33 +239,33 @@ pub(crate) async fn logs(
     Ok((headers, Body::from_stream(lines)).into_response())
 }
 
-/// Output of one stream of a process, as lines of the log.
+/// Output of one stream of a process, split into lines of the log.
 #[derive(Debug)]
 pub(crate) struct OutputLines {
     pid: u32,
     stream: &'static str,
-    /// A line that has not ended yet.
-    begun: Vec<u8>,
+    /// An incomplete line.
+    partial: Vec<u8>,
 }
 
 impl OutputLines {
     pub(crate) fn new(pid: u32, stream: &'static str) -> Self {
-        Self { pid, stream, begun: Vec::new() }
+        Self { pid, stream, partial: Vec::new() }
     }
 
-    pub(crate) fn take(&mut self, log: &Log, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, log: &Log, bytes: &[u8]) {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let room = MESSAGE_BYTES_MAX.saturating_sub(self.begun.len());
-            self.begun.extend_from_slice(&piece[..piece.len().min(room)]);
+            let room = MESSAGE_BYTES_MAX.saturating_sub(self.partial.len());
+            self.partial.extend_from_slice(&piece[..piece.len().min(room)]);
             if piece.ends_with(b"\n") {
-                self.end(log);
+                self.flush(log);
             }
         }
     }
 
-    /// What was begun is a line, if it is anything.
-    pub(crate) fn end(&mut self, log: &Log) {
-        let line = std::mem::take(&mut self.begun);
+    /// Logs the incomplete line, unless it is empty.
+    pub(crate) fn flush(&mut self, log: &Log) {
+        let line = std::mem::take(&mut self.partial);
         let text = String::from_utf8_lossy(&line);
         let text = text.trim_end_matches(['\n', '\r']);
         if !text.is_empty() {
@@ -279,16 +283,16 @@ mod tests {
     use super::*;
 
     fn numbers(chunk: &Bytes) -> Vec<u64> {
-        let lines = std::str::from_utf8(chunk).expect("text").lines();
+        let lines = std::str::from_utf8(chunk).expect("UTF-8").lines();
         lines
-            .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["seq"].as_u64().expect("numbered"))
+            .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["seq"].as_u64().expect("a number"))
             .collect()
     }
 
     #[tokio::test]
-    async fn lines_come_in_order_and_once() {
+    async fn lines_are_returned_in_order_and_once() {
         let log = Log::default();
-        assert!(log.follow(0).now_or_never().is_none(), "nothing yet");
+        assert!(log.follow(0).now_or_never().is_none(), "no line yet");
         log.warn("test", "one");
         log.error("test", "two");
         let (chunk, last) = log.follow(0).await;
@@ -300,7 +304,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_ring_is_bounded_and_loses_the_oldest() {
+    async fn the_ring_is_bounded_and_drops_the_oldest() {
         let log = Log::default();
         let long = "x".repeat(MESSAGE_BYTES_MAX * 2);
         for _ in 0..WAITING_BYTES_MAX / MESSAGE_BYTES_MAX * 2 {
@@ -308,9 +312,9 @@ mod tests {
         }
         assert!(log.ring().text.len() <= WAITING_BYTES_MAX);
         let (chunk, last) = log.follow(0).await;
-        assert!(numbers(&chunk)[0] > 1 && chunk.len() <= CHUNK_BYTES, "a gap tells what was lost");
-        log.ring().sent(last);
-        assert_eq!(log.ring().first(), last + 1, "what was sent is not kept");
+        assert!(numbers(&chunk)[0] > 1 && chunk.len() <= CHUNK_BYTES, "the first number shows the loss");
+        log.ring().mark_sent(last);
+        assert_eq!(log.ring().first(), last + 1, "sent lines are dropped");
         log.clear();
         assert!(log.follow(0).now_or_never().is_none());
     }
@@ -320,9 +324,9 @@ mod tests {
         let log = Log::default();
         let mut output = OutputLines::new(7, "stdout");
         for piece in [&b"hel"[..], b"lo\r\n\nwor", b"ld", b"\xff\n", &[b'y'; MESSAGE_BYTES_MAX * 2], b"\nrest"] {
-            output.take(&log, piece);
+            output.push(&log, piece);
         }
-        output.end(&log);
+        output.flush(&log);
         let chunk = log.ring().after(0).expect("lines").0;
         let lines: Vec<Value> =
             chunk.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();

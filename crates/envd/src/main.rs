@@ -1,4 +1,4 @@
-//! The program; everything is in the library, so that tests and fuzz targets can reach it.
+//! The binary; all code is in the library, where tests and fuzz targets can use it.
 
 #![forbid(unsafe_code)]
 

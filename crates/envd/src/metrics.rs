@@ -1,4 +1,4 @@
-//! `GET /metrics`: what the guest uses.
+//! `GET /metrics`: resource usage of the guest.
 
 use std::fs;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,13 +11,13 @@ use serde_json::json;
 
 use crate::sys;
 
-/// CPU time at the last look: usage is told since then.
+/// CPU time at the last sample; usage is reported since then.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     last: Mutex<Option<CpuTime>>,
 }
 
-/// Ticks since boot (proc_stat(5)).
+/// CPU ticks since boot (proc_stat(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct CpuTime {
     busy: u64,
@@ -54,12 +54,12 @@ fn sample(meter: &Meter) -> Option<serde_json::Value> {
     }))
 }
 
-/// The guest's memory in bytes.
+/// Returns the guest's memory in bytes.
 pub(crate) fn memory_total() -> Option<u64> {
     memory_bytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal")
 }
 
-/// Busy share between two looks, with two decimals.
+/// Returns the busy share between two samples in percent, with two decimals.
 #[allow(clippy::cast_precision_loss)]
 fn percent(before: Option<CpuTime>, now: CpuTime) -> f64 {
     let before = before.unwrap_or(CpuTime { busy: 0, total: 0 });
@@ -75,7 +75,7 @@ fn cpu_time(stat: &str) -> Option<CpuTime> {
     let line = stat.lines().next()?.strip_prefix("cpu ")?;
     let ticks: Vec<u64> = line.split_whitespace().take(8).map(|field| field.parse().ok()).collect::<Option<_>>()?;
     let total: u64 = ticks.iter().sum();
-    // Fields 4 and 5 are idle and waiting for the disk.
+    // Fields 4 and 5 are the idle time and the time waiting for I/O.
     let idle = ticks.get(3)? + ticks.get(4)?;
     Some(CpuTime { busy: total - idle, total })
 }
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn usage_is_told_between_two_looks() {
+    fn cpu_usage_covers_the_time_since_the_last_sample() {
         let first = cpu_time("cpu  100 0 100 700 100 0 0 0 0 0\n").expect("valid");
         let second = cpu_time("cpu  150 0 150 800 100 0 0 0 0 0\n").expect("valid");
         assert!((percent(Some(first), second) - 50.0).abs() < 0.001);
@@ -99,8 +99,8 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_has_numbers() {
-        let sample = sample(&Meter::default()).expect("Linux");
+    fn this_machine_has_metrics() {
+        let sample = sample(&Meter::default()).expect("read /proc");
         assert!(sample["mem_total"].as_u64() > sample["mem_used"].as_u64());
         assert!(sample["cpu_count"].as_u64() >= Some(1));
     }

@@ -6,19 +6,20 @@ use hearth_envd_api::PORT;
 
 use crate::VERSION;
 
-/// Where control groups are (cgroups(7)).
+/// Mount point of the control groups (cgroups(7)).
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
-const KNOWN: &str = "-version, -commit, -port N, -isnotfc, -cgroup-root FOLDER, -no-cgroups, -verbose and -restarted";
+const KNOWN: &str =
+    "-version, -commit, -port N, -isnotfc, -cgroup-root DIRECTORY, -no-cgroups, -verbose and -restarted";
 
-/// What the command line says. Long options with one dash are accepted, as the contract wants.
+/// Parsed command line. Long options with a single dash are accepted, as the contract requires.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Options {
     pub(crate) port: u16,
     pub(crate) in_microvm: bool,
     pub(crate) is_restart: bool,
-    /// Processes get control groups below this folder.
+    /// Directory below which processes get control groups; `None` disables them.
     pub(crate) cgroup_root: Option<PathBuf>,
-    /// Log lines go to standard output as well.
+    /// Writes log lines to standard output as well.
     pub(crate) is_verbose: bool,
 }
 
@@ -34,14 +35,14 @@ impl Default for Options {
     }
 }
 
-/// What to do.
+/// Requested action.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Request {
+pub(crate) enum Action {
     Print(&'static str),
     Serve(Options),
 }
 
-pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Request, String> {
+pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Action, String> {
     let mut options = Options::default();
     while let Some(arg) = args.next() {
         let name = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).unwrap_or(&arg);
@@ -50,15 +51,15 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Request, S
             None => (name, None),
         };
         match name {
-            "version" => return Ok(Request::Print(VERSION)),
-            "commit" => return Ok(Request::Print(option_env!("BUILT_FROM_COMMIT").unwrap_or("unknown"))),
+            "version" => return Ok(Action::Print(VERSION)),
+            "commit" => return Ok(Action::Print(option_env!("BUILT_FROM_COMMIT").unwrap_or("unknown"))),
             "isnotfc" => options.in_microvm = false,
-            // Ours: PID 1 says that an earlier daemon ended.
+            // Hearth's extension: set by PID 1 after an earlier daemon exited.
             "restarted" => options.is_restart = true,
             "verbose" => options.is_verbose = true,
             "no-cgroups" => options.cgroup_root = None,
             "cgroup-root" => {
-                let value = value.or_else(|| args.next()).ok_or("-cgroup-root needs a folder")?;
+                let value = value.or_else(|| args.next()).ok_or("-cgroup-root needs a directory")?;
                 options.cgroup_root = Some(value.into());
             }
             "port" => {
@@ -68,14 +69,14 @@ pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> Result<Request, S
             _ => return Err(format!("unknown option `{arg}`; known are {KNOWN}")),
         }
     }
-    Ok(Request::Serve(options))
+    Ok(Action::Serve(options))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn request(args: &[&str]) -> Result<Request, String> {
+    fn request(args: &[&str]) -> Result<Action, String> {
         parse(args.iter().map(|arg| (*arg).to_owned()))
     }
 
@@ -84,7 +85,7 @@ mod tests {
         let serving = |change: fn(&mut Options)| {
             let mut options = Options::default();
             change(&mut options);
-            Ok(Request::Serve(options))
+            Ok(Action::Serve(options))
         };
         assert_eq!(request(&[]), serving(|_| ()));
         assert_eq!(request(&["-restarted"]), serving(|options| options.is_restart = true));
@@ -108,7 +109,7 @@ mod tests {
         }
         assert_eq!(request(&["-no-cgroups"]), serving(|options| options.cgroup_root = None));
         for version in ["-version", "--version"] {
-            assert_eq!(request(&[version]), Ok(Request::Print(VERSION)));
+            assert_eq!(request(&[version]), Ok(Action::Print(VERSION)));
         }
         for odd in [&["-port", "x"][..], &["-port"], &["-port", "70000"], &["-wat"]] {
             assert!(request(odd).is_err(), "{odd:?}");

@@ -1,4 +1,4 @@
-//! What a path in a request means, and the folders above it.
+//! Resolution of paths in requests, and creation of parent directories.
 
 use std::fs;
 use std::io;
@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use crate::users::User;
 
-/// Why a path means nothing.
+/// Error of a path that cannot be resolved.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PathError {
     #[error("cannot expand user-specific home dir")]
@@ -18,8 +18,10 @@ pub(crate) enum PathError {
     Nul,
 }
 
-/// The absolute path that `path` means for a user. Relative paths begin at the home directory, never at the default
-/// working directory, which stands in for an empty path only. An absolute path is used as it is.
+/// Returns the absolute path of `path` for a user.
+///
+/// Relative paths start at the home directory, never at the default working directory, which replaces only an empty
+/// path. An absolute path is returned unchanged.
 pub(crate) fn resolve(path: &str, user: &User, workdir: Option<&str>) -> Result<PathBuf, PathError> {
     let path = if path.is_empty() { workdir.unwrap_or_default() } else { path };
     if path.contains('\0') {
@@ -40,7 +42,7 @@ pub(crate) fn resolve(path: &str, user: &User, workdir: Option<&str>) -> Result<
     Ok(clean(&user.home.join(path)))
 }
 
-/// Resolves `.` and `..` by text alone.
+/// Resolves `.` and `..` lexically.
 pub(crate) fn clean(path: &Path) -> PathBuf {
     let mut cleaned = PathBuf::from("/");
     for component in path.components() {
@@ -55,7 +57,7 @@ pub(crate) fn clean(path: &Path) -> PathBuf {
     cleaned
 }
 
-/// Why the folders above a path could not be made.
+/// Error of the creation of parent directories.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ParentsError {
     #[error("path is a file: {0}")]
@@ -64,9 +66,10 @@ pub(crate) enum ParentsError {
     Io { path: String, source: io::Error },
 }
 
-/// Makes `folder` and everything above it that is missing; what is made belongs to the user. Several may make the same
-/// tree at once. Blocks.
-pub(crate) fn ensure_folders(folder: &Path, user: &User) -> Result<(), ParentsError> {
+/// Creates `folder` and its missing parents, with the user as the owner.
+///
+/// Concurrent calls may create the same tree. Blocks.
+pub(crate) fn ensure_directories(folder: &Path, user: &User) -> Result<(), ParentsError> {
     let mut path = PathBuf::new();
     for component in folder.components() {
         path.push(component);
@@ -90,8 +93,9 @@ pub(crate) fn ensure_folders(folder: &Path, user: &User) -> Result<(), ParentsEr
     Ok(())
 }
 
-/// Returns true if root could not change an owner because the file system does not allow it, as many FUSE and network mounts
-/// and the files of the kernel do not.
+/// Returns true if root could not change an owner because the file system does not support it.
+///
+/// That is so on many FUSE and network mounts and for the kernel's own files.
 pub(crate) fn has_no_owners(error: &io::Error) -> bool {
     let errors = [Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL].map(|errno| Some(errno.raw_os_error()));
     rustix::process::geteuid().is_root() && errors.contains(&error.raw_os_error())
@@ -127,7 +131,7 @@ mod tests {
         assert_eq!(resolve("a\0b", &user(), None), Err(PathError::Nul));
     }
 
-    /// The rules of section 5.3 once more, on strings: `None` for a path that means nothing.
+    /// A second implementation of the contract's rules (section 5.3), on strings. Returns `None` for an invalid path.
     fn model(path: &str, home: &str, workdir: Option<&str>) -> Option<String> {
         let path = match (path, workdir) {
             ("", Some(workdir)) => workdir,
@@ -154,7 +158,7 @@ mod tests {
         Some(format!("/{}", names.join("/")))
     }
 
-    /// Texts that are mostly made of what means something in a path.
+    /// Generates texts that consist mostly of the special components of a path.
     fn path() -> impl Strategy<Value = String> {
         prop_oneof![4 => "[a~./]{0,16}", 2 => "~?/?((\\.{0,3}|[a-zü ]{1,3})/{0,2}){0,6}", 1 => any::<String>()]
     }
@@ -173,7 +177,7 @@ mod tests {
             let user = User { home: PathBuf::from(&home), ..user() };
             let resolved = resolve(&path, &user, workdir.as_deref());
             let expected = model(&path, &home, workdir.as_deref());
-            // Compared as text: to `Path`, `/a/./b` and `/a/b` are the same.
+            // Compared as text: `Path` treats `/a/./b` and `/a/b` as equal.
             prop_assert_eq!(resolved.as_deref().ok().map(Path::as_os_str), expected.as_deref().map(std::ffi::OsStr::new));
             if let Ok(resolved) = resolved {
                 prop_assert!(resolved.is_absolute());
@@ -181,13 +185,13 @@ mod tests {
         }
 
         #[test]
-        fn an_absolute_path_is_used_as_it_is(path in "/[^\\x00]{0,30}", workdir in proptest::option::of(path())) {
+        fn absolute_paths_are_unchanged(path in "/[^\\x00]{0,30}", workdir in proptest::option::of(path())) {
             let resolved = resolve(&path, &user(), workdir.as_deref()).expect("no NUL");
             prop_assert_eq!(resolved.as_os_str(), path.as_str());
         }
 
         #[test]
-        fn what_is_clean_stays_clean(path in path()) {
+        fn cleaning_is_idempotent(path in path()) {
             let cleaned = clean(Path::new(&path));
             prop_assert!(cleaned.is_absolute());
             prop_assert!(cleaned.components().skip(1).all(|part| matches!(part, Component::Normal(_))));

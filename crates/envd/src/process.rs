@@ -1,7 +1,7 @@
-//! The process service: RPCs in, [`live`] processes out.
+//! The process service: RPCs on [`running`] processes.
 //!
-//! A process belongs to the daemon, not to the request that started it: clients come and go, several may follow one
-//! process, and its end is remembered for a while for those who come late.
+//! A process belongs to the daemon, not to the request that started it: clients may disconnect and reconnect, several
+//! may follow one process, and its exit is retained for a while for late ones.
 
 use std::sync::Arc;
 
@@ -21,17 +21,17 @@ use crate::{idle, rpc};
 mod child;
 mod events;
 mod followers;
-mod live;
 mod output;
 mod registry;
+mod running;
 
 use child::Child;
-use live::{Live, Stdin};
 use registry::Registry;
+use running::{RunningProcess, Stdin};
 
 pub(crate) use registry::RETENTION;
 
-/// The service.
+/// The process service.
 pub(crate) struct ProcessService {
     state: Arc<State>,
     registry: Arc<Registry>,
@@ -42,9 +42,9 @@ impl ProcessService {
         Self { state, registry: Arc::default() }
     }
 
-    /// Gives memory back when nothing happens, for ever.
-    pub(crate) async fn keep_small(self: Arc<Self>) {
-        idle::run(Arc::clone(&self.state), || self.registry.forget()).await;
+    /// Releases memory when the guest becomes idle; never returns.
+    pub(crate) async fn release_idle_memory(self: Arc<Self>) {
+        idle::run(Arc::clone(&self.state), || self.registry.drop_expired()).await;
     }
 }
 
@@ -54,7 +54,7 @@ impl Process for ProcessService {
         _context: RequestContext,
         _request: ServiceRequest<'_, ListRequest>,
     ) -> ServiceResult<impl Encodable<ListResponse> + Send + use<'a>> {
-        let listed = |live: Arc<Live>| ProcessInfo {
+        let listed = |live: Arc<RunningProcess>| ProcessInfo {
             config: live.config().clone().into(),
             pid: live.pid(),
             tag: live.tag().map(str::to_owned),
@@ -73,12 +73,12 @@ impl Process for ProcessService {
         let request = request.to_owned_message();
         let deadline = rpc::deadline(&context);
         let (state, registry) = (Arc::clone(&self.state), Arc::clone(&self.registry));
-        // Loading a program may wait for the disk. What has begun there is finished, even if the client goes away: a process
-        // is either known to the registry or was never started.
+        // Loading a program may wait for the disk. A start that has begun is finished, even if the client disconnects:
+        // a process is either in the registry or was never started.
         let lane = child::lane(&request, &user, &state)?;
         let started = lane.run(move || {
             let child = Child::spawn(request, &user, &state)?;
-            let (live, feed) = Live::start(child, &registry, state);
+            let (live, feed) = RunningProcess::start(child, &registry, state);
             if let Some(deadline) = deadline {
                 live.kill_at(deadline);
             }
@@ -99,7 +99,7 @@ impl Process for ProcessService {
         let selector = request.process.into_option().unwrap_or_default();
         let (pid, feed) = match self.registry.find(&selector) {
             Ok(live) => (live.pid(), live.subscribe()),
-            Err(error) => match self.registry.ended(&selector) {
+            Err(error) => match self.registry.find_ended(&selector) {
                 Some((pid, feed)) => (pid, feed),
                 None => return Err(error),
             },
@@ -131,7 +131,7 @@ impl Process for ProcessService {
     ) -> ServiceResult<impl Encodable<StreamInputResponse> + Send + use<'a>> {
         use hearth_envd_api::process::__buffa::oneof::stream_input_request::Event;
 
-        let mut target: Option<Arc<Live>> = None;
+        let mut target: Option<Arc<RunningProcess>> = None;
         while let Some(message) = requests.next().await {
             match message?.to_owned_message().event {
                 Some(Event::Start(start)) => {
@@ -140,8 +140,8 @@ impl Process for ProcessService {
                 Some(Event::Data(data)) => {
                     let live = target.as_ref();
                     let live =
-                        live.ok_or_else(|| ConnectError::invalid_argument("data came before the start event"))?;
-                    feed_input(live, data.input.into_option().unwrap_or_default()).await?;
+                        live.ok_or_else(|| ConnectError::invalid_argument("data was sent before the start event"))?;
+                    write_input(live, data.input.into_option().unwrap_or_default()).await?;
                 }
                 Some(Event::Keepalive(_)) => {}
                 None => return Err(ConnectError::unimplemented("the event is not set")),
@@ -157,7 +157,7 @@ impl Process for ProcessService {
     ) -> ServiceResult<impl Encodable<SendInputResponse> + Send + use<'a>> {
         let request = request.to_owned_message();
         let live = self.registry.find(&request.process.into_option().unwrap_or_default())?;
-        feed_input(&live, request.input.into_option().unwrap_or_default()).await?;
+        write_input(&live, request.input.into_option().unwrap_or_default()).await?;
         Response::ok(SendInputResponse::default())
     }
 
@@ -188,7 +188,7 @@ impl Process for ProcessService {
     }
 }
 
-async fn feed_input(live: &Live, input: ProcessInput) -> Result<(), ConnectError> {
+async fn write_input(live: &RunningProcess, input: ProcessInput) -> Result<(), ConnectError> {
     use hearth_envd_api::process::__buffa::oneof::process_input::Input;
 
     match input.input {

@@ -1,7 +1,7 @@
 //! Regular files, opened without blocking.
 //!
-//! A guest may have put a pipe or a device where a file is expected, and opening one can block for ever. The kind is checked
-//! after the file is open, so nothing can be put in its place in between.
+//! A guest may have replaced an expected file by a pipe or a device, and opening one can block forever. The type is
+//! checked after the file is open, so that it cannot be replaced in between.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -9,13 +9,13 @@ use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
 
-/// Opens a file of any kind without waiting for its other side (open(2), fifo(7)).
+/// Opens a file of any type without waiting for a peer (open(2), fifo(7)).
 pub(crate) fn open_any(path: &Path, flags: OFlags) -> io::Result<File> {
     let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     Ok(File::from(rustix::fs::openat(CWD, path, flags, Mode::from_raw_mode(0o666))?))
 }
 
-/// Opens a regular file; everything else is refused.
+/// Opens a regular file; rejects every other type.
 pub(crate) fn open(path: &Path, flags: OFlags) -> io::Result<File> {
     let file = open_any(path, flags)?;
     if file.metadata()?.is_file() {
@@ -24,17 +24,20 @@ pub(crate) fn open(path: &Path, flags: OFlags) -> io::Result<File> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a regular file", path.display())))
 }
 
-/// The text of a regular file of at most `bytes_max` bytes.
+/// Reads the text of a regular file of at most `bytes_max` bytes.
 pub(crate) fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
     let mut text = String::new();
     open(path, OFlags::RDONLY)?.take(bytes_max + 1).read_to_string(&mut text)?;
     if text.len() as u64 > bytes_max {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("{} is too long", path.display())));
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("{} is larger than {bytes_max} bytes", path.display()),
+        ));
     }
     Ok(text)
 }
 
-/// Replaces the content of a regular file in place, or makes one.
+/// Replaces the content of a regular file in place; creates it if it is missing.
 pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<File> {
     let mut file = open(path, OFlags::WRONLY | OFlags::CREATE)?;
     file.set_len(0)?;
@@ -47,18 +50,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pipes_and_devices_are_refused_at_once() {
-        let folder = tempfile::tempdir().expect("temporary folder");
+    fn pipes_and_devices_are_rejected_immediately() {
+        let folder = tempfile::tempdir().expect("create a temporary directory");
         let path = |name: &str| folder.path().join(name);
-        rustix::fs::mknodat(CWD, path("pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("makes");
+        rustix::fs::mknodat(CWD, path("pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("create");
         for odd in [path("pipe"), "/dev/null".into(), folder.path().to_owned()] {
             assert!(open(&odd, OFlags::RDONLY).is_err(), "{odd:?}");
             assert!(read_text(&odd, 10).is_err(), "{odd:?}");
             assert!(write(&odd, b"x").is_err(), "{odd:?}");
         }
-        write(&path("file"), b"longer than the next").expect("writes");
-        write(&path("file"), b"text").expect("writes");
-        assert_eq!(read_text(&path("file"), 4).expect("reads"), "text");
+        write(&path("file"), b"longer than the next").expect("write");
+        write(&path("file"), b"text").expect("write");
+        assert_eq!(read_text(&path("file"), 4).expect("read"), "text");
         assert!(read_text(&path("file"), 3).is_err());
     }
 }

@@ -1,15 +1,16 @@
-//! Services that listen beside the address of the guest's interface, made reachable for the host.
+//! Relays from the guest's interface to services on other addresses, which make them reachable for the host.
 //!
-//! The host connects to the address of the guest's interface, where a service at loopback does not listen. So every second (less
-//! often in a guest where nothing has happened for a while) the daemon looks which ports are listened on at other addresses
-//! (`127.0.0.1`, `::1`, the host name's `127.0.1.1`, a bridge's), and listens on the same port of the interface itself; a visitor
-//! is joined with the service. A listener that goes away takes its relay with it, one that comes back gets a new one. A port that
-//! cannot be had, because somebody listens on all addresses as well, is tried again at the next look.
+//! The host connects to the address of the guest's interface, where a service on loopback does not listen. Every second
+//! (less often in an idle guest) the daemon lists the ports that are open on other addresses (`127.0.0.1`, `::1`, the
+//! host name's `127.0.1.1`, a bridge's), and listens on the same ports of the interface; a visitor's connection is
+//! joined with one to the service. When a service stops listening, its relay is removed; when it listens again, a new
+//! one is created. A port that cannot be bound, because another program listens on all addresses, is tried again at the
+//! next scan.
 //!
-//! A service at `::` may serve IPv4 as well or not (IPV6_V6ONLY, ipv6(7)); if not, the port can be had. Many of those listen at
-//! `0.0.0.0` a moment later, and must not find the port taken: such a service is relayed when it is seen for the second time.
+//! A service on `::` may or may not serve IPv4 too (IPV6_V6ONLY, ipv6(7)); if not, the port can be bound. Many of those
+//! then also bind `0.0.0.0` and must not find the port taken: such a service is relayed from the second scan on.
 //!
-//! Connections that were joined go on until one side closes.
+//! Joined connections continue until one side closes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -25,53 +26,53 @@ use crate::state::State;
 
 mod listening;
 
-/// Between two looks.
+/// Interval of scans.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Between two looks where nothing has happened for [`CALM_AFTER`]: looking costs an idle guest more than anything else does.
-const INTERVAL_CALM: Duration = Duration::from_secs(5);
-/// Time without a process that started or ended, and without a port that came or went.
-const CALM_AFTER: Duration = Duration::from_secs(30);
-/// Ports that are relayed at most.
+/// Interval of scans in an idle guest, after [`IDLE_AFTER`]: scans are the most expensive part of an idle daemon.
+const INTERVAL_IDLE: Duration = Duration::from_secs(5);
+/// Time without a process start or exit and without a change of the relayed ports, after which the guest is idle.
+const IDLE_AFTER: Duration = Duration::from_secs(30);
+/// Limit of relayed ports.
 const PORTS_MAX: usize = 512;
-/// Visitors at once, over all ports; more wait until one leaves.
+/// Limit of concurrent visitors over all ports; further ones wait.
 const VISITORS_MAX: usize = 2048;
-/// Pause after a failure to accept, which most often is a lack of descriptors.
+/// Pause after a failed accept, which is usually caused by a lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Relays for ever, on `address`.
+/// Runs the relays on `address`; never returns.
 pub(crate) async fn run(address: Ipv4Addr, state: Arc<State>) {
     let mut relays = Relays::new(address);
     let mut ports: Vec<u16> = Vec::new();
-    let mut last_news = Instant::now();
+    let mut last_change = Instant::now();
     loop {
-        relays.update(listening::beside(address));
+        relays.update(listening::not_reachable_at(address));
         if !relays.running.keys().eq(&ports) {
             ports = relays.running.keys().copied().collect();
-            last_news = Instant::now();
+            last_change = Instant::now();
         }
-        let pause = if last_news.elapsed() < CALM_AFTER { INTERVAL } else { INTERVAL_CALM };
-        // Both arms are cancel safe. What starts takes a moment until it listens: the next look is not at once.
+        let pause = if last_change.elapsed() < IDLE_AFTER { INTERVAL } else { INTERVAL_IDLE };
+        // Both arms are cancel safe. A new process needs time until it listens, so the next scan is not immediate.
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = state.activity.notified() => {
-                last_news = Instant::now();
+                last_change = Instant::now();
                 tokio::time::sleep(INTERVAL).await;
             }
         }
     }
 }
 
-/// The relays of this moment, by port.
+/// The current relays, by port.
 #[derive(Debug)]
 struct Relays {
     address: Ipv4Addr,
     running: BTreeMap<u16, Relay>,
-    /// Ports at which a service of IPv6 listened on all addresses at the last look.
+    /// Ports on which an IPv6 service listened on all addresses at the last scan.
     wildcards: BTreeSet<u16>,
     visitors: Arc<Semaphore>,
 }
 
-/// One relay. Dropping it stops the listening.
+/// A relay. Dropping it closes the listener.
 #[derive(Debug)]
 struct Relay {
     service: IpAddr,
@@ -90,7 +91,7 @@ impl Relays {
         Self { address, running: BTreeMap::new(), wildcards: BTreeSet::new(), visitors }
     }
 
-    /// Makes the relays fit what is listened on. Needs a runtime around it.
+    /// Updates the relays to the listening services. Must run inside a Tokio runtime.
     fn update(&mut self, listening: BTreeMap<u16, IpAddr>) {
         self.running.retain(|port, relay| listening.get(port) == Some(&relay.service) && !relay.task.is_finished());
         let is_wildcard = |service: &IpAddr| service.is_unspecified();
@@ -101,7 +102,7 @@ impl Relays {
             if self.running.contains_key(&port) || self.running.len() >= PORTS_MAX || is_new_wildcard {
                 continue;
             }
-            // Taken by a service that listens on all addresses: it needs no relay.
+            // Taken by a service that listens on all addresses, which needs no relay.
             let Ok(listener) = self.listen(port) else { continue };
             let reached = if is_wildcard(&service) { Ipv6Addr::LOCALHOST.into() } else { service };
             let target = SocketAddr::new(reached, port);
@@ -111,7 +112,7 @@ impl Relays {
     }
 
     fn listen(&self, port: u16) -> io::Result<TcpListener> {
-        // With the address free for reuse (the standard library's choice), a relay can come back while old connections end.
+        // SO_REUSEADDR, set by the standard library, permits a new relay while old connections are closing.
         let listener = std::net::TcpListener::bind((self.address, port))?;
         listener.set_nonblocking(true)?;
         TcpListener::from_std(listener)
@@ -125,7 +126,7 @@ async fn accept(listener: TcpListener, service: SocketAddr, visitors: Arc<Semaph
         match listener.accept().await {
             Ok((visitor, _)) => {
                 tokio::spawn(async move {
-                    // Either side's failure ends both.
+                    // An error on either side closes both.
                     let _ = join(visitor, service).await;
                     drop(permit);
                 });
@@ -149,7 +150,7 @@ mod tests {
 
     use super::*;
 
-    /// Any address of the loopback network that services do not use stands for the guest's interface.
+    /// Stands for the guest's interface: an address of the loopback network that no service uses.
     const INTERFACE: Ipv4Addr = Ipv4Addr::new(127, 83, 1, 2);
     const LOOPBACK: [IpAddr; 4] = [
         IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -159,19 +160,19 @@ mod tests {
     ];
 
     async fn service(address: IpAddr, port: u16) -> (u16, JoinHandle<()>) {
-        serve(TcpListener::bind((address, port)).await.expect("binds"))
+        serve(TcpListener::bind((address, port)).await.expect("bind"))
     }
 
-    /// A service at all addresses of IPv6.
+    /// Opens a listener on all IPv6 addresses.
     fn wildcard(serves_ipv4: bool) -> TcpListener {
         use rustix::net::{AddressFamily, SocketAddrV6, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::INET6, SocketType::STREAM, flags, None).expect("IPv6");
-        sockopt::set_ipv6_v6only(&socket, !serves_ipv4).expect("sets");
-        bind(&socket, &SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0)).expect("binds");
-        listen(&socket, 8).expect("listens");
-        TcpListener::from_std(socket.into()).expect("a listener")
+        sockopt::set_ipv6_v6only(&socket, !serves_ipv4).expect("set");
+        bind(&socket, &SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0)).expect("bind");
+        listen(&socket, 8).expect("listen");
+        TcpListener::from_std(socket.into()).expect("convert the listener")
     }
 
     fn serve(listener: TcpListener) -> (u16, JoinHandle<()>) {
@@ -179,8 +180,8 @@ mod tests {
         let task = tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut name = [0; 4];
-                stream.read_exact(&mut name).await.expect("the visitor speaks");
-                stream.write_all(&[&name[..], b" was here"].concat()).await.expect("the visitor listens");
+                stream.read_exact(&mut name).await.expect("read from the visitor");
+                stream.write_all(&[&name[..], b" was here"].concat()).await.expect("write to the visitor");
             }
         });
         (port, task)
@@ -196,51 +197,51 @@ mod tests {
 
     // envd: X1
     #[tokio::test]
-    async fn services_come_go_and_come_back() {
+    async fn relays_follow_services_that_start_and_stop() {
         let mut relays = Relays::new(INTERFACE);
         for address in LOOPBACK {
             let (port, task) = service(address, 0).await;
             let listening = BTreeMap::from([(port, address)]);
-            assert!(visit(port).await.is_err(), "not yet");
+            assert!(visit(port).await.is_err(), "no relay yet");
             relays.update(listening.clone());
             relays.update(listening.clone());
-            assert_eq!(visit(port).await.expect("answers"), "test was here");
+            assert_eq!(visit(port).await.expect("a reply"), "test was here");
             task.abort();
             let _ = task.await;
             relays.update(BTreeMap::new());
             tokio::task::yield_now().await;
-            assert!(visit(port).await.is_err(), "nobody listens");
+            assert!(visit(port).await.is_err(), "the relay is removed");
             let (_, again) = service(address, port).await;
             relays.update(listening);
-            assert_eq!(visit(port).await.expect("answers again"), "test was here");
+            assert_eq!(visit(port).await.expect("a reply again"), "test was here");
             again.abort();
         }
     }
 
     #[tokio::test]
-    async fn a_service_at_all_addresses_of_ipv6_is_relayed_if_it_serves_no_other() {
+    async fn an_ipv6_wildcard_service_is_relayed_unless_it_serves_ipv4() {
         for serves_ipv4 in [false, true] {
             let mut relays = Relays::new(INTERFACE);
             let (port, _service) = serve(wildcard(serves_ipv4));
-            let look = || BTreeMap::from([(port, listening::beside(INTERFACE)[&port])]);
+            let look = || BTreeMap::from([(port, listening::not_reachable_at(INTERFACE)[&port])]);
             relays.update(look());
-            assert!(relays.running.is_empty(), "it may listen at all addresses of IPv4 a moment later");
+            assert!(relays.running.is_empty(), "the service may bind all IPv4 addresses next");
             relays.update(look());
             assert_eq!(relays.running.contains_key(&port), !serves_ipv4);
-            assert_eq!(visit(port).await.expect("answers"), "test was here");
+            assert_eq!(visit(port).await.expect("a reply"), "test was here");
         }
     }
 
     #[tokio::test]
-    async fn a_port_that_is_taken_is_tried_again() {
+    async fn a_taken_port_is_retried() {
         let mut relays = Relays::new(INTERFACE);
         let (port, _service) = service(LOOPBACK[0], 0).await;
-        let taken = TcpListener::bind((INTERFACE, port)).await.expect("binds");
+        let taken = TcpListener::bind((INTERFACE, port)).await.expect("bind");
         let listening = BTreeMap::from([(port, LOOPBACK[0])]);
         relays.update(listening.clone());
         assert!(relays.running.is_empty());
         drop(taken);
         relays.update(listening);
-        assert_eq!(visit(port).await.expect("answers"), "test was here");
+        assert_eq!(visit(port).await.expect("a reply"), "test was here");
     }
 }

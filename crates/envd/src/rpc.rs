@@ -1,8 +1,8 @@
-//! The border of the Connect protocol: what a call must look like before a service sees it.
+//! Entry of Connect calls: checks of the protocol before a service is called.
 //!
-//! The library speaks the protocol; here are the contract's rules that it leaves open. Only POST, only the two content types
-//! of a method's kind, a well-formed deadline (zero means none) with the contract's words when it passes, and a connection
-//! that is closed when a call ends before its request did.
+//! connectrpc implements the protocol; this module adds the contract's rules that it leaves open: only POST, only the
+//! two content types of a method's kind, a well-formed deadline (zero means none) with the contract's text when it
+//! passes, and a closed connection when a call ends before its request has been read.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,29 +21,30 @@ use tower::Service;
 
 use crate::server::not_found;
 
-/// Interval of keepalives when the client names none.
+/// Default interval of keepalives.
 const KEEPALIVE_DEFAULT: Duration = Duration::from_secs(90);
-/// Digits of a deadline in milliseconds, by the protocol: a third of a year.
+/// The protocol's limit for a deadline in digits of milliseconds; ten digits are a third of a year.
 const TIMEOUT_DIGITS_MAX: usize = 10;
 const TIMEOUT: &str = "connect-timeout-ms";
 const VERSION: &str = "connect-protocol-version";
 const KEEPALIVE: &str = "keepalive-ping-interval";
 const STREAM_ACCEPT: &str = "connect-accept-encoding";
 
-/// When the call is over, counted from its arrival.
+/// Deadline of a call, counted from its arrival.
 #[derive(Debug, Clone, Copy)]
 struct Deadline(Instant);
 
-/// The procedures of the services, ready to be called.
+/// Dispatcher of the services' procedures.
 pub(crate) type Procedures = ConnectRpcService<Router>;
 
-/// Makes services callable. The contract has no limit on messages: the daemon serves one tenant, in that tenant's own
-/// machine.
+/// Builds the dispatcher of the services.
+///
+/// The contract has no limit on messages: the daemon serves a single tenant, in that tenant's own machine.
 pub(crate) fn services(router: Router) -> Procedures {
     ConnectRpcService::new(router).with_limits(Limits::unlimited())
 }
 
-/// Answers a call.
+/// Handles a call.
 pub(crate) async fn serve(Extract(mut services): Extract<Procedures>, mut request: Request) -> Response {
     let kind = services.dispatcher().lookup(request.uri().path().trim_start_matches('/')).map(|method| method.kind);
     let Some(kind) = kind else { return not_found() };
@@ -56,17 +57,17 @@ pub(crate) async fn serve(Extract(mut services): Extract<Procedures>, mut reques
         let accept_post = [("accept-post", accepted.join(", "))];
         return (StatusCode::UNSUPPORTED_MEDIA_TYPE, accept_post).into_response();
     };
-    // As the library wants it, which tells a stream by it and compares to the letter.
+    // connectrpc compares the content type literally to detect a stream, so it gets the canonical form.
     request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     let deadline = match check(request.headers()) {
         Ok(deadline) => deadline,
         Err(error) => return error.into_http_response(request.headers()).map(Body::new),
     };
     let (mut parts, body) = request.into_parts();
-    // Ours from here on: the library's own deadline has other words and takes zero for "at once".
+    // This module enforces the deadline: the library's own has a different text and treats zero as already expired.
     parts.headers.remove(TIMEOUT);
     if kind != MethodKind::Unary {
-        // The library would take a compressed request for a wish to get compressed messages back.
+        // The library would treat a compressed request as a request for compressed replies.
         parts.headers.entry(STREAM_ACCEPT).or_insert(HeaderValue::from_static("identity"));
     }
     if let Some(deadline) = deadline {
@@ -74,33 +75,33 @@ pub(crate) async fn serve(Extract(mut services): Extract<Procedures>, mut reques
     }
     let headers = parts.headers.clone();
     let ended = Arc::new(AtomicBool::new(body.is_end_stream()));
-    let body = Watched { body, ended: Arc::clone(&ended) };
+    let body = TrackedBody { body, ended: Arc::clone(&ended) };
     let call = services.call(http::Request::from_parts(parts, body));
-    // Cutting a call is safe: what it started goes on, or was not begun.
+    // Cancelling a call is safe: the work that it started continues, or was not begun.
     let mut response = tokio::select! {
         Ok(response) = call => response.map(Body::new),
-        () = passed(deadline) => deadline_exceeded().into_http_response(&headers).map(Body::new),
+        () = deadline_passed(deadline) => deadline_exceeded().into_http_response(&headers).map(Body::new),
     };
     if !ended.load(Ordering::Acquire) {
-        // A client that is still sending must learn that nobody listens.
+        // A client that is still sending must learn that its body is no longer read.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
 
-/// The time of the call's deadline, if it has one.
+/// Returns the call's deadline, if it has one.
 pub(crate) fn deadline(context: &RequestContext) -> Option<Instant> {
     context.extensions().get::<Deadline>().map(|deadline| deadline.0)
 }
 
-/// What the client wants to hear from at least that often.
+/// Returns the interval of keepalives that the client requested, or the default.
 pub(crate) fn keepalive(context: &RequestContext) -> Duration {
     let seconds = context.header(KEEPALIVE).and_then(|value| value.to_str().ok()?.parse().ok());
     seconds.filter(|seconds: &u64| *seconds > 0).map_or(KEEPALIVE_DEFAULT, Duration::from_secs)
 }
 
-/// Waits for a deadline; without one for ever. Cancel safe.
-pub(crate) async fn passed(deadline: Option<Instant>) {
+/// Waits until the deadline has passed; forever without one. Cancel safe.
+pub(crate) async fn deadline_passed(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
@@ -114,18 +115,18 @@ pub(crate) fn deadline_exceeded() -> ConnectError {
 fn content_types(kind: MethodKind) -> [&'static str; 2] {
     match kind {
         MethodKind::Unary => ["application/json", "application/proto"],
-        // Streaming, in whatever direction.
+        // Streaming, in either direction.
         _ => ["application/connect+json", "application/connect+proto"],
     }
 }
 
-/// The content type without its parameters.
+/// Returns the content type without its parameters.
 fn essence(headers: &HeaderMap) -> String {
     let text = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// Checks the protocol's headers; returns the deadline.
+/// Checks the protocol's headers and returns the deadline.
 fn check(headers: &HeaderMap) -> Result<Option<Instant>, ConnectError> {
     if headers.get(VERSION).is_some_and(|version| version != "1") {
         return Err(ConnectError::invalid_argument("connect-protocol-version must be \"1\""));
@@ -140,13 +141,13 @@ fn check(headers: &HeaderMap) -> Result<Option<Instant>, ConnectError> {
     }
 }
 
-/// A request's body that tells when its end was seen.
-struct Watched {
+/// A request's body that records when its end was reached.
+struct TrackedBody {
     body: Body,
     ended: Arc<AtomicBool>,
 }
 
-impl http_body::Body for Watched {
+impl http_body::Body for TrackedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -175,7 +176,10 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| ((*name).parse().expect("a name"), value.parse().expect("a value"))).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).parse().expect("a header name"), value.parse().expect("a header value")))
+            .collect()
     }
 
     #[test]
@@ -193,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn only_one_version() {
+    fn only_one_protocol_version() {
         assert!(check(&headers(&[(VERSION, "1")])).is_ok());
         assert!(check(&headers(&[(VERSION, "2")])).is_err());
         assert!(check(&headers(&[])).is_ok());

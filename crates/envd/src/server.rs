@@ -1,4 +1,4 @@
-//! Routes and the server.
+//! HTTP server and routes.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -29,28 +29,30 @@ use crate::state::{SANDBOX_ID, State};
 use crate::unread::RequestBody;
 use crate::{collapse, files, freeze, init, log, relay, rpc};
 
-/// Largest body of `/init`: variables and a few texts.
+/// Largest body of `/init` in bytes: variables and a few texts.
 const INIT_BYTES_MAX: usize = 4 << 20;
-/// Largest body of `/files/compose`: a list of paths.
+/// Largest body of `/files/compose` in bytes: a list of paths.
 const COMPOSE_BYTES_MAX: usize = 16 << 20;
-/// Headers of a request. Metadata comes as headers, and there may be hundreds.
+/// Header limit of a request. Metadata is sent as headers, possibly hundreds.
 const HEADERS_MAX: usize = 512;
-/// How long a connection may wait for its next request. Longer than the proxy keeps an idle one (620 s), so that it never
-/// sends on a connection that is being closed. Measured by the monotonic clock, so a pause does not count.
+/// Time that a connection may wait for its next request.
+///
+/// Longer than the proxy's idle timeout (620 s), so that the proxy never sends on a connection that the daemon is
+/// closing. Measured by the monotonic clock, so a pause does not count.
 const IDLE_MAX: Duration = Duration::from_secs(640);
-/// The address of the guest's interface, in every guest.
+/// Address of the guest's interface; the same in every guest.
 const INTERFACE: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 21);
-/// Pause after a failure to accept, which most often is a lack of descriptors.
+/// Pause after a failed accept, which is usually caused by a lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until the process ends.
+/// Serves until the process exits.
 pub(crate) async fn serve(port: u16, state: Arc<State>) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?;
     if state.in_microvm() {
         tokio::spawn(relay::run(INTERFACE, Arc::clone(&state)));
     }
     let processes = Arc::new(ProcessService::new(Arc::clone(&state)));
-    tokio::spawn(Arc::clone(&processes).keep_small());
+    tokio::spawn(Arc::clone(&processes).release_idle_memory());
     let router = router(Arc::clone(&state), processes);
     loop {
         match listener.accept().await {
@@ -65,22 +67,24 @@ pub(crate) async fn serve(port: u16, state: Arc<State>) -> io::Result<()> {
     }
 }
 
-/// HTTP/1.1. Requests and answers have no time limit: streams may be silent for days. A client that closes its side is gone,
-/// and its call with it.
+/// Serves HTTP/1.1 on a connection.
+///
+/// Requests and replies have no time limit: streams may be silent for days. A client that closes its side is
+/// disconnected, and its call is cancelled.
 async fn connection(stream: TcpStream, router: Router, state: Arc<State>) {
     let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else { return };
     let _ = stream.set_nodelay(true);
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(IDLE_MAX).max_headers(HEADERS_MAX);
-    let (connection, entry) = state.connections.enter(local, peer);
+    let (connection, registration) = state.connections.register(local, peer);
     let service = router.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(connection);
         request.map(RequestBody::new)
     });
-    // An error is the client's going away. Dropping the connection cuts its calls, as a client that leaves does.
+    // An error means that the client disconnected. Dropping the connection cancels its calls, as a disconnect does.
     tokio::select! {
         biased;
-        () = entry.dropped.cancelled() => {}
+        () = registration.dropped.cancelled() => {}
         _ = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)) => {}
     }
 }
@@ -92,14 +96,14 @@ fn router(state: Arc<State>, processes: Arc<ProcessService>) -> Router {
     let router = Router::new()
         .route("/process.Process/{method}", call.clone())
         .route("/filesystem.Filesystem/{method}", call)
-        // `get` alone would answer HEAD as well, which the contract does not have.
+        // `get` alone would also serve HEAD, which the contract does not permit.
         .route("/health", get(health).head(not_allowed))
         .route("/metrics", get(metrics).with_state(Arc::new(Meter::default())).head(not_allowed))
         .route("/envs", get(envs).head(not_allowed))
         .route("/files", get(files::download).post(files::upload).head(not_allowed))
         .route("/files/compose", post(files::compose).layer(DefaultBodyLimit::max(COMPOSE_BYTES_MAX)))
         .route("/me", get(me).head(not_allowed))
-        // What only the host asks for; the edge answers for these.
+        // Routes for the host only; the edge rejects requests to them.
         .route("/logs", get(log::logs).head(not_allowed))
         .route("/freeze", post(freeze::freeze))
         .route("/unfreeze", post(freeze::unfreeze))
@@ -123,7 +127,7 @@ async fn envs(Extract(state): Extract<Arc<State>>) -> Response {
     ([(header::CACHE_CONTROL, "no-store")], Json(state.envs())).into_response()
 }
 
-/// Which sandbox a program is in. Only for programs inside of it.
+/// Returns the sandbox's identity, only to programs inside of it.
 async fn me(Extract(state): Extract<Arc<State>>, connection: Option<Extension<Connection>>) -> Response {
     match connection {
         Some(Extension(connection)) if connection.is_from_inside() => {
@@ -134,7 +138,7 @@ async fn me(Extract(state): Extract<Arc<State>>, connection: Option<Extension<Co
     }
 }
 
-/// A node that has a newer daemon makes a new snapshot with it; nothing is replaced under running processes.
+/// A node with a newer daemon makes a new snapshot; the daemon is never replaced under running processes.
 async fn upgrade() -> Failure {
     Failure::new(StatusCode::NOT_IMPLEMENTED, "/upgrade is not supported by this guest daemon")
 }
@@ -143,7 +147,7 @@ async fn not_allowed() -> StatusCode {
     StatusCode::METHOD_NOT_ALLOWED
 }
 
-/// The answer of a path that nothing is at.
+/// Returns the reply for an unknown path.
 pub(crate) fn not_found() -> Response {
     (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], "404 page not found\n")
         .into_response()

@@ -1,8 +1,8 @@
-//! TCP connections of the whole guest that a restore has cut (sock_diag(7)).
+//! Closing of the guest's TCP connections that a restore has broken (sock_diag(7)).
 //!
-//! The other machine has forgotten them, or never knew this copy of them. A program that waits on one would wait until the
-//! kernel gives up, a quarter of an hour later; when it is ended here, the program gets an error now and connects anew. What
-//! stays inside of the guest goes on.
+//! The peer's host has no state of them, or never had of this copy. A program that waits on one would wait until the
+//! kernel gives up, a quarter of an hour later; when the connection is closed here, the program gets an error
+//! immediately and can connect again. Connections inside the guest are retained.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,42 +17,44 @@ use rustix::fd::OwnedFd;
 use rustix::net::netlink::SOCK_DIAG;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-/// Room for the kernel's answer of one read.
-const ANSWER_BYTES: usize = 32 * 1024;
-/// Connections that are ended at most in one restore.
-const ENDED_MAX: usize = 65_536;
+/// Buffer for one read of the kernel's reply, in bytes.
+const REPLY_BYTES: usize = 32 * 1024;
+/// Limit of connections closed in one restore.
+const CLOSED_MAX: usize = 65_536;
 
-/// Ends every connection that leaves the guest, but for the one between `kept`: our side and the peer. How many that were.
+/// Closes every connection that leaves the guest, except the one between `kept`, the guest's address and its peer.
+///
+/// Returns the number of closed connections.
 ///
 /// # Errors
-/// The kernel cannot (its `tcp_diag` is not there) or does not allow it.
-pub(crate) fn end_outward(kept: Option<(SocketAddr, SocketAddr)>) -> io::Result<usize> {
+/// Fails if the kernel lacks `tcp_diag` or does not permit it.
+pub(crate) fn close_outbound(kept: Option<(SocketAddr, SocketAddr)>) -> io::Result<usize> {
     let socket =
         rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(SOCK_DIAG))?;
-    let mut ended = 0;
+    let mut closed = 0;
     for family in [AF_INET, AF_INET6] {
         for id in connections(&socket, family)? {
-            if !is_outward(&id, kept) || ended >= ENDED_MAX {
+            if !is_outbound(&id, kept) || closed >= CLOSED_MAX {
                 continue;
             }
             let request = SockDiagDestroy::new(request(family, StateFlags::all(), id));
             send(&socket, NetlinkPayload::from(request), NLM_F_REQUEST | NLM_F_ACK)?;
-            // One that has just ended by itself is an error of its own, and none of ours.
+            // A connection that has just ended by itself is reported as an error, which is ignored.
             if acknowledged(&socket)? {
-                ended += 1;
+                closed += 1;
             }
         }
     }
-    Ok(ended)
+    Ok(closed)
 }
 
-fn is_outward(id: &SocketId, kept: Option<(SocketAddr, SocketAddr)>) -> bool {
-    let (ours, theirs) = (id.source_address.to_canonical(), id.destination_address.to_canonical());
-    let is_kept = kept.is_some_and(|(local, peer)| {
-        (ours, id.source_port) == (local.ip().to_canonical(), local.port())
-            && (theirs, id.destination_port) == (peer.ip().to_canonical(), peer.port())
+fn is_outbound(id: &SocketId, kept: Option<(SocketAddr, SocketAddr)>) -> bool {
+    let (local, peer) = (id.source_address.to_canonical(), id.destination_address.to_canonical());
+    let is_kept = kept.is_some_and(|(kept_local, kept_peer)| {
+        (local, id.source_port) == (kept_local.ip().to_canonical(), kept_local.port())
+            && (peer, id.destination_port) == (kept_peer.ip().to_canonical(), kept_peer.port())
     });
-    !ours.is_loopback() && !theirs.is_loopback() && !is_kept
+    !local.is_loopback() && !peer.is_loopback() && !is_kept
 }
 
 fn request(family: u8, states: StateFlags, socket_id: SocketId) -> SockDiagMessage {
@@ -60,7 +62,7 @@ fn request(family: u8, states: StateFlags, socket_id: SocketId) -> SockDiagMessa
     SockDiagMessage::InetRequest(InetRequest { family, protocol: IPPROTO_TCP, extensions, states, socket_id })
 }
 
-/// All that are open or opening.
+/// Lists all connections that are open or being opened.
 fn connections(socket: &OwnedFd, family: u8) -> io::Result<Vec<SocketId>> {
     let all = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
     let states = StateFlags::all() - StateFlags::LISTEN - StateFlags::CLOSE - StateFlags::TIME_WAIT;
@@ -91,22 +93,22 @@ fn send<M: NetlinkSerializable>(socket: &OwnedFd, payload: NetlinkPayload<M>, fl
     Ok(())
 }
 
-/// Whether the kernel did what it was asked.
+/// Returns true if the kernel acknowledged the request.
 fn acknowledged(socket: &OwnedFd) -> io::Result<bool> {
-    let answers = receive(socket)?;
-    Ok(answers.iter().any(|answer| matches!(&answer.payload, NetlinkPayload::Error(error) if error.code.is_none())))
+    let replies = receive(socket)?;
+    Ok(replies.iter().any(|reply| matches!(&reply.payload, NetlinkPayload::Error(error) if error.code.is_none())))
 }
 
-/// The messages of one read.
+/// Reads the messages of one datagram.
 fn receive(socket: &OwnedFd) -> io::Result<Vec<NetlinkMessage<SockDiagMessage>>> {
-    let mut buffer = vec![0; ANSWER_BYTES];
+    let mut buffer = vec![0; REPLY_BYTES];
     let (length, _) = rustix::net::recv(socket, &mut buffer[..], RecvFlags::empty())?;
     let mut rest = &buffer[..length];
     let mut messages = Vec::new();
     while !rest.is_empty() {
         let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-        // Messages begin at multiples of four bytes (netlink(7)).
+        // Messages start at multiples of four bytes (netlink(7)).
         let taken = usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
         rest = rest.get(taken..).unwrap_or_default();
         messages.push(message);
@@ -121,20 +123,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_leaves_the_guest_and_is_not_kept() {
-        let id = |ours: &str, theirs: &str| {
-            let (ours, theirs): (SocketAddr, SocketAddr) =
-                (ours.parse().expect("valid"), theirs.parse().expect("valid"));
+    fn outbound_connections_except_the_kept_one() {
+        let id = |local: &str, peer: &str| {
+            let (local, peer): (SocketAddr, SocketAddr) = (local.parse().expect("valid"), peer.parse().expect("valid"));
             SocketId {
-                source_address: ours.ip(),
-                source_port: ours.port(),
-                destination_address: theirs.ip(),
-                destination_port: theirs.port(),
+                source_address: local.ip(),
+                source_port: local.port(),
+                destination_address: peer.ip(),
+                destination_port: peer.port(),
                 ..SocketId::new_v4()
             }
         };
         let kept = Some(("169.254.0.21:49983".parse().expect("valid"), "169.254.0.22:4000".parse().expect("valid")));
-        for (ours, theirs, outward) in [
+        for (local, peer, outbound) in [
             ("169.254.0.21:40000", "1.1.1.1:443", true),
             ("[::ffff:169.254.0.21]:80", "[::ffff:169.254.0.22]:5000", true),
             ("127.0.0.1:40000", "127.0.0.1:80", false),
@@ -143,14 +144,14 @@ mod tests {
             ("169.254.0.21:49983", "169.254.0.22:4000", false),
             ("169.254.0.21:49983", "169.254.0.22:4001", true),
         ] {
-            assert_eq!(is_outward(&id(ours, theirs), kept), outward, "{ours} {theirs}");
+            assert_eq!(is_outbound(&id(local, peer), kept), outbound, "{local} {peer}");
         }
     }
 
     #[test]
-    fn this_machine_s_connections_can_be_listed() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
-        let client = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
+    fn connections_of_this_machine_are_listed() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        let client = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
         let socket =
             rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(SOCK_DIAG));
         let found = match socket.map_err(io::Error::from).and_then(|socket| connections(&socket, AF_INET)) {
@@ -158,7 +159,8 @@ mod tests {
             Err(error) => return eprintln!("skipped: this kernel does not list sockets: {error}"),
         };
         let local = client.local_addr().expect("connected");
-        let ours = |id: &SocketId| (id.source_address, id.source_port) == (IpAddr::from([127, 0, 0, 1]), local.port());
-        assert!(found.iter().any(ours), "{found:?}");
+        let is_local =
+            |id: &SocketId| (id.source_address, id.source_port) == (IpAddr::from([127, 0, 0, 1]), local.port());
+        assert!(found.iter().any(is_local), "{found:?}");
     }
 }

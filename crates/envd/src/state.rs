@@ -1,4 +1,4 @@
-//! What the daemon knows of its sandbox: all of it comes by `/init`.
+//! State of the daemon and identity of its sandbox, which the host sets by `/init`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,48 +22,50 @@ use crate::path_calls::{self, PathCalls};
 use crate::regular;
 use crate::users::User;
 
-/// The variable with the sandbox's id.
+/// Environment variable with the sandbox's id.
 pub(crate) const SANDBOX_ID: &str = "E2B_SANDBOX_ID";
-/// Where programs find the identity of their sandbox.
-const RUN_FOLDER: &str = "/run/e2b";
+/// Directory with the identity of the sandbox, for programs.
+const RUN_DIRECTORY: &str = "/run/e2b";
 
-/// Shared by all requests. Sections are short and never awaited in.
+/// State shared by all requests. Locks are held only for short sections without an await.
 #[derive(Debug)]
 pub(crate) struct State {
     identity: RwLock<Identity>,
-    pub(crate) init: tokio::sync::Mutex<crate::init::Progress>,
+    pub(crate) init: tokio::sync::Mutex<crate::init::InitState>,
     pub(crate) freezer: Freezer,
     pub(crate) connections: Arc<Connections>,
     pub(crate) idle: Idle,
-    /// Told when a process starts or ends, and when the guest is restored.
+    /// Notified when a process starts or ends, and when the guest is restored.
     pub(crate) activity: Notify,
     /// Slots of calls on files and directories.
     pub(crate) file_calls: Arc<PathCalls>,
-    /// Slots of commands that are being started.
+    /// Slots of process starts.
     pub(crate) starts: Arc<PathCalls>,
     log: Log,
-    surroundings: Surroundings,
+    config: DaemonConfig,
 }
 
-/// What the daemon runs in. It does not change.
+/// Fixed settings of the daemon.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Surroundings {
-    /// In a guest the machine is the daemon's: it sets the clock and writes to `/run`. Elsewhere it leaves the machine alone.
+pub(crate) struct DaemonConfig {
+    /// In a guest the daemon manages the machine: it sets the clock and writes to `/run`. Elsewhere it changes nothing.
     pub(crate) in_microvm: bool,
-    /// The limit on open files that children get back, if the daemon changed its own.
+    /// Limit of open files restored for children; `None` if the daemon did not change its own.
     pub(crate) child_descriptors: Option<Rlimit>,
-    /// Control groups for processes, where there are any.
+    /// Control groups for processes; `None` if there are none.
     pub(crate) groups: Option<Arc<Groups>>,
-    /// Another daemon ran here before and took the identity with it.
+    /// An earlier daemon exited here, and its identity is lost.
     pub(crate) is_restart: bool,
-    /// Log lines go to standard output as well.
+    /// Writes log lines to standard output as well.
     pub(crate) is_verbose: bool,
 }
 
 #[derive(Debug, Default)]
 struct Identity {
-    /// Nobody may do anything until the host has told who this is: a daemon that was started again knows no token.
-    is_closed: bool,
+    /// Set in a restarted daemon, which has no token.
+    ///
+    /// Requests except `/health` and `/init` are rejected until the host has sent the identity.
+    is_awaiting_init: bool,
     access_token: Option<Secret>,
     /// Variables of the daemon itself; `/init` cannot replace them.
     internal: BTreeMap<String, String>,
@@ -73,11 +75,11 @@ struct Identity {
 }
 
 impl State {
-    pub(crate) fn new(surroundings: Surroundings) -> Arc<Self> {
-        let in_microvm = surroundings.in_microvm;
+    pub(crate) fn new(config: DaemonConfig) -> Arc<Self> {
+        let in_microvm = config.in_microvm;
         let state = Self {
             identity: RwLock::new(Identity {
-                is_closed: surroundings.is_restart,
+                is_awaiting_init: config.is_restart,
                 default_user: "root".to_owned(),
                 ..Identity::default()
             }),
@@ -88,35 +90,35 @@ impl State {
             activity: Notify::new(),
             file_calls: PathCalls::new("file calls", path_calls::FILE_CALLS_MAX, path_calls::FILE_CALLS_PER_MOUNT_MAX),
             starts: PathCalls::new("command starts", path_calls::STARTS_MAX, path_calls::STARTS_PER_MOUNT_MAX),
-            log: Log::new(surroundings.is_verbose),
-            surroundings,
+            log: Log::new(config.is_verbose),
+            config,
         };
         state.set_internal("E2B_SANDBOX", if in_microvm { "true" } else { "false" }, 0o444);
         Arc::new(state)
     }
 
-    /// For tests: nothing of the machine is touched.
+    /// Creates a state for tests, which changes nothing on the machine.
     #[cfg(test)]
     pub(crate) fn outside() -> Arc<Self> {
-        Self::new(Surroundings::default())
+        Self::new(DaemonConfig::default())
     }
 
-    /// Whether the host has yet to say who this is.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.read(|identity| identity.is_closed)
+    /// Returns true in a restarted daemon until the host has sent the identity.
+    pub(crate) fn is_awaiting_init(&self) -> bool {
+        self.read(|identity| identity.is_awaiting_init)
     }
 
-    /// The host has said who this is.
-    pub(crate) fn open(&self) {
-        self.write(|identity| identity.is_closed = false);
+    /// Records that the host has sent the identity.
+    pub(crate) fn mark_initialized(&self) {
+        self.write(|identity| identity.is_awaiting_init = false);
     }
 
     pub(crate) fn in_microvm(&self) -> bool {
-        self.surroundings.in_microvm
+        self.config.in_microvm
     }
 
     pub(crate) fn child_descriptors(&self) -> Option<Rlimit> {
-        self.surroundings.child_descriptors
+        self.config.child_descriptors
     }
 
     pub(crate) fn log(&self) -> &Log {
@@ -124,7 +126,7 @@ impl State {
     }
 
     pub(crate) fn groups(&self) -> Option<&Arc<Groups>> {
-        self.surroundings.groups.as_ref()
+        self.config.groups.as_ref()
     }
 
     fn read<T>(&self, look: impl FnOnce(&Identity) -> T) -> T {
@@ -135,7 +137,7 @@ impl State {
         change(&mut self.identity.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Sets a variable of the daemon itself, with its file for programs that do not see the environment.
+    /// Sets a variable of the daemon itself, and writes its file for programs that do not see the environment.
     pub(crate) fn set_internal(&self, name: &str, value: &str, mode: u32) {
         if self.read(|identity| identity.internal.get(name).is_some_and(|known| known == value)) {
             return;
@@ -146,7 +148,7 @@ impl State {
         if !self.in_microvm() {
             return;
         }
-        let folder = Path::new(RUN_FOLDER);
+        let folder = Path::new(RUN_DIRECTORY);
         let path = folder.join(format!(".{name}"));
         let written = fs::create_dir_all(folder)
             .and_then(|()| regular::write(&path, value.as_bytes()))
@@ -172,7 +174,7 @@ impl State {
         self.write(|identity| identity.default_workdir = Some(path));
     }
 
-    /// The environment of every process: the user's variables, and over them the daemon's.
+    /// Returns the environment of every process: the user's variables, overridden by the daemon's.
     pub(crate) fn envs(&self) -> BTreeMap<String, String> {
         self.read(|identity| {
             let mut envs = identity.env_vars.clone();
@@ -193,8 +195,9 @@ impl State {
         self.read(|identity| identity.access_token.clone())
     }
 
-    /// Whether `given` opens the door. Everything does while no token is set. Takes the same time for every wrong token of
-    /// one length.
+    /// Returns true if `given` is the access token, or if no token is set.
+    ///
+    /// Takes the same time for every wrong token of one length.
     pub(crate) fn admits(&self, given: Option<&[u8]>) -> bool {
         self.read(|identity| match (&identity.access_token, given) {
             (None, _) => true,
@@ -203,7 +206,7 @@ impl State {
         })
     }
 
-    /// The user an RPC acts for: the one its Basic credentials name, or the default.
+    /// Returns the user of an RPC: the one in its Basic credentials, or the default one.
     pub(crate) fn rpc_user(&self, context: &RequestContext) -> Result<User, ConnectError> {
         match basic_user(context.headers()) {
             Some(name) => {
@@ -221,7 +224,7 @@ impl State {
     }
 }
 
-/// The user name of Basic credentials (RFC 7617); malformed ones are as good as none. The password is ignored.
+/// Returns the user name of Basic credentials (RFC 7617). Malformed ones are ignored, as is the password.
 pub(crate) fn basic_user(headers: &HeaderMap) -> Option<String> {
     use base64::Engine as _;
 
@@ -240,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_open_and_close() {
+    fn only_the_token_is_admitted() {
         let state = State::outside();
         assert!(state.admits(None) && state.admits(Some(b"anything")));
         state.set_access_token(Some(Secret::new("secret")));
@@ -251,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn the_daemon_s_variables_win() {
+    fn the_daemon_s_variables_have_precedence() {
         let state = State::outside();
         state.set_env_vars([("E2B_SANDBOX", "forged"), ("A", "b")].map(|(k, v)| (k.to_owned(), v.to_owned())).into());
         let envs = state.envs();
@@ -262,7 +265,7 @@ mod tests {
     fn basic_credentials() {
         let user = |value: &str| {
             let mut headers = HeaderMap::new();
-            headers.insert("authorization", value.parse().expect("a header"));
+            headers.insert("authorization", value.parse().expect("a header value"));
             basic_user(&headers)
         };
         assert_eq!(user("Basic dXNlcjo="), Some("user".to_owned()));

@@ -1,8 +1,8 @@
-//! Files and names that exist until something takes its place at once.
+//! Temporary files and names, which atomically take their final place.
 //!
-//! Most file systems have files without a name (O_TMPFILE, open(2)): nothing is seen of them, and nothing is left of them,
-//! whatever happens. Where there are none, a file has a name of a form that nobody else uses. It is removed when its owner is
-//! dropped; one that a killed daemon left is removed by a later one that comes by ([`stale`]).
+//! Most file systems support nameless files (O_TMPFILE, open(2)), which are invisible and leave nothing behind on any
+//! error. On other file systems a file has a name of a reserved form. It is removed when its owner is dropped; one that
+//! a killed daemon left behind is removed by a later call in the same directory ([`stale`]).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -18,17 +18,18 @@ use crate::sys;
 
 /// Prefix of the names of new entries.
 const NEW: &str = ".hearth-new-";
-/// Prefix of the name of a file that is about to replace another. For a watch, the replaced file is written to.
-const OVER: &str = ".hearth-over-";
-/// Bytes of the rest of a name: nobody guesses another's.
+/// Prefix of the name of a file that is about to replace another. A watch reports a write to the replaced file.
+const REPLACEMENT: &str = ".hearth-over-";
+/// Random bytes in the remainder of a name, which make it unguessable.
 const NAME_BYTES: usize = 16;
-/// A temporary name that was not touched for so long belongs to a daemon that ended. Another one may be at work in the same
-/// folder of a shared mount, so this is longer than any call.
+/// Age at which a temporary name belongs to a daemon that exited.
+///
+/// Another daemon may be using the same directory of a shared mount, so this is longer than any call.
 const STALE_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// Entries of a folder that are looked at for stale names.
+/// Entries of a directory that are checked for stale names.
 const SWEPT_ENTRIES_MAX: usize = 4096;
 
-/// A name that nothing has, for what will be new.
+/// Returns an unused name for a new entry.
 pub(crate) fn fresh_name() -> io::Result<OsString> {
     name(NEW)
 }
@@ -39,39 +40,39 @@ fn name(prefix: &str) -> io::Result<OsString> {
 
 /// Returns true for a temporary name.
 pub(crate) fn is_temporary(name: &OsStr) -> bool {
-    has_form(name, NEW) || is_over(name)
+    has_form(name, NEW) || is_replacement(name)
 }
 
 /// Returns true for the name of a file that is about to replace another.
-pub(crate) fn is_over(name: &OsStr) -> bool {
-    has_form(name, OVER)
+pub(crate) fn is_replacement(name: &OsStr) -> bool {
+    has_form(name, REPLACEMENT)
 }
 
 fn has_form(name: &OsStr, prefix: &str) -> bool {
     name.as_bytes().strip_prefix(prefix.as_bytes()).is_some_and(|rest| rest.len() == 2 * NAME_BYTES)
 }
 
-/// Returns true for a name that the kernel may have made up in an event on a file without one.
+/// Returns true for a name that the kernel may have generated in an event on a nameless file.
 pub(crate) fn may_be_nameless(name: &OsStr) -> bool {
     name.as_bytes().strip_prefix(b"#").is_some_and(|rest| !rest.is_empty() && rest.iter().all(u8::is_ascii_digit))
 }
 
-/// A regular file in a folder that nobody sees yet. Removed when dropped.
+/// A regular file in a directory, not visible there yet. Removed when dropped.
 #[derive(Debug)]
 pub(crate) struct TemporaryFile {
     folder: OwnedFd,
     pub(crate) file: File,
-    /// Its name, where it has one.
+    /// Temporary name; `None` for a nameless file.
     name: Option<OsString>,
 }
 
 impl TemporaryFile {
-    /// Makes one. Fails where no file can be made. Blocks, as all of it does.
+    /// Creates the file. Fails if the directory does not permit it. All methods block.
     pub(crate) fn create(folder: OwnedFd) -> io::Result<Self> {
         let (flags, mode) = (OFlags::RDWR | OFlags::CLOEXEC, Mode::from_raw_mode(0o666));
         match rustix::fs::openat(&folder, ".", flags | OFlags::TMPFILE, mode) {
             Ok(file) => Ok(Self { folder, file: file.into(), name: None }),
-            // The file system has none, or the kernel has not.
+            // The file system or the kernel does not support nameless files.
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOSYS | Errno::INVAL) => {
                 sweep(&folder);
                 let name = fresh_name()?;
@@ -87,13 +88,13 @@ impl TemporaryFile {
         &self.folder
     }
 
-    /// Gives the file its name, if nothing has that name (EEXIST).
+    /// Moves the file to `name`. Fails with EEXIST if the name exists.
     pub(crate) fn place(&mut self, name: &OsStr) -> rustix::io::Result<()> {
         match self.name.take() {
             None => self.link(name),
             Some(own) => {
                 let renamed = rustix::fs::renameat_with(&self.folder, &own, &self.folder, name, RenameFlags::NOREPLACE);
-                // Network file systems do not know the flag.
+                // Network file systems do not support the flag.
                 let renamed = match renamed {
                     Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::renameat(&self.folder, &own, &self.folder, name),
                     renamed => renamed,
@@ -103,19 +104,19 @@ impl TemporaryFile {
         }
     }
 
-    /// Puts the file in the place of what has a name.
+    /// Atomically replaces the file at `name`.
     pub(crate) fn replace(&mut self, name: &OsStr) -> io::Result<()> {
-        let over = self::name(OVER)?;
+        let replacement = self::name(REPLACEMENT)?;
         match &self.name {
-            Some(own) => rustix::fs::renameat(&self.folder, own, &self.folder, &over)?,
-            None => self.link(&over)?,
+            Some(own) => rustix::fs::renameat(&self.folder, own, &self.folder, &replacement)?,
+            None => self.link(&replacement)?,
         }
-        let renamed = rustix::fs::renameat(&self.folder, &over, &self.folder, name);
-        self.name = renamed.is_err().then_some(over);
+        let renamed = rustix::fs::renameat(&self.folder, &replacement, &self.folder, name);
+        self.name = renamed.is_err().then_some(replacement);
         Ok(renamed?)
     }
 
-    /// Names a file without a name. The second way is for those who may not do it by descriptor alone (linkat(2)).
+    /// Links a nameless file. The fallback serves processes that may not link by descriptor alone (linkat(2)).
     fn link(&self, name: &OsStr) -> rustix::io::Result<()> {
         match rustix::fs::linkat(&self.file, "", &self.folder, name, AtFlags::EMPTY_PATH) {
             Err(Errno::NOENT | Errno::PERM) => {
@@ -135,15 +136,15 @@ impl Drop for TemporaryFile {
     }
 }
 
-/// Removes temporary files that a daemon left which was killed.
+/// Removes temporary files that a killed daemon left behind.
 fn sweep(folder: &OwnedFd) {
     for name in stale(folder) {
-        // Fails for a tree, which a move may have left: that is swept by the next move.
+        // Fails for a directory, which a move may have left behind; the next move removes it.
         let _ = rustix::fs::unlinkat(folder, name, AtFlags::empty());
     }
 }
 
-/// Temporary names that a killed daemon left, among the first entries of a folder.
+/// Returns stale temporary names among the first entries of a directory.
 pub(crate) fn stale(folder: impl AsFd) -> Vec<OsString> {
     let Ok(opened) =
         rustix::fs::openat(&folder, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
@@ -170,71 +171,73 @@ mod tests {
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {
-        let entries = fs::read_dir(folder).expect("lists").flatten();
+        let entries = fs::read_dir(folder).expect("list").flatten();
         let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         names
     }
 
     fn open(folder: &Path) -> OwnedFd {
-        rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).expect("opens")
+        rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).expect("open")
     }
 
-    /// As on a file system without nameless files.
+    /// Creates a named file, as on a file system without nameless ones.
     fn named(folder: &Path) -> TemporaryFile {
-        let name = fresh_name().expect("drawn");
-        let file = File::options().read(true).write(true).create_new(true).open(folder.join(&name)).expect("creates");
+        let name = fresh_name().expect("draw a name");
+        let file = File::options().read(true).write(true).create_new(true).open(folder.join(&name)).expect("create");
         TemporaryFile { folder: open(folder), file, name: Some(name) }
     }
 
     #[test]
-    fn both_kinds_take_their_place_or_go() {
-        let folder = tempfile::tempdir().expect("temporary folder");
+    fn temporary_files_are_placed_or_removed() {
+        let folder = tempfile::tempdir().expect("create a temporary directory");
         let path = folder.path();
-        for make in [|path: &Path| TemporaryFile::create(open(path)).expect("creates"), named] {
+        for make in [|path: &Path| TemporaryFile::create(open(path)).expect("create"), named] {
             drop(make(path));
-            assert_eq!(names(path), [""; 0], "nothing is left");
+            assert_eq!(names(path), [""; 0], "no leftovers");
             let mut file = make(path);
-            file.file.write_all(b"new").expect("writes");
-            file.place(OsStr::new("name")).expect("placed");
+            file.file.write_all(b"new").expect("write");
+            file.place(OsStr::new("name")).expect("place");
             drop(file);
             let mut second = make(path);
             assert_eq!(second.place(OsStr::new("name")), Err(Errno::EXIST));
-            second.file.write_all(b"second").expect("writes");
-            second.replace(OsStr::new("name")).expect("replaced");
+            second.file.write_all(b"second").expect("write");
+            second.replace(OsStr::new("name")).expect("replace");
             drop(second);
-            fs::create_dir(path.join("folder")).expect("creates");
+            fs::create_dir(path.join("folder")).expect("create");
             let mut third = make(path);
             assert!(third.replace(OsStr::new("folder")).is_err());
             drop(third);
-            fs::remove_dir(path.join("folder")).expect("removes");
+            fs::remove_dir(path.join("folder")).expect("remove");
             assert_eq!(names(path), ["name"]);
-            assert_eq!(fs::read_to_string(path.join("name")).expect("reads"), "second");
-            fs::remove_file(path.join("name")).expect("removes");
+            assert_eq!(fs::read_to_string(path.join("name")).expect("read"), "second");
+            fs::remove_file(path.join("name")).expect("remove");
         }
     }
 
     #[test]
-    fn what_a_killed_daemon_left_is_swept_when_it_is_old() {
-        let folder = tempfile::tempdir().expect("temporary folder");
+    fn leftovers_of_a_killed_daemon_are_removed_when_old() {
+        let folder = tempfile::tempdir().expect("create a temporary directory");
         let path = folder.path();
-        let (old, young) = (fresh_name().expect("drawn"), fresh_name().expect("drawn"));
+        let (old, young) = (fresh_name().expect("draw a name"), fresh_name().expect("draw a name"));
         for name in [&old, &young, &OsString::from(".hearth-new-mine"), &OsString::from("other")] {
-            let file = File::create(path.join(name)).expect("creates");
+            let file = File::create(path.join(name)).expect("create");
             if *name != young {
                 let then = std::time::SystemTime::now() - STALE_AFTER - Duration::from_secs(1);
-                file.set_modified(then).expect("sets");
+                file.set_modified(then).expect("set");
             }
         }
         sweep(&open(path));
-        assert_eq!(names(path), [young.to_str().expect("text"), ".hearth-new-mine", "other"]);
+        assert_eq!(names(path), [young.to_str().expect("UTF-8"), ".hearth-new-mine", "other"]);
     }
 
     #[test]
-    fn names_of_both_kinds_are_known() {
-        let (new, over) = (fresh_name().expect("drawn"), name(OVER).expect("drawn"));
-        assert!(is_temporary(&new) && !is_over(&new) && is_temporary(&over) && is_over(&over));
-        assert!(!is_temporary(OsStr::new(".hearth-new-")) && !is_over(OsStr::new("over")));
+    fn temporary_names_are_recognized() {
+        let (new, replacement) = (fresh_name().expect("draw a name"), name(REPLACEMENT).expect("draw a name"));
+        assert!(
+            is_temporary(&new) && !is_replacement(&new) && is_temporary(&replacement) && is_replacement(&replacement)
+        );
+        assert!(!is_temporary(OsStr::new(".hearth-new-")) && !is_replacement(OsStr::new("over")));
         for (name, is) in [("#12", true), ("#", false), ("#1a", false), ("12", false)] {
             assert_eq!(may_be_nameless(OsStr::new(name)), is, "{name}");
         }

@@ -1,8 +1,8 @@
-//! The body of a request, which is read to its end even if nobody wants it any more.
+//! Request body whose remainder is read and discarded if the handler does not read it.
 //!
-//! Most clients send their whole request before they look for an answer, and send their next one on the same connection. If the
-//! daemon closed it on an early answer, they would see a broken connection: instead of this answer, or of the next one. So the
-//! rest of an unwanted body is read and thrown away, within bounds.
+//! Most clients send their whole request before they read a reply, and reuse the connection. If the daemon closed it
+//! after an early reply, they would see a broken connection instead of this reply, or of the next one. Therefore the
+//! remainder of an unread body is read and discarded, within bounds.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -13,12 +13,12 @@ use futures::StreamExt as _;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-/// How much of an unwanted body is read. Who sends more gets a closed connection.
-const UNWANTED_BYTES_MAX: usize = 64 << 20;
-/// And for how long.
-const UNWANTED_PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes of an unread body that are discarded. Beyond them the connection is closed.
+const DISCARDED_BYTES_MAX: usize = 64 << 20;
+/// Time limit of the discarding.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A body as it comes. When it is dropped early, a task reads the rest.
+/// A body as it arrives. When it is dropped early, a task reads the remainder.
 pub(crate) struct RequestBody {
     /// `None` once the body has ended or failed.
     incoming: Option<Incoming>,
@@ -55,9 +55,9 @@ impl Body for RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         let unread = self.incoming.take().filter(|incoming| !incoming.is_end_stream());
-        // Outside of a runtime there is no client left.
+        // Without a runtime there is no client.
         if let (Some(incoming), Ok(runtime)) = (unread, tokio::runtime::Handle::try_current()) {
-            runtime.spawn(tokio::time::timeout(UNWANTED_PATIENCE, discard(incoming)));
+            runtime.spawn(tokio::time::timeout(DISCARD_TIMEOUT, discard(incoming)));
         }
     }
 }
@@ -67,7 +67,7 @@ async fn discard(incoming: Incoming) {
     let mut bytes = 0;
     while let Some(Ok(chunk)) = frames.next().await {
         bytes += chunk.len();
-        if bytes > UNWANTED_BYTES_MAX {
+        if bytes > DISCARDED_BYTES_MAX {
             return;
         }
     }

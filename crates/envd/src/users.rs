@@ -1,5 +1,6 @@
-//! The guest's users, read from its files at every look: programs may create users at any time. No name service, because
-//! the daemon is static and must run in any image.
+//! The guest's users, read from its files at each call, because programs may create users at any time.
+//!
+//! No name service is used: the daemon is static and must run in any image.
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder};
@@ -11,14 +12,14 @@ use rustix::fs::OFlags;
 
 use crate::regular;
 
-/// Longest line of `/etc/passwd` or `/etc/group` that is looked at. The guest writes these files.
+/// Longest line of `/etc/passwd` or `/etc/group` that is parsed, in bytes. The guest writes these files.
 const LINE_BYTES_MAX: usize = 64 * 1024;
-/// Bytes of such a file that are read: every request reads it.
+/// Bytes of such a file that are read; every request reads it.
 const FILE_BYTES_MAX: u64 = 16 << 20;
-/// Where systemd gives every user that logs in a folder in memory (`XDG_RUNTIME_DIR`).
-pub(crate) const RUNTIME_FOLDERS: &str = "/run/user";
+/// Directory in which systemd creates a user's private runtime directory in memory (`XDG_RUNTIME_DIR`).
+pub(crate) const RUNTIME_DIRECTORIES: &str = "/run/user";
 
-/// A user, as passwd(5) has it.
+/// A user from passwd(5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct User {
     pub(crate) name: String,
@@ -28,12 +29,12 @@ pub(crate) struct User {
 }
 
 impl User {
-    /// Looks a user up by name; numbers are not names.
+    /// Finds a user by name; numbers are not names.
     pub(crate) fn find(name: &str) -> Option<Self> {
         find_line("/etc/passwd", |line| parse_user(line).filter(|user| user.name == name))
     }
 
-    /// The groups the user is a member of, with the primary one. Without a group file, that alone.
+    /// Returns the user's groups, including the primary one; only that one without a group file.
     pub(crate) fn groups(&self) -> Vec<u32> {
         let mut groups = vec![self.gid];
         let _ = find_line("/etc/group", |line| {
@@ -48,14 +49,16 @@ impl User {
 }
 
 impl User {
-    /// Makes sure that the user has a private folder for sockets below `folders`, which only root writes to; returns its path.
-    pub(crate) fn ensure_runtime_folder(&self, folders: &Path) -> io::Result<PathBuf> {
+    /// Creates the user's private directory for sockets below `folders`, if it is missing, and returns its path.
+    ///
+    /// Only root writes to `folders`.
+    pub(crate) fn ensure_runtime_directory(&self, folders: &Path) -> io::Result<PathBuf> {
         let folder = folders.join(self.uid.to_string());
         match DirBuilder::new().mode(0o700).create(&folder) {
             Ok(()) => std::os::unix::fs::chown(&folder, Some(self.uid), Some(self.gid))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 fs::create_dir_all(folders)?;
-                return self.ensure_runtime_folder(folders);
+                return self.ensure_runtime_directory(folders);
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
@@ -66,28 +69,28 @@ impl User {
     }
 }
 
-/// Names of ids, remembered for the length of one call: a long listing asks for the same few again and again.
+/// Cache of the names of ids for one call: a long listing has the same few ids again and again.
 #[derive(Debug, Default)]
-pub(crate) struct Names {
+pub(crate) struct NameCache {
     users: HashMap<u32, String>,
     groups: HashMap<u32, String>,
 }
 
-impl Names {
-    /// The name of a user id, or the number as text.
+impl NameCache {
+    /// Returns the name of a user id, or the number as text.
     pub(crate) fn user(&mut self, uid: u32) -> String {
-        let look = || {
+        let find = || {
             find_line("/etc/passwd", |line| parse_user(line).filter(|user| user.uid == uid))
                 .map_or_else(|| uid.to_string(), |user| user.name)
         };
-        self.users.entry(uid).or_insert_with(look).clone()
+        self.users.entry(uid).or_insert_with(find).clone()
     }
 
-    /// The name of a group id, or the number as text.
+    /// Returns the name of a group id, or the number as text.
     pub(crate) fn group(&mut self, gid: u32) -> String {
         let named = |line: &str| parse_group(line).filter(|(_, id, _)| *id == gid).map(|(name, ..)| name.to_owned());
-        let look = || find_line("/etc/group", named).unwrap_or_else(|| gid.to_string());
-        self.groups.entry(gid).or_insert_with(look).clone()
+        let find = || find_line("/etc/group", named).unwrap_or_else(|| gid.to_string());
+        self.groups.entry(gid).or_insert_with(find).clone()
     }
 }
 
@@ -127,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_as_passwd_has_them() {
+    fn lines_of_passwd_and_group_are_parsed() {
         let user = parse_user("user:x:1000:1001:A User,,,:/home/user:/bin/bash").expect("valid");
         assert_eq!((user.name.as_str(), user.uid, user.gid), ("user", 1000, 1001));
         assert_eq!(user.home, PathBuf::from("/home/user"));
@@ -139,25 +142,25 @@ mod tests {
 
     #[test]
     fn a_runtime_folder_is_private() {
-        let root = tempfile::tempdir().expect("temporary folder");
+        let root = tempfile::tempdir().expect("create a temporary directory");
         let folders = root.path().join("run/user");
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let user = User { name: "me".to_owned(), uid, gid, home: PathBuf::from("/") };
         for _ in 0..2 {
-            let folder = user.ensure_runtime_folder(&folders).expect("makes it or finds it");
-            let found = fs::metadata(&folder).expect("there");
+            let folder = user.ensure_runtime_directory(&folders).expect("create or find the directory");
+            let found = fs::metadata(&folder).expect("exists");
             assert_eq!((folder, found.mode() & 0o777, found.uid()), (folders.join(uid.to_string()), 0o700, uid));
         }
-        fs::remove_dir(folders.join(uid.to_string())).expect("empty");
-        std::os::unix::fs::symlink("/", folders.join(uid.to_string())).expect("links");
-        assert!(user.ensure_runtime_folder(&folders).is_err(), "somebody put something else there");
+        fs::remove_dir(folders.join(uid.to_string())).expect("remove");
+        std::os::unix::fs::symlink("/", folders.join(uid.to_string())).expect("link");
+        assert!(user.ensure_runtime_directory(&folders).is_err(), "a symbolic link is rejected");
     }
 
     #[test]
     fn root_is_found_and_numbers_are_not_names() {
-        assert_eq!(User::find("root").expect("every system has it").uid, 0);
+        assert_eq!(User::find("root").expect("root exists").uid, 0);
         assert_eq!(User::find("0"), None);
-        let mut names = Names::default();
+        let mut names = NameCache::default();
         assert_eq!((names.user(0), names.group(0)), ("root".to_owned(), "root".to_owned()));
         assert_eq!(names.user(4_000_000_001), "4000000001");
         assert_eq!(names.group(4_000_000_001), "4000000001");

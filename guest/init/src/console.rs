@@ -1,17 +1,18 @@
-//! The guest's console: the kernel opened it as our standard streams. Every character is an exit to the host, so little is
-//! said.
+//! The guest's console, which the kernel opened as the standard streams of this process.
+//!
+//! Every character causes an exit to the host, so few lines are printed.
 
 use std::error::Error;
 use std::io::Write;
 
-/// One line.
-pub(crate) fn say(text: &str) {
-    // There is nobody to tell that the console does not work.
+/// Prints one line.
+pub(crate) fn print_line(text: &str) {
+    // A broken console cannot be reported anywhere.
     let _ = writeln!(std::io::stderr(), "hearth-init {}: {text}", env!("CARGO_PKG_VERSION"));
 }
 
-/// One line with an error and its causes.
-pub(crate) fn complain(what: &str, error: &dyn Error) {
+/// Prints one line with an error and its causes.
+pub(crate) fn print_error(what: &str, error: &dyn Error) {
     let mut line = format!("{what}: {error}");
     let mut source = error.source();
     while let Some(cause) = source {
@@ -19,5 +20,5 @@ pub(crate) fn complain(what: &str, error: &dyn Error) {
         line.push_str(&cause.to_string());
         source = cause.source();
     }
-    say(&line);
+    print_line(&line);
 }

@@ -1,10 +1,10 @@
-//! Why the guest cannot go on.
+//! Errors that prevent the guest from running.
 
 use std::io;
 
 use rustix::io::Errno;
 
-/// A step that failed, on what, and why.
+/// A failed step, its subject and its cause.
 #[derive(Debug, thiserror::Error)]
 #[error("{action} {subject}")]
 pub(crate) struct Error {
@@ -14,14 +14,14 @@ pub(crate) struct Error {
 }
 
 impl Error {
-    /// For `map_err`: the step and what it was tried on.
+    /// Builds an error from a step and its subject, for `map_err`.
     pub(crate) fn on<E: Into<io::Error>>(action: &'static str, subject: impl Into<String>) -> impl FnOnce(E) -> Self {
         let subject = subject.into();
         move |source| Self { action, subject, source: source.into() }
     }
 
-    /// Whether the kernel does not have what was asked for: no such file system, or no place for it in another one.
-    pub(crate) fn is_absence(&self) -> bool {
+    /// Returns true if the kernel lacks the file system, or a directory to mount it on.
+    pub(crate) fn is_unsupported(&self) -> bool {
         let absent = [Errno::NODEV, Errno::NOENT, Errno::PERM].map(|errno| Some(errno.raw_os_error()));
         absent.contains(&self.source.raw_os_error())
     }

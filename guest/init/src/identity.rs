@@ -1,12 +1,13 @@
-//! Files in memory in the place of those that tell one machine from another.
+//! Files in memory that replace those which identify a machine.
 //!
-//! A snapshot is restored many times, and every sandbox shall have a name and ids of its own. The daemon writes them after
-//! each restore; here they get their place, so that this costs no block of the disk. The certificates are in memory for the
-//! same reason: the host may add one of its own, another for each sandbox.
+//! A snapshot is restored many times, and every sandbox has its own name and ids. The daemon writes them after each
+//! restore; here they are mounted, so that this writes no block of the disk. The certificates are in memory for the
+//! same reason: the host may add one of its own, different for each sandbox.
 //!
-//! Nothing is mounted over `/proc`: the kernel would then refuse every new procfs in a user namespace, which bubblewrap and
-//! rootless containers need (`mount_too_revealing`, mount_namespaces(7)). The kernel's boot id needs no file: the kernel draws
-//! it when it is first read (random(4)), and nothing reads it before the snapshot that sandboxes are restored from.
+//! Nothing is mounted over `/proc`: the kernel would then reject every new procfs in a user namespace, which bubblewrap
+//! and rootless containers need (`mount_too_revealing`, mount_namespaces(7)). The kernel's boot id needs no file: the
+//! kernel draws it when it is first read (random(4)), and nothing reads it before the snapshot that sandboxes are
+//! restored from.
 
 use std::fs;
 use std::io;
@@ -15,46 +16,46 @@ use std::path::Path;
 
 use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
 
-use crate::console::complain;
+use crate::console::print_error;
 
-/// Where the files are. The daemon knows their names.
-const FOLDER: &str = "/run/hearth";
-/// A file of ours and what it stands in for.
+/// Directory of the files. The daemon uses the same path.
+const DIRECTORY: &str = "/run/hearth";
+/// Name of each file, and the file that it replaces.
 const OVERLAID: [(&str, &str); 2] = [("hostname", "/etc/hostname"), ("machine-id", "/etc/machine-id")];
-/// A random UUID at each look; never waits for the random pool.
+/// Returns a random UUID at each read; never waits for the random pool.
 const RANDOM_UUID: &str = "/proc/sys/kernel/random/uuid";
 
 const CERTIFICATES: &str = "/etc/ssl/certs";
-/// Entries of that directory that are taken along. A distribution has some hundreds.
+/// Limit of copied certificates. A distribution has some hundreds.
 const CERTIFICATES_MAX: usize = 8192;
 
-/// Puts everything in place. A guest without it works; its siblings are then harder to tell apart.
+/// Mounts all files. A guest runs without them, but is hard to distinguish from others of its snapshot.
 pub(crate) fn overlay() {
-    if let Err(error) = fs::create_dir_all(FOLDER) {
-        return complain("could not make the folder of the guest's ids", &error);
+    if let Err(error) = fs::create_dir_all(DIRECTORY) {
+        return print_error("could not create the directory of the guest's ids", &error);
     }
     for (name, target) in OVERLAID {
         if let Err(error) = overlay_file(name, target) {
-            complain(&format!("could not put a file in memory over {target}"), &error);
+            print_error(&format!("could not mount a file in memory over {target}"), &error);
         }
     }
     if Path::new(CERTIFICATES).is_dir()
         && let Err(error) = overlay_certificates()
     {
-        complain("could not put the certificates in memory", &error);
+        print_error("could not mount the certificates in memory", &error);
     }
 }
 
 fn overlay_file(name: &str, target: &str) -> io::Result<()> {
     if !Path::new(target).parent().is_some_and(Path::is_dir) {
-        // A root filesystem that keeps no such thing.
+        // A root file system without this directory needs no file.
         return Ok(());
     }
     let content = match name {
         "machine-id" => fs::read_to_string(RANDOM_UUID)?.replace('-', ""),
         _ => fs::read_to_string(target).unwrap_or_default(),
     };
-    let file = Path::new(FOLDER).join(name);
+    let file = Path::new(DIRECTORY).join(name);
     fs::write(&file, content)?;
     if !Path::new(target).exists() {
         fs::write(target, "")?;
@@ -63,7 +64,7 @@ fn overlay_file(name: &str, target: &str) -> io::Result<()> {
 }
 
 fn overlay_certificates() -> io::Result<()> {
-    let copy = Path::new(FOLDER).join("certificates");
+    let copy = Path::new(DIRECTORY).join("certificates");
     fs::create_dir_all(&copy)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("tmpfs", &copy, "tmpfs", flags, c"mode=0755,size=16m")?;

@@ -1,20 +1,21 @@
-//! PID 1 of every guest, from the first root filesystem to the end.
+//! PID 1 of every guest, from the first root file system to the power-off.
 //!
 //! ```text
 //!   initramfs: first mounts -> modules -> disk -> envd into it -> disk becomes the root
-//!   root:      mounts, ids, settings, network -> envd, for ever: reap orphans, start it again when it ends
+//!   root:      mounts, ids, settings, network -> envd, forever: reap orphans, restart it when it exits
 //!   SIGTERM, SIGINT, SIGPWR, or a step that fails: power off
 //! ```
 //!
-//! It is started once, as `/init` of the initramfs that `builder` writes, and goes on as the same process after the switch
-//! of roots: a root filesystem needs nothing of ours in it. Also the guest daemon comes with the initramfs and is put into
-//! the root when that has another one, so a disk of any age gets the daemon of the node it boots on.
+//! It is started once, as `/init` of the initramfs that `builder` writes, and remains the same process after the switch
+//! of roots: a root file system needs no file of Hearth. The guest daemon is part of the initramfs too and is installed
+//! in the root if that has another one, so that a disk of any age gets the daemon of the node on which it boots.
 //!
-//! A guest normally boots once, when its template is built, and is restored from a snapshot ever after. The addresses and
-//! the shape of the network are `network`'s; what the daemon and a root filesystem may rely on is the guest contract.
+//! A guest normally boots once, when its template is built, and is restored from a snapshot later. The addresses and
+//! the layout of the network are defined in `network`; the guest contract defines the guarantees to the daemon and the
+//! root file system.
 //!
-//! One thread. It never ends by itself: the kernel would panic. What goes wrong is a line on the console, beginning with
-//! `hearth-init`, and then the power goes off, so that whoever waits for the guest learns it at once.
+//! One thread. It never exits, because the kernel would panic. An error is printed as a line on the console, starting
+//! with `hearth-init`, and then the guest powers off, so that the host detects it immediately.
 
 #![forbid(unsafe_code)]
 
@@ -31,18 +32,18 @@ mod supervise;
 
 use std::convert::Infallible;
 
-use console::say;
+use console::print_line;
 use error::Error;
 
 fn main() {
-    // Before anything can fail: the driver's proof of an accelerator waits for this line.
-    say("up");
+    // Before any step that can fail: the driver waits for this line as the proof of a working accelerator.
+    print_line("up");
     if std::process::id() != 1 {
-        say("this is PID 1 of a guest, to be started by its kernel");
+        print_line("must be started by a guest's kernel as PID 1");
         std::process::exit(2);
     }
     let Err(error) = run();
-    console::complain("cannot go on", &error);
+    console::print_error("cannot go on", &error);
     power::off();
 }
 
@@ -54,5 +55,5 @@ fn run() -> Result<Infallible, Error> {
     identity::overlay();
     settings::apply()?;
     network::configure()?;
-    supervise::forever()
+    supervise::run()
 }

@@ -1,4 +1,4 @@
-//! Kernel modules: the initramfs has them uncompressed, with a list in the order in which they can be loaded.
+//! Kernel modules. The initramfs has them uncompressed, with a list in the order in which they can be loaded.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -7,14 +7,14 @@ use rustix::io::Errno;
 
 use crate::Error;
 
-/// Where `builder` puts modules and their list.
-const FOLDER: &str = "/modules";
-/// One file name a line.
+/// Directory in which `builder` places modules and their list.
+const DIRECTORY: &str = "/modules";
+/// File with one module's file name per line.
 const ORDER: &str = "order";
 
 /// Loads every listed module.
 pub(crate) fn load() -> Result<(), Error> {
-    let folder = Path::new(FOLDER);
+    let folder = Path::new(DIRECTORY);
     let order = folder.join(ORDER);
     let list = fs::read_to_string(&order).map_err(Error::on("reading the list of modules", ORDER))?;
     for name in list.lines().filter(|name| !name.is_empty()) {

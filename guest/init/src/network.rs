@@ -1,7 +1,7 @@
 //! The guest's network: loopback, one interface with a fixed address, one route.
 //!
-//! The addresses are the same in every guest; its slot on the host stands for it outside. They are set by netlink
-//! (rtnetlink(7)): a root filesystem need not have tools for it.
+//! The addresses are the same in every guest; outside, the slot on the host represents the guest. They are set by
+//! netlink (rtnetlink(7)), so that a root file system needs no tools for it.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -22,12 +22,12 @@ const INTERFACE: &str = "eth0";
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 21);
 const PREFIX: u8 = 30;
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 22);
-/// Longest answer to a request: an error with the request in it.
-const ANSWER_BYTES_MAX: usize = 8192;
+/// Longest reply to a request: an error that contains the request.
+const REPLY_BYTES_MAX: usize = 8192;
 
-/// Brings both interfaces up.
+/// Configures loopback and the interface.
 pub(crate) fn configure() -> Result<(), Error> {
-    // No IPv6 leaves a slot. Loopback keeps it: servers bind to ::1.
+    // A slot forwards no IPv6. Loopback retains it, because servers bind to ::1.
     let ipv6 = format!("/proc/sys/net/ipv6/conf/{INTERFACE}/disable_ipv6");
     std::fs::write(&ipv6, "1").map_err(Error::on("disabling IPv6 of", INTERFACE))?;
     // Protocol 0 is NETLINK_ROUTE (netlink(7)).
@@ -36,10 +36,10 @@ pub(crate) fn configure() -> Result<(), Error> {
     let index = |name: &str| netdevice::name_to_index(&socket, name).map_err(Error::on("finding the interface", name));
     let loopback = index("lo")?;
     let interface = index(INTERFACE)?;
-    ask(&socket, up(loopback)).map_err(Error::on("bringing up", "lo"))?;
-    ask(&socket, address(interface)).map_err(Error::on("giving an address to", INTERFACE))?;
-    ask(&socket, up(interface)).map_err(Error::on("bringing up", INTERFACE))?;
-    ask(&socket, default_route(interface)).map_err(Error::on("setting the route through", GATEWAY.to_string()))
+    request_ack(&socket, up(loopback)).map_err(Error::on("bringing up", "lo"))?;
+    request_ack(&socket, address(interface)).map_err(Error::on("setting the address of", INTERFACE))?;
+    request_ack(&socket, up(interface)).map_err(Error::on("bringing up", INTERFACE))?;
+    request_ack(&socket, default_route(interface)).map_err(Error::on("setting the route through", GATEWAY.to_string()))
 }
 
 fn up(index: u32) -> RouteNetlinkMessage {
@@ -72,7 +72,7 @@ fn default_route(index: u32) -> RouteNetlinkMessage {
 }
 
 /// Sends a request and waits for its acknowledgement.
-fn ask(socket: &OwnedFd, request: RouteNetlinkMessage) -> io::Result<()> {
+fn request_ack(socket: &OwnedFd, request: RouteNetlinkMessage) -> io::Result<()> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
     let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
@@ -80,11 +80,11 @@ fn ask(socket: &OwnedFd, request: RouteNetlinkMessage) -> io::Result<()> {
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
     rustix::net::send(socket, &bytes, SendFlags::empty())?;
-    let mut answer = vec![0; ANSWER_BYTES_MAX];
-    let (length, _) = rustix::net::recv(socket, &mut answer[..], RecvFlags::empty())?;
-    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer[..length])
+    let mut reply = vec![0; REPLY_BYTES_MAX];
+    let (length, _) = rustix::net::recv(socket, &mut reply[..], RecvFlags::empty())?;
+    let reply = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&reply[..length])
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-    match answer.payload {
+    match reply.payload {
         NetlinkPayload::Error(error) if error.code.is_none() => Ok(()),
         NetlinkPayload::Error(error) => Err(error.to_io()),
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel did not acknowledge")),

@@ -1,4 +1,4 @@
-//! The end of the guest.
+//! Power-off of the guest.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -9,41 +9,41 @@ use rustix::mount::{MountFlags, mount_remount};
 use rustix::process::{WaitOptions, wait};
 use rustix::system::{RebootCommand, reboot};
 
-use crate::console::{complain, say};
+use crate::console::{print_error, print_line};
 
-/// How long processes may take to end by themselves.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Time that processes have to exit after a signal.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(5);
 
-/// Ends all processes, writes everything to the disk and switches the machine off.
+/// Stops all processes, writes all data to the disk and powers off.
 pub(crate) fn off() -> ! {
-    // -1: every process but this one (kill(2)). There may be none.
-    let everybody = Pid::from_raw(-1);
-    let _ = kill(everybody, Signal::SIGTERM);
-    if !all_gone(PATIENCE) {
-        let _ = kill(everybody, Signal::SIGKILL);
-        all_gone(PATIENCE);
+    // -1: every process except this one (kill(2)). There may be none.
+    let all_processes = Pid::from_raw(-1);
+    let _ = kill(all_processes, Signal::SIGTERM);
+    if !reap_all(EXIT_TIMEOUT) {
+        let _ = kill(all_processes, Signal::SIGKILL);
+        reap_all(EXIT_TIMEOUT);
     }
     rustix::fs::sync();
     if let Err(errno) = mount_remount("/", MountFlags::RDONLY, c"") {
-        complain("could not make the root read-only", &std::io::Error::from(errno));
+        print_error("could not make the root read-only", &std::io::Error::from(errno));
     }
-    say("power off");
+    print_line("power off");
     if let Err(errno) = reboot(RebootCommand::PowerOff) {
-        complain("could not power off", &std::io::Error::from(errno));
+        print_error("could not power off", &std::io::Error::from(errno));
     }
-    // The kernel could not: a PID 1 that ends makes it panic, which the host sees as the end too.
+    // Exiting PID 1 makes the kernel panic, which the host detects as the guest's end.
     std::process::exit(1);
 }
 
-/// Reaps until no process is left, at most for `patience`.
-fn all_gone(patience: Duration) -> bool {
+/// Reaps processes until none is left or `timeout` has passed. Returns true if none is left.
+fn reap_all(timeout: Duration) -> bool {
     let start = Instant::now();
     loop {
         match wait(WaitOptions::NOHANG) {
             Err(_) => return true,
             Ok(Some(_)) => {}
-            Ok(None) if start.elapsed() > patience => return false,
+            Ok(None) if start.elapsed() > timeout => return false,
             Ok(None) => sleep(POLL),
         }
     }

@@ -1,4 +1,4 @@
-//! The disk becomes the root.
+//! Switch of the root from the initramfs to the disk.
 
 use std::fs;
 use std::io;
@@ -13,30 +13,30 @@ use crate::{Error, mounts};
 
 /// The first virtio disk.
 const DISK: &str = "/dev/vda";
-/// Where it is mounted in the initramfs.
+/// Mount point in the initramfs.
 const NEW_ROOT: &str = "/root";
-/// The guest daemon in the initramfs, and its place in the root.
-const DAEMON_BROUGHT: &str = "/envd";
-/// The contract's place of the daemon.
+/// Path of the guest daemon in the initramfs.
+const INITRAMFS_DAEMON: &str = "/envd";
+/// Path of the daemon in the root, fixed by the contract.
 pub(crate) const DAEMON: &str = "/usr/bin/envd";
-/// How long the disk may take to appear after its driver was loaded.
-const DISK_PATIENCE: Duration = Duration::from_secs(10);
+/// Time within which the disk must appear after its driver was loaded.
+const DISK_TIMEOUT: Duration = Duration::from_secs(10);
 const DISK_POLL: Duration = Duration::from_millis(2);
 
-/// Mounts the disk, brings the daemon and makes the disk the root. The initramfs is emptied: it is memory.
+/// Mounts the disk, installs the daemon and makes the disk the root. The initramfs is emptied to free its memory.
 pub(crate) fn switch() -> Result<(), Error> {
     wait_for_disk()?;
     fs::create_dir_all(NEW_ROOT).map_err(Error::on("creating", NEW_ROOT))?;
-    // Reading a file must not write to the disk: every written block is a copy that the sandbox pays for.
+    // Reading a file must not write to the disk: every written block is copied for the sandbox.
     mount(DISK, NEW_ROOT, "ext4", MountFlags::NOATIME, c"").map_err(Error::on("mounting the root disk", DISK))?;
-    bring_daemon()?;
+    install_daemon()?;
     for target in mounts::first_targets() {
         let moved = format!("{NEW_ROOT}{target}");
         fs::create_dir_all(&moved).map_err(Error::on("creating", moved.as_str()))?;
         mount_move(target, &moved).map_err(Error::on("moving to the new root", target))?;
     }
-    for file in ["/init", DAEMON_BROUGHT] {
-        // The program that runs stays until it ends.
+    for file in ["/init", INITRAMFS_DAEMON] {
+        // The running program remains in memory until it exits.
         let _ = fs::remove_file(file);
     }
     let _ = fs::remove_dir_all("/modules");
@@ -50,7 +50,7 @@ pub(crate) fn switch() -> Result<(), Error> {
 fn wait_for_disk() -> Result<(), Error> {
     let start = Instant::now();
     while !Path::new(DISK).exists() {
-        if start.elapsed() > DISK_PATIENCE {
+        if start.elapsed() > DISK_TIMEOUT {
             return Err(Error::on("waiting for the root disk", DISK)(io::Error::from(io::ErrorKind::NotFound)));
         }
         sleep(DISK_POLL);
@@ -58,21 +58,21 @@ fn wait_for_disk() -> Result<(), Error> {
     Ok(())
 }
 
-/// Puts the daemon of the initramfs into the root, unless that has the same one.
-fn bring_daemon() -> Result<(), Error> {
-    let place = format!("{NEW_ROOT}{DAEMON}");
-    let brought = match fs::read(DAEMON_BROUGHT) {
-        Ok(brought) => brought,
+/// Installs the daemon of the initramfs in the root, unless the root has the same one.
+fn install_daemon() -> Result<(), Error> {
+    let installed_path = format!("{NEW_ROOT}{DAEMON}");
+    let daemon = match fs::read(INITRAMFS_DAEMON) {
+        Ok(daemon) => daemon,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Error::on("reading", DAEMON_BROUGHT)(error)),
+        Err(error) => return Err(Error::on("reading", INITRAMFS_DAEMON)(error)),
     };
-    if fs::read(&place).is_ok_and(|present| present == brought) {
+    if fs::read(&installed_path).is_ok_and(|present| present == daemon) {
         return Ok(());
     }
-    // Under another name first: a guest that dies half-way has the old daemon.
-    let fresh = format!("{place}.new");
-    fs::write(&fresh, &brought)
+    // Written under another name first: a guest that crashes meanwhile still has the old daemon.
+    let fresh = format!("{installed_path}.new");
+    fs::write(&fresh, &daemon)
         .and_then(|()| fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)))
-        .and_then(|()| fs::rename(&fresh, &place))
+        .and_then(|()| fs::rename(&fresh, &installed_path))
         .map_err(Error::on("writing the guest daemon", DAEMON))
 }

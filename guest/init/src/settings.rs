@@ -1,4 +1,4 @@
-//! What every process of the guest inherits, and the kernel's parameters.
+//! Attributes that every process of the guest inherits, and kernel parameters.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, setpriority_process, setrlimit, umask};
 
 use crate::Error;
-use crate::console::complain;
+use crate::console::print_error;
 
 /// Kernel parameters of the guest contract, and those that a distribution's init would set.
 const PARAMETERS: &[(&str, &str)] = &[
@@ -18,34 +18,39 @@ const PARAMETERS: &[(&str, &str)] = &[
     ("kernel/pid_max", "4194304"),
     ("fs/protected_hardlinks", "1"),
     ("fs/protected_symlinks", "1"),
-    // Programs reserve far more than they use (a browser, a Go or Java program), and there is no swap that would make the
-    // kernel's own rule grant it. What is really used is bounded by the control groups: it ends the one that used it.
+    // Programs reserve far more memory than they use (a browser, a Go or Java program), and without swap the kernel's
+    // heuristic would reject that. Actual usage is bounded by the control groups, which kill the process that exceeds
+    // it.
     ("vm/overcommit_memory", "1"),
-    // Search engines and databases refuse to start with the kernel's own 65530.
+    // Search engines and databases refuse to start with the kernel's default of 65530.
     ("vm/max_map_count", "1048576"),
-    // Editors and build tools watch from many processes; the kernel's own limit is 128.
+    // Editors and build tools create watches in many processes; the kernel's default is 128.
     ("fs/inotify/max_user_instances", "1024"),
     // Any user may serve on port 80, as in a container.
     ("net/ipv4/ip_unprivileged_port_start", "0"),
 ];
 
 const CGROUPS: &str = "/sys/fs/cgroup";
-/// The group of this process and of the daemon, which inherits it; the daemon makes groups beside it for its children.
+/// Control group of this process and of the daemon, which inherits it.
+///
+/// The daemon creates groups beside it for its children.
 const OWN_GROUP: &str = "/sys/fs/cgroup/envd";
 const CONTROLLERS: &[&str] = &["+cpu", "+cpuset", "+io", "+memory", "+pids"];
-/// So that the daemon answers however hard its children work: reserved memory, and weights against their 50 to 200.
+/// Reserved memory and weights that keep the daemon responsive under load; its children's weights are 50 to 200.
 const OWN_SHARE: &[(&str, &str)] =
     &[("memory.min", "52428800"), ("memory.low", "104857600"), ("cpu.weight", "1000"), ("io.weight", "default 10000")];
 
-/// Files that a program may have open: (soft, hard). The hard one is the kernel's highest (`fs.nr_open`), as Docker has it.
-/// The soft one is enough for servers and build tools, which rarely raise it themselves, and small enough for programs that
-/// close every descriptor up to it when they start another one.
+/// Limits of open files of a program: (soft, hard).
+///
+/// The hard one is the kernel's maximum (`fs.nr_open`), as in Docker. The soft one is sufficient for servers and build
+/// tools, which rarely raise it themselves, and small enough for programs that close every descriptor up to it when
+/// they start another one.
 const OPEN_FILES: (u64, u64) = (65_536, 1_048_576);
 
 const HOST_NAME: &str = "/etc/hostname";
 const HOST_NAME_DEFAULT: &str = "e2b.local";
 
-/// Applies everything. Only what makes a guest unusable is an error; a missing controller or parameter is a console line.
+/// Applies all settings. Only a failure that makes the guest unusable is an error; others are printed on the console.
 pub(crate) fn apply() -> Result<(), Error> {
     umask(Mode::WGRP | Mode::WOTH);
     let name = fs::read_to_string(HOST_NAME).unwrap_or_default();
@@ -57,7 +62,7 @@ pub(crate) fn apply() -> Result<(), Error> {
     let (soft, hard) = OPEN_FILES;
     setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum: Some(hard) })
         .map_err(Error::on("raising the limit of", "open files"))?;
-    // The daemon goes last when memory is short and first when the CPU is; it takes both back from its children.
+    // The daemon is killed last when memory is short and scheduled first; it resets both for its children.
     try_write("/proc/self/oom_score_adj", "-1000");
     setpriority_process(None, -20).map_err(Error::on("raising the priority of", "PID 1"))?;
     join_own_group();
@@ -69,11 +74,11 @@ fn join_own_group() {
         try_write(&format!("{CGROUPS}/cgroup.subtree_control"), controller);
     }
     if let Err(error) = fs::create_dir_all(OWN_GROUP) {
-        return complain("could not make a control group", &error);
+        return print_error("could not create a control group", &error);
     }
     for (file, value) in OWN_SHARE {
         let path = format!("{OWN_GROUP}/{file}");
-        // Absent where its controller is.
+        // The file is missing when its controller is not enabled.
         if Path::new(&path).exists() {
             try_write(&path, value);
         }
@@ -84,6 +89,6 @@ fn join_own_group() {
 
 fn try_write(path: &str, value: &str) {
     if let Err(error) = fs::write(path, value) {
-        complain(&format!("could not write {value} to {path}"), &error);
+        print_error(&format!("could not write {value} to {path}"), &error);
     }
 }

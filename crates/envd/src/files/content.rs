@@ -1,21 +1,21 @@
-//! What kind of content a file has: by its name, or by how it begins.
+//! Content type of a file, by its name or by its first bytes.
 
 use std::path::Path;
 
-/// How much of a file is looked at.
+/// Bytes of a file that are examined.
 pub(super) const SNIFFED_BYTES: usize = 512;
 const BINARY: &str = "application/octet-stream";
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// The content type by the file's name, if the name tells it.
+/// Returns the content type for the file's name, if its extension is known.
 pub(super) fn by_name(path: &Path) -> Option<String> {
     let kind = mime_guess::from_path(path).first()?;
     let is_text = kind.type_() == mime_guess::mime::TEXT && kind.get_param("charset").is_none();
     Some(if is_text { format!("{kind}; charset=utf-8") } else { kind.to_string() })
 }
 
-/// The content type by the file's beginning, or for want of one what stands for anything.
-pub(super) fn by_beginning(head: Option<&[u8]>) -> &'static str {
+/// Returns the content type for the file's first bytes; without them, `application/octet-stream`.
+pub(super) fn by_content(head: Option<&[u8]>) -> &'static str {
     let Some(head) = head else { return BINARY };
     let head = &head[..head.len().min(SNIFFED_BYTES)];
     if let Some((_, kind)) = SIGNATURES.iter().find(|(signature, _)| head.starts_with(signature)) {
@@ -35,7 +35,7 @@ pub(super) fn by_beginning(head: Option<&[u8]>) -> &'static str {
     if text.starts_with(b"<?xml") {
         return "text/xml; charset=utf-8";
     }
-    // The control characters that no text has.
+    // Control characters that text does not contain.
     if head.iter().any(|byte| matches!(byte, 0..=8 | 0x0B | 0x0E..=0x1A | 0x1C..=0x1F)) { BINARY } else { TEXT }
 }
 
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_tell() {
+    fn content_types_by_name() {
         for (name, kind) in [
             ("a.txt", Some("text/plain; charset=utf-8")),
             ("a.HTML", Some("text/html; charset=utf-8")),
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn beginnings_tell() {
+    fn content_types_by_content() {
         for (head, kind) in [
             (&b""[..], TEXT),
             (b"hello\n", TEXT),
@@ -88,8 +88,8 @@ mod tests {
             (b"<htmlish", TEXT),
             (b"<?xml version", "text/xml; charset=utf-8"),
         ] {
-            assert_eq!(by_beginning(Some(head)), kind, "{head:?}");
+            assert_eq!(by_content(Some(head)), kind, "{head:?}");
         }
-        assert_eq!(by_beginning(None), BINARY);
+        assert_eq!(by_content(None), BINARY);
     }
 }

@@ -1,4 +1,4 @@
-//! `GET /files`: headers and the order of checks. [`super::pieces`] has the bytes.
+//! `GET /files`: headers and the order of checks. [`super::pieces`] streams the bytes.
 
 use std::io;
 use std::path::Path;
@@ -13,18 +13,18 @@ use super::blocking;
 use super::content;
 use super::encoding::{self, Encoding};
 use super::input::Input;
-use super::pieces::{self, Beginning, Piece};
-use super::range::{self, Part, Wanted};
+use super::pieces::{self, Piece, Prefix};
+use super::range::{self, Part, Selection};
 use crate::failure::Failure;
 use crate::path_calls::Lane;
 use crate::sys;
 
-/// Bytes of the boundary between parts: no file has it by chance.
+/// Random bytes of the boundary between parts; a file does not contain it by chance.
 const BOUNDARY_BYTES: usize = 16;
 
 pub(super) async fn serve(path: &Path, lane: Lane, headers: &HeaderMap) -> Result<Response, Failure> {
-    let (looked, own) = (path.to_owned(), lane.clone());
-    let opened = blocking(&lane, move || open(&looked, own)).await?;
+    let (opened_path, own) = (path.to_owned(), lane.clone());
+    let opened = blocking(&lane, move || open(&opened_path, own)).await?;
     let encoding = encoding::choose(headers)?;
     let opening = |error: io::Error| Failure::internal(format!("error opening file '{}': {error}", path.display()));
     let mut input = opened.map_err(opening)?;
@@ -33,12 +33,12 @@ pub(super) async fn serve(path: &Path, lane: Lane, headers: &HeaderMap) -> Resul
         Encoding::Gzip => {
             let mut response = Response::new(Body::from_stream(pieces::compressed(input)));
             response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            (response, by_name.unwrap_or_else(|| content::by_beginning(None).to_owned()))
+            (response, by_name.unwrap_or_else(|| content::by_content(None).to_owned()))
         }
         Encoding::Identity => {
-            let beginning = Beginning::read(&mut input).await.map_err(opening)?;
-            let kind = by_name.unwrap_or_else(|| content::by_beginning(Some(&beginning.bytes)).to_owned());
-            (plain(input, beginning, headers, &kind)?, kind)
+            let prefix = Prefix::read(&mut input).await.map_err(opening)?;
+            let kind = by_name.unwrap_or_else(|| content::by_content(Some(&prefix.bytes)).to_owned());
+            (plain(input, prefix, headers, &kind)?, kind)
         }
     };
     let fields = response.headers_mut();
@@ -52,7 +52,7 @@ pub(super) async fn serve(path: &Path, lane: Lane, headers: &HeaderMap) -> Resul
     Ok(response)
 }
 
-/// Opens what is to be sent. The inner error is told only after other refusals.
+/// Opens the file to send. The inner error is reported only after other rejections.
 fn open(path: &Path, lane: Lane) -> Result<io::Result<Input>, Failure> {
     let shown = path.display();
     match Input::open(path, lane) {
@@ -60,7 +60,7 @@ fn open(path: &Path, lane: Lane) -> Result<io::Result<Input>, Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(Failure::new(StatusCode::NOT_FOUND, format!("path '{shown}' does not exist")))
         }
-        // A socket, or a device without anything behind it (open(2)).
+        // A socket, or a device without hardware (open(2)).
         Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => {
             Err(Failure::bad_request(format!("path '{shown}' is a socket or a device that cannot be read")))
         }
@@ -68,52 +68,52 @@ fn open(path: &Path, lane: Lane) -> Result<io::Result<Input>, Failure> {
     }
 }
 
-/// An answer without compression: of a part, if the client wants one and the size is known.
-fn plain(input: Input, beginning: Beginning, headers: &HeaderMap, kind: &str) -> Result<Response, Failure> {
+/// Builds a reply without compression, of a part if the client requests one and the size is known.
+fn plain(input: Input, prefix: Prefix, headers: &HeaderMap, kind: &str) -> Result<Response, Failure> {
     let found = &input.metadata;
     let modified = found.modified().ok();
     if modified.is_some_and(|modified| is_unchanged(headers, modified)) {
-        return Ok(dated(status(StatusCode::NOT_MODIFIED), modified));
+        return Ok(with_last_modified(status(StatusCode::NOT_MODIFIED), modified));
     }
-    let size = match (beginning.is_all, found.is_file()) {
-        // What was read counts: files of the kernel claim sizes that they do not have.
-        (true, _) => beginning.bytes.len() as u64,
-        (false, true) if found.len() >= beginning.bytes.len() as u64 => found.len(),
-        // Unknown: to the end, however far that is.
+    let size = match (prefix.is_all, found.is_file()) {
+        // The bytes read are authoritative: `/proc` and `/sys` report sizes that their files do not have.
+        (true, _) => prefix.bytes.len() as u64,
+        (false, true) if found.len() >= prefix.bytes.len() as u64 => found.len(),
+        // The size is unknown: send everything up to the end.
         (false, _) => {
-            let all = [Piece::Bytes(beginning.bytes), Piece::Rest];
+            let all = [Piece::Bytes(prefix.bytes), Piece::Rest];
             return Ok(Response::new(Body::from_stream(pieces::stream(input, all))));
         }
     };
     let wanted = match headers.get(header::RANGE) {
-        Some(range) if range_holds(headers, modified) => range::parse(range.to_str().unwrap_or_default(), size),
-        _ => Wanted::Whole,
+        Some(range) if if_range_matches(headers, modified) => range::parse(range.to_str().unwrap_or_default(), size),
+        _ => Selection::Whole,
     };
-    let sections = Sections { input, beginning, size };
+    let file = SizedFile { input, prefix, size };
     let mut response = match wanted {
-        Wanted::Whole => sections.whole(),
-        Wanted::Parts(parts) => match parts.as_slice() {
-            [part] => sections.part(*part),
-            parts => sections.parts(parts, kind)?,
+        Selection::Whole => file.whole(),
+        Selection::Parts(parts) => match parts.as_slice() {
+            [part] => file.part(*part),
+            parts => file.parts(parts, kind)?,
         },
-        Wanted::Unsatisfiable => {
+        Selection::Unsatisfiable => {
             let mut response = status(StatusCode::RANGE_NOT_SATISFIABLE);
             insert(&mut response, header::CONTENT_RANGE, &format!("bytes */{size}"));
             return Ok(response);
         }
     };
     insert(&mut response, header::ACCEPT_RANGES, "bytes");
-    Ok(dated(response, modified))
+    Ok(with_last_modified(response, modified))
 }
 
 /// A file of known size.
-struct Sections {
+struct SizedFile {
     input: Input,
-    beginning: Beginning,
+    prefix: Prefix,
     size: u64,
 }
 
-impl Sections {
+impl SizedFile {
     fn whole(self) -> Response {
         let size = self.size;
         let pieces = self.pieces(Part { start: 0, length: size });
@@ -127,10 +127,10 @@ impl Sections {
         response
     }
 
-    /// Several parts, each with its headers (RFC 9110, section 14.6).
+    /// Builds a reply of several parts, each with its headers (RFC 9110, section 14.6).
     fn parts(self, parts: &[Part], kind: &str) -> Result<Response, Failure> {
         let boundary = sys::random_hex::<BOUNDARY_BYTES>()
-            .map_err(|error| Failure::internal(format!("error drawing a boundary: {error}")))?;
+            .map_err(|error| Failure::internal(format!("error generating a boundary: {error}")))?;
         let mut pieces = Vec::new();
         let mut length = 0;
         for (index, part) in parts.iter().enumerate() {
@@ -149,15 +149,15 @@ impl Sections {
         Ok(response)
     }
 
-    /// A part: from what was read already, and from the file.
+    /// Splits a part into the bytes in memory and the remainder in the file.
     fn pieces(&self, part: Part) -> Vec<Piece> {
-        let known = self.beginning.bytes.len() as u64;
+        let known = self.prefix.bytes.len() as u64;
         let end = part.start + part.length;
         let mut pieces = Vec::new();
         if part.start < known {
-            // Both lie inside of what is in memory.
+            // Both offsets are within the bytes in memory.
             let (from, to) = (part.start as usize, end.min(known) as usize);
-            pieces.push(Piece::Bytes(self.beginning.bytes.slice(from..to)));
+            pieces.push(Piece::Bytes(self.prefix.bytes.slice(from..to)));
         }
         if end > known {
             let start = part.start.max(known);
@@ -168,7 +168,7 @@ impl Sections {
 
     fn respond(self, status: StatusCode, pieces: Vec<Piece>, length: u64) -> Response {
         let body = match pieces.as_slice() {
-            // Without a stream, small files go out in one write with their headers.
+            // Without a stream, a small file is sent in one write together with the headers.
             [] => Body::empty(),
             [Piece::Bytes(bytes)] => Body::from(bytes.clone()),
             _ => Body::from_stream(pieces::stream(self.input, pieces)),
@@ -186,7 +186,7 @@ fn status(status: StatusCode) -> Response {
     response
 }
 
-fn dated(mut response: Response, modified: Option<SystemTime>) -> Response {
+fn with_last_modified(mut response: Response, modified: Option<SystemTime>) -> Response {
     if let Some(modified) = modified {
         insert(&mut response, header::LAST_MODIFIED, &httpdate::fmt_http_date(modified));
     }
@@ -194,13 +194,13 @@ fn dated(mut response: Response, modified: Option<SystemTime>) -> Response {
 }
 
 fn insert(response: &mut Response, name: HeaderName, value: &str) {
-    // Made of numbers, dates and content types.
+    // Built from numbers, dates and content types, so always valid.
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }
 }
 
-/// Dates have whole seconds.
+/// Parses a date header, which has whole seconds.
 fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
     httpdate::parse_http_date(headers.get(name)?.to_str().ok()?).ok()
 }
@@ -209,8 +209,10 @@ fn seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// There are no entity tags, so `If-None-Match` holds for none but "any", and where it stands the date is ignored (RFC 9110,
-/// section 13.1.3).
+/// Returns true if the client's copy is current.
+///
+/// There are no entity tags, so `If-None-Match` matches only with `*`; if the header is present, the date is ignored
+/// (RFC 9110, section 13.1.3).
 fn is_unchanged(headers: &HeaderMap, modified: SystemTime) -> bool {
     match headers.get(header::IF_NONE_MATCH) {
         Some(tags) => tags.as_bytes().trim_ascii() == b"*",
@@ -218,8 +220,8 @@ fn is_unchanged(headers: &HeaderMap, modified: SystemTime) -> bool {
     }
 }
 
-/// Whether `If-Range`, if there is one, allows a part.
-fn range_holds(headers: &HeaderMap, modified: Option<SystemTime>) -> bool {
+/// Returns true if there is no `If-Range` or if it matches, so that a part may be sent.
+fn if_range_matches(headers: &HeaderMap, modified: Option<SystemTime>) -> bool {
     if !headers.contains_key(header::IF_RANGE) {
         return true;
     }
@@ -227,7 +229,7 @@ fn range_holds(headers: &HeaderMap, modified: Option<SystemTime>) -> bool {
     wanted.zip(modified).is_some_and(|(wanted, modified)| seconds(wanted) == seconds(modified))
 }
 
-/// The file's name for people who save it (RFC 6266).
+/// Formats `Content-Disposition` with the file's name (RFC 6266).
 fn disposition(path: &Path) -> HeaderValue {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
@@ -250,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_for_people() {
+    fn file_names_in_content_disposition() {
         for (path, expected) in [
             ("/a/hello.txt", "inline; filename=hello.txt"),
             ("/a/a b.txt", "inline; filename=\"a b.txt\""),
@@ -271,7 +273,7 @@ mod tests {
             )
         };
         let headers = |pairs: &[(HeaderName, &str)]| -> HeaderMap {
-            pairs.iter().map(|(name, value)| (name.clone(), value.parse().expect("a value"))).collect()
+            pairs.iter().map(|(name, value)| (name.clone(), value.parse().expect("a header value"))).collect()
         };
         for (pairs, unchanged) in [
             (vec![], false),
@@ -285,7 +287,7 @@ mod tests {
             assert_eq!(is_unchanged(&headers(&pairs), modified), unchanged, "{pairs:?}");
         }
         for (value, holds) in [(at(0), true), (at(1), false), ("\"tag\"".to_owned(), false)] {
-            assert_eq!(range_holds(&headers(&[(header::IF_RANGE, &value)]), Some(modified)), holds, "{value}");
+            assert_eq!(if_range_matches(&headers(&[(header::IF_RANGE, &value)]), Some(modified)), holds, "{value}");
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Which encoding an answer gets, and which one a body has.
+//! Content encodings of replies and of request bodies.
 
 use http::{HeaderMap, StatusCode, header};
 
 use crate::failure::Failure;
 
-/// How a file is sent.
+/// Content encoding of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
     Identity,
@@ -42,7 +42,7 @@ pub(super) fn choose(headers: &HeaderMap) -> Result<Encoding, Failure> {
     Ok(Encoding::Identity)
 }
 
-/// The tokens by falling quality, equal ones in their order.
+/// Parses the tokens, sorted by descending quality; tokens of equal quality retain their order.
 fn parse(accept: &str) -> Vec<(String, f32)> {
     let mut tokens: Vec<(String, f32)> = accept
         .split(',')
@@ -66,7 +66,7 @@ fn identity_forbidden(tokens: &[(String, f32)]) -> bool {
     }
 }
 
-/// Whether a request's body is compressed.
+/// Returns true if the request's body is compressed.
 pub(super) fn is_gzip_body(headers: &HeaderMap) -> Result<bool, Failure> {
     let encoding = headers.get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match encoding.trim().to_ascii_lowercase().as_str() {
@@ -85,9 +85,9 @@ mod tests {
 
     fn chosen(accept: &str, range: bool) -> Option<Encoding> {
         let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT_ENCODING, accept.parse().expect("a header"));
+        headers.insert(header::ACCEPT_ENCODING, accept.parse().expect("a header value"));
         if range {
-            headers.insert(header::RANGE, "bytes=0-".parse().expect("a header"));
+            headers.insert(header::RANGE, "bytes=0-".parse().expect("a header value"));
         }
         choose(&headers).ok()
     }

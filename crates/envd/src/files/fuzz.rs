@@ -1,4 +1,4 @@
-//! The parts of `/files` that judge what clients send, without a file: see [`crate::fuzz`].
+//! The parts of `/files` that parse client input, without a file; see [`crate::fuzz`].
 
 use std::io;
 use std::path::{Component, PathBuf};
@@ -16,35 +16,35 @@ use super::encoding::{self, Encoding};
 use super::gunzip::gunzip;
 use super::multipart::Multipart;
 use super::parameters::parameter;
-use super::range::{self, Wanted};
+use super::range::{self, Selection};
 use super::signature::{self, Operation};
 use super::{Parameters, content, metadata};
 use crate::failure::Failure;
-use crate::fuzz::{Ending, gzip, pieces, settle};
+use crate::fuzz::{Ending, complete, gzip, pieces};
 use crate::paths;
 use crate::state::State;
 use crate::users::User;
 
-/// Bytes before a multipart body.
+/// Control bytes before a multipart body.
 pub(crate) const MULTIPART_HEAD_BYTES: usize = 3;
 const CONTENT_TYPES: [&str; 3] = [
     "multipart/form-data; boundary=xyz",
     "multipart/mixed; boundary=\"a=b;c\"; charset=utf-8",
     "Multipart/X;boundary=-",
 ];
-/// No file is larger: the kernel's offsets are signed.
+/// Largest size of a file: the kernel's offsets are signed.
 const SIZE_MAX: u64 = i64::MAX as u64;
 const SIZES: [u64; 7] = [0, 1, 2, 10, 1000, 1 << 40, SIZE_MAX];
 const NAMES: [&str; 5] = ["boundary", "filename", "name", "charset", ""];
 
-/// An upload, as the bytes before the body choose it:
+/// Fuzzes an upload. The bytes before the body select:
 ///
 /// | byte | bits | |
 /// |---|---|---|
-/// | 0 | 0-1 | the content type ([`CONTENT_TYPES`]); 3: the first line of the rest |
+/// | 0 | 0-1 | the content type ([`CONTENT_TYPES`]); 3: the first line of the remaining data |
 /// | 1 | all | the size of the body's pieces; 0: one piece |
-/// | 2 | 0-1 | the body: the rest; the rest, said to be compressed; the rest, compressed; the rest |
-/// | | 2-3 | how the body ends: whole, thrice; broken |
+/// | 2 | 0-1 | the body: plain; plain, but declared compressed; compressed; plain |
+/// | | 2-3 | the body's end: 0-2 complete; 3 broken |
 pub(crate) fn multipart(data: &[u8]) {
     let Some((&[kind, piece_bytes, form], mut rest)) = data.split_first_chunk::<MULTIPART_HEAD_BYTES>() else {
         return;
@@ -61,18 +61,18 @@ pub(crate) fn multipart(data: &[u8]) {
     let is_gzip = matches!(form & 3, 1 | 2);
     let body = if form & 3 == 2 { gzip(rest) } else { rest.to_vec() };
     let ending = if form >> 2 & 3 == 3 { Ending::Broken } else { Ending::Whole };
-    let receive = |piece_bytes| settle(receive(content_type, pieces(&body, piece_bytes, ending), is_gzip));
+    let receive = |piece_bytes| complete(receive(content_type, pieces(&body, piece_bytes, ending), is_gzip));
 
     let found = receive(piece_bytes.into());
-    // A boundary that is named with a line break in it cannot be cut from the data reliably, and stands in no request.
+    // A boundary with a line break in it cannot be split from the data reliably, and no header value has one.
     let is_plain = !parameter(content_type, "boundary").is_some_and(|boundary| boundary.contains('\r'));
-    // And damage in a compressed body may lie behind the end of the form, where it is seen or not.
+    // Damage in a compressed body may lie behind the end of the form, where it may remain undetected.
     let is_sound = form & 3 != 1;
     if piece_bytes != 0 && ending == Ending::Whole && is_plain && is_sound {
-        let at_once = receive(0);
-        assert_eq!(found.is_some(), at_once.is_some(), "pieces make a difference");
-        if let (Some(found), Some(at_once)) = (found, at_once) {
-            assert_eq!(found, at_once, "pieces make a difference");
+        let in_one_piece = receive(0);
+        assert_eq!(found.is_some(), in_one_piece.is_some(), "pieces change the result");
+        if let (Some(found), Some(in_one_piece)) = (found, in_one_piece) {
+            assert_eq!(found, in_one_piece, "pieces change the result");
         }
     }
 }
@@ -80,15 +80,15 @@ pub(crate) fn multipart(data: &[u8]) {
 /// A file of an upload: its name and its content.
 type Received = (Option<String>, Vec<u8>);
 
-/// All files of an upload; `None` if the upload is broken.
+/// Returns all files of an upload, or `None` if the upload is broken.
 async fn receive(
     content_type: &[u8],
     body: BoxStream<'static, io::Result<Bytes>>,
     is_gzip: bool,
 ) -> Option<Vec<Received>> {
     let body = if is_gzip { gunzip(body).await.ok()?.boxed() } else { body };
-    let came = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&came);
+    let received = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&received);
     let body = body.inspect(move |piece| {
         counter.fetch_add(piece.as_ref().map_or(0, Bytes::len), Ordering::Relaxed);
     });
@@ -114,29 +114,29 @@ async fn receive(
             }
         }
         bytes += file.len();
-        // A part has a boundary and an empty line at least.
-        assert!(bytes + 4 * (files.len() + 1) <= came.load(Ordering::Relaxed), "more came out than went in");
+        // A part has at least a boundary and an empty line.
+        assert!(bytes + 4 * (files.len() + 1) <= received.load(Ordering::Relaxed), "more bytes out than in");
         files.push((name, file));
     }
     (!is_broken).then_some(files)
 }
 
-/// What `/files` reads from a request's headers and its query. `secured` has a token.
+/// Fuzzes the headers and the query of a request to `/files`. `secured` has an access token.
 pub(crate) fn headers(secured: &State, headers: &HeaderMap, uri: &Uri, size: u64) {
-    ranges(headers, size);
-    encodings(headers);
-    sized_metadata(headers);
+    check_ranges(headers, size);
+    check_encodings(headers);
+    check_metadata(headers);
     for value in headers.values() {
         for name in NAMES {
-            // What is no UTF-8 is replaced, at three bytes for one.
+            // Invalid UTF-8 is replaced, by three bytes for each.
             let found = parameter(value.as_bytes(), name).map_or(0, |found| found.len());
             assert!(found <= 3 * value.len(), "{name} of {value:?}");
         }
-        let _ = content::by_beginning(Some(value.as_bytes()));
+        let _ = content::by_content(Some(value.as_bytes()));
     }
     if let Ok(Query(parameters)) = Query::<Parameters>::try_from_uri(uri) {
-        signed(secured, &parameters, headers);
-        resolved(&parameters);
+        check_signature(secured, &parameters, headers);
+        check_resolution(&parameters);
     }
 }
 
@@ -144,37 +144,37 @@ fn status(failure: Failure) -> StatusCode {
     failure.into_response().status()
 }
 
-fn ranges(headers: &HeaderMap, size: u64) {
+fn check_ranges(headers: &HeaderMap, size: u64) {
     for range in headers.get_all(header::RANGE) {
         let text = range.to_str().unwrap_or_default();
         for size in SIZES.into_iter().chain([size.min(SIZE_MAX)]) {
-            let Wanted::Parts(parts) = range::parse(text, size) else { continue };
+            let Selection::Parts(parts) = range::parse(text, size) else { continue };
             assert!(!parts.is_empty() && parts.len() <= 1 + text.matches(',').count(), "{text} of {size}");
             let mut total = 0u64;
             for part in parts {
                 assert!(part.length > 0, "{text} of {size} has an empty part");
                 let end = part.start.checked_add(part.length);
-                assert!(end.is_some_and(|end| end <= size), "{text} leads out of {size}");
-                total = total.checked_add(part.length).expect("not more than there is");
+                assert!(end.is_some_and(|end| end <= size), "{text} exceeds {size}");
+                total = total.checked_add(part.length).expect("a sum within the file");
                 assert!(part.content_range(size).ends_with(&format!("/{size}")));
             }
-            assert!(total <= size, "{text} asks for more than {size}");
+            assert!(total <= size, "{text} requests more than {size}");
         }
     }
 }
 
-fn encodings(headers: &HeaderMap) {
+fn check_encodings(headers: &HeaderMap) {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
     let accepted = text(header::ACCEPT_ENCODING);
     match encoding::choose(headers) {
         Ok(Encoding::Gzip) => {
-            assert!(accepted.contains("gzip") || accepted.contains('*'), "{accepted:?} has no gzip");
+            assert!(accepted.contains("gzip") || accepted.contains('*'), "{accepted:?} does not accept gzip");
             assert!(!headers.contains_key(header::RANGE), "a part is never compressed");
         }
         Ok(Encoding::Identity) => {}
         Err(failure) => {
             assert_eq!(status(failure), StatusCode::NOT_ACCEPTABLE);
-            assert!(accepted.contains("identity") || accepted.contains('*'), "{accepted:?} forbids nothing");
+            assert!(accepted.contains("identity") || accepted.contains('*'), "{accepted:?} forbids no encoding");
         }
     }
     let body = text(header::CONTENT_ENCODING);
@@ -184,44 +184,44 @@ fn encodings(headers: &HeaderMap) {
     }
 }
 
-fn sized_metadata(headers: &HeaderMap) {
+fn check_metadata(headers: &HeaderMap) {
     let Ok(metadata) = metadata::from_headers(headers) else { return };
     let mut total = 0;
     for (key, value) in &metadata {
         assert!((1..=246).contains(&key.len()) && !key.bytes().any(|byte| byte.is_ascii_uppercase()), "{key}");
         assert!(key.bytes().chain(value.bytes()).all(|byte| (0x20..0x7F).contains(&byte)), "{key}: {value}");
         let first = headers.get(format!("x-metadata-{key}"));
-        assert!(first.is_some_and(|first| first == value), "{key} is not what was sent first");
+        assert!(first.is_some_and(|first| first == value), "{key} is not the first value sent");
         total += 9 + key.len() + value.len();
     }
     assert!(total <= 4096, "{total} bytes of metadata");
 }
 
-/// Who gets in has the token, or what only the token makes.
-fn signed(secured: &State, parameters: &Parameters, headers: &HeaderMap) {
-    let token = secured.access_token().expect("a secured daemon has one");
+/// Checks that an accepted request has the token or a signature.
+fn check_signature(secured: &State, parameters: &Parameters, headers: &HeaderMap) {
+    let token = secured.access_token().expect("a secured daemon has a token");
     let given = headers.get("x-access-token").filter(|given| !given.is_empty());
     for operation in [Operation::Read, Operation::Write] {
         let checked = signature::check(secured, parameters, operation, headers);
         let has_token = given.is_some_and(|given| given == token.expose());
         let is_signed = given.is_none() && parameters.signature.as_ref().is_some_and(|text| text.starts_with("v1_"));
         match checked.map_err(status) {
-            Ok(()) => assert!(has_token || is_signed, "{parameters:?} got in"),
+            Ok(()) => assert!(has_token || is_signed, "{parameters:?} was accepted"),
             Err(StatusCode::BAD_REQUEST) => {
-                assert!(parameters.signature_expiration.is_some(), "nothing else has a form");
+                assert!(parameters.signature_expiration.is_some(), "no other parameter is parsed");
             }
             Err(status) => assert!(status == StatusCode::UNAUTHORIZED && !has_token, "{parameters:?}"),
         }
     }
 }
 
-fn resolved(parameters: &Parameters) {
+fn check_resolution(parameters: &Parameters) {
     let Some(path) = parameters.path.as_deref() else { return };
     let user = User { name: "user".to_owned(), uid: 1000, gid: 1000, home: PathBuf::from("/home/user") };
     let Ok(resolved) = paths::resolve(path, &user, None) else { return };
     assert!(resolved.is_absolute(), "{path:?}");
     if path.starts_with('/') {
-        assert_eq!(resolved.as_os_str(), path, "an absolute path is used as it is");
+        assert_eq!(resolved.as_os_str(), path, "an absolute path is used unchanged");
     } else {
         assert!(!resolved.components().any(|part| matches!(part, Component::ParentDir)), "{path:?}");
     }

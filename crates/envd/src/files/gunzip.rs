@@ -1,4 +1,4 @@
-//! A compressed body, piece by piece.
+//! Streaming decompression of a gzip body.
 
 use std::io::{self, Write};
 
@@ -6,11 +6,13 @@ use bytes::{Buf, Bytes};
 use flate2::write::MultiGzDecoder;
 use futures::{Stream, StreamExt};
 
-/// How much is decompressed at once. A byte becomes a thousand at most, so this bounds what one step can yield to 4 MiB.
+/// Input bytes per decompression step. Gzip expands at most about a thousandfold, so one step yields at most 4 MiB.
 const STEP_BYTES: usize = 4096;
 
-/// Reads the beginning of a compressed body; what follows is its content. An error of this call means that the body is not
-/// compressed at all, an error of the stream that it is damaged. Not cancel safe, and need not be: the body is lost with it.
+/// Reads the beginning of a compressed body and returns a stream of the decompressed content.
+///
+/// An error of this call means that the body is not compressed at all, an error of the stream that it is damaged. Not
+/// cancel safe: the body is lost with the future.
 pub(super) async fn gunzip<S>(body: S) -> io::Result<impl Stream<Item = io::Result<Bytes>> + Send + 'static>
 where
     S: Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static,
@@ -33,7 +35,7 @@ struct Gunzip<S> {
 }
 
 impl<S: Stream<Item = io::Result<Bytes>> + Unpin> Gunzip<S> {
-    /// Gets more input; whether there was some.
+    /// Fetches more input. Returns false at the end of the body.
     async fn refill(&mut self) -> io::Result<bool> {
         match self.body.next().await {
             Some(chunk) => {
@@ -70,7 +72,7 @@ impl<S: Stream<Item = io::Result<Bytes>> + Unpin> Gunzip<S> {
                 self.step()?;
                 continue;
             }
-            // Fails when the body was cut.
+            // Fails if the body is truncated.
             self.decoder.try_finish()?;
             let output = std::mem::take(self.decoder.get_mut());
             return Ok((!output.is_empty()).then(|| output.into()));
@@ -87,11 +89,11 @@ mod tests {
 
     fn compress(text: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-        encoder.write_all(text).expect("in memory");
-        encoder.finish().expect("in memory")
+        encoder.write_all(text).expect("compress");
+        encoder.finish().expect("finish")
     }
 
-    /// `None`: not compressed. `Some(Err)`: damaged.
+    /// Returns `None` if the body is not compressed, `Some(Err)` if it is damaged.
     async fn read(body: &[u8], chunk: usize) -> Option<io::Result<Vec<u8>>> {
         let chunks: Vec<_> = body.chunks(chunk).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
         let stream = gunzip(futures::stream::iter(chunks)).await.ok()?;
@@ -103,29 +105,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_compressed_comes_out() {
+    async fn decompresses_chunks_of_any_size() {
         let long: Vec<u8> = (0..30_000u32).flat_map(u32::to_le_bytes).collect();
         for text in [&b""[..], b"hello", &long, &vec![0; 1_000_000]] {
             let packed = compress(text);
             for chunk in [7, 100, 1 << 20] {
-                let unpacked = read(&packed, chunk).await.expect("compressed").expect("whole");
+                let unpacked = read(&packed, chunk).await.expect("decompress").expect("decompress");
                 assert!(unpacked == text, "{} bytes in chunks of {chunk}", text.len());
             }
         }
         let two = [compress(b"one "), compress(b"two")].concat();
-        assert_eq!(read(&two, 9).await.expect("compressed").expect("whole"), b"one two");
+        assert_eq!(read(&two, 9).await.expect("decompress").expect("decompress"), b"one two");
     }
 
     #[tokio::test]
-    async fn what_is_not_compressed_or_cut_is_told_apart() {
+    async fn uncompressed_and_truncated_bodies_are_distinguished() {
         for odd in [&b""[..], b"hello, this is not compressed", b"\x1f\x8b"] {
             assert!(read(odd, 100).await.is_none(), "{odd:?}");
         }
         let packed = compress(&vec![7; 100_000]);
-        assert!(read(&packed[..packed.len() - 3], 50).await.expect("compressed").is_err());
+        assert!(read(&packed[..packed.len() - 3], 50).await.expect("decompress").is_err());
         let mut damaged = packed.clone();
         let last = damaged.len() - 6;
         damaged[last] ^= 1;
-        assert!(read(&damaged, 50).await.expect("compressed").is_err());
+        assert!(read(&damaged, 50).await.expect("decompress").is_err());
     }
 }

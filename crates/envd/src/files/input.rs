@@ -1,7 +1,7 @@
-//! The file that a download reads, of any kind. No thread ever waits for content.
+//! The file that a download reads, of any type. No thread waits for content.
 //!
-//! Everything is opened without blocking. What has to wait for its other side, as a pipe has, waits on the reactor, where a
-//! client that leaves frees it; a thread is used only for the read itself.
+//! Every file is opened without blocking. Reads that have to wait for a peer, as on a pipe, wait on the reactor, where
+//! a disconnecting client cancels them; a thread is used only for the read itself.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -25,37 +25,37 @@ pub(super) struct Input {
     file: Arc<BlockingDrop<File>>,
     pub(super) metadata: Metadata,
     pub(super) lane: Lane,
-    /// Tells when there is something to read, of what can tell. A second descriptor of the same open file.
+    /// Readiness of a file that supports polling. A second descriptor of the same open file.
     reactor: Option<AsyncFd<OwnedFd>>,
 }
 
-/// Amount and place of a read.
+/// Size and offset of a read.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum ReadRequest {
-    /// At most this many bytes at a place.
+    /// At most this many bytes at an offset.
     At { start: u64, bytes: usize },
     /// At most this many bytes, from the end of the last read.
     Next { bytes: usize },
-    /// The same, but fewer only at the end of the file.
+    /// This many bytes from the end of the last read; fewer only at the end of the file.
     Full { bytes: usize },
 }
 
 impl Input {
-    /// Opens a file. Blocks; needs a runtime around it.
+    /// Opens a file. Blocks; must run inside a Tokio runtime.
     pub(super) fn open(path: &Path, lane: Lane) -> io::Result<Self> {
         let file = regular::open_any(path, OFlags::RDONLY)?;
         let metadata = file.metadata()?;
         let kind = metadata.file_type();
         let file = Arc::new(BlockingDrop::light(file, lane.clone()));
         let mut input = Self { file, metadata, lane, reactor: None };
-        // A pipe without a writer is at its end at once, for whoever reads without waiting first.
+        // A nonblocking read from a pipe without a writer reports the end of the file, so wait for readiness first.
         if kind.is_fifo() || kind.is_char_device() {
             input.reactor = input.watch()?;
         }
         Ok(input)
     }
 
-    /// `None` for what is always ready, such as `/dev/zero` (EPERM, epoll_ctl(2)).
+    /// Registers the file. Returns `None` for files that are always ready, such as `/dev/zero` (EPERM, epoll_ctl(2)).
     fn watch(&self) -> io::Result<Option<AsyncFd<OwnedFd>>> {
         match sys::pollable(self.file.try_clone()?.into()) {
             Ok(reactor) => Ok(Some(reactor)),
@@ -68,7 +68,7 @@ impl Input {
         self.metadata.is_file()
     }
 
-    /// None at the end of the file. Not cancel safe: what was read is lost.
+    /// Reads bytes; empty at the end of the file. Not cancel safe: bytes already read are lost.
     pub(super) async fn read(&mut self, request: ReadRequest) -> io::Result<Bytes> {
         loop {
             let ready = match &self.reactor {
@@ -80,7 +80,7 @@ impl Input {
             match (read, ready) {
                 (Ok(bytes), _) => return Ok(bytes),
                 (Err(Errno::AGAIN), Some(mut ready)) => ready.clear_ready(),
-                // Some files of the kernel are regular and wait all the same, such as `/proc/kmsg`.
+                // Some kernel files are regular and still return EAGAIN, such as `/proc/kmsg`.
                 (Err(Errno::AGAIN), None) => match self.watch()? {
                     Some(reactor) => self.reactor = Some(reactor),
                     None => return Err(Errno::AGAIN.into()),
@@ -91,7 +91,7 @@ impl Input {
     }
 }
 
-/// Blocks only for a disk, or for a mount that is silent.
+/// Blocks only for a disk or an unresponsive mount.
 fn read(file: &File, request: ReadRequest) -> Result<Bytes, Errno> {
     let (ReadRequest::At { bytes: length, .. }
     | ReadRequest::Next { bytes: length }
@@ -112,7 +112,7 @@ fn read(file: &File, request: ReadRequest) -> Result<Bytes, Errno> {
         }
     }
     if let ReadRequest::At { .. } = request {
-        // The allocator may have given more room than was asked for.
+        // The allocator may have reserved more than requested.
         bytes.truncate(length);
     }
     bytes.shrink_to_fit();
@@ -130,26 +130,26 @@ mod tests {
     use crate::state::State;
 
     fn input(path: &Path) -> Input {
-        Input::open(path, State::outside().file_calls.lane([path])).expect("opens")
+        Input::open(path, State::outside().file_calls.lane([path])).expect("open")
     }
 
     #[tokio::test]
     async fn a_pipe_waits_for_its_writer_and_ends_with_it() {
-        let folder = tempfile::tempdir().expect("temporary folder");
+        let folder = tempfile::tempdir().expect("create a temporary directory");
         let path: PathBuf = folder.path().join("pipe");
-        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("makes");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("create");
         let mut pipe = input(&path);
-        assert!(pipe.read(ReadRequest::Next { bytes: 10 }).now_or_never().is_none(), "nobody writes");
-        let mut writer = File::options().write(true).open(&path).expect("somebody reads");
-        writer.write_all(b"text").expect("writes");
-        assert_eq!(pipe.read(ReadRequest::Next { bytes: 10 }).await.expect("reads"), "text");
+        assert!(pipe.read(ReadRequest::Next { bytes: 10 }).now_or_never().is_none(), "no writer yet");
+        let mut writer = File::options().write(true).open(&path).expect("open with a reader present");
+        writer.write_all(b"text").expect("write");
+        assert_eq!(pipe.read(ReadRequest::Next { bytes: 10 }).await.expect("read"), "text");
         drop(writer);
-        assert_eq!(pipe.read(ReadRequest::Next { bytes: 10 }).await.expect("reads"), "");
+        assert_eq!(pipe.read(ReadRequest::Next { bytes: 10 }).await.expect("read"), "");
     }
 
     #[tokio::test]
     async fn devices_that_are_always_ready() {
-        assert_eq!(input(Path::new("/dev/zero")).read(ReadRequest::Full { bytes: 3 }).await.expect("reads"), "\0\0\0");
-        assert_eq!(input(Path::new("/dev/null")).read(ReadRequest::Next { bytes: 3 }).await.expect("reads"), "");
+        assert_eq!(input(Path::new("/dev/zero")).read(ReadRequest::Full { bytes: 3 }).await.expect("read"), "\0\0\0");
+        assert_eq!(input(Path::new("/dev/null")).read(ReadRequest::Next { bytes: 3 }).await.expect("read"), "");
     }
 }

@@ -1,4 +1,4 @@
-//! Metadata of uploaded files: request headers in, extended attributes out.
+//! Metadata of uploaded files, from request headers to extended attributes.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,12 +12,12 @@ use crate::failure::Failure;
 use crate::filesystem::METADATA_PREFIX;
 
 const HEADER_PREFIX: &str = "x-metadata-";
-/// Longest key: an attribute's name has at most 255 bytes (xattr(7)), ours begin with nine.
+/// Longest key in bytes: an attribute's name has at most 255 (xattr(7)), of which the prefix takes nine.
 const KEY_BYTES_MAX: usize = 246;
-/// All names and values of a file together: one block of ext4 holds them.
+/// Size limit of all names and values of a file together, in bytes; they fit in one block of ext4.
 const TOTAL_BYTES_MAX: usize = 4096;
 
-/// The metadata that a request carries, by key.
+/// Metadata of a request, by key.
 pub(super) type Metadata = BTreeMap<String, String>;
 
 pub(super) fn from_headers(headers: &HeaderMap) -> Result<Metadata, Failure> {
@@ -42,8 +42,10 @@ pub(super) fn from_headers(headers: &HeaderMap) -> Result<Metadata, Failure> {
     Ok(metadata)
 }
 
-/// Makes `metadata` all there is of ours on a file. Does nothing where there is nothing to do; file systems without
-/// attributes are left as they are.
+/// Replaces the metadata attributes of a file with `metadata`.
+///
+/// Does nothing if the file has no such attributes and `metadata` is empty. File systems without attributes are left
+/// unchanged.
 pub(super) fn replace(file: &File, metadata: &Metadata) -> io::Result<()> {
     let existing: Vec<_> = match file.list_xattr() {
         Ok(names) => names.filter(|name| name.to_str().is_some_and(|name| name.starts_with(METADATA_PREFIX))).collect(),
@@ -75,8 +77,8 @@ mod tests {
         pairs
             .iter()
             .map(|(name, value)| {
-                let name: http::HeaderName = name.parse().expect("a name");
-                (name, value.parse::<http::HeaderValue>().expect("a value"))
+                let name: http::HeaderName = name.parse().expect("a header name");
+                (name, value.parse::<http::HeaderValue>().expect("a header value"))
             })
             .collect()
     }
@@ -91,7 +93,7 @@ mod tests {
         assert!(from_headers(&headers(&[(&key, "v")])).is_err());
     }
 
-    /// The rules of section 9.4 once more, on pairs.
+    /// A second implementation of the contract's rules for metadata (section 9.4), on pairs.
     fn model(pairs: &[(String, Vec<u8>)]) -> Option<Metadata> {
         let mut kept: Vec<(String, &[u8])> = Vec::new();
         for (name, value) in pairs {
@@ -116,7 +118,7 @@ mod tests {
             2 => "x-metadata-[a-z]{240,250}",
             1 => "[a-z-]{1,12}",
         ];
-        // What can stand in a header at all.
+        // Bytes that a header value may contain.
         let byte = prop_oneof![20 => b' '..=b'~', 1 => Just(b'\t'), 1 => 0x80u8..=0xFF];
         let value = prop_oneof![
             4 => proptest::collection::vec(byte, 0..8),
@@ -128,12 +130,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn metadata_is_what_the_model_keeps(pairs in proptest::collection::vec(pair(), 0..6)) {
+        fn metadata_matches_the_model(pairs in proptest::collection::vec(pair(), 0..6)) {
             let headers = pairs.iter().map(|(name, value)| {
-                let name: http::HeaderName = name.parse().expect("a name");
-                (name, http::HeaderValue::from_bytes(value).expect("a value"))
+                let name: http::HeaderName = name.parse().expect("a header name");
+                (name, http::HeaderValue::from_bytes(value).expect("a header value"))
             });
-            // Collecting keeps the last value of a name, appending keeps all.
+            // `collect` would retain only the last value of a name, `append` retains all.
             let mut map = HeaderMap::new();
             for (name, value) in headers {
                 map.append(name, value);
@@ -143,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limits_are_to_the_byte() {
+    fn metadata_limits_are_exact() {
         let accepts = |key: usize, value: usize| {
             let (key, value) = (format!("x-metadata-{}", "k".repeat(key)), "v".repeat(value));
             from_headers(&headers(&[(&key, &value)])).is_ok()

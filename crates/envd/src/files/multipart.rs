@@ -1,7 +1,7 @@
-//! The parts of a multipart body, streamed.
+//! Streaming multipart parser.
 //!
-//! The library finds the parts. It would read as fast as the client sends and keep everything that is not part of a file, so
-//! it gets the body in doses: one piece at a time, and only so many before something comes of them.
+//! multer finds the parts. It would read as fast as the client sends and buffer everything outside of a file, so it
+//! receives the body throttled: one piece at a time, and only a bounded number of bytes until it yields data.
 
 use std::io;
 use std::pin::Pin;
@@ -14,49 +14,49 @@ use futures::{Stream, StreamExt};
 
 use super::parameters::parameter;
 
-/// Most that is read for the headers of one part and whatever stands before it.
+/// Bytes that may be read before a part yields data: its headers and the data before them.
 const HEADER_BYTES_MAX: usize = 1 << 20;
 
 /// A multipart body.
 pub(super) struct Multipart {
     parts: multer::Multipart<'static>,
-    /// Bytes read since something came of them.
-    unclaimed: Arc<AtomicUsize>,
+    /// Bytes read since the parser last yielded data.
+    unconsumed: Arc<AtomicUsize>,
 }
 
-/// A part with a file in it.
+/// A part that is a file.
 pub(super) struct Part {
     field: multer::Field<'static>,
-    unclaimed: Arc<AtomicUsize>,
-    /// The name it was sent with, folders included.
+    unconsumed: Arc<AtomicUsize>,
+    /// File name that the client sent, directories included.
     pub(super) file_name: Option<String>,
 }
 
 impl Multipart {
-    /// `None` if the content type names no boundary.
+    /// Returns `None` if the content type has no boundary.
     pub(super) fn new<S>(content_type: &[u8], body: S) -> Option<Self>
     where
         S: Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static,
     {
         let boundary = parameter(content_type, "boundary").filter(|boundary| !boundary.is_empty())?;
-        let unclaimed = Arc::new(AtomicUsize::new(0));
-        let doses = Doses { body, rests: false, unclaimed: Arc::clone(&unclaimed) };
-        Some(Self { parts: multer::Multipart::new(doses, boundary), unclaimed })
+        let unconsumed = Arc::new(AtomicUsize::new(0));
+        let throttled = ThrottledBody { body, is_paused: false, unconsumed: Arc::clone(&unconsumed) };
+        Some(Self { parts: multer::Multipart::new(throttled, boundary), unconsumed })
     }
 
-    /// The next part that is called `name`; others are passed over.
+    /// Returns the next part named `name`; other parts are skipped.
     pub(super) async fn next(&mut self, name: &str) -> Result<Option<Part>, multer::Error> {
         while let Some(field) = self.parts.next_field().await? {
             let disposition = field.headers().get(http::header::CONTENT_DISPOSITION);
             let disposition = disposition.map(|value| value.as_bytes().to_vec()).unwrap_or_default();
             let file_name = parameter(&disposition, "filename");
-            let mut part = Part { field, unclaimed: Arc::clone(&self.unclaimed), file_name };
+            let mut part = Part { field, unconsumed: Arc::clone(&self.unconsumed), file_name };
             if parameter(&disposition, "name").as_deref() == Some(name) {
                 return Ok(Some(part));
             }
             while let Some(chunk) = part.field.chunk().await? {
                 drop(chunk);
-                part.unclaimed.store(0, Ordering::Relaxed);
+                part.unconsumed.store(0, Ordering::Relaxed);
             }
         }
         Ok(None)
@@ -65,33 +65,33 @@ impl Multipart {
 
 impl Part {
     pub(super) fn into_data(self) -> impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static {
-        let unclaimed = self.unclaimed;
+        let unconsumed = self.unconsumed;
         self.field.map(move |chunk| {
-            unclaimed.store(0, Ordering::Relaxed);
+            unconsumed.store(0, Ordering::Relaxed);
             chunk.map_err(io::Error::other)
         })
     }
 }
 
-/// The body, one piece at a time: after each it rests once, so that what was read is used before more is.
-struct Doses<S> {
+/// Returns `Pending` once after each piece, so that the parser uses that piece before the next is read.
+struct ThrottledBody<S> {
     body: S,
-    rests: bool,
-    unclaimed: Arc<AtomicUsize>,
+    is_paused: bool,
+    unconsumed: Arc<AtomicUsize>,
 }
 
-impl<S: Stream<Item = io::Result<Bytes>> + Unpin> Stream for Doses<S> {
+impl<S: Stream<Item = io::Result<Bytes>> + Unpin> Stream for ThrottledBody<S> {
     type Item = io::Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        if std::mem::take(&mut self.rests) {
+        if std::mem::take(&mut self.is_paused) {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
         let polled = self.body.poll_next_unpin(context);
         if let Poll::Ready(Some(Ok(chunk))) = &polled {
-            self.rests = true;
-            let before = self.unclaimed.fetch_add(chunk.len(), Ordering::Relaxed);
+            self.is_paused = true;
+            let before = self.unconsumed.fetch_add(chunk.len(), Ordering::Relaxed);
             if before > HEADER_BYTES_MAX {
                 return Poll::Ready(Some(Err(io::Error::other("the headers of a part are too long"))));
             }
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_parts_of_the_name_come() {
+    async fn only_parts_with_the_name_are_returned() {
         let skipped = "s".repeat(2 << 20);
         let text = format!(
             "--xyz\r\nContent-Disposition: form-data; name=\"other\"\r\n\r\n{skipped}\r\n\
@@ -120,7 +120,7 @@ mod tests {
              --xyz\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n\r\n--xyz--\r\n"
         );
         for chunk in [113, 4096, 1 << 22] {
-            let mut parts = Multipart::new(CONTENT_TYPE, body(text.as_bytes(), chunk)).expect("has a boundary");
+            let mut parts = Multipart::new(CONTENT_TYPE, body(text.as_bytes(), chunk)).expect("a boundary");
             let mut found = Vec::new();
             while let Some(part) = parts.next("file").await.expect("well-formed") {
                 let name = part.file_name.clone();
@@ -132,9 +132,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_leads_nowhere_is_not_kept() {
+    async fn a_body_without_parts_is_bounded() {
         let endless = futures::stream::repeat_with(|| Ok(Bytes::from_static(&[b'x'; 64 * 1024])));
-        let mut parts = Multipart::new(CONTENT_TYPE, endless).expect("has a boundary");
+        let mut parts = Multipart::new(CONTENT_TYPE, endless).expect("a boundary");
         assert!(parts.next("file").await.is_err());
         assert!(Multipart::new(b"multipart/form-data", body(b"", 1)).is_none());
     }

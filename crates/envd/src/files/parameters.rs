@@ -1,10 +1,11 @@
 //! Parameters of header values: `form-data; name="file"; filename="a b.txt"` (RFC 2045, RFC 2183, RFC 8187).
 
-/// Bytes that a backslash escapes in a quoted value. Before other bytes it means itself: there are clients that send
-/// Windows paths.
+/// Bytes that a backslash escapes in a quoted value.
+///
+/// Before other bytes a backslash is literal, because some clients send Windows paths.
 const SPECIAL: &[u8] = b"()<>@,;:\\\"/[]?=";
 
-/// The value of a parameter. The extended form (`name*=utf-8''...`) wins over the plain one.
+/// Returns the value of a parameter. The extended form (`name*=utf-8''...`) has precedence.
 pub(super) fn parameter(header: &[u8], name: &str) -> Option<String> {
     let all = parse(header);
     let find = |wanted: &str| all.iter().find(|(found, _)| found.eq_ignore_ascii_case(wanted)).map(|(_, value)| value);
@@ -16,7 +17,7 @@ pub(super) fn parameter(header: &[u8], name: &str) -> Option<String> {
 
 fn parse(header: &[u8]) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
-    // What stands before the first semicolon is the value itself.
+    // The text before the first semicolon is the header's own value.
     let Some(begin) = header.iter().position(|byte| *byte == b';') else { return found };
     let mut rest = &header[begin..];
     while let Some(equals) = rest.iter().position(|byte| *byte == b'=') {
@@ -36,7 +37,7 @@ fn parse(header: &[u8]) -> Vec<(String, Vec<u8>)> {
     found
 }
 
-/// The text of a quoted value, and what follows it. One that is not closed ends with the header.
+/// Returns the text of a quoted value and the remaining input. An unclosed quote ends with the header.
 fn unquote(quoted: &[u8]) -> (Vec<u8>, &[u8]) {
     let mut value = Vec::new();
     let mut bytes = quoted.iter().enumerate();
@@ -53,7 +54,7 @@ fn unquote(quoted: &[u8]) -> (Vec<u8>, &[u8]) {
     (value, &[])
 }
 
-/// `charset'language'percent-encoded`; only UTF-8.
+/// Decodes `charset'language'percent-encoded`; only UTF-8.
 fn extended(value: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(value).ok()?;
     let mut fields = text.splitn(3, '\'');
@@ -111,7 +112,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_quoted_comes_back(name in "[^\\x00]{0,20}") {
+        fn quoted_values_round_trip(name in "[^\\x00]{0,20}") {
             let quoted = name.replace('\\', "\\\\").replace('"', "\\\"");
             let header = format!("form-data; name=\"file\"; filename=\"{quoted}\"");
             prop_assert_eq!(parameter(header.as_bytes(), "filename"), Some(name));

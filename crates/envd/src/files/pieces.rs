@@ -1,4 +1,4 @@
-//! The bytes of a download, read as fast as the client takes them and where they may block.
+//! The bytes of a download, read at the client's speed, on threads that may block.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -10,33 +10,34 @@ use futures::Stream;
 
 use super::input::{Input, ReadRequest};
 
-/// How much of a file is read at once.
+/// Bytes of one read.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// How much is read before the headers are sent. Smaller files are sent from memory, and their size is what was read.
-const BEGINNING_BYTES: usize = 64 * 1024;
+/// Bytes read before the headers are sent. Smaller files are sent from memory, with the number of bytes read as their
+/// size.
+const PREFIX_BYTES: usize = 64 * 1024;
 
-/// How much is compressed on trial.
+/// Bytes compressed as a test of whether compression pays.
 const SAMPLE_BYTES: usize = 32 * 1024;
 
-/// How a file begins.
-pub(super) struct Beginning {
+/// The first bytes of a file.
+pub(super) struct Prefix {
     pub(super) bytes: Bytes,
-    /// There is no more.
+    /// The file has no more bytes.
     pub(super) is_all: bool,
 }
 
-impl Beginning {
-    /// A pipe or a device may give its content bit by bit: one bit is enough to begin with.
+impl Prefix {
+    /// Reads the prefix. A pipe or a device may deliver its content in small pieces; the first one is enough.
     pub(super) async fn read(input: &mut Input) -> io::Result<Self> {
-        let bytes = BEGINNING_BYTES;
+        let bytes = PREFIX_BYTES;
         let request = if input.is_regular() { ReadRequest::Full { bytes } } else { ReadRequest::Next { bytes } };
         let bytes = input.read(request).await?;
-        let is_all = bytes.is_empty() || input.is_regular() && bytes.len() < BEGINNING_BYTES;
+        let is_all = bytes.is_empty() || input.is_regular() && bytes.len() < PREFIX_BYTES;
         Ok(Self { bytes, is_all })
     }
 }
 
-/// A piece of an answer.
+/// A piece of a reply body.
 #[derive(Debug)]
 pub(super) enum Piece {
     Bytes(Bytes),
@@ -44,11 +45,13 @@ pub(super) enum Piece {
         start: u64,
         length: u64,
     },
-    /// From where the file was read so far to its end.
+    /// From the current file position to the end.
     Rest,
 }
 
-/// The pieces' bytes. A file that is shorter than it was ends the stream with an error, because its length was promised.
+/// Streams the bytes of the pieces.
+///
+/// If the file has become shorter, the stream ends with an error, because its length was already sent.
 pub(super) fn stream(
     input: Input,
     pieces: impl IntoIterator<Item = Piece>,
@@ -98,12 +101,12 @@ impl Reader {
     }
 }
 
-/// The whole file, compressed on the way.
+/// Streams the whole file, compressed.
 pub(super) fn compressed(input: Input) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    futures::stream::unfold(Some(Packer { input, encoder: None }), |packer| async move {
-        let mut packer = packer?;
-        match packer.next().await {
-            Ok((bytes, is_all)) => Some((Ok(bytes), (!is_all).then_some(packer))),
+    futures::stream::unfold(Some(Compressor { input, encoder: None }), |compressor| async move {
+        let mut compressor = compressor?;
+        match compressor.next().await {
+            Ok((bytes, is_all)) => Some((Ok(bytes), (!is_all).then_some(compressor))),
             Err(error) => Some((Err(error), None)),
         }
     })
@@ -111,21 +114,22 @@ pub(super) fn compressed(input: Input) -> impl Stream<Item = io::Result<Bytes>> 
 
 type Encoder = GzEncoder<Vec<u8>>;
 
-/// A file on its way.
-struct Packer {
+/// State of a compressed download.
+struct Compressor {
     input: Input,
-    /// There is one once there is something to compress.
+    /// Created with the first chunk, whose content determines the level.
     encoder: Option<Encoder>,
 }
 
-impl Packer {
-    /// The next compressed bytes; with them, whether they are the last ones.
+impl Compressor {
+    /// Returns the next compressed bytes, and true if they are the last ones.
     async fn next(&mut self) -> io::Result<(Bytes, bool)> {
         loop {
             let bytes = self.input.read(ReadRequest::Next { bytes: CHUNK_BYTES }).await?;
             let (is_all, encoder) = (bytes.is_empty(), self.encoder.take());
-            // Takes the CPU for a while, so it does not belong on a worker either.
-            let packed = self.input.lane.run(move || pack(&bytes, encoder)).await.map_err(io::Error::other)?;
+            // Compression takes CPU time, so it must not run on a worker thread of the runtime either.
+            let packed =
+                self.input.lane.run(move || compress_chunk(&bytes, encoder)).await.map_err(io::Error::other)?;
             let (ready, encoder) = packed?;
             self.encoder = Some(encoder);
             if is_all || !ready.is_empty() {
@@ -135,8 +139,8 @@ impl Packer {
     }
 }
 
-/// Compresses a chunk, the last one if it is empty.
-fn pack(bytes: &[u8], encoder: Option<Encoder>) -> io::Result<(Bytes, Encoder)> {
+/// Compresses a chunk; an empty one finishes the stream.
+fn compress_chunk(bytes: &[u8], encoder: Option<Encoder>) -> io::Result<(Bytes, Encoder)> {
     let mut encoder = encoder.unwrap_or_else(|| GzEncoder::new(Vec::new(), level(bytes)));
     encoder.write_all(bytes)?;
     if bytes.is_empty() {
@@ -146,13 +150,15 @@ fn pack(bytes: &[u8], encoder: Option<Encoder>) -> io::Result<(Bytes, Encoder)> 
     Ok((ready.into(), encoder))
 }
 
-/// How hard to try, by a file's beginning. Speed before size: the other side is a network away at most. Images, archives
-/// and the like only cost time, so they are packed without being compressed.
-fn level(beginning: &[u8]) -> Compression {
-    let sample = &beginning[..beginning.len().min(SAMPLE_BYTES)];
+/// Chooses the compression level by the first bytes of a file.
+///
+/// Favors speed over size, because the client is at most a network away. Images, archives and the like do not shrink,
+/// so they are stored in the gzip format without compression.
+fn level(prefix: &[u8]) -> Compression {
+    let sample = &prefix[..prefix.len().min(SAMPLE_BYTES)];
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     let packed = encoder.write_all(sample).and_then(|()| encoder.finish());
-    // 95 of 100 bytes is not worth it. Small files are compressed always: nobody waits for them.
+    // A reduction to 95 % or more does not pay. Small files are always compressed: they take no time.
     let is_dense = packed.is_ok_and(|packed| packed.len() > sample.len() / 100 * 95);
     if is_dense && sample.len() == SAMPLE_BYTES { Compression::none() } else { Compression::fast() }
 }
@@ -167,7 +173,7 @@ mod tests {
     use super::*;
     use crate::state::State;
 
-    /// Bytes without any pattern (xorshift).
+    /// Returns bytes without any pattern (xorshift).
     fn noise(length: usize) -> Vec<u8> {
         let mut state = 0x9E37_79B9_7F4A_7C15_u64;
         let mut next = || {
@@ -179,22 +185,22 @@ mod tests {
         std::iter::repeat_with(&mut next).flatten().take(length).collect()
     }
 
-    /// A file with a content.
+    /// Opens a temporary file with this content.
     fn input(content: &[u8]) -> Input {
-        let mut file = tempfile::NamedTempFile::new().expect("temporary file");
-        file.write_all(content).expect("writes");
+        let mut file = tempfile::NamedTempFile::new().expect("create a temporary file");
+        file.write_all(content).expect("write");
         let lane = State::outside().file_calls.lane([file.path()]);
-        Input::open(file.path(), lane).expect("opens")
+        Input::open(file.path(), lane).expect("open")
     }
 
     #[tokio::test]
-    async fn what_is_compressed_can_be_read_and_what_is_dense_is_left() {
+    async fn compression_round_trips_and_skips_dense_content() {
         let text = b"all work and no play ".repeat(40_000);
         for (content, smaller) in [(&b""[..], false), (b"x", false), (&text, true), (&noise(600_000), false)] {
-            let pieces: Vec<Bytes> = compressed(input(content)).map(|piece| piece.expect("reads")).collect().await;
+            let pieces: Vec<Bytes> = compressed(input(content)).map(|piece| piece.expect("read")).collect().await;
             let packed = pieces.concat();
             let mut plain = Vec::new();
-            GzDecoder::new(&packed[..]).read_to_end(&mut plain).expect("compressed");
+            GzDecoder::new(&packed[..]).read_to_end(&mut plain).expect("decompress");
             assert!(plain == content, "{} bytes", content.len());
             assert_eq!(packed.len() * 10 < content.len(), smaller, "{} of {} bytes", packed.len(), content.len());
             assert!(packed.len() < content.len() + 100 + content.len() / 1000);
@@ -202,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_shrinks_is_an_error_and_not_a_short_answer() {
+    async fn a_file_that_shrinks_is_an_error() {
         let pieces = [Piece::Bytes("a".into()), Piece::File { start: 5, length: 100 }];
         let told: Vec<_> =
             stream(input(b"0123456789"), pieces).map(|piece| piece.map_err(|error| error.kind())).collect().await;

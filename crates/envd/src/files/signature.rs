@@ -1,4 +1,4 @@
-//! Signed URLs: `/files` without a token header.
+//! Signed URLs, which give access to `/files` without a token header.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -10,14 +10,14 @@ use super::Parameters;
 use crate::failure::Failure;
 use crate::state::State;
 
-/// What a signature allows: one direction only.
+/// Direction that a signature permits.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Operation {
     Read,
     Write,
 }
 
-/// Whether a request may use `/files`: with the token, or with a signature made of it.
+/// Authorizes a request to `/files` by the token or by a signature derived from it.
 pub(super) fn check(
     state: &State,
     parameters: &Parameters,
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_in() {
+    fn tokens_and_signatures_authorize() {
         let state = State::outside();
         let parameters = |signature: Option<String>, expiration: Option<&str>| Parameters {
             path: Some("a".to_owned()),
@@ -106,14 +106,15 @@ mod tests {
         let old = sign("a", Operation::Read, "", "t", Some(1));
         assert!(check(&state, &parameters(Some(old), Some("1")), Operation::Read, &none).is_err());
         let mut headers = HeaderMap::new();
-        headers.insert("x-access-token", "t".parse().expect("a header"));
+        headers.insert("x-access-token", "t".parse().expect("a header value"));
         assert!(check(&state, &parameters(None, None), Operation::Write, &headers).is_ok());
-        headers.insert("x-access-token", "u".parse().expect("a header"));
+        headers.insert("x-access-token", "u".parse().expect("a header value"));
         assert!(check(&state, &parameters(None, None), Operation::Write, &headers).is_err());
     }
 
-    /// A signature as a client makes it: another implementation of the hash and the encoding is not at hand, another way to
-    /// put the text together is.
+    /// Signs as a client does.
+    ///
+    /// No second implementation of the hash and the encoding is available; the text is assembled independently.
     fn client_signature(fields: &[&str]) -> String {
         use base64::alphabet::STANDARD;
         use base64::engine::general_purpose::NO_PAD;
@@ -128,7 +129,7 @@ mod tests {
         format!("v1_{}", base64::engine::GeneralPurpose::new(&STANDARD, NO_PAD).encode(hash.finalize()))
     }
 
-    /// A request for a file, with all that its signature is about.
+    /// A request for a file, with every field that its signature covers.
     #[derive(Debug, Clone)]
     struct Signed {
         path: Option<String>,
@@ -159,7 +160,7 @@ mod tests {
             client_signature(&fields)
         }
 
-        /// What the daemon says to this request with a signature that was made for whatever request.
+        /// Checks this request with a signature that may belong to another request.
         fn check(&self, signature: &str) -> Result<(), String> {
             let state = State::outside();
             state.set_access_token(Some(hearth_types::Secret::new(&self.token)));
@@ -176,12 +177,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_client_s_signature_opens(request in signed()) {
+        fn a_client_s_signature_is_accepted(request in signed()) {
             prop_assert_eq!(request.check(&request.sign()), Ok(()));
         }
 
         #[test]
-        fn any_other_request_stays_shut(
+        fn a_signature_of_another_request_is_rejected(
             request in signed(),
             other in signed(),
             mix in proptest::collection::vec(any::<bool>(), 5),
@@ -195,21 +196,21 @@ mod tests {
                 is_write: pick(3).is_write,
                 token: pick(4).token.clone(),
             };
-            // Nothing and an empty text are signed alike.
+            // A missing and an empty text have the same signature.
             let text = |request: &Signed| {
                 let (path, user) = (request.path.clone().unwrap_or_default(), request.user.clone().unwrap_or_default());
                 (path, user, request.expiration, request.is_write, request.token.clone())
             };
-            let refused = mixed.check(&signature);
+            let checked = mixed.check(&signature);
             if text(&mixed) == text(&request) {
-                prop_assert_eq!(refused, Ok(()));
+                prop_assert_eq!(checked, Ok(()));
             } else {
-                prop_assert!(refused.is_err_and(|text| text.contains("invalid signature")), "{mixed:?}");
+                prop_assert!(checked.is_err_and(|text| text.contains("invalid signature")), "{mixed:?}");
             }
         }
 
         #[test]
-        fn a_changed_signature_stays_shut(request in signed(), at in any::<prop::sample::Index>(), letter in "[ -~]") {
+        fn a_changed_signature_is_rejected(request in signed(), at in any::<prop::sample::Index>(), letter in "[ -~]") {
             let signature = request.sign();
             let at = at.index(signature.len());
             let mut changed = signature.clone();
@@ -223,7 +224,7 @@ mod tests {
         }
     }
 
-    /// A second is over when the next one begins: a signature is good up to and with the second it names.
+    /// A signature is valid up to the end of the second that it names.
     #[test]
     fn signatures_expire() {
         let request = |expiration| Signed {
@@ -238,12 +239,12 @@ mod tests {
             request.check(&request.sign())
         };
         for past in [i64::MIN, -1, 0, 1] {
-            let refused = outcome(past).expect_err("over");
-            assert!(refused.contains("signature is already expired"), "{refused}");
+            let error = outcome(past).expect_err("expired");
+            assert!(error.contains("signature is already expired"), "{error}");
         }
         assert_eq!(outcome(i64::MAX), Ok(()));
         let now = || jiff::Timestamp::now().as_second();
-        // The clock goes on between asking it and being asked by the daemon: look once more if it did just then.
+        // The clock may advance between the two readings; repeat if it did.
         let (before, last, over, after) = loop {
             let before = now();
             let (last, over) = (outcome(before), outcome(before - 1));
@@ -252,9 +253,9 @@ mod tests {
                 break (before, last, over, after);
             }
         };
-        assert_eq!(last, Ok(()), "the second {before} is not over at {after}");
-        assert!(over.is_err(), "the second before {before} is over");
-        // What was signed with an end is nothing without it, and the end is looked at after the signature.
+        assert_eq!(last, Ok(()), "the second {before} has not ended at {after}");
+        assert!(over.is_err(), "the second before {before} has ended");
+        // A signature with an expiration is invalid without it, and the expiration is checked after the signature.
         let mut open = request(1);
         let signature = open.sign();
         open.expiration = None;

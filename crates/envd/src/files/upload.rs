@@ -1,4 +1,4 @@
-//! `POST /files`: what a body says is to be written where.
+//! `POST /files`: mapping of a body to files.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,17 +13,17 @@ use super::gunzip::gunzip;
 use super::metadata::Metadata;
 use super::multipart::Multipart;
 use super::target::Target;
-use super::{Written, resolve};
+use super::{WrittenFile, resolve};
 use crate::failure::Failure;
 use crate::state::State;
 use crate::users::User;
 
-/// Written at once. A file that is smaller is written in one step, whatever pieces it came in, and watches tell one event.
+/// Bytes of one write. A smaller file is written in one step, so that watches report a single event.
 const WRITE_BYTES: usize = 256 * 1024;
-/// The parts of a form that are files.
+/// Name of the form parts that are files.
 const PART_NAME: &str = "file";
 
-/// What an upload is done with.
+/// Parameters of an upload.
 pub(super) struct Upload<'a> {
     pub(super) state: &'a State,
     pub(super) user: &'a User,
@@ -35,8 +35,8 @@ pub(super) struct Upload<'a> {
 type Body = BoxStream<'static, io::Result<Bytes>>;
 
 impl Upload<'_> {
-    /// Writes what comes. Files that came whole are in place; one that breaks off leaves what was there before.
-    pub(super) async fn receive(&self, headers: &HeaderMap, body: BodyDataStream) -> Result<Vec<Written>, Failure> {
+    /// Writes the files of a body. An aborted upload retains the complete ones; the incomplete one changes nothing.
+    pub(super) async fn receive(&self, headers: &HeaderMap, body: BodyDataStream) -> Result<Vec<WrittenFile>, Failure> {
         let content_type = headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes().to_vec()).unwrap_or_default();
         let shown = String::from_utf8_lossy(&content_type).into_owned();
         let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -58,7 +58,7 @@ impl Upload<'_> {
         self.multipart(parts, length).await
     }
 
-    /// The body without its compression.
+    /// Returns the decompressed body.
     async fn content(&self, body: BodyDataStream) -> Result<Body, Failure> {
         let body = body.map_err(io::Error::other);
         if !self.is_gzip {
@@ -70,7 +70,7 @@ impl Upload<'_> {
         Ok(content.boxed())
     }
 
-    async fn multipart(&self, mut parts: Multipart, length: Option<u64>) -> Result<Vec<Written>, Failure> {
+    async fn multipart(&self, mut parts: Multipart, length: Option<u64>) -> Result<Vec<WrittenFile>, Failure> {
         let broken = |error: multer::Error| Failure::internal(format!("error parsing multipart form: {error}"));
         let mut paths: Vec<PathBuf> = Vec::new();
         let mut written = Vec::new();
@@ -96,7 +96,7 @@ impl Upload<'_> {
         path: PathBuf,
         mut data: impl Stream<Item = io::Result<Bytes>> + Unpin,
         length: Option<u64>,
-    ) -> Result<Written, Failure> {
+    ) -> Result<WrittenFile, Failure> {
         let lane = self.state.file_calls.lane([path.as_path()]);
         let mut target = Target::open(path, self.user, lane).await?;
         let mut pending = Vec::new();

@@ -1,4 +1,4 @@
-//! What is told about a file.
+//! Description of a file as clients see it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
@@ -9,13 +9,15 @@ use std::path::Path;
 use buffa_types::google::protobuf::Timestamp;
 use hearth_envd_api::filesystem::{EntryInfo, FileType};
 
-use crate::users::Names;
+use crate::users::NameCache;
 
-/// The prefix of the extended attributes that hold a file's metadata; what follows is the key.
+/// Prefix of the extended attributes that hold a file's metadata; the remainder of the name is the key.
 pub(crate) const METADATA_PREFIX: &str = "user.e2b.";
 
-/// Describes what stands at `path`. A link is described itself, with the type and the mode of what it leads to. Blocks.
-pub(super) fn describe(path: &Path, names: &mut Names) -> io::Result<EntryInfo> {
+/// Describes the entry at `path`. Blocks.
+///
+/// A symbolic link is described itself, with the type and the mode of its target.
+pub(super) fn describe(path: &Path, names: &mut NameCache) -> io::Result<EntryInfo> {
     let own = fs::symlink_metadata(path)?;
     let is_link = own.is_symlink();
     let target = if is_link { fs::metadata(path).ok() } else { Some(own.clone()) };
@@ -59,7 +61,7 @@ fn modified(own: &Metadata) -> Option<Timestamp> {
     (time.seconds != 0 || time.nanos != 0).then_some(time)
 }
 
-/// The metadata of a file, through links; files without, and file systems without, have none.
+/// Returns the metadata of a file, following links. Empty if the file or the file system has none.
 pub(crate) fn metadata_of(path: &Path) -> BTreeMap<String, String> {
     let Ok(names) = xattr::list_deref(path) else { return BTreeMap::new() };
     names
@@ -71,7 +73,7 @@ pub(crate) fn metadata_of(path: &Path) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The contract's form of permissions: letters for what the file is, then nine of `rwx`.
+/// Formats permissions as the contract does: letters for the file's type and special bits, then nine of `rwx`.
 fn permissions(own: &Metadata) -> String {
     let kind = own.file_type();
     let mode = own.mode();
@@ -105,14 +107,14 @@ mod tests {
 
     #[test]
     fn permissions_as_in_the_contract() {
-        let folder = tempfile::tempdir().expect("temporary folder");
+        let folder = tempfile::tempdir().expect("create a temporary directory");
         let path = folder.path().join("file");
-        fs::write(&path, "x").expect("writes");
+        fs::write(&path, "x").expect("write");
         for (mode, text) in [(0o644, "-rw-r--r--"), (0o4755, "urwxr-xr-x"), (0o000, "----------")] {
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("sets");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set");
             assert_eq!(permissions(&fs::metadata(&path).expect("exists")), text);
         }
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o1777)).expect("sets");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o1777)).expect("set");
         assert_eq!(permissions(&fs::metadata(folder.path()).expect("exists")), "dtrwxrwxrwx");
         let null = fs::metadata("/dev/null").expect("exists");
         assert!(permissions(&null).starts_with("Dcrw"));
@@ -120,22 +122,24 @@ mod tests {
 
     #[test]
     fn a_link_is_described_itself_with_its_target_s_type() {
-        let folder = tempfile::tempdir().expect("temporary folder");
+        let folder = tempfile::tempdir().expect("create a temporary directory");
         let (target, link, broken) =
             (folder.path().join("target"), folder.path().join("link"), folder.path().join("broken"));
-        fs::create_dir(&target).expect("creates");
-        symlink(&target, &link).expect("links");
-        symlink("/nonexistent", &broken).expect("links");
-        let entry = describe(&link, &mut Names::default()).expect("exists");
+        fs::create_dir(&target).expect("create");
+        symlink(&target, &link).expect("link");
+        symlink("/nonexistent", &broken).expect("link");
+        let entry = describe(&link, &mut NameCache::default()).expect("exists");
         assert_eq!(entry.r#type, FileType::FILE_TYPE_DIRECTORY);
         assert_eq!(entry.symlink_target.as_deref(), fs::canonicalize(&target).expect("exists").to_str());
         assert_eq!(entry.permissions, "Lrwxrwxrwx");
-        let entry = describe(&broken, &mut Names::default()).expect("exists");
+        let entry = describe(&broken, &mut NameCache::default()).expect("exists");
         assert_eq!(entry.r#type, FileType::FILE_TYPE_UNSPECIFIED);
         assert_eq!((entry.mode, entry.symlink_target.as_deref()), (0, broken.to_str()));
     }
 
-    /// Go's `FileMode.String`, written down for one kind of file: its letter stands in its place among those of the mode.
+    /// Formats a mode as Go's `FileMode.String` does, for one type of file.
+    ///
+    /// The letter of the type stands in its place among those of the mode.
     fn go_style(kind: char, mode: u32) -> String {
         let is_set = |bit: u32| mode & bit != 0;
         let mut text = String::new();
@@ -158,26 +162,27 @@ mod tests {
 
     #[test]
     fn permissions_of_every_mode_of_every_kind() {
-        let folder = tempfile::tempdir().expect("temporary folder");
+        let folder = tempfile::tempdir().expect("create a temporary directory");
         let path = |name: &str| folder.path().join(name);
-        fs::write(path("file"), "").expect("writes");
-        fs::create_dir(path("dir")).expect("creates");
-        rustix::fs::mknodat(rustix::fs::CWD, path("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("makes");
-        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).expect("binds");
+        fs::write(path("file"), "").expect("write");
+        fs::create_dir(path("dir")).expect("create");
+        rustix::fs::mknodat(rustix::fs::CWD, path("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+            .expect("create");
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).expect("bind");
         let mut seen = std::collections::HashSet::new();
         for (name, kind) in [("file", '-'), ("dir", 'd'), ("fifo", 'p'), ("socket", 'S')] {
             for mode in 0..=0o7777 {
-                fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).expect("sets");
+                fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).expect("set");
                 let own = fs::symlink_metadata(path(name)).expect("exists");
                 assert_eq!(own.mode() & 0o7777, mode, "{name}");
                 let text = permissions(&own);
                 assert_eq!(text, go_style(kind, mode), "{name} {mode:o}");
                 assert!((10..=13).contains(&text.len()) && text.is_ascii(), "{text}");
-                assert!(seen.insert(text), "{name} {mode:o} looks like another");
+                assert!(seen.insert(text), "{name} {mode:o} has the text of another mode");
             }
         }
-        // What cannot be made, or be given a mode.
-        symlink("nowhere", path("link")).expect("links");
+        // Files that cannot be created, or whose mode cannot be set.
+        symlink("nowhere", path("link")).expect("link");
         let link = fs::symlink_metadata(path("link")).expect("exists");
         assert_eq!(permissions(&link), go_style('L', 0o777));
         let null = fs::symlink_metadata("/dev/null").expect("exists");

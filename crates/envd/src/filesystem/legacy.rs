@@ -1,15 +1,15 @@
-//! Clients of the first schema, which reject fields they do not know: they get none.
+//! Replies for clients of the first schema, which reject unknown fields.
 
 use connectrpc::{RequestContext, Response};
 use hearth_envd_api::filesystem::EntryInfo;
 use http::header;
 
-/// What such clients call themselves, exactly.
+/// Exact `User-Agent` of such clients.
 const USER_AGENT: &str = "connect-python";
-/// Tells them, and whoever looks, that the answer was reduced.
+/// Header that marks a reduced reply.
 const HEADER: (&str, &str) = ("x-e2b-legacy-sdk", "true");
 
-/// Which schema a client knows.
+/// Schema that a client supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Schema {
     First,
@@ -25,7 +25,7 @@ impl Schema {
         }
     }
 
-    /// The entry as the client may see it.
+    /// Reduces the entry to the fields that the client accepts.
     pub(super) fn entry(self, entry: EntryInfo) -> EntryInfo {
         match self {
             Self::Current => entry,
@@ -37,12 +37,12 @@ impl Schema {
         self == Self::Current
     }
 
-    /// The header of a reduced answer.
+    /// Header of a reduced reply.
     pub(super) fn header(self) -> Option<(&'static str, &'static str)> {
         (self == Self::First).then_some(HEADER)
     }
 
-    pub(super) fn answer<T>(self, message: T) -> Response<T> {
+    pub(super) fn reply<T>(self, message: T) -> Response<T> {
         let response = Response::new(message);
         match self.header() {
             Some((name, value)) => response.with_header(name, value),

@@ -1,7 +1,8 @@
-//! Removing trees. All of it blocks.
+//! Removal of trees. Blocks.
 //!
-//! A program of the guest makes trees as deep and folders as full as it likes, and exchanges what is being removed. So this
-//! does not recurse, has a bounded number of open folders and names in memory, and never goes through a link.
+//! A program of the guest may create trees of any depth and directories of any size, and replace entries during the
+//! removal. Therefore the removal does not recurse, bounds its open directories and the names in memory, and never
+//! follows a link.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -14,19 +15,19 @@ use rustix::io::Errno;
 
 use crate::temporary;
 
-/// Folders that are open at once. What is deeper is first moved up, below the top of the tree.
+/// Directories that are open at the same time. Deeper ones are first moved up, below the top of the tree.
 const DEPTH_MAX: usize = 128;
-/// Names of a folder that are in memory at once.
+/// Names of a directory that are in memory at the same time.
 const NAMES_MAX: usize = 1024;
 
-/// Removes what a path names, with everything below it.
+/// Removes the file or tree at a path.
 pub(super) fn remove_path(path: &Path) -> io::Result<()> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::BUSY.into()) };
     let folder = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     remove(&folder, name)
 }
 
-/// A folder that is being emptied.
+/// A directory that is being emptied.
 struct Level {
     name: OsString,
     folder: OwnedFd,
@@ -40,7 +41,7 @@ impl Level {
         Ok(Self { name, folder, names: Vec::new() })
     }
 
-    /// The next name, read again when all of those in memory are gone.
+    /// Returns the next name; reads the directory again once the names in memory are used up.
     fn next(&mut self) -> io::Result<Option<OsString>> {
         if self.names.is_empty() {
             for entry in Dir::read_from(&self.folder)? {
@@ -58,7 +59,7 @@ impl Level {
     }
 }
 
-/// Removes an entry of a folder, with everything below it.
+/// Removes an entry of a directory, with everything below it.
 pub(super) fn remove(folder: &OwnedFd, name: &OsStr) -> io::Result<()> {
     match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
         Err(Errno::ISDIR) => {}
@@ -90,7 +91,7 @@ pub(super) fn remove(folder: &OwnedFd, name: &OsStr) -> io::Result<()> {
     Ok(())
 }
 
-/// Accepts that somebody else removed an entry meanwhile.
+/// Accepts that another program removed the entry meanwhile.
 fn ignore_missing(removed: rustix::io::Result<()>) -> io::Result<()> {
     match removed {
         Err(Errno::NOENT) => Ok(()),
@@ -106,31 +107,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn deep_and_full_trees_go_and_links_are_not_followed() {
-        // In memory, if there is such a place: a disk takes its time for so many folders.
-        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("temporary folder");
+    fn deep_and_full_trees_are_removed_and_links_are_not_followed() {
+        // In memory if possible: so many directories take long on a disk.
+        let folder =
+            tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("create a temporary directory");
         let (tree, outside) = (folder.path().join("tree"), folder.path().join("outside"));
-        fs::create_dir_all(tree.join("full")).expect("creates");
-        fs::create_dir(&outside).expect("creates");
-        fs::write(outside.join("file"), "stays").expect("writes");
-        symlink(&outside, tree.join("link")).expect("links");
+        fs::create_dir_all(tree.join("full")).expect("create");
+        fs::create_dir(&outside).expect("create");
+        fs::write(outside.join("file"), "stays").expect("write");
+        symlink(&outside, tree.join("link")).expect("link");
         for number in 0..NAMES_MAX * 2 + 1 {
-            fs::write(tree.join("full").join(number.to_string()), "").expect("writes");
+            fs::write(tree.join("full").join(number.to_string()), "").expect("write");
         }
-        // Far deeper than a path can be long, and than the stack below has room for.
+        // Far deeper than the longest path, and than recursion on the small stack below allows.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let mut deepest = rustix::fs::open(&tree, flags, Mode::empty()).expect("opens");
+        let mut deepest = rustix::fs::open(&tree, flags, Mode::empty()).expect("open");
         for _ in 0..4_000 {
-            rustix::fs::mkdirat(&deepest, "d", Mode::RWXU).expect("creates");
-            deepest = rustix::fs::openat(&deepest, "d", flags, Mode::empty()).expect("opens");
+            rustix::fs::mkdirat(&deepest, "d", Mode::RWXU).expect("create");
+            deepest = rustix::fs::openat(&deepest, "d", flags, Mode::empty()).expect("open");
         }
         drop(deepest);
         let removed = std::thread::Builder::new().stack_size(64 << 10).spawn(move || remove_path(&tree));
-        removed.expect("starts").join().expect("no panic").expect("removed");
-        remove_path(&folder.path().join("gone")).expect_err("not there");
+        removed.expect("start").join().expect("no panic").expect("remove");
+        remove_path(&folder.path().join("gone")).expect_err("missing");
         let left: Vec<_> =
-            fs::read_dir(folder.path()).expect("lists").flatten().map(|entry| entry.file_name()).collect();
+            fs::read_dir(folder.path()).expect("list").flatten().map(|entry| entry.file_name()).collect();
         assert_eq!(left, ["outside"]);
-        assert_eq!(fs::read_to_string(outside.join("file")).expect("reads"), "stays");
+        assert_eq!(fs::read_to_string(outside.join("file")).expect("read"), "stays");
     }
 }

@@ -1,4 +1,4 @@
-//! The unary calls on names. All of it blocks.
+//! The unary calls. All of them block.
 
 use std::fs;
 use std::io;
@@ -12,33 +12,33 @@ use super::entry::describe;
 use super::{moving, removing};
 use crate::path_calls::Cancellation;
 use crate::paths;
-use crate::users::{Names, User};
+use crate::users::{NameCache, User};
 
-/// Entries of one listing. At half a kilobyte each this bounds what a listing of everything costs the guest.
+/// Entry limit of one listing. At half a kilobyte each, this bounds the memory of a listing of the whole disk.
 const LISTED_MAX: usize = 200_000;
-/// ELOOP: a chain of links that does not end.
+/// ELOOP: a symbolic link that leads to itself, or too many links.
 const LOOP: i32 = 40;
 
 pub(super) fn stat(path: &Path) -> Result<EntryInfo, ConnectError> {
-    describe(path, &mut Names::default()).map_err(|error| match error.kind() {
+    describe(path, &mut NameCache::default()).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => ConnectError::not_found(format!("file not found: {}", path.display())),
-        _ => looking(&error),
+        _ => stat_error(&error),
     })
 }
 
-fn looking(error: &io::Error) -> ConnectError {
+fn stat_error(error: &io::Error) -> ConnectError {
     ConnectError::internal(format!("error getting file info: {error}"))
 }
 
-fn described(path: &Path) -> Result<EntryInfo, ConnectError> {
-    describe(path, &mut Names::default()).map_err(|error| looking(&error))
+fn describe_entry(path: &Path) -> Result<EntryInfo, ConnectError> {
+    describe(path, &mut NameCache::default()).map_err(|error| stat_error(&error))
 }
 
-fn ensure_folders(folder: &Path, user: &User) -> Result<(), ConnectError> {
-    paths::ensure_folders(folder, user).map_err(|error| ConnectError::internal(error.to_string()))
+fn ensure_directories(folder: &Path, user: &User) -> Result<(), ConnectError> {
+    paths::ensure_directories(folder, user).map_err(|error| ConnectError::internal(error.to_string()))
 }
 
-/// Makes a directory and all that is missing above it.
+/// Creates a directory and the missing ones above it.
 pub(super) fn make_dir(path: &Path, user: &User) -> Result<EntryInfo, ConnectError> {
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => {
@@ -49,13 +49,14 @@ pub(super) fn make_dir(path: &Path, user: &User) -> Result<EntryInfo, ConnectErr
             return Err(ConnectError::invalid_argument(text));
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(looking(&error)),
+        Err(error) => return Err(stat_error(&error)),
     }
-    ensure_folders(path, user)?;
-    described(path)
+    ensure_directories(path, user)?;
+    describe_entry(path)
 }
 
-/// rename(2), with the folders above the destination; to another file system by copying ([`moving`]).
+/// Renames with rename(2) after creating the directories above the destination; copies to another file system
+/// ([`moving`]).
 pub(super) fn rename(
     source: &Path,
     destination: &Path,
@@ -63,7 +64,7 @@ pub(super) fn rename(
     cancellation: &Cancellation,
 ) -> Result<EntryInfo, ConnectError> {
     if let Some(folder) = destination.parent() {
-        ensure_folders(folder, user)?;
+        ensure_directories(folder, user)?;
     }
     let renamed = match fs::rename(source, destination) {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
@@ -75,10 +76,10 @@ pub(super) fn rename(
         io::ErrorKind::NotFound => ConnectError::not_found(format!("source file not found: {}", source.display())),
         _ => ConnectError::internal(format!("error renaming: {error}")),
     })?;
-    described(destination)
+    describe_entry(destination)
 }
 
-/// Recursive; a link is removed, not followed; what is not there is removed already.
+/// Removes recursively. A link is removed, not followed; a missing path is no error.
 pub(super) fn remove(path: &Path) -> Result<(), ConnectError> {
     match removing::remove_path(path) {
         Ok(()) => Ok(()),
@@ -87,8 +88,9 @@ pub(super) fn remove(path: &Path) -> Result<(), ConnectError> {
     }
 }
 
-/// Everything down to `depth` levels below a directory: each directory before its children, names in the order of their
-/// bytes.
+/// Lists everything down to `depth` levels below a directory.
+///
+/// Each directory stands before its children; names are in byte order.
 pub(super) fn list(path: &Path, depth: u32, cancellation: &Cancellation) -> Result<Vec<EntryInfo>, ConnectError> {
     let found = fs::metadata(path).map_err(|error| match (error.kind(), error.raw_os_error()) {
         (io::ErrorKind::NotFound, _) => ConnectError::not_found(format!("path not found: {}", path.display())),
@@ -96,16 +98,16 @@ pub(super) fn list(path: &Path, depth: u32, cancellation: &Cancellation) -> Resu
             let text = format!("cyclic symlink or chain over 255 links: {}", path.display());
             ConnectError::failed_precondition(text)
         }
-        _ => looking(&error),
+        _ => stat_error(&error),
     })?;
     if !found.is_dir() {
         return Err(ConnectError::invalid_argument(format!("path is not a directory: {}", path.display())));
     }
     let reading = |error: io::Error| ConnectError::internal(format!("error reading directory: {error}"));
-    // The walk follows the root only; what is named in answers is the path that was asked for.
+    // The walk follows only the root's link; replies name entries by the requested path.
     let real = fs::canonicalize(path).map_err(reading)?;
     let depth = usize::try_from(depth).unwrap_or(usize::MAX);
-    let mut names = Names::default();
+    let mut names = NameCache::default();
     let mut entries = Vec::new();
     for entry in walkdir::WalkDir::new(&real).min_depth(1).max_depth(depth).sort_by_file_name() {
         cancellation.check().map_err(reading)?;
@@ -121,15 +123,15 @@ pub(super) fn list(path: &Path, depth: u32, cancellation: &Cancellation) -> Resu
         let relative = entry.path().strip_prefix(&real).unwrap_or(entry.path());
         match describe(&path.join(relative), &mut names) {
             Ok(info) => entries.push(info),
-            // It went while we looked.
+            // The entry was removed during the walk.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(looking(&error)),
+            Err(error) => return Err(stat_error(&error)),
         }
     }
     Ok(entries)
 }
 
-/// Whether two paths are one file.
+/// Returns true if two paths are the same file.
 pub(crate) fn same_file(a: &Path, b: &Path) -> bool {
     match (fs::metadata(a), fs::metadata(b)) {
         (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
@@ -152,37 +154,37 @@ mod tests {
 
     #[test]
     fn lists_depth_first_in_byte_order() {
-        let folder = tempfile::tempdir().expect("temporary folder");
+        let folder = tempfile::tempdir().expect("create a temporary directory");
         let root = folder.path();
         for file in ["file1.txt", "subdir1/a", "subdir1/deep/b", "subdir10/c", "Z"] {
             let path = root.join(file);
-            fs::create_dir_all(path.parent().expect("has one")).expect("creates");
-            fs::write(path, "x").expect("writes");
+            fs::create_dir_all(path.parent().expect("has a parent")).expect("create");
+            fs::write(path, "x").expect("write");
         }
-        symlink(root.join("subdir1"), root.join("link")).expect("links");
+        symlink(root.join("subdir1"), root.join("link")).expect("link");
         let names = |depth| -> Vec<String> {
-            let entries = list(root, depth, &Cancellation::default()).expect("lists");
+            let entries = list(root, depth, &Cancellation::default()).expect("list");
             entries.iter().map(|entry| entry.path[root.as_os_str().len() + 1..].to_owned()).collect()
         };
         assert_eq!(names(1), ["Z", "file1.txt", "link", "subdir1", "subdir10"]);
         let two = ["Z", "file1.txt", "link", "subdir1", "subdir1/a", "subdir1/deep", "subdir10", "subdir10/c"];
         assert_eq!(names(2), two);
         assert_eq!(names(u32::MAX).len(), 9);
-        // Through a link to the root, entries are named by the path that was asked for.
+        // Through a link to the root, entries are named by the requested path.
         let alias = root.join("alias");
-        symlink(root.join("subdir10"), &alias).expect("links");
-        let entries = list(&alias, 1, &Cancellation::default()).expect("lists");
-        assert_eq!(entries[0].path, alias.join("c").to_str().expect("text"));
+        symlink(root.join("subdir10"), &alias).expect("link");
+        let entries = list(&alias, 1, &Cancellation::default()).expect("list");
+        assert_eq!(entries[0].path, alias.join("c").to_str().expect("UTF-8"));
     }
 
     #[test]
     fn errors_as_in_the_contract() {
-        let folder = tempfile::tempdir().expect("temporary folder");
+        let folder = tempfile::tempdir().expect("create a temporary directory");
         let root = folder.path();
-        fs::write(root.join("file"), "x").expect("writes");
-        fs::create_dir_all(root.join("full/inner")).expect("creates");
-        symlink(root.join("loop"), root.join("loop")).expect("links");
-        symlink(root.join("nowhere"), root.join("broken")).expect("links");
+        fs::write(root.join("file"), "x").expect("write");
+        fs::create_dir_all(root.join("full/inner")).expect("create");
+        symlink(root.join("loop"), root.join("loop")).expect("link");
+        symlink(root.join("nowhere"), root.join("broken")).expect("link");
         let code = |result: Result<EntryInfo, ConnectError>| result.map_err(|error| error.code).err();
         let listed = |name: &str| list(&root.join(name), 1, &Cancellation::default()).map_err(|error| error.code).err();
         assert_eq!(code(stat(&root.join("nope"))), Some(ErrorCode::NotFound));

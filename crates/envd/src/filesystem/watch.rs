@@ -1,11 +1,11 @@
 //! Watches on directories (inotify(7)).
 //!
-//! A [`Watch`] turns kernel events into the contract's. A [`stream`] owns one and pushes; a [`Polled`] watcher keeps what its
-//! watch tells until it is fetched.
+//! A [`Watch`] translates kernel events into the contract's. A [`stream`] owns a watch and pushes its events; a
+//! [polled](PolledWatchers) watcher stores them until they are fetched.
 //!
-//! A recursive watch is one kernel watch per directory, kept true as directories come, move and go. When the kernel's queue
-//! overflows, events are lost: the watch goes on, and tells everything that it finds there then as created, so that a client
-//! knows what is there (but not what went).
+//! A recursive watch is one kernel watch per directory, updated as directories are created, moved and removed. When the
+//! kernel's queue overflows, events are lost: the watch continues and reports every existing entry as created, so that
+//! a client learns the current entries (but not the removed ones).
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -24,27 +24,27 @@ use tokio::io::unix::AsyncFd;
 
 use super::entry::describe;
 use crate::path_calls::Lane;
-use crate::users::Names;
+use crate::users::NameCache;
 use crate::{sys, temporary};
 
 mod polled;
 mod stream;
 
-pub(super) use polled::Polled;
+pub(super) use polled::PolledWatchers;
 pub(super) use stream::stream;
 
-/// Room for the kernel's events of one read.
+/// Bytes of the buffer for one read of kernel events.
 const BUFFER_BYTES: usize = 16 * 1024;
-/// Kernel events that are handled before others have a turn: as many as the kernel keeps by default.
+/// Kernel events handled in one batch, before other tasks run. The kernel queues as many by default.
 const BATCH_EVENTS_MAX: usize = 16_384;
 
-/// Entries that are told after an overflow at most: a polled watcher keeps twice as many.
-const FOUND_AGAIN_MAX: usize = 50_000;
+/// Entries reported after an overflow. A polled watcher stores twice as many.
+const RESCANNED_MAX: usize = 50_000;
 
-/// Moves whose other half is waited for. The halves come next to each other, but for events of other folders.
-const ARRIVING_MAX: usize = 64;
+/// Limit of moves that wait for their second event. Only events of other directories lie between the two events.
+const PENDING_MOVES_MAX: usize = 64;
 
-/// What a client wants of a watch.
+/// Options of a watch; the client sets them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Options {
     pub(super) recursive: bool,
@@ -56,34 +56,34 @@ pub(super) struct Options {
 pub(super) struct Watch {
     root: PathBuf,
     options: Options,
-    /// Slots for looking at what has happened.
+    /// Slots for calls that examine changed paths.
     lane: Lane,
-    /// Shared with whoever waits for it to become readable.
+    /// Shared with the task that waits for it to become readable.
     inotify: Arc<AsyncFd<OwnedFd>>,
-    /// Watched directories, relative to the root, by the kernel's number for the watch. Empty when the root is gone.
+    /// Watched directories, relative to the root, by watch descriptor. Empty once the root is removed.
     folders: HashMap<i32, PathBuf>,
-    /// Moves of temporary files whose other half has not come yet, the last one first.
-    arriving: VecDeque<u32>,
+    /// Cookies of temporary files' moves whose second event has not arrived yet, newest first.
+    pending_moves: VecDeque<u32>,
 }
 
 /// A kernel event, copied out of the buffer.
-struct Notice {
+struct KernelEvent {
     watch: i32,
     flags: ReadFlags,
-    /// The same in both halves of a move.
+    /// Common to the two events of a move.
     cookie: u32,
     name: Option<OsString>,
 }
 
-/// What one look at the kernel's queue brought.
-pub(super) struct Drained {
+/// Events of one batch.
+pub(super) struct Batch {
     events: Vec<FilesystemEvent>,
-    /// The queue was emptied: it becomes readable again when there is more.
+    /// The queue is empty: the descriptor becomes readable again on the next event.
     is_empty: bool,
 }
 
 impl Watch {
-    /// Begins to watch. Whatever happens after this returns is told. Blocks; needs a runtime around it.
+    /// Starts to watch: every change after the return is reported. Blocks; must run inside a Tokio runtime.
     pub(super) fn open(root: PathBuf, options: Options, lane: Lane) -> Result<Self, ConnectError> {
         let found = std::fs::metadata(&root).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => ConnectError::not_found(format!("path {} not found", root.display())),
@@ -100,7 +100,7 @@ impl Watch {
         let inotify =
             inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(|error| failed(error.into()))?;
         let inotify = Arc::new(sys::pollable(inotify).map_err(failed)?);
-        let mut watch = Self { root, options, lane, inotify, folders: HashMap::new(), arriving: VecDeque::new() };
+        let mut watch = Self { root, options, lane, inotify, folders: HashMap::new(), pending_moves: VecDeque::new() };
         watch.add(Path::new("")).map_err(failed)?;
         if options.recursive {
             watch.add_below(Path::new(""), |_| {}).map_err(failed)?;
@@ -108,7 +108,7 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Watches one directory, or learns that it is watched under this number already.
+    /// Watches one directory. If it is watched already, the kernel returns the existing descriptor.
     fn add(&mut self, relative: &Path) -> io::Result<i32> {
         let mut flags = WatchFlags::CREATE
             | WatchFlags::MOVED_TO
@@ -119,7 +119,7 @@ impl Watch {
             | WatchFlags::MOVE_SELF
             | WatchFlags::ATTRIB
             | WatchFlags::ONLYDIR;
-        // The root may be given by a link; below it links are not followed.
+        // The root may be a link; below it links are not followed.
         if !relative.as_os_str().is_empty() {
             flags |= WatchFlags::DONT_FOLLOW;
         }
@@ -128,8 +128,9 @@ impl Watch {
         Ok(number)
     }
 
-    /// Watches everything below a directory and tells what is found there. Directories that cannot be read or have gone are
-    /// left out; only the kernel's limits are an error.
+    /// Watches everything below a directory and passes each found path to `found`.
+    ///
+    /// Directories that are unreadable or were removed are left out; only the kernel's limits are an error.
     fn add_below(&mut self, relative: &Path, mut found: impl FnMut(PathBuf)) -> io::Result<()> {
         let top = self.root.join(relative);
         // The root itself may be a link.
@@ -147,136 +148,138 @@ impl Watch {
         Ok(())
     }
 
-    /// Forgets the watches of a directory and all below it that are not in this place any more.
+    /// Removes the watches of a directory and of all below it that have moved away.
     fn recheck(&mut self, relative: &Path) {
         let below = self.folders.iter().filter(|(_, path)| path.starts_with(relative));
         let below: Vec<_> = below.map(|(number, path)| (*number, path.clone())).collect();
         for (number, path) in below {
             if self.add(&path).ok() != Some(number) {
-                self.forget(number);
+                self.unwatch(number);
             }
         }
     }
 
-    fn forget(&mut self, number: i32) {
+    fn unwatch(&mut self, number: i32) {
         self.folders.remove(&number);
-        // Fails when the directory is gone, and the watch with it.
+        // Fails when the directory is removed, because its watch is then removed too.
         let _ = inotify::remove_watch(self.inotify.get_ref(), number);
     }
 
-    /// The events that the kernel has now. Blocks, for as long as looking at new directories takes.
-    fn drain(&mut self) -> Result<Drained, ConnectError> {
-        let mut drained = Drained { events: Vec::new(), is_empty: false };
+    /// Returns the events that are in the kernel's queue now. Blocks while new directories are scanned.
+    fn drain(&mut self) -> Result<Batch, ConnectError> {
+        let mut drained = Batch { events: Vec::new(), is_empty: false };
         let mut handled = 0;
         while handled < BATCH_EVENTS_MAX {
-            let notices = self.read().map_err(|error| ConnectError::internal(format!("watcher error: {error}")))?;
-            if notices.is_empty() {
+            let kernel_events =
+                self.read().map_err(|error| ConnectError::internal(format!("watcher error: {error}")))?;
+            if kernel_events.is_empty() {
                 drained.is_empty = true;
                 break;
             }
-            handled += notices.len();
-            for notice in notices {
-                self.tell(&notice, &mut drained.events);
+            handled += kernel_events.len();
+            for event in kernel_events {
+                self.translate(&event, &mut drained.events);
             }
         }
         Ok(drained)
     }
 
-    /// The events of one read; none if there are none.
-    fn read(&self) -> Result<Vec<Notice>, Errno> {
+    /// Returns the events of one read; empty if there are none.
+    fn read(&self) -> Result<Vec<KernelEvent>, Errno> {
         let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
         let mut reader = inotify::Reader::new(self.inotify.get_ref(), &mut buffer);
-        let mut notices = Vec::new();
+        let mut kernel_events = Vec::new();
         loop {
             match reader.next() {
-                Ok(event) => notices.push(Notice {
+                Ok(event) => kernel_events.push(KernelEvent {
                     watch: event.wd(),
                     flags: event.events(),
                     cookie: event.cookie(),
                     name: event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()).to_owned()),
                 }),
-                Err(Errno::AGAIN) => return Ok(notices),
+                Err(Errno::AGAIN) => return Ok(kernel_events),
                 Err(Errno::INTR) => continue,
                 Err(error) => return Err(error),
             }
             if reader.is_buffer_empty() {
-                return Ok(notices);
+                return Ok(kernel_events);
             }
         }
     }
 
-    fn tell(&mut self, notice: &Notice, told: &mut Vec<FilesystemEvent>) {
-        let flags = notice.flags;
+    fn translate(&mut self, event: &KernelEvent, events: &mut Vec<FilesystemEvent>) {
+        let flags = event.flags;
         if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-            let found = self.look_again();
-            told.extend(found.iter().map(|path| self.event(path, EventType::EVENT_TYPE_CREATE)));
+            let found = self.rescan();
+            events.extend(found.iter().map(|path| self.event(path, EventType::EVENT_TYPE_CREATE)));
             return;
         }
-        let Some(folder) = self.folders.get(&notice.watch).cloned() else { return };
+        let Some(folder) = self.folders.get(&event.watch).cloned() else { return };
         if flags.contains(ReadFlags::IGNORED) {
-            self.folders.remove(&notice.watch);
+            self.folders.remove(&event.watch);
             return;
         }
-        if notice.name.as_ref().is_some_and(|name| self.is_hidden(&folder, name, notice)) {
+        if event.name.as_ref().is_some_and(|name| self.is_hidden(&folder, name, event)) {
             return;
         }
         let is_root = folder.as_os_str().is_empty();
-        // A directory's own going is told by its parent, if that is watched.
+        // The removal of a directory is reported by its parent, if that is watched.
         if !is_root && flags.intersects(ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF) {
             if flags.contains(ReadFlags::MOVE_SELF) {
                 self.recheck(&folder);
             }
             return;
         }
-        let relative = notice.name.as_ref().map_or_else(|| folder.clone(), |name| folder.join(name));
+        let relative = event.name.as_ref().map_or_else(|| folder.clone(), |name| folder.join(name));
         for kind in kinds(flags) {
-            told.push(self.event(&relative, kind));
+            events.push(self.event(&relative, kind));
         }
         if flags.contains(ReadFlags::MOVE_SELF) {
-            // The root is somewhere else now: what happens there is nobody's business.
+            // The root was moved: changes at its new place are not reported.
             let numbers: Vec<_> = self.folders.keys().copied().collect();
-            numbers.into_iter().for_each(|number| self.forget(number));
+            numbers.into_iter().for_each(|number| self.unwatch(number));
         }
         let arrived = flags.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO) && flags.contains(ReadFlags::ISDIR);
         if arrived && self.options.recursive && self.add(&relative).is_ok() {
             let mut found = Vec::new();
-            // At the kernel's limit some directories go unwatched; what is there is told all the same.
+            // At the kernel's limit some directories are not watched; their existing entries are reported nevertheless.
             let _ = self.add_below(&relative, |path| found.push(path));
-            told.extend(found.iter().map(|path| self.event(path, EventType::EVENT_TYPE_CREATE)));
+            events.extend(found.iter().map(|path| self.event(path, EventType::EVENT_TYPE_CREATE)));
         }
     }
 
-    /// Returns true for the daemon's temporary files, and for the rename by which one replaces another file: the daemon causes
-    /// the events of a write for that.
-    fn is_hidden(&mut self, folder: &Path, name: &OsStr, notice: &Notice) -> bool {
+    /// Returns true for the daemon's temporary files, and for the rename by which one replaces another file.
+    ///
+    /// The daemon causes the events of a write for such a replacement.
+    fn is_hidden(&mut self, folder: &Path, name: &OsStr, event: &KernelEvent) -> bool {
         if temporary::is_temporary(name) {
-            if notice.flags.contains(ReadFlags::MOVED_FROM) && temporary::is_over(name) {
-                self.arriving.truncate(ARRIVING_MAX - 1);
-                self.arriving.push_front(notice.cookie);
+            if event.flags.contains(ReadFlags::MOVED_FROM) && temporary::is_replacement(name) {
+                self.pending_moves.truncate(PENDING_MOVES_MAX - 1);
+                self.pending_moves.push_front(event.cookie);
             }
             return true;
         }
-        if notice.flags.contains(ReadFlags::MOVED_TO)
-            && let Some(place) = self.arriving.iter().position(|cookie| *cookie == notice.cookie)
+        if event.flags.contains(ReadFlags::MOVED_TO)
+            && let Some(place) = self.pending_moves.iter().position(|cookie| *cookie == event.cookie)
         {
-            self.arriving.remove(place);
+            self.pending_moves.remove(place);
             return true;
         }
-        // A file without a name has one for the kernel, which nothing leads to.
-        let is_change = !notice.flags.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO | ReadFlags::DELETE);
+        // The kernel has a name for a nameless file, but no path leads to it.
+        let is_change = !event.flags.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO | ReadFlags::DELETE);
         is_change && temporary::may_be_nameless(name) && self.root.join(folder).join(name).symlink_metadata().is_err()
     }
 
-    /// Everything that is there now, after events were lost. Directories that came meanwhile are watched from here on.
-    fn look_again(&mut self) -> Vec<PathBuf> {
+    /// Returns all existing entries after events were lost. Directories created meanwhile are watched from now on.
+    fn rescan(&mut self) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut take = |path: PathBuf| {
-            if found.len() < FOUND_AGAIN_MAX {
+            if found.len() < RESCANNED_MAX {
                 found.push(path);
             }
         };
         if self.options.recursive {
-            // At the kernel's limit some directories go unwatched; what is there is told all the same.
+            // At the kernel's limit some directories are not watched; their existing entries are reported nevertheless.
             let _ = self.add_below(Path::new(""), take);
         } else {
             let names = std::fs::read_dir(&self.root).into_iter().flatten().flatten().map(|entry| entry.file_name());
@@ -287,9 +290,9 @@ impl Watch {
 
     fn event(&self, relative: &Path, kind: EventType) -> FilesystemEvent {
         let name = if relative.as_os_str().is_empty() { ".".into() } else { relative.to_string_lossy() };
-        let lasts = !matches!(kind, EventType::EVENT_TYPE_REMOVE | EventType::EVENT_TYPE_RENAME);
-        let look = || describe(&self.path_of(relative), &mut Names::default()).ok();
-        let entry = (self.options.include_entry && lasts).then(look).flatten();
+        let entry_exists = !matches!(kind, EventType::EVENT_TYPE_REMOVE | EventType::EVENT_TYPE_RENAME);
+        let look = || describe(&self.path_of(relative), &mut NameCache::default()).ok();
+        let entry = (self.options.include_entry && entry_exists).then(look).flatten();
         FilesystemEvent { name: name.into_owned(), r#type: kind.into(), entry: entry.into(), ..Default::default() }
     }
 
@@ -298,7 +301,7 @@ impl Watch {
     }
 }
 
-/// The contract's events of one kernel event, in its order.
+/// Returns the contract's events of one kernel event, in the contract's order.
 fn kinds(flags: ReadFlags) -> impl Iterator<Item = EventType> {
     [
         (ReadFlags::CREATE | ReadFlags::MOVED_TO, EventType::EVENT_TYPE_CREATE),
@@ -312,10 +315,10 @@ fn kinds(flags: ReadFlags) -> impl Iterator<Item = EventType> {
     .map(|(_, kind)| kind)
 }
 
-/// Whether a path is on a file system whose changes the kernel does not see: NFS, CIFS, SMB, SMB2, FUSE (statfs(2)).
+/// Returns true on NFS, CIFS, SMB, SMB2 and FUSE, whose changes the kernel does not see (statfs(2)).
 fn is_network_mount(path: &Path) -> bool {
     const NETWORK: [u32; 5] = [0x6969, 0xFF53_4D42, 0x517B, 0xFE53_4D42, 0x6573_5546];
-    // The numbers have 32 bits; the field's type differs by architecture.
+    // The magic numbers have 32 bits; the field's type differs by architecture.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     rustix::fs::statfs(path).is_ok_and(|stat| NETWORK.contains(&(stat.f_type as u32)))
 }
@@ -330,13 +333,13 @@ mod tests {
 
     fn open(root: &Path) -> Watch {
         let lane = crate::state::State::outside().file_calls.lane([root]);
-        Watch::open(root.to_owned(), EVERYTHING, lane).expect("watches")
+        Watch::open(root.to_owned(), EVERYTHING, lane).expect("watch")
     }
 
     fn drain(watch: &mut Watch) -> Vec<String> {
         let mut names = Vec::new();
         loop {
-            let drained = watch.drain().expect("goes on");
+            let drained = watch.drain().expect("drain");
             names.extend(drained.events.into_iter().map(|event| event.name));
             if drained.is_empty {
                 return names;
@@ -345,39 +348,42 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_an_overflow_it_goes_on_with_what_is_there() {
-        let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").expect("Linux has it");
+    async fn after_an_overflow_existing_entries_are_reported() {
+        let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").expect("read the queue's limit");
         let limit: usize = limit.trim().parse().expect("a number");
-        let folder = tempfile::tempdir().expect("temporary folder");
+        let folder = tempfile::tempdir().expect("create a temporary directory");
         let mut watch = open(folder.path());
-        // Two events each time, and no two of the same kind in a row, which the kernel would join.
+        // Two events each time; the kernel would merge two adjacent events of the same kind.
         for _ in 0..=limit / 2 {
-            fs::create_dir(folder.path().join("flood")).expect("creates");
-            fs::remove_dir(folder.path().join("flood")).expect("removes");
+            fs::create_dir(folder.path().join("flood")).expect("create");
+            fs::remove_dir(folder.path().join("flood")).expect("remove");
         }
-        fs::create_dir_all(folder.path().join("late/deep")).expect("creates");
+        fs::create_dir_all(folder.path().join("late/deep")).expect("create");
         let names = drain(&mut watch);
         assert!(names.len() >= limit, "the queue overflowed");
-        assert_eq!(names[names.len() - 2..], ["late", "late/deep"], "what the lost events would have told");
-        fs::write(folder.path().join("late/deep/file"), "x").expect("writes");
+        assert_eq!(names[names.len() - 2..], ["late", "late/deep"], "entries whose events were lost");
+        fs::write(folder.path().join("late/deep/file"), "x").expect("write");
         assert_eq!(drain(&mut watch), ["late/deep/file", "late/deep/file"]);
     }
 
     #[tokio::test]
-    async fn nothing_is_kept_of_directories_that_went() {
-        let (inside, outside) = (tempfile::tempdir().expect("temporary"), tempfile::tempdir().expect("temporary"));
+    async fn watches_of_removed_directories_are_removed() {
+        let (inside, outside) = (
+            tempfile::tempdir().expect("create a temporary directory"),
+            tempfile::tempdir().expect("create a temporary directory"),
+        );
         let mut watch = open(inside.path());
         for round in 0..10 {
-            fs::create_dir_all(inside.path().join("a/b/c")).expect("creates");
+            fs::create_dir_all(inside.path().join("a/b/c")).expect("create");
             drain(&mut watch);
             assert_eq!(watch.folders.len(), 4);
             if round % 2 == 0 {
-                fs::remove_dir_all(inside.path().join("a")).expect("removes");
+                fs::remove_dir_all(inside.path().join("a")).expect("remove");
             } else {
-                fs::rename(inside.path().join("a"), outside.path().join(round.to_string())).expect("moves");
+                fs::rename(inside.path().join("a"), outside.path().join(round.to_string())).expect("move");
             }
             drain(&mut watch);
-            // The kernel tells of the end of a watch after it was asked for.
+            // The kernel reports the end of a watch after its removal.
             drain(&mut watch);
             assert_eq!(watch.folders.len(), 1, "after round {round}: {:?}", watch.folders);
         }

@@ -1,4 +1,4 @@
-//! The tree of control groups: which stand still, and which shall.
+//! Control groups to freeze, and their state.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use crate::cgroups::Kind;
 
-/// Groups that go on in hierarchy mode, with everything below them: without them a guest with an init system of its own could
-/// not be frozen safely. Relative to the root.
+/// Groups that run on in hierarchy mode, with everything below them. Relative to the root.
+///
+/// A guest with its own init system cannot be frozen safely without them.
 const ALLOWED: [&str; 6] = [
     "init.scope",
     "system.slice/systemd-journald.service",
@@ -17,20 +18,21 @@ const ALLOWED: [&str; 6] = [
     "socats",
 ];
 
-/// What a look over the tree found, and what was asked of it.
+/// Result of a traversal of the tree.
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
     pub(super) visited: usize,
     pub(super) allowlisted: usize,
     pub(super) truncated: bool,
     pub(super) pre_frozen: usize,
-    /// Groups that shall stand still, each with everything below it.
+    /// Groups to freeze, each with everything below it.
     pub(super) requested: BTreeSet<PathBuf>,
     pub(super) failed: usize,
 }
 
-/// The daemon's own group (`/proc/self/cgroup`, cgroups(7)), if it is below `root`. The kernel tells it from the mount point; the
-/// root may be deeper.
+/// Returns the daemon's own group (`/proc/self/cgroup`, cgroups(7)), if it is below `root`.
+///
+/// The kernel reports it relative to the mount point; the root may be deeper.
 pub(super) fn own_group(root: &Path) -> Option<PathBuf> {
     let text = fs::read_to_string("/proc/self/cgroup").ok()?;
     let mut path = Path::new(own_path(&text)?);
@@ -50,18 +52,20 @@ fn own_path(text: &str) -> Option<&str> {
     text.lines().find_map(|line| line.strip_prefix("0::/"))
 }
 
-/// Which groups a freeze stops: the daemon's children, and with the daemon's `own` group everything that stands beside the
-/// way from the root to it.
-pub(super) fn targets(root: &Path, own: Option<&Path>, bound: usize, guests_own: &BTreeSet<PathBuf>) -> Sweep {
+/// Returns the groups that a freeze stops.
+///
+/// These are the groups of the daemon's children. With the daemon's `own` group, they include every group beside the
+/// path from the root to it.
+pub(super) fn targets(root: &Path, own: Option<&Path>, bound: usize, frozen_by_guest: &BTreeSet<PathBuf>) -> Sweep {
     let mut sweep = Sweep::default();
     let children = [Kind::User, Kind::Terminal].map(|kind| root.join(kind.name()));
     for group in &children {
-        sweep.consider(group, guests_own);
+        sweep.consider(group, frozen_by_guest);
     }
     let Some(own) = own else { return sweep };
     let allowed: Vec<PathBuf> = ALLOWED.iter().map(|path| root.join(path)).collect();
-    // A group is opened, instead of frozen, when somebody below it must go on.
-    let on_the_way = |group: &Path| own.starts_with(group) || allowed.iter().any(|path| path.starts_with(group));
+    // An ancestor of a group that must run is traversed instead of frozen.
+    let is_ancestor = |group: &Path| own.starts_with(group) || allowed.iter().any(|path| path.starts_with(group));
     let mut open = vec![root.to_owned()];
     while let Some(folder) = open.pop() {
         for group in subgroups(&folder) {
@@ -76,13 +80,13 @@ pub(super) fn targets(root: &Path, own: Option<&Path>, bound: usize, guests_own:
                 sweep.visited += 1;
                 sweep.allowlisted += 1;
             } else if group == own {
-                // What the daemon's own commands made in its group goes on with it.
+                // Groups that the daemon's commands created in its own group run on with it.
                 sweep.visited += 1;
-            } else if on_the_way(&group) {
+            } else if is_ancestor(&group) {
                 sweep.visited += 1;
                 open.push(group);
             } else {
-                sweep.consider(&group, guests_own);
+                sweep.consider(&group, frozen_by_guest);
             }
         }
     }
@@ -90,9 +94,9 @@ pub(super) fn targets(root: &Path, own: Option<&Path>, bound: usize, guests_own:
 }
 
 impl Sweep {
-    fn consider(&mut self, group: &Path, guests_own: &BTreeSet<PathBuf>) {
+    fn consider(&mut self, group: &Path, frozen_by_guest: &BTreeSet<PathBuf>) {
         self.visited += 1;
-        if guests_own.contains(group) {
+        if frozen_by_guest.contains(group) {
             self.pre_frozen += 1;
         } else {
             self.requested.insert(group.to_owned());
@@ -100,31 +104,33 @@ impl Sweep {
     }
 }
 
-/// Tells the targets to stand still.
-pub(super) fn freeze(root: &Path, own: Option<&Path>, bound: usize, guests_own: &BTreeSet<PathBuf>) -> Sweep {
-    let mut sweep = targets(root, own, bound, guests_own);
-    let (requested, failed) = std::mem::take(&mut sweep.requested).into_iter().partition(|group| tell(group, "1"));
+/// Writes `1` to `cgroup.freeze` of the targets.
+pub(super) fn freeze(root: &Path, own: Option<&Path>, bound: usize, frozen_by_guest: &BTreeSet<PathBuf>) -> Sweep {
+    let mut sweep = targets(root, own, bound, frozen_by_guest);
+    let (requested, failed) =
+        std::mem::take(&mut sweep.requested).into_iter().partition(|group| write_freeze(group, "1"));
     let failed: BTreeSet<PathBuf> = failed;
     sweep.requested = requested;
-    // A group that went away meanwhile has nothing to stop.
+    // A group that was removed meanwhile has no processes.
     sweep.failed = failed.iter().filter(|group| group.exists()).count();
     sweep
 }
 
-/// Lets the daemon's children go, and with the list of the guest's own frozen groups everything that is not on it. Whether all
-/// of it went.
-pub(super) fn thaw(root: &Path, guests_own: Option<&BTreeSet<PathBuf>>, bound: usize) -> bool {
-    let mut groups: BTreeSet<PathBuf> = match guests_own {
-        Some(guests_own) => frozen_groups(root, bound).difference(guests_own).cloned().collect(),
+/// Thaws the groups of the daemon's children. Returns true if all groups are thawed.
+///
+/// With the list of groups frozen by the guest, it also thaws every group that is not on the list.
+pub(super) fn thaw(root: &Path, frozen_by_guest: Option<&BTreeSet<PathBuf>>, bound: usize) -> bool {
+    let mut groups: BTreeSet<PathBuf> = match frozen_by_guest {
+        Some(frozen_by_guest) => frozen_groups(root, bound).difference(frozen_by_guest).cloned().collect(),
         None => BTreeSet::new(),
     };
     groups.extend([Kind::User, Kind::Terminal].map(|kind| root.join(kind.name())));
-    // All are told, also when one fails.
-    let failed = groups.iter().filter(|group| !tell(group, "0") && group.exists()).count();
+    // Every group is thawed, even if one fails.
+    let failed = groups.iter().filter(|group| !write_freeze(group, "0") && group.exists()).count();
     failed == 0
 }
 
-/// Every group of the tree that somebody told to stand still; a look at `bound` groups at most.
+/// Returns every group whose `cgroup.freeze` is `1`, among at most `bound` visited groups.
 pub(super) fn frozen_groups(root: &Path, bound: usize) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     let mut open = subgroups(root);
@@ -135,30 +141,30 @@ pub(super) fn frozen_groups(root: &Path, bound: usize) -> BTreeSet<PathBuf> {
             break;
         }
         open.extend(subgroups(&group));
-        if is_told_to_freeze(&group) {
+        if is_freeze_requested(&group) {
             found.insert(group);
         }
     }
     found
 }
 
-pub(super) fn is_told_to_freeze(group: &Path) -> bool {
+pub(super) fn is_freeze_requested(group: &Path) -> bool {
     fs::read_to_string(group.join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1")
 }
 
-/// Whether everything in a group has stopped. One that went away has.
-pub(super) fn stands_still(group: &Path) -> bool {
+/// Returns true if all processes of the group are stopped, or if the group was removed.
+pub(super) fn is_frozen(group: &Path) -> bool {
     match fs::read_to_string(group.join("cgroup.events")) {
         Ok(events) => events.lines().any(|line| line == "frozen 1"),
         Err(_) => !group.exists(),
     }
 }
 
-fn tell(group: &Path, value: &str) -> bool {
+fn write_freeze(group: &Path, value: &str) -> bool {
     fs::write(group.join("cgroup.freeze"), value).is_ok()
 }
 
-/// The groups right below one, in order.
+/// Returns the direct subgroups of a group, sorted.
 fn subgroups(group: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(group).into_iter().flatten().flatten();
     let mut found: Vec<_> =
@@ -171,23 +177,23 @@ fn subgroups(group: &Path) -> Vec<PathBuf> {
 mod tests {
     use super::*;
 
-    /// A folder that looks like a tree of groups. The real ones are tested with the whole daemon.
+    /// Creates a directory with the layout of control groups. Real ones are tested with the whole daemon.
     fn tree(groups: &[&str]) -> tempfile::TempDir {
-        let root = tempfile::tempdir().expect("a folder");
+        let root = tempfile::tempdir().expect("create a temporary directory");
         for group in groups {
             let path = root.path().join(group);
-            fs::create_dir_all(&path).expect("made");
-            fs::write(path.join("cgroup.freeze"), "0\n").expect("written");
+            fs::create_dir_all(&path).expect("create");
+            fs::write(path.join("cgroup.freeze"), "0\n").expect("write");
         }
         root
     }
 
     fn names(root: &Path, groups: &BTreeSet<PathBuf>) -> Vec<String> {
-        groups.iter().map(|group| group.strip_prefix(root).expect("below").display().to_string()).collect()
+        groups.iter().map(|group| group.strip_prefix(root).expect("below the root").display().to_string()).collect()
     }
 
     #[test]
-    fn the_hierarchy_without_what_must_go_on() {
+    fn a_sweep_skips_groups_that_must_run() {
         let root = tree(&[
             "user",
             "ptys",
@@ -205,8 +211,8 @@ mod tests {
             ["machine.slice", "ptys", "system.slice/cron.service", "user"]
         );
         assert_eq!((sweep.allowlisted, sweep.truncated, sweep.pre_frozen), (3, false, 0));
-        let guests_own = BTreeSet::from([root.path().join("machine.slice")]);
-        let sweep = targets(root.path(), Some(&own), 512, &guests_own);
+        let frozen_by_guest = BTreeSet::from([root.path().join("machine.slice")]);
+        let sweep = targets(root.path(), Some(&own), 512, &frozen_by_guest);
         assert_eq!(sweep.pre_frozen, 1);
         assert!(!sweep.requested.contains(&root.path().join("machine.slice")));
         assert!(targets(root.path(), Some(&own), 3, &BTreeSet::new()).truncated);
@@ -215,16 +221,16 @@ mod tests {
     }
 
     #[test]
-    fn the_guest_s_own_frozen_groups_stay_frozen() {
+    fn groups_frozen_by_the_guest_remain_frozen() {
         let root = tree(&["user/a", "ptys", "box/paused", "box/other"]);
-        fs::write(root.path().join("box/paused/cgroup.freeze"), "1\n").expect("written");
-        let guests_own = frozen_groups(root.path(), 100);
-        assert_eq!(names(root.path(), &guests_own), ["box/paused"]);
-        let sweep = freeze(root.path(), Some(&root.path().join("envd")), 100, &guests_own);
+        fs::write(root.path().join("box/paused/cgroup.freeze"), "1\n").expect("write");
+        let frozen_by_guest = frozen_groups(root.path(), 100);
+        assert_eq!(names(root.path(), &frozen_by_guest), ["box/paused"]);
+        let sweep = freeze(root.path(), Some(&root.path().join("envd")), 100, &frozen_by_guest);
         assert_eq!(names(root.path(), &sweep.requested), ["box", "ptys", "user"]);
-        assert!(is_told_to_freeze(&root.path().join("user")));
-        assert!(thaw(root.path(), Some(&guests_own), 100));
-        assert_eq!(frozen_groups(root.path(), 100), guests_own);
+        assert!(is_freeze_requested(&root.path().join("user")));
+        assert!(thaw(root.path(), Some(&frozen_by_guest), 100));
+        assert_eq!(frozen_groups(root.path(), 100), frozen_by_guest);
     }
 
     #[test]

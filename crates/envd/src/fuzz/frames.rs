@@ -1,4 +1,4 @@
-//! Calls of the Connect protocol, and what an answer must look like.
+//! Calls of the Connect protocol, and checks of their replies.
 
 use axum::body::Body;
 use axum::extract::State as Extract;
@@ -10,14 +10,15 @@ use hearth_envd_api::process::ProcessExt as _;
 use http::{HeaderMap, HeaderValue, Method, Request, header};
 use serde_json::{Value, json};
 
-use super::{Ending, gzip, pieces, settle};
+use super::{Ending, complete, gzip, pieces};
 use crate::filesystem::FilesystemService;
 use crate::process::ProcessService;
 use crate::rpc;
-use crate::state::{State, Surroundings};
+use crate::state::{DaemonConfig, State};
 
-/// A procedure that only looks at what the daemon itself knows. `Start` and everything with a path must never stand here: a
-/// fuzzer may be root.
+/// A procedure that only reads the daemon's own state.
+///
+/// `Start` and procedures with a path must never be added: a fuzzer may run as root.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Procedure {
     pub(super) path: &'static str,
@@ -42,7 +43,7 @@ pub(super) const PROCEDURES: [Procedure; 9] = [
 pub(super) const LIST: Procedure = unary("/process.Process/List");
 pub(super) const CONNECT: Procedure = Procedure { path: "/process.Process/Connect", kind: MethodKind::ServerStreaming };
 
-/// Bytes before the body.
+/// Control bytes before the body.
 pub(super) const HEAD_BYTES: usize = 5;
 const ENCODINGS: [Option<&str>; 4] = [None, Some("gzip"), Some("identity"), Some("br")];
 const ACCEPTED: [Option<&str>; 4] = [None, Some("gzip, deflate"), Some("identity"), Some("zstd,gzip,br")];
@@ -50,22 +51,22 @@ const TIMEOUTS: [Option<&str>; 8] =
     [None, Some("1"), Some("60000"), Some("9999999999"), Some("0"), Some(""), Some("+5"), Some("10000000000")];
 const VERSIONS: [Option<&str>; 4] = [None, Some("1"), Some("1"), Some("2")];
 
-/// A call, as the bytes before the body choose it:
+/// A call. The bytes before the body select:
 ///
 /// | byte | bits | |
 /// |---|---|---|
 /// | 0 | all | the procedure, modulo their number |
 /// | 1 | 0 | the codec: JSON, binary |
-/// | | 1-2 | the content type: as it should be, twice; with a parameter; of the other kind of procedure |
+/// | | 1-2 | the content type: correct, twice; with a parameter; of the other kind of procedure |
 /// | | 3-4 | the body's encoding ([`ENCODINGS`]) |
-/// | | 5-6 | what is accepted ([`ACCEPTED`]) |
+/// | | 5-6 | the accepted encoding ([`ACCEPTED`]) |
 /// | | 7 | a client of the first schema |
 /// | 2 | all | the size of the body's pieces; 0: one piece |
 /// | 3 | 0-2 | the deadline ([`TIMEOUTS`]) |
 /// | | 3-4 | the protocol's version ([`VERSIONS`]) |
-/// | | 5-6 | how the body ends: whole, twice; broken; never, which needs a deadline |
+/// | | 5-6 | the body's end: complete, twice; broken; never, which needs a deadline |
 /// | | 7 | GET instead of POST |
-/// | 4 | 0-1 | what is made of the rest ([`Call::wrap`]) |
+/// | 4 | 0-1 | the form of the remaining data ([`Call::wrap`]) |
 #[derive(Debug)]
 pub(super) struct Call {
     procedure: Procedure,
@@ -99,7 +100,7 @@ impl Call {
         put(if is_stream { "connect-content-encoding" } else { "content-encoding" }, encoding);
         put(if is_stream { "connect-accept-encoding" } else { "accept-encoding" }, ACCEPTED[choice(form, 5, 4)]);
         if is_stream {
-            // From a client's HTTP library; it means nothing.
+            // Sent by a client's HTTP library; without effect.
             put("accept-encoding", Some("zstd,gzip,br"));
         }
         put("user-agent", (form >> 7 == 1).then_some("connect-python"));
@@ -117,8 +118,10 @@ impl Call {
         Some(Self { procedure, method, headers, body, piece_bytes: piece_bytes.into(), ending })
     }
 
-    /// The body: the rest as it is, as a message, as a compressed message, or as many messages, each with a byte of flags and
-    /// a byte of length in front. A fuzzer does not find checksums and long lengths by itself.
+    /// Builds the body: the data unchanged, as one message, as a compressed message, or as several messages.
+    ///
+    /// Each of several messages has a byte of flags and a byte of length in front. A fuzzer does not find checksums and
+    /// long lengths by itself.
     fn wrap(shape: usize, is_stream: bool, rest: &[u8]) -> Vec<u8> {
         match (shape, is_stream) {
             (1, true) => envelope(0, rest),
@@ -139,66 +142,70 @@ impl Call {
         }
     }
 
-    /// The head alone is enough to say no.
-    fn is_refused(&self) -> bool {
+    /// Returns true if the head alone causes a rejection.
+    fn is_rejected(&self) -> bool {
         let is_other_kind = self.headers["content-type"].as_bytes().starts_with(b"application/connect+")
             != is_stream(self.procedure.kind);
         let is_other_version = self.headers.get("connect-protocol-version").is_some_and(|version| version != "1");
         self.method != Method::POST || is_other_kind || is_other_version
     }
 
-    pub(super) fn ask(&self) -> Answer {
-        self.ask_in(self.piece_bytes)
+    pub(super) fn send(&self) -> Reply {
+        self.send_in_pieces(self.piece_bytes)
     }
 
-    fn ask_in(&self, piece_bytes: usize) -> Answer {
+    fn send_in_pieces(&self, piece_bytes: usize) -> Reply {
         let body = Body::from_stream(pieces(&self.body, piece_bytes, self.ending));
-        ask(self.procedure, &self.method, &self.headers, body)
+        call_procedure(self.procedure, &self.method, &self.headers, body)
     }
 }
 
 pub(super) fn run(data: &[u8]) {
     let Some(call) = Call::read(data) else { return };
-    let answer = call.ask();
-    check(call.procedure, &call.method, &call.headers, &answer);
+    let reply = call.send();
+    check(call.procedure, &call.method, &call.headers, &reply);
     match call.ending {
-        // A call that was begun and not read to its end closes the connection. What is refused for its head is left to the
-        // HTTP library, which closes it too.
-        Ending::Never if !call.is_refused() => {
-            assert_eq!(answer.headers.get(header::CONNECTION), Some(&HeaderValue::from_static("close")));
+        // A call that has started and whose body is not read to its end closes the connection. One that is rejected for
+        // its head is left to the HTTP library, which also closes the connection.
+        Ending::Never if !call.is_rejected() => {
+            assert_eq!(reply.headers.get(header::CONNECTION), Some(&HeaderValue::from_static("close")));
         }
         Ending::Whole if call.piece_bytes != 0 => {
-            let at_once = call.ask_in(0);
-            assert_eq!((answer.status, answer.code()), (at_once.status, at_once.code()), "pieces make a difference");
+            let in_one_piece = call.send_in_pieces(0);
+            assert_eq!(
+                (reply.status, reply.code()),
+                (in_one_piece.status, in_one_piece.code()),
+                "pieces change the result"
+            );
         }
         Ending::Whole | Ending::Broken | Ending::Never => {}
     }
 }
 
 pub(super) fn envelope(flags: u8, message: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(message.len()).expect("inputs are short");
+    let length = u32::try_from(message.len()).expect("inputs are shorter than 4 GiB");
     [&[flags][..], &length.to_be_bytes(), message].concat()
 }
 
-/// A whole answer.
+/// A complete reply.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct Reply {
     pub(super) status: u16,
     headers: HeaderMap,
     body: Bytes,
 }
 
-impl Answer {
+impl Reply {
     fn header(&self, name: impl header::AsHeaderName) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().expect("headers of ours are text"))
+        self.headers.get(name).map_or("", |value| value.to_str().expect("the daemon's headers are text"))
     }
 
-    /// The content type that tells what the body is.
+    /// Returns true if the content type is that of a stream.
     fn is_stream(&self) -> bool {
         self.header(header::CONTENT_TYPE).starts_with("application/connect+")
     }
 
-    /// The error's code, of either kind of answer.
+    /// Returns the error code of either kind of reply.
     pub(super) fn code(&self) -> Option<String> {
         let error = if self.is_stream() {
             let (_, end) = envelopes(&self.body).pop()?;
@@ -210,10 +217,10 @@ impl Answer {
     }
 }
 
-/// Calls a procedure of a daemon that has just started.
-pub(super) fn ask(procedure: Procedure, method: &Method, headers: &HeaderMap, body: Body) -> Answer {
-    assert!(PROCEDURES.iter().any(|known| known.path == procedure.path), "only what is harmless is called");
-    let state = State::new(Surroundings::default());
+/// Calls a procedure of a newly started daemon.
+pub(super) fn call_procedure(procedure: Procedure, method: &Method, headers: &HeaderMap, body: Body) -> Reply {
+    assert!(PROCEDURES.iter().any(|known| known.path == procedure.path), "only listed procedures are called");
+    let state = State::new(DaemonConfig::default());
     let processes = std::sync::Arc::new(ProcessService::new(state.clone()));
     let files = std::sync::Arc::new(FilesystemService::new(state));
     let services = rpc::services(files.register(processes.register(connectrpc::Router::new())));
@@ -221,90 +228,90 @@ pub(super) fn ask(procedure: Procedure, method: &Method, headers: &HeaderMap, bo
     *request.method_mut() = method.clone();
     *request.uri_mut() = http::Uri::from_static(procedure.path);
     *request.headers_mut() = headers.clone();
-    settle(async {
+    complete(async {
         let response: Response = rpc::serve(Extract(services), request).await;
         let (parts, body) = response.into_parts();
-        let body = axum::body::to_bytes(body, usize::MAX).await.expect("an answer is never cut");
-        Answer { status: parts.status.as_u16(), headers: parts.headers, body }
+        let body = axum::body::to_bytes(body, usize::MAX).await.expect("a reply is complete");
+        Reply { status: parts.status.as_u16(), headers: parts.headers, body }
     })
 }
 
-/// What the contract says of every answer (sections 3.2 to 3.7).
-pub(super) fn check(procedure: Procedure, method: &Method, headers: &HeaderMap, answer: &Answer) {
+/// Checks the contract's rules for every reply (sections 3.2 to 3.7).
+pub(super) fn check(procedure: Procedure, method: &Method, headers: &HeaderMap, reply: &Reply) {
     let is_stream = is_stream(procedure.kind);
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let content_type = text("content-type").split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let prefix = if is_stream { "application/connect+" } else { "application/" };
     let codec = content_type.strip_prefix(prefix).filter(|codec| ["json", "proto"].contains(codec));
     if method != Method::POST {
-        assert_eq!((answer.status, answer.header(header::ALLOW), answer.body.len()), (405, "POST", 0));
+        assert_eq!((reply.status, reply.header(header::ALLOW), reply.body.len()), (405, "POST", 0));
         return;
     }
     let Some(codec) = codec else {
-        assert_eq!((answer.status, answer.body.len()), (415, 0), "{content_type:?}");
-        assert_eq!(answer.header("accept-post"), format!("{prefix}json, {prefix}proto"));
+        assert_eq!((reply.status, reply.body.len()), (415, 0), "{content_type:?}");
+        assert_eq!(reply.header("accept-post"), format!("{prefix}json, {prefix}proto"));
         return;
     };
     if is_stream {
         let accepted = text("connect-accept-encoding").to_ascii_lowercase();
-        check_stream(procedure, codec, accepted.contains("gzip"), answer);
+        check_stream(procedure, codec, accepted.contains("gzip"), reply);
     } else {
-        // As the protocol has it, an encoding that the request had may be used for the answer.
+        // The protocol permits the request's own encoding for the reply.
         let accepted = format!("{} {}", text("accept-encoding"), text("content-encoding")).to_ascii_lowercase();
-        check_unary(procedure, codec, accepted.contains("gzip"), answer);
+        check_unary(procedure, codec, accepted.contains("gzip"), reply);
     }
 }
 
-fn check_unary(procedure: Procedure, codec: &str, takes_gzip: bool, answer: &Answer) {
-    let encoding = answer.header(header::CONTENT_ENCODING);
-    if answer.status != 200 {
-        assert_eq!((answer.header(header::CONTENT_TYPE), encoding), ("application/json", ""), "{answer:?}");
-        let error: Value = serde_json::from_slice(&answer.body).expect("an error is JSON");
-        check_error(&error, Some(answer.status));
+fn check_unary(procedure: Procedure, codec: &str, accepts_gzip: bool, reply: &Reply) {
+    let encoding = reply.header(header::CONTENT_ENCODING);
+    if reply.status != 200 {
+        assert_eq!((reply.header(header::CONTENT_TYPE), encoding), ("application/json", ""), "{reply:?}");
+        let error: Value = serde_json::from_slice(&reply.body).expect("an error is JSON");
+        check_error(&error, Some(reply.status));
         return;
     }
-    assert_eq!(answer.header(header::CONTENT_TYPE), format!("application/{codec}"));
+    assert_eq!(reply.header(header::CONTENT_TYPE), format!("application/{codec}"));
     let body = match encoding {
-        "" => answer.body.to_vec(),
-        "gzip" if takes_gzip => gunzip(&answer.body),
-        other => panic!("nobody asked for {other:?}"),
+        "" => reply.body.to_vec(),
+        "gzip" if accepts_gzip => gunzip(&reply.body),
+        other => panic!("not accepted: {other:?}"),
     };
     check_message(procedure, codec, &body);
 }
 
-fn check_stream(procedure: Procedure, codec: &str, takes_gzip: bool, answer: &Answer) {
-    assert_eq!(answer.status, 200, "the status of a stream tells nothing");
-    assert_eq!(answer.header(header::CONTENT_TYPE), format!("application/connect+{codec}"));
-    assert_eq!(answer.header(header::CONTENT_ENCODING), "", "a stream is compressed by messages");
-    let encoding = answer.header("connect-content-encoding");
-    assert!(encoding.is_empty() || (encoding == "gzip" && takes_gzip), "nobody asked for {encoding:?}");
-    let mut messages = envelopes(&answer.body);
+fn check_stream(procedure: Procedure, codec: &str, accepts_gzip: bool, reply: &Reply) {
+    assert_eq!(reply.status, 200, "a stream always has status 200");
+    assert_eq!(reply.header(header::CONTENT_TYPE), format!("application/connect+{codec}"));
+    assert_eq!(reply.header(header::CONTENT_ENCODING), "", "a stream is compressed by messages");
+    let encoding = reply.header("connect-content-encoding");
+    assert!(encoding.is_empty() || (encoding == "gzip" && accepts_gzip), "not accepted: {encoding:?}");
+    let mut messages = envelopes(&reply.body);
     for (flags, message) in &mut messages {
         assert!(*flags <= 3, "unknown flags {flags}");
         if *flags & 1 == 1 {
-            assert_eq!(encoding, "gzip", "compressed without a word");
+            assert_eq!(encoding, "gzip", "compressed without the header");
             *message = gunzip(message);
         }
     }
     let (flags, end) = messages.pop().expect("a stream has an end message");
-    assert!(flags & 2 == 2, "the last message is no end");
-    assert!(messages.iter().all(|(flags, _)| flags & 2 == 0), "two ends");
+    assert!(flags & 2 == 2, "the last message is not the end");
+    assert!(messages.iter().all(|(flags, _)| flags & 2 == 0), "two end messages");
     let end: Value = serde_json::from_slice(&end).expect("the end is JSON");
     let end = end.as_object().expect("the end is an object");
     match end.get("error") {
-        // What had an error has no messages: nothing of ours fails in the middle here.
+        // A failed call has no messages: none of the daemon's procedures fails in the middle here.
         Some(error) => {
             check_error(error, None);
-            assert!(messages.is_empty(), "an answer and an error");
+            assert!(messages.is_empty(), "a message and an error");
         }
         None => {
-            assert_eq!(messages.len(), 1, "a client's stream has one answer");
+            assert_eq!(messages.len(), 1, "a client stream has one reply message");
             check_message(procedure, codec, &messages[0].1);
         }
     }
 }
 
-/// Where nothing runs and nothing is watched, only two procedures succeed, and both have nothing to say.
+/// Checks a successful message. Without processes and watches only two procedures succeed, with empty messages.
 fn check_message(procedure: Procedure, codec: &str, message: &[u8]) {
     assert!(["/process.Process/List", "/process.Process/StreamInput"].contains(&procedure.path), "{procedure:?}");
     if codec == "json" {
@@ -315,11 +322,11 @@ fn check_message(procedure: Procedure, codec: &str, message: &[u8]) {
 }
 
 fn check_error(error: &Value, status: Option<u16>) {
-    let code = error["code"].as_str().expect("a code is a word");
+    let code = error["code"].as_str().expect("a code is text");
     assert!(error.get("message").is_none_or(Value::is_string), "a message is text");
-    let expected = status_of(code).unwrap_or_else(|| panic!("`{code}` is no code"));
+    let expected = status_of(code).unwrap_or_else(|| panic!("`{code}` is not a code"));
     assert!(status.is_none_or(|status| status == expected), "{status:?} for `{code}`");
-    // These would be mistakes of ours.
+    // These codes would be defects of the daemon.
     assert!(!["unknown", "data_loss"].contains(&code), "{error}");
 }
 
@@ -341,7 +348,7 @@ fn status_of(code: &str) -> Option<u16> {
     })
 }
 
-/// Flags and content of every envelope. Panics if the last one is cut.
+/// Returns flags and content of every envelope. Panics if the last one is truncated.
 fn envelopes(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut found = Vec::new();
     while !bytes.is_empty() {
@@ -357,7 +364,7 @@ fn envelopes(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
 fn gunzip(bytes: &[u8]) -> Vec<u8> {
     let mut content = Vec::new();
     let read = std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(bytes), &mut content);
-    read.expect("what is called gzip is gzip");
+    read.expect("decompress a gzip message");
     content
 }
 
@@ -373,18 +380,19 @@ mod tests {
 
     const STREAM_INPUT: Procedure = PROCEDURES[3];
 
-    /// What becomes of a stream of envelopes: status and code.
+    /// Sends a stream of envelopes and returns status and code.
     fn outcome(body: &[u8], piece_bytes: usize) -> (u16, Option<String>) {
         let headers = [("content-type", "application/connect+json"), ("connect-content-encoding", "gzip")];
-        let headers = headers.map(|(name, value)| (name.parse().expect("a name"), HeaderValue::from_static(value)));
+        let headers =
+            headers.map(|(name, value)| (name.parse().expect("a header name"), HeaderValue::from_static(value)));
         let headers = HeaderMap::from_iter(headers);
         let body = Body::from_stream(pieces(body, piece_bytes, Ending::Whole));
-        let answer = ask(STREAM_INPUT, &Method::POST, &headers, body);
-        check(STREAM_INPUT, &Method::POST, &headers, &answer);
-        (answer.status, answer.code())
+        let reply = call_procedure(STREAM_INPUT, &Method::POST, &headers, body);
+        check(STREAM_INPUT, &Method::POST, &headers, &reply);
+        (reply.status, reply.code())
     }
 
-    /// A message that means nothing, of any length, compressed or not.
+    /// Generates a message without effect, of any length, compressed or not.
     fn message() -> impl Strategy<Value = Vec<u8>> {
         (0usize..3000, any::<bool>()).prop_map(|(length, is_compressed)| {
             let text = format!("{}{{\"keepalive\":{{}}}}", " ".repeat(length));
@@ -394,7 +402,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn envelopes_come_in_any_pieces(
+        fn envelopes_may_be_split_anywhere(
             messages in proptest::collection::vec(message(), 0..5),
             piece_bytes in prop_oneof![0usize..8, 0usize..2000],
         ) {
@@ -402,7 +410,7 @@ mod tests {
         }
 
         #[test]
-        fn a_cut_envelope_is_an_error(message in message(), cut in any::<prop::sample::Index>(), piece_bytes in 0usize..64) {
+        fn a_truncated_envelope_is_an_error(message in message(), cut in any::<prop::sample::Index>(), piece_bytes in 0usize..64) {
             let cut = 1 + cut.index(message.len() - 1);
             let (status, code) = outcome(&message[..cut], piece_bytes);
             prop_assert_eq!(status, 200);
@@ -410,7 +418,7 @@ mod tests {
         }
 
         #[test]
-        fn a_length_is_only_a_claim(length in 1u32.., present in 0u32..64) {
+        fn a_length_beyond_the_body_is_an_error(length in 1u32.., present in 0u32..64) {
             let present = present.min(length - 1);
             let body = [&[0][..], &length.to_be_bytes(), &vec![b' '; present as usize]].concat();
             let (status, code) = outcome(&body, 0);

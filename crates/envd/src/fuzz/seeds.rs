@@ -1,5 +1,7 @@
-//! What fuzzers begin with: requests as clients send them. They stand in the repository's `fuzz/corpus` beside what fuzzers
-//! found; here all of it is replayed.
+//! Initial inputs of the fuzzers: requests as clients send them.
+//!
+//! They are stored in the repository's `fuzz/corpus` beside inputs that fuzzers found; the tests here replay all of
+//! them.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,11 +11,11 @@ use super::gzip;
 use super::headers::TOKEN;
 use crate::files::fuzz::MULTIPART_HEAD_BYTES;
 
-/// A target's corpus may be that large: it is committed, and replayed by every test run.
+/// Limits of a target's corpus, because it is committed and replayed by every test run.
 const FILES_MAX: usize = 200;
 const BYTES_MAX: u64 = 300_000;
 
-/// A target, and what stands in its folder.
+/// A target and its corpus.
 struct Target {
     name: &'static str,
     run: fn(&[u8]),
@@ -32,7 +34,7 @@ impl Target {
     }
 }
 
-/// A message for each procedure, as JSON and as the binary codec has it (written by hand: field numbers are the contract's).
+/// A message for each procedure, as JSON and in the binary codec (written by hand with the contract's field numbers).
 const MESSAGES: [(&str, &str, &[u8]); 14] = [
     ("List", "{}", b""),
     ("Connect", r#"{"process":{"pid":999999}}"#, b"\x0a\x04\x08\xbf\x84\x3d"),
@@ -58,7 +60,7 @@ fn frames() -> Vec<(String, Vec<u8>)> {
     let mut seeds = Vec::new();
     for (number, (name, json, binary)) in MESSAGES.iter().enumerate() {
         let found = PROCEDURES.iter().position(|procedure| procedure.path.ends_with(&format!("/{name}")));
-        let procedure = u8::try_from(found.expect("a procedure")).expect("few");
+        let procedure = u8::try_from(found.expect("a listed procedure")).expect("fewer than 256");
         for (codec, codec_name, message) in [(0, "json", json.as_bytes()), (1, "proto", binary)] {
             let mut add = |what: &str, form: u8, piece_bytes: u8, times: u8, shape: u8, rest: &[u8]| {
                 let head: [u8; HEAD_BYTES] = [procedure, form | codec, piece_bytes, times, shape];
@@ -74,7 +76,7 @@ fn frames() -> Vec<(String, Vec<u8>)> {
         let messages = MESSAGES.iter().filter(|(name, ..)| *name == "StreamInput");
         let messages = messages.map(|(_, json, binary)| if codec == 0 { json.as_bytes() } else { binary });
         let framed = messages.enumerate().map(|(index, message)| {
-            let length = u8::try_from(message.len()).expect("short");
+            let length = u8::try_from(message.len()).expect("shorter than 256 bytes");
             [&[u8::try_from(index % 2).expect("a bit"), length], message].concat()
         });
         framed.collect::<Vec<_>>().concat()
@@ -218,19 +220,19 @@ fn headers() -> Vec<(String, Vec<u8>)> {
     seeds.into_iter().map(|(name, text)| (format!("seed-{name}"), text.into_bytes())).collect()
 }
 
-/// Seeds are worth something while they are what they are called.
+/// Checks that seeds cause the replies that their names promise.
 #[test]
-fn seeds_are_answered_as_they_should_be() {
-    let answers = frames().into_iter().map(|(name, data)| {
-        let answer = Call::read(&data).expect("long enough").ask();
-        (name, answer.status, answer.code().unwrap_or_default())
+fn seeds_have_the_expected_replies() {
+    let replies = frames().into_iter().map(|(name, data)| {
+        let reply = Call::read(&data).expect("a complete head").send();
+        (name, reply.status, reply.code().unwrap_or_default())
     });
-    for (name, status, code) in answers {
+    for (name, status, code) in replies {
         let has = |what: &str| name.contains(what);
         let expected = match name.as_str() {
             "seed-unannounced" => (200, "internal"),
             "seed-never-ends" => (200, "deadline_exceeded"),
-            // Nobody is there to read it.
+            // The connection is broken, so no client reads the reply.
             "seed-broken" => (500, "internal"),
             "seed-other-kind" => (415, ""),
             "seed-get" => (405, ""),
@@ -254,11 +256,11 @@ fn the_corpus_is_replayed() {
         let (mut files, mut bytes) = (0, 0);
         for (name, data) in (target.seeds)() {
             let path = target.folder().join(&name);
-            let saved = fs::read(&path).unwrap_or_default();
-            assert!(saved == data, "{} is stale: run the test `write_seeds`", path.display());
+            let stored = fs::read(&path).unwrap_or_default();
+            assert!(stored == data, "{} is stale: run the test `write_seeds`", path.display());
         }
-        for entry in fs::read_dir(target.folder()).expect("a folder") {
-            let data = fs::read(entry.expect("an entry").path()).expect("a file");
+        for entry in fs::read_dir(target.folder()).expect("read the corpus") {
+            let data = fs::read(entry.expect("directory entry").path()).expect("read");
             (files, bytes) = (files + 1, bytes + data.len() as u64);
             (target.run)(&data);
         }
@@ -267,12 +269,12 @@ fn the_corpus_is_replayed() {
 }
 
 #[test]
-#[ignore = "a chore: it writes fuzz/corpus"]
+#[ignore = "writes fuzz/corpus"]
 fn write_seeds() {
     for target in &TARGETS {
-        fs::create_dir_all(target.folder()).expect("a folder");
+        fs::create_dir_all(target.folder()).expect("create the corpus");
         for (name, data) in (target.seeds)() {
-            fs::write(target.folder().join(name), data).expect("writes");
+            fs::write(target.folder().join(name), data).expect("write");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The mount that a path leads to, found without a look into it.
+//! The mount of a path, found without accessing it.
 //!
-//! A look-up in a FUSE or network mount may block. The walk below opens one component at a time and stops where it leaves the
-//! file system of the root: it knows the mount then, and has asked nothing of it.
+//! A look-up in a FUSE or network mount may block. The walk below opens one component at a time and stops where it
+//! leaves the root file system: at this point the mount is known, and no call was made on it.
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -10,13 +10,13 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
 
-/// Links that are followed at most, as by the kernel (path_resolution(7)).
+/// Symbolic links that are followed; the kernel's limit (path_resolution(7)).
 const LINKS_MAX: usize = 40;
 
-/// The kernel's number of a mount.
+/// The kernel's id of a mount.
 pub(super) type MountId = u64;
 
-/// The first mount that `path` crosses after the root, and where it is; the root's if it crosses none.
+/// Returns the first mount that `path` crosses after the root, with its mount point; the root if it crosses none.
 pub(super) fn first_crossed(path: &Path) -> (MountId, PathBuf) {
     walk(path).unwrap_or_else(|_| (0, PathBuf::from("/")))
 }
@@ -24,16 +24,16 @@ pub(super) fn first_crossed(path: &Path) -> (MountId, PathBuf) {
 fn walk(path: &Path) -> rustix::io::Result<(MountId, PathBuf)> {
     let open_root = || rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     let mut folder = open_root()?;
-    let (own, _) = look(&folder)?;
+    let (own, _) = stat(&folder)?;
     let mut at = PathBuf::from("/");
     let mut rest = Vec::new();
     push(&mut rest, path);
     let mut links = 0;
     while let Some(name) = rest.pop() {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // What is not there, or not for us, is not in another mount.
+        // A missing or inaccessible component cannot be in another mount.
         let Ok(next) = rustix::fs::openat(&folder, &name, flags, Mode::empty()) else { break };
-        let (mount, kind) = look(&next)?;
+        let (mount, kind) = stat(&next)?;
         if name == ".." {
             at.pop();
         } else {
@@ -61,7 +61,7 @@ fn walk(path: &Path) -> rustix::io::Result<(MountId, PathBuf)> {
     Ok((own, PathBuf::from("/")))
 }
 
-/// Puts the components of a path on a stack, the first one on top.
+/// Pushes the components of a path to a stack, the first one on top.
 fn push(stack: &mut Vec<OsString>, path: &Path) {
     let names = path.components().rev().filter_map(|component| match component {
         Component::Normal(name) => Some(name.to_owned()),
@@ -71,8 +71,8 @@ fn push(stack: &mut Vec<OsString>, path: &Path) {
     stack.extend(names);
 }
 
-/// The mount and the kind of an open file, from what the kernel has in memory.
-fn look(file: &OwnedFd) -> rustix::io::Result<(MountId, FileType)> {
+/// Returns mount and type of an open file, from the kernel's cached data.
+fn stat(file: &OwnedFd) -> rustix::io::Result<(MountId, FileType)> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
     let found = rustix::fs::statx(file, "", flags, StatxFlags::TYPE | StatxFlags::MNT_ID)?;
     Ok((found.stx_mnt_id, FileType::from_raw_mode(found.stx_mode.into())))
@@ -85,13 +85,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_lead_to_their_first_mount() {
-        let folder = tempfile::tempdir().expect("temporary folder");
+    fn paths_resolve_to_their_first_mount() {
+        let folder = tempfile::tempdir().expect("create a temporary directory");
         let path = |name: &str| folder.path().join(name);
-        symlink("/proc/self", path("absolute")).expect("links");
-        symlink("../../../../../../../../proc", path("relative")).expect("links");
-        symlink("loop", path("loop")).expect("links");
-        symlink("absolute", path("twice")).expect("links");
+        symlink("/proc/self", path("absolute")).expect("link");
+        symlink("../../../../../../../../proc", path("relative")).expect("link");
+        symlink("loop", path("loop")).expect("link");
+        symlink("absolute", path("twice")).expect("link");
         let place = |path: &Path| first_crossed(path).1;
         for leads in ["/proc", "/proc/self/root/etc", "/etc/../proc/version"] {
             assert_eq!(place(Path::new(leads)), Path::new("/proc"), "{leads}");
@@ -104,7 +104,7 @@ mod tests {
         for stays in ["/etc/passwd", "/etc/passwd/x", "/no-such-thing/x", "/.."] {
             assert_eq!(first_crossed(Path::new(stays)), (root, PathBuf::from("/")), "{stays}");
         }
-        // Where the temporary folder is a mount of its own, it is that one.
+        // The temporary directory may be on a mount of its own.
         assert_eq!(place(&path("loop/x")), place(folder.path()));
     }
 }

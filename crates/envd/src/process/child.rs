@@ -1,4 +1,4 @@
-//! A request becomes a child process with its streams.
+//! Start of a child process with its streams, from a request.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,45 +19,45 @@ use crate::cgroups::{Kind, Leaf};
 use crate::path_calls::Lane;
 use crate::paths;
 use crate::state::State;
-use crate::sys::{self, Role};
-use crate::users::{RUNTIME_FOLDERS, User};
+use crate::sys::{self, ChildSetup};
+use crate::users::{RUNTIME_DIRECTORIES, User};
 
-/// Where programs are looked for when the daemon itself was started without a search path.
+/// Search path of programs if the daemon itself was started without one.
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// The locale of programs for which nobody chose one: texts are UTF-8, all else as ever. Every libc has it without files.
+/// Default locale of programs: UTF-8 texts, otherwise as in `C`. Every libc supports it without locale files.
 const LOCALE_DEFAULT: &str = "C.UTF-8";
-/// Errors of exec(3) that a shell has words and exit codes for: no such program or interpreter, not allowed, no binary.
-const SHELL_TELLS: [io::ErrorKind; 2] = [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied];
+/// Errors of execve(2) for which a shell has messages and exit codes: missing program or interpreter, no permission.
+const SHELL_REPORTED: [io::ErrorKind; 2] = [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied];
 /// ENOEXEC: a script without an interpreter line, which a shell runs itself.
 const NOT_A_BINARY: i32 = 8;
 
-/// Folders of a search path whose mounts are looked at before a start. Later ones are searched all the same.
-const SEARCHED_FOLDERS_MAX: usize = 32;
+/// Directories of a search path whose mounts are determined before a start. The search itself covers all of them.
+const SEARCHED_DIRECTORIES_MAX: usize = 32;
 
-/// The tag of the host's own commands: they stay in the daemon's group, so that they run while the others are frozen.
+/// Tag of the host's own commands. They remain in the daemon's group, so that they run while the others are frozen.
 const SYSTEM_TAG: &str = "_system";
 
-/// A child that was just started.
+/// A newly started child.
 pub(super) struct Child {
     pub(super) process: tokio::process::Child,
     pub(super) pid: u32,
-    /// Names this process and no later one with its number. Kernels before 5.3 have none.
+    /// Refers to this process and never to a later one with the same pid. `None` on kernels before 5.3.
     pub(super) pidfd: Option<OwnedFd>,
     pub(super) config: ProcessConfig,
     pub(super) tag: Option<String>,
     pub(super) streams: Streams,
-    /// Its control group, if there are any.
+    /// Control group of the process; `None` if the guest has none.
     pub(super) group: Option<Leaf>,
 }
 
-/// Its streams, from our side.
+/// The daemon's ends of a child's streams.
 pub(super) enum Streams {
     Pipes { stdin: Option<ChildStdin>, stdout: AsyncFd<OwnedFd>, stderr: AsyncFd<OwnedFd> },
     Terminal(AsyncFd<OwnedFd>),
 }
 
 impl Child {
-    /// Starts what `request` asks for. Blocks for as long as the program takes to be loaded; needs a runtime around it.
+    /// Starts the requested program. Blocks while it is loaded; must run inside a Tokio runtime.
     pub(super) fn spawn(request: StartRequest, user: &User, state: &State) -> Result<Self, ConnectError> {
         let config = request.process.into_option().unwrap_or_default();
         if config.cmd.contains('\0') || config.args.iter().any(|arg| arg.contains('\0')) {
@@ -66,13 +66,13 @@ impl Child {
         let workdir = workdir(&config, user, state)?;
         let environment = environment(&config, user, state)?;
         let terminal = match request.pty.into_option() {
-            Some(pty) => Some(Terminal::open(&pty, user).map_err(|error| starting(&error))?),
+            Some(pty) => Some(Terminal::open(&pty, user).map_err(|error| start_error(&error))?),
             None => None,
         };
         let wants_stdin = request.stdin.unwrap_or(true);
         let kind = if terminal.is_some() { Kind::Terminal } else { Kind::User };
         let group = match state.groups().filter(|_| request.tag.as_deref() != Some(SYSTEM_TAG)) {
-            Some(groups) => Some(groups.leaf(kind).map_err(|error| starting(&error))?),
+            Some(groups) => Some(groups.leaf(kind).map_err(|error| start_error(&error))?),
             None => None,
         };
         let launch = Launch {
@@ -84,25 +84,26 @@ impl Child {
             state,
         };
         let program = executable(&config.cmd, &environment, &workdir);
-        let mut process = launch.run(program, terminal.as_ref(), wants_stdin).map_err(|error| starting(&error))?;
+        let mut process = launch.run(program, terminal.as_ref(), wants_stdin).map_err(|error| start_error(&error))?;
         let pid = process.id().ok_or_else(|| ConnectError::internal("the process has no number"))?;
-        // Nobody has waited for it yet, so the number is still its own.
+        // The child has not been waited for yet, so the pid is still its own.
         let pidfd = pid_of(pid).and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
         let streams = match terminal {
-            Some(terminal) => Ok(Streams::Terminal(terminal.ours)),
+            Some(terminal) => Ok(Streams::Terminal(terminal.daemon_side)),
             None => pipes(&mut process),
         };
         let streams = streams.map_err(|error| {
-            // Nobody will hear of it.
+            // No client knows the process.
             let _ = process.start_kill();
-            starting(&error)
+            start_error(&error)
         })?;
         Ok(Self { process, pid, pidfd, config, tag: request.tag, streams, group })
     }
 }
 
-/// The slots for a start: by the mounts of the working directory and of the folders the program is looked for in. A program
-/// on a silent mount does not keep others from starting.
+/// Returns the slots for a start, by the mounts of the working directory and of the directories of the search path.
+///
+/// A program on an unresponsive mount does not prevent the start of others.
 pub(super) fn lane(request: &StartRequest, user: &User, state: &State) -> Result<Lane, ConnectError> {
     let default = ProcessConfig::default();
     let config = request.process.as_option().unwrap_or(&default);
@@ -112,13 +113,13 @@ pub(super) fn lane(request: &StartRequest, user: &User, state: &State) -> Result
     } else {
         let environment = environment(config, user, state)?;
         let search = environment.get("PATH").map(String::as_str).unwrap_or_default();
-        search.split(':').take(SEARCHED_FOLDERS_MAX).map(|folder| workdir.join(folder)).collect()
+        search.split(':').take(SEARCHED_DIRECTORIES_MAX).map(|folder| workdir.join(folder)).collect()
     };
     paths.push(workdir);
     Ok(state.starts.lane(paths.iter().map(PathBuf::as_path)))
 }
 
-/// Our ends of a child's pipes.
+/// Takes the daemon's ends of a child's pipes.
 fn pipes(process: &mut tokio::process::Child) -> io::Result<Streams> {
     let (Some(stdout), Some(stderr)) = (process.stdout.take(), process.stderr.take()) else {
         return Err(io::Error::other("the process has no output pipes"));
@@ -127,16 +128,16 @@ fn pipes(process: &mut tokio::process::Child) -> io::Result<Streams> {
     Ok(Streams::Pipes { stdin: process.stdin.take(), stdout, stderr })
 }
 
-/// The kernel's form of a process number.
+/// Converts a pid to the kernel's type.
 pub(super) fn pid_of(pid: u32) -> Option<Pid> {
     i32::try_from(pid).ok().and_then(Pid::from_raw)
 }
 
-fn starting(error: &io::Error) -> ConnectError {
+fn start_error(error: &io::Error) -> ConnectError {
     ConnectError::invalid_argument(format!("error starting process: {error}"))
 }
 
-/// The directory the command starts in. Entering it is tried by the child, with the user's rights.
+/// Returns the working directory of a command. The child enters it with the user's rights, which may still fail.
 fn workdir(config: &ProcessConfig, user: &User, state: &State) -> Result<PathBuf, ConnectError> {
     let path = resolve_workdir(config, user, state)?;
     if path.exists() {
@@ -152,7 +153,7 @@ fn resolve_workdir(config: &ProcessConfig, user: &User, state: &State) -> Result
         .map_err(|error| ConnectError::invalid_argument(error.to_string()))
 }
 
-/// The variables of a command. Nothing is inherited but the search path; what comes later wins.
+/// Builds the environment of a command. Only the search path is inherited; later sources override earlier ones.
 fn environment(config: &ProcessConfig, user: &User, state: &State) -> Result<BTreeMap<String, String>, ConnectError> {
     if let Some((name, _)) = config.envs.iter().find(|(name, value)| !is_variable(name, value)) {
         return Err(ConnectError::invalid_argument(format!("invalid environment variable '{name}'")));
@@ -166,22 +167,22 @@ fn environment(config: &ProcessConfig, user: &User, state: &State) -> Result<BTr
         ("LANG".to_owned(), LOCALE_DEFAULT.to_owned()),
     ]);
     if state.in_microvm()
-        && let Ok(folder) = user.ensure_runtime_folder(Path::new(RUNTIME_FOLDERS))
+        && let Ok(folder) = user.ensure_runtime_directory(Path::new(RUNTIME_DIRECTORIES))
     {
         environment.insert("XDG_RUNTIME_DIR".to_owned(), folder.to_string_lossy().into_owned());
     }
-    // Odd ones among the sandbox's variables must not keep every command from starting.
+    // Invalid variables of the sandbox must not prevent the start of every command.
     environment.extend(state.envs().into_iter().filter(|(name, value)| is_variable(name, value)));
     environment.extend(config.envs.iter().map(|(name, value)| (name.clone(), value.clone())));
     Ok(environment)
 }
 
-/// Whether the kernel can pass it to a program (environ(7)).
+/// Returns true if the kernel can pass the variable to a program (environ(7)).
 fn is_variable(name: &str, value: &str) -> bool {
     !name.is_empty() && !name.contains(['\0', '=']) && !value.contains('\0')
 }
 
-/// The program that the command means, if it can be executed; otherwise a shell has to say why not.
+/// Returns the path of the command's program if it is executable; otherwise a shell reports the error.
 fn executable(command: &str, environment: &BTreeMap<String, String>, workdir: &Path) -> Option<PathBuf> {
     let runs =
         |path: &Path| fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0);
@@ -189,7 +190,8 @@ fn executable(command: &str, environment: &BTreeMap<String, String>, workdir: &P
         return None;
     }
     if command.contains('/') {
-        // Named as the client wrote it, so that scripts see the same; the child is in the working directory by then.
+        // The path remains as the client wrote it, so that scripts see it in `$0`; the child resolves it in its working
+        // directory.
         return runs(&workdir.join(command)).then(|| command.into());
     }
     let search = environment.get("PATH").map(String::as_str).unwrap_or_default();
@@ -206,9 +208,11 @@ struct Launch<'a> {
 }
 
 impl Launch<'_> {
-    /// Starts the program, or a shell in its place: the shell's words and its exit codes 126 and 127 are what clients know
-    /// from commands that cannot be run. It also runs scripts that name no interpreter. If the working directory was what
-    /// made the start fail, the shell's start fails as well.
+    /// Starts the program, or a shell that runs it.
+    ///
+    /// The shell's messages and its exit codes 126 and 127 are those that clients expect for commands that cannot be
+    /// run. It also runs scripts without an interpreter line. If the working directory caused the error, the start of
+    /// the shell fails too.
     fn run(
         &self,
         program: Option<PathBuf>,
@@ -218,40 +222,41 @@ impl Launch<'_> {
         if let Some(program) = program {
             let mut command = Command::new(program);
             command.arg0(&self.config.cmd);
-            match self.furnished(command, terminal, wants_stdin)?.spawn() {
-                Err(error) if SHELL_TELLS.contains(&error.kind()) || error.raw_os_error() == Some(NOT_A_BINARY) => {}
+            match self.prepared(command, terminal, wants_stdin)?.spawn() {
+                Err(error) if SHELL_REPORTED.contains(&error.kind()) || error.raw_os_error() == Some(NOT_A_BINARY) => {}
                 result => return result,
             }
         }
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", "exec \"$0\" \"$@\"", &self.config.cmd]);
-        self.furnished(shell, terminal, wants_stdin)?.spawn()
+        self.prepared(shell, terminal, wants_stdin)?.spawn()
     }
 
-    fn furnished(&self, mut command: Command, terminal: Option<&Terminal>, wants_stdin: bool) -> io::Result<Command> {
+    fn prepared(&self, mut command: Command, terminal: Option<&Terminal>, wants_stdin: bool) -> io::Result<Command> {
         command.args(&self.config.args).env_clear().envs(self.environment);
         match terminal {
             Some(terminal) => {
-                command.stdin(terminal.theirs.try_clone()?);
-                command.stdout(terminal.theirs.try_clone()?);
-                command.stderr(terminal.theirs.try_clone()?);
+                command.stdin(terminal.child_side.try_clone()?);
+                command.stdout(terminal.child_side.try_clone()?);
+                command.stderr(terminal.child_side.try_clone()?);
             }
             None => {
                 command.stdin(if wants_stdin { Stdio::piped() } else { Stdio::null() });
                 command.stdout(Stdio::piped()).stderr(Stdio::piped());
             }
         }
-        let door = self.group.map(Leaf::door).transpose()?;
-        let role = Role::new(self.user, self.workdir, terminal.is_some(), self.state.child_descriptors(), door)?;
-        sys::play(&mut command, role);
+        let group_procs = self.group.map(Leaf::open_procs).transpose()?;
+        let setup =
+            ChildSetup::new(self.user, self.workdir, terminal.is_some(), self.state.child_descriptors(), group_procs)?;
+        sys::set_up_child(&mut command, setup);
         Ok(command)
     }
 }
 
 /// A pseudoterminal.
 struct Terminal {
-    ours: AsyncFd<OwnedFd>,
-    theirs: OwnedFd,
+    daemon_side: AsyncFd<OwnedFd>,
+    child_side: OwnedFd,
 }
 
 impl Terminal {
@@ -259,19 +264,20 @@ impl Terminal {
         use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let ours = openpt(flags)?;
-        grantpt(&ours)?;
-        unlockpt(&ours)?;
-        let theirs = ioctl_tiocgptpeer(&ours, flags)?;
-        // The user's terminal is the user's, as after a login: programs open it by its name. The group stays.
-        let _ = std::os::unix::fs::fchown(&theirs, Some(user.uid), None);
+        let daemon_side = openpt(flags)?;
+        grantpt(&daemon_side)?;
+        unlockpt(&daemon_side)?;
+        let child_side = ioctl_tiocgptpeer(&daemon_side, flags)?;
+        // The user owns the terminal, as after a login, because programs open it by its name. The group does not
+        // change.
+        let _ = std::os::unix::fs::fchown(&child_side, Some(user.uid), None);
         let size = pty.size.as_option().cloned().unwrap_or_default();
-        rustix::termios::tcsetwinsize(&ours, window(size.cols, size.rows))?;
-        Ok(Self { ours: sys::pollable(ours)?, theirs })
+        rustix::termios::tcsetwinsize(&daemon_side, window(size.cols, size.rows))?;
+        Ok(Self { daemon_side: sys::pollable(daemon_side)?, child_side })
     }
 }
 
-/// A window of a terminal; the contract cuts the numbers to 16 bits.
+/// Converts a terminal size; the contract truncates the numbers to 16 bits.
 #[allow(clippy::cast_possible_truncation)]
 pub(super) fn window(cols: u32, rows: u32) -> Winsize {
     Winsize { ws_row: rows as u16, ws_col: cols as u16, ws_xpixel: 0, ws_ypixel: 0 }
@@ -291,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn later_sources_of_the_environment_win() {
+    fn later_sources_of_the_environment_have_precedence() {
         let state = State::outside();
         let vars = [("A", "sandbox"), ("HOME", "/sandbox"), ("", "odd"), ("B=", "odd")];
         state.set_env_vars(vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
@@ -303,11 +309,11 @@ mod tests {
             assert_eq!(built[name], value, "{name}");
         }
         assert_eq!(built["LANG"], LOCALE_DEFAULT);
-        assert_eq!(built.len(), 7, "with PATH, and nothing else: {built:?}");
+        assert_eq!(built.len(), 7, "with PATH and no other variable: {built:?}");
     }
 
     #[test]
-    fn variables_that_no_program_could_get_are_refused() {
+    fn invalid_environment_variables_are_rejected() {
         for (name, value) in [("", "x"), ("A=B", "x"), ("A\0", "x"), ("A", "x\0")] {
             assert!(environment(&config(&[(name, value)]), &user(), &State::outside()).is_err(), "{name:?}={value:?}");
         }
@@ -315,11 +321,11 @@ mod tests {
 
     #[test]
     fn programs_are_found_as_a_shell_finds_them() {
-        let folder = tempfile::tempdir().expect("temporary folder");
+        let folder = tempfile::tempdir().expect("create a temporary directory");
         for (name, mode) in [("tool", 0o755), ("text", 0o644)] {
             let path = folder.path().join(name);
-            fs::write(&path, "").expect("writes");
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("sets");
+            fs::write(&path, "").expect("write");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set");
         }
         let search = BTreeMap::from([("PATH".to_owned(), format!("/nonexistent:{}", folder.path().display()))]);
         let find = |command: &str| executable(command, &search, folder.path());
@@ -331,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_are_cut_to_16_bits() {
+    fn window_sizes_are_truncated_to_16_bits() {
         let size = window(65_536 + 80, 24);
         assert_eq!((size.ws_col, size.ws_row), (80, 24));
     }

@@ -1,4 +1,4 @@
-//! What a follower of a process hears.
+//! Event stream of a process's follower.
 
 use std::time::{Duration, Instant};
 
@@ -8,11 +8,12 @@ use hearth_envd_api::process::__buffa::oneof::process_event::Event;
 use hearth_envd_api::process::ProcessEvent;
 use hearth_envd_api::process::process_event::{DataEvent, KeepAlive, StartEvent};
 
-use super::followers::{Feed, Item, STALL_PATIENCE};
+use super::followers::{Feed, Item, STALL_TIMEOUT};
 use crate::rpc;
 
 impl Feed {
-    /// The start event, everything that comes, keepalives in silences, the end event. The deadline ends the stream only.
+    /// Streams the start event, output, keepalives during silence, and the end event. The deadline ends only the
+    /// stream.
     pub(super) fn follow(
         self,
         pid: u32,
@@ -29,7 +30,7 @@ impl Feed {
 }
 
 struct Follower {
-    /// `None` once the stream is over.
+    /// `None` once the stream has ended.
     feed: Option<Feed>,
     start: Option<Event>,
     keepalive: Duration,
@@ -42,11 +43,11 @@ impl Follower {
             return Some(Ok(start));
         }
         let feed = self.feed.as_mut()?;
-        // All arms are cancel safe: a look that is not chosen takes nothing. The deadline comes first, because output that
-        // never pauses must not hide it.
+        // All arms are cancel safe: a poll that is not selected takes nothing. The deadline is polled first, because
+        // continuous output must not hide it.
         let item = tokio::select! {
             biased;
-            () = rpc::passed(self.deadline) => {
+            () = rpc::deadline_passed(self.deadline) => {
                 self.feed = None;
                 return Some(Err(rpc::deadline_exceeded()));
             }
@@ -67,12 +68,14 @@ impl Follower {
     }
 }
 
-/// The error of a follower that was dropped. Clients take `resource_exhausted` for a rate limit and advise to try the command
-/// again; `aborted` has no such reading, and the message is shown as it is.
+/// Returns the error of a dropped follower.
+///
+/// Clients treat `resource_exhausted` as a rate limit and advise to retry the command; `aborted` has no such meaning,
+/// and its message is shown unchanged.
 fn dropped() -> ConnectError {
     ConnectError::aborted(format!(
-        "the output was not read for {} seconds while more was waiting, so this stream was ended; the process goes on: connect \
-         to it again to follow its output",
-        STALL_PATIENCE.as_secs()
+        "the output was not read for {} seconds while more was pending, so the stream was closed; the process continues: \
+         connect to it again to follow its output",
+        STALL_TIMEOUT.as_secs()
     ))
 }

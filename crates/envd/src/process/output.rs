@@ -1,4 +1,4 @@
-//! Reading what a process writes.
+//! Reader of a process's output.
 
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -11,16 +11,16 @@ use tokio::io::unix::AsyncFd;
 use super::followers::Followers;
 use crate::log::{Log, OutputLines};
 
-/// A descriptor that output comes from.
+/// A descriptor from which output is read.
 pub(super) struct Source {
     pub(super) descriptor: Arc<AsyncFd<OwnedFd>>,
-    /// Which stream it is.
+    /// Constructor of the stream's output event.
     pub(super) kind: fn(Vec<u8>) -> Output,
-    /// Largest piece in one event.
+    /// Largest piece in one event, in bytes.
     pub(super) chunk_bytes: usize,
 }
 
-/// Where it goes.
+/// Destination of output: followers and log.
 pub(super) struct Destination<'a> {
     pub(super) followers: &'a Followers,
     pub(super) log: &'a Log,
@@ -28,23 +28,25 @@ pub(super) struct Destination<'a> {
 }
 
 impl Destination<'_> {
-    async fn take(&mut self, bytes: Vec<u8>, kind: fn(Vec<u8>) -> Output) {
-        if self.log.takes_output() {
-            self.lines.take(self.log, &bytes);
+    async fn write(&mut self, bytes: Vec<u8>, kind: fn(Vec<u8>) -> Output) {
+        if self.log.logs_output() {
+            self.lines.push(self.log, &bytes);
         }
-        self.followers.tell(kind(bytes)).await;
+        self.followers.publish(kind(bytes)).await;
     }
 }
 
 impl Drop for Destination<'_> {
     fn drop(&mut self) {
-        self.lines.end(self.log);
+        self.lines.flush(self.log);
     }
 }
 
 impl Source {
-    /// Hands everything to the followers, and to the log if it wants it, as fast as the followers take it, until the output ends
-    /// or `over` says that no more will come. `over` is made anew for each piece. Not cancel safe: a piece may be lost.
+    /// Publishes output to the followers, and to the log if enabled, until it ends or `over` completes.
+    ///
+    /// Reads only as fast as the followers take output. `over` is created again for each piece. Not cancel safe: a
+    /// piece may be lost.
     pub(super) async fn copy<F: Future<Output = ()>>(self, mut destination: Destination<'_>, over: impl Fn() -> F) {
         loop {
             // Both arms are cancel safe: becoming readable takes nothing.
@@ -54,7 +56,7 @@ impl Source {
                 () = over() => return,
             };
             let Ok(mut ready) = ready else { return };
-            // Made for each piece: nothing is kept for the many processes that are silent.
+            // Allocated per piece, so that silent processes occupy no memory.
             let mut bytes = Vec::with_capacity(self.chunk_bytes);
             let read = ready.try_io(|inner| Ok(rustix::io::read(inner.get_ref(), spare_capacity(&mut bytes))?));
             match read {
@@ -62,7 +64,7 @@ impl Source {
                 Ok(Ok(0) | Err(_)) => return,
                 Ok(Ok(_)) => {
                     bytes.shrink_to_fit();
-                    destination.take(bytes, self.kind).await;
+                    destination.write(bytes, self.kind).await;
                 }
                 Err(_would_block) => {}
             }

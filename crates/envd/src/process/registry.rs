@@ -1,4 +1,4 @@
-//! The processes that live, and for a while those that ended.
+//! Registry of running processes, and for a while of ended ones.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,14 +10,15 @@ use hearth_envd_api::process::ProcessSelector;
 use hearth_envd_api::process::process_event::EndEvent;
 
 use super::followers::{Feed, Followers};
-use super::live::Live;
+use super::running::RunningProcess;
 
-/// How long an end is remembered for late followers.
+/// Time for which an exit is retained for late followers.
 pub(crate) const RETENTION: Duration = Duration::from_secs(30);
-/// Ends remembered at most: a loop that starts thousands of processes must not fill the guest's memory.
+/// Limit of retained exits: a loop that starts thousands of processes must not fill the guest's memory.
 const ENDED_MAX: usize = 4096;
-/// Ended processes whose last output is kept for a later follower, because an earlier one was dropped. Each may have a few
-/// mebibytes.
+/// Ended processes whose last output is retained for a later follower, because an earlier one was dropped.
+///
+/// Each may occupy a few mebibytes.
 const REPLAYS_MAX: usize = 4;
 
 #[derive(Debug, Default)]
@@ -27,23 +28,23 @@ pub(crate) struct Registry {
 
 #[derive(Debug, Default)]
 struct Inner {
-    live: HashMap<u32, Arc<Live>>,
-    /// Ended ones whose output goes on, because a program that they started has it open. Signals end the waiting for that.
-    outlived: HashMap<u32, Arc<Live>>,
+    live: HashMap<u32, Arc<RunningProcess>>,
+    /// Exited processes whose output is still open in a descendant. A signal ends the wait for it.
+    outlived: HashMap<u32, Arc<RunningProcess>>,
     ended: HashMap<u32, Ended>,
 }
 
 #[derive(Debug)]
 struct Ended {
     tag: Option<String>,
-    /// They tell the end to whoever comes.
+    /// They publish the end to every late follower.
     followers: Arc<Followers>,
     at: Instant,
 }
 
 impl Inner {
-    /// `followers` hear of the end, and whoever comes later.
-    fn retire(&mut self, live: &Arc<Live>, followers: Arc<Followers>) {
+    /// Moves a process to the ended ones; `followers` publish the end to late followers.
+    fn retire(&mut self, live: &Arc<RunningProcess>, followers: Arc<Followers>) {
         self.ended.retain(|_, ended| ended.at.elapsed() < RETENTION);
         if !self.live.get(&live.pid()).is_some_and(|listed| Arc::ptr_eq(listed, live)) {
             return;
@@ -62,7 +63,7 @@ impl Inner {
     fn bound_replays(&mut self) {
         let mut kept: Vec<&Ended> = self.ended.values().filter(|ended| ended.followers.has_replay()).collect();
         kept.sort_by_key(|ended| std::cmp::Reverse(ended.at));
-        kept.into_iter().skip(REPLAYS_MAX).for_each(|ended| ended.followers.forget_replay());
+        kept.into_iter().skip(REPLAYS_MAX).for_each(|ended| ended.followers.drop_replay());
     }
 }
 
@@ -72,17 +73,19 @@ impl Registry {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn insert(&self, live: Arc<Live>) {
+    pub(super) fn insert(&self, live: Arc<RunningProcess>) {
         let mut inner = self.inner();
-        // A new process with the number or the tag of an ended one takes its place.
+        // A new process replaces an ended one with the same pid or tag.
         let (pid, tag) = (live.pid(), live.tag());
         inner.ended.retain(|ended_pid, ended| *ended_pid != pid && (tag.is_none() || ended.tag.as_deref() != tag));
         inner.live.insert(pid, live);
     }
 
-    /// Moves a process to the ended ones in one step: whoever looks sees the one or the other. If its number belongs to a
-    /// newer process by now, which can be when its output outlived it, that one stays and this one is forgotten.
-    pub(super) fn retire(&self, live: &Arc<Live>) {
+    /// Moves a process to the ended ones in one step, so that a caller finds it in exactly one of the lists.
+    ///
+    /// If its pid already belongs to a newer process, because its output outlived it, the newer one remains and this
+    /// one is dropped.
+    pub(super) fn retire(&self, live: &Arc<RunningProcess>) {
         let mut inner = self.inner();
         inner.retire(live, Arc::clone(live.followers()));
         if inner.outlived.get(&live.pid()).is_some_and(|outlived| Arc::ptr_eq(outlived, live)) {
@@ -90,8 +93,8 @@ impl Registry {
         }
     }
 
-    /// The same for a process whose output goes on: whoever comes later hears of the end at once.
-    pub(super) fn retire_outlived(&self, live: &Arc<Live>, end: EndEvent) {
+    /// Moves an exited process whose output continues; late followers receive the end immediately.
+    pub(super) fn retire_outlived(&self, live: &Arc<RunningProcess>, end: EndEvent) {
         let late = Arc::new(Followers::default());
         late.finish(end);
         let mut inner = self.inner();
@@ -99,8 +102,8 @@ impl Registry {
         inner.outlived.insert(live.pid(), Arc::clone(live));
     }
 
-    /// Forgets ends that were remembered for long enough.
-    pub(super) fn forget(&self) {
+    /// Drops retained exits that have expired.
+    pub(super) fn drop_expired(&self) {
         let mut inner = self.inner();
         inner.ended.retain(|_, ended| ended.at.elapsed() < RETENTION);
         inner.ended.shrink_to_fit();
@@ -108,23 +111,23 @@ impl Registry {
         inner.outlived.shrink_to_fit();
     }
 
-    /// The processes that run. One that has ended is none of them, whether or not its output has.
-    pub(super) fn running(&self) -> Vec<Arc<Live>> {
+    /// Returns the running processes, without exited ones whose output is still open.
+    pub(super) fn running(&self) -> Vec<Arc<RunningProcess>> {
         self.inner().live.values().filter(|live| !live.is_reaped()).cloned().collect()
     }
 
-    pub(super) fn find(&self, selector: &ProcessSelector) -> Result<Arc<Live>, ConnectError> {
+    pub(super) fn find(&self, selector: &ProcessSelector) -> Result<Arc<RunningProcess>, ConnectError> {
         find_in(&self.inner().live, selector)
     }
 
-    /// Finds a process to signal: also one that its output has outlived.
-    pub(super) fn find_to_signal(&self, selector: &ProcessSelector) -> Result<Arc<Live>, ConnectError> {
+    /// Finds a process to signal, including an exited one whose output is still open.
+    pub(super) fn find_to_signal(&self, selector: &ProcessSelector) -> Result<Arc<RunningProcess>, ConnectError> {
         let inner = self.inner();
         find_in(&inner.live, selector).or_else(|unknown| find_in(&inner.outlived, selector).map_err(|_| unknown))
     }
 
-    /// The number of a process that ended a short while ago, and a follower that hears the end.
-    pub(super) fn ended(&self, selector: &ProcessSelector) -> Option<(u32, Feed)> {
+    /// Returns the pid of a recently ended process, and a feed that has its end.
+    pub(super) fn find_ended(&self, selector: &ProcessSelector) -> Option<(u32, Feed)> {
         let inner = self.inner();
         let recent = inner.ended.iter().filter(|(_, ended)| ended.at.elapsed() < RETENTION);
         let mut matching = recent.filter(|(pid, ended)| match &selector.selector {
@@ -136,7 +139,10 @@ impl Registry {
     }
 }
 
-fn find_in(processes: &HashMap<u32, Arc<Live>>, selector: &ProcessSelector) -> Result<Arc<Live>, ConnectError> {
+fn find_in(
+    processes: &HashMap<u32, Arc<RunningProcess>>,
+    selector: &ProcessSelector,
+) -> Result<Arc<RunningProcess>, ConnectError> {
     match &selector.selector {
         Some(Selector::Pid(pid)) => {
             let found = processes.get(pid).cloned();

@@ -1,4 +1,4 @@
-//! The Connect protocol, by hand: the tests must not share a mistake with the library.
+//! A second implementation of the Connect protocol, so that tests do not share a defect with the library.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use crate::daemon::{Daemon, within};
 use crate::http::{open, post, whole};
 
-/// How messages are written.
+/// Encoding of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Codec {
     Json,
@@ -61,19 +61,19 @@ impl Codec {
 
 /// An error of the protocol: code and message.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Refused {
+pub(crate) struct RpcError {
     pub(crate) code: String,
     pub(crate) message: String,
 }
 
-impl Refused {
+impl RpcError {
     fn of(error: &serde_json::Value) -> Self {
         let text = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
         Self { code: text("code"), message: text("message") }
     }
 }
 
-pub(crate) async fn unary<A: Wire>(daemon: &Daemon, path: &str, request: &impl Wire) -> Result<A, Refused> {
+pub(crate) async fn unary<A: Wire>(daemon: &Daemon, path: &str, request: &impl Wire) -> Result<A, RpcError> {
     unary_with(daemon, Codec::Json, path, &[], request).await
 }
 
@@ -83,7 +83,7 @@ pub(crate) async fn unary_with<A: Wire>(
     path: &str,
     headers: &[(&str, &str)],
     request: &impl Wire,
-) -> Result<A, Refused> {
+) -> Result<A, RpcError> {
     let headers = [headers, &[("content-type", codec.unary()), ("connect-protocol-version", "1")]].concat();
     let reply = post(daemon, path, &headers, codec.encode(request)).await;
     if reply.status == 200 {
@@ -91,7 +91,7 @@ pub(crate) async fn unary_with<A: Wire>(
         return Ok(codec.decode(&reply.body));
     }
     assert_eq!(reply.header("content-type"), Some("application/json"), "{reply:?}");
-    Err(Refused::of(&reply.json()))
+    Err(RpcError::of(&reply.json()))
 }
 
 pub(crate) fn envelope(flags: u8, message: &[u8]) -> Bytes {
@@ -102,7 +102,7 @@ pub(crate) fn envelope(flags: u8, message: &[u8]) -> Bytes {
     bytes.freeze()
 }
 
-/// The messages of a streaming answer.
+/// The messages of a streaming reply.
 pub(crate) struct Messages {
     codec: Codec,
     body: Incoming,
@@ -119,17 +119,17 @@ impl Messages {
     ) -> Self {
         let headers = [headers, &[("content-type", codec.streaming()), ("connect-protocol-version", "1")]].concat();
         let body = whole(envelope(0, &codec.encode(request)));
-        let response = within("an answer", open(daemon, Method::POST, path, &headers, body)).await;
+        let response = within("a reply", open(daemon, Method::POST, path, &headers, body)).await;
         Self::of(codec, response)
     }
 
     pub(crate) fn of(codec: Codec, response: http::Response<Incoming>) -> Self {
-        assert_eq!(response.status(), 200, "the status of a stream never tells an error");
+        assert_eq!(response.status(), 200, "a stream always has status 200");
         assert_eq!(response.headers()["content-type"], codec.streaming());
         Self { codec, body: response.into_body(), buffer: BytesMut::new() }
     }
 
-    /// The flags and the content of the next envelope; `None` when the connection says that there is no more.
+    /// Returns flags and content of the next envelope, or `None` at the end of the body.
     pub(crate) async fn envelope(&mut self) -> Option<(u8, Bytes)> {
         loop {
             if self.buffer.len() >= 5 {
@@ -143,37 +143,37 @@ impl Messages {
             match within("more of a stream", self.body.frame()).await {
                 Some(frame) => self.buffer.extend_from_slice(&frame.expect("a whole body").into_data().expect("data")),
                 None => {
-                    assert!(self.buffer.is_empty(), "the stream was cut inside of an envelope");
+                    assert!(self.buffer.is_empty(), "the stream ended within an envelope");
                     return None;
                 }
             }
         }
     }
 
-    /// The next message, or the end of the stream with its error.
-    pub(crate) async fn next<T: Wire>(&mut self) -> Result<Option<T>, Refused> {
+    /// Returns the next message, or the end of the stream with its error.
+    pub(crate) async fn next<T: Wire>(&mut self) -> Result<Option<T>, RpcError> {
         let (flags, content) = self.envelope().await.expect("a last envelope");
         if flags == 0 {
             return Ok(Some(self.codec.decode(&content)));
         }
-        assert_eq!(flags, 2, "nothing is compressed unasked");
-        let end: serde_json::Value = serde_json::from_slice(&content).expect("the last message is JSON always");
-        assert_eq!(self.envelope().await, None, "nothing comes after the end");
+        assert_eq!(flags, 2, "messages are compressed only on request");
+        let end: serde_json::Value = serde_json::from_slice(&content).expect("the last message is JSON");
+        assert_eq!(self.envelope().await, None, "no envelope follows the end");
         match end.get("error") {
-            Some(error) => Err(Refused::of(error)),
+            Some(error) => Err(RpcError::of(error)),
             None => Ok(None),
         }
     }
 }
 
-/// An answer of `Start` or `Connect`: both are one event in field 1.
+/// A reply of `Start` or `Connect`: both have one event, in field 1.
 pub(crate) struct Events {
     messages: Messages,
 }
 
-/// What a process told, taken apart.
+/// A decoded event of a process.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Told {
+pub(crate) enum StreamEvent {
     Start(u32),
     Stdout(Vec<u8>),
     Stderr(Vec<u8>),
@@ -187,60 +187,60 @@ impl Events {
         Self { messages }
     }
 
-    pub(crate) async fn next(&mut self) -> Result<Option<Told>, Refused> {
+    pub(crate) async fn next(&mut self) -> Result<Option<StreamEvent>, RpcError> {
         use hearth_envd_api::process::__buffa::oneof::process_event::Event;
         use hearth_envd_api::process::__buffa::oneof::process_event::data_event::Output;
 
-        // `StartResponse` and `ConnectResponse` look the same on the wire.
+        // `StartResponse` and `ConnectResponse` have the same encoding.
         let Some(response) = self.messages.next::<hearth_envd_api::process::StartResponse>().await? else {
             return Ok(None);
         };
-        let event: ProcessEvent = response.event.into_option().expect("an event in every message");
-        Ok(Some(match event.event.expect("of some kind") {
-            Event::Start(start) => Told::Start(start.pid),
-            Event::Data(data) => match data.output.expect("of some stream") {
-                Output::Stdout(bytes) => Told::Stdout(bytes),
-                Output::Stderr(bytes) => Told::Stderr(bytes),
-                Output::Pty(bytes) => Told::Pty(bytes),
+        let event: ProcessEvent = response.event.into_option().expect("every message has an event");
+        Ok(Some(match event.event.expect("the event is set") {
+            Event::Start(start) => StreamEvent::Start(start.pid),
+            Event::Data(data) => match data.output.expect("the output is set") {
+                Output::Stdout(bytes) => StreamEvent::Stdout(bytes),
+                Output::Stderr(bytes) => StreamEvent::Stderr(bytes),
+                Output::Pty(bytes) => StreamEvent::Pty(bytes),
             },
-            Event::End(end) => Told::End(*end),
-            Event::Keepalive(_) => Told::Keepalive,
+            Event::End(end) => StreamEvent::End(*end),
+            Event::Keepalive(_) => StreamEvent::Keepalive,
         }))
     }
 
-    /// The number of the process, which is told first.
+    /// Returns the pid of the process, which is in the first event.
     pub(crate) async fn pid(&mut self) -> u32 {
         match self.next().await {
-            Ok(Some(Told::Start(pid))) => pid,
+            Ok(Some(StreamEvent::Start(pid))) => pid,
             other => panic!("expected a start event, not {other:?}"),
         }
     }
 
-    /// Everything up to the end of the stream.
+    /// Reads all events up to the end of the stream.
     pub(crate) async fn rest(&mut self) -> Outcome {
         let mut outcome = Outcome::default();
-        while let Some(told) = self.next().await.expect("no error") {
-            assert_eq!(outcome.end, None, "nothing comes after the end event");
-            match told {
-                Told::Start(pid) => panic!("a second start event: {pid}"),
-                Told::Stdout(bytes) => outcome.stdout.extend(bytes),
-                Told::Stderr(bytes) => outcome.stderr.extend(bytes),
-                Told::Pty(bytes) => outcome.pty.extend(bytes),
-                Told::End(end) => outcome.end = Some(end),
-                Told::Keepalive => {}
+        while let Some(event) = self.next().await.expect("no error") {
+            assert_eq!(outcome.end, None, "no event follows the end event");
+            match event {
+                StreamEvent::Start(pid) => panic!("a second start event: {pid}"),
+                StreamEvent::Stdout(bytes) => outcome.stdout.extend(bytes),
+                StreamEvent::Stderr(bytes) => outcome.stderr.extend(bytes),
+                StreamEvent::Pty(bytes) => outcome.pty.extend(bytes),
+                StreamEvent::End(end) => outcome.end = Some(end),
+                StreamEvent::Keepalive => {}
             }
         }
         assert!(outcome.end.is_some(), "every stream has an end event");
         outcome
     }
 
-    /// Takes what is on its way, until nothing comes for that long.
+    /// Discards events until none arrives for `time`.
     pub(crate) async fn until_silent_for(&mut self, time: Duration) {
         within("silence", async { while tokio::time::timeout(time, self.next()).await.is_ok() {} }).await;
     }
 
-    /// Whether the connection is lost in the middle of the stream, sooner or later.
-    pub(crate) async fn broke_off(&mut self) -> bool {
+    /// Returns true if the connection breaks in the middle of the stream.
+    pub(crate) async fn is_broken(&mut self) -> bool {
         loop {
             match within("the end of a stream", self.messages.body.frame()).await {
                 Some(Ok(_)) => {}
@@ -250,13 +250,15 @@ impl Events {
         }
     }
 
-    /// Output up to and with `text`.
+    /// Reads output up to and including `text`.
     pub(crate) async fn wait_for(&mut self, text: &str) -> String {
         let mut output = Vec::new();
         loop {
             match self.next().await {
-                Ok(Some(Told::Stdout(bytes) | Told::Stderr(bytes) | Told::Pty(bytes))) => output.extend(bytes),
-                Ok(Some(Told::Keepalive)) => {}
+                Ok(Some(StreamEvent::Stdout(bytes) | StreamEvent::Stderr(bytes) | StreamEvent::Pty(bytes))) => {
+                    output.extend(bytes);
+                }
+                Ok(Some(StreamEvent::Keepalive)) => {}
                 other => panic!("waited for {text:?}, got {other:?} after {:?}", String::from_utf8_lossy(&output)),
             }
             let so_far = String::from_utf8_lossy(&output).into_owned();
@@ -267,7 +269,7 @@ impl Events {
     }
 }
 
-/// What a process left.
+/// Output and end of a process.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) stdout: Vec<u8>,
@@ -286,7 +288,7 @@ impl Outcome {
     }
 
     pub(crate) fn code(&self) -> i32 {
-        self.end.as_ref().expect("it ended").exit_code
+        self.end.as_ref().expect("an end event").exit_code
     }
 }
 

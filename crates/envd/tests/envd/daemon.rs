@@ -1,4 +1,4 @@
-//! The program under test.
+//! The daemon under test.
 
 use std::fs;
 use std::future::Future;
@@ -11,10 +11,10 @@ use serde_json::json;
 
 use crate::http::{Reply, get, post_json};
 
-/// How long anything may take that has no time of its own. Nothing is ever asserted to be faster.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout of every operation without a limit of its own. No test asserts that an operation is faster.
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A running daemon; it is killed when this is dropped.
+/// A running daemon, killed when dropped.
 pub(crate) struct Daemon {
     child: Child,
     pub(crate) port: u16,
@@ -28,34 +28,34 @@ impl Drop for Daemon {
 }
 
 impl Daemon {
-    /// A daemon whose default user is the one that runs the tests.
+    /// Starts a daemon whose default user is the one that runs the tests.
     pub(crate) async fn start() -> Self {
-        let daemon = Self::bare(Command::new(env!("CARGO_BIN_EXE_hearth-envd"))).await;
-        let reply = daemon.init(json!({ "defaultUser": me() })).await;
+        let daemon = Self::spawn(Command::new(env!("CARGO_BIN_EXE_hearth-envd"))).await;
+        let reply = daemon.init(json!({ "defaultUser": test_user() })).await;
         assert_eq!(reply.status, 204, "{reply:?}");
         daemon
     }
 
-    /// As `command` starts it, with the options added.
-    pub(crate) async fn bare(mut command: Command) -> Self {
+    /// Starts `command` with the options added.
+    pub(crate) async fn spawn(mut command: Command) -> Self {
         command.stdin(Stdio::null()).arg("-isnotfc");
-        // The machine's control groups are not the tests'.
+        // Tests must not change the machine's control groups.
         if !command.get_args().any(|argument| argument == "-cgroup-root") {
             command.arg("-no-cgroups");
         }
         command.arg("-port");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
-            // Somebody else may take the port before the daemon does; then it ends, and the next port is tried.
+            // Another program may take the port first; then the daemon exits, and the next port is tried.
             let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
             let port = free.local_addr().expect("bound").port();
             drop(free);
             let mut attempt = Command::new(command.get_program());
             let child = attempt.args(command.get_args()).arg(port.to_string()).stdin(Stdio::null()).spawn();
             let mut daemon = Self { child: child.expect("the daemon starts"), port };
-            while daemon.child.try_wait().expect("a child").is_none() {
+            while daemon.child.try_wait().expect("poll the daemon").is_none() {
                 if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
-                    if daemon.child.try_wait().expect("a child").is_none() {
+                    if daemon.child.try_wait().expect("poll the daemon").is_none() {
                         return daemon;
                     }
                     break;
@@ -74,20 +74,20 @@ impl Daemon {
         get(self, path, &[]).await
     }
 
-    /// Its process number.
+    /// Returns the daemon's pid.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// The folder of its open files.
+    /// Returns the directory of its open files.
     pub(crate) fn descriptors(&self) -> PathBuf {
         format!("/proc/{}/fd", self.child.id()).into()
     }
 
-    /// What its open files are, in order. Sockets and pipes are told by their kind, not by their number.
+    /// Returns the targets of its open files, sorted. Sockets and pipes appear by type, without their number.
     pub(crate) fn open_files(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.descriptors()).expect("it lives").flatten();
-        // One that was closed meanwhile has no target any more.
+        let entries = fs::read_dir(self.descriptors()).expect("the daemon runs").flatten();
+        // A file that was closed meanwhile has no target.
         let targets = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
         let kind = |target: PathBuf| target.to_string_lossy().split(":[").next().unwrap_or_default().to_owned();
         let mut files: Vec<String> = targets.map(kind).collect();
@@ -95,11 +95,11 @@ impl Daemon {
         files
     }
 
-    /// Its children, also those that ended and were not waited for.
+    /// Returns the pids of its children, including zombies.
     pub(crate) fn children(&self) -> Vec<u32> {
-        let numbers = fs::read_dir("/proc").expect("Linux").flatten();
+        let numbers = fs::read_dir("/proc").expect("read /proc").flatten();
         let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        // The parent's number is the second field behind the name in parentheses (proc(5)).
+        // The parent's pid is the second field after the name in parentheses (proc(5)).
         let parent = |pid: u32| {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
             stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
@@ -107,46 +107,46 @@ impl Daemon {
         numbers.filter(|pid| parent(*pid) == Some(self.child.id())).collect()
     }
 
-    /// How many threads it has.
+    /// Returns its number of threads.
     pub(crate) fn threads(&self) -> usize {
         self.status("Threads:").parse().expect("a number")
     }
 
-    /// What the daemon holds in memory, in KiB.
+    /// Returns its resident memory in KiB.
     pub(crate) fn resident_kib(&self) -> u64 {
         self.status("VmRSS:").trim_end_matches(" kB").parse().expect("a number")
     }
 
-    /// What it holds in memory of its own, without the pages of its program, which come when they are first run; in KiB.
-    pub(crate) fn own_kib(&self) -> u64 {
+    /// Returns its anonymous resident memory in KiB, without the pages of its program, which are loaded on first use.
+    pub(crate) fn anonymous_kib(&self) -> u64 {
         self.status("RssAnon:").trim_end_matches(" kB").parse().expect("a number")
     }
 
-    /// A field of its status, by its name with the colon.
+    /// Returns a field of its status; `field` is the name with the colon.
     fn status(&self, field: &str) -> String {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it lives");
-        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("always there");
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the daemon runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the kernel reports the field");
         line.trim().to_owned()
     }
 }
 
-/// Waits until `look` finds something.
+/// Polls `look` until it returns a value.
 pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     loop {
         if let Some(found) = look().await {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        assert!(Instant::now() < deadline, "timed out waiting for {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// What must not take for ever.
+/// Awaits `work` and panics on a timeout.
 pub(crate) async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, work).await {
+    match tokio::time::timeout(TEST_TIMEOUT, work).await {
         Ok(done) => done,
-        Err(_) => panic!("waited in vain for {what}"),
+        Err(_) => panic!("timed out waiting for {what}"),
     }
 }
 
@@ -164,9 +164,9 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// A line of the user database: name, id and home.
+/// Returns name, id and home directory of a user in the user database.
 pub(crate) fn account(choose: impl Fn(&str, u32) -> bool) -> Option<(String, u32, String)> {
-    let passwd = fs::read_to_string("/etc/passwd").expect("every system has it");
+    let passwd = fs::read_to_string("/etc/passwd").expect("read the user database");
     passwd.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
         let uid = fields.get(2)?.parse().ok()?;
@@ -174,13 +174,13 @@ pub(crate) fn account(choose: impl Fn(&str, u32) -> bool) -> Option<(String, u32
     })
 }
 
-/// The name of the user that runs the tests.
-pub(crate) fn me() -> String {
+/// Returns the name of the user that runs the tests.
+pub(crate) fn test_user() -> String {
     let uid = rustix::process::geteuid().as_raw();
-    account(|_, id| id == uid).expect("the tests' user has an account").0
+    account(|_, id| id == uid).expect("the user is in the database").0
 }
 
-/// Another user than root, if this process may become one.
+/// Returns an unprivileged user if this process is root, so that the daemon can start processes as that user.
 pub(crate) fn other_user() -> Option<(String, u32)> {
     let found = is_root().then(|| account(|name, _| name == "nobody")).flatten();
     if found.is_none() {

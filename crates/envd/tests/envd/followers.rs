@@ -1,17 +1,17 @@
-//! Several clients and one process: who hears what, and who waits for whom.
+//! Several clients of one process: the output that each receives, and the followers that the process waits for.
 
 use std::fs;
 
 use hearth_envd_api::process::{ConnectRequest, ProcessSelector, SendInputRequest, SendInputResponse, Signal};
 
-use crate::connect::{CODECS, Codec, Events, Messages, Refused, Told, by_pid, by_tag, unary};
+use crate::connect::{CODECS, Codec, Events, Messages, RpcError, StreamEvent, by_pid, by_tag, unary};
 use crate::daemon::{Daemon, is_alive, until, within};
 use crate::input::stdin;
 use crate::process::{command, shell};
 use crate::terminal::on_a_terminal;
 
 const CONNECT: &str = "/process.Process/Connect";
-/// What a reading client that stands still may cost the daemon: its own queue of chunks and the buffers below it.
+/// Memory that one stalled reader may cost the daemon: its queue of pieces and the buffers below it.
 const STALLED_KIB_MAX: u64 = 16 * 1024;
 
 impl Daemon {
@@ -27,7 +27,7 @@ impl Daemon {
     pub(crate) async fn feed(&self, pid: u32, bytes: &[u8]) {
         let request =
             SendInputRequest { process: by_pid(pid).into(), input: stdin(bytes).into(), ..Default::default() };
-        let _: SendInputResponse = unary(self, "/process.Process/SendInput", &request).await.expect("taken");
+        let _: SendInputResponse = unary(self, "/process.Process/SendInput", &request).await.expect("send input");
     }
 }
 
@@ -39,7 +39,7 @@ fn cat() -> hearth_envd_api::process::StartRequest {
 
 // envd: C5
 #[tokio::test]
-async fn every_follower_hears_everything_from_its_beginning() {
+async fn every_follower_receives_all_output_from_its_start() {
     let daemon = Daemon::start().await;
     let mut request = cat();
     request.tag = Some("cat".to_owned());
@@ -53,9 +53,9 @@ async fn every_follower_hears_everything_from_its_beginning() {
     assert_eq!(third.pid().await, pid);
     daemon.feed(pid, b"two").await;
     for events in [&mut first, &mut second, &mut third] {
-        assert_eq!(events.wait_for("two").await, "two", "what was before is not repeated");
+        assert_eq!(events.wait_for("two").await, "two", "earlier output is not repeated");
     }
-    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("send");
     for mut events in [first, second, third] {
         assert_eq!(events.rest().await.code(), -1);
     }
@@ -63,7 +63,7 @@ async fn every_follower_hears_everything_from_its_beginning() {
 
 // envd: C17
 #[tokio::test]
-async fn a_client_that_goes_leaves_the_process() {
+async fn a_disconnect_does_not_stop_the_process() {
     let daemon = Daemon::start().await;
     let mut request = shell("read line; echo got $line; exit 7");
     request.stdin = Some(true);
@@ -79,7 +79,7 @@ async fn a_client_that_goes_leaves_the_process() {
 
 // envd: C6, C17
 #[tokio::test]
-async fn who_comes_late_hears_the_end() {
+async fn a_late_follower_receives_the_end() {
     let daemon = Daemon::start().await;
     let mut request = shell("echo out; exit 5");
     request.tag = Some("late".to_owned());
@@ -94,7 +94,7 @@ async fn who_comes_late_hears_the_end() {
             assert_eq!((outcome.stdout().as_str(), outcome.code()), ("", 5));
         }
     }
-    // A new process with the tag takes its place.
+    // A new process with the tag replaces the ended one.
     request.process.get_or_insert_default().args = vec!["-c".to_owned(), "exit 6".to_owned()];
     daemon.run(&request).await;
     let mut late = daemon.follow(by_tag("late")).await;
@@ -105,32 +105,36 @@ async fn who_comes_late_hears_the_end() {
         (by_tag("nobody"), "not_found", "process with tag nobody not found"),
         (ProcessSelector::default(), "unimplemented", ""),
     ] {
-        let refused = daemon.follow(process).await.next().await.expect_err("nothing there");
-        assert_eq!(refused.code, code);
-        assert!(refused.message.contains(message), "{refused:?}");
+        let error = daemon.follow(process).await.next().await.expect_err("unknown process");
+        assert_eq!(error.code, code);
+        assert!(error.message.contains(message), "{error:?}");
     }
 }
 
 #[tokio::test]
-async fn a_follower_s_deadline_is_its_own() {
+async fn a_follower_s_deadline_ends_only_its_stream() {
     let daemon = Daemon::start().await;
     let mut events = daemon.launch(&command("sleep", &["1000"])).await;
     let pid = events.pid().await;
     let mut follower = daemon.follow_with(Codec::Json, &[("connect-timeout-ms", "100")], by_pid(pid)).await;
     follower.pid().await;
-    assert_eq!(follower.next().await.expect_err("the time is over").code, "deadline_exceeded");
+    assert_eq!(follower.next().await.expect_err("deadline exceeded").code, "deadline_exceeded");
     assert!(is_alive(pid));
-    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("send");
     assert_eq!(events.rest().await.code(), -1);
 }
 
-/// Bytes that a process has written.
+/// Returns the number of bytes that a process has written.
 fn written(pid: u32) -> u64 {
-    let io = fs::read_to_string(format!("/proc/{pid}/io")).expect("it lives");
-    io.lines().find_map(|line| line.strip_prefix("wchar: ")).expect("always there").parse().expect("a number")
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).expect("the process runs");
+    io.lines()
+        .find_map(|line| line.strip_prefix("wchar: "))
+        .expect("the kernel reports the field")
+        .parse()
+        .expect("a number")
 }
 
-/// Waits until a process has written nothing more for a while: it is blocked.
+/// Waits until a process has stopped writing, because it is blocked.
 async fn until_blocked(pid: u32) -> u64 {
     let mut last = (0, 0);
     until("the process to block", || {
@@ -142,7 +146,7 @@ async fn until_blocked(pid: u32) -> u64 {
 }
 
 #[tokio::test]
-async fn who_does_not_read_holds_the_process_and_costs_little() {
+async fn a_stalled_follower_blocks_the_process_in_bounded_memory() {
     const TOTAL: usize = 96 << 20;
     let daemon = Daemon::start().await;
     let before = daemon.resident_kib();
@@ -150,16 +154,16 @@ async fn who_does_not_read_holds_the_process_and_costs_little() {
         daemon.launch_with(Codec::Proto, &[], &command("head", &["-c", &TOTAL.to_string(), "/dev/zero"])).await;
     let pid = events.pid().await;
     let blocked = until_blocked(pid).await;
-    assert!(blocked < TOTAL as u64 / 2, "{blocked} bytes were written although nobody reads");
+    assert!(blocked < TOTAL as u64 / 2, "{blocked} bytes were written without a reader");
     assert!(daemon.resident_kib() < before + STALLED_KIB_MAX, "{} KiB, {before} before", daemon.resident_kib());
     let mut read = 0;
     let code = loop {
-        match events.next().await.expect("no error").expect("not over") {
-            Told::Stdout(bytes) => {
+        match events.next().await.expect("no error").expect("no end yet") {
+            StreamEvent::Stdout(bytes) => {
                 assert!(bytes.len() <= 32 * 1024 && bytes.iter().all(|byte| *byte == 0));
                 read += bytes.len();
             }
-            Told::End(end) => break end.exit_code,
+            StreamEvent::End(end) => break end.exit_code,
             other => panic!("{other:?}"),
         }
     };
@@ -168,7 +172,7 @@ async fn who_does_not_read_holds_the_process_and_costs_little() {
 }
 
 #[tokio::test]
-async fn who_leaves_releases_the_others() {
+async fn a_disconnect_unblocks_the_other_followers() {
     const TOTAL: usize = 32 << 20;
     let daemon = Daemon::start().await;
     let mut request = shell(&format!("read go; head -c {TOTAL} /dev/zero"));
@@ -178,15 +182,15 @@ async fn who_leaves_releases_the_others() {
     let mut stalled = daemon.follow(by_pid(pid)).await;
     stalled.pid().await;
     daemon.feed(pid, b"\n").await;
-    // The one that reads gets little further than the one that does not, until that one is gone or was waited for long enough.
+    // The reading follower gets only slightly ahead of the stalled one, until that one disconnects or is dropped.
     let mut read = 0;
-    let mut next = async || match reading.next().await.expect("no error").expect("not over") {
-        Told::Stdout(bytes) => Some(bytes.len()),
-        Told::End(_) => None,
+    let mut next = async || match reading.next().await.expect("no error").expect("no end yet") {
+        StreamEvent::Stdout(bytes) => Some(bytes.len()),
+        StreamEvent::End(_) => None,
         other => panic!("{other:?}"),
     };
     while let Ok(more) = tokio::time::timeout(std::time::Duration::from_millis(500), next()).await {
-        read += more.expect("it cannot have ended");
+        read += more.expect("not ended yet");
     }
     assert!(read < TOTAL);
     drop(stalled);
@@ -197,38 +201,41 @@ async fn who_leaves_releases_the_others() {
 }
 
 #[tokio::test]
-async fn a_stalled_follower_does_not_keep_the_end_from_others() {
+async fn a_stalled_follower_does_not_delay_the_end_for_others() {
     let daemon = Daemon::start().await;
     let mut stalled = daemon.launch_with(Codec::Proto, &[], &command("cat", &["/dev/zero"])).await;
     let pid = stalled.pid().await;
     until_blocked(pid).await;
     let mut other = daemon.follow(by_pid(pid)).await;
     other.pid().await;
-    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
-    within("the end", async { while !matches!(other.next().await.expect("no error"), Some(Told::End(_))) {} }).await;
-    // Later the other one hears it too, after all that was waiting for it.
-    while !matches!(stalled.next().await.expect("no error"), Some(Told::End(_))) {}
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("send");
+    within("the end", async { while !matches!(other.next().await.expect("no error"), Some(StreamEvent::End(_))) {} })
+        .await;
+    // The stalled follower receives the end too, after all of its pending output.
+    while !matches!(stalled.next().await.expect("no error"), Some(StreamEvent::End(_))) {}
 }
 
-/// Reads to the end of a stream, whatever it is: the output and the error.
-async fn until_over(events: &mut Events) -> (Vec<u8>, Option<Refused>) {
+/// Reads to the end of a stream; returns the output and the error.
+async fn read_to_end(events: &mut Events) -> (Vec<u8>, Option<RpcError>) {
     let mut output = Vec::new();
     loop {
         match events.next().await {
-            Ok(Some(Told::Stdout(bytes) | Told::Stderr(bytes) | Told::Pty(bytes))) => output.extend(bytes),
+            Ok(Some(StreamEvent::Stdout(bytes) | StreamEvent::Stderr(bytes) | StreamEvent::Pty(bytes))) => {
+                output.extend(bytes);
+            }
             Ok(Some(_)) => {}
             Ok(None) => return (output, None),
-            Err(refused) => return (output, Some(refused)),
+            Err(error) => return (output, Some(error)),
         }
     }
 }
 
-/// Lasts as long as the daemon waits for a client that does not read.
+/// Takes as long as the daemon waits for a client that does not read.
 #[tokio::test]
-async fn who_never_reads_is_left_behind_and_whoever_comes_gets_what_is_kept() {
+async fn a_follower_that_never_reads_is_dropped_and_a_late_one_gets_retained_output() {
     const LAST: usize = 3_000_000;
     let daemon = Daemon::start().await;
-    let folder = tempfile::tempdir().expect("temporary folder");
+    let folder = tempfile::tempdir().expect("create a temporary directory");
     let mut counted = String::new();
     for number in 1..=LAST {
         counted.push_str(&format!("{number}\n"));
@@ -244,33 +251,33 @@ async fn who_never_reads_is_left_behind_and_whoever_comes_gets_what_is_kept() {
         until_blocked(pid).await;
         let mut other = daemon.follow_with(Codec::Proto, &[], by_pid(pid)).await;
         other.pid().await;
-        let (heard, refused) = until_over(&mut other).await;
-        assert!(refused.is_none() && heard.ends_with(b"2999999\n3000000\n"), "{refused:?}");
-        assert!(counted.as_bytes().ends_with(&heard), "the one that reads misses nothing");
+        let (heard, error) = read_to_end(&mut other).await;
+        assert!(error.is_none() && heard.ends_with(b"2999999\n3000000\n"), "{error:?}");
+        assert!(counted.as_bytes().ends_with(&heard), "the reading follower receives all output");
         assert!(done.exists());
         let mut late = daemon.follow_with(Codec::Proto, &[], by_pid(pid)).await;
         late.pid().await;
-        let (kept, refused) = until_over(&mut late).await;
-        assert!(refused.is_none() && kept.len() > 1 << 20 && counted.as_bytes().ends_with(&kept), "{}", kept.len());
-        let (heard, refused) = until_over(&mut unread).await;
+        let (kept, error) = read_to_end(&mut late).await;
+        assert!(error.is_none() && kept.len() > 1 << 20 && counted.as_bytes().ends_with(&kept), "{}", kept.len());
+        let (heard, error) = read_to_end(&mut unread).await;
         assert!(counted.as_bytes().starts_with(&heard));
-        let refused = refused.expect("it was left behind");
-        assert_eq!(refused.code, "aborted");
-        assert!(refused.message.starts_with("the output was not read for 30 seconds"), "{refused:?}");
+        let error = error.expect("the stalled follower is dropped");
+        assert_eq!(error.code, "aborted");
+        assert!(error.message.starts_with("the output was not read for 30 seconds"), "{error:?}");
     };
     tokio::join!(counts(false), counts(true));
     assert!(daemon.resident_kib() < 64 * 1024, "{} KiB", daemon.resident_kib());
 }
 
 #[tokio::test]
-async fn nobody_listens_and_the_process_never_blocks() {
+async fn a_process_without_followers_never_blocks() {
     let daemon = Daemon::start().await;
     let mut request = shell("head -c 50000000 /dev/zero; exit 4");
     request.tag = Some("unheard".to_owned());
     let mut events = daemon.launch(&request).await;
     let pid = events.pid().await;
     drop(events);
-    until("the process to end", || async { (!is_alive(pid)).then_some(()) }).await;
+    until("the process to exit", || async { (!is_alive(pid)).then_some(()) }).await;
     let mut late = daemon.follow(by_tag("unheard")).await;
     late.pid().await;
     assert_eq!(late.rest().await.code(), 4);

@@ -1,4 +1,4 @@
-//! Control groups: kills that find everything, and freezing. Needs root and a unified hierarchy; says so where there is none.
+//! Control groups: kills of all descendants, and freezes. Skipped without root or a unified hierarchy.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,50 +10,53 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::connect::Events;
-use crate::daemon::{Daemon, is_alive, is_root, kill, me, until, within};
+use crate::daemon::{Daemon, is_alive, is_root, kill, test_user, until, within};
 use crate::http::{Reply, send, whole};
 use crate::process::shell;
 
-/// A group of the test's own, with everything that is in it at the end.
+/// A control group of the test. Dropping it kills its processes and removes it.
 struct Hierarchy {
     root: PathBuf,
 }
 
 impl Hierarchy {
-    /// `None`, with a word about it, where groups cannot be made.
+    /// Creates the group. Returns `None` and prints a message if that is impossible.
     fn make(name: &str) -> Option<Self> {
-        let mounts = fs::read_to_string("/proc/self/mounts").expect("always there");
+        let mounts = fs::read_to_string("/proc/self/mounts").expect("read the mounts");
         let mount =
             mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|fields| fields[2] == "cgroup2");
         let root = mount.map(|fields| Path::new(fields[1]).join(format!("envd-test-{name}-{}", std::process::id())));
         match root {
             Some(root) if is_root() && fs::create_dir(&root).is_ok() => Some(Self { root }),
             _ => {
-                eprintln!("skipped: control groups can be made by root, in a unified hierarchy");
+                eprintln!("skipped: control groups require root and a unified hierarchy");
                 None
             }
         }
     }
 
-    /// A daemon with this as its root, in a group of its own below it, as in a guest.
+    /// Starts a daemon with this group as its root, in a group of its own below, as in a guest.
     async fn daemon(&self) -> Daemon {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hearth-envd"));
         command.arg("-cgroup-root").arg(&self.root);
-        let daemon = Daemon::bare(command).await;
+        let daemon = Daemon::spawn(command).await;
         let own = self.root.join("envd");
-        fs::create_dir(&own).expect("made");
-        fs::write(own.join("cgroup.procs"), daemon.pid().to_string()).expect("moved");
-        assert_eq!(daemon.init(json!({ "defaultUser": me() })).await.status, 204);
+        fs::create_dir(&own).expect("create the group");
+        fs::write(own.join("cgroup.procs"), daemon.pid().to_string()).expect("move the daemon");
+        assert_eq!(daemon.init(json!({ "defaultUser": test_user() })).await.status, 204);
         daemon
     }
 
     fn leaves(&self, group: &str) -> Vec<PathBuf> {
-        let entries = fs::read_dir(self.root.join(group)).expect("there").map(|entry| entry.expect("readable"));
+        let entries =
+            fs::read_dir(self.root.join(group)).expect("read the group").map(|entry| entry.expect("readable"));
         entries.filter(|entry| entry.file_type().expect("known").is_dir()).map(|entry| entry.path()).collect()
     }
 
-    /// Waits for the number of leaves. A leaf is removed shortly after the end of its process is reported, or, if the kernel
-    /// still counts the process in it by then (rmdir(2): EBUSY), when the next process ends: so each round runs one.
+    /// Waits for the number of leaves.
+    ///
+    /// A leaf is removed shortly after the end of its process is reported. If the kernel still counts the process in it
+    /// (rmdir(2): EBUSY), it is removed when the next process ends; therefore each round runs one.
     async fn until_leaves(&self, daemon: &Daemon, group: &str, count: usize) {
         until("the ended processes' groups to be removed", async || {
             if self.leaves(group).len() == count {
@@ -69,7 +72,7 @@ impl Hierarchy {
 impl Drop for Hierarchy {
     fn drop(&mut self) {
         let _ = fs::write(self.root.join("cgroup.kill"), "1");
-        // Killed processes leave their groups a moment later.
+        // Killed processes leave their groups after a delay.
         for _ in 0..1000 {
             remove_all(&self.root);
             if !self.root.exists() {
@@ -77,7 +80,7 @@ impl Drop for Hierarchy {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        eprintln!("{} stays", self.root.display());
+        eprintln!("{} was not removed", self.root.display());
     }
 }
 
@@ -94,7 +97,7 @@ async fn call(daemon: &Daemon, path: &str) -> Reply {
     within(path, send(daemon, Method::POST, path, &[], whole(""))).await
 }
 
-/// Two numbers that a script prints: of processes that it started.
+/// Reads two pids that a script prints.
 async fn numbers(events: &mut Events) -> [u32; 2] {
     let line = within("the numbers", events.wait_for("\n")).await;
     let mut numbers = line.split_whitespace().map(|word| word.parse().expect("a process number"));
@@ -107,10 +110,10 @@ fn tagged(script: &str, tag: &str) -> StartRequest {
 
 // envd: C7, C15
 #[tokio::test]
-async fn a_kill_finds_everything() {
+async fn a_kill_reaches_every_descendant() {
     let Some(hierarchy) = Hierarchy::make("kill") else { return };
     let daemon = hierarchy.daemon().await;
-    // One grandchild as usual, one in a session of its own.
+    // One descendant in the session of the shell, one in its own session.
     let script = "sleep 1000 & one=$!; setsid sleep 1000 & echo $one $!; wait";
     let pty = StartRequest { pty: PTY::default().into(), stdin: None, ..shell(script) };
     for (request, group) in [(shell(script), "user"), (pty, "ptys")] {
@@ -118,7 +121,7 @@ async fn a_kill_finds_everything() {
         let pid = events.pid().await;
         let children = numbers(&mut events).await;
         assert_eq!(hierarchy.leaves(group).len(), 1);
-        daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("killed");
+        daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("kill");
         assert!(!is_alive(pid));
         events.rest().await;
         until("all to be dead", async || (!children.into_iter().any(is_alive)).then_some(())).await;
@@ -127,17 +130,17 @@ async fn a_kill_finds_everything() {
 }
 
 #[tokio::test]
-async fn a_polite_signal_goes_to_one_process_and_groups_outlive_it() {
+async fn sigterm_reaches_one_process_and_its_group_remains() {
     let Some(hierarchy) = Hierarchy::make("term") else { return };
     let daemon = hierarchy.daemon().await;
     let mut events = daemon.launch(&shell("sleep 1000 >&- 2>&- & echo $! $!; exec sleep 1000")).await;
     let pid = events.pid().await;
     let [child, _] = numbers(&mut events).await;
-    daemon.signal(pid, Signal::SIGNAL_SIGTERM).await.expect("sent");
+    daemon.signal(pid, Signal::SIGNAL_SIGTERM).await.expect("send");
     events.rest().await;
     assert!(is_alive(child));
     hierarchy.until_leaves(&daemon, "user", 1).await;
-    let cgroup = fs::read_to_string(format!("/proc/{child}/cgroup")).expect("the child lives");
+    let cgroup = fs::read_to_string(format!("/proc/{child}/cgroup")).expect("the child runs");
     let leaf = hierarchy.leaves("user").remove(0);
     assert!(
         cgroup.trim_end().ends_with(leaf.file_name().and_then(|name| name.to_str()).expect("a number")),
@@ -148,7 +151,7 @@ async fn a_polite_signal_goes_to_one_process_and_groups_outlive_it() {
 }
 
 #[tokio::test]
-async fn frozen_programs_stand_still_and_the_host_s_go_on() {
+async fn a_freeze_stops_programs_except_the_host_s() {
     let Some(hierarchy) = Hierarchy::make("freeze") else { return };
     let daemon = hierarchy.daemon().await;
     let mut ticking = daemon.launch(&shell("while :; do echo tick; sleep 0.01; done")).await;
@@ -159,7 +162,7 @@ async fn frozen_programs_stand_still_and_the_host_s_go_on() {
     assert_eq!((reply.status, reply.text()), (204, ""));
     let reply = call(&daemon, "/freeze?maxWaitMs=30000").await;
     assert_eq!((reply.status, reply.header("cache-control")), (200, Some("no-store")));
-    let told = reply.json();
+    let report = reply.json();
     for (name, value) in [
         ("mode", json!("legacy")),
         ("visited", json!(2)),
@@ -172,17 +175,17 @@ async fn frozen_programs_stand_still_and_the_host_s_go_on() {
         ("truncated", json!(false)),
         ("unobservable", json!(false)),
     ] {
-        assert_eq!(told[name], value, "{name}");
+        assert_eq!(report[name], value, "{name}");
     }
-    assert!(told["sweepMs"].is_u64() && told["waitMs"].is_u64());
-    // What was on its way arrives, and then nothing more.
+    assert!(report["sweepMs"].is_u64() && report["waitMs"].is_u64());
+    // Pending output arrives, then none.
     ticking.until_silent_for(Duration::from_millis(200)).await;
     assert_eq!(daemon.get("/health").await.status, 204);
     assert_eq!(within("a command of the host", daemon.run(&tagged("echo on", "_system"))).await.stdout(), "on\n");
 
     assert_eq!(call(&daemon, "/unfreeze").await.status, 204);
     within("a tick", ticking.wait_for("tick\n")).await;
-    // `/init` ends a freeze as well, also one that is stale.
+    // `/init` also ends a freeze.
     assert_eq!(call(&daemon, "/freeze?maxWaitMs=30000&mode=odd").await.json()["frozen"], 2);
     ticking.until_silent_for(Duration::from_millis(200)).await;
     let reply = daemon.init(json!({})).await;
@@ -191,29 +194,29 @@ async fn frozen_programs_stand_still_and_the_host_s_go_on() {
 }
 
 #[tokio::test]
-async fn the_hierarchy_is_frozen_but_for_what_must_go_on() {
+async fn a_hierarchy_freeze_skips_groups_that_must_run() {
     let Some(hierarchy) = Hierarchy::make("tree") else { return };
     let daemon = hierarchy.daemon().await;
     for group in ["init.scope", "box", "box/paused", "other"] {
-        fs::create_dir(hierarchy.root.join(group)).expect("made");
+        fs::create_dir(hierarchy.root.join(group)).expect("create the group");
     }
     let state = |group: &str| {
-        fs::read_to_string(hierarchy.root.join(group).join("cgroup.freeze")).expect("there").trim().to_owned()
+        fs::read_to_string(hierarchy.root.join(group).join("cgroup.freeze")).expect("read the state").trim().to_owned()
     };
-    fs::write(hierarchy.root.join("box/paused/cgroup.freeze"), "1").expect("frozen by the guest");
-    let told = call(&daemon, "/freeze?maxWaitMs=30000&mode=hierarchy").await.json();
-    assert_eq!(told["mode"], "hierarchy", "{told}");
+    fs::write(hierarchy.root.join("box/paused/cgroup.freeze"), "1").expect("freeze the group");
+    let report = call(&daemon, "/freeze?maxWaitMs=30000&mode=hierarchy").await.json();
+    assert_eq!(report["mode"], "hierarchy", "{report}");
     assert_eq!(
-        (&told["requested"], &told["frozen"], &told["allowlisted"]),
+        (&report["requested"], &report["frozen"], &report["allowlisted"]),
         (&json!(4), &json!(4), &json!(1)),
-        "{told}"
+        "{report}"
     );
     assert_eq!(["user", "ptys", "box", "other", "init.scope", "envd"].map(state), ["1", "1", "1", "1", "0", "0"]);
-    // Somebody lets one go, and makes another.
-    fs::write(hierarchy.root.join("other/cgroup.freeze"), "0").expect("written");
-    fs::create_dir(hierarchy.root.join("late")).expect("made");
+    // A program of the guest thaws one group, and creates another.
+    fs::write(hierarchy.root.join("other/cgroup.freeze"), "0").expect("thaw the group");
+    fs::create_dir(hierarchy.root.join("late")).expect("create the group");
     let reply = daemon.init(json!({})).await;
-    let audit: Value = serde_json::from_str(reply.header("x-envd-freeze-audit").expect("told")).expect("JSON");
+    let audit: Value = serde_json::from_str(reply.header("x-envd-freeze-audit").expect("an audit")).expect("JSON");
     assert_eq!((&audit["escaped"], &audit["violations"], &audit["truncated"]), (&json!(2), &json!(1), &json!(false)));
     assert_eq!(["user", "ptys", "box", "box/paused"].map(state), ["0", "0", "0", "1"]);
     let bounded = call(&daemon, "/freeze?maxWaitMs=1&mode=hierarchy&maxCgroups=3").await.json();
@@ -222,18 +225,18 @@ async fn the_hierarchy_is_frozen_but_for_what_must_go_on() {
 }
 
 #[tokio::test]
-async fn without_groups_a_freeze_says_that_it_sees_nothing() {
+async fn without_groups_a_freeze_is_unobservable() {
     let daemon = Daemon::start().await;
-    let told = call(&daemon, "/freeze?maxWaitMs=10").await.json();
-    assert_eq!((&told["unobservable"], &told["requested"]), (&json!(true), &json!(0)));
+    let report = call(&daemon, "/freeze?maxWaitMs=10").await.json();
+    assert_eq!((&report["unobservable"], &report["requested"]), (&json!(true), &json!(0)));
     assert_eq!(call(&daemon, "/unfreeze").await.status, 204);
     for odd in ["/freeze?maxWaitMs=soon", "/freeze?maxCgroups=1.5"] {
         let reply = call(&daemon, odd).await;
         assert_eq!(reply.status, 400);
         assert!(reply.text().starts_with("Invalid format for parameter max"), "{reply:?}");
     }
-    let told = call(&daemon, "/collapse").await.json();
+    let report = call(&daemon, "/collapse").await.json();
     for name in ["regions", "chunks", "collapsed", "alreadyHuge", "skipped", "elapsedMs"] {
-        assert!(told[name].is_u64(), "{name} in {told}");
+        assert!(report[name].is_u64(), "{name} in {report}");
     }
 }

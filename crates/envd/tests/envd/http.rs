@@ -1,4 +1,4 @@
-//! Plain HTTP to the daemon.
+//! Plain HTTP requests to the daemon.
 
 use bytes::Bytes;
 use futures::Stream;
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::daemon::Daemon;
 
-/// A whole answer.
+/// A complete reply.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -20,11 +20,11 @@ pub(crate) struct Reply {
 
 impl Reply {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).map(|value| value.to_str().expect("text"))
+        self.headers.get(name).map(|value| value.to_str().expect("UTF-8"))
     }
 
     pub(crate) fn text(&self) -> &str {
-        std::str::from_utf8(&self.body).expect("text")
+        std::str::from_utf8(&self.body).expect("UTF-8")
     }
 
     pub(crate) fn json(&self) -> serde_json::Value {
@@ -44,14 +44,14 @@ pub(crate) fn whole(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// A body of unknown length, sent as it comes.
+/// A body of unknown length, sent in chunks as they arrive.
 pub(crate) fn chunked(chunks: impl Stream<Item = Bytes> + Send + 'static) -> Body {
     use futures::StreamExt as _;
 
     StreamBody::new(chunks.map(|chunk| Ok(Frame::data(chunk)))).boxed_unsync()
 }
 
-/// Sends a request on a connection of its own, which ends when the answer is dropped.
+/// Sends a request on its own connection, which is closed when the reply is dropped.
 pub(crate) async fn open(
     daemon: &Daemon,
     method: Method,
@@ -66,7 +66,7 @@ pub(crate) async fn open(
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    sender.send_request(request.body(body).expect("a request")).await.expect("an answer")
+    sender.send_request(request.body(body).expect("a request")).await.expect("a reply")
 }
 
 pub(crate) async fn send(daemon: &Daemon, method: Method, path: &str, headers: &[(&str, &str)], body: Body) -> Reply {
@@ -85,7 +85,7 @@ pub(crate) async fn post_json(daemon: &Daemon, path: &str, body: &serde_json::Va
     post(daemon, path, &[("content-type", "application/json")], body.to_string()).await
 }
 
-/// A path as a query wants it.
+/// Percent-encodes a path for a query.
 pub(crate) fn escape(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {

@@ -8,13 +8,13 @@ use crate::http::{get, post, post_json, send, whole};
 
 const TOKEN: (&str, &str) = ("x-access-token", "secret");
 const JSON: (&str, &str) = ("content-type", "application/json");
-const REFUSED: &str = "{\"code\":401,\"message\":\"unauthorized access, please provide a valid access token or method signing if supported\"}\n";
+const UNAUTHORIZED: &str = "{\"code\":401,\"message\":\"unauthorized access, please provide a valid access token or method signing if supported\"}\n";
 
 #[tokio::test]
-async fn a_daemon_that_was_started_again_keeps_everybody_out_until_it_is_told_who_it_is() {
+async fn a_restarted_daemon_rejects_requests_until_init() {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hearth-envd"));
     command.arg("-restarted");
-    let daemon = Daemon::bare(command).await;
+    let daemon = Daemon::spawn(command).await;
     assert_eq!(daemon.get("/health").await.status, 204);
     for path in ["/files?path=/etc/passwd", "/envs", "/metrics", "/nope"] {
         let reply = daemon.get(path).await;
@@ -27,7 +27,7 @@ async fn a_daemon_that_was_started_again_keeps_everybody_out_until_it_is_told_wh
     let reply = post_json(&daemon, "/process.Process/List", &json!({})).await;
     assert_eq!(reply.status, 401);
     assert_eq!(daemon.init(json!({ "accessToken": "" })).await.status, 400);
-    assert_eq!(daemon.get("/envs").await.status, 401, "a refused /init opened the door");
+    assert_eq!(daemon.get("/envs").await.status, 401, "a rejected /init does not initialize the daemon");
     assert_eq!(daemon.init(json!({ "accessToken": "secret" })).await.status, 204);
     assert_eq!(get(&daemon, "/envs", &[TOKEN]).await.status, 200);
 }
@@ -55,7 +55,7 @@ async fn small_routes() {
         "disk_used",
         "disk_total",
     ] {
-        assert!(metrics[key].as_u64().is_some(), "{key} is no whole number in {metrics}");
+        assert!(metrics[key].as_u64().is_some(), "{key} is not an integer in {metrics}");
     }
     let percent = metrics["cpu_used_pct"].as_f64().expect("a number");
     assert!((0.0..=100.0).contains(&percent));
@@ -86,7 +86,7 @@ async fn small_routes() {
 
 // envd: S1, S8
 #[tokio::test]
-async fn the_token_guards_what_it_should() {
+async fn the_token_protects_routes() {
     let daemon = Daemon::start().await;
     assert_eq!(daemon.init(json!({ "accessToken": "secret" })).await.status, 204);
     for headers in [&[][..], &[("x-access-token", "wrong")], &[("x-access-token", "")]] {
@@ -103,7 +103,7 @@ async fn the_token_guards_what_it_should() {
         ] {
             let headers = [headers, &[JSON]].concat();
             let reply = send(&daemon, method.clone(), path, &headers, whole("{}")).await;
-            assert_eq!((reply.status, reply.text()), (401, REFUSED), "{method} {path}");
+            assert_eq!((reply.status, reply.text()), (401, UNAUTHORIZED), "{method} {path}");
             assert_eq!(reply.header("content-type"), Some("application/json; charset=utf-8"));
             assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
         }
@@ -115,7 +115,7 @@ async fn the_token_guards_what_it_should() {
 
 // envd: X9
 #[tokio::test]
-async fn identity_is_given_confirmed_and_kept() {
+async fn init_sets_and_confirms_the_identity() {
     let daemon = Daemon::start().await;
     let version = Some("0.6.13");
     for (body, status, text) in [
@@ -144,10 +144,10 @@ async fn identity_is_given_confirmed_and_kept() {
     let known = json!({ "A": "1", "E2B_SANDBOX": "false", "E2B_SANDBOX_ID": "s", "E2B_TEMPLATE_ID": "t" });
     assert_eq!(envs().await, known);
     init(json!({ "accessToken": "secret" })).await;
-    assert_eq!(envs().await, known, "absent is unchanged");
+    assert_eq!(envs().await, known, "an absent field is unchanged");
     init(json!({ "accessToken": "secret", "envVars": {} })).await;
-    assert_eq!(envs().await["A"], json!(null), "present replaces");
-    // What is older than what was applied is answered and ignored.
+    assert_eq!(envs().await["A"], json!(null), "a present field replaces");
+    // A request older than an applied one is acknowledged and ignored.
     let at = |time: &str, value: &str| json!({ "accessToken": "secret", "timestamp": time, "envVars": { "A": value } });
     for (time, value, expected) in [
         ("2026-01-01T00:00:00.000000002Z", "new", "new"),
@@ -161,7 +161,7 @@ async fn identity_is_given_confirmed_and_kept() {
 }
 
 #[tokio::test]
-async fn many_inits_at_once() {
+async fn concurrent_inits() {
     let daemon = Daemon::start().await;
     let inits = (0..40).map(|_| daemon.init(json!({ "accessToken": "secret", "envVars": { "A": "b" } })));
     for reply in futures::future::join_all(inits).await {
@@ -170,7 +170,7 @@ async fn many_inits_at_once() {
 }
 
 #[tokio::test]
-async fn browsers_may_call() {
+async fn browsers_are_allowed_by_cors() {
     let daemon = Daemon::start().await;
     assert_eq!(daemon.init(json!({ "accessToken": "secret" })).await.status, 204);
     let origin = ("origin", "https://example.org");
@@ -193,13 +193,13 @@ async fn browsers_may_call() {
     let odd = [origin, ("access-control-request-method", "TRACE")];
     let reply = send(&daemon, Method::OPTIONS, "/health", &odd, whole("")).await;
     assert_eq!((reply.status, reply.header("access-control-allow-methods")), (204, None));
-    // Not a preflight: it needs the token like anything else.
+    // Not a preflight, so it needs the token.
     assert_eq!(send(&daemon, Method::OPTIONS, "/envs", &[origin], whole("")).await.status, 401);
     for (headers, status) in [(&[origin][..], 401), (&[origin, TOKEN], 200)] {
         let reply = get(&daemon, "/envs", headers).await;
         assert_eq!((reply.status, reply.header("access-control-allow-origin")), (status, Some("*")));
         assert_eq!(reply.header("vary"), Some("Origin"));
-        let exposed = reply.header("access-control-expose-headers").expect("some");
+        let exposed = reply.header("access-control-expose-headers").expect("the header is set");
         assert_eq!(
             exposed,
             "Grpc-Status, Grpc-Message, Grpc-Status-Details-Bin, Location, Cache-Control, X-Content-Type-Options"
@@ -209,7 +209,7 @@ async fn browsers_may_call() {
 }
 
 #[tokio::test]
-async fn a_refused_field_is_named() {
+async fn a_rejected_field_is_named() {
     let daemon = Daemon::start().await;
     let reply = post_json(&daemon, "/init", &json!({ "volumeMounts": [{ "nfs_target": "a", "path": "/b" }] })).await;
     assert_eq!(reply.status, 400);

@@ -1,4 +1,4 @@
-//! Input: single messages and streams of them, and its end.
+//! Input: single messages, streams of messages, and its end.
 
 use bytes::Bytes;
 use hearth_envd_api::process::__buffa::oneof::process_input::Input;
@@ -10,7 +10,7 @@ use hearth_envd_api::process::{
 };
 use http::Method;
 
-use crate::connect::{CODECS, Codec, Messages, Refused, by_pid, by_tag, envelope, unary, unary_with};
+use crate::connect::{CODECS, Codec, Messages, RpcError, by_pid, by_tag, envelope, unary, unary_with};
 use crate::daemon::{Daemon, until, within};
 use crate::http::{Body, chunked, open, whole};
 use crate::process::{command, shell};
@@ -26,25 +26,25 @@ pub(crate) fn pty(bytes: &[u8]) -> ProcessInput {
 }
 
 impl Daemon {
-    pub(crate) async fn send(&self, process: ProcessSelector, input: ProcessInput) -> Result<(), Refused> {
+    pub(crate) async fn send(&self, process: ProcessSelector, input: ProcessInput) -> Result<(), RpcError> {
         let request = SendInputRequest { process: process.into(), input: input.into(), ..Default::default() };
         unary::<SendInputResponse>(self, "/process.Process/SendInput", &request).await.map(drop)
     }
 
-    pub(crate) async fn close_stdin(&self, pid: u32) -> Result<(), Refused> {
+    pub(crate) async fn close_stdin(&self, pid: u32) -> Result<(), RpcError> {
         let request = CloseStdinRequest { process: by_pid(pid).into(), ..Default::default() };
         unary::<CloseStdinResponse>(self, "/process.Process/CloseStdin", &request).await.map(drop)
     }
 
     async fn stream(&self, codec: Codec, body: Body) -> Messages {
         let headers = [("content-type", codec.streaming())];
-        Messages::of(codec, within("an answer", open(self, Method::POST, STREAM_INPUT, &headers, body)).await)
+        Messages::of(codec, within("a reply", open(self, Method::POST, STREAM_INPUT, &headers, body)).await)
     }
 }
 
 fn cat() -> StartRequest {
     let mut request = command("cat", &[]);
-    // Absent means open.
+    // Without the field, input is open.
     request.stdin = None;
     request
 }
@@ -69,7 +69,7 @@ fn envelopes(codec: Codec, messages: &[StreamInputRequest]) -> Bytes {
 
 // envd: C11, C12
 #[tokio::test]
-async fn input_is_echoed_and_ends() {
+async fn input_is_echoed_until_it_is_closed() {
     let daemon = Daemon::start().await;
     for codec in CODECS {
         let mut events = daemon.launch_with(codec, &[], &cat()).await;
@@ -80,9 +80,9 @@ async fn input_is_echoed_and_ends() {
                 SendInputRequest { process: by_pid(pid).into(), input: stdin(piece).into(), ..Default::default() };
             let sent: Result<SendInputResponse, _> =
                 unary_with(&daemon, codec, "/process.Process/SendInput", &[], &request).await;
-            sent.expect("taken");
+            sent.expect("send input");
         }
-        daemon.close_stdin(pid).await.expect("closed");
+        daemon.close_stdin(pid).await.expect("close input");
         let outcome = events.rest().await;
         assert_eq!(outcome.code(), 0);
         assert!(outcome.stdout == [&b"hello\n\x00\xff $'\"\\"[..], &big].concat());
@@ -90,19 +90,19 @@ async fn input_is_echoed_and_ends() {
 }
 
 #[tokio::test]
-async fn input_that_nobody_takes() {
+async fn input_that_cannot_be_delivered_is_an_error() {
     let daemon = Daemon::start().await;
     let mut events = daemon.launch(&cat()).await;
     let pid = events.pid().await;
-    let code = |result: Result<(), Refused>| result.map_err(|refused| refused.code).err();
+    let code = |result: Result<(), RpcError>| result.map_err(|error| error.code).err();
     let internal = Some("internal".to_owned());
-    assert_eq!(code(daemon.send(by_pid(pid), pty(b"x")).await), internal, "no terminal");
+    assert_eq!(code(daemon.send(by_pid(pid), pty(b"x")).await), internal, "the process has no terminal");
     assert_eq!(code(daemon.send(by_pid(pid), ProcessInput::default()).await), Some("unimplemented".to_owned()));
     assert_eq!(code(daemon.send(by_pid(999_999_999), stdin(b"x")).await), Some("not_found".to_owned()));
     assert_eq!(code(daemon.send(by_tag("x"), stdin(b"x")).await), Some("not_found".to_owned()));
     assert_eq!(code(daemon.close_stdin(pid).await), None);
     assert_eq!(events.rest().await.code(), 0);
-    // Closed by a client, more than once.
+    // Closed by a client, repeatedly.
     let mut request = command("sleep", &["1000"]);
     request.stdin = Some(true);
     let pid = daemon.launch(&request).await.pid().await;
@@ -110,13 +110,13 @@ async fn input_that_nobody_takes() {
         assert_eq!(code(daemon.close_stdin(pid).await), None);
     }
     assert_eq!(code(daemon.send(by_pid(pid), stdin(b"x")).await), internal);
-    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("send");
     // Never opened.
     let mut events = daemon.launch(&command("sleep", &["1000"])).await;
     let pid = events.pid().await;
     assert_eq!(code(daemon.send(by_pid(pid), stdin(b"x")).await), internal);
     assert_eq!(code(daemon.close_stdin(pid).await), None);
-    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("send");
     // Closed by the process itself.
     let mut request = shell("exec <&-; echo closed; sleep 1000");
     request.stdin = Some(true);
@@ -124,11 +124,11 @@ async fn input_that_nobody_takes() {
     let pid = events.pid().await;
     events.wait_for("closed").await;
     assert_eq!(code(daemon.send(by_pid(pid), stdin(b"x")).await), internal);
-    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("send");
 }
 
 #[tokio::test]
-async fn a_full_pipe_waits_and_a_kill_ends_the_waiting() {
+async fn a_full_pipe_blocks_until_a_kill() {
     let daemon = Daemon::start().await;
     let mut request = command("sleep", &["1000"]);
     request.stdin = Some(true);
@@ -137,24 +137,24 @@ async fn a_full_pipe_waits_and_a_kill_ends_the_waiting() {
     let much = stdin(&vec![0; 1 << 20]);
     let sending = daemon.send(by_pid(pid), much);
     tokio::pin!(sending);
-    let pipe = std::fs::File::open(format!("/proc/{pid}/fd/0")).expect("its input");
+    let pipe = std::fs::File::open(format!("/proc/{pid}/fd/0")).expect("open the process's input");
     let full = until("the pipe to be full", || {
-        let waiting = rustix::io::ioctl_fionread(&pipe).expect("a pipe");
+        let waiting = rustix::io::ioctl_fionread(&pipe).expect("query the pipe");
         async move { (waiting >= 64 * 1024).then_some(waiting) }
     });
     tokio::select! {
-        sent = &mut sending => panic!("nobody reads, and yet: {sent:?}"),
+        sent = &mut sending => panic!("sent without a reader: {sent:?}"),
         waiting = full => assert!(waiting < 1 << 20),
     }
     drop(pipe);
-    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
-    assert_eq!(within("the error", sending).await.expect_err("the reader is gone").code, "internal");
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("send");
+    assert_eq!(within("the error", sending).await.expect_err("the reader was killed").code, "internal");
     assert_eq!(events.rest().await.code(), -1);
 }
 
 // envd: C18
 #[tokio::test]
-async fn streams_of_input_are_written_in_order_and_leave_it_open() {
+async fn input_streams_are_written_in_order_and_leave_input_open() {
     let daemon = Daemon::start().await;
     for codec in CODECS {
         let (mut first, mut second) = (daemon.launch(&cat()).await, daemon.launch(&cat()).await);
@@ -165,15 +165,15 @@ async fn streams_of_input_are_written_in_order_and_leave_it_open() {
             messages.push(keepalive());
         }
         messages.extend([start(by_pid(two)), data(stdin(b"second"))]);
-        // In pieces that do not respect messages.
+        // The chunks do not match the message boundaries.
         let bytes = envelopes(codec, &messages);
         let pieces: Vec<Bytes> = bytes.chunks(17).map(Bytes::copy_from_slice).collect();
-        let mut answer = daemon.stream(codec, chunked(futures::stream::iter(pieces))).await;
-        assert!(answer.next::<StreamInputResponse>().await.expect("taken").is_some());
-        assert_eq!(answer.next::<StreamInputResponse>().await, Ok(None));
+        let mut reply = daemon.stream(codec, chunked(futures::stream::iter(pieces))).await;
+        assert!(reply.next::<StreamInputResponse>().await.expect("send input").is_some());
+        assert_eq!(reply.next::<StreamInputResponse>().await, Ok(None));
         daemon.send(by_pid(one), stdin(b"open")).await.expect("still open");
         for pid in [one, two] {
-            daemon.close_stdin(pid).await.expect("closed");
+            daemon.close_stdin(pid).await.expect("close input");
         }
         let expected: String = (0..100).map(|number| format!("{number},")).collect();
         assert_eq!(first.rest().await.stdout(), format!("{expected}open"));
@@ -181,10 +181,10 @@ async fn streams_of_input_are_written_in_order_and_leave_it_open() {
     }
 }
 
-/// The request goes on for ever, and still the answer comes and the connection is closed.
+/// Checks that an error arrives and the connection is closed although the request never ends.
 // envd: C18
 #[tokio::test]
-async fn streams_of_input_hear_errors_while_they_send() {
+async fn input_streams_receive_errors_while_they_send() {
     let daemon = Daemon::start().await;
     let mut events = daemon.launch(&cat()).await;
     let pid = events.pid().await;
@@ -204,33 +204,33 @@ async fn streams_of_input_hear_errors_while_they_send() {
             Some((envelopes(Codec::Json, &[keepalive()]), None))
         });
         let headers = [("content-type", "application/connect+json")];
-        let response = within("an answer", open(&daemon, Method::POST, STREAM_INPUT, &headers, chunked(endless))).await;
+        let response = within("a reply", open(&daemon, Method::POST, STREAM_INPUT, &headers, chunked(endless))).await;
         assert_eq!(
             response.headers().get("connection").map(http::HeaderValue::as_bytes),
             Some(&b"close"[..]),
             "{code}"
         );
-        let refused = Messages::of(Codec::Json, response).next::<StreamInputResponse>().await.expect_err("refused");
-        assert_eq!(refused.code, code);
+        let error = Messages::of(Codec::Json, response).next::<StreamInputResponse>().await.expect_err("error");
+        assert_eq!(error.code, code);
     }
-    // A request that breaks off closes nothing.
+    // An aborted request does not close the input.
     let begin = envelopes(Codec::Json, &[start(by_pid(pid)), data(stdin(b"half "))]);
     let pending = futures::StreamExt::chain(futures::stream::iter([begin]), futures::stream::pending());
     let headers = [("content-type", "application/connect+json")];
     let request = open(&daemon, Method::POST, STREAM_INPUT, &headers, chunked(pending));
     tokio::select! {
-        _ = request => panic!("the request is not over"),
+        _ = request => panic!("the request ended"),
         text = events.wait_for("half ") => assert_eq!(text, "half "),
     }
     daemon.send(by_pid(pid), stdin(b"whole")).await.expect("still open");
-    daemon.close_stdin(pid).await.expect("closed");
+    daemon.close_stdin(pid).await.expect("close input");
     assert_eq!(events.rest().await.stdout(), "whole");
 }
 
 #[tokio::test]
-async fn an_empty_stream_of_input_is_well() {
+async fn an_empty_input_stream_succeeds() {
     let daemon = Daemon::start().await;
-    let mut answer = daemon.stream(Codec::Json, whole("")).await;
-    assert!(answer.next::<StreamInputResponse>().await.expect("taken").is_some());
-    assert_eq!(answer.next::<StreamInputResponse>().await, Ok(None));
+    let mut reply = daemon.stream(Codec::Json, whole("")).await;
+    assert!(reply.next::<StreamInputResponse>().await.expect("send input").is_some());
+    assert_eq!(reply.next::<StreamInputResponse>().await, Ok(None));
 }

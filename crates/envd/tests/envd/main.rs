@@ -1,7 +1,7 @@
 //! The daemon as clients see it: the real program as an ordinary process, driven over HTTP.
 //!
-//! [`daemon`] starts it, [`http`] and [`connect`] speak to it. The other modules follow the chapters of the contract. Tests
-//! that need root's rights say `skipped:` when they have none.
+//! [`daemon`] starts it, [`http`] and [`connect`] send requests to it. The other modules follow the chapters of the
+//! contract. Tests that require root's rights print `skipped:` without them.
 
 mod blocked;
 mod client;

@@ -1,4 +1,4 @@
-//! Commands: output, exits, where and as whom they run, signals, deadlines.
+//! Commands: output, exit codes, working directory and user, signals, deadlines.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,8 +9,8 @@ use hearth_envd_api::process::{
     ListRequest, ListResponse, ProcessConfig, SendSignalRequest, SendSignalResponse, Signal, StartRequest,
 };
 
-use crate::connect::{CODECS, Codec, Events, Messages, Outcome, Refused, Told, by_pid, by_tag, unary};
-use crate::daemon::{Daemon, is_alive, kill, me, other_user, until, within};
+use crate::connect::{CODECS, Codec, Events, Messages, Outcome, RpcError, StreamEvent, by_pid, by_tag, unary};
+use crate::daemon::{Daemon, is_alive, kill, other_user, test_user, until, within};
 use crate::http::{get, post};
 
 pub(crate) const START: &str = "/process.Process/Start";
@@ -48,19 +48,18 @@ impl Daemon {
         events.rest().await
     }
 
-    /// The error of a start that must fail before anything is told.
-    async fn refusal(&self, headers: &[(&str, &str)], request: &StartRequest) -> Refused {
-        self.launch_with(Codec::Json, headers, request).await.next().await.expect_err("refused")
+    /// Returns the error of a start that fails before its first event.
+    async fn start_error(&self, headers: &[(&str, &str)], request: &StartRequest) -> RpcError {
+        self.launch_with(Codec::Json, headers, request).await.next().await.expect_err("error")
     }
 
-    pub(crate) async fn signal(&self, pid: u32, signal: Signal) -> Result<SendSignalResponse, Refused> {
+    pub(crate) async fn signal(&self, pid: u32, signal: Signal) -> Result<SendSignalResponse, RpcError> {
         let request = SendSignalRequest { process: by_pid(pid).into(), signal: signal.into(), ..Default::default() };
         unary(self, "/process.Process/SendSignal", &request).await
     }
 
     async fn list(&self) -> Vec<(u32, Option<String>, ProcessConfig)> {
-        let response: ListResponse =
-            unary(self, "/process.Process/List", &ListRequest::default()).await.expect("lists");
+        let response: ListResponse = unary(self, "/process.Process/List", &ListRequest::default()).await.expect("list");
         let processes = response.processes.into_iter();
         processes.map(|process| (process.pid, process.tag, process.config.into_option().expect("set"))).collect()
     }
@@ -83,28 +82,28 @@ async fn output_and_exits() {
             assert!(events.pid().await > 1);
             let outcome = events.rest().await;
             assert_eq!((outcome.stdout().as_str(), outcome.stderr().as_str()), (stdout, stderr), "{script}");
-            let end = outcome.end.expect("it ended");
+            let end = outcome.end.expect("an end event");
             assert_eq!((end.exit_code, end.exited, end.status.as_str()), (code, exited, status), "{script}");
             assert_eq!(end.error.as_deref(), (code != 0).then_some(status), "{script}");
         }
     }
-    // Bytes are bytes.
+    // Output is passed on unchanged, including invalid UTF-8.
     let outcome = daemon.run(&shell("head -c 8191 /dev/zero | tr '\\0' a; printf '\\342'")).await;
     assert_eq!((outcome.stdout.len(), outcome.stdout.last()), (8192, Some(&0xE2)));
 }
 
 #[tokio::test]
-async fn what_cannot_run_says_so_like_a_shell() {
+async fn commands_that_cannot_run_fail_like_in_a_shell() {
     let daemon = Daemon::start().await;
-    let folder = tempfile::tempdir().expect("temporary folder");
-    let path = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
+    let folder = tempfile::tempdir().expect("create a temporary directory");
+    let path = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
     for (name, text, mode) in [
         ("plain", "x", 0o644),
         ("script", "echo from $0 \"$1\"", 0o755),
         ("lost", "#!/nonexistent/interpreter\n", 0o755),
     ] {
-        fs::write(path(name), text).expect("writes");
-        fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).expect("sets");
+        fs::write(path(name), text).expect("write");
+        fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).expect("set");
     }
     for (program, code) in [
         ("/nonexistent", 127),
@@ -117,7 +116,7 @@ async fn what_cannot_run_says_so_like_a_shell() {
     ] {
         let outcome = daemon.run(&command(program, &["a  b"])).await;
         if program.is_empty() {
-            // Shells do not agree on the code of nothing.
+            // Shells use different exit codes for an empty command.
             assert!(outcome.code() != 0);
         } else {
             assert_eq!(outcome.code(), code, "{program}: {outcome:?}");
@@ -129,7 +128,7 @@ async fn what_cannot_run_says_so_like_a_shell() {
             _ => assert!(words.contains("permission denied") || words.contains("directory"), "{words}"),
         }
     }
-    // Arguments are not touched, and a path with a slash begins at the working directory.
+    // Arguments are passed unchanged, and a path with a slash is relative to the working directory.
     let outcome = daemon.run(&command("printf", &["%s|", "a  b", "$HOME", "*", ""])).await;
     assert_eq!(outcome.stdout(), "a  b|$HOME|*||");
     let mut request = command("./script", &["x"]);
@@ -141,38 +140,38 @@ async fn what_cannot_run_says_so_like_a_shell() {
 #[tokio::test]
 async fn working_directories() {
     let daemon = Daemon::start().await;
-    let folder = tempfile::tempdir().expect("temporary folder");
+    let folder = tempfile::tempdir().expect("create a temporary directory");
     let root = fs::canonicalize(folder.path()).expect("exists");
-    fs::write(root.join("file"), "x").expect("writes");
+    fs::write(root.join("file"), "x").expect("write");
     let at = |cwd: Option<&str>| {
         let mut request = command("pwd", &[]);
         request.process.get_or_insert_default().cwd = cwd.map(str::to_owned);
         request
     };
-    let root = root.to_str().expect("text");
+    let root = root.to_str().expect("UTF-8");
     assert_eq!(daemon.run(&at(Some(root))).await.stdout(), format!("{root}\n"));
     for (cwd, beginning) in [
         (format!("{root}/gone"), format!("cwd '{root}/gone' does not exist")),
         (format!("{root}/file"), "error starting process".to_owned()),
         ("~nobody/x".to_owned(), "cannot expand user-specific home dir".to_owned()),
     ] {
-        let refused = daemon.refusal(&[], &at(Some(&cwd))).await;
-        assert_eq!(refused.code, "invalid_argument", "{cwd}");
-        assert!(refused.message.starts_with(&beginning), "{refused:?}");
+        let error = daemon.start_error(&[], &at(Some(&cwd))).await;
+        assert_eq!(error.code, "invalid_argument", "{cwd}");
+        assert!(error.message.starts_with(&beginning), "{error:?}");
     }
-    // Without one: the default working directory, or the home directory.
-    let home = crate::daemon::account(|name, _| name == me()).expect("exists").2;
+    // Without a working directory: the default one, or the home directory.
+    let home = crate::daemon::account(|name, _| name == test_user()).expect("exists").2;
     assert_eq!(daemon.run(&at(None)).await.stdout().trim_end(), home);
     daemon.init(serde_json::json!({ "defaultWorkdir": root })).await;
     assert_eq!(daemon.run(&at(None)).await.stdout().trim_end(), root);
     assert_eq!(daemon.run(&at(Some(""))).await.stdout().trim_end(), root);
     let Some((name, _)) = other_user() else { return };
     let closed = format!("{root}/closed");
-    fs::create_dir(&closed).expect("creates");
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).expect("sets");
-    let refused = daemon.refusal(&[("authorization", &basic(&name))], &at(Some(&closed))).await;
-    assert_eq!(refused.code, "invalid_argument");
-    assert!(refused.message.starts_with("error starting process"), "{refused:?}");
+    fs::create_dir(&closed).expect("create");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).expect("set");
+    let error = daemon.start_error(&[("authorization", &basic(&name))], &at(Some(&closed))).await;
+    assert_eq!(error.code, "invalid_argument");
+    assert!(error.message.starts_with("error starting process"), "{error:?}");
 }
 
 pub(crate) fn basic(name: &str) -> String {
@@ -186,9 +185,9 @@ async fn users() {
     let daemon = Daemon::start().await;
     let unknown = basic("no-such-user");
     let headers = [("authorization", unknown.as_str())];
-    let refused = daemon.refusal(&headers, &shell("true")).await;
-    assert_eq!(refused.code, "unauthenticated");
-    assert_eq!(refused.message, "invalid username: 'no-such-user'");
+    let error = daemon.start_error(&headers, &shell("true")).await;
+    assert_eq!(error.code, "unauthenticated");
+    assert_eq!(error.message, "invalid username: 'no-such-user'");
     for reply in [
         get(&daemon, "/health", &headers).await,
         post(&daemon, "/process.Process/List", &[("content-type", "application/json"), headers[0]], "{}").await,
@@ -197,19 +196,19 @@ async fn users() {
         assert_eq!(reply.json()["code"], "unauthenticated");
         assert_eq!(reply.json()["message"], "invalid username: 'no-such-user'");
     }
-    // Credentials that cannot be read are none.
+    // Malformed credentials are ignored.
     let mut events = daemon.launch_with(Codec::Json, &[("authorization", "Basic ???")], &shell("id -un")).await;
     events.pid().await;
-    assert_eq!(events.rest().await.stdout().trim_end(), me());
+    assert_eq!(events.rest().await.stdout().trim_end(), test_user());
     let Some((name, uid)) = other_user() else { return };
     let mut events =
         daemon.launch_with(Codec::Json, &[("authorization", &basic(&name))], &shell("id -u; id -G; echo $USER")).await;
     events.pid().await;
     let outcome = events.rest().await;
-    let groups = Command::new("id").args(["-G", &name]).output().expect("runs").stdout;
-    let groups = String::from_utf8(groups).expect("text");
+    let groups = Command::new("id").args(["-G", &name]).output().expect("run").stdout;
+    let groups = String::from_utf8(groups).expect("UTF-8");
     assert_eq!(outcome.stdout(), format!("{uid}\n{groups}{name}\n"));
-    // Nobody has more rights than the user has.
+    // A command has no more rights than its user.
     let (reading, headers) = (shell("cat /etc/shadow"), basic(&name));
     let mut events = daemon.launch_with(Codec::Json, &[("authorization", &headers)], &reading).await;
     events.pid().await;
@@ -220,14 +219,14 @@ async fn users() {
 async fn a_default_user_that_does_not_exist() {
     let daemon = Daemon::start().await;
     daemon.init(serde_json::json!({ "defaultUser": "no-such-user" })).await;
-    let refused = daemon.refusal(&[], &shell("true")).await;
-    assert_eq!(refused.code, "unauthenticated");
-    assert_eq!(refused.message, "invalid default user: 'no-such-user'");
+    let error = daemon.start_error(&[], &shell("true")).await;
+    assert_eq!(error.code, "unauthenticated");
+    assert_eq!(error.message, "invalid default user: 'no-such-user'");
 }
 
 // envd: C10
 #[tokio::test]
-async fn the_environment_is_only_what_was_asked_for() {
+async fn the_environment_has_only_requested_variables() {
     let daemon = Daemon::start().await;
     let reply = daemon.init(serde_json::json!({ "envVars": { "GLOBAL": "g", "BOTH": "g", "E2B_SANDBOX": "x" } })).await;
     assert_eq!(reply.status, 204);
@@ -240,27 +239,27 @@ async fn the_environment_is_only_what_was_asked_for() {
     let stdout = daemon.run(&request).await.stdout();
     let mut lines: Vec<&str> = stdout.lines().collect();
     lines.sort_unstable();
-    let home = crate::daemon::account(|name, _| name == me()).expect("exists").2;
-    let path = std::env::var("PATH").expect("tests have one");
+    let home = crate::daemon::account(|name, _| name == test_user()).expect("exists").2;
+    let path = std::env::var("PATH").expect("tests have a search path");
     let mut expected = vec![
         "BOTH=r".to_owned(),
         "E2B_SANDBOX=false".to_owned(),
         "GLOBAL=g".to_owned(),
         format!("HOME={home}"),
         "LANG=C.UTF-8".to_owned(),
-        format!("LOGNAME={}", me()),
+        format!("LOGNAME={}", test_user()),
         "OWN=a b=c".to_owned(),
         format!("PATH={path}"),
-        format!("USER={}", me()),
+        format!("USER={}", test_user()),
     ];
     expected.sort_unstable();
     assert_eq!(lines, expected);
-    // The next command does not see the request's.
+    // The variables of a request do not affect the next command.
     assert!(!daemon.run(&command("env", &[])).await.stdout().contains("OWN="));
     for (name, value) in [("", "x"), ("A=B", "x"), ("A", "x\0y")] {
         let mut request = command("env", &[]);
         request.process.get_or_insert_default().envs.insert(name.to_owned(), value.to_owned());
-        assert_eq!(daemon.refusal(&[], &request).await.code, "invalid_argument", "{name}={value}");
+        assert_eq!(daemon.start_error(&[], &request).await.code, "invalid_argument", "{name}={value}");
     }
 }
 
@@ -276,30 +275,30 @@ async fn standard_streams_can_be_opened_by_name() {
     assert_eq!((outcome.stdout().as_str(), outcome.stderr().as_str(), outcome.code()), ("out\n", "err\n", 0));
 }
 
-/// A daemon that was started with ignored and blocked signals, a low limit on files and a low priority passes none of it on.
+/// Checks that children do not inherit the daemon's signal settings, file limit and priority.
 #[tokio::test]
-async fn children_start_fresh() {
+async fn children_do_not_inherit_the_daemon_s_settings() {
     let mut command_line = Command::new("/bin/sh");
-    // Only root can give itself a higher priority; others start as they are.
+    // Only root can raise its priority; for other users the script changes nothing.
     let script = "trap '' HUP INT QUIT PIPE USR1 TERM; umask 077; ulimit -S -n 200; \
         echo -500 2> /dev/null > /proc/self/oom_score_adj; exec env --block-signal nice -n -5 \"$0\" \"$@\" 2> /dev/null";
     command_line.args(["-c", script, env!("CARGO_BIN_EXE_hearth-envd")]);
-    let daemon = Daemon::bare(command_line).await;
-    daemon.init(serde_json::json!({ "defaultUser": me() })).await;
+    let daemon = Daemon::spawn(command_line).await;
+    daemon.init(serde_json::json!({ "defaultUser": test_user() })).await;
     let status = daemon.run(&command("cat", &["/proc/self/status"])).await.stdout();
     for field in ["SigBlk", "SigIgn", "SigCgt", "SigPnd"] {
-        let line = status.lines().find(|line| line.starts_with(field)).expect("always there");
+        let line = status.lines().find(|line| line.starts_with(field)).expect("the kernel reports the field");
         assert!(line.ends_with("\t0000000000000000"), "{line}");
     }
     assert!(status.contains("Umask:\t0022"), "{status}");
-    // The three streams, and what `ls` opens itself.
+    // The three streams, and the directory that `ls` opens.
     assert_eq!(daemon.run(&command("ls", &["/proc/self/fd"])).await.stdout(), "0\n1\n2\n3\n");
     let script = "cat /proc/self/oom_score_adj; ulimit -n; cut -d' ' -f19 /proc/self/stat; readlink /proc/self/fd/0";
     assert_eq!(daemon.run(&shell(script)).await.stdout(), "100\n200\n0\n/dev/null\n");
     let io =
         daemon.run(&shell("command -v ionice > /dev/null || { echo best-effort: prio 4; exit; }; ionice -p $$")).await;
     assert_eq!(io.stdout(), "best-effort: prio 4\n");
-    // It stays in the daemon's session and group: signals go to the one process.
+    // The child remains in the daemon's session and process group: a signal reaches only the child.
     let own = daemon.run(&shell("cut -d' ' -f5,6 /proc/$PPID/stat; cut -d' ' -f5,6 /proc/self/stat")).await.stdout();
     let lines: Vec<&str> = own.lines().collect();
     assert_eq!(lines[0], lines[1]);
@@ -307,30 +306,30 @@ async fn children_start_fresh() {
 
 // envd: C7, C8
 #[tokio::test]
-async fn signals_reach_the_one_process_and_it_is_gone_at_once() {
+async fn a_signal_reaches_one_process_and_a_kill_reaps_it() {
     let daemon = Daemon::start().await;
     for (signal, status) in [(Signal::SIGNAL_SIGKILL, "signal: killed"), (Signal::SIGNAL_SIGTERM, "signal: terminated")]
     {
         let mut events = daemon.launch(&command("sleep", &["1000"])).await;
         let pid = events.pid().await;
         assert!(is_alive(pid));
-        daemon.signal(pid, signal).await.expect("sent");
+        daemon.signal(pid, signal).await.expect("send");
         if signal == Signal::SIGNAL_SIGKILL {
-            assert!(!is_alive(pid), "it is reaped when the answer comes");
+            assert!(!is_alive(pid), "it is reaped before the reply");
         }
-        let end = events.rest().await.end.expect("it ended");
+        let end = events.rest().await.end.expect("an end event");
         assert_eq!((end.exit_code, end.exited, end.status.as_str()), (-1, false, status));
         assert_eq!(daemon.list().await, []);
-        // It is not there any more, for signals; late followers are another matter.
-        let refused = daemon.signal(pid, signal).await.expect_err("gone");
-        assert_eq!(refused.code, "not_found");
-        assert_eq!(refused.message, format!("process with pid {pid} not found"));
+        // A signal no longer finds the process, unlike a late follower.
+        let error = daemon.signal(pid, signal).await.expect_err("not found");
+        assert_eq!(error.code, "not_found");
+        assert_eq!(error.message, format!("process with pid {pid} not found"));
     }
     let mut events = daemon.launch(&command("sleep", &["1000"])).await;
     let pid = events.pid().await;
-    let refused = daemon.signal(pid, Signal::SIGNAL_UNSPECIFIED).await.expect_err("no signal");
-    assert_eq!(refused.code, "unimplemented");
-    assert_eq!(refused.message, "invalid signal: SIGNAL_UNSPECIFIED");
+    let error = daemon.signal(pid, Signal::SIGNAL_UNSPECIFIED).await.expect_err("unspecified signal");
+    assert_eq!(error.code, "unimplemented");
+    assert_eq!(error.message, "invalid signal: SIGNAL_UNSPECIFIED");
     let nobody: Result<SendSignalResponse, _> = unary(
         &daemon,
         "/process.Process/SendSignal",
@@ -338,22 +337,22 @@ async fn signals_reach_the_one_process_and_it_is_gone_at_once() {
     )
     .await;
     assert_eq!(nobody.expect_err("no selector").code, "unimplemented");
-    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("send");
 }
 
 // envd: C15
 #[tokio::test]
-async fn grandchildren_hold_the_end_until_somebody_kills() {
+async fn descendants_delay_the_end_until_a_signal() {
     let daemon = Daemon::start().await;
-    // Killed while it waits: the stream ends although the grandchild has the pipes.
+    // Killed while it waits: the stream ends although the descendant has the pipes open.
     let mut events = daemon.launch(&shell("sleep 1000 & echo $!; wait")).await;
     let pid = events.pid().await;
     let grandchild: u32 = events.wait_for("\n").await.trim().parse().expect("a number");
-    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("send");
     assert_eq!(events.rest().await.code(), -1);
-    assert!(is_alive(grandchild), "only the one process was meant");
+    assert!(is_alive(grandchild), "the descendant is not killed");
     kill(grandchild);
-    // Ended, but its output has not: it is not listed, who comes now hears of its end, and a signal ends the waiting.
+    // Exited, but its output is open: it is not listed, a late follower receives its end, and a signal ends the wait.
     let mut events = daemon.launch(&shell("sleep 1000 & echo $!; exit 3")).await;
     let pid = events.pid().await;
     let grandchild: u32 = events.wait_for("\n").await.trim().parse().expect("a number");
@@ -366,12 +365,12 @@ async fn grandchildren_hold_the_end_until_somebody_kills() {
     });
     assert_eq!(late.await.code(), 3);
     assert_eq!(daemon.list().await, []);
-    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("there is something to end");
-    let end = events.rest().await.end.expect("it ended");
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("the wait can be ended");
+    let end = events.rest().await.end.expect("an end event");
     assert_eq!((end.exit_code, end.exited), (3, true));
-    assert_eq!(daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect_err("nothing is left").code, "not_found");
+    assert_eq!(daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect_err("not found").code, "not_found");
     kill(grandchild);
-    // And when nobody kills, the end comes with the end of the output.
+    // Without a signal, the end follows the end of the output.
     let mut events = daemon.launch(&shell("sleep 1000 & echo $!")).await;
     events.pid().await;
     let grandchild: u32 = events.wait_for("\n").await.trim().parse().expect("a number");
@@ -381,7 +380,7 @@ async fn grandchildren_hold_the_end_until_somebody_kills() {
 
 // envd: C9
 #[tokio::test]
-async fn lists_what_lives() {
+async fn lists_running_processes() {
     let daemon = Daemon::start().await;
     assert_eq!(daemon.list().await, []);
     let mut request = command("sleep", &["1000"]);
@@ -397,71 +396,71 @@ async fn lists_what_lives() {
         (listed[1].0, listed[1].1.as_deref(), listed[1].2.args.as_slice()),
         (two, None, &["999".to_owned()][..])
     );
-    // By tag as well.
+    // Selection by tag.
     let request = SendSignalRequest {
         process: by_tag("one").into(),
         signal: Signal::SIGNAL_SIGKILL.into(),
         ..Default::default()
     };
-    let _: SendSignalResponse = unary(&daemon, "/process.Process/SendSignal", &request).await.expect("sent");
+    let _: SendSignalResponse = unary(&daemon, "/process.Process/SendSignal", &request).await.expect("send");
     assert_eq!(first.rest().await.code(), -1);
     let gone: Result<SendSignalResponse, _> = unary(&daemon, "/process.Process/SendSignal", &request).await;
-    assert_eq!(gone.expect_err("gone").message, "process with tag one not found");
+    assert_eq!(gone.expect_err("not found").message, "process with tag one not found");
     assert_eq!(daemon.list().await.len(), 1);
-    daemon.signal(two, Signal::SIGNAL_SIGKILL).await.expect("sent");
+    daemon.signal(two, Signal::SIGNAL_SIGKILL).await.expect("send");
 }
 
 // envd: C2
 #[tokio::test]
-async fn deadlines_kill_even_if_nobody_follows() {
+async fn deadlines_kill_without_followers() {
     let daemon = Daemon::start().await;
     let sleep = command("sleep", &["1000"]);
     let mut events = daemon.launch_with(Codec::Json, &[("connect-timeout-ms", "300")], &sleep).await;
     let pid = events.pid().await;
-    let refused = events.next().await.expect_err("the time is over");
-    assert_eq!((refused.code.as_str(), refused.message.as_str()), ("deadline_exceeded", "context deadline exceeded"));
+    let error = events.next().await.expect_err("deadline exceeded");
+    assert_eq!((error.code.as_str(), error.message.as_str()), ("deadline_exceeded", "context deadline exceeded"));
     until("the process to die", || async { (!is_alive(pid)).then_some(()) }).await;
     let mut events = daemon.launch_with(Codec::Proto, &[("connect-timeout-ms", "500")], &sleep).await;
     let pid = events.pid().await;
     drop(events);
     until("the process to die", || async { (!is_alive(pid)).then_some(()) }).await;
-    // Output without a pause does not keep the deadline away.
+    // Continuous output does not delay the deadline.
     let mut events =
         daemon.launch_with(Codec::Proto, &[("connect-timeout-ms", "300")], &command("cat", &["/dev/zero"])).await;
-    let refused = within("the deadline", async {
+    let error = within("the deadline", async {
         loop {
             match events.next().await {
-                Err(refused) => return refused,
-                Ok(told) => assert!(told.is_some(), "a stream does not end well at its deadline"),
+                Err(error) => return error,
+                Ok(event) => assert!(event.is_some(), "a stream ends with an error at its deadline"),
             }
         }
     });
-    assert_eq!(refused.await.code, "deadline_exceeded");
-    // Zero is no deadline, and what is not a number is an error.
+    assert_eq!(error.await.code, "deadline_exceeded");
+    // Zero means no deadline; text that is not a number is an error.
     let mut events = daemon.launch_with(Codec::Json, &[("connect-timeout-ms", "0")], &shell("echo ok")).await;
     events.pid().await;
     assert_eq!(events.rest().await.stdout(), "ok\n");
     for odd in ["soon", "-1", "12345678901"] {
-        let refused = daemon.refusal(&[("connect-timeout-ms", odd)], &shell("true")).await;
-        assert_eq!(refused.code, "invalid_argument", "{odd}");
+        let error = daemon.start_error(&[("connect-timeout-ms", odd)], &shell("true")).await;
+        assert_eq!(error.code, "invalid_argument", "{odd}");
     }
 }
 
 #[tokio::test]
-async fn keepalives_fill_silences() {
+async fn keepalives_during_silence() {
     let daemon = Daemon::start().await;
     let headers = [("keepalive-ping-interval", "1")];
     let mut events = daemon.launch_with(Codec::Json, &headers, &command("sleep", &["1000"])).await;
     let pid = events.pid().await;
     for _ in 0..2 {
-        assert_eq!(events.next().await, Ok(Some(Told::Keepalive)));
+        assert_eq!(events.next().await, Ok(Some(StreamEvent::Keepalive)));
     }
-    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
+    daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("send");
     assert_eq!(events.rest().await.code(), -1);
 }
 
 #[tokio::test]
-async fn many_at_once() {
+async fn many_concurrent_commands() {
     let daemon = Daemon::start().await;
     let runs = (0..50).map(|number| {
         let daemon = &daemon;

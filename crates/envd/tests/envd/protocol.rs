@@ -1,4 +1,4 @@
-//! The Connect protocol's border: methods, content types, codecs, compression, deadlines.
+//! The Connect protocol: methods, content types, codecs, compression, deadlines.
 
 use std::io::{Read, Write};
 
@@ -26,25 +26,25 @@ const CONNECT_JSON: (&str, &str) = ("content-type", "application/connect+json");
 
 fn compress(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(bytes).expect("in memory");
-    encoder.finish().expect("in memory")
+    encoder.write_all(bytes).expect("compress");
+    encoder.finish().expect("finish")
 }
 
 fn decompress(bytes: &[u8]) -> Vec<u8> {
     let mut plain = Vec::new();
-    GzDecoder::new(bytes).read_to_end(&mut plain).expect("compressed");
+    GzDecoder::new(bytes).read_to_end(&mut plain).expect("decompress");
     plain
 }
 
-/// The code in a streaming answer's only envelope.
+/// Returns the error code of a streaming reply with a single envelope.
 async fn stream_error(daemon: &Daemon, headers: &[(&str, &str)], body: Vec<u8>) -> String {
     let response = open(daemon, Method::POST, START, headers, whole(body)).await;
     let mut messages = Messages::of(Codec::Json, response);
-    messages.next::<ListResponse>().await.expect_err("refused").code
+    messages.next::<ListResponse>().await.expect_err("error").code
 }
 
 #[tokio::test]
-async fn only_posts_to_what_there_is() {
+async fn only_post_to_existing_procedures() {
     let daemon = Daemon::start().await;
     for path in [LIST, START, STAT] {
         for method in [Method::GET, Method::PUT, Method::DELETE] {
@@ -59,7 +59,7 @@ async fn only_posts_to_what_there_is() {
 }
 
 #[tokio::test]
-async fn content_types_follow_the_kind_of_a_method() {
+async fn content_types_depend_on_the_kind_of_method() {
     let daemon = Daemon::start().await;
     let unary = Some("application/json, application/proto");
     let streaming = Some("application/connect+json, application/connect+proto");
@@ -75,7 +75,7 @@ async fn content_types_follow_the_kind_of_a_method() {
         let reply = post(&daemon, path, &[("content-type", content_type)], "{}").await;
         assert_eq!((reply.status, reply.header("accept-post"), reply.text()), (415, accepted, ""), "{path}");
     }
-    assert_eq!(post(&daemon, LIST, &[], "{}").await.status, 415, "none is not one");
+    assert_eq!(post(&daemon, LIST, &[], "{}").await.status, 415, "a missing content type");
     let reply = post(&daemon, LIST, &[("content-type", "application/json; charset=utf-8")], "{}").await;
     assert_eq!((reply.status, reply.text()), (200, "{}"));
     let headers = [("content-type", "application/connect+json; charset=utf-8")];
@@ -87,20 +87,20 @@ async fn content_types_follow_the_kind_of_a_method() {
 }
 
 #[tokio::test]
-async fn json_is_read_leniently_and_written_strictly() {
+async fn json_is_parsed_leniently_and_written_strictly() {
     let daemon = Daemon::start().await;
-    let file = tempfile::NamedTempFile::new().expect("temporary file");
-    let path = file.path().to_str().expect("text");
+    let file = tempfile::NamedTempFile::new().expect("create a temporary file");
+    let path = file.path().to_str().expect("UTF-8");
     let stat = async |body: String| post(&daemon, STAT, &[JSON], body).await;
     let reply = stat(format!(r#"{{"path":"{path}","unknown":[1,{{"a":null}}]}}"#)).await;
     let entry = &reply.json()["entry"];
     assert_eq!((reply.status, &entry["type"]), (200, &"FILE_TYPE_FILE".into()));
-    // Empty values are left out, and 64-bit numbers are text.
+    // Empty values are omitted, and 64-bit numbers are text.
     assert_eq!((entry.get("size"), entry.get("symlinkTarget"), entry.get("metadata")), (None, None, None));
-    std::fs::write(path, "13 bytes long").expect("writes");
+    std::fs::write(path, "13 bytes long").expect("write");
     let entry = stat(format!(r#"{{"path":"{path}"}}"#)).await.json()["entry"].clone();
     assert_eq!((&entry["size"], &entry["mode"]), (&"13".into(), &384.into()));
-    let time = entry["modifiedTime"].as_str().expect("text");
+    let time = entry["modifiedTime"].as_str().expect("UTF-8");
     assert!(time.ends_with('Z') && time.starts_with("20"), "{time}");
     for (path, body) in [
         (LIST, ""),
@@ -113,20 +113,20 @@ async fn json_is_read_leniently_and_written_strictly() {
         let reply = post(&daemon, path, &[JSON], body).await;
         assert_eq!((reply.status, reply.json()["code"].as_str()), (400, Some("invalid_argument")), "{path} {body}");
     }
-    // Null is absent, numbers may be text, enums may be numbers.
+    // Null counts as absent, numbers may be text, enums may be numbers.
     let body = r#"{"process":{"pid":"999999999","tag":null},"signal":9}"#;
     let reply = post(&daemon, "/process.Process/SendSignal", &[JSON], body).await;
     assert_eq!((reply.status, reply.json()["code"].as_str()), (404, Some("not_found")));
     let watcher =
         post(&daemon, "/filesystem.Filesystem/CreateWatcher", &[JSON], r#"{"path":"/tmp","include_entry":true}"#).await;
-    let id = watcher.json()["watcherId"].as_str().expect("an id").to_owned();
+    let id = watcher.json()["watcherId"].as_str().expect("a watcher id").to_owned();
     for name in ["watcherId", "watcher_id"] {
         let body = format!(r#"{{"{name}":"{id}"}}"#);
         assert_eq!(post(&daemon, "/filesystem.Filesystem/GetWatcherEvents", &[JSON], body).await.status, 200, "{name}");
     }
 }
 
-/// The bytes of the contract's own sample, and input in both alphabets.
+/// Checks the bytes of the contract's own example, and input in both base64 alphabets.
 #[tokio::test]
 async fn bytes_are_base64() {
     let daemon = Daemon::start().await;
@@ -142,7 +142,7 @@ async fn bytes_are_base64() {
         let body = format!(r#"{{"process":{{"pid":{pid}}},"input":{{"stdin":"{input}"}}}}"#);
         let reply = post(&daemon, "/process.Process/SendInput", &[JSON], body).await;
         assert_eq!((reply.status, reply.text()), (200, "{}"), "{input}");
-        let (_, data) = messages.envelope().await.expect("its echo");
+        let (_, data) = messages.envelope().await.expect("the echo");
         let echo = if input.contains('8') { "+/8=" } else { "+/+/" };
         assert_eq!(data, format!(r#"{{"event":{{"data":{{"stdout":"{echo}"}}}}}}"#));
     }
@@ -187,7 +187,7 @@ async fn unary_calls_are_compressed_both_ways() {
         let reply = post(&daemon, LIST, &[content_type, ("content-encoding", "br")], plain).await;
         assert_eq!((reply.status, reply.json()["code"].as_str()), (501, Some("unimplemented")));
     }
-    // A longer answer comes compressed to who accepts it; an error never does.
+    // A longer reply is compressed if the client accepts that; an error never is.
     let listing = r#"{"path":"/etc"}"#;
     let path = "/filesystem.Filesystem/ListDir";
     let headers = [JSON, ("accept-encoding", "gzip, deflate")];
@@ -208,7 +208,7 @@ async fn streams_are_compressed_by_message() {
     for codec in CODECS {
         let headers = [("content-type", codec.streaming()), gzip, ("accept-encoding", "zstd,gzip,br")];
         let body = whole(envelope(1, &compress(&codec.encode(&shell("echo ok")))));
-        let response = within("an answer", open(&daemon, Method::POST, START, &headers, body)).await;
+        let response = within("a reply", open(&daemon, Method::POST, START, &headers, body)).await;
         assert!(!response.headers().contains_key("content-encoding"));
         let mut events = Events::of(Messages::of(codec, response));
         events.pid().await;
@@ -221,7 +221,7 @@ async fn streams_are_compressed_by_message() {
 }
 
 async fn connect(daemon: &Daemon) -> SendRequest<Body> {
-    let stream = TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("it listens");
+    let stream = TcpStream::connect(("127.0.0.1", daemon.port)).await.expect("the daemon listens");
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
     tokio::spawn(connection);
     sender
@@ -241,12 +241,12 @@ async fn a_connection_serves_one_request_after_another() {
         (LIST, JSON.1, "{}".into(), 200),
     ] {
         let request = http::Request::builder().method(Method::POST).uri(path).header("content-type", content_type);
-        sender.ready().await.expect("the connection is kept");
-        let response = sender.send_request(request.body(whole(body)).expect("a request")).await.expect("an answer");
+        sender.ready().await.expect("the connection is open");
+        let response = sender.send_request(request.body(whole(body)).expect("a request")).await.expect("a reply");
         assert_eq!(response.status(), status, "{path}");
         response.into_body().collect().await.expect("a whole body");
     }
-    // Answers that need no body come before it does, and what comes then is no next request.
+    // Replies that need no body arrive before it, and the body is not parsed as the next request.
     for (path, content_type, status) in [
         (LIST, "text/plain", 415),
         (START, JSON.1, 415),
@@ -258,20 +258,20 @@ async fn a_connection_serves_one_request_after_another() {
         let (release, released) = tokio::sync::oneshot::channel::<Bytes>();
         let body = stream::once(released).filter_map(|bytes| std::future::ready(bytes.ok()));
         let request = http::Request::builder().method(Method::POST).uri(path).header("content-type", content_type);
-        sender.ready().await.expect("the connection is kept");
-        let answer = sender.send_request(request.body(chunked(body)).expect("a request"));
+        sender.ready().await.expect("the connection is open");
+        let reply = sender.send_request(request.body(chunked(body)).expect("a request"));
         let response = if status == 200 {
-            release.send("{}".into()).expect("it is awaited");
-            answer.await.expect("an answer")
+            release.send("{}".into()).expect("the body is awaited");
+            reply.await.expect("a reply")
         } else {
-            let response = within("the answer before the body", answer).await.expect("an answer");
-            release.send("x".repeat(100_000).into()).expect("it is awaited");
+            let response = within("the reply before the body", reply).await.expect("a reply");
+            release.send("x".repeat(100_000).into()).expect("the body is awaited");
             response
         };
         assert_eq!(response.status(), status, "{path}");
         response.into_body().collect().await.expect("a whole body");
     }
-    // Hundreds of headers, with many bytes in them.
+    // Hundreds of large headers.
     let names: Vec<String> = (0..400).map(|number| format!("x-filler-{number}")).collect();
     let value = "v".repeat(150);
     let headers: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), value.as_str())).collect();

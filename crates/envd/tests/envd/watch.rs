@@ -8,9 +8,9 @@ use hearth_envd_api::filesystem::{
     GetWatcherEventsResponse, RemoveWatcherRequest, RemoveWatcherResponse, WatchDirRequest, WatchDirResponse,
 };
 
-use crate::connect::{CODECS, Codec, Messages, Refused, unary, unary_with};
+use crate::connect::{CODECS, Codec, Messages, RpcError, unary, unary_with};
 use crate::daemon::{Daemon, within};
-use crate::filesystem::{Place, code};
+use crate::filesystem::{TestDirectory, code};
 
 const RAW: (&str, &str) = ("content-type", "application/octet-stream");
 const CREATE: EventType = EventType::EVENT_TYPE_CREATE;
@@ -19,19 +19,19 @@ const REMOVE: EventType = EventType::EVENT_TYPE_REMOVE;
 const RENAME: EventType = EventType::EVENT_TYPE_RENAME;
 const CHMOD: EventType = EventType::EVENT_TYPE_CHMOD;
 
-/// A name, what happened to it, and its entry.
-type Told = (String, EventType, Option<EntryInfo>);
+/// Name, type and entry of an event.
+type WatchEvent = (String, EventType, Option<EntryInfo>);
 
-/// A watch of the pushing kind.
+/// A pushing watch.
 struct Watching(Messages);
 
 impl Watching {
-    /// The next event; keepalives are passed over.
-    async fn next(&mut self) -> Told {
+    /// Returns the next event; keepalives are skipped.
+    async fn next(&mut self) -> WatchEvent {
         loop {
-            match self.message().await.expect("not over") {
+            match self.message().await.expect("no error") {
                 Event::Filesystem(event) => {
-                    let kind = event.r#type.as_known().expect("known");
+                    let kind = event.r#type.as_known().expect("a known type");
                     return (event.name, kind, event.entry.into_option());
                 }
                 Event::Keepalive(_) => {}
@@ -40,19 +40,19 @@ impl Watching {
         }
     }
 
-    async fn message(&mut self) -> Result<Event, Refused> {
+    async fn message(&mut self) -> Result<Event, RpcError> {
         let message: Option<WatchDirResponse> = self.0.next().await?;
-        Ok(message.expect("watches do not end by themselves").event.expect("of some kind"))
+        Ok(message.expect("a watch has no end").event.expect("the event is set"))
     }
 
-    /// Everything up to an event of this kind on this name.
+    /// Returns all events up to one of this type and name.
     async fn until(&mut self, name: &str, kind: EventType) -> Vec<(String, EventType)> {
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         loop {
             let (found, event, _) = self.next().await;
-            told.push((found, event));
-            if told.last().is_some_and(|(found, event)| found == name && *event == kind) {
-                return told;
+            events.push((found, event));
+            if events.last().is_some_and(|(found, event)| found == name && *event == kind) {
+                return events;
             }
         }
     }
@@ -64,29 +64,33 @@ impl Daemon {
         codec: Codec,
         headers: &[(&str, &str)],
         request: &WatchDirRequest,
-    ) -> Result<Watching, Refused> {
+    ) -> Result<Watching, RpcError> {
         let messages = Messages::open(self, codec, "/filesystem.Filesystem/WatchDir", headers, request).await;
         let mut watching = Watching(messages);
         assert!(matches!(watching.message().await?, Event::Start(_)));
         Ok(watching)
     }
 
-    async fn create_watcher(&self, path: &str, recursive: bool) -> Result<String, Refused> {
+    async fn create_watcher(&self, path: &str, recursive: bool) -> Result<String, RpcError> {
         let request =
             CreateWatcherRequest { path: path.to_owned(), recursive, include_entry: true, ..Default::default() };
         let response: CreateWatcherResponse = unary(self, "/filesystem.Filesystem/CreateWatcher", &request).await?;
         Ok(response.watcher_id)
     }
 
-    async fn events(&self, codec: Codec, id: &str) -> Result<Vec<(String, EventType)>, Refused> {
+    async fn events(&self, codec: Codec, id: &str) -> Result<Vec<(String, EventType)>, RpcError> {
         let request = GetWatcherEventsRequest { watcher_id: id.to_owned(), ..Default::default() };
         let response: GetWatcherEventsResponse =
             unary_with(self, codec, "/filesystem.Filesystem/GetWatcherEvents", &[], &request).await?;
-        Ok(response.events.into_iter().map(|event| (event.name, event.r#type.as_known().expect("known"))).collect())
+        Ok(response
+            .events
+            .into_iter()
+            .map(|event| (event.name, event.r#type.as_known().expect("a known type")))
+            .collect())
     }
 }
 
-fn told(events: &[(&str, EventType)]) -> Vec<(String, EventType)> {
+fn expected_events(events: &[(&str, EventType)]) -> Vec<(String, EventType)> {
     events.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect()
 }
 
@@ -98,127 +102,131 @@ fn recursive(path: String) -> WatchDirRequest {
     WatchDirRequest { path, recursive: true, ..Default::default() }
 }
 
-/// The contract's exact sequence for a new small file, available at once.
+/// Checks the contract's exact sequence of events for a new small file, available immediately.
 // envd: W1, W6
 #[tokio::test]
 async fn an_upload_is_three_events() {
     let daemon = Daemon::start().await;
-    let place = Place::new();
-    fs::create_dir(place.path("nested")).expect("creates");
-    let mut pushed = daemon.watch(Codec::Json, &[], &recursive(place.path(""))).await.expect("watches");
-    let flat = daemon.create_watcher(&place.path(""), false).await.expect("watches");
-    let deep = daemon.create_watcher(&place.path(""), true).await.expect("watches");
+    let directory = TestDirectory::new();
+    fs::create_dir(directory.path("nested")).expect("create");
+    let mut pushed = daemon.watch(Codec::Json, &[], &recursive(directory.path(""))).await.expect("watch");
+    let flat = daemon.create_watcher(&directory.path(""), false).await.expect("watch");
+    let deep = daemon.create_watcher(&directory.path(""), true).await.expect("watch");
     assert!(flat.starts_with('w') && deep.starts_with('w') && flat != deep);
     for codec in CODECS {
         for id in [&flat, &deep] {
-            assert_eq!(daemon.events(codec, id).await, Ok(vec![]), "nothing happened yet");
+            assert_eq!(daemon.events(codec, id).await, Ok(vec![]), "no event yet");
         }
     }
     let mut names = vec!["a.txt".to_owned(), "nested/b.txt".to_owned()];
     names.extend((0..30).map(|number| format!("{number}.txt")));
     for (number, name) in names.iter().enumerate() {
         let content = vec![b'x'; 1 + number * 7919];
-        assert_eq!(daemon.upload(&place.path(name), &[RAW], content).await.status, 200);
-        let expected = told(&[(name, CREATE), (name, CHMOD), (name, WRITE)]);
+        assert_eq!(daemon.upload(&directory.path(name), &[RAW], content).await.status, 200);
+        let expected = expected_events(&[(name, CREATE), (name, CHMOD), (name, WRITE)]);
         assert_eq!(daemon.events(CODECS[number % 2], &deep).await, Ok(expected.clone()));
         let direct = if name.contains('/') { Vec::new() } else { expected.clone() };
         assert_eq!(daemon.events(Codec::Json, &flat).await, Ok(direct));
         for event in expected {
             let (name, kind, entry) = pushed.next().await;
-            assert_eq!(((name, kind), entry), (event, None), "without being asked, no entry");
+            assert_eq!(((name, kind), entry), (event, None), "no entry unless requested");
         }
     }
-    // Nothing in it: nothing is written.
-    daemon.upload(&place.path("empty"), &[RAW], "").await;
-    assert_eq!(daemon.events(Codec::Json, &flat).await, Ok(told(&[("empty", CREATE), ("empty", CHMOD)])));
-    // Over an old one: its owner, and its content.
-    daemon.upload(&place.path("a.txt"), &[RAW], "new").await;
-    let events = daemon.events(Codec::Json, &flat).await.expect("there");
+    // An empty file causes no write event.
+    daemon.upload(&directory.path("empty"), &[RAW], "").await;
+    assert_eq!(daemon.events(Codec::Json, &flat).await, Ok(expected_events(&[("empty", CREATE), ("empty", CHMOD)])));
+    // Replacing a file changes its owner and its content.
+    daemon.upload(&directory.path("a.txt"), &[RAW], "new").await;
+    let events = daemon.events(Codec::Json, &flat).await.expect("fetch");
     assert_eq!(events[0], ("a.txt".to_owned(), CHMOD));
     assert!(!events[1..].is_empty() && events[1..].iter().all(|event| *event == ("a.txt".to_owned(), WRITE)));
 }
 
 // envd: W3
 #[tokio::test]
-async fn what_happens_to_files() {
+async fn changes_of_files_are_reported() {
     let daemon = Daemon::start().await;
-    let place = Place::new();
-    let path = |name: &str| place.path(name);
+    let directory = TestDirectory::new();
+    let path = |name: &str| directory.path(name);
     let mut request = plain(path(""));
     request.include_entry = true;
     for codec in CODECS {
-        let mut watching = daemon.watch(codec, &[], &request).await.expect("watches");
-        place.write("file", "text");
+        let mut watching = daemon.watch(codec, &[], &request).await.expect("watch");
+        directory.write("file", "text");
         for kind in [CREATE, WRITE] {
             let (name, found, entry) = watching.next().await;
             assert_eq!((name.as_str(), found), ("file", kind));
-            let entry = entry.expect("asked for");
+            let entry = entry.expect("an entry");
             assert_eq!((entry.name.as_str(), entry.path), ("file", path("file")));
             assert_eq!(entry.r#type.as_known(), Some(FileType::FILE_TYPE_FILE));
         }
-        fs::rename(path("file"), path("other")).expect("renames");
+        fs::rename(path("file"), path("other")).expect("rename");
         assert_eq!(watching.next().await, ("file".to_owned(), RENAME, None));
         let (name, kind, entry) = watching.next().await;
         assert_eq!((name.as_str(), kind, entry.is_some()), ("other", CREATE, true));
         let mut permissions = fs::metadata(path("other")).expect("exists").permissions();
         std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
-        fs::set_permissions(path("other"), permissions).expect("sets");
+        fs::set_permissions(path("other"), permissions).expect("set");
         let (name, kind, _) = watching.next().await;
         assert_eq!((name.as_str(), kind), ("other", CHMOD));
-        fs::remove_file(path("other")).expect("removes");
+        fs::remove_file(path("other")).expect("remove");
         assert_eq!(watching.next().await, ("other".to_owned(), REMOVE, None));
-        // Below is not here.
-        fs::create_dir(path("sub")).expect("creates");
-        place.write("sub/file", "x");
-        fs::remove_dir_all(path("sub")).expect("removes");
-        assert_eq!(watching.until("sub", REMOVE).await, told(&[("sub", CREATE), ("sub", REMOVE)]));
+        // Subdirectories are not watched.
+        fs::create_dir(path("sub")).expect("create");
+        directory.write("sub/file", "x");
+        fs::remove_dir_all(path("sub")).expect("remove");
+        assert_eq!(watching.until("sub", REMOVE).await, expected_events(&[("sub", CREATE), ("sub", REMOVE)]));
     }
 }
 
 // envd: W2
 #[tokio::test]
-async fn new_directories_are_watched_at_once() {
+async fn new_directories_are_watched_immediately() {
     let daemon = Daemon::start().await;
-    let place = Place::new();
-    let mut watching = daemon.watch(Codec::Json, &[], &recursive(place.path(""))).await.expect("watches");
-    let polled = daemon.create_watcher(&place.path(""), true).await.expect("watches");
-    fs::create_dir_all(place.path("a/b/c")).expect("creates");
+    let directory = TestDirectory::new();
+    let mut watching = daemon.watch(Codec::Json, &[], &recursive(directory.path(""))).await.expect("watch");
+    let polled = daemon.create_watcher(&directory.path(""), true).await.expect("watch");
+    fs::create_dir_all(directory.path("a/b/c")).expect("create");
     watching.until("a/b/c", CREATE).await;
-    // Each watches for itself: the polled one may learn of the directories by this.
-    let mut events = daemon.events(Codec::Json, &polled).await.expect("there");
-    place.write("a/b/c/file", "x");
+    // The two watches are independent: the polled one may discover the directories only by this call.
+    let mut events = daemon.events(Codec::Json, &polled).await.expect("fetch");
+    directory.write("a/b/c/file", "x");
     assert!(watching.until("a/b/c/file", WRITE).await.contains(&("a/b/c/file".to_owned(), CREATE)));
-    events.extend(daemon.events(Codec::Json, &polled).await.expect("there"));
-    for event in
-        told(&[("a", CREATE), ("a/b", CREATE), ("a/b/c", CREATE), ("a/b/c/file", CREATE), ("a/b/c/file", WRITE)])
-    {
+    events.extend(daemon.events(Codec::Json, &polled).await.expect("fetch"));
+    for event in expected_events(&[
+        ("a", CREATE),
+        ("a/b", CREATE),
+        ("a/b/c", CREATE),
+        ("a/b/c/file", CREATE),
+        ("a/b/c/file", WRITE),
+    ]) {
         assert!(events.contains(&event), "{event:?} in {events:?}");
     }
-    // A tree that is moved in is told whole, and watched.
-    let outside = Place::new();
-    fs::create_dir_all(outside.path("t/u")).expect("creates");
+    // A tree that is moved in is reported completely, and watched.
+    let outside = TestDirectory::new();
+    fs::create_dir_all(outside.path("t/u")).expect("create");
     outside.write("t/u/old", "x");
-    fs::rename(outside.path("t"), place.path("in")).expect("moves");
+    fs::rename(outside.path("t"), directory.path("in")).expect("move");
     watching.until("in/u/old", CREATE).await;
-    place.write("in/u/new", "x");
+    directory.write("in/u/new", "x");
     watching.until("in/u/new", WRITE).await;
-    // Moved within, it has its new name.
-    fs::rename(place.path("in"), place.path("a/moved")).expect("moves");
+    // A tree that is moved within the root has its new name.
+    fs::rename(directory.path("in"), directory.path("a/moved")).expect("move");
     let events = watching.until("a/moved/u/new", CREATE).await;
     assert_eq!(events[0], ("in".to_owned(), RENAME));
-    place.write("a/moved/u/new", "y");
+    directory.write("a/moved/u/new", "y");
     watching.until("a/moved/u/new", WRITE).await;
-    // Moved out, it is nobody's business; the marker comes after whatever it might tell.
-    fs::rename(place.path("a/moved"), outside.path("out")).expect("moves");
+    // A tree that is moved out is not reported; the marker follows all of its possible events.
+    fs::rename(directory.path("a/moved"), outside.path("out")).expect("move");
     assert_eq!(watching.until("a/moved", RENAME).await.last(), Some(&("a/moved".to_owned(), RENAME)));
-    fs::create_dir(place.path("settled")).expect("creates");
+    fs::create_dir(directory.path("settled")).expect("create");
     watching.until("settled", CREATE).await;
     outside.write("out/u/file", "x");
     outside.write("out/file", "x");
-    place.write("marker", "x");
-    assert_eq!(watching.until("marker", WRITE).await, told(&[("marker", CREATE), ("marker", WRITE)]));
-    // Removed, each is told once, by its parent.
-    fs::remove_dir_all(place.path("a")).expect("removes");
+    directory.write("marker", "x");
+    assert_eq!(watching.until("marker", WRITE).await, expected_events(&[("marker", CREATE), ("marker", WRITE)]));
+    // Each removed entry is reported once, by its parent.
+    fs::remove_dir_all(directory.path("a")).expect("remove");
     let events = watching.until("a", REMOVE).await;
     for name in ["a", "a/b", "a/b/c", "a/b/c/file"] {
         let removals = events.iter().filter(|event| **event == (name.to_owned(), REMOVE)).count();
@@ -227,64 +235,64 @@ async fn new_directories_are_watched_at_once() {
 }
 
 #[tokio::test]
-async fn the_watched_directory_itself() {
+async fn changes_of_the_watched_directory_itself() {
     let daemon = Daemon::start().await;
-    let place = Place::new();
+    let directory = TestDirectory::new();
     for name in ["gone", "moved/sub"] {
-        fs::create_dir_all(place.path(name)).expect("creates");
+        fs::create_dir_all(directory.path(name)).expect("create");
     }
-    let mut watching = daemon.watch(Codec::Json, &[], &plain(place.path("gone"))).await.expect("watches");
-    let polled = daemon.create_watcher(&place.path("gone"), false).await.expect("watches");
-    fs::remove_dir(place.path("gone")).expect("removes");
+    let mut watching = daemon.watch(Codec::Json, &[], &plain(directory.path("gone"))).await.expect("watch");
+    let polled = daemon.create_watcher(&directory.path("gone"), false).await.expect("watch");
+    fs::remove_dir(directory.path("gone")).expect("remove");
     assert_eq!(watching.next().await, (".".to_owned(), REMOVE, None));
-    assert_eq!(daemon.events(Codec::Json, &polled).await, Ok(told(&[(".", REMOVE)])));
-    fs::create_dir(place.path("gone")).expect("creates");
-    place.write("gone/file", "x");
-    assert_eq!(daemon.events(Codec::Json, &polled).await, Ok(vec![]), "silent, and still valid");
-    let polled = daemon.create_watcher(&place.path("moved"), true).await.expect("watches");
-    fs::rename(place.path("moved"), place.path("elsewhere")).expect("renames");
-    place.write("elsewhere/sub/before", "x");
-    let events = daemon.events(Codec::Json, &polled).await.expect("there");
+    assert_eq!(daemon.events(Codec::Json, &polled).await, Ok(expected_events(&[(".", REMOVE)])));
+    fs::create_dir(directory.path("gone")).expect("create");
+    directory.write("gone/file", "x");
+    assert_eq!(daemon.events(Codec::Json, &polled).await, Ok(vec![]), "no events, but the watcher is valid");
+    let polled = daemon.create_watcher(&directory.path("moved"), true).await.expect("watch");
+    fs::rename(directory.path("moved"), directory.path("elsewhere")).expect("rename");
+    directory.write("elsewhere/sub/before", "x");
+    let events = daemon.events(Codec::Json, &polled).await.expect("fetch");
     assert_eq!(events[0], (".".to_owned(), RENAME));
-    place.write("elsewhere/sub/after", "x");
+    directory.write("elsewhere/sub/after", "x");
     assert_eq!(daemon.events(Codec::Json, &polled).await, Ok(vec![]));
-    // A link to a directory is as good as the directory.
-    fs::create_dir(place.path("real")).expect("creates");
-    std::os::unix::fs::symlink(place.path("real"), place.path("link")).expect("links");
-    let polled = daemon.create_watcher(&place.path("link"), true).await.expect("watches");
-    place.write("real/file", "x");
-    assert_eq!(daemon.events(Codec::Json, &polled).await, Ok(told(&[("file", CREATE), ("file", WRITE)])));
+    // A link to a directory is watched like the directory.
+    fs::create_dir(directory.path("real")).expect("create");
+    std::os::unix::fs::symlink(directory.path("real"), directory.path("link")).expect("link");
+    let polled = daemon.create_watcher(&directory.path("link"), true).await.expect("watch");
+    directory.write("real/file", "x");
+    assert_eq!(daemon.events(Codec::Json, &polled).await, Ok(expected_events(&[("file", CREATE), ("file", WRITE)])));
 }
 
 // envd: W5
 #[tokio::test]
-async fn refusals() {
+async fn rejections() {
     let daemon = Daemon::start().await;
-    let place = Place::new();
-    place.write("file", "x");
+    let directory = TestDirectory::new();
+    directory.write("file", "x");
     for (path, expected) in [
-        (place.path("gone"), "not_found"),
-        (place.path("file"), "invalid_argument"),
+        (directory.path("gone"), "not_found"),
+        (directory.path("file"), "invalid_argument"),
         ("~other/x".to_owned(), "invalid_argument"),
     ] {
         assert_eq!(code(daemon.create_watcher(&path, false).await), expected);
-        let refused = daemon.watch(Codec::Json, &[], &plain(path)).await.err().expect("refused");
-        assert_eq!(refused.code, expected);
+        let error = daemon.watch(Codec::Json, &[], &plain(path)).await.err().expect("an error");
+        assert_eq!(error.code, expected);
     }
-    let unknown = daemon.events(Codec::Json, "wx").await.expect_err("unknown");
+    let unknown = daemon.events(Codec::Json, "wx").await.expect_err("unknown watcher");
     assert_eq!((unknown.code.as_str(), unknown.message.as_str()), ("not_found", "watcher with id wx not found"));
 }
 
 // envd: W7
 #[tokio::test]
-async fn a_removed_watcher_is_gone() {
+async fn a_removed_watcher_is_not_found() {
     let daemon = Daemon::start().await;
-    let place = Place::new();
-    let id = daemon.create_watcher(&place.path(""), true).await.expect("watches");
+    let directory = TestDirectory::new();
+    let id = daemon.create_watcher(&directory.path(""), true).await.expect("watch");
     let request = RemoveWatcherRequest { watcher_id: id.clone(), ..Default::default() };
     let removed: Result<RemoveWatcherResponse, _> =
         unary(&daemon, "/filesystem.Filesystem/RemoveWatcher", &request).await;
-    removed.expect("removed");
+    removed.expect("remove");
     assert_eq!(code(daemon.events(Codec::Json, &id).await), "not_found");
     let again: Result<RemoveWatcherResponse, _> =
         unary(&daemon, "/filesystem.Filesystem/RemoveWatcher", &request).await;
@@ -294,29 +302,29 @@ async fn a_removed_watcher_is_gone() {
 #[tokio::test]
 async fn keepalives_and_deadlines() {
     let daemon = Daemon::start().await;
-    let place = Place::new();
+    let directory = TestDirectory::new();
     let headers = [("keepalive-ping-interval", "1"), ("connect-timeout-ms", "1500")];
-    let mut watching = daemon.watch(Codec::Proto, &headers, &plain(place.path(""))).await.expect("watches");
+    let mut watching = daemon.watch(Codec::Proto, &headers, &plain(directory.path(""))).await.expect("watch");
     assert!(matches!(watching.message().await, Ok(Event::Keepalive(_))));
-    let refused = within("the deadline", watching.message()).await.expect_err("the time is over");
-    assert_eq!((refused.code.as_str(), refused.message.as_str()), ("deadline_exceeded", "context deadline exceeded"));
+    let error = within("the deadline", watching.message()).await.expect_err("deadline exceeded");
+    assert_eq!((error.code.as_str(), error.message.as_str()), ("deadline_exceeded", "context deadline exceeded"));
 }
 
-/// More than the kernel keeps in its queue, and the watch goes on.
+/// Checks that a watch continues after more events than the kernel queues.
 #[tokio::test]
-async fn a_flood_drowns_nobody() {
+async fn watches_survive_an_overflow() {
     let daemon = Daemon::start().await;
-    let place = Place::new();
-    let mut watching = daemon.watch(Codec::Proto, &[], &plain(place.path(""))).await.expect("watches");
-    let polled = daemon.create_watcher(&place.path(""), false).await.expect("watches");
+    let directory = TestDirectory::new();
+    let mut watching = daemon.watch(Codec::Proto, &[], &plain(directory.path(""))).await.expect("watch");
+    let polled = daemon.create_watcher(&directory.path(""), false).await.expect("watch");
     for number in 0..9_000 {
-        place.write(&format!("{}", number % 7), "x");
+        directory.write(&format!("{}", number % 7), "x");
     }
-    place.write("last", "x");
-    // The pushed one read what it could meanwhile; something newer comes in any case.
+    directory.write("last", "x");
+    // The pushing watch has read some of them; a newer event arrives in any case.
     let marking = async {
         for number in 0.. {
-            place.write(&format!("marker{}", number % 2), "x");
+            directory.write(&format!("marker{}", number % 2), "x");
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     };
@@ -328,5 +336,5 @@ async fn a_flood_drowns_nobody() {
         }
     })
     .await;
-    assert!(daemon.events(Codec::Proto, &polled).await.expect("there").contains(&("last".to_owned(), WRITE)));
+    assert!(daemon.events(Codec::Proto, &polled).await.expect("fetch").contains(&("last".to_owned(), WRITE)));
 }

@@ -1,4 +1,4 @@
-//! Pipes and devices, written as the content comes.
+//! Pipes and devices, written as the content arrives.
 
 use std::fs::File;
 use std::io;
@@ -15,16 +15,16 @@ use crate::failure::Failure;
 use crate::path_calls::{BlockingDrop, Lane};
 use crate::{regular, sys};
 
-/// An open pipe or device. It keeps its owner.
+/// An open pipe or device. Its owner does not change.
 pub(super) struct Output {
     file: Arc<BlockingDrop<File>>,
     lane: Lane,
-    /// Tells when there is room, of what can tell. A second descriptor of the same open file.
+    /// Readiness of a file that supports polling. A second descriptor of the same open file.
     reactor: Option<AsyncFd<OwnedFd>>,
 }
 
 impl Output {
-    /// A pipe must have a reader. Blocks; needs a runtime around it.
+    /// Opens a pipe, which must have a reader, or a device. Blocks; must run inside a Tokio runtime.
     pub(super) fn open(path: &Path, lane: Lane) -> Result<Self, Failure> {
         let opened = regular::open_any(path, OFlags::WRONLY).and_then(|file| {
             match sys::pollable(file.try_clone()?.into()) {
@@ -36,15 +36,15 @@ impl Output {
         });
         let (file, reactor) = opened.map_err(|error| {
             if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) {
-                let text = format!("path '{}' is a pipe that nobody reads, or a socket", path.display());
+                let text = format!("path '{}' is a pipe without a reader, or a socket", path.display());
                 return Failure::bad_request(text);
             }
-            super::opening(&error)
+            super::open_failure(&error)
         })?;
         Ok(Self { file: Arc::new(BlockingDrop::light(file, lane.clone())), lane, reactor })
     }
 
-    /// Not cancel safe: some of it may be written.
+    /// Writes all bytes. Not cancel safe: a part may be written.
     pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut rest = Bytes::copy_from_slice(bytes);
         while !rest.is_empty() {

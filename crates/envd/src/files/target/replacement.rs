@@ -1,4 +1,4 @@
-//! A file's new content, beside the old one until it is whole. All of it blocks.
+//! New content of a file, beside the old one until it is complete. All of it blocks.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxAttributes, StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
-use super::{ensure_owner, opening, owning};
+use super::{ensure_owner, open_failure, owner_failure};
 use crate::attributes;
 use crate::failure::Failure;
 use crate::files::metadata::{self, Metadata};
@@ -19,51 +19,51 @@ use crate::filesystem::METADATA_PREFIX;
 use crate::temporary::TemporaryFile;
 use crate::users::User;
 
-/// Links that are followed at most, as by the kernel (path_resolution(7)).
+/// Symbolic links that are followed; the kernel's limit (path_resolution(7)).
 const LINKS_MAX: usize = 40;
-/// Mode bits that a replaced file keeps. The change of the owner takes the others away (chown(2)).
+/// Mode bits that a replaced file retains. The change of the owner clears the others (chown(2)).
 const KEPT_MODE: u32 = 0o1777;
-/// Attempts to put a file in place while others keep changing that place.
+/// Attempts to move the file into place while other programs change the name.
 const PLACE_ATTEMPTS: usize = 4;
 
-/// Target of a path.
-pub(super) enum Located {
-    /// A regular file or nothing yet, by its real folder and its name in it.
+/// Destination of a path.
+pub(super) enum ResolvedTarget {
+    /// A regular file or a free name, by its real directory and its name in it.
     Regular { folder: OwnedFd, name: OsString },
-    /// A regular file that its name does not lead to, as below `/proc/self/fd`.
+    /// A regular file that cannot be reached by its real path, as below `/proc/self/fd`.
     Unmovable,
-    /// A pipe, a socket, a device.
+    /// A pipe, a socket or a device.
     Other,
 }
 
-/// Follows a path to what is to be written, also through a link to what is not there yet.
-pub(super) fn locate(path: &Path) -> Result<Located, Failure> {
-    let looking = |error: io::Error| Failure::internal(format!("error getting file info: {error}"));
+/// Resolves a path to the destination of a write; also through a link whose target is missing.
+pub(super) fn locate(path: &Path) -> Result<ResolvedTarget, Failure> {
+    let stat_failure = |error: io::Error| Failure::internal(format!("error getting file info: {error}"));
     let directory = || Failure::bad_request(format!("path is a directory: {}", path.display()));
     let real = match fs::metadata(path) {
         Ok(found) if found.is_dir() => return Err(directory()),
-        Ok(found) if !found.is_file() => return Ok(Located::Other),
+        Ok(found) if !found.is_file() => return Ok(ResolvedTarget::Other),
         Ok(found) => {
-            let real = fs::canonicalize(path).map_err(looking)?;
+            let real = fs::canonicalize(path).map_err(stat_failure)?;
             let same = |other: fs::Metadata| (other.dev(), other.ino()) == (found.dev(), found.ino());
             if !fs::symlink_metadata(&real).is_ok_and(same) {
-                return Ok(Located::Unmovable);
+                return Ok(ResolvedTarget::Unmovable);
             }
             real
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => follow(path).map_err(|error| opening(&error))?,
-        Err(error) => return Err(looking(error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => follow(path).map_err(|error| open_failure(&error))?,
+        Err(error) => return Err(stat_failure(error)),
     };
     let ends_as_folder = path.as_os_str().as_encoded_bytes().ends_with(b"/");
     let (Some(parent), Some(name), false) = (real.parent(), real.file_name(), ends_as_folder) else {
         return Err(directory());
     };
     let folder = rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    let folder = folder.map_err(|error| opening(&error.into()))?;
-    Ok(Located::Regular { folder, name: name.to_owned() })
+    let folder = folder.map_err(|error| open_failure(&error.into()))?;
+    Ok(ResolvedTarget::Regular { folder, name: name.to_owned() })
 }
 
-/// The real path of what is not there: links that lead nowhere are followed to where they lead.
+/// Returns the real path of a missing file; dangling links are followed to their target.
 fn follow(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..LINKS_MAX {
@@ -78,7 +78,7 @@ fn follow(path: &Path) -> io::Result<PathBuf> {
     Err(Errno::LOOP.into())
 }
 
-/// The new content.
+/// New content of a file.
 #[derive(Debug)]
 pub(super) struct Replacement {
     temporary: TemporaryFile,
@@ -97,55 +97,57 @@ impl Replacement {
         &self.temporary.file
     }
 
-    /// Puts the content in place: at once where that can be, otherwise into the file that is there.
+    /// Moves the content into place: atomically if possible, otherwise by writing into the existing file.
     pub(super) fn finish(mut self, metadata: &Metadata) -> Result<(), Failure> {
         metadata::replace(self.file(), metadata).map_err(|error| write_failure(&error, "error writing metadata"))?;
         for _ in 0..PLACE_ATTEMPTS {
-            let place = self.replaceable().map_err(|error| opening(&error))?;
-            let is_written =
-                matches!(place, Place::Taken(_)) || self.file().metadata().is_ok_and(|found| found.len() > 0);
-            let placed = match place {
-                Place::Free => match self.temporary.place(&self.name) {
-                    // Somebody was faster.
+            let existing = self.existing().map_err(|error| open_failure(&error))?;
+            let is_written = matches!(existing, Existing::Replaceable(_))
+                || self.file().metadata().is_ok_and(|found| found.len() > 0);
+            let placed = match existing {
+                Existing::Free => match self.temporary.place(&self.name) {
+                    // Another program created the file first.
                     Err(Errno::EXIST) => continue,
                     placed => placed.map_err(io::Error::from),
                 },
-                Place::Taken(old) => self.copy_attributes(&old).and_then(|()| self.temporary.replace(&self.name)),
-                Place::Fixed => return self.copy_into(metadata),
+                Existing::Replaceable(old) => {
+                    self.copy_attributes(&old).and_then(|()| self.temporary.replace(&self.name))
+                }
+                Existing::Fixed => return self.copy_into(metadata),
             };
             return match placed {
                 Ok(()) => {
                     self.emit_events(is_written);
                     Ok(())
                 }
-                Err(error) if is_full(&error) => Err(opening(&error)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Err(opening(&error)),
-                // Something keeps the name where it is, as a mount or a flag of the folder does.
+                Err(error) if is_full(&error) => Err(open_failure(&error)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Err(open_failure(&error)),
+                // The name is fixed, for example by a mount or a flag of the directory.
                 Err(_) => self.copy_into(metadata),
             };
         }
-        Err(Failure::internal("error opening file: others keep changing it"))
+        Err(Failure::internal("error opening file: other programs keep changing it"))
     }
 
-    /// Looks at the place of the file.
-    fn replaceable(&self) -> io::Result<Place> {
+    /// Examines the existing file at the destination.
+    fn existing(&self) -> io::Result<Existing> {
         let folder = self.temporary.folder();
         let wanted = StatxFlags::TYPE | StatxFlags::NLINK;
         let found = match rustix::fs::statx(folder, &self.name, AtFlags::SYMLINK_NOFOLLOW, wanted) {
             Ok(found) => found,
-            Err(Errno::NOENT) => return Ok(Place::Free),
+            Err(Errno::NOENT) => return Ok(Existing::Free),
             Err(error) => return Err(error.into()),
         };
         let is_file = rustix::fs::FileType::from_raw_mode(found.stx_mode.into()) == rustix::fs::FileType::RegularFile;
         let is_mount = found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
         if !is_file || is_mount || found.stx_nlink != 1 {
-            return Ok(Place::Fixed);
+            return Ok(Existing::Fixed);
         }
         match self.open_old(OFlags::RDONLY) {
-            Ok(old) => Ok(Place::Taken(old)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Place::Free),
-            // It cannot be read, so nobody knows what it should look like.
-            Err(_) => Ok(Place::Fixed),
+            Ok(old) => Ok(Existing::Replaceable(old)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Existing::Free),
+            // It cannot be read, so its mode and attributes are unknown.
+            Err(_) => Ok(Existing::Fixed),
         }
     }
 
@@ -154,7 +156,7 @@ impl Replacement {
         Ok(File::from(rustix::fs::openat(self.temporary.folder(), &self.name, flags, Mode::empty())?))
     }
 
-    /// Takes over the mode and the attributes of the file that is replaced, but for those that a write takes away.
+    /// Copies mode and attributes of the replaced file, except for attributes that a write clears.
     fn copy_attributes(&self, old: &File) -> io::Result<()> {
         let is_lost = |name: &OsString| {
             let name = name.to_str().unwrap_or_default();
@@ -165,8 +167,9 @@ impl Replacement {
         self.file().set_permissions(Permissions::from_mode(mode))
     }
 
-    /// Causes the events that the contract promises to watches, under the file's name: a new owner and a write. For the kernel,
-    /// the file had another name while it was written. Changes nothing else; failures are ignored.
+    /// Causes the events that the contract promises to watches under the file's name: a new owner and a write.
+    ///
+    /// For the kernel, the file had another name while it was written. Changes nothing else; failures are ignored.
     fn emit_events(&self, is_written: bool) {
         let Ok(placed) = self.open_old(OFlags::WRONLY) else { return };
         let id = |file: &File| file.metadata().map(|found| (found.dev(), found.ino())).ok();
@@ -174,7 +177,7 @@ impl Replacement {
             return;
         }
         let _ = std::os::unix::fs::fchown(&placed, Some(self.user.uid), Some(self.user.gid));
-        // Where there was nothing and comes nothing, nothing is written.
+        // An empty new file causes no write event.
         if !is_written {
             return;
         }
@@ -183,11 +186,11 @@ impl Replacement {
         let _ = rustix::fs::futimens(&placed, &written);
     }
 
-    /// Writes into the file that is there.
+    /// Writes the content into the existing file.
     fn copy_into(mut self, metadata: &Metadata) -> Result<(), Failure> {
-        let mut old = self.open_old(OFlags::WRONLY).map_err(|error| opening(&error))?;
+        let mut old = self.open_old(OFlags::WRONLY).map_err(|error| open_failure(&error))?;
         if !old.metadata().is_ok_and(|found| found.is_file()) {
-            return Err(Failure::internal("error opening file: it is not a regular file any more"));
+            return Err(Failure::internal("error opening file: it is no longer a regular file"));
         }
         empty(&old, &self.user)?;
         let content = &mut self.temporary.file;
@@ -197,16 +200,16 @@ impl Replacement {
     }
 }
 
-enum Place {
+enum Existing {
     Free,
-    /// A file that can be replaced.
-    Taken(File),
-    /// A file that keeps its inode.
+    /// A regular file that can be replaced.
+    Replaceable(File),
+    /// A file whose inode must be retained.
     Fixed,
 }
 
-/// Readies a file that is written in place.
+/// Prepares a file that is written in place: sets the owner and truncates it.
 pub(super) fn empty(file: &File, user: &User) -> Result<(), Failure> {
-    ensure_owner(file, user).map_err(|error| owning(&error))?;
-    file.set_len(0).map_err(|error| opening(&error))
+    ensure_owner(file, user).map_err(|error| owner_failure(&error))?;
+    file.set_len(0).map_err(|error| open_failure(&error))
 }

@@ -1,7 +1,7 @@
-//! Watches that keep their events until they are fetched.
+//! Watches that store their events until they are fetched.
 //!
-//! Each has a task that keeps reading, because watches of new subdirectories must be added while nobody polls; and a fetch
-//! reads itself, because what was written before the call must be told by it.
+//! Each has a task that reads continuously, because watches of new subdirectories must be added even if no client
+//! polls. A fetch also reads itself, because it must return everything written before the call.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -16,27 +16,29 @@ use super::Watch;
 use crate::path_calls::Lane;
 use crate::sys;
 
-/// Events a watcher keeps until they are fetched. At a few hundred bytes each this bounds what a forgotten watcher costs the
-/// guest; beyond, the watcher fails rather than leave some out.
+/// Events stored per watcher until they are fetched.
+///
+/// At a few hundred bytes each, this bounds the memory of an abandoned watcher. Beyond it the watcher fails rather than
+/// lose some.
 const BUFFERED_EVENTS_MAX: usize = 100_000;
-/// Bytes of a watcher's name: nobody guesses another's.
+/// Random bytes of a watcher's id, which make it unguessable.
 const ID_BYTES: usize = 8;
 
-/// The polled watchers, by id. They live until they are removed; the kernel's limit on inotify instances bounds them.
+/// The polled watchers, by id. Each exists until it is removed; the kernel's limit on inotify instances bounds them.
 #[derive(Default)]
-pub(in crate::filesystem) struct Polled {
-    open: Mutex<HashMap<String, Entry>>,
+pub(in crate::filesystem) struct PolledWatchers {
+    open: Mutex<HashMap<String, OpenWatcher>>,
 }
 
-struct Entry {
+struct OpenWatcher {
     watcher: Arc<Watcher>,
-    /// Ends the reading task.
+    /// Stops the reading task.
     _reading: DropGuard,
 }
 
-/// One watcher.
+/// A polled watcher.
 pub(in crate::filesystem) struct Watcher {
-    /// Held by calls that may block, and only on threads that may.
+    /// Locked only by blocking calls, on threads that may block.
     buffered: Mutex<Buffered>,
     lane: Lane,
 }
@@ -44,7 +46,7 @@ pub(in crate::filesystem) struct Watcher {
 struct Buffered {
     watch: Watch,
     events: Vec<FilesystemEvent>,
-    /// Sticky: a client must not believe that it has seen everything.
+    /// Sticky: a client must not believe that it has received every event.
     failed: Option<ConnectError>,
 }
 
@@ -74,7 +76,7 @@ impl Watcher {
         self.buffered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Everything since the last fetch. Not cancel safe: events may be taken for nobody.
+    /// Takes all events since the last fetch. Not cancel safe: taken events are lost with the future.
     pub(in crate::filesystem) async fn take(self: Arc<Self>) -> Result<Vec<FilesystemEvent>, ConnectError> {
         let lane = self.lane.clone();
         let taken = lane.run(move || {
@@ -89,12 +91,12 @@ impl Watcher {
     }
 }
 
-impl Polled {
-    fn open(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+impl PolledWatchers {
+    fn open(&self) -> MutexGuard<'_, HashMap<String, OpenWatcher>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a watch's events from now on; returns the id to fetch them by.
+    /// Stores a watch's events from now on. Returns the id to fetch them by.
     pub(in crate::filesystem) fn add(&self, watch: Watch) -> Result<String, ConnectError> {
         let random = sys::random_hex::<ID_BYTES>();
         let random = random.map_err(|error| ConnectError::internal(format!("error creating watcher: {error}")))?;
@@ -104,8 +106,8 @@ impl Polled {
         let buffered = Mutex::new(Buffered { watch, events: Vec::new(), failed: None });
         let watcher = Arc::new(Watcher { buffered, lane });
         let stop = CancellationToken::new();
-        tokio::spawn(keep_reading(inotify, Arc::clone(&watcher), stop.clone()));
-        self.open().insert(id.clone(), Entry { watcher, _reading: stop.drop_guard() });
+        tokio::spawn(read_continuously(inotify, Arc::clone(&watcher), stop.clone()));
+        self.open().insert(id.clone(), OpenWatcher { watcher, _reading: stop.drop_guard() });
         Ok(id)
     }
 
@@ -122,7 +124,7 @@ fn unknown(id: &str) -> ConnectError {
     ConnectError::not_found(format!("watcher with id {id} not found"))
 }
 
-async fn keep_reading(inotify: Arc<AsyncFd<OwnedFd>>, watcher: Arc<Watcher>, stop: CancellationToken) {
+async fn read_continuously(inotify: Arc<AsyncFd<OwnedFd>>, watcher: Arc<Watcher>, stop: CancellationToken) {
     loop {
         // Both arms are cancel safe: becoming readable takes nothing from the queue.
         tokio::select! {
@@ -133,7 +135,8 @@ async fn keep_reading(inotify: Arc<AsyncFd<OwnedFd>>, watcher: Arc<Watcher>, sto
             }
         }
         let drained = Arc::clone(&watcher);
-        // Refused when its mount is blocked: the events stay in the kernel's queue, and the next one wakes this again.
+        // Rejected when its mount is blocked: the events remain in the kernel's queue, and the next one wakes this task
+        // again.
         let _ = watcher.lane.run(move || drained.buffered().drain()).await;
     }
 }

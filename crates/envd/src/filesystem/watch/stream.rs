@@ -1,4 +1,4 @@
-//! A watch that pushes: the stream is its lifetime.
+//! A watch that pushes its events; it is dropped with the stream.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,9 @@ use hearth_envd_api::filesystem::{FilesystemEvent, WatchDirResponse};
 use super::Watch;
 use crate::rpc;
 
-/// The start message, then events as they come, with keepalives in silences. The flow control of the stream reaches the
-/// kernel's queue: nothing is read for a client that does not.
+/// Returns the start message, then events as they occur, and keepalives while there are none.
+///
+/// The flow control of the stream reaches the kernel's queue: nothing is read while the client does not read.
 pub(in crate::filesystem) fn stream(
     watch: Watch,
     keepalive: Duration,
@@ -19,7 +20,7 @@ pub(in crate::filesystem) fn stream(
 ) -> impl Stream<Item = Result<WatchDirResponse, ConnectError>> + Send + 'static {
     let follower = Follower {
         watch: Some(watch),
-        begun: false,
+        is_started: false,
         is_drained: true,
         pending: Vec::new().into_iter(),
         keepalive,
@@ -32,10 +33,10 @@ pub(in crate::filesystem) fn stream(
 }
 
 struct Follower {
-    /// `None` once the stream is over.
+    /// `None` once the stream has ended.
     watch: Option<Watch>,
-    begun: bool,
-    /// The kernel had no more events at the last look.
+    is_started: bool,
+    /// The last batch emptied the kernel's queue.
     is_drained: bool,
     pending: std::vec::IntoIter<FilesystemEvent>,
     keepalive: Duration,
@@ -44,7 +45,7 @@ struct Follower {
 
 impl Follower {
     async fn next(&mut self) -> Option<Result<WatchDirResponse, ConnectError>> {
-        if !std::mem::replace(&mut self.begun, true) {
+        if !std::mem::replace(&mut self.is_started, true) {
             return Some(Ok(WatchDirResponse { event: Some(StartEvent::default().into()), ..Default::default() }));
         }
         loop {
@@ -55,7 +56,7 @@ impl Follower {
             // All arms are cancel safe: becoming readable takes nothing from the queue.
             tokio::select! {
                 biased;
-                () = rpc::passed(self.deadline) => {
+                () = rpc::deadline_passed(self.deadline) => {
                     self.watch = None;
                     return Some(Err(rpc::deadline_exceeded()));
                 }
@@ -70,7 +71,8 @@ impl Follower {
                     return Some(Ok(WatchDirResponse { event, ..Default::default() }));
                 }
             }
-            // The watch moves to a thread that may block and comes back; cut in between, it ends with the call.
+            // The watch moves to a thread that may block and returns; if the call is cancelled meanwhile, it ends with
+            // the call.
             let mut watch = self.watch.take()?;
             let lane = watch.lane.clone();
             let drained = lane.run(move || {

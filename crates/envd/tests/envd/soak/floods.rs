@@ -1,4 +1,4 @@
-//! A hundred thousand events, and watches that hear them.
+//! A hundred thousand events, and watches that receive them.
 
 use std::fs;
 
@@ -8,30 +8,32 @@ use hearth_envd_api::filesystem::{
     GetWatcherEventsResponse, WatchDirRequest, WatchDirResponse,
 };
 
-use crate::connect::{Codec, Messages, Refused, unary_with};
+use crate::connect::{Codec, Messages, RpcError, unary_with};
 use crate::daemon::Daemon;
-use crate::filesystem::Place;
+use crate::filesystem::TestDirectory;
 
-/// What happens to each file: it appears, is written, and goes. No two in a row are alike, so the kernel joins none.
+/// Events of each file: created, written, removed. No two adjacent ones are equal, so the kernel merges none.
 const KINDS: [EventType; 3] = [EventType::EVENT_TYPE_CREATE, EventType::EVENT_TYPE_WRITE, EventType::EVENT_TYPE_REMOVE];
-/// Files of one burst. The kernel keeps 16 384 events for a watch that does not read in time; what does not fit there the
-/// contract allows to be lost. A burst fits.
+/// Files of one burst, whose events fit in the kernel's queue.
+///
+/// The kernel queues 16 384 events for a slow reader; the contract permits the loss of further ones.
 const BURST: usize = 1_000;
-/// A hundred thousand events and more.
+/// Enough for more than a hundred thousand events.
 const BURSTS: usize = 34;
-/// Events that a polled watcher keeps before it fails.
-const KEPT_MAX: usize = 100_000;
-/// What the daemon may grow by meanwhile: most of it is the watcher that nobody asks, with as many events as it may keep.
+/// Events that a polled watcher stores before it fails.
+const STORED_MAX: usize = 100_000;
+/// Limit of the memory's growth in KiB: most of it is the watcher that is never polled, with all the events it may
+/// store.
 const GROWTH_KIB_MAX: u64 = 64 * 1024;
 
 async fn watcher(daemon: &Daemon, path: String) -> String {
     let request = CreateWatcherRequest { path, ..Default::default() };
     let path = "/filesystem.Filesystem/CreateWatcher";
-    let made: Result<CreateWatcherResponse, _> = unary_with(daemon, Codec::Proto, path, &[], &request).await;
-    made.expect("watches").watcher_id
+    let created: Result<CreateWatcherResponse, _> = unary_with(daemon, Codec::Proto, path, &[], &request).await;
+    created.expect("create a watcher").watcher_id
 }
 
-async fn fetch(daemon: &Daemon, id: &str) -> Result<Vec<(String, EventType)>, Refused> {
+async fn fetch(daemon: &Daemon, id: &str) -> Result<Vec<(String, EventType)>, RpcError> {
     let request = GetWatcherEventsRequest { watcher_id: id.to_owned(), ..Default::default() };
     let path = "/filesystem.Filesystem/GetWatcherEvents";
     let fetched: GetWatcherEventsResponse = unary_with(daemon, Codec::Proto, path, &[], &request).await?;
@@ -39,13 +41,13 @@ async fn fetch(daemon: &Daemon, id: &str) -> Result<Vec<(String, EventType)>, Re
 }
 
 fn plain(event: FilesystemEvent) -> (String, EventType) {
-    (event.name, event.r#type.as_known().expect("known"))
+    (event.name, event.r#type.as_known().expect("a known type"))
 }
 
 async fn pushed(messages: &mut Messages) -> (String, EventType) {
     loop {
         let message: Option<WatchDirResponse> = messages.next().await.expect("no error");
-        match message.expect("it goes on").event.expect("of some kind") {
+        match message.expect("another event").event.expect("the event is set") {
             Event::Filesystem(event) => return plain(*event),
             Event::Start(_) | Event::Keepalive(_) => {}
         }
@@ -55,38 +57,38 @@ async fn pushed(messages: &mut Messages) -> (String, EventType) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_thousand_events() {
     let daemon = Daemon::start().await;
-    let (place, quiet) = (Place::new(), Place::new());
-    let request = WatchDirRequest { path: place.path(""), ..Default::default() };
+    let (directory, quiet) = (TestDirectory::new(), TestDirectory::new());
+    let request = WatchDirRequest { path: directory.path(""), ..Default::default() };
     let mut stream = Messages::open(&daemon, Codec::Proto, "/filesystem.Filesystem/WatchDir", &[], &request).await;
     let started: Option<WatchDirResponse> = stream.next().await.expect("no error");
-    assert!(matches!(started.expect("a start").event, Some(Event::Start(_))));
-    let (polled, forgotten) = (watcher(&daemon, place.path("")).await, watcher(&daemon, place.path("")).await);
+    assert!(matches!(started.expect("a start event").event, Some(Event::Start(_))));
+    let (polled, forgotten) = (watcher(&daemon, directory.path("")).await, watcher(&daemon, directory.path("")).await);
     let other = watcher(&daemon, quiet.path("")).await;
-    let before = daemon.own_kib();
+    let before = daemon.anonymous_kib();
     let mut most = before;
     for burst in 0..BURSTS {
         let mut expected = Vec::with_capacity(BURST * KINDS.len());
         for number in burst * BURST..(burst + 1) * BURST {
             let name = format!("{number}");
-            fs::write(place.path(&name), "x").expect("writes");
-            fs::remove_file(place.path(&name)).expect("removes");
+            fs::write(directory.path(&name), "x").expect("write");
+            fs::remove_file(directory.path(&name)).expect("remove");
             expected.extend(KINDS.map(|kind| (name.clone(), kind)));
         }
-        // What is written is told by the next call, all of it, in order and once.
-        let fetched = fetch(&daemon, &polled).await.expect("there");
+        // A fetch returns every earlier event, in order and once.
+        let fetched = fetch(&daemon, &polled).await.expect("fetch");
         assert!(fetched == expected, "{} of {} events were fetched", fetched.len(), expected.len());
         for event in expected {
             assert_eq!(pushed(&mut stream).await, event);
         }
-        most = most.max(daemon.own_kib());
+        most = most.max(daemon.anonymous_kib());
     }
-    // Whoever does not fetch is told that something is missing, and again.
+    // A watcher that is not polled reports the loss, repeatedly.
     for _ in 0..2 {
-        let refused = fetch(&daemon, &forgotten).await.expect_err("too much for a watcher that nobody asks");
-        assert_eq!(refused.code, "resource_exhausted");
-        assert_eq!(refused.message, format!("watcher error: more than {KEPT_MAX} events were not fetched"));
+        let error = fetch(&daemon, &forgotten).await.expect_err("more events than a watcher stores");
+        assert_eq!(error.code, "resource_exhausted");
+        assert_eq!(error.message, format!("watcher error: more than {STORED_MAX} events were not fetched"));
     }
-    eprintln!("memory: {before} KiB before, {most} KiB at most, {} KiB after", daemon.own_kib());
+    eprintln!("memory: {before} KiB before, {most} KiB at most, {} KiB after", daemon.anonymous_kib());
     assert!(most < before + GROWTH_KIB_MAX, "{most} KiB, {before} KiB before");
-    assert_eq!(fetch(&daemon, &other).await, Ok(vec![]), "others are not told");
+    assert_eq!(fetch(&daemon, &other).await, Ok(vec![]), "other directories have no events");
 }

@@ -1,7 +1,7 @@
-//! What the commands of the soak are, and what must come of each.
+//! The commands of the soak, and the checks of each.
 //!
-//! All of them are harmless and end by themselves or by the daemon. Whatever a client can still hear after it left and came
-//! back is checked as well.
+//! All of them are harmless and end by themselves or are killed by the daemon. The output that a client receives after
+//! it has reconnected is checked too.
 
 use std::panic::AssertUnwindSafe;
 use std::task::Poll;
@@ -17,8 +17,8 @@ use http::Method;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::dice::Dice;
-use crate::connect::{Events, Messages, Told, by_pid, by_tag, envelope, unary_with};
+use super::random::Random;
+use crate::connect::{Events, Messages, StreamEvent, by_pid, by_tag, envelope, unary_with};
 use crate::daemon::{Daemon, is_alive, until, within};
 use crate::http::{open, whole};
 use crate::input::{pty as typed, stdin};
@@ -26,40 +26,40 @@ use crate::process::{START, command, shell};
 
 const CONNECT: &str = "/process.Process/Connect";
 const STREAM_INPUT: &str = "/process.Process/StreamInput";
-/// Polls that a request gets before its client leaves: enough for some to be answered by then.
-const PATIENCE_POLLS: u32 = 40;
+/// Polls of a request before its client disconnects: enough that some have a reply by then.
+const POLLS_MAX: u32 = 40;
 
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     /// `true` and other exit codes.
     Exit,
-    /// Some KB of output, whole.
+    /// Some kilobytes of output, complete.
     Output,
     /// Input is echoed.
     Echo,
-    /// The same by a stream of input.
+    /// Input as a stream of messages is echoed.
     Stream,
     /// A terminal that changes its size.
     Terminal,
-    /// SIGTERM or SIGKILL.
+    /// Ended by SIGTERM or SIGKILL.
     Signalled,
-    /// The call's deadline kills.
+    /// Killed by the call's deadline.
     Deadline,
-    /// Several clients hear the same.
+    /// Several clients receive the same output.
     Followers,
-    /// A silence that is filled.
+    /// Keepalives during silence.
     Keepalive,
-    /// A client that leaves before it is answered.
-    LeavesBefore,
-    /// A client that leaves in the middle of the output.
-    LeavesWhile,
-    /// A client that leaves and comes back after the end.
-    LeavesAfter,
+    /// A client that disconnects before it has a reply.
+    DisconnectsBefore,
+    /// A client that disconnects in the middle of the output.
+    DisconnectsDuring,
+    /// A client that disconnects and reconnects after the end.
+    DisconnectsAfter,
     /// A process that cannot be started.
-    Refused,
+    Rejected,
 }
 
-/// How many of a hundred commands are of which kind.
+/// Percentage of each kind of command.
 const MIX: [(u32, Kind); 13] = [
     (35, Kind::Exit),
     (9, Kind::Output),
@@ -70,23 +70,23 @@ const MIX: [(u32, Kind); 13] = [
     (5, Kind::Deadline),
     (4, Kind::Followers),
     (1, Kind::Keepalive),
-    (6, Kind::LeavesBefore),
-    (3, Kind::LeavesWhile),
-    (6, Kind::LeavesAfter),
-    (3, Kind::Refused),
+    (6, Kind::DisconnectsBefore),
+    (3, Kind::DisconnectsDuring),
+    (6, Kind::DisconnectsAfter),
+    (3, Kind::Rejected),
 ];
 
-/// One command with its number, its tag and its dice.
+/// One command with its tag and its random numbers.
 struct Run<'a> {
     daemon: &'a Daemon,
     tag: String,
-    dice: Dice,
+    random: Random,
 }
 
-/// Runs the command with this number from its start to what it leaves. A failure tells how to see it again.
+/// Runs the command with this number and checks its result. A failure prints how to reproduce it.
 pub(super) async fn run(daemon: &Daemon, seed: u64, number: u64) {
-    let mut dice = Dice::of(seed, number);
-    let mut point = dice.below(MIX.iter().map(|(weight, _)| weight).sum());
+    let mut random = Random::of(seed, number);
+    let mut point = random.below(MIX.iter().map(|(weight, _)| weight).sum());
     let chosen = MIX.iter().find(|(weight, _)| match point.checked_sub(*weight) {
         Some(rest) => {
             point = rest;
@@ -94,16 +94,16 @@ pub(super) async fn run(daemon: &Daemon, seed: u64, number: u64) {
         }
         None => true,
     });
-    let kind = chosen.expect("the weights are all there is").1;
-    let run = Run { daemon, tag: format!("soak-{number}"), dice };
-    if let Err(panic) = AssertUnwindSafe(Box::pin(run.play(kind))).catch_unwind().await {
+    let kind = chosen.expect("the point is below the sum of the weights").1;
+    let run = Run { daemon, tag: format!("soak-{number}"), random };
+    if let Err(panic) = AssertUnwindSafe(Box::pin(run.execute(kind))).catch_unwind().await {
         eprintln!("command {number} ({kind:?}) of seed {seed} failed");
         std::panic::resume_unwind(panic);
     }
 }
 
 impl Run<'_> {
-    async fn play(mut self, kind: Kind) {
+    async fn execute(mut self, kind: Kind) {
         match kind {
             Kind::Exit => self.exit().await,
             Kind::Output => self.output().await,
@@ -114,44 +114,44 @@ impl Run<'_> {
             Kind::Deadline => self.deadline().await,
             Kind::Followers => self.followers().await,
             Kind::Keepalive => self.keepalive().await,
-            Kind::LeavesBefore => self.leaves_before().await,
-            Kind::LeavesWhile => self.leaves_while().await,
-            Kind::LeavesAfter => self.leaves_after().await,
-            Kind::Refused => self.refused().await,
+            Kind::DisconnectsBefore => self.disconnects_before().await,
+            Kind::DisconnectsDuring => self.disconnects_during().await,
+            Kind::DisconnectsAfter => self.disconnects_after().await,
+            Kind::Rejected => self.rejected().await,
         }
     }
 
     async fn start_with(&mut self, headers: &[(&str, &str)], mut request: StartRequest) -> Events {
         request.tag = Some(self.tag.clone());
-        self.daemon.launch_with(self.dice.codec(), headers, &request).await
+        self.daemon.launch_with(self.random.codec(), headers, &request).await
     }
 
-    /// Starts a command; its events after the first, which tells its number.
+    /// Starts a command; returns its pid and the events after the first.
     async fn start(&mut self, request: StartRequest) -> (u32, Events) {
         let mut events = self.start_with(&[], request).await;
         (events.pid().await, events)
     }
 
-    /// The same process heard by another client.
+    /// Follows the same process as another client.
     async fn follow(&mut self, pid: u32) -> Events {
         let process = self.selector(pid);
         let request = ConnectRequest { process: process.into(), ..Default::default() };
-        let mut events = Events::of(Messages::open(self.daemon, self.dice.codec(), CONNECT, &[], &request).await);
+        let mut events = Events::of(Messages::open(self.daemon, self.random.codec(), CONNECT, &[], &request).await);
         assert_eq!(events.pid().await, pid);
         events
     }
 
     fn selector(&mut self, pid: u32) -> ProcessSelector {
-        if self.dice.one_in(2) { by_pid(pid) } else { by_tag(&self.tag) }
+        if self.random.one_in(2) { by_pid(pid) } else { by_tag(&self.tag) }
     }
 
-    /// One client in three leaves here and another one comes.
-    async fn perhaps_come_back(&mut self, pid: u32, events: Events) -> Events {
-        if !self.dice.one_in(3) {
+    /// Replaces one client in three by another.
+    async fn maybe_reconnect(&mut self, pid: u32, events: Events) -> Events {
+        if !self.random.one_in(3) {
             return events;
         }
-        // Both orders: somebody is there all the time, or nobody for a moment.
-        if self.dice.one_in(2) {
+        // In both orders: with and without a time without a client.
+        if self.random.one_in(2) {
             drop(events);
             return self.follow(pid).await;
         }
@@ -159,7 +159,7 @@ impl Run<'_> {
     }
 
     async fn exit(&mut self) {
-        let code = if self.dice.one_in(2) { 0 } else { self.dice.below(256) };
+        let code = if self.random.one_in(2) { 0 } else { self.random.below(256) };
         let request = match code {
             0 => command("true", &[]),
             code => shell(&format!("exit {code}")),
@@ -171,7 +171,7 @@ impl Run<'_> {
     }
 
     async fn output(&mut self) {
-        let lines = self.dice.below(2_000);
+        let lines = self.random.below(2_000);
         let (_, mut events) = self.start(shell(&format!("seq 1 {lines}; echo problem >&2; exit 3"))).await;
         let outcome = events.rest().await;
         assert!(outcome.stdout() == numbers(lines), "{} bytes of {lines} lines", outcome.stdout.len());
@@ -179,10 +179,10 @@ impl Run<'_> {
     }
 
     fn pieces(&mut self) -> Vec<Vec<u8>> {
-        (0..1 + self.dice.below(4))
+        (0..1 + self.random.below(4))
             .map(|_| {
-                let byte = u8::try_from(self.dice.below(256)).expect("a byte");
-                vec![byte; self.dice.below(5_000) as usize]
+                let byte = u8::try_from(self.random.below(256)).expect("less than 256");
+                vec![byte; self.random.below(5_000) as usize]
             })
             .collect()
     }
@@ -191,7 +191,7 @@ impl Run<'_> {
         let mut request = command("cat", &[]);
         request.stdin = Some(true);
         let (pid, events) = self.start(request).await;
-        (pid, self.perhaps_come_back(pid, events).await)
+        (pid, self.maybe_reconnect(pid, events).await)
     }
 
     async fn echo(&mut self) {
@@ -199,11 +199,11 @@ impl Run<'_> {
         let pieces = self.pieces();
         for piece in &pieces {
             let process = self.selector(pid);
-            self.daemon.send(process, stdin(piece)).await.expect("taken");
+            self.daemon.send(process, stdin(piece)).await.expect("send input");
         }
-        self.daemon.close_stdin(pid).await.expect("closed");
+        self.daemon.close_stdin(pid).await.expect("close input");
         let outcome = events.rest().await;
-        assert!(outcome.stdout == pieces.concat(), "{} bytes came back", outcome.stdout.len());
+        assert!(outcome.stdout == pieces.concat(), "{} bytes were echoed", outcome.stdout.len());
         assert_eq!(outcome.code(), 0);
     }
 
@@ -212,49 +212,49 @@ impl Run<'_> {
         let pieces = self.pieces();
         let start = StartEvent { process: self.selector(pid).into(), ..Default::default() };
         let data = |piece: &Vec<u8>| DataEvent { input: stdin(piece).into(), ..Default::default() };
-        let told = std::iter::once(Event::from(start)).chain(pieces.iter().map(|piece| Event::from(data(piece))));
-        let codec = self.dice.codec();
-        let body: Vec<u8> = told
+        let inputs = std::iter::once(Event::from(start)).chain(pieces.iter().map(|piece| Event::from(data(piece))));
+        let codec = self.random.codec();
+        let body: Vec<u8> = inputs
             .flat_map(|event| {
                 envelope(0, &codec.encode(&StreamInputRequest { event: Some(event), ..Default::default() }))
             })
             .collect();
         let headers = [("content-type", codec.streaming())];
-        let answer = open(self.daemon, Method::POST, STREAM_INPUT, &headers, whole(body));
-        let mut answer = Messages::of(codec, within("an answer", answer).await);
-        assert!(answer.next::<StreamInputResponse>().await.expect("taken").is_some());
-        assert_eq!(answer.next::<StreamInputResponse>().await, Ok(None));
-        self.daemon.close_stdin(pid).await.expect("closed");
+        let reply = open(self.daemon, Method::POST, STREAM_INPUT, &headers, whole(body));
+        let mut reply = Messages::of(codec, within("a reply", reply).await);
+        assert!(reply.next::<StreamInputResponse>().await.expect("send input").is_some());
+        assert_eq!(reply.next::<StreamInputResponse>().await, Ok(None));
+        self.daemon.close_stdin(pid).await.expect("close input");
         let outcome = events.rest().await;
-        assert!(outcome.stdout == pieces.concat(), "{} bytes came back", outcome.stdout.len());
+        assert!(outcome.stdout == pieces.concat(), "{} bytes were echoed", outcome.stdout.len());
         assert_eq!(outcome.code(), 0);
     }
 
     fn size(&mut self) -> pty::Size {
-        pty::Size { cols: 1 + self.dice.below(400), rows: 1 + self.dice.below(200), ..Default::default() }
+        pty::Size { cols: 1 + self.random.below(400), rows: 1 + self.random.below(200), ..Default::default() }
     }
 
-    /// The program tells the size that came last, whoever follows it by then.
+    /// Checks that the program sees the last size, with any follower.
     async fn terminal(&mut self) {
         let mut size = self.size();
         let mut request = shell("read line; exec stty size");
         request.stdin = None;
         request.pty = PTY { size: size.clone().into(), ..Default::default() }.into();
         let (pid, events) = self.start(request).await;
-        for _ in 0..self.dice.below(5) {
+        for _ in 0..self.random.below(5) {
             size = self.size();
             let request = UpdateRequest {
                 process: self.selector(pid).into(),
                 pty: PTY { size: size.clone().into(), ..Default::default() }.into(),
                 ..Default::default()
             };
-            let codec = self.dice.codec();
+            let codec = self.random.codec();
             let resized: Result<UpdateResponse, _> =
                 unary_with(self.daemon, codec, "/process.Process/Update", &[], &request).await;
-            resized.expect("resized");
+            resized.expect("resize");
         }
-        let mut events = self.perhaps_come_back(pid, events).await;
-        self.daemon.send(by_pid(pid), typed(b"\n")).await.expect("taken");
+        let mut events = self.maybe_reconnect(pid, events).await;
+        self.daemon.send(by_pid(pid), typed(b"\n")).await.expect("send input");
         let outcome = events.rest().await;
         let screen = String::from_utf8_lossy(&outcome.pty);
         assert!(screen.ends_with(&format!("\n{} {}\r\n", size.rows, size.cols)), "{size:?} in {screen:?}");
@@ -263,74 +263,76 @@ impl Run<'_> {
     }
 
     async fn kill(&mut self, pid: u32) -> &'static str {
-        if self.dice.one_in(2) {
-            self.daemon.signal(pid, Signal::SIGNAL_SIGTERM).await.expect("sent");
+        if self.random.one_in(2) {
+            self.daemon.signal(pid, Signal::SIGNAL_SIGTERM).await.expect("send");
             return "signal: terminated";
         }
-        self.daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("sent");
-        // Reaped when the answer comes, unless the machine is too busy for that: then soon.
+        self.daemon.signal(pid, Signal::SIGNAL_SIGKILL).await.expect("send");
+        // Usually reaped before the reply, on a busy machine soon after.
         until("the process to be reaped", || async { (!is_alive(pid)).then_some(()) }).await;
         "signal: killed"
     }
 
     async fn signalled(&mut self) {
         let mut request = command("sleep", &["1000"]);
-        request.stdin = Some(self.dice.one_in(2));
-        if self.dice.one_in(3) {
+        request.stdin = Some(self.random.one_in(2));
+        if self.random.one_in(3) {
             request.stdin = None;
             request.pty = PTY { size: self.size().into(), ..Default::default() }.into();
         }
         let (pid, events) = self.start(request).await;
-        // Some die while nobody listens.
-        let events = if self.dice.one_in(3) { None } else { Some(self.perhaps_come_back(pid, events).await) };
+        // Some processes exit without a follower.
+        let events = if self.random.one_in(3) { None } else { Some(self.maybe_reconnect(pid, events).await) };
         let status = self.kill(pid).await;
         let mut events = match events {
             Some(events) => events,
             None => self.follow(pid).await,
         };
-        let end = events.rest().await.end.expect("it ended");
+        let end = events.rest().await.end.expect("an end event");
         assert_eq!((end.exit_code, end.exited, end.status.as_str()), (-1, false, status));
     }
 
-    /// The time may be over before the process began; then it is killed unheard, which the end of the soak shows.
+    /// Checks that a deadline kills the process.
+    ///
+    /// It may pass before the start; then the process is killed without a follower, which the end of the soak checks.
     async fn deadline(&mut self) {
-        let milliseconds = (10 + self.dice.below(200)).to_string();
+        let milliseconds = (10 + self.random.below(200)).to_string();
         let headers = [("connect-timeout-ms", milliseconds.as_str())];
         let mut events = self.start_with(&headers, command("sleep", &["1000"])).await;
         let mut pid = None;
-        let refused = loop {
+        let error = loop {
             match events.next().await {
-                Ok(Some(Told::Start(told))) => {
-                    assert_eq!(pid.replace(told), None, "a second start");
-                    if self.dice.one_in(3) {
-                        // Whether or not anybody listens.
+                Ok(Some(StreamEvent::Start(started))) => {
+                    assert_eq!(pid.replace(started), None, "a second start");
+                    if self.random.one_in(3) {
+                        // The deadline applies without a follower too.
                         drop(events);
                         break None;
                     }
                 }
-                Err(refused) => break Some(refused.code),
+                Err(error) => break Some(error.code),
                 other => panic!("{other:?}"),
             }
         };
-        assert!(refused.is_none_or(|code| code == "deadline_exceeded"));
+        assert!(error.is_none_or(|code| code == "deadline_exceeded"));
         if let Some(pid) = pid {
             until("the process to die", || async { (!is_alive(pid)).then_some(()) }).await;
         }
     }
 
     async fn followers(&mut self) {
-        let lines = self.dice.below(3_000);
+        let lines = self.random.below(3_000);
         let mut request = shell(&format!("read line; seq 1 {lines}; exit 9"));
         request.stdin = Some(true);
         let (pid, first) = self.start(request).await;
         let mut following = vec![first];
-        for _ in 0..1 + self.dice.below(4) {
+        for _ in 0..1 + self.random.below(4) {
             following.push(self.follow(pid).await);
         }
-        let gone = self.dice.below(u32::try_from(following.len()).expect("few")) as usize;
+        let gone = self.random.below(u32::try_from(following.len()).expect("fits")) as usize;
         drop(following.swap_remove(gone));
         self.daemon.feed(pid, b"\n").await;
-        // At once: a process waits for its slowest follower.
+        // Concurrently, because a process waits for its slowest follower.
         let outcomes = futures::future::join_all(following.iter_mut().map(Events::rest)).await;
         for outcome in outcomes {
             assert!(outcome.stdout() == numbers(lines), "{} bytes of {lines} lines", outcome.stdout.len());
@@ -341,17 +343,17 @@ impl Run<'_> {
     async fn keepalive(&mut self) {
         let mut events = self.start_with(&[("keepalive-ping-interval", "1")], command("sleep", &["1000"])).await;
         let pid = events.pid().await;
-        assert_eq!(events.next().await, Ok(Some(Told::Keepalive)));
+        assert_eq!(events.next().await, Ok(Some(StreamEvent::Keepalive)));
         let status = self.kill(pid).await;
-        assert_eq!(events.rest().await.end.expect("it ended").status, status);
+        assert_eq!(events.rest().await.end.expect("an end event").status, status);
     }
 
-    /// In the middle of the request, or of the wait for its answer. Whether anything began nobody knows; it would end itself.
-    async fn leaves_before(&mut self) {
+    /// Disconnects during the request, or before its reply. If the process was started, it exits by itself.
+    async fn disconnects_before(&mut self) {
         let mut request = command("seq", &["1", "1000"]);
         request.tag = Some(self.tag.clone());
-        let codec = self.dice.codec();
-        if self.dice.one_in(2) {
+        let codec = self.random.codec();
+        if self.random.one_in(2) {
             let message = envelope(0, &codec.encode(&request));
             let head = format!(
                 "POST {START} HTTP/1.1\r\nhost: guest\r\ncontent-type: {}\r\ncontent-length: {}\r\n\r\n",
@@ -359,12 +361,12 @@ impl Run<'_> {
                 message.len()
             );
             let text = [head.as_bytes(), &message].concat();
-            let cut = 1 + self.dice.below(u32::try_from(text.len()).expect("short")) as usize;
+            let cut = 1 + self.random.below(u32::try_from(text.len()).expect("fits")) as usize;
             let mut stream = TcpStream::connect(("127.0.0.1", self.daemon.port)).await.expect("the daemon listens");
-            stream.write_all(&text[..cut]).await.expect("sent");
+            stream.write_all(&text[..cut]).await.expect("send");
             return;
         }
-        let mut polls = self.dice.below(PATIENCE_POLLS);
+        let mut polls = self.random.below(POLLS_MAX);
         let mut started = Box::pin(self.daemon.launch_with(codec, &[], &request));
         std::future::poll_fn(|context| {
             if polls == 0 || started.as_mut().poll(context).is_ready() {
@@ -377,39 +379,39 @@ impl Run<'_> {
         .await;
     }
 
-    async fn leaves_while(&mut self) {
+    async fn disconnects_during(&mut self) {
         let (pid, mut events) = self.start(shell("head -c 300000 /dev/zero; exit 4")).await;
-        for _ in 0..self.dice.below(4) {
-            assert!(matches!(events.next().await, Ok(Some(Told::Stdout(_)))));
+        for _ in 0..self.random.below(4) {
+            assert!(matches!(events.next().await, Ok(Some(StreamEvent::Stdout(_)))));
         }
         drop(events);
         let mut events = self.follow(pid).await;
         assert_eq!(events.rest().await.code(), 4);
     }
 
-    async fn leaves_after(&mut self) {
-        let code = self.dice.below(256);
+    async fn disconnects_after(&mut self) {
+        let code = self.random.below(256);
         let (pid, mut events) = self.start(shell(&format!("echo out; exit {code}"))).await;
         events.rest().await;
         let outcome = self.follow(pid).await.rest().await;
-        assert!(outcome.stdout.is_empty(), "what was before is not repeated");
+        assert!(outcome.stdout.is_empty(), "earlier output is not repeated");
         assert_eq!(i64::from(outcome.code()), i64::from(code));
     }
 
-    async fn refused(&mut self) {
-        if self.dice.one_in(2) {
+    async fn rejected(&mut self) {
+        if self.random.one_in(2) {
             let (_, mut events) = self.start(command("/nonexistent/program", &[])).await;
             assert_eq!(events.rest().await.code(), 127);
             return;
         }
         let mut request = command("true", &[]);
         request.process.get_or_insert_default().cwd = Some("/nonexistent/folder".to_owned());
-        let refused = self.start_with(&[], request).await.next().await.expect_err("nowhere to start");
-        assert_eq!(refused.code, "invalid_argument");
+        let error = self.start_with(&[], request).await.next().await.expect_err("missing directory");
+        assert_eq!(error.code, "invalid_argument");
     }
 }
 
-/// What `seq 1 COUNT` prints.
+/// Returns the output of `seq 1 COUNT`.
 fn numbers(count: u32) -> String {
     (1..=count).map(|number| format!("{number}\n")).collect()
 }

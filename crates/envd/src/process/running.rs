@@ -1,9 +1,10 @@
-//! A living process: its task reads the output and hands it to every follower, then tells the end.
+//! A running process. Its task publishes output to every follower, then the end.
 //!
-//! The task owns the child. It reads output only as fast as the slowest follower takes it, and waits for none that takes nothing
-//! ([`followers`](super::followers)); without followers it reads and drops, so that the process never blocks. The end is told when the process is reaped *and* its output has ended, except
-//! after a signal through the daemon: then at once, because whoever kills a process does not want to wait for its
-//! grandchildren to close a pipe.
+//! The task owns the child. It reads output only as fast as the slowest follower takes it, but waits for none that
+//! takes nothing ([`followers`](super::followers)); without followers it reads and discards output, so that the process
+//! never blocks. The end is published when the process is reaped *and* its output has ended. After a signal through the
+//! daemon it is published immediately, because the client that kills a process must not wait until its descendants
+//! close a pipe.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -36,31 +37,34 @@ use super::registry::Registry;
 /// Largest piece of output in one event.
 const PIPE_CHUNK_BYTES: usize = 32 * 1024;
 const TERMINAL_CHUNK_BYTES: usize = 16 * 1024;
-/// How long a kill waits for the process to be reaped, so that its number is free when the answer arrives. Most take a
-/// millisecond; a guest that is overloaded takes longer.
-const REAP_PATIENCE: Duration = Duration::from_secs(10);
-/// After a kill, how long output that is still on its way is waited for. Whoever holds a pipe open longer is a grandchild,
-/// and nobody waits for those.
-const DRAIN_PATIENCE: Duration = Duration::from_millis(20);
+/// Time that a kill waits until the process is reaped, so that its pid is free when the client has the reply.
+///
+/// Usually that takes a millisecond; an overloaded guest takes longer.
+const REAP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time that remaining output is read after a kill. Only descendants hold a pipe open for longer.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// Time after its end in which a process is still followed as a living one, while its output has not ended. Later followers get the
-/// end at once: a program that it started holds its output open, maybe for days.
+/// Time after its exit in which a process with open output is still followed like a running one.
+///
+/// Later followers receive the end immediately: a program that the process started holds its output open, maybe for
+/// days.
 const OUTLIVED_AFTER: Duration = Duration::from_secs(1);
 
-/// A terminal is hung up when the process that it was made for ends, and nothing more can be written to it. Output that is
-/// silent for this long after that has ended, whoever still has the terminal open.
-const HANG_UP_PATIENCE: Duration = Duration::from_millis(100);
+/// Silence that ends a terminal's output after its process has exited.
+///
+/// At that exit the terminal is hung up, and nothing more can be written to it. Programs may still have it open.
+const HANG_UP_SILENCE: Duration = Duration::from_millis(100);
 
-/// Which kind of input a client means.
+/// Kind of input that a client sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stdin {
     Pipe,
     Terminal,
 }
 
-/// A living process.
+/// A running process.
 #[derive(Debug)]
-pub(super) struct Live {
+pub(super) struct RunningProcess {
     pid: u32,
     pidfd: Option<OwnedFd>,
     config: ProcessConfig,
@@ -69,26 +73,26 @@ pub(super) struct Live {
     followers: Arc<Followers>,
     group: Option<Leaf>,
     state: Arc<State>,
-    /// A signal was sent through the daemon.
+    /// Cancelled when a signal is sent through the daemon.
     signalled: CancellationToken,
     reaped: CancellationToken,
 }
 
-/// Where input goes. The lock is held while a message is written: concurrent writers take turns by message.
+/// Destination of input. The lock is held while a message is written, so concurrent messages do not mix.
 #[derive(Debug)]
 enum Input {
     Pipe(tokio::sync::Mutex<Option<ChildStdin>>),
     Terminal { descriptor: Arc<AsyncFd<OwnedFd>>, turn: tokio::sync::Mutex<()> },
 }
 
-/// Where output comes from.
+/// Sources of output.
 enum Sources {
     Pipes(Source, Source),
     Terminal(Source),
 }
 
-impl Live {
-    /// Makes the process known and starts its task; the feed hears everything from the beginning.
+impl RunningProcess {
+    /// Adds the process to the registry and starts its task. The feed receives all output from the start.
     pub(super) fn start(child: Child, registry: &Arc<Registry>, state: Arc<State>) -> (Arc<Self>, Feed) {
         let Child { process, pid, pidfd, config, tag, streams, group } = child;
         let (input, sources) = match streams {
@@ -138,12 +142,12 @@ impl Live {
         self.tag.as_deref()
     }
 
-    /// It has ended and was reaped; its output may not have ended.
+    /// Returns true if the process has exited and was reaped; its output may not have ended.
     pub(super) fn is_reaped(&self) -> bool {
         self.reaped.is_cancelled()
     }
 
-    /// Adds a follower of everything from now on.
+    /// Adds a follower of all output from now on.
     pub(super) fn subscribe(&self) -> Feed {
         self.followers.add()
     }
@@ -157,7 +161,7 @@ impl Live {
         let mut drained = false;
         let mut status = None;
         let mut outlived_at = None;
-        // All arms are cancel safe: output that is being handed out goes on where it was, and waiting takes nothing.
+        // All arms are cancel safe: publishing output resumes at the same place, and waiting takes nothing.
         while status.is_none() || !drained {
             tokio::select! {
                 () = &mut output, if !drained => drained = true,
@@ -166,23 +170,23 @@ impl Live {
                     status = Some(exit.ok());
                     outlived_at = Some(Instant::now() + OUTLIVED_AFTER);
                 }
-                () = rpc::passed(outlived_at), if outlived_at.is_some() => {
+                () = rpc::deadline_passed(outlived_at), if outlived_at.is_some() => {
                     outlived_at = None;
                     registry.retire_outlived(&self, end_event(status.flatten()));
                 }
                 () = self.signalled.cancelled(), if status.is_some() => {
-                    let _ = tokio::time::timeout(DRAIN_PATIENCE, &mut output).await;
+                    let _ = tokio::time::timeout(DRAIN_TIMEOUT, &mut output).await;
                     drained = true;
                 }
             }
         }
-        // Closes our ends of the pipes: who still writes to them learns that nobody reads.
+        // Closes the daemon's ends of the pipes: remaining writers get EPIPE.
         drop(output);
         let end = end_event(status.flatten());
         self.log_end(&end);
         registry.retire(&self);
         self.followers.finish(end);
-        self.state.idle.stir();
+        self.state.idle.work_finished();
         self.state.activity.notify_one();
     }
 
@@ -224,10 +228,10 @@ impl Live {
 
     async fn reaped_and_silent(&self) {
         self.reaped.cancelled().await;
-        tokio::time::sleep(HANG_UP_PATIENCE).await;
+        tokio::time::sleep(HANG_UP_SILENCE).await;
     }
 
-    /// Writes all of it, waiting while the process does not read.
+    /// Writes all bytes; waits while the process does not read.
     pub(super) async fn write(&self, kind: Stdin, bytes: &[u8]) -> Result<(), ConnectError> {
         match (&self.input, kind) {
             (Input::Pipe(stdin), Stdin::Pipe) => {
@@ -268,10 +272,12 @@ impl Live {
         }
     }
 
-    /// Sends a signal to this one process, and ends the wait for its output. SIGKILL also ends everything that the process
-    /// started, and the process is reaped when this returns. Cancel safe: the signal is sent before the first wait.
+    /// Sends a signal to this process, and ends the wait for its output.
+    ///
+    /// With SIGKILL, every process in its control group is killed too, and this returns once the process is reaped, or
+    /// after [`REAP_TIMEOUT`]. Cancel safe: the signal is sent before the first await.
     pub(super) async fn signal(&self, signal: Signal) -> Result<(), ConnectError> {
-        // A process that is gone and still listed waits for a grandchild to close its output: no longer.
+        // A reaped process that is still listed waits for a descendant to close its output; this wait ends now.
         if !self.reaped.is_cancelled() {
             let sent = match (&self.pidfd, pid_of(self.pid)) {
                 (Some(pidfd), _) => pidfd_send_signal(pidfd, signal),
@@ -279,7 +285,7 @@ impl Live {
                 (None, None) => Err(rustix::io::Errno::SRCH),
             };
             match sent {
-                // It was reaped in this moment.
+                // It was reaped meanwhile.
                 Err(rustix::io::Errno::SRCH) if self.reaped.is_cancelled() => {}
                 Err(error) => return Err(ConnectError::internal(format!("error sending the signal: {error}"))),
                 Ok(()) => {}
@@ -288,21 +294,21 @@ impl Live {
         self.signalled.cancel();
         if signal == Signal::KILL {
             if let Some(Err(error)) = self.group.as_ref().map(Leaf::kill) {
-                self.log().error("process", format!("killing what process {} started: {error}", self.pid));
+                self.log().error("process", format!("killing the control group of process {}: {error}", self.pid));
             }
             // A process in an uninterruptible sleep dies later; the signal was delivered.
-            let _ = tokio::time::timeout(REAP_PATIENCE, self.reaped.cancelled()).await;
+            let _ = tokio::time::timeout(REAP_TIMEOUT, self.reaped.cancelled()).await;
         }
         Ok(())
     }
 
-    /// Kills the process at a time, whoever still follows it then.
+    /// Kills the process at `deadline`, regardless of its followers.
     pub(super) fn kill_at(self: &Arc<Self>, deadline: Instant) {
         let live = Arc::clone(self);
         tokio::spawn(async move {
             tokio::select! {
                 () = tokio::time::sleep_until(deadline.into()) => {
-                    // It may have just ended.
+                    // It may have exited meanwhile.
                     let _ = live.signal(Signal::KILL).await;
                 }
                 () = live.reaped.cancelled() => {}
@@ -323,7 +329,7 @@ async fn write_terminal(descriptor: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::
 
 fn end_event(status: Option<ExitStatus>) -> EndEvent {
     let Some(status) = status else {
-        // Somebody else reaped it, which only another bug could do: tell it rather than invent a code.
+        // Only a defect could have reaped it elsewhere: report that rather than invent a code.
         let text = "the exit status was lost".to_owned();
         return EndEvent {
             exit_code: -1,
@@ -347,7 +353,7 @@ fn end_event(status: Option<ExitStatus>) -> EndEvent {
     }
 }
 
-/// The contract's names of signals.
+/// Returns the contract's name of a signal.
 fn signal_name(signal: i32) -> String {
     let name = match signal {
         1 => "hangup",
@@ -375,8 +381,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ends_as_in_the_contract() {
-        // wait(2): the code is in the second byte, the signal in the first, 0x80 tells a core file.
+    fn end_events_as_in_the_contract() {
+        // wait(2): the code is in the second byte, the signal in the first, 0x80 means a core file.
         for (raw, code, exited, status) in [
             (0, 0, true, "exit status 0"),
             (2 << 8, 2, true, "exit status 2"),

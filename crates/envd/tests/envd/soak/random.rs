@@ -1,13 +1,14 @@
-//! Chance that can be repeated.
+//! Reproducible random numbers.
 
 use crate::connect::Codec;
 
-/// SplitMix64: a few lines, and good enough to mix commands.
+/// SplitMix64, which is sufficient to mix commands.
 #[derive(Debug, Clone)]
-pub(super) struct Dice(u64);
+pub(super) struct Random(u64);
 
-impl Dice {
-    /// The dice of one command. They depend on nothing but the seed and the command's number, whatever runs beside it.
+impl Random {
+    /// Returns the generator of one command. It depends only on the seed and the command's number, not on other
+    /// commands.
     pub(super) fn of(seed: u64, number: u64) -> Self {
         Self(seed ^ number.wrapping_mul(0xD6E8_FEB8_6659_FD93))
     }
@@ -19,7 +20,7 @@ impl Dice {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number from 0 to `end`, without `end`.
+    /// Returns a number from 0 to `end`, exclusive.
     pub(super) fn below(&mut self, end: u32) -> u32 {
         u32::try_from(self.next() % u64::from(end)).expect("less than a u32")
     }
