@@ -1,4 +1,4 @@
-//! The commands as they are typed, beside another process that has the database open.
+//! Tests of the commands as an operator types them, while another process has the database open.
 
 use clap::Parser as _;
 use hearth_store::{Config, KeySecret, Standing};
@@ -11,7 +11,7 @@ use crate::cli::{Cli, Command as Typed};
 struct Operator {
     _folder: TempDir,
     store: Store,
-    /// The daemon's.
+    /// Connection of another process, such as the daemon.
     other: Store,
 }
 
@@ -24,7 +24,7 @@ impl Operator {
     }
 
     async fn try_type(&self, line: &str) -> Result<String> {
-        // As in an address: `%20` stands for a space in an argument.
+        // As in a URL, `%20` stands for a space within an argument.
         let words = line.split_whitespace().map(|word| word.replace("%20", " "));
         let command = match Cli::try_parse_from(std::iter::once("hearth".to_owned()).chain(words))?.command {
             Typed::Team(command) => command.into(),
@@ -52,7 +52,7 @@ impl Operator {
 }
 
 #[tokio::test]
-async fn teams_are_looked_after() {
+async fn team_commands_change_the_database() {
     let operator = Operator::start().await;
     let made = operator.json("team create alpha --name The%20A --sandboxes 7 --hours 3").await;
     assert_eq!((&made["slug"], &made["name"], &made["standing"]), (&"alpha".into(), &"The A".into(), &"active".into()));
@@ -62,7 +62,7 @@ async fn teams_are_looked_after() {
     operator.refuses("team create A", "a-z, 0-9").await;
     let changed = operator.json("team limits alpha --vcpus 16 --memory-mib 4096 --builds 2").await;
     assert_eq!((&changed["sandboxes_max"], &changed["vcpus_max"]), (&7.into(), &16.into()));
-    let team = operator.other.team_by_slug("alpha").await.expect("reads").expect("there");
+    let team = operator.other.team_by_slug("alpha").await.expect("reads").expect("it exists");
     assert_eq!((team.limits.vcpus_max, team.limits.memory_mib_max, team.limits.builds_max), (16, 4096, 2));
     operator.refuses("team limits alpha --hours 0", "hearth team block").await;
     operator.refuses("team limits gamma", "no team `gamma`").await;
@@ -72,7 +72,7 @@ async fn teams_are_looked_after() {
         ("team reinstate alpha", Standing::Active),
     ] {
         operator.types(line).await;
-        let team = operator.other.team_by_slug("alpha").await.expect("reads").expect("there");
+        let team = operator.other.team_by_slug("alpha").await.expect("reads").expect("it exists");
         assert_eq!(team.standing, standing, "{line}");
     }
     operator.refuses("team block alpha", "--reason").await;
@@ -82,7 +82,7 @@ async fn teams_are_looked_after() {
 }
 
 #[tokio::test]
-async fn keys_are_looked_after() {
+async fn key_commands_change_the_database() {
     let operator = Operator::start().await;
     operator.types("team create alpha").await;
     operator.types("team create beta").await;
@@ -92,7 +92,7 @@ async fn keys_are_looked_after() {
     assert_eq!((team.slug.as_str(), key.name.as_str()), ("alpha", "laptop"));
     let list = operator.json("key list alpha").await;
     assert_eq!((&list[0]["name"], &list[0]["last_used_at"]), (&"laptop".into(), &Value::Null));
-    assert!(!list.to_string().contains(secret.expose()), "keys are shown once");
+    assert!(!list.to_string().contains(secret.expose()), "`key list` must not print keys");
     assert!(operator.types("key list alpha").await.contains("laptop"));
     operator.refuses(&format!("key revoke beta {}", key.id), "has no key").await;
     operator.refuses("key revoke alpha x", "UUID").await;
@@ -103,7 +103,7 @@ async fn keys_are_looked_after() {
 }
 
 #[tokio::test]
-async fn users_are_looked_after() {
+async fn user_commands_change_the_database() {
     let operator = Operator::start().await;
     operator.refuses("user create ada@example.com --team alpha", "no team `alpha`").await;
     operator.types("team create alpha").await;
@@ -122,7 +122,7 @@ async fn users_are_looked_after() {
 }
 
 #[tokio::test]
-async fn passwords_are_looked_after() {
+async fn password_commands_change_the_database() {
     let operator = Operator::start().await;
     operator.types("user create ada@example.com").await;
     assert_eq!(operator.json("user list").await[0]["has_password"], false);
@@ -131,7 +131,7 @@ async fn passwords_are_looked_after() {
         let found = operator.other.password_by_email("ada@example.com").await.expect("reads");
         found.is_some_and(|(_, hash)| hash.verify(&hearth_types::Secret::new(password)))
     };
-    assert!(is_theirs(password.trim_end()).await, "alone on its line");
+    assert!(is_theirs(password.trim_end()).await, "the password is not alone on its line");
     let made = operator.json("user password ada@example.com --generate").await;
     assert!(is_theirs(made["password"].as_str().expect("a password")).await);
     assert!(!is_theirs(password.trim_end()).await);
@@ -139,7 +139,7 @@ async fn passwords_are_looked_after() {
     assert_eq!(
         (&list[0]["has_password"], &list[0]["password"]),
         (&true.into(), &Value::Null),
-        "passwords are shown once"
+        "`user list` must not print passwords"
     );
     assert_eq!(operator.json("user password ada@example.com --remove").await["has_password"], false);
     assert!(operator.other.password_by_email("ada@example.com").await.expect("reads").is_none());
