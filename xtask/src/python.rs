@@ -65,14 +65,14 @@ pub(crate) fn pip(python: &Path) -> Command {
 }
 
 /// Returns true if the packages were installed from the current content of the file.
-pub(crate) fn is_current(wanted: &Path, stamp: &Path) -> Result<bool> {
-    let wanted = fs::read(wanted).with_context(|| format!("reading {}", wanted.display()))?;
-    Ok(fs::read(stamp).is_ok_and(|installed| installed == wanted))
+pub(crate) fn is_current(pins: &Path, stamp: &Path) -> Result<bool> {
+    let pins = fs::read(pins).with_context(|| format!("reading {}", pins.display()))?;
+    Ok(fs::read(stamp).is_ok_and(|installed| installed == pins))
 }
 
 /// Records that the packages were installed from the current content of the file.
-pub(crate) fn mark_current(wanted: &Path, stamp: &Path) -> Result<()> {
-    fs::copy(wanted, stamp).map(drop).with_context(|| format!("writing {}", stamp.display()))
+pub(crate) fn mark_current(pins: &Path, stamp: &Path) -> Result<()> {
+    fs::copy(pins, stamp).map(drop).with_context(|| format!("writing {}", stamp.display()))
 }
 
 #[cfg(test)]
@@ -90,12 +90,12 @@ mod tests {
     #[test]
     fn a_changed_pin_is_installed_again() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (wanted, stamp) = (folder.path().join("requirements.txt"), folder.path().join("installed"));
-        fs::write(&wanted, "e2b==1").expect("written");
-        assert!(!is_current(&wanted, &stamp).expect("readable"));
-        mark_current(&wanted, &stamp).expect("written");
-        assert!(is_current(&wanted, &stamp).expect("readable"));
-        fs::write(&wanted, "e2b==2").expect("written");
-        assert!(!is_current(&wanted, &stamp).expect("readable"));
+        let (pins, stamp) = (folder.path().join("requirements.txt"), folder.path().join("installed"));
+        fs::write(&pins, "e2b==1").expect("written");
+        assert!(!is_current(&pins, &stamp).expect("readable"));
+        mark_current(&pins, &stamp).expect("written");
+        assert!(is_current(&pins, &stamp).expect("readable"));
+        fs::write(&pins, "e2b==2").expect("written");
+        assert!(!is_current(&pins, &stamp).expect("readable"));
     }
 }

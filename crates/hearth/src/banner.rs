@@ -58,7 +58,11 @@ impl std::fmt::Display for Banner<'_> {
         }
         writeln!(f, "  API            {}", self.endpoints.api_url)?;
         let why = if self.limited_by_disk { " (free disk space)" } else { "" };
-        writeln!(f, "  sandboxes      {}, at most {} at once{why}", self.endpoints.sandbox_url, self.sandboxes_max)?;
+        writeln!(
+            f,
+            "  sandboxes      {}, at most {} at the same time{why}",
+            self.endpoints.sandbox_url, self.sandboxes_max
+        )?;
         match &self.endpoints.domain {
             Some(domain) => writeln!(f, "  names          https://api.{domain}, https://PORT-SANDBOX.{domain}")?,
             None => writeln!(f, "  names          none: --tls-listen is off")?,
@@ -119,7 +123,7 @@ mod tests {
         let text = banner(Some(endpoints.exports(Addressing::Addresses).expect("known")));
         for part in [
             "123 ms",
-            "at most 5 at once (free disk space)",
+            "at most 5 at the same time (free disk space)",
             "https://api.hearth.localhost:3443",
             "export E2B_API_KEY=e2b_00",
             "from e2b import Sandbox",

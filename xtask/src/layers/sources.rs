@@ -56,8 +56,8 @@ pub(super) fn findings(member: &Crate, source: &Source) -> Vec<String> {
     };
     let is_root = member.roots.contains(&source.path);
     if is_root && !guards_unsafe(&tokens, lint_for_unsafe(member.name())) {
-        let wanted = lint_for_unsafe(member.name()).unwrap_or_default();
-        report(1, &format!("missing `#![{wanted}(unsafe_code)]`"));
+        let lint = lint_for_unsafe(member.name()).unwrap_or_default();
+        report(1, &format!("missing `#![{lint}(unsafe_code)]`"));
     }
     let outside_src = path.iter().any(|part| part == "tests" || part == "benches" || part == "examples");
     let scan = Scan {
@@ -222,7 +222,7 @@ impl Scan {
 }
 
 fn follows_hash(before: &[TokenTree]) -> bool {
-    let is = |token: &TokenTree, wanted: char| matches!(token, TokenTree::Punct(punct) if punct.as_char() == wanted);
+    let is = |token: &TokenTree, lint: char| matches!(token, TokenTree::Punct(punct) if punct.as_char() == lint);
     match before {
         [.., hash, bang] if is(bang, '!') => is(hash, '#'),
         [.., hash] => is(hash, '#'),

@@ -45,7 +45,7 @@ impl Operator {
         serde_json::from_str(&self.types(&format!("{line} --json")).await).expect("JSON")
     }
 
-    async fn refuses(&self, line: &str, message: &str) {
+    async fn rejects(&self, line: &str, message: &str) {
         let error = format!("{:#}", self.try_type(line).await.expect_err(line));
         assert!(error.contains(message), "{line}: {error}");
     }
@@ -58,14 +58,14 @@ async fn team_commands_change_the_database() {
     assert_eq!((&made["slug"], &made["name"], &made["standing"]), (&"alpha".into(), &"The A".into(), &"active".into()));
     assert_eq!((&made["sandboxes_max"], &made["sandbox_seconds_max"]), (&7.into(), &10_800.into()));
     assert!(operator.types("team create beta").await.contains("hearth key create beta"));
-    operator.refuses("team create alpha", "a team `alpha` already").await;
-    operator.refuses("team create A", "a-z, 0-9").await;
+    operator.rejects("team create alpha", "a team `alpha` already").await;
+    operator.rejects("team create A", "a-z, 0-9").await;
     let changed = operator.json("team limits alpha --vcpus 16 --memory-mib 4096 --builds 2").await;
     assert_eq!((&changed["sandboxes_max"], &changed["vcpus_max"]), (&7.into(), &16.into()));
     let team = operator.other.team_by_slug("alpha").await.expect("reads").expect("it exists");
     assert_eq!((team.limits.vcpus_max, team.limits.memory_mib_max, team.limits.builds_max), (16, 4096, 2));
-    operator.refuses("team limits alpha --hours 0", "hearth team block").await;
-    operator.refuses("team limits gamma", "no team `gamma`").await;
+    operator.rejects("team limits alpha --hours 0", "hearth team block").await;
+    operator.rejects("team limits gamma", "no team `gamma`").await;
     for (line, standing) in [
         ("team block alpha --reason unpaid%20bill", Standing::Blocked { reason: "unpaid bill".to_owned() }),
         ("team ban alpha", Standing::Banned { reason: String::new() }),
@@ -75,7 +75,7 @@ async fn team_commands_change_the_database() {
         let team = operator.other.team_by_slug("alpha").await.expect("reads").expect("it exists");
         assert_eq!(team.standing, standing, "{line}");
     }
-    operator.refuses("team block alpha", "--reason").await;
+    operator.rejects("team block alpha", "--reason").await;
     let list = operator.types("team list").await;
     assert_eq!(list.lines().count(), 3, "{list}");
     assert!(list.starts_with("SLUG"), "{list}");
@@ -94,8 +94,8 @@ async fn key_commands_change_the_database() {
     assert_eq!((&list[0]["name"], &list[0]["last_used_at"]), (&"laptop".into(), &Value::Null));
     assert!(!list.to_string().contains(secret.expose()), "`key list` must not print keys");
     assert!(operator.types("key list alpha").await.contains("laptop"));
-    operator.refuses(&format!("key revoke beta {}", key.id), "has no key").await;
-    operator.refuses("key revoke alpha x", "UUID").await;
+    operator.rejects(&format!("key revoke beta {}", key.id), "has no key").await;
+    operator.rejects("key revoke alpha x", "UUID").await;
     operator.types(&format!("key revoke alpha {}", key.id)).await;
     assert!(operator.other.authenticate(&secret.hash()).await.expect("reads").is_none());
     let made = operator.json("key create beta").await;
@@ -105,18 +105,18 @@ async fn key_commands_change_the_database() {
 #[tokio::test]
 async fn user_commands_change_the_database() {
     let operator = Operator::start().await;
-    operator.refuses("user create ada@example.com --team alpha", "no team `alpha`").await;
+    operator.rejects("user create ada@example.com --team alpha", "no team `alpha`").await;
     operator.types("team create alpha").await;
     operator.types("team create beta").await;
     let ada = operator.json("user create ada@example.com --subject auth0|1 --team alpha --team beta").await;
     assert_eq!((&ada["subject"], &ada["default_team"]), (&"auth0|1".into(), &"alpha".into()));
-    operator.refuses("user create ada@example.com", "already").await;
+    operator.rejects("user create ada@example.com", "already").await;
     let ada = operator.json("user join ada@example.com beta --default").await;
     assert_eq!((&ada["teams"], &ada["default_team"]), (&serde_json::json!(["alpha", "beta"]), &"beta".into()));
     assert!(operator.types("user list").await.contains("alpha beta*"));
     operator.types("user leave ada@example.com beta").await;
-    operator.refuses("user leave ada@example.com beta", "not a member").await;
-    operator.refuses("user join bob@example.com beta", "no user").await;
+    operator.rejects("user leave ada@example.com beta", "not a member").await;
+    operator.rejects("user join bob@example.com beta", "no user").await;
     operator.types("user delete ada@example.com").await;
     assert_eq!(operator.json("user list").await, serde_json::json!([]));
 }
@@ -143,6 +143,6 @@ async fn password_commands_change_the_database() {
     );
     assert_eq!(operator.json("user password ada@example.com --remove").await["has_password"], false);
     assert!(operator.other.password_by_email("ada@example.com").await.expect("reads").is_none());
-    operator.refuses("user password bob@example.com --generate", "no user").await;
-    operator.refuses("user password ada@example.com --generate --remove", "cannot be used with").await;
+    operator.rejects("user password bob@example.com --generate", "no user").await;
+    operator.rejects("user password ada@example.com --generate --remove", "cannot be used with").await;
 }

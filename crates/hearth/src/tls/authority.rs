@@ -25,7 +25,7 @@ const VALID_FOR: Duration = Duration::from_secs(90 * 24 * 3600);
 pub(crate) const RENEWED_AFTER: Duration = Duration::from_secs(60 * 24 * 3600);
 /// "No well-defined expiration date" (RFC 5280, 4.1.2.5).
 ///
-/// An authority that expires fails on a day that nobody expects. Delete its folder to replace it.
+/// An authority that expires fails on an unexpected day. Delete its folder to replace it.
 const NEVER: (i32, u8, u8) = (9999, 12, 31);
 
 /// Certificate authority for one domain.
