@@ -222,7 +222,8 @@ impl Scan {
 }
 
 fn follows_hash(before: &[TokenTree]) -> bool {
-    let is = |token: &TokenTree, lint: char| matches!(token, TokenTree::Punct(punct) if punct.as_char() == lint);
+    let is =
+        |token: &TokenTree, expected: char| matches!(token, TokenTree::Punct(punct) if punct.as_char() == expected);
     match before {
         [.., hash, bang] if is(bang, '!') => is(hash, '#'),
         [.., hash] => is(hash, '#'),
