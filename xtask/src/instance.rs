@@ -72,7 +72,7 @@ impl Instance {
         let program = build.program(root);
         let target = root.join("target");
         let prepared = prepare(&program, &target)?;
-        // Without a process, another run would remove the new folder as the leftover of a killed run: hold its lock.
+        // Without a process, another run would delete the new folder as a leftover. The lock prevents that until it starts.
         let filling = lock(&target, "run")?;
         sweep(&target)?;
         let data = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&target)?.keep();

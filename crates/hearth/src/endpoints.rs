@@ -30,7 +30,7 @@ pub(crate) struct Endpoints {
 }
 
 impl Endpoints {
-    /// Reads those of the daemon that runs on this data directory, or derives them from the settings if none runs.
+    /// Reads the endpoints of the daemon on this data directory, or derives them from the settings if none runs.
     pub(crate) fn load(layout: &Layout, settings: &Settings) -> Result<Self> {
         let path = layout.endpoints();
         if let Ok(text) = fs::read_to_string(&path) {
@@ -67,7 +67,7 @@ impl Endpoints {
         }
     }
 
-    /// Writes them to a file that only the owner can read, because it contains the API key.
+    /// Writes the endpoints to a file that only the owner can read, because it contains the API key.
     pub(crate) fn publish(&self, layout: &Layout) -> Result<()> {
         write_secret(&layout.endpoints(), &serde_json::to_string_pretty(self)?)
     }

@@ -15,7 +15,7 @@ use crate::layout::{Layout, read_secret, write_secret};
 const SLUG: &str = "local";
 const NAME: &str = "Local";
 const KEY_NAME: &str = "first key";
-/// Limits of the first team. Its users own the host, so only the node's own limit restricts them.
+/// Limits of the first team. It belongs to the operator of the host, so only the node's own limit matters.
 const LIMITS: Limits = Limits {
     sandboxes_max: 2048,
     sandbox_length_max: Duration::from_secs(24 * 60 * 60),

@@ -101,7 +101,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Reads them. Call it early: once the file was replaced on disk, the path is no longer available.
+    /// Reads both. Call it early: once the file was replaced on disk, its path is no longer available.
     pub(crate) fn of_this_process() -> Result<Self> {
         let path = std::env::current_exe().context("reading the path of this program")?;
         Ok(Self { path, arguments: std::env::args_os().skip(1).collect() })

@@ -282,7 +282,7 @@ pub(crate) struct Settings {
     pub(crate) tls_files: Option<CertificateFiles>,
     /// `None`: ACME is off.
     pub(crate) acme: Option<acme::AcmeSettings>,
-    /// `None`: the local domain, below `hearth.localhost`.
+    /// `None`: the local domain, `hearth.localhost`.
     pub(crate) domain: Option<Domain>,
     pub(crate) node_id: NodeId,
     pub(crate) database_url: Option<String>,

@@ -367,7 +367,7 @@ impl Instance {
         Ok(())
     }
 
-    /// Stops everything in reverse order, sandboxes first, so that the control role still receives their last events.
+    /// Stops everything in reverse order, sandboxes first, so that the API still receives their last events.
     async fn stop(self, foundation: Foundation) {
         tracing::info!("stopping");
         self.orchestrator.end_sandboxes().await;
@@ -382,7 +382,7 @@ impl Instance {
     }
 }
 
-/// Configuration of the control role, without the addresses that are known only once the listeners are open.
+/// Configuration of the API, without the addresses that are known only once the listeners are open.
 fn api_config(settings: &Settings, layout: &Layout) -> Result<hearth_api::Config> {
     let a_minute = |requests| Rate { requests, per: Duration::from_secs(60) };
     let config = hearth_api::Config::new(first_team::token_seed(layout)?, None);

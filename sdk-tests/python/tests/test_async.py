@@ -95,7 +95,7 @@ async def test_input_as_a_stream(shared):
     printed = asyncio.Queue()
     handle = await shared.commands.run("cat", background=True, stdin=True, on_stdout=printed.put_nowait, timeout=0)
     stream = shared.commands.stream_input(handle.pid)
-    # The default is fifty seconds. The SDK reads the value when the stream starts, with the first `send`.
+    # The default is fifty seconds. The SDK reads the value when the stream starts, which has not happened yet.
     stream._keepalive_interval = 0.05
     output = ""
     for number in range(5):

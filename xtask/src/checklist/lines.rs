@@ -62,7 +62,7 @@ const COMMANDS: &[Line] = &[
     implemented("C14", "a working directory that does not exist or is not accessible is an error; `~/dir` works"),
     implemented(
         "C15",
-        "after a kill of a shell with a child, or of a dev server, the stream ends without an error and the list is empty",
+        "after a kill of a shell with a child, or of a dev server, the stream ends with the exit event and the list is empty",
     ),
     implemented("C16", "a command whose sandbox is killed raises a timeout error that names the cause"),
     implemented("C17", "a late subscriber receives the end event; a disconnect does not kill the process"),

@@ -8,10 +8,10 @@ use super::markers::{Language, Proof};
 const HEAD: &str = "\
 # The guest daemon's acceptance checklist
 
-Behaviour of the guest daemon (envd) on which clients and the platform rely, and the tests that prove it. `cargo xtask checklist`
-generates this page from comments above the tests (`envd: C7, C15`). `make check` fails if the page is stale, or if a line has
-neither a test nor a reason for its absence. Rust tests run the daemon alone or the host's side of it; Python and JavaScript
-tests are journeys of the official SDKs against a complete server with real microVMs.
+Behaviour of the guest daemon (envd) on which clients and the platform rely, and the tests that prove it.
+`cargo xtask checklist` generates this page from comments above the tests (`envd: C7, C15`). `make check` fails if the page is
+stale, or if a line has neither a test nor a reason for its absence. Rust tests run the daemon alone or the host's side of it;
+Python and JavaScript tests are journeys of the official SDKs against a complete server with real microVMs.
 ";
 
 /// Renders the whole page.
