@@ -1,5 +1,7 @@
-//! Puts the guest programs into the binary, so that it is all a host needs, and the commit that it is built from. `cargo xtask
-//! guest` makes the programs first; a binary built without them says so when it is asked for a template.
+//! Embeds the guest programs and the Git commit in the binary, so that a host needs no other file.
+//!
+//! `cargo xtask guest` builds the programs first. A binary without them fails with an error when it has to build a
+//! template.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +10,7 @@ use std::{env, fs};
 fn main() {
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
-    // Where xtask puts them: the target folder of the workspace.
+    // xtask writes the programs to the target folder of the workspace.
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| manifest.join("../../target"), PathBuf::from);
     for program in ["hearth-init", "envd"] {
         embed(&target.join("guest").join(program), &out.join(program));
@@ -16,9 +18,9 @@ fn main() {
     println!("cargo::rustc-env=BUILT_FROM_COMMIT={}", commit().unwrap_or_else(|| "unknown".to_owned()));
 }
 
-/// The commit of the working tree; `None` where there is no repository, as in an unpacked archive.
+/// Returns the commit of the working tree; `None` without a repository, as in an unpacked archive.
 fn commit() -> Option<String> {
-    // It is appended to at every commit and every move to another one.
+    // Git appends to this file at every commit and checkout.
     let log = git(&["rev-parse", "--git-path", "logs/HEAD"])?;
     println!("cargo::rerun-if-changed={log}");
     git(&["rev-parse", "--short=12", "HEAD"])

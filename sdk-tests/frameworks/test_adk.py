@@ -1,4 +1,4 @@
-"""Google's Agent Development Kit: its E2B environment, and E2B's plugin under an agent whose model follows a script."""
+"""Google's Agent Development Kit: its E2B environment, and E2B's plugin with an agent whose model follows a script."""
 
 import pytest
 import pytest_asyncio
@@ -20,7 +20,7 @@ async def environment():
     await environment.close()
 
 
-async def test_commands_end_in_every_way(environment):
+async def test_commands_succeed_fail_and_time_out(environment):
     done = await environment.execute("echo $TOLD; echo aside >&2; exit 3")
     assert (done.exit_code, done.stdout, done.stderr, done.timed_out) == (3, "everywhere\n", "aside\n", False)
     assert (await environment.execute("pwd")).stdout.strip() == str(environment.working_dir)
@@ -36,14 +36,14 @@ async def test_files_are_written_and_read(environment):
         await environment.read_file("nobody")
 
 
-async def test_a_sandbox_that_is_gone_is_made_anew(environment):
+async def test_a_killed_sandbox_is_created_again(environment):
     await environment.write_file("before", "text")
     await environment._sandbox.kill()
     assert (await environment.execute("ls before; echo anew")).stdout == "anew\n"
 
 
 class Script(BaseLlm):
-    """A model that calls tools one after the other, and then says what the last one returned."""
+    """Model that calls tools one after the other, stores their results, and finally replies `done`."""
 
     model: str = "script"
     calls: list[tuple[str, dict]]
@@ -76,11 +76,11 @@ async def test_an_agent_works_in_one_sandbox():
     runner = InMemoryRunner(agent=agent, app_name="journeys", plugins=[plugin])
     session = await runner.session_service.create_session(app_name="journeys", user_id="user")
     begin = types.Content(role="user", parts=[types.Part(text="begin")])
-    said = []
+    texts = []
     async for event in runner.run_async(user_id="user", session_id=session.id, new_message=begin):
-        said.extend(part.text for part in (event.content.parts if event.content else []) or [] if part.text)
+        texts.extend(part.text for part in (event.content.parts if event.content else []) or [] if part.text)
     await plugin.close()
-    assert said == ["done"]
+    assert texts == ["done"]
     written, ran, read, listed, started, late = model.seen
     assert written["success"] and ran["success"] and (ran["exit_code"], ran["stdout"]) == (4, "hello")
     assert read["content"] == "hello"

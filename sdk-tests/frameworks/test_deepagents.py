@@ -1,4 +1,4 @@
-"""LangChain's checks of a sandbox backend, run on Deep Agents' E2B backend as it is."""
+"""LangChain's integration tests for sandbox backends, with the unmodified E2B backend of Deep Agents."""
 
 from collections.abc import Iterator
 

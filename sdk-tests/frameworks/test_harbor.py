@@ -1,4 +1,4 @@
-"""Harbor runs tasks in sandboxes of a template that exists, more at a time than the team may have."""
+"""Harbor runs tasks in sandboxes of an existing template, more at a time than the team's limit allows."""
 
 import json
 import os
@@ -24,13 +24,13 @@ timeout_sec = 120.0
 [environment]
 build_timeout_sec = 180.0
 """
-# Long enough that the first sandboxes are still there when Harbor wants more than the team may have.
+# Long enough that the first sandboxes still run when Harbor requests more than the team's limit.
 SOLUTION = "#!/bin/bash\nsleep 3\necho {number} > /home/user/answer\n"
 TEST = '#!/bin/bash\ngrep -qx {number} /home/user/answer && echo 1 > /logs/verifier/reward.txt || echo 0 > /logs/verifier/reward.txt\n'
 
 
 def write_task(folder: Path, number: int) -> None:
-    """A task that its own solution solves."""
+    """Writes a task that its own solution solves."""
     files = {
         "task.toml": TASK,
         "instruction.md": "Write {number} into /home/user/answer.\n",
@@ -65,4 +65,4 @@ def test_trials_wait_for_their_turn(tmp_path):
     assert not failures, failures
     assert [trial["verifier_result"]["rewards"]["reward"] for trial in trials] == [1] * TASKS
     log = "".join(file.read_text(errors="replace") for file in (tmp_path / "jobs/all").rglob("*.log"))
-    assert "waiting for a slot" in log, "else nobody was told that the team is full"
+    assert "waiting for a slot" in log, "the team was never at its limit"

@@ -1,4 +1,4 @@
-"""inspect-ai's own checks of a sandbox environment, run on its E2B environment as it is."""
+"""inspect-ai's own checks of a sandbox environment, with its unmodified E2B environment."""
 
 import pytest
 import pytest_asyncio
@@ -10,15 +10,15 @@ from inspect_sandboxes.e2b._e2b import E2BSandboxEnvironment
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-# Checks that the E2B environment fails on E2B as well, which its authors expect, and why.
+# Checks that the E2B environment also fails on E2B, as its authors expect, with the reason.
 FAILING = {
     "test_read_file_not_allowed": "the environment raises the SDK's error, not PermissionError",
     "test_write_text_file_without_permissions": "the environment raises the SDK's error, not PermissionError",
     "test_write_binary_file_without_permissions": "the environment raises the SDK's error, not PermissionError",
     "test_exec_permission_error": "the shell's exit code 126 is not made a PermissionError",
-    "test_exec_timeout_not_raised_on_fast_signal_death": "E2B's exit code of a program that a signal ended is -1",
-    "test_exec_as_nonexistent_user": "E2B refuses an unknown user with 401",
-    "test_exec_large_command": "a command line has an end",
+    "test_exec_timeout_not_raised_on_fast_signal_death": "E2B's exit code of a program killed by a signal is -1",
+    "test_exec_as_nonexistent_user": "E2B rejects an unknown user with 401",
+    "test_exec_large_command": "the length of a command line is limited",
 }
 CHECKS = 44
 
@@ -35,14 +35,14 @@ async def environment():
 
 @pytest.fixture
 def sandbox_env(request: pytest.FixtureRequest, environment: SandboxEnvironment) -> SandboxEnvironment:
-    """The name by which the checks ask for their sandbox."""
+    """The fixture that the checks use for their sandbox."""
     reason = FAILING.get(request.node.originalname)
     if reason:
-        # One that passes is a difference from E2B, and has to be looked at.
+        # Strict: a passing check is a difference from E2B that needs an explanation.
         request.node.add_marker(pytest.mark.xfail(reason=reason, strict=True))
     return environment
 
 
-async def test_all_checks_are_here():
+async def test_all_checks_are_imported():
     checks = [name for name, value in globals().items() if name.startswith("test_") and "self_check" in value.__module__]
     assert len(checks) == CHECKS and set(FAILING) <= set(checks)

@@ -1,4 +1,4 @@
-// The official command line, unchanged, with a home of its own: it keeps a configuration there, and nobody's own must matter.
+// Runs the unmodified official E2B command line with its own home folder, so that it does not use the developer's configuration.
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -10,14 +10,14 @@ import { eventually, Transcript } from './journeys.js'
 
 const PROGRAM = join(import.meta.dirname, 'node_modules/@e2b/cli/dist/index.js')
 
-/** A command line; `environment` is added to this process's, and `undefined` takes away from it. */
+/** E2B command line; `environment` is added to this process's variables, and `undefined` removes a variable. */
 export class CommandLine {
   #environment
   #home = mkdtempSync(join(tmpdir(), 'hearth-cli-'))
   #opened = join(this.#home, 'opened')
 
   constructor(environment = {}) {
-    // What opens a page in a browser only notes which.
+    // A fake `xdg-open` only records the URL.
     const opener = join(this.#home, 'xdg-open')
     writeFileSync(opener, `#!/bin/sh\nprintf %s "$1" > '${this.#opened}.new' && mv '${this.#opened}.new' '${this.#opened}'\n`)
     chmodSync(opener, 0o755)
@@ -26,7 +26,7 @@ export class CommandLine {
     this.#environment = { ...process.env, ...own, ...environment }
   }
 
-  /** What it keeps about who is logged in. */
+  /** File in which the command line stores the login. */
   get configFile() {
     return join(this.#home, '.e2b/config.json')
   }
@@ -38,23 +38,23 @@ export class CommandLine {
     child.stdout.on('data', stdout.add)
     child.stderr.on('data', stderr.add)
     const ended = once(child, 'close').then(([code, signal]) => {
-      if (code === null) throw new Error(`e2b ${words.join(' ')} was ended by ${signal}: ${stdout.text}${stderr.text}`)
+      if (code === null) throw new Error(`e2b ${words.join(' ')} was killed by ${signal}: ${stdout.text}${stderr.text}`)
       return { stdout: stdout.text, stderr: stderr.text, code }
     })
     return { stdin: child.stdin, stdout, ended }
   }
 
-  /** What a command printed and ended with, given something on its standard input, which it reads to the end. */
+  /** Runs a command with `input` as its standard input; returns its outputs and exit code. */
   async piped(input, ...words) {
     const { stdin, ended } = this.start(...words)
     stdin.end(input)
     return await ended
   }
 
-  /** The same with nothing. */
+  /** Runs a command with an empty standard input. */
   run = (...words) => this.piped('', ...words)
 
-  /** Which page it opened, once. */
+  /** Waits until the command line opens a page, and returns its URL. */
   async openedPage() {
     const url = await eventually(() => existsSync(this.#opened) && readFileSync(this.#opened, 'utf8'), 30_000)
     rmSync(this.#opened)

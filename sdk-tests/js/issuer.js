@@ -1,5 +1,5 @@
-// An OpenID Connect provider of another maker, for Rust tests: it prints its address, reads its one client as a line of
-// JSON, and ends with its standard input. Whoever comes is logged in without being asked, as whom `/as/NAME` says.
+// Third-party OpenID Connect provider for Rust tests. It prints its URL, reads its client as one line of JSON, and exits when its
+// standard input is closed. It logs in every visitor without a prompt, as the user of the last request to `/as/NAME`.
 
 import { once } from 'node:events'
 import { createServer } from 'node:http'
@@ -46,7 +46,7 @@ lines.once('line', (line) => {
   provider = new Provider(issuer, {
     clients: [{ client_id: id, redirect_uris: [callback], ...auth }],
     claims: { openid: ['sub'], email: ['email'] },
-    // As many do it, the address is in the ID token.
+    // Put the e-mail address into the ID token, as many providers do.
     conformIdTokenClaims: false,
     findAccount: (_, sub) => ({ accountId: sub, claims: () => ({ sub, email: `${sub}@example.com` }) }),
     interactions: { url: (_, { uid }) => `/interaction/${uid}` },

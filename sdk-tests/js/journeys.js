@@ -1,4 +1,4 @@
-// Names and tools of the journeys.
+// Constants and helper functions of the journeys.
 
 import { Sandbox } from 'e2b'
 import { onTestFinished } from 'vitest'
@@ -10,44 +10,44 @@ function fromEnvironment(...names) {
 }
 
 export const API_KEY = fromEnvironment('E2B_API_KEY')
-// Where requests go that no SDK makes. SDKs may be told of names instead.
+// Addresses for requests without an SDK. SDKs may address the server by names instead.
 export const API_URL = fromEnvironment('JOURNEYS_API_URL', 'E2B_API_URL')
 export const SANDBOX_URL = fromEnvironment('JOURNEYS_SANDBOX_URL', 'E2B_SANDBOX_URL')
 export const ENVD_PORT = 49983
 
-/** Every sandbox of this run carries it, so that the end of the run can tell its own from others. */
+/** Metadata of every sandbox of this run, to find leftovers of the run at its end. */
 export const MARK = { journeys: fromEnvironment('HEARTH_JOURNEYS_MARK') }
 
-/** A sandbox that is killed after the test. */
+/** Creates a sandbox that is killed after the test. */
 export async function newSandbox(options = {}) {
   const sandbox = await Sandbox.create({ timeoutMs: 300_000, ...options, metadata: { ...MARK, ...options.metadata } })
-  // A test may have killed it, or it may have expired: then there is nothing to do.
+  // A test may have killed it, or it may have expired: then this has no effect.
   onTestFinished(() => sandbox.kill().then(() => undefined))
   return sandbox
 }
 
-/** A sandbox for all tests of a file that do not disturb each other; the caller kills it. */
+/** Creates a sandbox for all tests of a file that do not affect each other; the caller kills it. */
 export function sharedSandbox(options = {}) {
   return Sandbox.create({ timeoutMs: 900_000, metadata: MARK, ...options })
 }
 
-/** Routing by the two headers. */
+/** Returns headers for routing by sandbox ID and port. */
 export function byHeaders(sandboxId, port) {
   return { 'E2b-Sandbox-Id': sandboxId, 'E2b-Sandbox-Port': String(port) }
 }
 
-/** What `look` returns as soon as that is something; fails when it is not within so many milliseconds. */
-export async function eventually(look, withinMs) {
+/** Calls `poll` until it returns a true value, and returns that; fails after `withinMs` milliseconds. */
+export async function eventually(poll, withinMs) {
   const deadline = Date.now() + withinMs
   for (;;) {
-    const found = await look()
+    const found = await poll()
     if (found) return found
     if (Date.now() > deadline) throw new Error(`not within ${withinMs} ms`)
     await new Promise((resolve) => setTimeout(resolve, 50))
   }
 }
 
-/** A text that grows, and a way to wait for something in it. */
+/** Growing text, with a method to wait until it contains something. */
 export class Transcript {
   text = ''
   #decoder = new TextDecoder()

@@ -2,13 +2,13 @@ import { defineConfig } from 'vitest/config'
 
 export default defineConfig({
   test: {
-    // What needs names needs a domain.
+    // Tests in `names` need a domain.
     include: ['tests/**/*.test.js', ...(process.env.E2B_DOMAIN ? ['names/*.test.js'] : [])],
-    globalSetup: ['./nothing-is-left.js'],
-    // Under emulation a command takes up to a few seconds; a test that hangs must still end the run in time.
+    globalSetup: ['./leftovers.js'],
+    // Under emulation a command takes up to a few seconds; a hanging test must not block the run.
     testTimeout: 120_000,
     hookTimeout: 60_000,
-    // One file after another: the machine has few processors, and sandboxes need them.
+    // One file at a time, because sandboxes need the machine's few processors.
     fileParallelism: false,
   },
 })

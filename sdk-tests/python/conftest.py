@@ -1,4 +1,4 @@
-"""What all journeys share: where the server is, sandboxes that are killed afterwards, and a count at the end."""
+"""Shared fixtures of all journeys: HTTP clients, sandboxes that are killed afterwards, and a check for leftovers."""
 
 from collections.abc import Callable, Iterator
 from uuid import uuid4
@@ -25,13 +25,13 @@ def _sandboxes(stack: list[Sandbox]) -> NewSandbox:
 
 def _kill_all(stack: list[Sandbox]) -> None:
     for sandbox in stack:
-        # A test may have killed it, or it may have expired: then there is nothing to do.
+        # A test may have killed it, or it may have expired: then this has no effect.
         sandbox.kill()
 
 
 @pytest.fixture
 def new_sandbox() -> Iterator[NewSandbox]:
-    """Creates sandboxes; they are killed after the test."""
+    """A function that creates sandboxes; they are killed after the test."""
     stack: list[Sandbox] = []
     yield _sandboxes(stack)
     _kill_all(stack)
@@ -39,7 +39,7 @@ def new_sandbox() -> Iterator[NewSandbox]:
 
 @pytest.fixture(scope="module")
 def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
-    """One sandbox for all tests of a file that do not disturb each other; `SANDBOX` in it are options of its own."""
+    """One sandbox for all tests of a file that do not affect each other; the file's `SANDBOX` holds its options."""
     stack: list[Sandbox] = []
     options = getattr(request.module, "SANDBOX", {})
     yield _sandboxes(stack)(timeout=900, metadata={"module": request.module.__name__}, **options)
@@ -56,14 +56,14 @@ def folder(sandbox: Sandbox) -> str:
 
 @pytest.fixture(scope="session")
 def api() -> Iterator[httpx.Client]:
-    """The REST API without an SDK, with the right key."""
+    """HTTP client for the REST API, with the API key."""
     with httpx.Client(base_url=API_URL, headers={"X-API-Key": API_KEY}, timeout=60) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 def edge() -> Iterator[httpx.Client]:
-    """The edge without an SDK, without any routing of its own."""
+    """HTTP client for the edge; each request must add its routing headers."""
     with httpx.Client(base_url=SANDBOX_URL, timeout=60) as client:
         yield client
 
@@ -76,7 +76,7 @@ def guest(sandbox: Sandbox) -> Guest:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """After all tests no sandbox of theirs is left."""
+    """Fails if a sandbox of the tests exists after all tests."""
     yield
     left = []
     pages = Sandbox.list(query=SandboxQuery(metadata=MARK))

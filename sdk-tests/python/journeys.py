@@ -1,4 +1,4 @@
-"""Names and tools of the journeys."""
+"""Constants and helper functions of the journeys."""
 
 import os
 import time
@@ -23,12 +23,12 @@ def _from_environment(*names: str) -> str:
 
 
 API_KEY = _from_environment("E2B_API_KEY")
-# Where requests go that no SDK makes. SDKs may be told of names instead.
+# Addresses for requests without an SDK. SDKs may address the server by names instead.
 API_URL = _from_environment("JOURNEYS_API_URL", "E2B_API_URL")
 SANDBOX_URL = _from_environment("JOURNEYS_SANDBOX_URL", "E2B_SANDBOX_URL")
-# Every sandbox of this run carries it, so that the end of the run can tell its own from others.
+# Metadata of every sandbox of this run, to find leftovers of the run at its end.
 MARK = {"journeys": uuid4().hex}
-# A base domain for routing by host name; it need not exist, the edge looks at the first label only.
+# Domain for routing by host name. It does not need to exist: the edge uses only the first label.
 DOMAIN = "sandboxes.test"
 ENVD_PORT = 49983
 NOT_FOUND = "The sandbox was not found"
@@ -37,11 +37,11 @@ PORT_CLOSED = "The sandbox is running but port is not open"
 _GUEST_PROGRAMS = Path(__file__).parent / "guest"
 
 
-def eventually(look: Callable[[], Found], within: float, every: float = 0.05) -> Found:
-    """What `look` returns as soon as that is something; fails when it is not within so many seconds."""
+def eventually(poll: Callable[[], Found], within: float, every: float = 0.05) -> Found:
+    """Calls `poll` until it returns a true value, and returns that; fails after `within` seconds."""
     deadline = time.monotonic() + within
     while True:
-        found = look()
+        found = poll()
         if found:
             return found
         assert time.monotonic() < deadline, f"not within {within} s"
@@ -49,27 +49,27 @@ def eventually(look: Callable[[], Found], within: float, every: float = 0.05) ->
 
 
 def program(name: str) -> str:
-    """The text of a program for the guest."""
+    """Returns the source of a guest program."""
     return (_GUEST_PROGRAMS / name).read_text()
 
 
 def host(port: int, sandbox_id: str) -> str:
-    """The host name of a port of a sandbox."""
+    """Returns the host name of a sandbox's port."""
     return f"{port}-{sandbox_id}.{DOMAIN}"
 
 
 def by_headers(sandbox_id: str, port: int) -> dict[str, str]:
-    """Routing by the two headers."""
+    """Returns headers for routing by sandbox ID and port."""
     return {"E2b-Sandbox-Id": sandbox_id, "E2b-Sandbox-Port": str(port)}
 
 
 def by_host(sandbox_id: str, port: int) -> dict[str, str]:
-    """Routing by host name."""
+    """Returns headers for routing by host name."""
     return {"Host": host(port, sandbox_id)}
 
 
 def edge_address() -> tuple[str, int]:
-    """Where the edge listens."""
+    """Returns address and port of the edge."""
     url = urlsplit(SANDBOX_URL)
     assert url.hostname and url.port
     return url.hostname, url.port
@@ -77,23 +77,23 @@ def edge_address() -> tuple[str, int]:
 
 @dataclass(frozen=True)
 class Guest:
-    """A server that runs in a sandbox."""
+    """Server that runs in a sandbox."""
 
     sandbox: Sandbox
     port: int
 
     @classmethod
     def start(cls, sandbox: Sandbox, port: int = 8000, name: str = "server.py") -> "Guest":
-        """Starts a program of `guest` and waits until it listens."""
+        """Starts a program from the folder `guest`, and waits until it listens."""
         sandbox.files.write(f"/home/user/{name}", program(name))
         handle = sandbox.commands.run(f"python3 {name} {port}", background=True, timeout=0)
-        # It says so when it listens; nobody has to ask again and again.
+        # The program prints a line once it listens, so no polling is needed.
         for stdout, stderr, _ in handle:
             if stdout and "listening" in stdout:
                 handle.disconnect()
                 return cls(sandbox, port)
             assert not stderr, stderr
-        raise AssertionError("the server in the guest ended")
+        raise AssertionError("the server in the guest exited")
 
     def by_headers(self) -> dict[str, str]:
         return by_headers(self.sandbox.sandbox_id, self.port)

@@ -1,7 +1,7 @@
-"""Three busy sandboxes for a long time: every hash is right, and no program dies by a signal.
+"""Soak test: three sandboxes are busy for minutes; every hash must be correct, and no program may be killed by a signal.
 
-Each writes a file that is larger than its memory, again and again, and hashes it, from the disk and from memory. The host makes
-the same content with the same programs, so it knows the hashes.
+Each sandbox repeatedly writes a file larger than its memory, and hashes it from disk and from the page cache. The host
+generates the same content with the same programs to compute the expected hashes.
 """
 
 import argparse
@@ -17,28 +17,28 @@ from functools import cache
 from e2b import CommandExitException, Sandbox
 
 SANDBOXES = 3
-# The file: a part, so often, each time after a line of its own, so that no two blocks are the same.
+# The file repeats one part, each time after a different line, so that no two blocks are equal.
 PART_BYTES = 64 << 20
 PARTS = 11
-# Of one command, however busy the machine is.
+# Timeout of one command, also on a busy machine.
 COMMAND_SECONDS = 600
-# Life of a sandbox from each round on.
+# Timeout of a sandbox, set at the start of each round.
 SANDBOX_SECONDS = 2 * COMMAND_SECONDS
-# A content is hashed so often before the next is written.
+# Number of hashes of one file content, before the next content is written.
 HASHES_OF_ONE = 4
-# What a kernel says when a program or the machine is broken.
+# Kernel messages about crashed programs and hardware or file system errors.
 BAD_NEWS = "segfault|general protection|traps: |Oops|BUG: |I/O error|EXT4-fs error|Out of memory|Killed process|Call Trace"
 
 
 def content(first: int) -> str:
-    """The shell's words for a content that is made of the numbers from `first` on."""
+    """Returns a shell command that prints the content: numbers from `first` on."""
     part = f"seq {first} 999999999 | head -c {PART_BYTES} > soak.part"
     return f"{part}; for number in $(seq {PARTS}); do echo part $number; cat soak.part; done"
 
 
 @cache
 def known_hash(program: str, first: int) -> str:
-    """What it has to be, by the host's own programs."""
+    """Returns the expected hash, computed on the host."""
     with tempfile.TemporaryDirectory() as folder:
         command = f"{{ {content(first)}; }} | {program}"
         done = subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True, check=True)
@@ -46,12 +46,12 @@ def known_hash(program: str, first: int) -> str:
 
 
 class Fault(Exception):
-    """A program that died, or a wrong result."""
+    """Crashed program, or wrong result."""
 
 
 @dataclass
 class Worker:
-    """One sandbox, and what it has done."""
+    """Sandbox with its results."""
 
     number: int
     ends: float
@@ -63,19 +63,19 @@ class Worker:
         try:
             return self.sandbox.commands.run(command, user=user, timeout=COMMAND_SECONDS).stdout
         except CommandExitException as error:
-            # A shell that a signal ended is -1; of its child it says 128 and the signal's number.
+            # -1: a signal killed the shell; above 128: a signal killed the shell's child process.
             signal = f" (signal {error.exit_code - 128})" if error.exit_code > 128 else ""
-            raise Fault(f"`{command}` ended with {error.exit_code}{signal}: {error.stderr.strip()}") from error
+            raise Fault(f"`{command}` failed: exit code {error.exit_code}{signal}: {error.stderr.strip()}") from error
 
     def work(self) -> None:
-        """Writes and hashes until the time is over, or something is wrong."""
+        """Writes and hashes until the time is over or a fault occurs."""
         try:
             round_number = 0
             while time.monotonic() < self.ends and not self.faults:
                 self.round(first=1 + 1000 * (round_number * SANDBOXES + self.number))
                 round_number += 1
             if news := self.kernel_news():
-                raise Fault(f"the guest's kernel says:\n{news}")
+                raise Fault(f"messages of the guest's kernel:\n{news}")
         except Exception as error:
             self.faults.append(f"sandbox {self.sandbox.sandbox_id}: {error or type(error).__name__}")
             self.examine()
@@ -84,24 +84,24 @@ class Worker:
         self.sandbox.set_timeout(SANDBOX_SECONDS)
         self.run(f"{{ {content(first)}; }} > soak.dat && sync")
         for repetition in range(HASHES_OF_ONE):
-            # On a machine that has much else to do, at least one.
+            # On a busy machine, compute at least one hash.
             if time.monotonic() > self.ends and self.hashes:
                 return
             if repetition % 2 == 0:
-                # From the disk, and then from what memory has of it.
+                # Every other hash reads from disk instead of the page cache.
                 self.run("echo 3 > /proc/sys/vm/drop_caches", user="root")
             program = "md5sum" if repetition < HASHES_OF_ONE - 1 else "sha256sum"
             found = self.run(f"{program} soak.dat").split()[0]
             known = known_hash(program, first)
             if found != known:
-                raise Fault(f"{program} of the numbers from {first} on is {found}, not {known}")
+                raise Fault(f"{program} of the numbers from {first} on is {found}, expected {known}")
             self.hashes += 1
 
     def kernel_news(self) -> str:
         return self.run(f"dmesg | grep -E '{BAD_NEWS}' || true", user="root").strip()
 
     def examine(self) -> None:
-        """Adds what the guest tells of itself, as far as it still does."""
+        """Adds diagnostic output of the guest to the faults, if its commands still work."""
         for command in ("dmesg | tail -n 60", "cat /proc/meminfo | head -n 8", "df -h /", "ls -l soak.dat"):
             try:
                 self.faults.append(f"$ {command}\n{self.run(command, user='root')}")

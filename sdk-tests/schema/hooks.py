@@ -1,15 +1,15 @@
-"""What random data alone does not find: requests that get as far as a sandbox."""
+"""Changes random requests so that some of them create a sandbox."""
 
 import schemathesis
 
 CREATES = {"POST /sandboxes", "POST /v2/sandboxes"}
-# What is refused only because a feature is not supported.
+# Members that are rejected only because a feature is not supported.
 REFUSED = {"autoPause", "autoPauseMemory", "autoResume", "network", "volumeMounts", "iam", "envVars"}
 
 
 @schemathesis.hook
 def map_body(context, body):
-    """Two of three creates are of the template that there is, and short; the others stay as they are."""
+    """Gives two of three create requests the existing template and a short timeout; does not change the others."""
     is_create = context.operation is not None and context.operation.label in CREATES
     if not is_create or not isinstance(body, dict) or len(repr(body)) % 3 == 0:
         return body

@@ -1,6 +1,7 @@
-"""Schemathesis against a live server: no answer may be a server error, or differ from the server's OpenAPI document.
+"""Runs Schemathesis against a live server: no reply may be a server error or violate the server's OpenAPI document.
 
-Reads E2B_API_URL, E2B_API_KEY and, if there is one, HEARTH_ADMIN_TOKEN. Whatever it makes is removed again, and nodes do again what they did.
+Reads E2B_API_URL, E2B_API_KEY and, if set, HEARTH_ADMIN_TOKEN. Afterwards it deletes everything that the requests created, and
+restores the status of nodes.
 """
 
 import argparse
@@ -15,9 +16,9 @@ import urllib.request
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-# All requests follow from it, from the document, and from what the server answers.
+# Seed of the requests, which otherwise depend only on the document and the server's replies.
 SEED = 1
-# A team that there is not, where no operator tells which there are.
+# ID of a team that does not exist, used without an admin token.
 NO_TEAM = "00000000-0000-0000-0000-000000000000"
 
 
@@ -43,7 +44,7 @@ class Server:
         return {**self.as_operator(), "X-Team-ID": self.team_id}
 
     def find_team(self):
-        """The team of the key: the one whose sandboxes are those that the key sees."""
+        """Returns the ID of the key's team: the one that lists a sandbox created with the key."""
         sandbox, _ = self.call("POST", "/v2/sandboxes", self.by_key(), {"templateID": "base"})
         counts, _ = self.call("GET", "/admin/sandboxes/running-counts", self.as_operator())
         for team_id in (count["teamID"] for count in counts):
@@ -51,7 +52,7 @@ class Server:
             if sandbox["sandboxID"] in (item["sandboxID"] for item in listed):
                 self.call("DELETE", f"/sandboxes/{sandbox['sandboxID']}", self.by_key())
                 return team_id
-        raise RuntimeError("no team has the sandbox that was just made")
+        raise RuntimeError("no team has the sandbox that was just created")
 
     def sandboxes(self):
         listed, _ = self.call("GET", "/sandboxes", self.by_key())
@@ -85,21 +86,21 @@ class Server:
         try:
             self.call("DELETE", path, headers)
         except urllib.error.HTTPError as error:
-            # It may have expired in between.
+            # 404: it has expired in the meantime.
             if error.code != 404:
                 raise
 
 
 def plan(server):
-    """Who calls, what, and how much."""
+    """Yields the runs: name of the caller, its credentials, and arguments of Schemathesis."""
     yield "a key", server.by_key(), ["--phases", "examples,coverage,fuzzing", "--max-examples", "8"]
     sandboxes = ["--include-tag", "sandboxes"]
     yield "a key, in sequences", server.by_key(), ["--phases", "stateful", "--max-examples", "40", *sandboxes]
     if not server.admin_token:
         return
     tags = [word for tag in ("sandboxes", "templates", "teams", "keys") for word in ("--include-tag", tag)]
-    # It finds the keys that there are, and the one of the other calls is among them. And it takes an operator for nobody
-    # as soon as one of several credentials is wrong, where any that is right is enough.
+    # Without `deleteApiKey`: Schemathesis would find and delete the key of the other runs. Without `ignored_auth`: that
+    # check expects a rejection if one of several credentials is wrong, while the server accepts any valid one.
     kept = ["--exclude-operation-id", "deleteApiKey", "--exclude-checks", "ignored_auth"]
     some = ["--phases", "examples,fuzzing,stateful", "--max-examples", "4"]
     yield "an operator for a team", server.for_team(), [*some, *tags, *kept]
@@ -118,7 +119,7 @@ def run(server, seed, headers, arguments):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=SEED, help="for other requests than usual")
+    parser.add_argument("--seed", type=int, default=SEED, help="seed of the random requests")
     seed = parser.parse_args().seed
     environment = os.environ
     server = Server(environment["E2B_API_URL"], environment["E2B_API_KEY"], environment.get("HEARTH_ADMIN_TOKEN"))
@@ -131,12 +132,12 @@ def main():
             if not run(server, seed, headers, arguments):
                 failed.append(who)
         finally:
-            # Also in between: a team may have only so many sandboxes at a time.
+            # After each run, because a team's number of sandboxes is limited.
             server.restore(kept_nodes)
             server.remove(kept_sandboxes, kept_keys)
         print(f"{who}: {time.monotonic() - since:.0f} s", flush=True)
     if failed:
-        sys.exit(f"the server does not keep to its document, called by {'; '.join(failed)}")
+        sys.exit(f"the server violates its OpenAPI document, called by {'; '.join(failed)}")
 
 
 if __name__ == "__main__":

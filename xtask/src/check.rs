@@ -1,4 +1,4 @@
-//! What is checked without running anything of ours, and all tests.
+//! Static checks, all tests, and the builds that they need.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use crate::phases::{Phases, cargo, run};
 use crate::tools::{DENY, NEXTEST};
 use crate::{checklist, codegen, fuzz, guest, layers, sdk};
 
-/// Formatting, lints, layers, generated code, the checklist of the guest daemon, licences.
+/// Runs the static checks: formatting, layers, generated code, the guest daemon's checklist, licences, lints.
 pub(crate) fn check(root: &Path, phases: &Phases) -> Result<()> {
     phases.run("format", || run(cargo().current_dir(root).args(["fmt", "--all", "--check"])))?;
     phases.run("layers", || layers::run(root))?;
@@ -23,26 +23,26 @@ pub(crate) fn check(root: &Path, phases: &Phases) -> Result<()> {
     })
 }
 
-/// Everything: what CI runs.
+/// Runs all checks and all tests, as CI does.
 pub(crate) fn test(root: &Path, phases: &Phases) -> Result<()> {
     phases.run("guest programs", || guest::run(root))?;
     check(root, phases)?;
     build_all(root, phases, Build::Debug)?;
-    // Before the tests: one of them logs in at a provider that is installed with the SDKs.
+    // Before the tests: one of them uses a login provider that is installed with the SDKs.
     phases.run("official SDKs", || sdk::Sdks::ensure(root).map(drop))?;
     phases.run("tests", || run(NEXTEST.command(root)?.args(["run", "--locked", "--workspace", "--no-fail-fast"])))?;
     fuzz::test(root, phases, &fuzz::Selection::default())?;
     sdk::test(root, phases, Build::Debug, &sdk::Selection::default())
 }
 
-/// Which build of the one binary.
+/// Build profile of the `hearth` binary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Build {
-    /// What the tests are built with, so that they need no second build: slower, and it checks its own arithmetic.
+    /// Profile of the tests, so that they need no second build; slower, with overflow checks.
     Debug,
-    /// What `make up` runs: optimized as far as that does not take minutes.
+    /// Profile of `make up`: optimized as far as the build does not take minutes.
     Release,
-    /// What is shipped and measured: optimized as a whole.
+    /// Profile of releases and benchmarks: fully optimized.
     Dist,
 }
 
@@ -57,11 +57,12 @@ impl Build {
     }
 }
 
-/// The programs of the guest, as they are shipped, and the one binary.
+/// Builds the guest programs with their release profile, and the `hearth` binary.
 pub(crate) fn build_all(root: &Path, phases: &Phases, build: Build) -> Result<()> {
     phases.run("guest programs", || guest::run(root))?;
     let (name, arguments): (_, &[&str]) = match build {
-        // With the features of the tests, for which cargo has to see one: what both depend on is compiled once then.
+        // Select one test too, so that cargo uses the features of the tests: shared dependencies are then compiled only
+        // once.
         Build::Debug => ("hearth, debug build", &["--workspace", "--bin", "hearth", "--test", "packages"]),
         Build::Release => ("hearth, release build", &["-p", "hearth", "--release"]),
         Build::Dist => ("hearth, build for distribution", &["-p", "hearth", "--profile", "dist"]),
@@ -69,7 +70,7 @@ pub(crate) fn build_all(root: &Path, phases: &Phases, build: Build) -> Result<()
     phases.run(name, || run(cargo().current_dir(root).args(["build", "--locked"]).args(arguments)))
 }
 
-/// The benchmark of the testkit, on the binary that is shipped.
+/// Runs the benchmark of the testkit on the fully optimized binary.
 pub(crate) fn bench(root: &Path, arguments: &[String]) -> Result<()> {
     let mut bench = cargo();
     bench.current_dir(root).args([

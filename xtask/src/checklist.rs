@@ -1,8 +1,8 @@
-//! The guest daemon's acceptance checklist: which tests prove which line, told by the tests themselves.
+//! The guest daemon's acceptance checklist, with the tests that prove each line.
 //!
-//! A comment directly above a test names the lines that it proves: `envd: C7, C15`. [`lines`] is the checklist in our own
-//! words, [`markers`] finds the comments in a source file's text and the test below each, [`page`] writes the table for
-//! people. All three are pure; only this file reads folders and writes `docs/envd-checklist.md`.
+//! A comment directly above a test names the lines that it proves: `envd: C7, C15`. [`lines`] is the checklist,
+//! [`markers`] finds the comments in a source file's text and the test below each, [`page`] renders the table. All
+//! three are pure; only this file reads folders and writes `docs/envd-checklist.md`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,19 +16,21 @@ mod markers;
 mod page;
 
 const PAGE: &str = "docs/envd-checklist.md";
-/// Where tests lie: a folder relative to the root, and the language of the files in it.
-const PLACES: [(&str, Language); 3] = [
+/// Folders with tests, relative to the root, and the language of the test files.
+const TEST_FOLDERS: [(&str, Language); 3] = [
     ("crates", Language::Rust),
     ("sdk-tests/python/tests", Language::Python),
     ("sdk-tests/js/tests", Language::JavaScript),
 ];
 
-/// Writes the table, or compares it when `check` is set. A marker that leads nowhere and a line without a test and without a
-/// reason are errors in both cases.
+/// Writes the table, or compares it with the committed one when `check` is set.
+///
+/// # Errors
+/// In both cases: a marker names an unknown line or has no test below it, or a line has neither a test nor a reason.
 pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
     let mut proofs = Vec::new();
     let mut findings = Vec::new();
-    for (folder, language) in PLACES {
+    for (folder, language) in TEST_FOLDERS {
         for path in files(&root.join(folder), language.extension())? {
             let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
             let path = path.strip_prefix(root).unwrap_or(&path).display().to_string();
@@ -59,14 +61,14 @@ pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
     bail!("{} findings against the checklist", findings.len());
 }
 
-/// Lines that no test proves and that say nothing about why.
+/// Returns a finding for each line without a test and without a reason.
 fn unproven(proofs: &[Proof]) -> Vec<String> {
     let lines = GROUPS.iter().flat_map(|group| group.lines);
-    let open = lines.filter(|line| line.unbuilt.is_empty() && !proofs.iter().any(|proof| proof.proves(line.id)));
+    let open = lines.filter(|line| line.unimplemented.is_empty() && !proofs.iter().any(|proof| proof.proves(line.id)));
     open.map(|line| format!("{} has no test and no reason: {}", line.id, line.what)).collect()
 }
 
-/// Files with an extension, below a folder, in a stable order.
+/// Lists the files with an extension below a folder, sorted by path.
 fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_path_buf()];
@@ -92,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_line_stands_there_once() {
+    fn every_line_exists_once() {
         let ids: Vec<&str> = GROUPS.iter().flat_map(|group| group.lines).map(|line| line.id).collect();
         let expected = [("C", 19), ("P", 5), ("F", 16), ("W", 8), ("S", 10), ("X", 10)];
         let expected: Vec<String> = expected
@@ -132,9 +134,9 @@ mod tests {
         source(&ids.join(", "), "everything");
         assert!(run(root, true).is_err(), "there is no page yet");
         run(root, false).expect("all lines are proven");
-        run(root, true).expect("it was just written");
+        run(root, true).expect("the page is current");
         source(&ids.join(", "), "renamed");
-        assert!(run(root, true).is_err(), "it is stale");
+        assert!(run(root, true).is_err(), "the page is stale");
         for marker in ["C1", "C0"] {
             source(marker, "everything");
             assert!(run(root, false).is_err(), "{marker} is not enough");

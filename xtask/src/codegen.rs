@@ -1,5 +1,6 @@
-//! Protobuf definitions become committed Rust code, and the handlers of the API its committed description; `--check`
-//! compares instead of writing.
+//! Generates the committed Rust code from Protobuf definitions, and `spec/openapi.yaml` from the API's handlers.
+//!
+//! `--check` compares instead of writing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::phases::{cargo, output, run as run_child};
 
-/// One generated module: which definitions go into which crate.
+/// Generated module: its definitions, and the folder of the crate that contains it.
 struct Target {
     include_dir: &'static str,
     files: &'static [&'static str],
@@ -29,7 +30,7 @@ const TARGETS: &[Target] = &[
     },
 ];
 
-/// What the API says of itself, as served.
+/// OpenAPI document, as the API serves it.
 const OPENAPI: &str = "spec/openapi.yaml";
 
 /// Regenerates every target below `root`, or reports the files that differ when `check` is set.
@@ -64,13 +65,15 @@ pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
     Ok(())
 }
 
-/// The document of the handlers as they are now.
+/// Generates the OpenAPI document from the current handlers.
 fn openapi(root: &Path) -> Result<String> {
-    output(&mut program(root, "hearth-openapi")?).context("asking the API for its description")
+    output(&mut program(root, "hearth-openapi")?).context("generating the OpenAPI document")
 }
 
-/// A program of the workspace. It is built with the features of the workspace's tests, for which cargo has to see one of them:
-/// on its own it would have others, and what it depends on would be compiled a second time.
+/// Builds a program of the workspace and returns a command for it.
+///
+/// One test is selected too, so that cargo uses the features of the workspace's tests. With other features, shared
+/// dependencies would be compiled a second time.
 fn program(root: &Path, name: &str) -> Result<Command> {
     let arguments = ["build", "--quiet", "--locked", "--workspace", "--bin", name, "--test", "packages"];
     run_child(cargo().current_dir(root).args(arguments))?;

@@ -1,4 +1,4 @@
-//! Shows the README's samples at work, each with its official SDK, on a private server.
+//! Runs the README's samples, each with its official SDK, on a private server.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,11 +8,11 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::check::Build;
-use crate::instance::{By, Instance};
-use crate::phases::{Phases, run as run_command, say};
+use crate::instance::{Addressing, Instance};
+use crate::phases::{Phases, print_line, run as run_command};
 use crate::sdk::Sdks;
 
-/// The samples: a test of the binary sees to it that the README shows exactly these.
+/// Samples; a test of the `hearth` crate checks that the README contains exactly these.
 const PYTHON: &str = "docs/samples/quickstart.py";
 const JAVASCRIPT: &str = "docs/samples/quickstart.mjs";
 
@@ -36,11 +36,11 @@ impl Selection {
     }
 }
 
-/// Runs both samples and shows what they print, or records a session.
+/// Runs both samples and prints their source and output, or records a session.
 pub(crate) fn run(root: &Path, phases: &Phases, selection: &Selection) -> Result<()> {
     let sdks = phases.run("official SDKs", || Sdks::ensure(root))?;
     let instance = phases.run("private server", || Instance::start(root, selection.build(), "demo"))?;
-    let environment = instance.environment(By::Addresses)?;
+    let environment = instance.environment(Addressing::Addresses)?;
     let (mut python, mut node) = (sdks.python(), sdks.node());
     node.arg("--input-type=module");
     if let Some(picture) = &selection.record {
@@ -53,22 +53,24 @@ pub(crate) fn run(root: &Path, phases: &Phases, selection: &Selection) -> Result
     let shown = phases
         .run("the Python SDK", || show(python.envs(environment.iter().cloned()), &root.join(PYTHON)))
         .and_then(|()| phases.run("the JavaScript SDK", || show(node.envs(environment), &root.join(JAVASCRIPT))));
-    let stopped = phases.run("stop, look for leftovers", || instance.stop());
+    let stopped = phases.run("stop, check for leftovers", || instance.stop());
     shown.and(stopped)
 }
 
-/// Shows a program and what it prints. The interpreter reads it from its standard input: it then looks for packages in
-/// its working directory, where the SDK is.
+/// Prints a program and runs it.
+///
+/// The interpreter reads the program from its standard input, so it searches packages in its working directory, where
+/// the SDK is installed.
 fn show(interpreter: &mut Command, program: &Path) -> Result<()> {
     let text = fs::read_to_string(program).with_context(|| format!("reading {}", program.display()))?;
     for line in text.lines() {
-        say(&format!("    | {line}"));
+        print_line(&format!("    | {line}"));
     }
     let input = fs::File::open(program).with_context(|| format!("opening {}", program.display()))?;
     let status = interpreter.arg("-").stdin(Stdio::from(input)).status();
     let status = status.with_context(|| format!("starting {interpreter:?}"))?;
     if !status.success() {
-        bail!("{} ended with {status}", program.display());
+        bail!("{} failed: {status}", program.display());
     }
     Ok(())
 }

@@ -1,19 +1,19 @@
-//! Client frameworks against a real server, unchanged: those that need neither a network nor a key of somebody else.
+//! Unmodified client frameworks against a real server: those that need no internet access and no third-party key.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::instance::{By, Environment, Instance};
-use crate::phases::{Phases, run, say};
+use crate::instance::{Addressing, Environment, Instance};
+use crate::phases::{Phases, print_line, run};
 use crate::python::{PythonSet, find_interpreter};
 use crate::sdk::ensure_packages;
 
-/// Versions of CPython that all frameworks run on and that their requirements were pinned for, the first choice first.
+/// CPython versions that all frameworks support and that their requirements were pinned for, in order of preference.
 const PYTHONS: [&str; 2] = ["3.12", "3.13"];
 
-/// A framework in Python, with an environment of its own: what they need contradicts each other.
+/// Python framework with its own virtual environment, because the requirements of the frameworks conflict.
 #[derive(Debug)]
 struct Framework {
     name: &'static str,
@@ -45,17 +45,17 @@ const IN_PYTHON: [Framework; 4] = [
 ];
 const COMPUTESDK: &str = "computesdk";
 
-/// The installed frameworks.
+/// Installed frameworks.
 #[derive(Debug)]
 pub(crate) struct Frameworks {
     folder: PathBuf,
     node: PathBuf,
-    /// False without a Python that is new enough.
+    /// False if no Python of a supported version is installed.
     has_python: bool,
 }
 
 impl Frameworks {
-    /// Installs what `sdk-tests/frameworks` pins. Does nothing, quickly, when it is there.
+    /// Installs the packages pinned in `sdk-tests/frameworks`; returns immediately if they are installed.
     pub(crate) fn ensure(root: &Path, node: &Path) -> Result<Self> {
         let folder = root.join("sdk-tests");
         ensure_packages(node, &folder.join("frameworks").join(COMPUTESDK))?;
@@ -68,20 +68,20 @@ impl Frameworks {
         Ok(Self { folder, node: node.to_owned(), has_python: interpreter.is_some() })
     }
 
-    /// Runs those that are named, or all; also after one has failed.
+    /// Runs the named frameworks, or all if `names` is empty. A failure does not prevent the others from running.
     pub(crate) fn run(&self, phases: &Phases, instance: &Instance, names: &[String]) -> Result<()> {
         let known = |name: &String| name == COMPUTESDK || IN_PYTHON.iter().any(|framework| framework.name == *name);
-        if let Some(stranger) = names.iter().find(|name| !known(name)) {
-            bail!("{stranger} is not one of the frameworks");
+        if let Some(unknown) = names.iter().find(|name| !known(name)) {
+            bail!("unknown framework {unknown}");
         }
-        let wants = |name: &str| names.is_empty() || names.iter().any(|wanted| wanted == name);
-        let addresses = instance.environment(By::Addresses)?;
-        let wanted = IN_PYTHON.iter().filter(|framework| wants(framework.name));
-        let made = wanted.map(|framework| self.in_python(phases, framework, &addresses));
-        let mut outcome = made.fold(Ok(()), Result::and);
-        if wants(COMPUTESDK) {
-            // It makes addresses of sandboxes from names.
-            let names = instance.environment(By::Names)?;
+        let is_selected = |name: &str| names.is_empty() || names.iter().any(|selected| selected == name);
+        let addresses = instance.environment(Addressing::Addresses)?;
+        let selected = IN_PYTHON.iter().filter(|framework| is_selected(framework.name));
+        let results = selected.map(|framework| self.in_python(phases, framework, &addresses));
+        let mut outcome = results.fold(Ok(()), Result::and);
+        if is_selected(COMPUTESDK) {
+            // It builds the URLs of sandboxes from the domain.
+            let names = instance.environment(Addressing::Names)?;
             outcome = outcome.and(phases.run(&phase(COMPUTESDK), || self.computesdk(&names)));
         }
         outcome
@@ -92,7 +92,7 @@ impl Frameworks {
         if self.has_python {
             return phases.run(&phase, || self.pytest(framework, environment));
         }
-        say(&format!("── {phase}: NOT COVERED, this machine has no Python {}", PYTHONS.join(" or ")));
+        print_line(&format!("── {phase}: SKIPPED, this machine has no Python {}", PYTHONS.join(" or ")));
         Ok(())
     }
 

@@ -1,8 +1,8 @@
-//! The fuzz targets: built with instrumentation, run side by side on what earlier runs found, told of when they find more.
+//! Fuzz targets: built with coverage instrumentation, and run in parallel on the committed corpus.
 //!
-//! cargo-fuzz wants a nightly compiler for sanitizers. Rust without unsafe code needs coverage only, and that a stable compiler
-//! can do: the flags are LLVM's. They need a target folder of their own, and a target that is named, so that build scripts
-//! and macros do not get them.
+//! cargo-fuzz needs a nightly compiler for sanitizers. Rust without unsafe code needs only coverage, which a stable
+//! compiler provides with LLVM's flags. The builds have a separate target folder and an explicit target, so that build
+//! scripts and macros are not instrumented.
 
 use std::fs::{self, DirEntry, File};
 use std::io;
@@ -13,45 +13,48 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
-use crate::phases::{Phases, cargo, run, say};
+use crate::phases::{Phases, cargo, print_line, run};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// Where all of it is built, and where logs and found inputs are kept.
+/// Folder of builds, logs and inputs that caused failures.
 const BUILT: &str = "target/fuzz";
-/// What is committed: a folder of inputs for each target.
+/// Committed corpus: one folder of inputs per target.
 const CORPUS: &str = "fuzz/corpus";
-/// What LLVM puts into the code, for libFuzzer.
+/// Compiler flags for LLVM's coverage instrumentation, which libFuzzer reads.
 const INSTRUMENTATION: &str = "-Cpasses=sancov-module \
      -Cllvm-args=-sanitizer-coverage-level=4 \
      -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
      -Cllvm-args=-sanitizer-coverage-pc-table \
      -Cllvm-args=-sanitizer-coverage-trace-compares";
-/// How long targets run when nobody says.
+/// Default run time of the targets.
 const SECONDS: u32 = 60;
-/// One input may take that long.
+/// Time limit for one input.
 const INPUT_SECONDS_MAX: u32 = 10;
-/// A target may need that much memory.
+/// Memory limit of a target.
 const MEMORY_MIB_MAX: u32 = 2048;
-/// Longest input. The daemon's own limits are either larger than what a fuzzer tries, or tested by themselves.
+/// Maximum length of an input. The daemon's own limits are larger than a fuzzer's inputs, or have tests of their own.
 const INPUT_BYTES_MAX: u32 = 4096;
-/// What is committed is replayed by every test run, so it stays small: the bounds that `hearth-envd` asserts.
+/// Maximum number of files in a committed corpus; `hearth-envd` asserts it.
+///
+/// Every test run replays the corpus, so it must be small.
 const SAVED_FILES_MAX: usize = 200;
+/// Maximum size of a committed corpus; `hearth-envd` asserts it.
 const SAVED_BYTES_MAX: u64 = 300_000;
-/// How inputs are called that people wrote. They stay, whatever fuzzers find.
+/// Prefix of inputs that people wrote. They are never removed.
 const SEED_PREFIX: &str = "seed-";
-/// Lines of a log that are shown when a target failed.
-const SHOWN_LINES: usize = 40;
+/// Lines of the log that are printed when a target failed.
+const LOG_LINES: usize = 40;
 
-/// What is run for how long.
+/// Targets to run, and the run time.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Selection {
-    /// How long the targets run.
+    /// Run time of the targets, in seconds.
     #[arg(long, default_value_t = SECONDS)]
     seconds: u32,
-    /// Only this one.
+    /// Run only this target.
     #[arg(long)]
     target: Option<Target>,
-    /// Keep the inputs that reach most, in fuzz/corpus.
+    /// Save the inputs with the most coverage to fuzz/corpus.
     #[arg(long)]
     save: bool,
 }
@@ -91,7 +94,7 @@ fn build(root: &Path) -> Result<()> {
     let other = other_versions(&lock("Cargo.lock")?, &lock("fuzz/Cargo.lock")?);
     if !other.is_empty() {
         bail!(
-            "fuzz/Cargo.lock has other versions than Cargo.lock: {}. Take those over with `cp Cargo.lock fuzz/ && \
+            "fuzz/Cargo.lock differs from Cargo.lock in the versions of: {}. Update it with `cp Cargo.lock fuzz/ && \
              cargo update --workspace --manifest-path fuzz/Cargo.toml`",
             other.join(", ")
         );
@@ -102,17 +105,17 @@ fn build(root: &Path) -> Result<()> {
     run(build.env("RUSTFLAGS", INSTRUMENTATION).env_remove("CARGO_ENCODED_RUSTFLAGS"))
 }
 
-/// Packages that both have, and of which the second has a version that the first does not have.
-fn other_versions(ours: &str, theirs: &str) -> Vec<String> {
-    let ours = packages(ours);
+/// Returns the packages of both lock files whose version in the second one does not exist in the first one.
+fn other_versions(main: &str, fuzz: &str) -> Vec<String> {
+    let main = packages(main);
     let differs = |(name, version): &(&str, &str)| {
-        let mut same_name = ours.iter().filter(|(ours, _)| ours == name).peekable();
-        same_name.peek().is_some() && !same_name.any(|(_, ours)| ours == version)
+        let mut same_name = main.iter().filter(|(main, _)| main == name).peekable();
+        same_name.peek().is_some() && !same_name.any(|(_, main)| main == version)
     };
-    packages(theirs).into_iter().filter(differs).map(|(name, version)| format!("{name} {version}")).collect()
+    packages(fuzz).into_iter().filter(differs).map(|(name, version)| format!("{name} {version}")).collect()
 }
 
-/// Names and versions of a lock file, which cargo writes in one form only.
+/// Parses names and versions of a lock file in the form that cargo writes.
 fn packages(lock: &str) -> Vec<(&str, &str)> {
     let value = |line: &'static str, package| -> Option<&str> {
         let package: &str = package;
@@ -123,25 +126,25 @@ fn packages(lock: &str) -> Vec<(&str, &str)> {
         .collect()
 }
 
-/// A target at work. Dropping it ends it.
-struct Running {
+/// Running fuzz target. Dropping it kills the process.
+struct RunningTarget {
     target: Target,
     process: Child,
     corpus: PathBuf,
     log: PathBuf,
 }
 
-impl Drop for Running {
+impl Drop for RunningTarget {
     fn drop(&mut self) {
-        // It may have ended.
+        // The process may have exited already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
 fn fuzz(root: &Path, selection: &Selection) -> Result<()> {
-    // What is committed stays as it is: fuzzers write into their corpus.
-    let scratch = tempfile::tempdir().context("making a temporary folder")?;
+    // Fuzzers write new inputs to their corpus, so they get a copy of the committed one.
+    let scratch = tempfile::tempdir().context("creating a temporary folder")?;
     let targets = Target::value_variants().iter().filter(|target| selection.target.is_none_or(|only| only == **target));
     let mut all = Vec::new();
     for target in targets {
@@ -152,9 +155,9 @@ fn fuzz(root: &Path, selection: &Selection) -> Result<()> {
         let status = running.process.wait().with_context(|| format!("waiting for {}", running.target.name()))?;
         let log = fs::read(&running.log).with_context(|| format!("reading {}", running.log.display()))?;
         let log = String::from_utf8_lossy(&log);
-        // Without a last line it did not do its work, whatever its status says.
+        // A log without the final line means a failure, even with a successful exit status.
         match summary(&log).filter(|_| status.success()) {
-            Some(summary) => say(&format!("{}: {summary}", running.target.name())),
+            Some(summary) => print_line(&format!("{}: {summary}", running.target.name())),
             None => {
                 show_failure(running, &log);
                 failed.push(running.target.name());
@@ -179,12 +182,12 @@ fn program(root: &Path, target: Target) -> Command {
     program
 }
 
-fn start(root: &Path, scratch: &Path, target: Target, seconds: u32) -> Result<Running> {
+fn start(root: &Path, scratch: &Path, target: Target, seconds: u32) -> Result<RunningTarget> {
     let name = target.name();
     let corpus = scratch.join(name);
     copy_files(&root.join(CORPUS).join(name), &corpus, |_| true)?;
     let artifacts = root.join(BUILT).join("artifacts").join(name);
-    fs::create_dir_all(&artifacts).with_context(|| format!("making {}", artifacts.display()))?;
+    fs::create_dir_all(&artifacts).with_context(|| format!("creating {}", artifacts.display()))?;
     let log = root.join(BUILT).join(format!("{name}.log"));
     let file = File::create(&log).with_context(|| format!("writing {}", log.display()))?;
     let mut program = program(root, target);
@@ -195,56 +198,56 @@ fn start(root: &Path, scratch: &Path, target: Target, seconds: u32) -> Result<Ru
         format!("-artifact_prefix={}/", artifacts.display()),
     ]);
     let process = program.spawn().with_context(|| format!("starting the target {name}"))?;
-    Ok(Running { target, process, corpus, log })
+    Ok(RunningTarget { target, process, corpus, log })
 }
 
-/// How far a run came: what was reached by the inputs that it began with, and in the end.
+/// Returns a summary of the run: number of inputs, coverage of the initial corpus and final coverage.
 fn summary(log: &str) -> Option<String> {
     let coverage = |line: &str| line.split_once("cov: ")?.1.split_whitespace().next()?.parse::<u64>().ok();
     let line = |word: &str| log.lines().find(|line| line.starts_with('#') && line.contains(word));
     let done = line("DONE")?;
     let (begun, reached) = (coverage(line("INITED")?)?, coverage(done)?);
     let runs = done.split_whitespace().next()?.trim_start_matches('#');
-    Some(format!("{runs} inputs, coverage {begun} at first, {reached} in the end"))
+    Some(format!("{runs} inputs, coverage {begun} at the start, {reached} at the end"))
 }
 
-fn show_failure(running: &Running, log: &str) {
+fn show_failure(running: &RunningTarget, log: &str) {
     let lines: Vec<_> = log.lines().collect();
-    for line in &lines[lines.len().saturating_sub(SHOWN_LINES)..] {
-        say(line);
+    for line in &lines[lines.len().saturating_sub(LOG_LINES)..] {
+        print_line(line);
     }
-    say(&format!("{} failed; all that it said is in {}", running.target.name(), running.log.display()));
+    print_line(&format!("{} failed; full log in {}", running.target.name(), running.log.display()));
     let written = lines.iter().find_map(|line| line.split_once("Test unit written to ").map(|(_, path)| path.trim()));
     let Some(path) = written else { return };
     match fs::read(path) {
         Ok(input) => {
             let hex: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
-            say(&format!("the input, {} bytes, is kept in {path}: {hex}", input.len()));
+            print_line(&format!("failing input, {} bytes, saved in {path}: {hex}", input.len()));
         }
-        Err(error) => say(&format!("the input should be in {path}: {error}")),
+        Err(error) => print_line(&format!("failing input {path} is not readable: {error}")),
     }
 }
 
-/// Puts those inputs into the committed corpus, beside the seeds, that reach most.
-fn save(root: &Path, scratch: &Path, running: &Running) -> Result<()> {
+/// Replaces the committed corpus, except the seeds, by the inputs with the most coverage.
+fn save(root: &Path, scratch: &Path, running: &RunningTarget) -> Result<()> {
     let name = running.target.name();
     let saved = root.join(CORPUS).join(name);
-    let kept = scratch.join(format!("{name}-kept"));
-    copy_files(&saved, &kept, |file| file.starts_with(SEED_PREFIX))?;
+    let merged = scratch.join(format!("{name}-merged"));
+    copy_files(&saved, &merged, |file| file.starts_with(SEED_PREFIX))?;
     let log = File::create(running.log.with_extension("merge.log"))
         .with_context(|| format!("writing the log of merging {name}"))?;
     let mut merge = program(root, running.target);
-    // How often a line was passed does not count here, only that it was: many inputs differ by nothing else.
+    // Ignore execution counts of lines: many inputs differ only in these.
     merge
         .current_dir(scratch)
         .stderr(log)
         .args(["-set_cover_merge=1", "-use_counters=0"])
-        .arg(&kept)
+        .arg(&merged)
         .arg(&running.corpus);
     run(&mut merge)?;
 
-    let mut found = listed(&kept)?;
-    // It writes those first that reach most of what is not reached yet.
+    let mut found = list_files(&merged)?;
+    // The merge writes inputs in the order of the coverage that they add.
     found.sort_by_key(|file| (!is_seed(&file.path), file.written));
     let (mut files, mut total) = (0, 0);
     found.retain(|file| {
@@ -254,14 +257,14 @@ fn save(root: &Path, scratch: &Path, running: &Running) -> Result<()> {
         }
         fits
     });
-    for Listed { path, .. } in listed(&saved)?.iter().filter(|file| !is_seed(&file.path)) {
+    for CorpusFile { path, .. } in list_files(&saved)?.iter().filter(|file| !is_seed(&file.path)) {
         fs::remove_file(path).with_context(|| format!("removing {}", path.display()))?;
     }
-    for Listed { path, .. } in &found {
+    for CorpusFile { path, .. } in &found {
         let to = saved.join(path.file_name().unwrap_or_default());
         fs::copy(path, &to).with_context(|| format!("writing {}", to.display()))?;
     }
-    say(&format!("{name}: {files} inputs of {total} bytes are saved"));
+    print_line(&format!("{name}: saved {files} inputs, {total} bytes"));
     Ok(())
 }
 
@@ -269,25 +272,25 @@ fn is_seed(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(SEED_PREFIX))
 }
 
-/// A file of a corpus.
-struct Listed {
+/// File of a corpus.
+struct CorpusFile {
     path: PathBuf,
     bytes: u64,
     written: SystemTime,
 }
 
-fn listed(folder: &Path) -> Result<Vec<Listed>> {
-    let look = |entry: DirEntry| {
+fn list_files(folder: &Path) -> Result<Vec<CorpusFile>> {
+    let read = |entry: DirEntry| {
         let found = entry.metadata()?;
-        Ok(Listed { path: entry.path(), bytes: found.len(), written: found.modified()? })
+        Ok(CorpusFile { path: entry.path(), bytes: found.len(), written: found.modified()? })
     };
-    let list = || fs::read_dir(folder)?.map(|entry| look(entry?)).collect::<io::Result<Vec<_>>>();
+    let list = || fs::read_dir(folder)?.map(|entry| read(entry?)).collect::<io::Result<Vec<_>>>();
     list().with_context(|| format!("listing {}", folder.display()))
 }
 
 fn copy_files(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
-    fs::create_dir_all(to).with_context(|| format!("making {}", to.display()))?;
-    for Listed { path, .. } in listed(from)? {
+    fs::create_dir_all(to).with_context(|| format!("creating {}", to.display()))?;
+    for CorpusFile { path, .. } in list_files(from)? {
         let name = path.file_name().unwrap_or_default();
         if wanted(&name.to_string_lossy()) {
             fs::copy(&path, to.join(name)).with_context(|| format!("copying {}", path.display()))?;
@@ -301,15 +304,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_tells_how_far_it_came() {
+    fn a_summary_has_inputs_and_coverage() {
         let log = "INFO: seed corpus: files: 3 min: 1b max: 9b total: 12b rss: 30Mb\n\
                    #4\tINITED cov: 120 ft: 130 corp: 3/12b exec/s: 0 rss: 31Mb\n\
                    #900\tNEW    cov: 125 ft: 140 corp: 4/15b lim: 4 exec/s: 900 rss: 31Mb L: 3/9 MS: 1 ChangeBit-\n\
                    #1000\tDONE   cov: 125 ft: 140 corp: 4/15b lim: 9 exec/s: 500 rss: 31Mb\n";
-        let expected = "1000 inputs, coverage 120 at first, 125 in the end";
+        let expected = "1000 inputs, coverage 120 at the start, 125 at the end";
         assert_eq!(summary(log).as_deref(), Some(expected));
         let cut = log.lines().take(3).collect::<Vec<_>>().join("\n");
-        assert_eq!(summary(&cut), None, "it did not end by itself");
+        assert_eq!(summary(&cut), None, "the run was cut short");
         assert_eq!(summary("#1000\tDONE   corp: 1/1b\n"), None, "nothing was measured");
     }
 
@@ -321,13 +324,13 @@ mod tests {
                 .map(|(name, version)| format!("[[package]]\nname = \"{name}\"\nversion = \"{version}\"\n"));
             format!("version = 4\n\n{}", packages.collect::<Vec<_>>().join("\n"))
         };
-        let ours = lock(&[("a", "1.0.0"), ("a", "2.0.0"), ("b", "1.0.0")]);
-        assert_eq!(other_versions(&ours, &lock(&[("a", "2.0.0"), ("only-theirs", "1.0.0")])), Vec::<String>::new());
-        assert_eq!(other_versions(&ours, &lock(&[("a", "1.0.0"), ("b", "1.0.1")])), ["b 1.0.1"]);
+        let main = lock(&[("a", "1.0.0"), ("a", "2.0.0"), ("b", "1.0.0")]);
+        assert_eq!(other_versions(&main, &lock(&[("a", "2.0.0"), ("only-theirs", "1.0.0")])), Vec::<String>::new());
+        assert_eq!(other_versions(&main, &lock(&[("a", "1.0.0"), ("b", "1.0.1")])), ["b 1.0.1"]);
     }
 
     #[test]
-    fn seeds_are_told_by_their_names() {
+    fn seeds_are_recognized_by_their_names() {
         assert!(is_seed(Path::new("/x/seed-list")) && !is_seed(Path::new("/seed-x/0a1b")));
     }
 }

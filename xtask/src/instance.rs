@@ -1,4 +1,4 @@
-//! A private server for journeys and demonstrations: free ports, a data directory of its own, gone afterwards.
+//! Private server for journeys and demonstrations, with free ports and its own data directory, removed afterwards.
 //!
 //! The kernel and the base template are prepared once, in `target/hearth-data`; every instance gets hard links to them.
 
@@ -14,25 +14,25 @@ use serde::Deserialize;
 
 use crate::check::Build;
 use crate::leftovers;
-use crate::phases::{run, say};
+use crate::phases::{print_line, run};
 
-/// Where the kernel and the base template are prepared, relative to `target`; Rust tests use the same.
+/// Data directory of the prepared kernel and base template, below `target`; Rust tests use the same.
 const PREPARED: &str = "hearth-data";
 /// Folders of a data directory that `hearth setup` fills, and whose files never change afterwards.
 const LINKED: [&str; 2] = ["guest", "artifacts"];
-/// Files that a server may replace. The verdict on KVM is worth a boot.
+/// Files that a server may replace. The result of the KVM test saves a boot.
 const COPIED: [&str; 1] = ["accelerator.json"];
-/// Data directories of instances begin with this; short, because sockets lie in them and their paths may have 107 bytes.
+/// Prefix of the data directories of instances. Short, because the paths of sockets in them are limited to 107 bytes.
 const PREFIX: &str = "run-";
-/// What is prepared already is only opened, so a start is quick, but the machine may be busy.
+/// Time limit for a start. Everything is prepared, so a start is quick, but the machine may be busy.
 const START_MAX: Duration = Duration::from_secs(120);
-/// A stop is promised within ten seconds.
+/// Guaranteed maximum time for a stop.
 const STOP_MAX: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
-/// Lines of the log that an error shows.
+/// Lines of the log that an error contains.
 const LOG_LINES: usize = 40;
 
-/// What a server writes to `<data>/run/endpoints.json` when it serves.
+/// Content of `<data>/run/endpoints.json`, which a server writes once it serves.
 #[derive(Debug, Clone, Default, Deserialize)]
 struct Endpoints {
     api_url: String,
@@ -43,19 +43,19 @@ struct Endpoints {
     ca_bundle: Option<PathBuf>,
 }
 
-/// How SDKs find a server.
+/// Way in which SDKs address a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum By {
-    /// In clear, by two addresses.
+pub(crate) enum Addressing {
+    /// Plain HTTP, by two addresses.
     Addresses,
-    /// Over TLS, by names of its domain.
+    /// TLS, by names of its domain.
     Names,
 }
 
-/// Variables for a program.
+/// Environment variables of a program.
 pub(crate) type Environment = Vec<(&'static str, String)>;
 
-/// A running server.
+/// Running server.
 #[derive(Debug)]
 pub(crate) struct Instance {
     program: PathBuf,
@@ -72,7 +72,7 @@ impl Instance {
         let program = build.program(root);
         let target = root.join("target");
         let prepared = prepare(&program, &target)?;
-        // Until its process is there, a folder looks like one that a killed run left: to another run, which sweeps.
+        // Without a process, another run would delete the new folder as a leftover. The lock prevents that until it starts.
         let filling = lock(&target, "run")?;
         sweep(&target)?;
         let data = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&target)?.keep();
@@ -84,7 +84,7 @@ impl Instance {
             .args(["--tls-listen", "127.0.0.1:0"])
             .arg("--data-dir")
             .arg(&data)
-            // Test machines have small disks, and no guest here needs its share of one.
+            // Test machines have small disks, and no guest here uses its whole share.
             .env("HEARTH_DISK_OVERCOMMIT", "64")
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
@@ -95,7 +95,7 @@ impl Instance {
         let endpoints = Endpoints::default();
         let mut instance = Self { program, process, endpoints, data, log, stopped: false };
         instance.endpoints = instance.wait_until_serving()?;
-        say(&format!(
+        print_line(&format!(
             "server {} and {}, log {}",
             instance.endpoints.api_url,
             instance.endpoints.sandbox_url,
@@ -104,24 +104,24 @@ impl Instance {
         Ok(instance)
     }
 
-    /// What the SDKs and the journeys read from the environment.
-    pub(crate) fn environment(&self, by: By) -> Result<Environment> {
+    /// Environment variables for the SDKs and the journeys.
+    pub(crate) fn environment(&self, by: Addressing) -> Result<Environment> {
         let Endpoints { api_url, sandbox_url, api_key, domain, ca_file, ca_bundle } = self.endpoints.clone();
         let mut environment = vec![
             ("E2B_API_KEY", api_key),
             ("JOURNEYS_API_URL", api_url.clone()),
             ("JOURNEYS_SANDBOX_URL", sandbox_url.clone()),
-            // How journeys do what an operator would.
+            // For journeys that act as an operator.
             ("HEARTH_PROGRAM", self.program.display().to_string()),
             ("HEARTH_DATA_DIR", self.data.display().to_string()),
             ("HEARTH_ADMIN_TOKEN", self.admin_token()?),
-            // How much memory and how many descriptors it has.
+            // For measurements of the server's memory and file descriptors.
             ("JOURNEYS_SERVER_PID", self.process.id().to_string()),
         ];
         match by {
-            By::Addresses => environment.extend([("E2B_API_URL", api_url), ("E2B_SANDBOX_URL", sandbox_url)]),
-            By::Names => {
-                environment.push(("E2B_DOMAIN", domain.context("the server tells no domain")?));
+            Addressing::Addresses => environment.extend([("E2B_API_URL", api_url), ("E2B_SANDBOX_URL", sandbox_url)]),
+            Addressing::Names => {
+                environment.push(("E2B_DOMAIN", domain.context("the server has no domain")?));
                 for (name, file) in [("NODE_EXTRA_CA_CERTS", ca_file), ("SSL_CERT_FILE", ca_bundle)] {
                     environment.push((name, file.context("the server has no authority")?.display().to_string()));
                 }
@@ -130,21 +130,21 @@ impl Instance {
         Ok(environment)
     }
 
-    /// What operators prove themselves with.
+    /// Token that authenticates operators over HTTP.
     fn admin_token(&self) -> Result<String> {
         let file = self.data.join("admin-token");
         let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
         Ok(text.trim().to_owned())
     }
 
-    /// Stops the server and checks that nothing of it is left and nothing in its log went wrong.
+    /// Stops the server, and checks that it leaves nothing behind and that its log has no errors.
     pub(crate) fn stop(mut self) -> Result<()> {
         let since = Clock::now();
         let status = self.terminate()?;
         let time = since.elapsed();
         let mut faults = Vec::new();
         if !status.success() {
-            faults.push(format!("the server ended with {status}"));
+            faults.push(format!("the server failed: {status}"));
         }
         if time > STOP_MAX {
             faults.push(format!("the server took {time:.1?} to stop"));
@@ -152,11 +152,11 @@ impl Instance {
         faults.extend(leftovers::of(&self.data));
         faults.extend(log_faults(&fs::read_to_string(&self.log).unwrap_or_default()));
         if faults.is_empty() {
-            say(&format!("server stopped in {:.1} s, nothing is left of it", time.as_secs_f64()));
+            print_line(&format!("server stopped in {:.1} s, no leftovers", time.as_secs_f64()));
             return Ok(());
         }
         for fault in &faults {
-            say(&format!("  {fault}"));
+            print_line(&format!("  {fault}"));
         }
         bail!("{} faults after the server stopped (log: {})", faults.len(), self.log.display());
     }
@@ -166,10 +166,10 @@ impl Instance {
         let deadline = Clock::now() + START_MAX;
         loop {
             if let Ok(text) = fs::read(&file) {
-                return serde_json::from_slice(&text).with_context(|| format!("understanding {}", file.display()));
+                return serde_json::from_slice(&text).with_context(|| format!("parsing {}", file.display()));
             }
             if let Some(status) = self.process.try_wait()? {
-                bail!("the server ended with {status} before it served:\n{}", self.last_lines());
+                bail!("the server exited before it served: {status}\n{}", self.last_lines());
             }
             if Clock::now() > deadline {
                 bail!("the server does not serve after {START_MAX:?}:\n{}", self.last_lines());
@@ -184,11 +184,11 @@ impl Instance {
         lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
 
-    /// Asks the server to end; after twice the promised time makes it.
+    /// Stops the server with SIGTERM, or with SIGKILL after twice the guaranteed time.
     fn terminate(&mut self) -> Result<ExitStatus> {
         self.stopped = true;
         let deadline = Clock::now() + STOP_MAX * 2;
-        // It may have ended by itself meanwhile, which its status tells.
+        // An error means that the process has exited by itself; its status is read below.
         let _ = kill_process(Pid::from_child(&self.process), Signal::TERM);
         while Clock::now() < deadline {
             if let Some(status) = self.process.try_wait()? {
@@ -203,9 +203,9 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        // After a failure: the error is reported already, only the machine is left to clean.
+        // Dropped without `stop` after a failure, which is reported already: only clean up.
         if !self.stopped && self.terminate().is_err() {
-            say("the server could not be stopped");
+            print_line("the server could not be stopped");
         }
         if leftovers::processes(&self.data).is_empty() {
             let _ = fs::remove_dir_all(&self.data);
@@ -213,7 +213,7 @@ impl Drop for Instance {
     }
 }
 
-/// The binary, deaf to what the developer's environment configures.
+/// Command for the binary, without the variables of the developer's environment that configure it.
 fn hearth(program: &Path) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
@@ -225,7 +225,7 @@ fn hearth(program: &Path) -> Command {
     command
 }
 
-/// Removes the data directories of runs that were killed. One that a process still uses is left alone.
+/// Removes the data directories of runs that were killed, unless a process still uses them.
 fn sweep(target: &Path) -> Result<()> {
     for entry in fs::read_dir(target).with_context(|| format!("listing {}", target.display()))? {
         let path = entry?.path();
@@ -237,7 +237,9 @@ fn sweep(target: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Kernel and base template: minutes the first time, nothing afterwards. Several at once wait for each other.
+/// Prepares kernel and base template: takes minutes the first time, nothing afterwards.
+///
+/// Concurrent callers wait for each other.
 fn prepare(program: &Path, target: &Path) -> Result<PathBuf> {
     let prepared = target.join(PREPARED);
     let _lock = lock(target, PREPARED)?;
@@ -245,7 +247,7 @@ fn prepare(program: &Path, target: &Path) -> Result<PathBuf> {
     Ok(prepared)
 }
 
-/// Waits until this is the only chore that holds the lock of this name, until what is returned is dropped.
+/// Acquires the lock with this name, and waits until other tasks release it. Dropping the file releases it.
 fn lock(target: &Path, name: &str) -> Result<File> {
     let path = target.join(format!("{name}.lock"));
     let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
@@ -253,7 +255,7 @@ fn lock(target: &Path, name: &str) -> Result<File> {
     Ok(file)
 }
 
-/// Gives a data directory what is prepared.
+/// Fills a data directory with the prepared files.
 fn furnish(prepared: &Path, data: &Path) -> Result<()> {
     for folder in LINKED {
         link_tree(&prepared.join(folder), &data.join(folder))?;
@@ -267,7 +269,7 @@ fn furnish(prepared: &Path, data: &Path) -> Result<()> {
     Ok(())
 }
 
-/// New folders, and hard links for what is in them.
+/// Copies a folder tree, with hard links for the files.
 fn link_tree(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir(to).with_context(|| format!("creating {}", to.display()))?;
     for entry in fs::read_dir(from).with_context(|| format!("listing {}", from.display()))? {
@@ -282,7 +284,7 @@ fn link_tree(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Lines of a log that must not be there.
+/// Returns the lines of a log that report errors or panics.
 fn log_faults(log: &str) -> Vec<String> {
     let bad = log.lines().filter(|line| line.contains(" ERROR ") || line.contains("panicked at"));
     bad.map(|line| format!("log: {line}")).collect()
@@ -295,7 +297,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_are_linked_and_rows_left_out() {
+    fn images_are_linked_and_the_database_is_not_copied() {
         let prepared = tempfile::tempdir().expect("a folder");
         let data = tempfile::tempdir().expect("a folder");
         for folder in ["guest", "artifacts/set", "run"] {
@@ -307,7 +309,7 @@ mod tests {
 
         furnish(prepared.path(), data.path()).expect("it is filled");
 
-        let inode = |folder: &Path, file| fs::metadata(folder.join(file)).expect("it is there").ino();
+        let inode = |folder: &Path, file| fs::metadata(folder.join(file)).expect("it exists").ino();
         for (file, same) in [("artifacts/set/memory", true), ("accelerator.json", false)] {
             assert_eq!(inode(data.path(), file) == inode(prepared.path(), file), same, "{file}");
         }
@@ -315,11 +317,11 @@ mod tests {
     }
 
     #[test]
-    fn killed_runs_are_swept() {
+    fn folders_of_killed_runs_are_removed() {
         let target = tempfile::tempdir().expect("a folder");
         fs::create_dir_all(target.path().join("run-abc/executions")).expect("a folder");
         fs::create_dir_all(target.path().join("release")).expect("a folder");
-        sweep(target.path()).expect("it is swept");
+        sweep(target.path()).expect("removed");
         assert!(!target.path().join("run-abc").exists() && target.path().join("release").exists());
     }
 

@@ -1,14 +1,15 @@
-//! The layer check: the rules of ARCHITECTURE.md that a machine can see.
+//! Layer check: the rules of ARCHITECTURE.md that a program can check.
 //!
-//! [`table`] is the architecture's table of crates, [`graph`] judges who imports whom, [`sources`] judges the text of the
-//! source files. Both are pure functions from plain values to findings; only this file asks cargo and reads folders.
+//! [`table`] is the architecture's table of crates, [`graph`] checks imports between crates, [`sources`] checks the
+//! text of source files. Both are pure functions from plain values to findings; only this file calls cargo and reads
+//! folders.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
-use graph::{Crate, Import, Use};
+use graph::{Crate, Import, ImportKind};
 use sources::Source;
 
 mod graph;
@@ -17,7 +18,7 @@ mod table;
 
 /// Checks the whole workspace and reports every finding.
 pub(crate) fn run(root: &Path) -> Result<()> {
-    // Without dependencies: who imports whom stands in the manifests, and nothing is asked of a registry.
+    // Without dependencies: the manifests contain the imports, and no registry is queried.
     let metadata = MetadataCommand::new()
         .manifest_path(root.join("Cargo.toml"))
         .no_deps()
@@ -36,7 +37,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
         bail!("no source file was found below {}: the check would be empty", root.display());
     }
     if findings.is_empty() {
-        println!("{} crates and {files} files keep to the architecture", crates.len());
+        println!("{} crates and {files} files follow the architecture", crates.len());
         return Ok(());
     }
     for finding in &findings {
@@ -45,18 +46,18 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     bail!("{} findings against ARCHITECTURE.md", findings.len());
 }
 
-/// The workspace's members as plain values.
+/// Converts the workspace's members to plain values.
 fn crates(metadata: &Metadata, root: &Path) -> Result<Vec<Crate>> {
     let mut crates = Vec::new();
     for package in metadata.workspace_packages() {
-        let folder = package.manifest_path.parent().context("a manifest lies in a folder")?;
+        let folder = package.manifest_path.parent().context("a manifest is in a folder")?;
         let folder = folder.strip_prefix(root).with_context(|| format!("{folder} is outside of the repository"))?;
         let imports = package.dependencies.iter().map(|dependency| Import {
             package: dependency.name.clone(),
-            ours: dependency.path.is_some(),
-            used_for: match dependency.kind {
-                DependencyKind::Development => Use::Tests,
-                _ => Use::Code,
+            is_member: dependency.path.is_some(),
+            kind: match dependency.kind {
+                DependencyKind::Development => ImportKind::Tests,
+                _ => ImportKind::Code,
             },
         });
         let roots = package.targets.iter().filter(|target| target.is_lib() || target.is_bin());
@@ -71,7 +72,7 @@ fn crates(metadata: &Metadata, root: &Path) -> Result<Vec<Crate>> {
     Ok(crates)
 }
 
-/// The Rust files of one crate, in a stable order.
+/// Reads the Rust files of one crate, sorted by path within each folder.
 fn read_sources(root: &Path, member: &Crate) -> Result<Vec<Source>> {
     let mut sources = Vec::new();
     let mut folders = vec![root.join(&member.folder)];

@@ -1,6 +1,6 @@
-//! What a server left on the machine, by the names that only it uses.
+//! Leftovers of a server on the machine, found by the names that only it uses.
 //!
-//! The testkit counts the same for Rust tests; this copy keeps the xtask free of the crates that it builds.
+//! The testkit does the same for Rust tests; this copy avoids a dependency of xtask on the crates that it builds.
 
 use std::fs;
 use std::path::Path;
@@ -8,10 +8,10 @@ use std::process::Command;
 
 use crate::phases::output;
 
-/// Where the servers of a machine lock their numbers, which namespaces, links and tables carry.
+/// Folder of lock files: each server of the machine locks a number, which its namespaces, links and tables contain.
 const LOCKS: &str = "/run/lock/hearth";
 
-/// Everything that belongs to the server of a data directory and should be gone with it.
+/// Lists everything that belongs to the server of a data directory and must not exist after its stop.
 pub(crate) fn of(data: &Path) -> Vec<String> {
     let mut found = processes(data);
     let text = data.to_string_lossy();
@@ -31,7 +31,7 @@ pub(crate) fn of(data: &Path) -> Vec<String> {
         let links = names(Path::new("/sys/class/net")).into_iter();
         let prefix = format!("hrt{number}-");
         found.extend(links.filter(|name| name.starts_with(&prefix)).map(|name| format!("link {name}")));
-        // Without the right to ask there are none of ours: who cannot list tables could not make one.
+        // A user who may not list tables could not have created one either.
         let tables = output(Command::new("nft").args(["list", "tables"])).unwrap_or_default();
         let table = format!("table inet hearth-{number}");
         found.extend(tables.lines().filter(|line| *line == table).map(str::to_owned));
@@ -39,7 +39,7 @@ pub(crate) fn of(data: &Path) -> Vec<String> {
     found
 }
 
-/// Processes other than this one whose command line names a folder.
+/// Lists the processes, other than this one, whose command line contains the folder.
 pub(crate) fn processes(folder: &Path) -> Vec<String> {
     let text = folder.to_string_lossy();
     let own = std::process::id().to_string();
@@ -48,7 +48,7 @@ pub(crate) fn processes(folder: &Path) -> Vec<String> {
         if pid == own || !pid.bytes().all(|byte| byte.is_ascii_digit()) {
             continue;
         }
-        // A process may end while it is looked at.
+        // A process may exit between the two reads.
         let words = fs::read(Path::new("/proc").join(&pid).join("cmdline")).unwrap_or_default();
         let words = String::from_utf8_lossy(&words).replace('\0', " ");
         if words.contains(&*text) {
@@ -58,7 +58,7 @@ pub(crate) fn processes(folder: &Path) -> Vec<String> {
     found
 }
 
-/// The numbers whose lock names the data directory as its last owner.
+/// Returns the numbers whose lock file contains the data directory as its last owner.
 fn numbers(locks: &Path, data: &str) -> Vec<String> {
     let number = |name: String| {
         let owner = fs::read_to_string(locks.join(&name)).unwrap_or_default();
@@ -68,7 +68,7 @@ fn numbers(locks: &Path, data: &str) -> Vec<String> {
     names(locks).into_iter().filter_map(number).collect()
 }
 
-/// Control groups are named after the data directory, with dashes for slashes.
+/// Returns the control group of the data directory, which has its path as name, with dashes for slashes.
 fn groups(mounts: &str, data: &str) -> Option<String> {
     let unified = mounts.lines().find_map(|line| {
         let (place, kind) = line.split_once(" - ")?;
@@ -98,18 +98,18 @@ mod tests {
         let mut shell = Command::new("sh");
         shell.args(["-c", "echo up; read line"]).arg(folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = shell.spawn().expect("sh");
-        // Its command line is there for sure once it speaks.
-        let mut said = [0_u8; 3];
-        child.stdout.as_mut().expect("a pipe").read_exact(&mut said).expect("it speaks");
+        // Once it has printed something, its command line is set.
+        let mut printed = [0_u8; 3];
+        child.stdout.as_mut().expect("a pipe").read_exact(&mut printed).expect("it prints");
         let found = of(folder.path());
         assert!(found.iter().any(|line| line.contains(&child.id().to_string())), "{found:?}");
         drop(child.stdin.take());
-        child.wait().expect("it ends");
+        child.wait().expect("it exits");
         assert_eq!(of(folder.path()), Vec::<String>::new());
     }
 
     #[test]
-    fn files_of_executions_and_sockets_are_left_behind() {
+    fn executions_and_sockets_are_leftovers() {
         let data = tempfile::tempdir().expect("a folder");
         for folder in ["executions/one", "run/node.sock", "artifacts/set"] {
             fs::create_dir_all(data.path().join(folder)).expect("a folder");
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_groups_are_known_by_the_data_directory() {
+    fn numbers_and_groups_are_found_by_the_data_directory() {
         let locks = tempfile::tempdir().expect("a folder");
         for (name, owner) in [("instance-0.lock", "/data/a"), ("instance-3.lock", "/data/b\n"), ("other", "/data/b")] {
             fs::write(locks.path().join(name), owner).expect("a lock");

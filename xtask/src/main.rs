@@ -1,4 +1,4 @@
-//! Every chore besides cargo. CI and the Makefile only call it.
+//! Development tasks besides plain cargo commands. CI and the Makefile only call this program.
 
 #![forbid(unsafe_code)]
 
@@ -30,7 +30,7 @@ mod tools;
 mod up;
 
 #[derive(Parser)]
-#[command(name = "xtask", about = "Chores of the Hearth repository")]
+#[command(name = "xtask", about = "Development tasks of the Hearth repository")]
 struct Args {
     #[command(subcommand)]
     chore: Chore,
@@ -40,19 +40,19 @@ struct Args {
 enum Chore {
     /// Generate Rust from proto/ into the crates that own it, and spec/openapi.yaml from the API's handlers.
     Codegen {
-        /// Only compare with what is committed.
+        /// Compare with the committed files instead of writing them.
         #[arg(long)]
         check: bool,
     },
-    /// Write which tests prove the guest daemon's acceptance checklist, into docs/envd-checklist.md.
+    /// Write docs/envd-checklist.md: the guest daemon's acceptance checklist, and the tests of each line.
     Checklist {
-        /// Only compare with what is committed.
+        /// Compare with the committed files instead of writing them.
         #[arg(long)]
         check: bool,
     },
-    /// Fuzz the guest daemon's doors, from the inputs in fuzz/corpus.
+    /// Fuzz the guest daemon's parsers, starting from the inputs in fuzz/corpus.
     Fuzz(fuzz::Selection),
-    /// Build the programs that go into a guest, into target/guest.
+    /// Build the guest programs into target/guest.
     Guest,
     /// Check the workspace against the rules of ARCHITECTURE.md.
     Layers,
@@ -60,29 +60,29 @@ enum Chore {
     Prose,
     /// Install missing system packages of scripts/packages.txt.
     Packages {
-        /// Sections of the list.
+        /// Sections of the list to install.
         #[arg(default_values = ["run", "build"])]
         sections: Vec<String>,
     },
-    /// Everything that is checked without running anything of ours.
+    /// Run all static checks: format, layers, generated code, checklist, licences, lints.
     Check,
-    /// All checks and all tests.
+    /// Run all checks and all tests.
     Test,
-    /// The journeys with the official SDKs, Schemathesis, hostile neighbours and client frameworks, on private servers.
+    /// Run the SDK journeys, Schemathesis, the hostile suite, client frameworks and the soak on private servers.
     SdkTests(sdk::Selection),
-    /// Busy sandboxes for a long time, on a private server: programs that die, and results that are wrong.
+    /// Keep sandboxes busy for minutes on a private server, and check for crashes and wrong results.
     Soak(soak::Selection),
-    /// The samples of README.md with the official SDKs, on a private server.
+    /// Run the samples of README.md with the official SDKs, on a private server.
     Demo(demo::Selection),
-    /// Measure, as a table and as JSON.
+    /// Run the benchmark; prints a table and JSON.
     Bench {
-        /// Given to the benchmark as they are.
+        /// Arguments for the benchmark.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Build everything, then become `hearth up`.
+    /// Build everything, then execute `hearth up`.
     Up {
-        /// Given to `hearth up` as they are.
+        /// Arguments for `hearth up`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
@@ -136,7 +136,7 @@ fn run(chore: Chore) -> Result<()> {
     }
 }
 
-/// The repository's folder: the parent of this crate's.
+/// Root folder of the repository: the parent of this crate's folder.
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
 }

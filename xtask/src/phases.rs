@@ -1,4 +1,4 @@
-//! Chores are phases; each says when it begins and how long it took.
+//! Phases of a task; each prints its start and its duration.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// A row of phases. The first that fails ends it.
+/// Timer and printer for the phases of a task.
 #[derive(Debug)]
 pub(crate) struct Phases {
     since: Instant,
@@ -18,54 +18,54 @@ impl Phases {
         Self { since: Instant::now() }
     }
 
-    /// Does one phase's work between a line that names it and a line with its time.
+    /// Runs one phase; prints its name before, and its result and duration after.
     pub(crate) fn run<T>(&self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        say(&format!("── {name}"));
+        print_line(&format!("── {name}"));
         let since = Instant::now();
         let outcome = work();
         let verdict = if outcome.is_ok() { "ok" } else { "FAILED" };
-        say(&format!("── {name}: {verdict} in {}", seconds(since.elapsed())));
+        print_line(&format!("── {name}: {verdict} in {}", seconds(since.elapsed())));
         outcome.with_context(|| format!("phase `{name}`"))
     }
 
-    /// Says how long all phases took together.
+    /// Prints the total duration of all phases.
     pub(crate) fn finish(self, name: &str) {
-        say(&format!("── {name}: all phases done in {}", seconds(self.since.elapsed())));
+        print_line(&format!("── {name}: all phases done in {}", seconds(self.since.elapsed())));
     }
 }
 
-/// Prints a line at once, so that it stands in order with what child processes print.
-pub(crate) fn say(line: &str) {
+/// Prints a line and flushes it, so that it appears in order with the output of child processes.
+pub(crate) fn print_line(line: &str) {
     let mut out = std::io::stdout().lock();
-    // A closed standard output (`make test | head`) is not worth failing for.
+    // Ignore a closed standard output (`make test | head`).
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-/// Runs a child to its end; a bad status is an error that shows the command.
+/// Runs a command; a failure status is an error that contains the command.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    let status = command.stdin(Stdio::null()).status().with_context(|| format!("starting {}", shown(command)))?;
+    let status = command.stdin(Stdio::null()).status().with_context(|| format!("starting {}", display(command)))?;
     if !status.success() {
-        bail!("{} ended with {status}", shown(command));
+        bail!("{} failed: {status}", display(command));
     }
     Ok(())
 }
 
-/// Runs a child to its end and returns what it printed.
+/// Runs a command and returns its standard output.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("starting {}", shown(command)))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("starting {}", display(command)))?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{} ended with {}: {}", shown(command), output.status, said.trim());
+        let message = String::from_utf8_lossy(&output.stderr);
+        bail!("{} failed: {}: {}", display(command), output.status, message.trim());
     }
-    String::from_utf8(output.stdout).with_context(|| format!("reading the output of {}", shown(command)))
+    String::from_utf8(output.stdout).with_context(|| format!("reading the output of {}", display(command)))
 }
 
-/// Cargo, as the one that runs this xtask.
+/// Command for the cargo that runs this xtask.
 pub(crate) fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-fn shown(command: &Command) -> String {
+fn display(command: &Command) -> String {
     let words: Vec<_> =
         std::iter::once(command.get_program()).chain(command.get_args()).map(|word| word.to_string_lossy()).collect();
     format!("`{}`", words.join(" "))

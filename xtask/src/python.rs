@@ -1,4 +1,4 @@
-//! Python environments: what a list of requirements pins, in a folder of its own.
+//! Python virtual environments with pinned packages.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,9 +6,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::phases::{output, run, say};
+use crate::phases::{output, print_line, run};
 
-/// A virtual environment, and what is installed into it: paths relative to `sdk-tests`.
+/// Virtual environment and its requirements file; paths relative to `sdk-tests`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PythonSet {
     pub(crate) environment: &'static str,
@@ -16,40 +16,40 @@ pub(crate) struct PythonSet {
 }
 
 impl PythonSet {
-    /// Its interpreter.
+    /// Path of its interpreter.
     pub(crate) fn python(self, folder: &Path) -> PathBuf {
         folder.join(self.environment).join("bin/python")
     }
 
-    /// Installs what is pinned; does nothing, quickly, when it is there.
+    /// Installs the pinned packages; returns immediately if they are installed.
     pub(crate) fn ensure(self, folder: &Path) -> Result<()> {
         self.ensure_with(folder, Path::new("python3"))
     }
 
-    /// The same, in an environment of the given interpreter.
+    /// Does the same with the given interpreter instead of `python3`.
     pub(crate) fn ensure_with(self, folder: &Path, interpreter: &Path) -> Result<()> {
         let environment = folder.join(self.environment);
         let python = self.python(folder);
         let requirements = folder.join(self.requirements);
         let stamp = environment.join("installed");
-        // An environment breaks when the Python that it was made from goes away.
+        // An environment breaks when the Python that created it is removed, so run it.
         if output(Command::new(&python).args(["-c", ""])).is_ok() && is_current(&requirements, &stamp)? {
             return Ok(());
         }
-        say(&format!("installing {}", self.requirements));
+        print_line(&format!("installing {}", self.requirements));
         run(Command::new(interpreter).args(["-m", "venv", "--clear"]).arg(&environment))?;
         run(pip(&python).arg("-r").arg(&requirements))?;
         mark_current(&requirements, &stamp)
     }
 }
 
-/// Returns an interpreter of one of these versions that can make environments, the first version first.
+/// Returns an interpreter of one of these versions that can create virtual environments, in order of preference.
 pub(crate) fn find_interpreter(versions: &[&str]) -> Option<PathBuf> {
     let location = "import ensurepip, sys; print('%d.%d' % sys.version_info[:2], sys.executable)";
     versions.iter().find_map(|version| {
         let names = [format!("python{version}"), "python3".to_owned()];
         names.iter().find_map(|name| {
-            // pyenv's launchers start the version that this variable names.
+            // pyenv's launchers start the version in this variable.
             let found = output(Command::new(name).args(["-c", location]).env("PYENV_VERSION", version)).ok()?;
             let (found, path) = found.trim().split_once(' ')?;
             (found == *version).then(|| PathBuf::from(path))
@@ -57,22 +57,22 @@ pub(crate) fn find_interpreter(versions: &[&str]) -> Option<PathBuf> {
     })
 }
 
-/// Installs packages with the interpreter's own pip.
+/// Command for `pip install` with the interpreter's own pip.
 pub(crate) fn pip(python: &Path) -> Command {
     let mut pip = Command::new(python);
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
     pip
 }
 
-/// What is installed was installed from this file as it is now.
-pub(crate) fn is_current(wanted: &Path, stamp: &Path) -> Result<bool> {
-    let wanted = fs::read(wanted).with_context(|| format!("reading {}", wanted.display()))?;
-    Ok(fs::read(stamp).is_ok_and(|installed| installed == wanted))
+/// Returns true if the packages were installed from the current content of the file.
+pub(crate) fn is_current(pins: &Path, stamp: &Path) -> Result<bool> {
+    let pins = fs::read(pins).with_context(|| format!("reading {}", pins.display()))?;
+    Ok(fs::read(stamp).is_ok_and(|installed| installed == pins))
 }
 
-/// Says that what is installed is this file's.
-pub(crate) fn mark_current(wanted: &Path, stamp: &Path) -> Result<()> {
-    fs::copy(wanted, stamp).map(drop).with_context(|| format!("writing {}", stamp.display()))
+/// Records that the packages were installed from the current content of the file.
+pub(crate) fn mark_current(pins: &Path, stamp: &Path) -> Result<()> {
+    fs::copy(pins, stamp).map(drop).with_context(|| format!("writing {}", stamp.display()))
 }
 
 #[cfg(test)]
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_interpreter_is_of_a_version_that_was_asked_for() {
+    fn an_interpreter_has_one_of_the_requested_versions() {
         assert_eq!(find_interpreter(&["2.99"]), None);
         let own = output(Command::new("python3").args(["-c", "import sys; print('%d.%d' % sys.version_info[:2])"]));
         let own = own.expect("a Python");
@@ -90,12 +90,12 @@ mod tests {
     #[test]
     fn a_changed_pin_is_installed_again() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (wanted, stamp) = (folder.path().join("requirements.txt"), folder.path().join("installed"));
-        fs::write(&wanted, "e2b==1").expect("written");
-        assert!(!is_current(&wanted, &stamp).expect("readable"));
-        mark_current(&wanted, &stamp).expect("written");
-        assert!(is_current(&wanted, &stamp).expect("readable"));
-        fs::write(&wanted, "e2b==2").expect("written");
-        assert!(!is_current(&wanted, &stamp).expect("readable"));
+        let (pins, stamp) = (folder.path().join("requirements.txt"), folder.path().join("installed"));
+        fs::write(&pins, "e2b==1").expect("written");
+        assert!(!is_current(&pins, &stamp).expect("readable"));
+        mark_current(&pins, &stamp).expect("written");
+        assert!(is_current(&pins, &stamp).expect("readable"));
+        fs::write(&pins, "e2b==2").expect("written");
+        assert!(!is_current(&pins, &stamp).expect("readable"));
     }
 }

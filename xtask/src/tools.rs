@@ -1,52 +1,53 @@
-//! Cargo's extensions that the checks need, in the versions that the project was last checked with.
+//! Cargo extensions that the checks need, in pinned versions.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::phases::{cargo, output, run, say};
+use crate::phases::{cargo, output, print_line, run};
 
-/// A program that extends cargo.
+/// Cargo extension.
 #[derive(Debug)]
 pub(crate) struct Tool {
-    /// The package and the program.
+    /// Name of the package and of the program.
     package: &'static str,
-    /// An installed one may be this old.
+    /// Oldest accepted version of an installed program.
     oldest: (u32, u32, u32),
-    /// What is installed when there is none.
+    /// Version to install if there is none.
     pinned: &'static str,
-    /// Compile it without optimisation: it runs for seconds, and optimising it takes minutes.
+    /// Compile it without optimization: it runs for seconds, and optimizing it takes minutes.
     quick: bool,
 }
 
-/// Licences, sources and banned crates.
+/// Checker of licences, sources and banned crates.
 pub(crate) const DENY: Tool = Tool { package: "cargo-deny", oldest: (0, 20, 0), pinned: "0.20.2", quick: true };
-/// The test runner.
+/// Test runner.
 pub(crate) const NEXTEST: Tool = Tool { package: "cargo-nextest", oldest: (0, 9, 100), pinned: "0.9.143", quick: true };
 
 impl Tool {
-    /// The program: the machine's own if it is new enough, otherwise one below `target/tools`, compiled the first time.
+    /// Returns the program: the machine's own if it is new enough, otherwise one in `target/tools`, compiled the first
+    /// time.
     pub(crate) fn ensure(&self, root: &Path) -> Result<PathBuf> {
         let installed = PathBuf::from(self.package);
         let folder = root.join("target/tools");
-        let ours = folder.join("bin").join(self.package);
-        for program in [&installed, &ours] {
+        let own = folder.join("bin").join(self.package);
+        for program in [&installed, &own] {
             if version(program).is_some_and(|version| version >= self.oldest) {
                 return Ok(program.clone());
             }
         }
-        say(&format!("installing {} {} (once, takes a minute or more)", self.package, self.pinned));
+        print_line(&format!("installing {} {} (once, takes a minute or more)", self.package, self.pinned));
         let mut install = cargo();
         install.args(["install", "--quiet", "--locked", "--version", self.pinned, "--root"]).arg(&folder);
         if self.quick {
             install.arg("--debug").env("CARGO_PROFILE_DEV_DEBUG", "0");
         }
         run(install.arg(self.package)).with_context(|| format!("installing {}", self.package))?;
-        Ok(ours)
+        Ok(own)
     }
 
-    /// A command of the tool, as cargo would start it: with its own name as the first word.
+    /// Command for the tool as cargo would start it, with the name of the subcommand as first argument.
     pub(crate) fn command(&self, root: &Path) -> Result<Command> {
         let mut command = Command::new(self.ensure(root)?);
         command.arg(self.package.trim_start_matches("cargo-")).current_dir(root);
@@ -54,12 +55,12 @@ impl Tool {
     }
 }
 
-/// What `program --version` says, if there is such a program.
+/// Returns the version that `program --version` prints; `None` if the program does not run.
 fn version(program: &Path) -> Option<(u32, u32, u32)> {
     parse_version(&output(Command::new(program).arg("--version")).ok()?)
 }
 
-/// The first word of a text that is a version.
+/// Parses the first word of a text that is a version.
 pub(crate) fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
     text.split_whitespace().find_map(|word| {
         let mut numbers = word.trim_start_matches('v').splitn(3, '.').map(str::parse::<u32>);
@@ -73,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_found_in_what_programs_say() {
+    fn versions_are_parsed_from_the_output_of_programs() {
         assert_eq!(parse_version("cargo-deny 0.20.2\n"), Some((0, 20, 2)));
         assert_eq!(parse_version("v20.20.2"), Some((20, 20, 2)));
         assert_eq!(parse_version("cargo-nextest 0.9.143 (60fa45f63 2026-08-04)"), Some((0, 9, 143)));

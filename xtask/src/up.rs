@@ -1,4 +1,4 @@
-//! `make up`: the server in the foreground.
+//! `make up`: runs the server in the foreground.
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::check::Build;
 
-/// Becomes `hearth up`, so that signals and the terminal are its own.
+/// Executes `hearth up` in this process, so that it gets the signals and the terminal directly.
 pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     let program = Build::Release.program(root);
     let error = Command::new(&program).arg("up").args(arguments).exec();

@@ -1,5 +1,6 @@
-//! `scripts/packages.sh` beside the real apt, in a private root with a repository of its own. Nothing is really installed:
-//! what the script asks apt for is written down, and apt only simulates it.
+//! Tests of `scripts/packages.sh` with the real apt, in a private root with its own repository.
+//!
+//! Nothing is installed: a wrapper records the install commands, and apt only simulates them.
 
 use std::fs;
 use std::io::Write;
@@ -12,7 +13,7 @@ use tempfile::TempDir;
 const SCRIPT: &str = include_str!("../../scripts/packages.sh");
 const BACKPORT: &str = "1:10.0+ds-2~bpo12+1";
 
-/// A paragraph about one package, as in a list of packages.
+/// Formats the paragraph of one package, as in apt's package lists.
 fn package(name: &str, version: &str, source: &str, relations: &str) -> String {
     format!(
         "Package: {name}\nSource: {source}\nVersion: {version}\nArchitecture: amd64\n\
@@ -20,7 +21,7 @@ fn package(name: &str, version: &str, source: &str, relations: &str) -> String {
     )
 }
 
-/// A machine with two missing packages: `emulator`, which does not go with newer `emulator-tools`, and `filter`.
+/// Machine with two missing packages: `emulator`, which conflicts with newer `emulator-tools`, and `filter`.
 struct Machine {
     root: TempDir,
 }
@@ -73,10 +74,10 @@ impl Machine {
              APT::Get::AllowUnauthenticated \"true\";\nAcquire::Languages \"none\";\n"
         ));
         machine.program("apt-get", &format!(
-            "case \" $* \" in *' -s '* | *' update '*) ;; *) printf '%s\\n' \"$*\" >>{root}/asked; set -- -s \"$@\" ;; esac\n\
+            "case \" $* \" in *' -s '* | *' update '*) ;; *) printf '%s\\n' \"$*\" >>{root}/installs; set -- -s \"$@\" ;; esac\n\
              exec \"$REAL_APT_GET\" \"$@\" </dev/null\n"
         ));
-        // An ordinary user runs the tests too: nothing here needs more rights.
+        // The tests also run as an ordinary user: nothing here needs root.
         machine.program("sudo", "exec \"$@\"\n");
         machine
     }
@@ -114,7 +115,7 @@ impl Machine {
         fs::write(folder.join("Release"), text).expect("a file");
     }
 
-    /// The script's command, with the private apt.
+    /// Command for the script, with the private apt.
     fn script(&self) -> Command {
         let real = which("apt-get");
         let mut path = self.path("bin").into_os_string();
@@ -127,9 +128,9 @@ impl Machine {
         command
     }
 
-    /// What apt was asked for, besides lists and simulations.
-    fn asked(&self) -> Vec<String> {
-        let text = fs::read_to_string(self.path("asked")).unwrap_or_default();
+    /// Returns the arguments of all install commands, without updates and simulations.
+    fn installs(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.path("installs")).unwrap_or_default();
         let install = |line: &str| line.split_once("install ").map_or(line, |(_, rest)| rest).to_owned();
         text.lines().map(install).collect()
     }
@@ -146,63 +147,63 @@ fn text(output: &Output) -> String {
 }
 
 #[test]
-fn nothing_is_asked_for_when_nothing_is_missing() {
+fn nothing_is_installed_when_nothing_is_missing() {
     let machine = Machine::new(&[]);
     machine.write("scripts/packages.txt", "run | emulator | true | guests\ntest | filter | false | packet rules\n");
     let output = machine.script().output().expect("sh");
     assert!(output.status.success() && text(&output).is_empty(), "{}", text(&output));
-    assert_eq!(machine.asked(), Vec::<String>::new());
+    assert_eq!(machine.installs(), Vec::<String>::new());
 }
 
 #[test]
-fn the_usual_versions_are_installed_where_they_fit() {
+fn default_versions_are_installed_if_they_fit() {
     let tools = package("emulator-tools", "1:7.1", "emulator", "");
     for installed in [&[][..], &[tools]] {
         let machine = Machine::new(installed);
         let output = machine.script().output().expect("sh");
         assert!(output.status.success(), "{}", text(&output));
-        assert_eq!(machine.asked(), ["-y --no-remove --no-install-recommends emulator filter"], "{}", text(&output));
+        assert_eq!(machine.installs(), ["-y --no-remove --no-install-recommends emulator filter"], "{}", text(&output));
     }
 }
 
 #[test]
-fn what_fits_an_installed_backport_comes_from_the_backports() {
+fn packages_for_an_installed_backport_come_from_the_backports() {
     let machine =
         Machine::new(&[package("emulator-tools", BACKPORT, "emulator", "Breaks: emulator-common (<< 1:8)\n")]);
     let output = machine.script().output().expect("sh");
-    let said = text(&output);
-    assert!(output.status.success(), "{said}");
-    assert!(!said.contains("Remv ") && said.contains(&format!("Inst emulator ({BACKPORT}")), "{said}");
-    // What needs no backport is not taken from there.
-    assert!(said.contains("Inst filter (1.0"), "{said}");
+    let printed = text(&output);
+    assert!(output.status.success(), "{printed}");
+    assert!(!printed.contains("Remv ") && printed.contains(&format!("Inst emulator ({BACKPORT}")), "{printed}");
+    // A package that needs no backport is not installed from there.
+    assert!(printed.contains("Inst filter (1.0"), "{printed}");
     let expected = [
         "-y --no-remove --no-install-recommends filter",
         "-y --no-remove --no-install-recommends -t bookworm-backports emulator",
     ];
-    assert_eq!(machine.asked(), expected, "{said}");
+    assert_eq!(machine.installs(), expected, "{printed}");
     let sources: Vec<_> = fs::read_dir(machine.path("etc/sources")).expect("a folder").collect();
-    assert_eq!(sources.len(), 1, "the machine's own sources stay as they are");
+    assert_eq!(sources.len(), 1, "the machine's own sources must not change");
 }
 
-/// A machine with tools that no source has a fitting emulator for.
-fn unfitting() -> Machine {
+/// Returns a machine with tools for which no source has a compatible emulator.
+fn incompatible() -> Machine {
     Machine::new(&[package("emulator-tools", "1:99", "emulator", "Breaks: emulator-common (<< 1:98)\n")])
 }
 
 #[test]
-fn nothing_is_removed_without_being_asked() {
-    let machine = unfitting();
+fn nothing_is_removed_without_a_terminal() {
+    let machine = incompatible();
     let output = machine.script().output().expect("sh");
-    let said = text(&output);
-    assert!(!output.status.success(), "{said}");
+    let printed = text(&output);
+    assert!(!output.status.success(), "{printed}");
     for part in ["emulator-tools [1:99]", "nothing was changed", "apt-get install --no-install-recommends emulator\n"] {
-        assert!(said.contains(part), "`{part}` is missing in: {said}");
+        assert!(printed.contains(part), "`{part}` is missing in: {printed}");
     }
-    assert_eq!(machine.asked(), Vec::<String>::new(), "{said}");
+    assert_eq!(machine.installs(), Vec::<String>::new(), "{printed}");
 }
 
 #[test]
-fn a_person_is_asked_before_anything_is_removed() {
+fn removals_need_a_confirmation_at_the_terminal() {
     for (answer, success, expected) in [
         ("n\n", false, &[][..]),
         ("\n", false, &[]),
@@ -215,16 +216,16 @@ fn a_person_is_asked_before_anything_is_removed() {
             ],
         ),
     ] {
-        let machine = unfitting();
+        let machine = incompatible();
         let output = on_a_terminal(&machine.script(), answer);
-        let said = text(&output);
-        assert!(said.contains("emulator-tools [1:99]") && said.contains("[y/N]"), "{said}");
-        assert_eq!(output.status.success(), success, "{answer:?}: {said}");
-        assert_eq!(machine.asked(), expected, "{answer:?}: {said}");
+        let printed = text(&output);
+        assert!(printed.contains("emulator-tools [1:99]") && printed.contains("[y/N]"), "{printed}");
+        assert_eq!(output.status.success(), success, "{answer:?}: {printed}");
+        assert_eq!(machine.installs(), expected, "{answer:?}: {printed}");
     }
 }
 
-/// Runs a command on a terminal of its own, where `typed` is typed.
+/// Runs a command on a new terminal, with `typed` as input.
 fn on_a_terminal(command: &Command, typed: &str) -> Output {
     let words: Vec<_> =
         std::iter::once(command.get_program()).chain(command.get_args()).map(|word| word.to_string_lossy()).collect();
@@ -238,5 +239,5 @@ fn on_a_terminal(command: &Command, typed: &str) -> Output {
         .spawn()
         .expect("script, of the package bsdutils");
     running.stdin.as_mut().expect("a pipe").write_all(typed.as_bytes()).expect("it is typed");
-    running.wait_with_output().expect("it ends")
+    running.wait_with_output().expect("it exits")
 }

@@ -1,7 +1,8 @@
-//! `hearth team`, `hearth key`, `hearth user`: what an operator does to accounts.
+//! `hearth team`, `hearth key`, `hearth user`: commands of operators to manage accounts.
 //!
-//! They change the rows themselves, so they work whether a daemon runs or not; a daemon reads who may do what with each
-//! request, so what they change holds at once. Sandboxes that run go on: end them with `POST /admin/teams/ID/sandboxes/kill`.
+//! They change the database directly, so they work with or without a running daemon. The daemon reads permissions from
+//! the database at each request, so a change takes effect immediately. Running sandboxes are not affected: kill those
+//! of a team with `POST /admin/teams/ID/sandboxes/kill`.
 
 mod keys;
 mod password;
@@ -21,7 +22,7 @@ pub(crate) use users::UserCommand;
 use crate::layout::Layout;
 use crate::options::Settings;
 
-/// What an operator asked for.
+/// Account command of the operator.
 #[derive(Debug, Clone)]
 pub(crate) enum Command {
     Team(TeamCommand),
@@ -47,15 +48,15 @@ impl From<UserCommand> for Command {
     }
 }
 
-/// Does it, and prints what came of it.
+/// Executes the command and prints the result to the standard output.
 pub(crate) async fn run(settings: &Settings, command: Command) -> Result<()> {
     let layout = Layout::new(&settings.data_dir);
-    // Rows that are elsewhere need no folder here, which may be another user's.
+    // A database elsewhere needs no data directory here, which may belong to another user.
     if settings.database_url.is_none() {
         layout.ensure()?;
     }
     let store = Store::open(&settings.store(&layout.database())?).await.context(
-        "the rows cannot be reached: run this as the user who runs Hearth, with the same --data-dir or --database-url",
+        "cannot open the database: run this as the user who runs Hearth, with the same --data-dir or --database-url",
     )?;
     let outcome = execute(&store, command, &mut std::io::stdout()).await;
     store.close().await;
@@ -70,10 +71,10 @@ async fn execute(store: &Store, command: Command, out: &mut impl Write) -> Resul
     }
 }
 
-/// The team with a slug.
+/// Returns the team with this slug.
 async fn find_team(store: &Store, slug: &str) -> Result<Team> {
     let found = store.team_by_slug(slug).await?;
-    found.with_context(|| format!("there is no team `{slug}`: `hearth team list` shows all"))
+    found.with_context(|| format!("there is no team `{slug}`: `hearth team list` prints all teams"))
 }
 
 fn print_json(out: &mut impl Write, value: &impl serde::Serialize) -> Result<()> {

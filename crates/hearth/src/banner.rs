@@ -1,4 +1,4 @@
-//! What `hearth up` says when everything runs: proof that it works, and how to use it.
+//! The banner of `hearth up`: a first sandbox as proof that the instance works, addresses, and samples.
 
 use std::time::{Duration, Instant};
 
@@ -8,15 +8,16 @@ use hearth_types::Secret;
 
 use crate::endpoints::{Endpoints, quoted};
 
-/// The samples of the README, which `make demo` runs.
+/// Samples of the README; `make demo` runs them.
 const PYTHON: &str = include_str!("../../../docs/samples/quickstart.py");
 const JAVASCRIPT: &str = include_str!("../../../docs/samples/quickstart.mjs");
 
-/// Creates a sandbox as a user would, runs a command in it, ends it; returns how long it took from the request to the
-/// command's output.
+/// Creates a sandbox over the REST API, runs a command in it and kills it.
+///
+/// Returns the time from the request to the command's output.
 ///
 /// # Errors
-/// Something between the API and the guest does not work. The sandbox is ended, or expires within a minute.
+/// A part between the API and the guest does not work. The sandbox is killed, or expires within a minute.
 pub(crate) async fn first_sandbox(endpoints: &Endpoints) -> Result<Duration> {
     let key = Secret::new(endpoints.api_key.clone());
     let client = Client::new(&endpoints.api_url, &endpoints.sandbox_url, key)?;
@@ -25,24 +26,25 @@ pub(crate) async fn first_sandbox(endpoints: &Endpoints) -> Result<Duration> {
     let sandbox = client.create(&new).await.context("creating the first sandbox")?;
     let output = sandbox.run("echo ready").await.context("running the first command");
     let took = start.elapsed();
-    sandbox.kill().await.context("ending the first sandbox")?;
+    sandbox.kill().await.context("killing the first sandbox")?;
     let output = output?;
     ensure!(output.stdout == b"ready\n", "the first command printed {:?}", String::from_utf8_lossy(&output.stdout));
     Ok(took)
 }
 
-/// What is worth knowing of an instance that runs.
+/// Facts about the running instance, displayed as the banner.
 pub(crate) struct Banner<'a> {
     pub(crate) endpoints: &'a Endpoints,
-    /// What to paste into a shell, with the API key. `None`: the output may end in a journal, where keys have no place.
+    /// Shell exports, with the API key. `None` if the output is no terminal: it may go to a journal, which must not get
+    /// keys.
     pub(crate) exports: Option<String>,
-    /// From request to first command, if it was tried.
+    /// Time from request to the first command's output; `None` if no first sandbox was created.
     pub(crate) first_sandbox: Option<Duration>,
-    /// Which accelerator, and why.
+    /// Accelerator, and the reason for it.
     pub(crate) accelerator: String,
-    /// How guests are connected.
+    /// Network mode, in words.
     pub(crate) network: &'static str,
-    /// By memory and by disk.
+    /// Limit by configuration or memory, and by disk.
     pub(crate) sandboxes_max: u32,
     pub(crate) limited_by_disk: bool,
     pub(crate) data_dir: String,
@@ -56,7 +58,11 @@ impl std::fmt::Display for Banner<'_> {
         }
         writeln!(f, "  API            {}", self.endpoints.api_url)?;
         let why = if self.limited_by_disk { " (free disk space)" } else { "" };
-        writeln!(f, "  sandboxes      {}, at most {} at once{why}", self.endpoints.sandbox_url, self.sandboxes_max)?;
+        writeln!(
+            f,
+            "  sandboxes      {}, at most {} at the same time{why}",
+            self.endpoints.sandbox_url, self.sandboxes_max
+        )?;
         match &self.endpoints.domain {
             Some(domain) => writeln!(f, "  names          https://api.{domain}, https://PORT-SANDBOX.{domain}")?,
             None => writeln!(f, "  names          none: --tls-listen is off")?,
@@ -71,14 +77,14 @@ impl std::fmt::Display for Banner<'_> {
             }
             None => writeln!(
                 f,
-                "\nThe API key is printed to terminals only. What to paste into the shell of your agent:\n\n  \
+                "\nThe API key is printed to terminals only. To get the exports for the shell of your agent, run:\n\n  \
                  hearth env --data-dir {}",
                 quoted(&self.data_dir)
             )?,
         }
         writeln!(f, "\nPython, after `pip install e2b`:\n\n{}", indented(PYTHON))?;
         writeln!(f, "\nJavaScript, after `npm install e2b`:\n\n{}", indented(JAVASCRIPT))?;
-        write!(f, "\nCtrl-C stops it and ends all sandboxes.")
+        write!(f, "\nCtrl-C stops Hearth and kills all sandboxes.")
     }
 }
 
@@ -89,7 +95,7 @@ fn indented(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::By;
+    use crate::cli::Addressing;
 
     #[test]
     fn the_banner_has_exports_and_samples() {
@@ -114,10 +120,10 @@ mod tests {
             };
             banner.to_string()
         };
-        let text = banner(Some(endpoints.exports(By::Addresses).expect("known")));
+        let text = banner(Some(endpoints.exports(Addressing::Addresses).expect("known")));
         for part in [
             "123 ms",
-            "at most 5 at once (free disk space)",
+            "at most 5 at the same time (free disk space)",
             "https://api.hearth.localhost:3443",
             "export E2B_API_KEY=e2b_00",
             "from e2b import Sandbox",

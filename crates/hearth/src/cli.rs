@@ -14,14 +14,14 @@ use crate::options::Options;
     name = "hearth",
     version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILT_FROM_COMMIT"), ")"),
     propagate_version = true,
-    after_help = "Start with `hearth up`, then paste what `hearth env` prints into the shell of your agent. \
-                  `hearth doctor` tells what this host lacks.\n\n\
-                  Every option can be set by its flag, by its variable or in the configuration file, \
-                  /etc/hearth/hearth.toml as root and hearth/hearth.toml in the XDG configuration folder otherwise; \
-                  the key in the file is the flag's name with underscores."
+    after_help = "Start with `hearth up`, then paste the output of `hearth env` into the shell of your agent. \
+                  `hearth doctor` lists what is missing on this host.\n\n\
+                  Every option can be set by its flag, by its environment variable or in the configuration file: \
+                  /etc/hearth/hearth.toml as root, otherwise hearth/hearth.toml in the XDG configuration folder. \
+                  The key in the file is the flag's name with underscores."
 )]
 pub(crate) struct Cli {
-    /// The configuration file, in TOML
+    /// Configuration file, in TOML
     #[arg(long, env = "HEARTH_CONFIG", global = true, value_name = "FILE", help_heading = "Configuration")]
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
@@ -32,109 +32,112 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Command {
-    /// Start everything in the foreground: API, edge and this host as a node
+    /// Start all roles in the foreground: API, edge, and this host as a node
     Up {
-        /// Do not create a first sandbox to show that all works
+        /// Skip the first sandbox, which is created and killed as proof that the instance works
         #[arg(long)]
         no_first_sandbox: bool,
     },
-    /// Have the running daemon start again, as the program that is on the disk now: it keeps its listening sockets, so that
-    /// clients wait a moment and are not refused; sandboxes end
+    /// Restart the daemon in place with the binary on disk; listeners stay open
+    ///
+    /// Clients that connect in the meantime wait and are not refused. Running sandboxes are killed.
     Restart,
-    /// Prepare the guest kernel and the `base` template; goes on where it was interrupted
+    /// Prepare the guest kernel and the `base` template; an interrupted setup continues where it stopped
     Setup {
-        /// Throw away what is there and make it again
+        /// Delete the existing kernel and templates, and build them again
         #[arg(long)]
         force: bool,
     },
-    /// Print the exports that let SDKs find this instance
+    /// Print the shell exports that point SDKs to this instance
     Env {
-        /// How they find it [default: by names where these lead here, by addresses otherwise]
+        /// Way to address the instance [default: names if they resolve here, otherwise addresses]
         #[arg(long, value_name = "HOW")]
-        by: Option<By>,
-        /// As JSON
+        by: Option<Addressing>,
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Look at everything this host needs; the exit status says whether sandboxes can run
+    /// Check every requirement of this host; exit with status 0 if sandboxes can run, 1 if not
     Doctor {
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// The certificate authority of this instance, which clients of its names have to trust
+    /// Manage trust in this instance's certificate authority, which clients of its domain need
     Tls {
         #[command(subcommand)]
-        command: Tls,
+        command: TlsCommand,
     },
-    /// Print the effective configuration without passwords, as a file that says the same
+    /// Print the effective configuration, without passwords, as a configuration file
     Config {
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Look after teams, their limits and their standing
+    /// Manage teams, their limits and their standing
     #[command(subcommand)]
     Team(TeamCommand),
-    /// Look after API keys of teams
+    /// Manage API keys of teams
     #[command(subcommand)]
     Key(KeyCommand),
-    /// Look after users, and which teams they may act for
+    /// Manage users, their passwords and their team memberships
     #[command(subcommand)]
     User(UserCommand),
-    /// Print the OpenAPI document of the control plane, which an instance also serves at /openapi.yaml and /openapi.json
+    /// Print the OpenAPI document of the REST API, which an instance also serves at /openapi.yaml and /openapi.json
     Openapi {
-        /// In which form
+        /// Format of the document
         #[arg(long, value_name = "FORM", default_value = "yaml")]
-        format: Form,
+        format: DocumentFormat,
     },
-    /// Print a completion script for a shell: `hearth completion bash > /etc/bash_completion.d/hearth`
+    /// Print a completion script for a shell, e.g. `hearth completion bash > /etc/bash_completion.d/hearth`
     Completion {
-        /// The shell
+        /// Shell that runs the script
         shell: Shell,
     },
 }
 
-/// How SDKs find an instance.
+/// Way in which SDKs address an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum By {
-    /// Over TLS, by names below the domain: all that SDKs can do works
+pub(crate) enum Addressing {
+    /// TLS, by host names below the domain: all features of the SDKs work
     Names,
-    /// In clear, by two addresses: without signed URLs and hosts of ports
+    /// Plain HTTP, by two addresses: no signed URLs and no host names for ports
     Addresses,
 }
 
-/// A form of the OpenAPI document.
+/// Format of the OpenAPI document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Form {
-    /// For people
+pub(crate) enum DocumentFormat {
+    /// YAML, easier to read
     Yaml,
-    /// For programs that do not read YAML
+    /// JSON, for programs that do not read YAML
     Json,
 }
 
 #[derive(Debug, Clone, Subcommand)]
-pub(crate) enum Tls {
-    /// Write the authority's certificate, for clients on other machines
+pub(crate) enum TlsCommand {
+    /// Write the authority's certificate as PEM, for clients on other machines
     Export {
-        /// Where to [default: the standard output]
+        /// File to write [default: standard output]
         file: Option<PathBuf>,
     },
-    /// Make this host trust the authority: adds it to /usr/local/share/ca-certificates and runs update-ca-certificates, as root
+    /// Make this host trust the authority (as root)
+    ///
+    /// Writes its certificate to /usr/local/share/ca-certificates, and runs update-ca-certificates.
     Trust,
-    /// Make this host trust the authority no longer
+    /// Remove the authority from the certificates that this host trusts (as root)
     Untrust,
 }
 
 impl Cli {
-    /// The variables that mean something.
+    /// Returns the names of all environment variables that set an option.
     pub(crate) fn known_variables() -> Vec<String> {
         let command = Self::command();
         let names = command.get_arguments().filter_map(|argument| argument.get_env()?.to_str().map(str::to_owned));
         names.collect()
     }
 
-    /// Writes the completion script.
+    /// Writes the completion script to the standard output.
     pub(crate) fn complete(shell: Shell) {
         clap_complete::generate(shell, &mut Self::command(), "hearth", &mut std::io::stdout());
     }
@@ -145,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_definition_is_consistent() {
+    fn clap_accepts_the_definition() {
         Cli::command().debug_assert();
     }
 

@@ -1,4 +1,4 @@
-//! `hearth doctor`: every host requirement, found or not, what it costs, how to fix it.
+//! `hearth doctor`: checks every host requirement, and prints the effect of each missing one and its fix.
 
 use std::path::Path;
 use std::time::SystemTime;
@@ -13,16 +13,16 @@ use serde_json::{Value, json};
 
 use crate::layout::Layout;
 use crate::options::{NetworkMode, Settings};
-use crate::tls::acme::Standing;
+use crate::tls::acme::CertificateStatus;
 
-/// What kernel, root filesystem and a template with its memory take, and room for sandboxes' changes.
+/// Recommended free disk space: kernel, root filesystem, a template with its memory, and room for sandboxes' changes.
 const DISK_MIB: u64 = 4096;
-/// A daemon, one guest and its VMM.
+/// Required memory: the daemon, one guest and its VMM.
 const MEMORY_MIB: u64 = 1024;
 
-/// Looks at everything and prints it; whether sandboxes can run.
+/// Checks every requirement and prints the findings. Returns true if sandboxes can run.
 pub(crate) async fn run(settings: &Settings, as_json: bool) -> Result<bool> {
-    let findings = look(settings).await;
+    let findings = collect(settings).await;
     let can_run = findings.iter().all(|finding| finding.found || finding.need == Need::Recommended);
     if as_json {
         let findings: Vec<Value> = findings.iter().map(to_json).collect();
@@ -36,7 +36,7 @@ pub(crate) async fn run(settings: &Settings, as_json: bool) -> Result<bool> {
     Ok(can_run)
 }
 
-async fn look(settings: &Settings) -> Vec<Finding> {
+async fn collect(settings: &Settings) -> Vec<Finding> {
     let layout = Layout::new(&settings.data_dir);
     let template = base_template(&layout);
     let mut findings = vec![qemu(settings).await, requirement::kvm(), accelerator(&layout)];
@@ -44,7 +44,7 @@ async fn look(settings: &Settings) -> Vec<Finding> {
     findings.extend([cgroups(), memory(), disk_space(settings, &layout), data_directory(&layout)]);
     findings.extend(names(settings).await);
     findings.extend(certificate(settings, &layout));
-    // What makes a template is needed until there is one.
+    // The programs that build the base template are required until it exists.
     let need = if template.found { Need::Recommended } else { Need::Required };
     findings.extend(setup_programs(need));
     findings.push(template);
@@ -63,11 +63,11 @@ async fn qemu(settings: &Settings) -> Finding {
             Err(error) => error.to_string(),
         },
         cost: "no sandbox runs",
-        fix: "install qemu-system-x86 7.2 or newer, or name another program with --qemu",
+        fix: "install qemu-system-x86 7.2 or newer, or choose another program with --qemu",
     }
 }
 
-/// What an earlier start found out by a boot.
+/// Accelerator that an earlier start chose by a test boot.
 fn accelerator(layout: &Layout) -> Finding {
     let verdict = hearth_vmm::remembered_verdict(&layout.verdict());
     Finding {
@@ -76,7 +76,7 @@ fn accelerator(layout: &Layout) -> Finding {
         found: true,
         detail: match verdict {
             Some(verdict) => format!("{}: {}", verdict.accelerator.name(), verdict.reason),
-            None => "decided without a boot, or not yet: by the line above".to_owned(),
+            None => "no test boot recorded: the next start decides by the check above".to_owned(),
         },
         cost: "",
         fix: "",
@@ -84,7 +84,7 @@ fn accelerator(layout: &Layout) -> Finding {
 }
 
 fn network(settings: &Settings) -> Vec<Finding> {
-    let wants_namespaces = settings.network_mode != NetworkMode::User;
+    let may_use_namespaces = settings.network_mode != NetworkMode::User;
     let namespaces = requirement::network_namespaces();
     let need = match settings.network_mode {
         NetworkMode::Namespaces => Need::Required,
@@ -92,9 +92,10 @@ fn network(settings: &Settings) -> Vec<Finding> {
         NetworkMode::Auto | NetworkMode::User => Need::Recommended,
     };
     let cost = "no network namespaces for guests";
-    let demanded = settings.network_mode == NetworkMode::Namespaces;
-    let mut findings = vec![Finding { need: if demanded { Need::Required } else { Need::Recommended }, ..namespaces }];
-    if wants_namespaces {
+    let is_required = settings.network_mode == NetworkMode::Namespaces;
+    let mut findings =
+        vec![Finding { need: if is_required { Need::Required } else { Need::Recommended }, ..namespaces }];
+    if may_use_namespaces {
         findings.push(requirement::program("ip", need, cost, "install the package iproute2"));
         findings.push(requirement::program("nft", need, cost, "install the package nftables"));
         findings.push(requirement::forwarding());
@@ -102,7 +103,7 @@ fn network(settings: &Settings) -> Vec<Finding> {
     findings
 }
 
-/// Whether names of the domain lead to this machine, where there are any.
+/// Resolution of names below the domain; `None` if there is no domain.
 async fn names(settings: &Settings) -> Option<Finding> {
     let domain = settings.domain_at(settings.tls_listen.port())?;
     let found = domain.resolves().await;
@@ -112,46 +113,46 @@ async fn names(settings: &Settings) -> Option<Finding> {
         need: Need::Recommended,
         found,
         detail: match (found, local) {
-            (true, true) => format!("names below {host} lead to this machine"),
-            (true, false) => format!("names below {host} can be resolved"),
-            (false, true) => format!("names below {host} do not lead to this machine"),
-            (false, false) => format!("names below {host} cannot be resolved from here"),
+            (true, true) => format!("names below {host} resolve to this machine"),
+            (true, false) => format!("names below {host} resolve"),
+            (false, true) => format!("names below {host} do not resolve to this machine"),
+            (false, false) => format!("names below {host} do not resolve on this machine"),
         },
-        cost: "SDKs reach sandboxes by addresses only (hearth env --by addresses), without signed URLs and getHost()",
+        cost: "SDKs can use addresses only (hearth env --by addresses): no signed URLs and no getHost()",
         fix: if local {
             "install the package libnss-myhostname, or use systemd-resolved (libnss-resolve)"
         } else {
-            "add records for the domain and *.domain that lead to --tls-listen"
+            "add DNS records for the domain and *.domain that point to the address of --tls-listen"
         },
     })
 }
 
-/// The one that is asked for, where one is.
+/// Status of the ACME certificate; `None` without ACME.
 fn certificate(settings: &Settings, layout: &Layout) -> Option<Finding> {
-    let (asked, domain) = (settings.acme.as_ref()?, settings.domain.as_ref()?);
-    let (found, text) = match Standing::of(asked, layout, domain) {
-        Ok(standing) => standing.tell(SystemTime::now()),
+    let (acme, domain) = (settings.acme.as_ref()?, settings.domain.as_ref()?);
+    let (found, text) = match CertificateStatus::read(acme, layout, domain) {
+        Ok(status) => status.describe(SystemTime::now()),
         Err(error) => (false, format!("{error:#}")),
     };
     Some(Finding {
         name: "certificate",
         need: Need::Recommended,
         found,
-        detail: format!("for {} and *.{} of {}: {text}", domain.host(), domain.host(), asked.directory),
-        cost: "clients refuse names of the domain: until there is one, a certificate that nobody trusts is shown",
-        fix: "start `hearth up`, which asks for one; where that failed, mend what is told above and start it again",
+        detail: format!("for {} and *.{} from {}: {text}", domain.host(), domain.host(), acme.directory),
+        cost: "clients reject TLS connections to the domain: until then it uses a certificate of Hearth's own authority",
+        fix: "start `hearth up`, which requests one; if that failed, fix the cause above and start it again",
     })
 }
 
 fn cgroups() -> Finding {
-    // Another one may be looking at the same time.
+    // Unique, because another `hearth doctor` may run at the same time.
     let groups = Groups::open(&format!("doctor-{}", std::process::id()));
     let finding = Finding {
         name: "control groups",
         need: Need::Recommended,
         found: groups.create("probe").is_ok_and(|group| group.is_some()),
         detail: groups.limits().to_owned(),
-        cost: "the processes of a sandbox are not held together by the kernel, and nothing limits them as a whole",
+        cost: "the kernel does not group the processes of a sandbox, and no limit applies to them as a whole",
         fix: "run as root on a host with the unified hierarchy (systemd.unified_cgroup_hierarchy=1)",
     };
     groups.close();
@@ -179,10 +180,10 @@ fn disk_space(settings: &Settings, layout: &Layout) -> Finding {
         name: "disk space",
         need: Need::Recommended,
         found: free_mib >= DISK_MIB && room > 0,
-        detail: format!("{free_mib} MiB free for {}, room for {room} more sandboxes", layout.root().display()),
-        cost: "the template may not fit, and new sandboxes are refused when their share of the disk does not",
-        fix: "free some space, choose another disk with --data-dir (4 GiB are enough to begin), or promise sandboxes less with \
-              --disk-overcommit",
+        detail: format!("{free_mib} MiB free for {}, enough for {room} more sandboxes", layout.root().display()),
+        cost: "the template may not fit, and a new sandbox is rejected if its share of the disk does not fit",
+        fix: "free some space, choose another disk with --data-dir (4 GiB are enough to begin), or reserve less per \
+              sandbox with --disk-overcommit",
     }
 }
 
@@ -193,13 +194,13 @@ fn data_directory(layout: &Layout) -> Finding {
         need: Need::Recommended,
         found: exposure.is_none(),
         detail: exposure.unwrap_or_else(|| format!("other users have no access to {}", layout.root().display())),
-        cost: "other users of this host may see which sandboxes there are, or replace keys",
-        fix: "the next `hearth up` closes it; if another user owns it, run Hearth as that user, or use chown",
+        cost: "other users of this host may list sandboxes or replace keys",
+        fix: "start `hearth up`, which removes their access; if another user owns it, run Hearth as that user or use chown",
     }
 }
 
 fn setup_programs(need: Need) -> impl Iterator<Item = Finding> {
-    let cost = "the base template cannot be made";
+    let cost = "the base template cannot be built";
     [
         ("apt-get", "use a Debian or Ubuntu host, or copy a prepared data directory"),
         ("dpkg-deb", "install the package dpkg"),
@@ -218,10 +219,10 @@ fn base_template(layout: &Layout) -> Finding {
         need: Need::Recommended,
         found: newest.is_some(),
         detail: newest.map_or_else(
-            || "not made yet".to_owned(),
-            |set| format!("made at {} on {}", set.manifest().created_at, set.manifest().platform),
+            || "not built yet".to_owned(),
+            |set| format!("built at {} on {}", set.manifest().created_at, set.manifest().platform),
         ),
-        cost: "the next `hearth up` makes it first, which takes some minutes",
+        cost: "the next `hearth up` builds it first, which takes some minutes",
         fix: "hearth setup",
     }
 }
@@ -244,7 +245,7 @@ fn to_text(finding: &Finding) -> String {
     };
     let mut text = format!("{mark}  {name}: {detail}\n");
     if !found {
-        text.push_str(&format!("         costs: {cost}\n         fix: {fix}\n"));
+        text.push_str(&format!("         effect: {cost}\n         fix: {fix}\n"));
     }
     text
 }
@@ -254,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_comes_with_cost_and_fix() {
+    fn a_missing_requirement_is_printed_with_effect_and_fix() {
         let finding = Finding {
             name: "tool",
             need: Need::Required,
@@ -264,7 +265,7 @@ mod tests {
             fix: "install it",
         };
         let text = to_text(&finding);
-        for part in ["MISSING  tool: not found", "costs: no sandbox runs", "fix: install it"] {
+        for part in ["MISSING  tool: not found", "effect: no sandbox runs", "fix: install it"] {
             assert!(text.contains(part), "{text}");
         }
         assert_eq!(to_text(&Finding { found: true, ..finding.clone() }), "ok       tool: not found\n");

@@ -1,4 +1,4 @@
-//! The domain that an instance's names are below: `api.<domain>` and `<port>-<sandbox>.<domain>`.
+//! The domain of an instance, with the names `api.<domain>` and `<port>-<sandbox>.<domain>` below it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,28 +6,30 @@ use std::time::Duration;
 
 use crate::options::HTTPS_PORT;
 
-/// The domain of an instance that nobody gave one. Names below `localhost` lead to this machine (RFC 6761, 6.3).
+/// Default domain. Names below `localhost` resolve to this machine (RFC 6761, 6.3).
 const LOCAL: &str = "hearth.localhost";
-/// A name has at most 253 bytes (RFC 1035), and the longest label in front of a domain takes 64 of them with its dot.
+/// Maximum length of a domain.
+///
+/// A name has at most 253 bytes (RFC 1035), and the longest label below it takes 64 with its dot.
 const HOST_BYTES_MAX: usize = 253 - 64;
-/// A resolver that takes longer than this would make clients wait, too.
-const RESOLVE_PATIENCE: Duration = Duration::from_secs(5);
+/// Time limit for one lookup. With a slower resolver clients would wait too long as well.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A host name and, where it is not the usual one, a port. Lower case.
+/// Host name in lower case, with a port if that is not 443.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Domain {
     host: String,
     port: Option<u16>,
 }
 
-/// Why something is no domain for us.
+/// Reason why a text is not a valid domain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DomainError {
     #[error(
-        "`{0}` is no domain: it needs two labels of letters, digits and dashes at least, such as sandboxes.example.com"
+        "`{0}` is not a domain: it needs at least two labels of letters, digits and dashes, such as sandboxes.example.com"
     )]
     Host(String),
-    #[error("`{0}` is no port")]
+    #[error("`{0}` is not a port")]
     Port(String),
 }
 
@@ -42,7 +44,7 @@ impl FromStr for Domain {
             None => (text, None),
         };
         let labels: Vec<&str> = host.split('.').collect();
-        // A wildcard directly below a top level is refused by clients, and a last label of digits makes an address.
+        // Clients reject a wildcard directly below a top-level domain, and a numeric last label means an IP address.
         let numeric = labels.last().is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit()));
         if labels.len() < 2 || numeric || host.len() > HOST_BYTES_MAX || !labels.iter().all(|label| is_label(label)) {
             return Err(DomainError::Host(host.to_owned()));
@@ -51,7 +53,7 @@ impl FromStr for Domain {
     }
 }
 
-/// RFC 1123, 2.1.
+/// Checks the syntax of one label (RFC 1123, 2.1).
 fn is_label(label: &str) -> bool {
     (1..=63).contains(&label.len())
         && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
@@ -69,23 +71,24 @@ impl fmt::Display for Domain {
 }
 
 impl Domain {
-    /// That of an instance on this machine whose names are served on `port`.
+    /// Returns the local domain for names served on `port`.
     pub(crate) fn local(port: u16) -> Self {
         Self { host: LOCAL.to_owned(), port: Some(port).filter(|port| *port != HTTPS_PORT) }
     }
 
-    /// Without the port.
+    /// Host name, without the port.
     pub(crate) fn host(&self) -> &str {
         &self.host
     }
 
-    /// Whether its names are meant to lead to this machine.
+    /// Returns true for a domain below `localhost`.
     pub(crate) fn is_local(&self) -> bool {
         self.host.ends_with(".localhost")
     }
 
-    /// Whether the host of a request is the API's, and not a sandbox's. The domain itself is the API's as well: there, clients
-    /// look for the page on which users log in.
+    /// Returns true if a request for this authority is for the API, and not for a sandbox.
+    ///
+    /// That is `api.<domain>`, and the domain itself, where clients open the login page.
     pub(crate) fn is_api(&self, authority: &str) -> bool {
         let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
         let host = host.strip_suffix('.').unwrap_or(host);
@@ -95,12 +98,13 @@ impl Domain {
                 .is_some_and(|(label, rest)| label.eq_ignore_ascii_case("api") && rest.eq_ignore_ascii_case(&self.host))
     }
 
-    /// Whether names below it lead anywhere from here: to this machine and nowhere else, where they are local.
+    /// Returns true if names below the domain resolve on this machine; names of a local domain must resolve to loopback
+    /// only.
     pub(crate) async fn resolves(&self) -> bool {
         for label in ["api", "49983-probe"] {
             let name = format!("{label}.{}", self.host);
             let lookup = tokio::net::lookup_host((name.as_str(), self.port.unwrap_or(HTTPS_PORT)));
-            let Ok(Ok(addresses)) = tokio::time::timeout(RESOLVE_PATIENCE, lookup).await else { return false };
+            let Ok(Ok(addresses)) = tokio::time::timeout(RESOLVE_TIMEOUT, lookup).await else { return false };
             let addresses: Vec<_> = addresses.collect();
             if addresses.is_empty() || self.is_local() && !addresses.iter().all(|address| address.ip().is_loopback()) {
                 return false;
@@ -115,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn domains_have_two_labels_and_perhaps_a_port() {
+    fn domains_have_two_labels_and_an_optional_port() {
         for (text, expected) in [
             ("Example.COM", "example.com"),
             ("hearth.localhost:3443", "hearth.localhost:3443"),
@@ -134,13 +138,13 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_port_is_not_told() {
+    fn port_443_is_omitted() {
         assert_eq!(Domain::local(3443).to_string(), "hearth.localhost:3443");
         assert_eq!(Domain::local(443).to_string(), "hearth.localhost");
     }
 
     #[test]
-    fn two_names_are_the_api_s() {
+    fn the_domain_and_its_api_name_belong_to_the_api() {
         let domain: Domain = "example.com".parse().expect("a domain");
         for (authority, expected) in [
             ("api.example.com", true),
@@ -164,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_that_cannot_be_do_not_resolve() {
+    async fn names_below_invalid_do_not_resolve() {
         // RFC 6761, 6.4.
         assert!(!"hearth.invalid".parse::<Domain>().expect("a domain").resolves().await);
     }

@@ -1,5 +1,6 @@
-//! The team and the key that an instance begins with, and its secrets. Users it begins with none: who they are and what
-//! proves it, only the operator knows.
+//! The first team, its API key, and the secrets of a new instance.
+//!
+//! A new instance has no users: only the operator knows them and their means to log in.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,23 +11,23 @@ use hearth_types::Secret;
 
 use crate::layout::{Layout, read_secret, write_secret};
 
-/// The team's slug and name.
+/// Slug of the first team.
 const SLUG: &str = "local";
 const NAME: &str = "Local";
-/// The key's name.
 const KEY_NAME: &str = "first key";
-/// Whoever runs the host has all of it: the node's own limit is what counts.
+/// Limits of the first team. It belongs to the operator of the host, so only the node's own limit matters.
 const LIMITS: Limits = Limits {
     sandboxes_max: 2048,
     sandbox_length_max: Duration::from_secs(24 * 60 * 60),
-    // What the contract lets a template ask for at all.
+    // The maximum that the contract allows for a template.
     vcpus_max: 32,
     memory_mib_max: 64 * 1024,
     ..Limits::STANDARD
 };
 
-/// Makes sure that there is a team with the key in the key file, and returns the key. A lost file gets a new key, a lost
-/// database the key of the file.
+/// Ensures that the first team exists with the API key of the key file, and returns the key.
+///
+/// If the file is lost, a new key is created; if the database is lost, the key of the file is added to the new one.
 pub(crate) async fn ensure_team(store: &Store, layout: &Layout) -> Result<Secret> {
     let team = match store.team_by_slug(SLUG).await? {
         Some(team) => team,
@@ -35,11 +36,11 @@ pub(crate) async fn ensure_team(store: &Store, layout: &Layout) -> Result<Secret
     let path = layout.api_key();
     let secret: KeySecret = match read_secret(&path)? {
         Some(text) => text.expose().parse().with_context(|| {
-            format!("{} does not hold an API key: remove it, and a new one is made", path.display())
+            format!("{} does not contain an API key: remove it, and the next start creates a new key", path.display())
         })?,
         None => {
             let secret = KeySecret::generate();
-            // First the file: a key that nobody has written down could not be used by anybody.
+            // Write the file first: a key that exists only in the database, as a hash, could not be used.
             write_secret(&path, &format!("{}\n", secret.expose()))?;
             secret
         }
@@ -55,22 +56,24 @@ async fn create(store: &Store) -> Result<Team> {
     store.create_team(new).await.context("creating the first team")
 }
 
-/// What access tokens of sandboxes are derived from: made once, kept as long as the database.
+/// Seed from which the access tokens of sandboxes are derived. Created once; it must live as long as the database.
 pub(crate) fn token_seed(layout: &Layout) -> Result<Secret> {
     ensure_secret(&layout.token_seed())
 }
 
-/// What signs the access tokens of users who are logged in: made once. Without it they renew their logins, and see nothing.
+/// Key that signs the access tokens of logged-in users. Created once.
+///
+/// If it is lost, clients renew their tokens, and users notice nothing.
 pub(crate) fn login_key(layout: &Layout) -> Result<Secret> {
     ensure_secret(&layout.login_key())
 }
 
-/// What operators prove themselves with over HTTP: made once. Another one can be written into its file.
+/// Token that authenticates operators over HTTP. Created once; an operator may write another one to its file.
 pub(crate) fn admin_token(layout: &Layout) -> Result<Secret> {
     let path = layout.admin_token();
     let token = ensure_secret(&path)?;
-    // An empty file must not make everybody an operator.
-    ensure!(!token.expose().is_empty(), "{} is empty: remove it, and a new token is made", path.display());
+    // With an empty token, everyone would be an operator.
+    ensure!(!token.expose().is_empty(), "{} is empty: remove it, and the next start creates a token", path.display());
     Ok(token)
 }
 
@@ -79,7 +82,7 @@ fn ensure_secret(path: &Path) -> Result<Secret> {
         return Ok(secret);
     }
     let mut bytes = [0u8; 32];
-    getrandom::fill(&mut bytes).with_context(|| format!("drawing a secret for {}", path.display()))?;
+    getrandom::fill(&mut bytes).with_context(|| format!("generating a secret for {}", path.display()))?;
     let secret = hex::encode(bytes);
     write_secret(path, &format!("{secret}\n"))?;
     Ok(Secret::new(secret))
@@ -101,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_key_outlives_restarts_and_losses() {
+    async fn the_key_survives_restarts_and_lost_files() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let layout = Layout::new(folder.path());
         let first = store(&layout).await;
@@ -125,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_made_once() {
+    fn secrets_are_created_once() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let layout = Layout::new(folder.path());
         let seed = token_seed(&layout).expect("makes");

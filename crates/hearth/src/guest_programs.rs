@@ -1,4 +1,4 @@
-//! The programs that go into guests, carried in this binary.
+//! Guest programs, embedded in this binary.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,25 +10,22 @@ use hearth_builder::GuestPrograms;
 const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hearth-init"));
 const ENVD: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/envd"));
 
-/// Puts the embedded programs into a folder, where the builder takes them from. Those of another version are replaced.
+/// Writes the embedded programs to a folder for the builder, and replaces those of another version.
 ///
 /// # Errors
-/// This binary was built without them, or the disk refuses.
+/// This binary was built without them, or the file system returned an error.
 pub(crate) fn ensure(folder: &Path) -> Result<GuestPrograms> {
     ensure!(
         !INIT.is_empty() && !ENVD.is_empty(),
-        "this hearth was built without its guest programs: run `cargo xtask guest` and build it again"
+        "this binary was built without the guest programs: run `cargo xtask guest` and build it again"
     );
     fs::create_dir_all(folder).with_context(|| format!("creating the folder {}", folder.display()))?;
-    Ok(GuestPrograms {
-        init: unpacked(&folder.join("hearth-init"), INIT)?,
-        envd: unpacked(&folder.join("envd"), ENVD)?,
-    })
+    Ok(GuestPrograms { init: unpack(&folder.join("hearth-init"), INIT)?, envd: unpack(&folder.join("envd"), ENVD)? })
 }
 
-fn unpacked(path: &Path, program: &[u8]) -> Result<PathBuf> {
+fn unpack(path: &Path, program: &[u8]) -> Result<PathBuf> {
     let fresh = path.with_extension("new");
-    if fs::read(path).is_ok_and(|there| there == program) {
+    if fs::read(path).is_ok_and(|existing| existing == program) {
         return Ok(path.to_owned());
     }
     fs::write(&fresh, program)
@@ -43,14 +40,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_version_is_replaced_and_the_same_left_alone() {
+    fn only_a_different_version_is_replaced() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("program");
         for content in [&b"one"[..], b"two", b"two"] {
-            assert_eq!(unpacked(&path, content).expect("writes"), path);
+            assert_eq!(unpack(&path, content).expect("writes"), path);
             assert_eq!(fs::read(&path).expect("reads"), content);
         }
-        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o755);
+        assert_eq!(fs::metadata(&path).expect("it exists").permissions().mode() & 0o777, 0o755);
         assert_eq!(fs::read_dir(folder.path()).expect("lists").count(), 1);
     }
 }

@@ -1,12 +1,13 @@
-//! Listening sockets that outlive a restart of the daemon.
+//! Handover of the listening sockets when the daemon restarts in place.
 //!
 //! ```text
-//! SIGUSR2 ─▶ requests under way are answered, everything stops ─▶ exec: the same process, the program that is on the disk now
-//!            └─────── the sockets stay open: whoever connects meanwhile waits in their queues ───────┘
+//! SIGUSR2 ─▶ requests in progress finish, all roles stop ─▶ exec of the program on disk, in the same process
+//!            └── the sockets stay open: new clients wait in their accept queues ──┘
 //! ```
 //!
-//! The sockets are passed on as a service manager does it (`sd_listen_fds(3)`: `LISTEN_FDS`, `LISTEN_FDNAMES`), so that one can
-//! also open them before the first start. `LISTEN_FDS_FIRST_FD` says where ours begin, because the usual place may be taken.
+//! The sockets are passed as a service manager passes them (`sd_listen_fds(3)`: `LISTEN_FDS`, `LISTEN_FDNAMES`), so a
+//! service manager can also open them before the first start. `LISTEN_FDS_FIRST_FD` is the first passed descriptor,
+//! because the usual first one (3) may be in use.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -21,24 +22,29 @@ use anyhow::{Context, Result, bail};
 use listenfd::ListenFd;
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 
-/// Names of sockets: of the REST API, of the edge, and of the names of the domain.
+/// Socket name of the REST API, in `LISTEN_FDNAMES`.
 pub(crate) const API: &str = "api";
+/// Socket name of the edge.
 pub(crate) const EDGE: &str = "edge";
+/// Socket name of the listener for the domain.
 pub(crate) const TLS: &str = "tls";
-/// Where the numbers of passed sockets begin. Above what a daemon that has just stopped still has open.
+/// First descriptor for passed sockets, above those that a just stopped daemon still has open.
 const FIRST_FD: i32 = 200;
-/// How long a program may take to tell its version.
+/// Time limit for a program to print its version.
 const VERSION_PATIENCE: Duration = Duration::from_secs(10);
 
-/// The listening sockets of this daemon.
+/// Listening sockets of this daemon.
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
     inherited: BTreeMap<String, TcpListener>,
-    kept: Vec<(&'static str, OwnedFd)>,
+    handed_over: Vec<(&'static str, OwnedFd)>,
 }
 
 impl Sockets {
-    /// With what whoever started this process passed to it.
+    /// Takes the sockets that the parent process passed, if any.
+    ///
+    /// # Errors
+    /// A passed socket is not a TCP listener, or its name is unknown.
     pub(crate) fn inherit() -> Result<Self> {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut names = names.split(':');
@@ -50,14 +56,14 @@ impl Sockets {
                 passed.take_tcp_listener(index).with_context(|| format!("taking the passed socket `{name}`"))?;
             let known = [API, EDGE, TLS].contains(&name.as_str());
             if !known {
-                bail!("a passed socket is called `{name}`: FileDescriptorName has to be `{API}`, `{EDGE}` or `{TLS}`");
+                bail!("a passed socket has the name `{name}`: FileDescriptorName must be `{API}`, `{EDGE}` or `{TLS}`");
             }
             inherited.extend(taken.map(|listener| (name, listener)));
         }
-        Ok(Self { inherited, kept: Vec::new() })
+        Ok(Self { inherited, handed_over: Vec::new() })
     }
 
-    /// The socket of this name that was passed, or a new one at the first of these addresses that can be had.
+    /// Returns the passed socket with this name, or binds a new one to the first free address of `addresses`.
     pub(crate) async fn open(
         &mut self,
         name: &'static str,
@@ -72,20 +78,22 @@ impl Sockets {
             None => tokio::net::TcpListener::bind(addresses).await.with_context(|| {
                 let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
                 let addresses = addresses.join(" or ");
-                format!("listening on {addresses}: stop what uses it, or choose another address with {flag}")
+                format!(
+                    "listening on {addresses}: stop the program that uses it, or choose another address with {flag}"
+                )
             })?,
         };
-        self.kept.push((name, listener.as_fd().try_clone_to_owned()?));
+        self.handed_over.push((name, listener.as_fd().try_clone_to_owned()?));
         Ok(listener)
     }
 
-    /// Passes them to the program.
-    pub(crate) fn to(self, program: Program) -> Successor {
-        Successor { program, sockets: self.kept }
+    /// Combines the sockets with the program that inherits them.
+    pub(crate) fn into_successor(self, program: Program) -> Successor {
+        Successor { program, sockets: self.handed_over }
     }
 }
 
-/// This program, as it was started.
+/// Path and arguments that this process was started with.
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
     path: PathBuf,
@@ -93,29 +101,29 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// To be asked early: the path of a program that was replaced cannot be found out any more.
+    /// Reads both. Call it early: once the file was replaced on disk, its path is no longer available.
     pub(crate) fn of_this_process() -> Result<Self> {
-        let path = std::env::current_exe().context("finding out where this program is")?;
+        let path = std::env::current_exe().context("reading the path of this program")?;
         Ok(Self { path, arguments: std::env::args_os().skip(1).collect() })
     }
 
-    /// What the program at this path, which may be another one meanwhile, calls its version.
+    /// Runs the program on disk, which may have been replaced since the start, and returns its version.
     ///
     /// # Errors
-    /// It does not run, so nothing should stop for it.
+    /// It does not run. A restart must then be refused.
     pub(crate) async fn version(&self) -> Result<String> {
-        let tried = || format!("asking {} for its version", self.path.display());
+        let tried = || format!("running {} --version", self.path.display());
         let mut command = tokio::process::Command::new(&self.path);
         let output = command.arg("--version").stdin(Stdio::null()).kill_on_drop(true).output();
         let output = tokio::time::timeout(VERSION_PATIENCE, output).await.with_context(tried)?.with_context(tried)?;
         if !output.status.success() {
-            bail!("{} ended with {}", tried(), output.status);
+            bail!("{} failed: {}", tried(), output.status);
         }
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 }
 
-/// What this process becomes.
+/// Program and sockets that replace this process.
 #[derive(Debug)]
 pub(crate) struct Successor {
     program: Program,
@@ -123,7 +131,9 @@ pub(crate) struct Successor {
 }
 
 impl Successor {
-    /// Becomes it. Returns only why that failed. Everything else of this process has to be closed.
+    /// Executes the program in this process; returns only if that fails.
+    ///
+    /// All other files and tasks of this process must be closed before.
     pub(crate) fn exec(self) -> anyhow::Error {
         let Self { program, sockets } = self;
         let mut passed: Vec<OwnedFd> = Vec::new();
@@ -134,7 +144,7 @@ impl Successor {
                 .context("copying a listening socket");
             match copy {
                 Ok(copy) if passed.is_empty() || copy.as_raw_fd() == next => passed.push(copy),
-                // Only one number can be told, so the others have to follow it.
+                // Only the first descriptor is passed by number, so the others must follow it without a gap.
                 Ok(copy) => return anyhow::anyhow!("the file descriptor {} is in use", copy.as_raw_fd() - 1),
                 Err(error) => return error,
             }
@@ -148,7 +158,7 @@ impl Successor {
             .env("LISTEN_FDS_FIRST_FD", first.to_string())
             .env("LISTEN_FDNAMES", names.join(":"))
             .exec();
-        anyhow::Error::new(error).context(format!("becoming {}", program.path.display()))
+        anyhow::Error::new(error).context(format!("executing {}", program.path.display()))
     }
 }
 
@@ -157,26 +167,26 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_program_that_does_not_run_is_told() {
+    async fn a_program_that_does_not_run_is_an_error() {
         let of = |path: &str| Program { path: path.into(), arguments: Vec::new() };
         for path in ["/nowhere/hearth", "/bin/false"] {
-            let error = of(path).version().await.expect_err("it tells no version");
+            let error = of(path).version().await.expect_err("no version");
             assert!(format!("{error:#}").contains(path), "{error:#}");
         }
-        assert!(of("/bin/echo").version().await.expect("it says something").contains("echo"));
+        assert!(of("/bin/echo").version().await.expect("a version").contains("echo"));
     }
 
     #[tokio::test]
-    async fn a_socket_is_opened_once() {
+    async fn a_passed_socket_is_reused_and_a_free_address_bound() {
         let mut sockets = Sockets::default();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let address =
             sockets.open(API, &[any], "--api-listen").await.expect("a free port").local_addr().expect("bound");
-        // The copy for the next program keeps it open.
+        // The duplicate for the next program keeps the socket open.
         let error = Sockets::default().open(API, &[address], "--api-listen").await.expect_err("it is in use");
         assert!(format!("{error:#}").contains("--api-listen"), "{error:#}");
         let next = Sockets::default().open(TLS, &[address, any], "--tls-listen").await.expect("one is free");
-        assert_ne!(next.local_addr().expect("bound"), address, "the second address serves where the first is taken");
+        assert_ne!(next.local_addr().expect("bound"), address, "the second address is used if the first is taken");
         drop(sockets);
         let listener = TcpListener::bind(address).expect("it is closed");
         let mut sockets = Sockets { inherited: [(API.to_owned(), listener)].into(), ..Sockets::default() };

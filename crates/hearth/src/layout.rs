@@ -1,24 +1,24 @@
-//! What is where in the data directory.
+//! Files and folders of the data directory.
 //!
 //! ```text
-//! hearth.lock            held by the one daemon of this directory
-//! hearth.db              rows: teams, users, keys, templates, sandboxes; unless they are kept elsewhere (--database-url)
-//! analytics.db           what sandboxes said and used: bounded, and safe to remove while nothing runs
-//! api-key                the first team's key, for `hearth env`
-//! admin-token            what operators prove themselves with over HTTP
-//! token-seed             what access tokens of sandboxes are derived from
-//! login-key              what signs the access tokens of users who are logged in here
-//! tls/                   for each domain: our authority's certificate and key, and what clients have to trust; in `acme/`, what
-//!                        issuers know of us and gave us
-//! accelerator.json       the remembered verdict on KVM
-//! programs/              the guest programs of this version
-//! guest/                 kernel, initramfs and root filesystems on their way to templates
+//! hearth.lock            locked by the daemon of this directory
+//! hearth.db              database: teams, users, keys, templates, sandboxes; unless --database-url is set
+//! analytics.db           logs and metrics of sandboxes: bounded, and safe to delete while no daemon runs
+//! api-key                API key of the first team, for `hearth env`
+//! admin-token            token that authenticates operators over HTTP
+//! token-seed             seed of the access tokens of sandboxes
+//! login-key              key that signs the access tokens of users who log in here
+//! tls/                   per domain: certificate and key of the instance's own authority, and the files for clients to
+//!                        trust; in `acme/`, accounts with issuers and certificates from them
+//! accelerator.json       result of the last KVM test
+//! programs/              guest programs of this version
+//! guest/                 kernel, initramfs and root filesystems, inputs of templates
 //! artifacts/             artifact sets of builds
-//! executions/            a folder for each running sandbox
-//! run/                   sockets between roles, and where the listeners are
+//! executions/            one folder per running sandbox
+//! run/                   sockets between roles, and the addresses of the listeners
 //! ```
 
-mod privacy;
+mod permissions;
 
 use std::fs;
 use std::io::Write;
@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use hearth_types::Secret;
 
-/// The data directory.
+/// Paths in the data directory.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
     root: PathBuf,
@@ -39,19 +39,20 @@ impl Layout {
         Self { root: root.to_owned() }
     }
 
-    /// Makes the directory and its folders, and closes them to all but their owner, also those that were there: they have
-    /// keys, and guests' memory.
+    /// Creates the directory and its folders, and removes other users' access to them, also to existing ones.
+    ///
+    /// They contain keys and guests' memory.
     pub(crate) fn ensure(&self) -> Result<()> {
-        for folder in privacy::folders(&self.root) {
+        for folder in permissions::folders(&self.root) {
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
             made.with_context(|| format!("creating the folder {} (choose another with --data-dir)", folder.display()))?;
         }
-        privacy::ensure(&self.root, rustix::process::geteuid().as_raw())
+        permissions::ensure(&self.root, rustix::process::geteuid().as_raw())
     }
 
-    /// Returns why other users may see the directory or replace what is in it, if they may.
+    /// Returns the reason why other users can read the directory or replace its files; `None` if they cannot.
     pub(crate) fn exposure(&self) -> Option<String> {
-        privacy::exposure(&self.root, rustix::process::geteuid().as_raw())
+        permissions::exposure(&self.root, rustix::process::geteuid().as_raw())
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -122,13 +123,13 @@ impl Layout {
         self.run().join("node-proxy.sock")
     }
 
-    /// Where a running daemon tells its listeners.
+    /// File in which the running daemon publishes its addresses.
     pub(crate) fn endpoints(&self) -> PathBuf {
         self.run().join("endpoints.json")
     }
 }
 
-/// Reads a secret file; `None` when it is not there.
+/// Reads a secret file without surrounding white space; `None` if it does not exist.
 pub(crate) fn read_secret(path: &Path) -> Result<Option<Secret>> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(Secret::new(text.trim()))),
@@ -137,7 +138,7 @@ pub(crate) fn read_secret(path: &Path) -> Result<Option<Secret>> {
     }
 }
 
-/// Writes a file that only its owner can read, whole or not at all, and to the disk.
+/// Writes a file that only its owner can read, atomically, and syncs it to disk.
 pub(crate) fn write_secret(path: &Path, text: &str) -> Result<()> {
     let fresh = path.with_extension("new");
     let write = || -> std::io::Result<()> {
@@ -168,8 +169,8 @@ mod tests {
         assert!(read_secret(&path).expect("reads").is_none());
         write_secret(&path, "one").expect("writes");
         write_secret(&path, "two\n").expect("writes again");
-        assert_eq!(read_secret(&path).expect("reads").expect("there").expose(), "two");
-        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        assert_eq!(read_secret(&path).expect("reads").expect("it exists").expose(), "two");
+        assert_eq!(fs::metadata(&path).expect("it exists").permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).expect("lists").count(), 1);
     }
 
@@ -179,11 +180,11 @@ mod tests {
         let layout = Layout::new(&folder.path().join("a/b"));
         layout.ensure().expect("creates");
         layout.ensure().expect("is there");
-        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        let mode = |path: &Path| fs::metadata(path).expect("it exists").permissions().mode() & 0o777;
         assert_eq!(mode(layout.root()), 0o700);
-        // As a package or an administrator makes it beforehand.
-        fs::set_permissions(layout.root(), fs::Permissions::from_mode(0o755)).expect("ours");
-        fs::set_permissions(layout.artifacts(), fs::Permissions::from_mode(0o755)).expect("ours");
+        // The mode with which a package or an administrator may have created it.
+        fs::set_permissions(layout.root(), fs::Permissions::from_mode(0o755)).expect("own folder");
+        fs::set_permissions(layout.artifacts(), fs::Permissions::from_mode(0o755)).expect("own folder");
         layout.ensure().expect("is there");
         assert_eq!([mode(layout.root()), mode(&layout.artifacts())], [0o700, 0o700]);
     }

@@ -1,13 +1,15 @@
-//! The one binary: configuration, roles wired together and drained, and the command line.
+//! The `hearth` binary: configuration, start and shutdown of all roles, and the command line.
 //!
-//! - [`cli`], [`options`]: what can be said, and what is in force.
-//! - [`domain`], [`tls`], [`front`]: names, the certificate they are served with, and which name leads where.
-//! - [`up`] starts all roles on what [`setup`] made sure of; [`banner`] proves that it works.
-//! - [`handover`] passes the listening sockets on when the daemon starts again, which [`restart`] asks for.
-//! - [`accounts`] looks after teams, keys and users, whether a daemon runs or not.
-//! - [`doctor`] looks at the host; [`endpoints`] tells SDKs where an instance is.
+//! - [`cli`], [`options`]: the command line, and the effective configuration.
+//! - [`domain`], [`tls`], [`domain_server`]: the domain, its certificate, and the port that routes requests by host
+//!   name.
+//! - [`setup`] prepares the host and the base template; [`up`] starts all roles on it; [`banner`] creates a first
+//!   sandbox as proof that the instance works.
+//! - [`handover`] passes the listening sockets on when the daemon restarts in place; [`restart`] requests that.
+//! - [`accounts`] manages teams, keys and users, with or without a running daemon.
+//! - [`doctor`] checks the host; [`endpoints`] publishes the addresses that SDKs connect to.
 //!
-//! Only this crate reads the environment or a configuration file; every room gets its `Config` by value.
+//! Only this crate reads the environment or a configuration file; every other crate gets its `Config` by value.
 
 #![forbid(unsafe_code)]
 
@@ -16,9 +18,9 @@ mod banner;
 mod cli;
 mod doctor;
 mod domain;
+mod domain_server;
 mod endpoints;
 mod first_team;
-mod front;
 mod guest_programs;
 mod handover;
 mod layout;
@@ -37,14 +39,16 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 
-use cli::{By, Cli, Command, Form};
+use cli::{Addressing, Cli, Command, DocumentFormat};
 use endpoints::Endpoints;
 use layout::Layout;
-use options::{Options, Settings, Surroundings, variables};
+use options::{Environment, Options, Settings, variables};
 use tls::trust::TrustStore;
 
-/// A request through the edge allocates some thirty times, buffers and tables of headers among them, for which the system's
-/// allocator takes a twelfth of the edge's time. This one takes half of that, and gives back what a burst took.
+/// Allocator of the process: jemalloc.
+///
+/// A request through the edge makes about thirty allocations (buffers, header tables). The system's allocator takes a
+/// twelfth of the edge's time for them; jemalloc takes half of that, and returns the memory of a burst to the system.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -53,19 +57,19 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("hearth: {}", sentence(&error));
+            eprintln!("hearth: {}", error_chain(&error));
             ExitCode::FAILURE
         }
     }
 }
 
-/// The error and its causes, each once.
-fn sentence(error: &anyhow::Error) -> String {
+/// Formats the error and its causes on one line.
+fn error_chain(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
-    // What depends on no configuration is printed even if that is wrong.
+    // These commands need no configuration: they work even when it is invalid.
     match cli.command {
         Command::Completion { shell } => {
             Cli::complete(shell);
@@ -81,9 +85,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
     for warning in variables::warnings(&Cli::known_variables(), present.iter().map(String::as_str)) {
         eprintln!("hearth: {warning}");
     }
-    let surroundings = Surroundings::here();
-    let file = Options::from_file(cli.config.as_deref(), &surroundings)?;
-    let settings = Settings::settle(cli.options, file, &surroundings)?;
+    let environment = Environment::current();
+    let file = Options::from_file(cli.config.as_deref(), &environment)?;
+    let settings = Settings::from_options(cli.options, file, &environment)?;
     match cli.command {
         Command::Completion { .. } | Command::Openapi { .. } => {}
         Command::Config { json } => print_config(&settings, json)?,
@@ -118,83 +122,87 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
 
-/// Ctrl-C and SIGTERM end a command by dropping it, so that what it started ends with it.
+/// Runs a command until it ends, or drops it at Ctrl-C or SIGTERM, which also kills its child processes.
 async fn until_interrupted(command: impl Future<Output = Result<()>>) -> Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
         result = command => result,
-        _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted; the next run goes on from here"),
-        _ = terminate.recv() => anyhow::bail!("terminated; the next run goes on from here"),
+        _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted; the next run continues from here"),
+        _ = terminate.recv() => anyhow::bail!("terminated; the next run continues from here"),
     }
 }
 
-fn print_document(format: Form) -> Result<()> {
+fn print_document(format: DocumentFormat) -> Result<()> {
     let text = match format {
-        Form::Yaml => hearth_api::openapi_yaml(),
-        Form::Json => hearth_api::openapi_json(),
+        DocumentFormat::Yaml => hearth_api::openapi_yaml(),
+        DocumentFormat::Json => hearth_api::openapi_json(),
     };
     let mut out = std::io::stdout().lock();
-    out.write_all(text.trim_end().as_bytes()).and_then(|()| out.write_all(b"\n")).context("printing the document")
+    out.write_all(text.trim_end().as_bytes())
+        .and_then(|()| out.write_all(b"\n"))
+        .context("printing the OpenAPI document")
 }
 
 fn print_config(settings: &Settings, json: bool) -> Result<()> {
-    let shown = settings.shown();
+    let redacted = settings.redacted();
     if json {
-        println!("{}", serde_json::to_string_pretty(&shown.options)?);
-        if let Some(note) = shown.note() {
+        println!("{}", serde_json::to_string_pretty(&redacted.options)?);
+        if let Some(note) = redacted.note() {
             eprintln!("hearth: {note}");
         }
     } else {
-        print!("{shown}");
+        print!("{redacted}");
     }
     Ok(())
 }
 
-fn print_env(settings: &Settings, by: Option<By>, json: bool) -> Result<()> {
-    let endpoints = Endpoints::of(&Layout::new(&settings.data_dir), settings)?;
+fn print_env(settings: &Settings, by: Option<Addressing>, json: bool) -> Result<()> {
+    let endpoints = Endpoints::load(&Layout::new(&settings.data_dir), settings)?;
     if json {
         println!("{}", serde_json::to_string_pretty(&endpoints)?);
     } else {
         let by = match by {
             Some(by) => by,
-            None => runtime()?.block_on(endpoints.best_way()),
+            None => runtime()?.block_on(endpoints.preferred_addressing()),
         };
         println!("{}", endpoints.exports(by)?);
     }
     Ok(())
 }
 
-/// `hearth tls`. All of it is about the authority of the domain that is in force.
-fn on_authority(settings: &Settings, command: cli::Tls) -> Result<()> {
+/// Runs `hearth tls`: exports, trusts or untrusts the certificate authority of the configured domain.
+fn on_authority(settings: &Settings, command: cli::TlsCommand) -> Result<()> {
     if settings.tls_files.is_some() {
-        bail!("this instance shows the certificate of --tls-cert: there is no authority of ours to trust");
+        bail!("this instance uses the certificate of --tls-cert: it has no certificate authority of its own");
     }
     if let Some(acme) = &settings.acme {
-        bail!("this instance shows certificates of {}: there is no authority of ours to trust", acme.directory);
+        bail!("this instance uses certificates from {}: it has no certificate authority of its own", acme.directory);
     }
-    // The port does not matter: an authority is for a host.
+    // The port does not matter: an authority is for a host name.
     let domain = settings.domain_at(Some(0)).context("a domain")?;
     let host = domain.host();
-    if let cli::Tls::Untrust = command {
+    if let cli::TlsCommand::Untrust = command {
         match TrustStore::of_this_host()?.untrust(host)? {
-            Some(path) => println!("Removed {}: this host trusts the authority for {host} no longer.", path.display()),
-            None => println!("This host did not trust an authority for {host}."),
+            Some(path) => println!("Removed {}: this host no longer trusts the authority for {host}.", path.display()),
+            None => println!("Nothing to remove: this host does not trust an authority for {host}."),
         }
         return Ok(());
     }
     let path = tls::TrustFiles::of(&Layout::new(&settings.data_dir), &domain).ca;
     let certificate = tls::authority::read_certificate(&path)?.with_context(|| {
-        format!("there is no {} yet: start `hearth up` once, which makes it, or name the --data-dir", path.display())
+        format!("{} does not exist: start `hearth up` once, which creates it, or pass --data-dir", path.display())
     })?;
     match command {
-        cli::Tls::Export { file: None } => print!("{certificate}"),
-        cli::Tls::Export { file: Some(file) } => {
+        cli::TlsCommand::Export { file: None } => print!("{certificate}"),
+        cli::TlsCommand::Export { file: Some(file) } => {
             fs::write(&file, certificate).with_context(|| format!("writing {}", file.display()))?;
         }
-        cli::Tls::Trust | cli::Tls::Untrust => {
+        cli::TlsCommand::Trust | cli::TlsCommand::Untrust => {
             let added = TrustStore::of_this_host()?.trust(host, &certificate)?;
-            println!("Added {}: this host trusts certificates of it, which are for {host} only.", added.display());
-            println!("Node.js and Python keep lists of their own: `hearth env` prints what makes them trust it.");
+            println!("Added {}: this host now trusts the authority, which is valid for {host} only.", added.display());
+            println!(
+                "Node.js and Python use their own lists of authorities: `hearth env` prints the variables for them."
+            );
         }
     }
     Ok(())

@@ -1,10 +1,12 @@
-//! Configuration: one name for each option, as a flag (`--api-listen`), a variable (`HEARTH_API_LISTEN`) and a key of the
-//! TOML file (`api_listen`). A flag wins over a variable, a variable over the file, the file over the default.
+//! Configuration from flags, environment variables and a TOML file.
+//!
+//! Each option has one name, as a flag (`--api-listen`), a variable (`HEARTH_API_LISTEN`) and a key of the file
+//! (`api_listen`). A flag wins over a variable, a variable over the file, the file over the default.
 
 pub(crate) mod acme;
 mod disk;
 mod egress;
-mod shown;
+mod redacted;
 mod values;
 pub(crate) mod variables;
 
@@ -25,54 +27,60 @@ use crate::domain::Domain;
 use crate::tls::CertificateFiles;
 pub(crate) use values::{Accelerator, GuestLogs, HTTPS_PORT, LogFormat, NetworkMode, TlsListen};
 
-/// Where the first listeners are when nobody says otherwise.
+/// Default addresses of the API and of the edge.
 const API_LISTEN: &str = "127.0.0.1:3000";
 const EDGE_LISTEN: &str = "127.0.0.1:3002";
-/// The range that guests' uplinks get addresses from.
+/// Default range for the addresses of guests' uplinks.
 const NETWORK_BLOCK: Ipv4Addr = Ipv4Addr::new(10, 11, 0, 0);
-/// Slots kept ready: a burst of creates this long costs no waiting for namespaces.
+/// Default number of prepared network slots: a burst of as many creates does not wait for namespaces.
 const SLOTS_PREPARED: usize = 8;
-/// Host memory per sandbox when the limit is derived: an idle guest takes a tenth of it, a busy one up to twice.
+/// Host memory per sandbox in the derived limit: an idle guest takes a tenth of it, a busy one up to twice as much.
 const MEMORY_MIB_PER_SANDBOX: u64 = 256;
-/// How long a guest may take until it answers, with many starting at once under emulation.
+/// Default time until a guest must reply, in seconds; enough for many starts at the same time under emulation.
 const READY_SECONDS: u64 = 30;
-/// The control role gives a create up after 55 s: the node must have told why before.
+/// Upper bound of that time: the API gives up a create after 55 s, and the node must have reported the cause by then.
 const READY_SECONDS_MAX: u64 = 50;
 
-/// What an operator may set. All optional: see [`Settings`] for what becomes of it.
+/// Options as the operator sets them, all optional. [`Settings`] is the validated result with defaults.
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Options {
-    /// Everything Hearth keeps [default: /var/lib/hearth as root, hearth in the XDG data folder otherwise]
+    /// Data directory [default: /var/lib/hearth as root, otherwise hearth in the XDG data folder]
     #[arg(long, env = "HEARTH_DATA_DIR", global = true, value_name = "FOLDER", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Where the REST API listens [default: 127.0.0.1:3000]
+    /// Address and port of the REST API [default: 127.0.0.1:3000]
     #[arg(long, env = "HEARTH_API_LISTEN", global = true, value_name = "ADDRESS", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) api_listen: Option<SocketAddr>,
-    /// Where sandboxes are reached [default: 127.0.0.1:3002]
+    /// Address and port of the edge, through which clients reach sandboxes [default: 127.0.0.1:3002]
     #[arg(long, env = "HEARTH_EDGE_LISTEN", global = true, value_name = "ADDRESS", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) edge_listen: Option<SocketAddr>,
-    /// Where `api.DOMAIN` and `PORT-SANDBOX.DOMAIN` are served over TLS, and in clear on the same port; `off`: nowhere; `auto`:
-    /// 127.0.0.1:443 if it can be bound, else 127.0.0.1:3443 [default: auto]
+    /// Address and port for the names of the domain, or `auto` or `off` [default: auto]
+    ///
+    /// It serves `api.DOMAIN` and `PORT-SANDBOX.DOMAIN`, over TLS and in plain HTTP. `auto` takes 127.0.0.1:443 if it
+    /// can be bound, else 127.0.0.1:3443.
     #[arg(long, env = "HEARTH_TLS_LISTEN", global = true, value_name = "ADDRESS", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tls_listen: Option<TlsListen>,
-    /// The certificate for the domain and `*.DOMAIN`, with its chain, as PEM [default: of an authority of this instance]
+    /// Certificate for the domain and `*.DOMAIN`, with its chain, as PEM [default: issued by this instance's own
+    /// authority]
     #[arg(long, env = "HEARTH_TLS_CERT", global = true, value_name = "FILE", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tls_cert: Option<PathBuf>,
-    /// The key of that certificate, as PEM
+    /// Private key of that certificate, as PEM
     #[arg(long, env = "HEARTH_TLS_KEY", global = true, value_name = "FILE", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tls_key: Option<PathBuf>,
-    /// Certificates for the domain and `*.DOMAIN` by ACME: whom the issuer writes to, who agrees to its terms
+    /// E-mail address for the ACME issuer; enables certificates by ACME
+    ///
+    /// Hearth then requests certificates for the domain and `*.DOMAIN`, and accepts the issuer's terms in the name of
+    /// this contact.
     #[arg(long, env = "HEARTH_ACME_CONTACT", global = true, value_name = "ADDRESS", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) acme_contact: Option<String>,
-    /// The issuer of those certificates [default: Let's Encrypt's https://acme-v02.api.letsencrypt.org/directory]
+    /// ACME directory of the issuer [default: Let's Encrypt's https://acme-v02.api.letsencrypt.org/directory]
     #[arg(
         long,
         env = "HEARTH_ACME_DIRECTORY",
@@ -83,29 +91,31 @@ pub(crate) struct Options {
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) acme_directory: Option<String>,
-    /// What proves that the domain is ours (DNS-01): called as `PROGRAM set NAME VALUE`, it adds a TXT record, and as
-    /// `PROGRAM remove NAME VALUE` it takes that one away
+    /// Program that sets and removes DNS records for ACME (DNS-01)
+    ///
+    /// `PROGRAM set NAME VALUE` must add a TXT record, and `PROGRAM remove NAME VALUE` must remove that record.
     #[arg(long, env = "HEARTH_ACME_HOOK", global = true, value_name = "PROGRAM", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) acme_hook: Option<PathBuf>,
-    /// An authority, as PEM, that is trusted besides the host's, towards the issuer only [default: none]
+    /// Extra certificate authority, as PEM, to trust for connections to the ACME issuer only [default: none]
     #[arg(long, env = "HEARTH_ACME_ROOT", global = true, value_name = "FILE", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) acme_root: Option<PathBuf>,
-    /// Seconds until the domain's name servers all have a record that was set [default: 30]
+    /// Seconds between setting the DNS records and asking the issuer to check them [default: 30]
     #[arg(long, env = "HEARTH_ACME_WAIT", global = true, value_name = "SECONDS", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) acme_wait: Option<u64>,
-    /// Domain of names, with the port where it is not 443, told to clients [default: hearth.localhost]
+    /// Domain that clients use, with a port if that is not 443 [default: hearth.localhost]
     #[arg(long, env = "HEARTH_DOMAIN", global = true, value_name = "DOMAIN", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) domain: Option<String>,
-    /// This host's name among nodes [default: local]
+    /// Node ID of this host [default: local]
     #[arg(long, env = "HEARTH_NODE_ID", global = true, value_name = "NAME", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) node_id: Option<String>,
-    /// Where rows are kept: sqlite://PATH?mode=rwc or postgres://USER@HOST/DATABASE, with the password in PGPASSWORD or
-    /// ~/.pgpass [default: hearth.db in the data directory]
+    /// Database, sqlite://PATH?mode=rwc or postgres://USER@HOST/DATABASE [default: hearth.db in the data directory]
+    ///
+    /// Set the password of a Postgres database in PGPASSWORD or ~/.pgpass.
     #[arg(
         long,
         env = "HEARTH_DATABASE_URL",
@@ -116,11 +126,11 @@ pub(crate) struct Options {
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) database_url: Option<String>,
-    /// The secret that signs tokens of users (JWT, HS256), as Supabase has one
+    /// File with the secret that signs user tokens (JWT, HS256), e.g. Supabase's JWT secret
     #[arg(long, env = "HEARTH_USER_SECRET_FILE", global = true, value_name = "FILE", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user_secret_file: Option<PathBuf>,
-    /// The published keys of who issues tokens of users (JWT): a JSON Web Key Set in a file, or at https://…
+    /// JSON Web Key Set with the public keys of the issuer of user tokens (JWT): a file, or a URL (https://…)
     #[arg(
         long,
         env = "HEARTH_USER_JWKS",
@@ -131,15 +141,15 @@ pub(crate) struct Options {
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user_jwks: Option<String>,
-    /// Whom tokens of users have to be for, their claim `aud` [default: --oidc-client-id, or not checked]
+    /// Required audience of user tokens, their claim `aud` [default: --oidc-client-id, or not checked]
     #[arg(long, env = "HEARTH_USER_AUDIENCE", global = true, value_name = "TEXT", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user_audience: Option<String>,
-    /// Who has to have issued tokens of users, their claim `iss` [default: --oidc-issuer, or not checked]
+    /// Required issuer of user tokens, their claim `iss` [default: --oidc-issuer, or not checked]
     #[arg(long, env = "HEARTH_USER_ISSUER", global = true, value_name = "TEXT", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user_issuer: Option<String>,
-    /// Where users log in, an OpenID Connect issuer: https://… [default: here, with passwords]
+    /// OpenID Connect issuer where users log in: https://… [default: none; users log in here with passwords]
     #[arg(
         long,
         env = "HEARTH_OIDC_ISSUER",
@@ -150,15 +160,17 @@ pub(crate) struct Options {
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) oidc_issuer: Option<String>,
-    /// What that issuer calls this server; it has to know https://DOMAIN/docs/api/cli/callback
+    /// Client ID of this server at that issuer
+    ///
+    /// Register https://DOMAIN/docs/api/cli/callback as a redirect URI there.
     #[arg(long, env = "HEARTH_OIDC_CLIENT_ID", global = true, value_name = "ID", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) oidc_client_id: Option<String>,
-    /// What this server proves itself to that issuer with [default: nothing, as a public client]
+    /// File with the client secret for that issuer [default: none, public client]
     #[arg(long, env = "HEARTH_OIDC_SECRET_FILE", global = true, value_name = "FILE", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) oidc_secret_file: Option<PathBuf>,
-    /// API requests of one team in a minute [default: any number]
+    /// Limit of API requests per minute and team [default: unlimited]
     #[arg(
         long,
         env = "HEARTH_TEAM_REQUESTS_PER_MINUTE",
@@ -168,7 +180,7 @@ pub(crate) struct Options {
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) team_requests_per_minute: Option<NonZeroU32>,
-    /// API requests from one address in a minute [default: any number]
+    /// Limit of API requests per minute and client address [default: unlimited]
     #[arg(
         long,
         env = "HEARTH_ADDRESS_REQUESTS_PER_MINUTE",
@@ -178,35 +190,36 @@ pub(crate) struct Options {
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) address_requests_per_minute: Option<NonZeroU32>,
-    /// Sandboxes this host runs at once [default: one for every 256 MiB of memory]
+    /// Limit of concurrently running sandboxes on this host [default: one per 256 MiB of memory]
     #[arg(long, env = "HEARTH_SANDBOXES_MAX", global = true, value_name = "NUMBER", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) sandboxes_max: Option<usize>,
-    /// MiB of the data directory's disk that sandboxes never get [default: 1024]
+    /// Disk space in MiB, on the disk of the data directory, that sandboxes cannot use [default: 1024]
     #[arg(long, env = "HEARTH_DISK_RESERVE_MIB", global = true, value_name = "MIB", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) disk_reserve_mib: Option<u64>,
-    /// How many times more disk sandboxes see than they are certain to get; with 1, each can fill its disk [default: 4]
+    /// Ratio of a sandbox's disk size to the disk space reserved for it; with 1, each can fill its disk [default: 4]
     #[arg(long, env = "HEARTH_DISK_OVERCOMMIT", global = true, value_name = "NUMBER", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) disk_overcommit: Option<u32>,
-    /// Seconds a guest may take until it answers [default: 30]
+    /// Seconds until a starting guest must reply [default: 30]
     #[arg(long, env = "HEARTH_READY_SECONDS", global = true, value_name = "SECONDS", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ready_seconds: Option<u64>,
-    /// How guests are connected [default: auto]
+    /// Network of guests [default: auto]
     #[arg(long, env = "HEARTH_NETWORK_MODE", global = true, value_name = "MODE", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) network_mode: Option<NetworkMode>,
-    /// First address of the private /16 for guests' uplinks [default: 10.11.0.0]
+    /// First address of the private /16 network for guests' uplinks [default: 10.11.0.0]
     #[arg(long, env = "HEARTH_NETWORK_BLOCK", global = true, value_name = "ADDRESS", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) network_block: Option<Ipv4Addr>,
-    /// Network slots kept ready [default: 8]
+    /// Number of network slots to prepare in advance [default: 8]
     #[arg(long, env = "HEARTH_SLOTS_PREPARED", global = true, value_name = "NUMBER", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) slots_prepared: Option<usize>,
-    /// IPv4 ranges that no guest may send to, besides private and reserved ones; repeated, or separated by commas
+    /// IPv4 range that guests cannot reach, besides private and reserved ranges; repeat it, or separate ranges by
+    /// commas
     #[arg(
         long,
         env = "HEARTH_EGRESS_DENY",
@@ -217,15 +230,15 @@ pub(crate) struct Options {
     )]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) egress_deny: Vec<String>,
-    /// What executes guests' instructions [default: auto]
+    /// Hardware virtualization or emulation for guests [default: auto]
     #[arg(long, env = "HEARTH_ACCELERATOR", global = true, value_name = "KIND", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) accelerator: Option<Accelerator>,
-    /// The QEMU program [default: qemu-system-x86_64]
+    /// QEMU program [default: qemu-system-x86_64]
     #[arg(long, env = "HEARTH_QEMU", global = true, value_name = "PROGRAM", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) qemu: Option<PathBuf>,
-    /// Where Debian's packages for guests come from [default: this host's own mirror, or Debian's]
+    /// Debian mirror for the guests' packages [default: this host's mirror, or Debian's]
     #[arg(
         long,
         env = "HEARTH_MIRROR",
@@ -236,21 +249,21 @@ pub(crate) struct Options {
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) mirror: Option<String>,
-    /// What is logged: a level, or a filter such as info,hearth_api=debug [default: warn on a terminal, info elsewhere]
+    /// Log level, or a filter such as info,hearth_api=debug [default: warn on a terminal, otherwise info]
     #[arg(long, env = "HEARTH_LOG", global = true, value_name = "FILTER", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) log: Option<String>,
-    /// How log lines look [default: text]
+    /// Format of log lines [default: text]
     #[arg(long, env = "HEARTH_LOG_FORMAT", global = true, value_name = "FORMAT", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) log_format: Option<LogFormat>,
-    /// What sandboxes' logs have [default: events]
+    /// Content of sandboxes' logs [default: events]
     #[arg(long, env = "HEARTH_GUEST_LOGS", global = true, value_name = "WHAT", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) guest_logs: Option<GuestLogs>,
 }
 
-/// Where users log in, if it is not here.
+/// OpenID Connect issuer where users log in, instead of Hearth's own login page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Oidc {
     pub(crate) issuer: String,
@@ -258,18 +271,18 @@ pub(crate) struct Oidc {
     pub(crate) secret_file: Option<PathBuf>,
 }
 
-/// What is in force.
+/// Effective configuration, validated and with defaults filled in.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Settings {
     pub(crate) data_dir: PathBuf,
     pub(crate) api_listen: SocketAddr,
     pub(crate) edge_listen: SocketAddr,
     pub(crate) tls_listen: TlsListen,
-    /// `None`: asked for, or of an authority of ours.
+    /// `None`: the certificate comes from ACME or from the instance's own authority.
     pub(crate) tls_files: Option<CertificateFiles>,
-    /// `None`: nobody is asked for certificates.
-    pub(crate) acme: Option<acme::Acme>,
-    /// `None`: that of an instance on this machine.
+    /// `None`: ACME is off.
+    pub(crate) acme: Option<acme::AcmeSettings>,
+    /// `None`: the local domain, `hearth.localhost`.
     pub(crate) domain: Option<Domain>,
     pub(crate) node_id: NodeId,
     pub(crate) database_url: Option<String>,
@@ -277,7 +290,7 @@ pub(crate) struct Settings {
     pub(crate) user_jwks: Option<String>,
     pub(crate) user_audience: Option<String>,
     pub(crate) user_issuer: Option<String>,
-    /// `None`: users log in here.
+    /// `None`: users log in here, with passwords.
     pub(crate) oidc: Option<Oidc>,
     pub(crate) team_requests_per_minute: Option<NonZeroU32>,
     pub(crate) address_requests_per_minute: Option<NonZeroU32>,
@@ -296,9 +309,9 @@ pub(crate) struct Settings {
     pub(crate) guest_logs: GuestLogs,
 }
 
-/// What of the surroundings has a say in defaults. By value, so that the rules can be tested.
+/// Facts about the process and the host that determine defaults, as a value, so that tests can set them.
 #[derive(Debug, Clone)]
-pub(crate) struct Surroundings {
+pub(crate) struct Environment {
     pub(crate) is_root: bool,
     pub(crate) home: Option<PathBuf>,
     pub(crate) xdg_data_home: Option<PathBuf>,
@@ -306,9 +319,9 @@ pub(crate) struct Surroundings {
     pub(crate) memory_mib: u64,
 }
 
-impl Surroundings {
-    /// Those of this process.
-    pub(crate) fn here() -> Self {
+impl Environment {
+    /// Reads those of this process.
+    pub(crate) fn current() -> Self {
         let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         Self {
             is_root: hearth_host::requirement::is_root(),
@@ -324,10 +337,10 @@ impl Surroundings {
             return Ok(PathBuf::from("/var/lib/hearth"));
         }
         let data = self.xdg_data_home.clone().or_else(|| Some(self.home.as_ref()?.join(".local/share")));
-        Ok(data.context("neither HOME nor XDG_DATA_HOME is set: name a folder with --data-dir")?.join("hearth"))
+        Ok(data.context("neither HOME nor XDG_DATA_HOME is set: choose a folder with --data-dir")?.join("hearth"))
     }
 
-    /// The configuration file that is read when none is named.
+    /// Returns the default path of the configuration file.
     fn config_file(&self) -> Option<PathBuf> {
         let folder = if self.is_root {
             PathBuf::from("/etc")
@@ -339,9 +352,9 @@ impl Surroundings {
 }
 
 impl Options {
-    /// Reads the file that is named, or the usual one if it is there.
-    pub(crate) fn from_file(named: Option<&Path>, surroundings: &Surroundings) -> Result<Self> {
-        let path = match (named, surroundings.config_file()) {
+    /// Reads the configuration file at `named`, or else the default one if that exists.
+    pub(crate) fn from_file(named: Option<&Path>, environment: &Environment) -> Result<Self> {
+        let path = match (named, environment.config_file()) {
             (Some(path), _) => path.to_owned(),
             (None, Some(path)) if path.exists() => path,
             (None, _) => return Ok(Self::default()),
@@ -351,7 +364,7 @@ impl Options {
         toml::from_str(&text).with_context(|| format!("in the configuration {}", path.display()))
     }
 
-    /// Fills what is not set here from `lower`.
+    /// Takes each option that is not set from `lower`.
     fn over(self, lower: Self) -> Self {
         let Self {
             data_dir,
@@ -435,12 +448,15 @@ impl Options {
 }
 
 impl Settings {
-    /// What follows from flags and variables, the file, and the surroundings.
-    pub(crate) fn settle(flags: Options, file: Options, surroundings: &Surroundings) -> Result<Self> {
+    /// Merges flags (with variables), the file and the defaults, and validates the result.
+    ///
+    /// # Errors
+    /// An option is out of range, malformed, or needs another one. The message names the flag.
+    pub(crate) fn from_options(flags: Options, file: Options, environment: &Environment) -> Result<Self> {
         let options = flags.over(file);
         let data_dir = match &options.data_dir {
             Some(path) => std::path::absolute(path).with_context(|| format!("--data-dir {}", path.display()))?,
-            None => surroundings.data_dir()?,
+            None => environment.data_dir()?,
         };
         if data_dir.as_os_str().len() > DATA_DIR_BYTES_MAX {
             bail!(
@@ -449,33 +465,37 @@ impl Settings {
             );
         }
         let node_id = options.node_id.as_deref().unwrap_or("local");
-        let derived = usize::try_from(surroundings.memory_mib / MEMORY_MIB_PER_SANDBOX).unwrap_or(usize::MAX);
+        let derived = usize::try_from(environment.memory_mib / MEMORY_MIB_PER_SANDBOX).unwrap_or(usize::MAX);
         let sandboxes_max = options.sandboxes_max.unwrap_or(derived.clamp(1, SANDBOXES_MAX));
         if !(1..=SANDBOXES_MAX).contains(&sandboxes_max) {
             bail!("--sandboxes-max {sandboxes_max}: choose 1 to {SANDBOXES_MAX}");
         }
         let ready_seconds = options.ready_seconds.unwrap_or(READY_SECONDS);
         if !(1..=READY_SECONDS_MAX).contains(&ready_seconds) {
-            bail!("--ready-seconds {ready_seconds}: choose 1 to {READY_SECONDS_MAX}, a create is given up soon after");
+            bail!(
+                "--ready-seconds {ready_seconds}: choose 1 to {READY_SECONDS_MAX}; the API gives up a create after 55 s"
+            );
         }
         let domain = match &options.domain {
             Some(domain) => Some(domain.parse::<Domain>().context("--domain")?),
             None => None,
         };
         let tls_listen = options.tls_listen.unwrap_or(TlsListen::Auto);
-        let acme = acme::Acme::settle(&options, domain.as_ref(), tls_listen)?;
+        let acme = acme::AcmeSettings::from_options(&options, domain.as_ref(), tls_listen)?;
         let tls_files = match (options.tls_cert, options.tls_key) {
             (None, None) => None,
             (Some(chain), Some(key)) => Some(CertificateFiles {
                 chain: std::path::absolute(&chain).with_context(|| format!("--tls-cert {}", chain.display()))?,
                 key: std::path::absolute(&key).with_context(|| format!("--tls-key {}", key.display()))?,
             }),
-            _ => bail!("--tls-cert and --tls-key go together: a certificate is of no use without its key"),
+            _ => bail!("--tls-cert and --tls-key go together: a certificate needs its private key"),
         };
         let oidc = match (options.oidc_issuer, options.oidc_client_id, options.oidc_secret_file) {
             (None, None, None) => None,
             (Some(issuer), Some(client_id), secret_file) => Some(Oidc { issuer, client_id, secret_file }),
-            _ => bail!("--oidc-issuer and --oidc-client-id go together: an issuer knows this server by its client ID"),
+            _ => bail!(
+                "--oidc-issuer and --oidc-client-id go together: an issuer identifies this server by its client ID"
+            ),
         };
         Ok(Self {
             data_dir,
@@ -499,7 +519,7 @@ impl Settings {
             network_mode: options.network_mode.unwrap_or(NetworkMode::Auto),
             network_block: options.network_block.unwrap_or(NETWORK_BLOCK),
             slots_prepared: options.slots_prepared.unwrap_or(SLOTS_PREPARED),
-            disk: disk::Sharing::settle(options.disk_reserve_mib, options.disk_overcommit)?,
+            disk: disk::Sharing::from_options(options.disk_reserve_mib, options.disk_overcommit)?,
             egress_denied: egress::denied(&options.egress_deny)?,
             accelerator: options.accelerator.unwrap_or(Accelerator::Auto),
             qemu: options.qemu.unwrap_or_else(|| PathBuf::from("qemu-system-x86_64")),
@@ -510,18 +530,19 @@ impl Settings {
         })
     }
 
-    /// The domain whose names are served, on this port if it is a local one; none without TLS, unless there is one of the
-    /// operator's, whose names something in front may serve.
+    /// Returns the configured domain, or else the local domain on this port; `None` without both.
+    ///
+    /// A configured domain counts without TLS too: a proxy in front of Hearth may serve its names.
     pub(crate) fn domain_at(&self, tls_port: Option<u16>) -> Option<Domain> {
         self.domain.clone().or_else(|| tls_port.map(Domain::local))
     }
 
-    /// Whether clients have to trust an authority of this instance.
-    pub(crate) fn is_authority_ours(&self) -> bool {
+    /// Returns true if clients have to trust the authority of this instance.
+    pub(crate) fn uses_own_authority(&self) -> bool {
         self.tls_files.is_none() && self.acme.is_none()
     }
 
-    /// Where rows are kept.
+    /// Configuration of the store; `database` is the SQLite file to use without `--database-url`.
     pub(crate) fn store(&self, database: &Path) -> Result<hearth_store::Config> {
         match &self.database_url {
             Some(url) => Ok(hearth_store::Config { url: url.clone() }),
@@ -529,7 +550,7 @@ impl Settings {
         }
     }
 
-    /// Which tokens of users are believed.
+    /// Rules for accepting user tokens. Reads the secret and a key set in a file.
     pub(crate) fn user_tokens(&self) -> Result<hearth_api::UserTokens> {
         let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
         let secret = self.user_secret_file.as_deref().map(read).transpose()?.map(|text| Secret::new(text.trim()));
@@ -539,20 +560,22 @@ impl Settings {
             None => self.oidc.as_ref().map(|oidc| KeySet::Issuer(oidc.issuer.clone())),
         };
         if secret.as_ref().is_some_and(|secret| secret.expose().len() < USER_SECRET_BYTES_MIN) {
-            bail!("the secret in --user-secret-file has fewer than {USER_SECRET_BYTES_MIN} bytes: it could be guessed");
+            bail!(
+                "the secret in --user-secret-file is shorter than {USER_SECRET_BYTES_MIN} bytes: it could be guessed"
+            );
         }
         let oidc = self.oidc.as_ref();
         Ok(hearth_api::UserTokens {
             secrets: secret.into_iter().collect(),
             jwks,
-            // A token that somebody gave to another application of the same issuer must not open this one.
+            // A token that the same issuer made for another application must not be valid here.
             audience: self.user_audience.clone().or(oidc.map(|oidc| oidc.client_id.clone())),
             issuer: self.user_issuer.clone().or(oidc.map(|oidc| oidc.issuer.clone())),
             ..hearth_api::UserTokens::default()
         })
     }
 
-    /// Who says who somebody is, if it is not a password.
+    /// OpenID Connect provider for logins; `None` if users log in with passwords. Reads the client secret.
     pub(crate) fn provider(&self) -> Result<Option<hearth_api::Provider>> {
         let Some(Oidc { issuer, client_id, secret_file }) = self.oidc.clone() else { return Ok(None) };
         let read = |path: PathBuf| fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()));
@@ -560,11 +583,11 @@ impl Settings {
         Ok(Some(hearth_api::Provider { issuer, client_id, client_secret }))
     }
 
-    /// The options that lead to exactly these settings anywhere.
+    /// Returns options that give exactly these settings in every environment.
     pub(crate) fn to_options(&self) -> Options {
         let settings = self.clone();
         let (tls_cert, tls_key) = settings.tls_files.map(|files| (files.chain, files.key)).unzip();
-        let acme = settings.acme.map(acme::Acme::into_options).unwrap_or_default();
+        let acme = settings.acme.map(acme::AcmeSettings::into_options).unwrap_or_default();
         let (oidc_issuer, oidc_client_id) = settings.oidc.clone().map(|oidc| (oidc.issuer, oidc.client_id)).unzip();
         Options {
             data_dir: Some(settings.data_dir),
@@ -608,19 +631,19 @@ impl Settings {
     }
 }
 
-/// As many bytes as HS256's hash has (RFC 7518, section 3.2).
+/// Minimum length of an HS256 secret: the size of the hash (RFC 7518, section 3.2).
 const USER_SECRET_BYTES_MIN: usize = 32;
-/// As many as there are network slots.
+/// Number of network slots.
 const SANDBOXES_MAX: usize = 2048;
-/// The longest socket in the data directory is `run/node-proxy.sock`, and 107 bytes are all there is (unix(7)).
+/// Maximum length of the data directory's path: with `run/node-proxy.sock` it must fit into 107 bytes (unix(7)).
 const DATA_DIR_BYTES_MAX: usize = 107 - "/run/node-proxy.sock".len();
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn user() -> Surroundings {
-        Surroundings {
+    fn user() -> Environment {
+        Environment {
             is_root: false,
             home: Some(PathBuf::from("/home/ada")),
             xdg_data_home: None,
@@ -629,39 +652,39 @@ mod tests {
         }
     }
 
-    fn settle(flags: Options, file: Options) -> Result<Settings> {
-        Settings::settle(flags, file, &user())
+    fn resolve(flags: Options, file: Options) -> Result<Settings> {
+        Settings::from_options(flags, file, &user())
     }
 
     #[test]
-    fn defaults_follow_the_surroundings() {
-        let settings = settle(Options::default(), Options::default()).expect("valid");
+    fn defaults_depend_on_the_environment() {
+        let settings = resolve(Options::default(), Options::default()).expect("valid");
         assert_eq!(settings.data_dir, Path::new("/home/ada/.local/share/hearth"));
         assert_eq!(settings.sandboxes_max, 32);
-        let root = Surroundings { is_root: true, ..user() };
-        let settings = Settings::settle(Options::default(), Options::default(), &root).expect("valid");
+        let root = Environment { is_root: true, ..user() };
+        let settings = Settings::from_options(Options::default(), Options::default(), &root).expect("valid");
         assert_eq!(settings.data_dir, Path::new("/var/lib/hearth"));
-        let homeless = Surroundings { home: None, ..user() };
-        assert!(Settings::settle(Options::default(), Options::default(), &homeless).is_err());
+        let homeless = Environment { home: None, ..user() };
+        assert!(Settings::from_options(Options::default(), Options::default(), &homeless).is_err());
     }
 
     #[test]
     fn flags_win_over_the_file() {
         let file: Options = toml::from_str("api_listen = '127.0.0.1:1'\nedge_listen = '127.0.0.1:2'").expect("valid");
         let flags = Options { api_listen: Some("127.0.0.1:9".parse().expect("address")), ..Options::default() };
-        let settings = settle(flags, file).expect("valid");
+        let settings = resolve(flags, file).expect("valid");
         assert_eq!(settings.api_listen.port(), 9);
         assert_eq!(settings.edge_listen.port(), 2);
     }
 
     #[test]
-    fn unknown_keys_are_refused_by_name() {
+    fn unknown_keys_are_rejected_by_name() {
         let error = toml::from_str::<Options>("api_lisen = '127.0.0.1:1'").expect_err("unknown");
         assert!(error.to_string().contains("api_lisen"), "{error}");
     }
 
     #[test]
-    fn out_of_range_values_say_what_to_choose() {
+    fn errors_for_out_of_range_values_name_the_range() {
         for (options, part) in [
             (Options { sandboxes_max: Some(0), ..Options::default() }, "1 to 2048"),
             (Options { ready_seconds: Some(0), ..Options::default() }, "1 to 50"),
@@ -674,18 +697,18 @@ mod tests {
             (Options { oidc_secret_file: Some("/secret".into()), ..Options::default() }, "--oidc-issuer"),
             (Options { data_dir: Some("/x".repeat(60).into()), ..Options::default() }, "shorter"),
         ] {
-            let error = format!("{:#}", settle(options, Options::default()).expect_err("out of range"));
+            let error = format!("{:#}", resolve(options, Options::default()).expect_err("out of range"));
             assert!(error.contains(part), "{error}");
         }
     }
 
     #[test]
-    fn secrets_of_users_are_read_from_files() {
+    fn the_secret_of_user_tokens_is_read_from_a_file() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("secret");
         let tokens = |path: &Path| {
             let flags = Options { user_secret_file: Some(path.to_owned()), ..Options::default() };
-            settle(flags, Options::default()).expect("valid").user_tokens()
+            resolve(flags, Options::default()).expect("valid").user_tokens()
         };
         assert!(format!("{:#}", tokens(&path).expect_err("missing")).contains("reading"));
         fs::write(&path, "short\n").expect("a file");
@@ -695,7 +718,7 @@ mod tests {
     }
 
     #[test]
-    fn an_issuer_brings_its_rules_along() {
+    fn an_oidc_issuer_sets_the_rules_for_user_tokens() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("secret");
         fs::write(&path, "of the client\n").expect("a file");
@@ -706,28 +729,28 @@ mod tests {
             oidc_secret_file: Some(path),
             ..Options::default()
         };
-        let settings = settle(flags.clone(), Options::default()).expect("valid");
+        let settings = resolve(flags.clone(), Options::default()).expect("valid");
         let tokens = settings.user_tokens().expect("valid");
         assert_eq!(tokens.jwks, Some(KeySet::Issuer(issuer.clone())));
         assert_eq!((tokens.issuer, tokens.audience), (Some(issuer), Some("hearth".to_owned())));
-        let provider = settings.provider().expect("valid").expect("there is one");
+        let provider = settings.provider().expect("valid").expect("a provider");
         assert_eq!(provider.client_secret, Some(Secret::new("of the client")));
-        // What is said is not guessed.
-        let said = Options {
+        // Explicit options win over those derived from the issuer.
+        let explicit = Options {
             user_jwks: Some("https://keys.example.com".to_owned()),
             user_audience: Some("all".to_owned()),
             user_issuer: Some("me".to_owned()),
             ..flags
         };
-        let tokens = settle(said, Options::default()).expect("valid").user_tokens().expect("valid");
+        let tokens = resolve(explicit, Options::default()).expect("valid").user_tokens().expect("valid");
         assert_eq!(tokens.jwks, Some(KeySet::Address("https://keys.example.com".to_owned())));
         assert_eq!((tokens.issuer.as_deref(), tokens.audience.as_deref()), (Some("me"), Some("all")));
-        let without = settle(Options::default(), Options::default()).expect("valid");
+        let without = resolve(Options::default(), Options::default()).expect("valid");
         assert!(without.provider().expect("valid").is_none());
     }
 
     #[test]
-    fn the_printed_configuration_leads_to_itself() {
+    fn the_printed_configuration_gives_the_same_settings() {
         let given = Options {
             tls_listen: Some(TlsListen::Off),
             tls_cert: Some("/chain".into()),
@@ -739,14 +762,14 @@ mod tests {
             ..Options::default()
         };
         for options in [Options::default(), given] {
-            let settings = settle(options, Options::default()).expect("valid");
-            let printed: Options = toml::from_str(&settings.shown().to_string()).expect("valid");
-            assert_eq!(settle(Options::default(), printed).expect("valid"), settings);
+            let settings = resolve(options, Options::default()).expect("valid");
+            let printed: Options = toml::from_str(&settings.redacted().to_string()).expect("valid");
+            assert_eq!(resolve(Options::default(), printed).expect("valid"), settings);
         }
     }
 
     #[test]
-    fn names_are_served_somewhere_or_not_at_all() {
+    fn tls_listen_is_an_address_auto_or_off() {
         let listen = |text: &str| toml::from_str::<Options>(&format!("tls_listen = '{text}'")).map(|o| o.tls_listen);
         assert_eq!(listen("off").expect("valid"), Some(TlsListen::Off));
         assert_eq!(listen("auto").expect("valid"), Some(TlsListen::Auto));

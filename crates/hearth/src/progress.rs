@@ -1,4 +1,4 @@
-//! Progress of a setup: bars on a terminal, a line per phase elsewhere.
+//! Progress of a setup: bars on a terminal, otherwise one line per phase.
 
 use std::io::IsTerminal;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use hearth_builder::{Progress, Unit};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How often a spinner turns.
+/// Period of a spinner's steps.
 const TICK: Duration = Duration::from_millis(120);
 
-/// Draws on standard error.
-pub(crate) struct Display {
+/// Progress bars on standard error.
+pub(crate) struct ProgressDisplay {
     on_terminal: bool,
     current: Mutex<Option<Phase>>,
 }
@@ -22,17 +22,17 @@ struct Phase {
     bar: ProgressBar,
 }
 
-impl Display {
+impl ProgressDisplay {
     pub(crate) fn new() -> Self {
         Self { on_terminal: std::io::stderr().is_terminal(), current: Mutex::new(None) }
     }
 
     fn current(&self) -> MutexGuard<'_, Option<Phase>> {
-        // Every section is one step, so a panic elsewhere leaves it valid.
+        // Every critical section is a single assignment, so the value is valid even after a panic.
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn close(phase: Option<Phase>) {
+    fn finish_phase(phase: Option<Phase>) {
         if let Some(Phase { name, began, bar }) = phase {
             bar.finish_and_clear();
             eprintln!("{name}: {:.1} s", began.elapsed().as_secs_f64());
@@ -49,7 +49,7 @@ fn style(unit: Unit, total: Option<u64>) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("a valid template").progress_chars("=> ")
 }
 
-impl Progress for Display {
+impl Progress for ProgressDisplay {
     fn phase(&self, name: &'static str, unit: Unit, total: Option<u64>) {
         let target = if self.on_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(total, target);
@@ -57,7 +57,7 @@ impl Progress for Display {
         bar.set_message(name);
         bar.enable_steady_tick(TICK);
         let before = self.current().replace(Phase { name, began: Instant::now(), bar });
-        Self::close(before);
+        Self::finish_phase(before);
     }
 
     fn advance(&self, done: u64, total: u64) {
@@ -72,12 +72,12 @@ impl Progress for Display {
 
     fn finished(&self) {
         let before = self.current().take();
-        Self::close(before);
+        Self::finish_phase(before);
     }
 }
 
-/// An interrupted setup clears its bar.
-impl Drop for Display {
+/// Clears the bar of an interrupted setup.
+impl Drop for ProgressDisplay {
     fn drop(&mut self) {
         if let Some(phase) = self.current().take() {
             phase.bar.finish_and_clear();
@@ -96,7 +96,7 @@ mod tests {
                 style(unit, total);
             }
         }
-        let display = Display::new();
+        let display = ProgressDisplay::new();
         display.phase("one", Unit::Bytes, None);
         display.advance(1, 2);
         display.phase("two", Unit::Steps, Some(2));

@@ -1,4 +1,4 @@
-//! What everything else stands on: guest kernel, driver, network, artifacts and the base template.
+//! Preparation of the host: guest kernel, VMM driver, network pool, artifact store and base template.
 
 use std::fs;
 use std::path::Path;
@@ -18,12 +18,12 @@ use hearth_vmm::{AcceleratorChoice, Driver, Verdict};
 use crate::guest_programs;
 use crate::layout::Layout;
 use crate::options::{Accelerator, NetworkMode, Settings};
-use crate::progress::Display;
+use crate::progress::ProgressDisplay;
 
-/// The template that SDKs ask for when nobody names one.
+/// Alias of the template that SDKs request by default.
 const BASE: &str = "base";
 
-/// The parts that roles are started on.
+/// Prepared parts of the host that the roles need.
 pub(crate) struct Foundation {
     driver: Driver,
     pool: Pool,
@@ -32,11 +32,11 @@ pub(crate) struct Foundation {
     base: Base,
 }
 
-/// What a daemon writes into its lock, before its number.
+/// Text that a daemon writes to its lock file, before its process ID.
 const OWNER: &str = "hearth, process ";
 
-/// The process that works in the data directory.
-pub(crate) fn daemon(layout: &Layout) -> Result<Option<u32>> {
+/// Returns the process ID of the daemon that runs on the data directory; `None` if none runs.
+pub(crate) fn running_daemon(layout: &Layout) -> Result<Option<u32>> {
     if !layout.lock().exists() {
         return Ok(None);
     }
@@ -44,24 +44,24 @@ pub(crate) fn daemon(layout: &Layout) -> Result<Option<u32>> {
         Ok(_) => Ok(None),
         Err(LockError::Held { owner, .. }) => {
             let number = owner.strip_prefix(OWNER).and_then(|number| number.parse().ok());
-            number.map(Some).with_context(|| format!("the lock of the data directory is held by `{owner}`"))
+            number.map(Some).with_context(|| format!("`{owner}` holds the lock of the data directory"))
         }
         Err(error) => Err(error.into()),
     }
 }
 
-/// Takes the data directory for this process.
-pub(crate) fn lock(layout: &Layout) -> Result<Lock> {
+/// Locks the data directory for this process.
+pub(crate) fn acquire_lock(layout: &Layout) -> Result<Lock> {
     let owner = format!("{OWNER}{}", std::process::id());
     Lock::take(&layout.lock(), &owner)
-        .context("another hearth works in this data directory: stop it, or choose another with --data-dir")
+        .context("another hearth process uses this data directory: stop it, or choose another with --data-dir")
 }
 
-/// `hearth setup`: makes what is missing, and goes.
+/// Runs `hearth setup`: prepares the missing parts, then exits.
 pub(crate) async fn run(settings: &Settings, force: bool) -> Result<()> {
     let layout = Layout::new(&settings.data_dir);
     layout.ensure()?;
-    let _lock = lock(&layout)?;
+    let _lock = acquire_lock(&layout)?;
     let foundation = prepare(settings, &layout, force).await?;
     let manifest = foundation.base.set.manifest().clone();
     foundation.close().await;
@@ -69,8 +69,9 @@ pub(crate) async fn run(settings: &Settings, force: bool) -> Result<()> {
     Ok(())
 }
 
-/// Makes sure of everything. Fast when nothing is missing. Cancel safe: what is half done is swept by the next run, child
-/// processes end with the future.
+/// Prepares the missing parts, and opens all. Fast when nothing is missing.
+///
+/// Cancel safe: the next run removes partial results, and dropping the future kills its child processes.
 pub(crate) async fn prepare(settings: &Settings, layout: &Layout, force: bool) -> Result<Foundation> {
     if force {
         for folder in [layout.guest(), layout.artifacts()] {
@@ -86,7 +87,7 @@ pub(crate) async fn prepare(settings: &Settings, layout: &Layout, force: bool) -
         nameserver: hearth_builder::NAMESERVER,
         resources: hearth_builder::RESOURCES,
     };
-    let display = Display::new();
+    let display = ProgressDisplay::new();
     let kernel = ensure_kernel(&builder, &display).await?;
     let driver = Driver::open(&driver_config(settings, layout), &kernel).await?;
     let cache = Cache::open(layout.artifacts())?;
@@ -113,7 +114,7 @@ fn remove(folder: &Path) -> Result<()> {
 
 fn driver_config(settings: &Settings, layout: &Layout) -> hearth_vmm::Config {
     hearth_vmm::Config {
-        // A path that was looked up once is the same in every namespace and environment.
+        // An absolute path gives the same program in every mount namespace and environment.
         qemu_program: find_program(settings.qemu.as_os_str()).unwrap_or_else(|| settings.qemu.clone()),
         accelerator: match settings.accelerator {
             Accelerator::Auto => AcceleratorChoice::Auto,
@@ -139,13 +140,13 @@ fn network_config(settings: &Settings) -> hearth_network::Config {
     }
 }
 
-/// The control groups of a data directory: its path with dashes.
+/// Returns the name of the control groups of a data directory: its path, with dashes for slashes.
 fn group_name(data_dir: &Path) -> String {
     data_dir.to_string_lossy().trim_matches('/').replace('/', "-")
 }
 
 impl Foundation {
-    /// What sandboxes are assembled from.
+    /// Parts that sandboxes are assembled from.
     pub(crate) fn parts(&self, disk: DiskRoom) -> Parts {
         Parts {
             network: self.pool.clone(),
@@ -156,7 +157,7 @@ impl Foundation {
         }
     }
 
-    /// The disk of a sandbox of the base template.
+    /// Disk size of a sandbox of the base template, in MiB.
     pub(crate) fn disk_mib(&self) -> u32 {
         self.base.set.manifest().resources.disk_mib
     }
@@ -169,16 +170,16 @@ impl Foundation {
         self.driver.verdict()
     }
 
-    /// How guests are connected, for people.
+    /// Network mode, in words.
     pub(crate) fn network(&self) -> &'static str {
         if self.pool.has_namespaces() {
-            "a namespace for each sandbox"
+            "one namespace per sandbox"
         } else {
-            "user mode (no root): guests can reach what this user can reach; `hearth doctor` says more"
+            "user mode (no root): guests can reach everything that this user can reach; see `hearth doctor`"
         }
     }
 
-    /// Makes `base` mean the build that is here, and removes older ones.
+    /// Points the alias `base` to the current build, and removes the artifact sets of older builds.
     pub(crate) async fn register(&self, store: &Store) -> Result<()> {
         let manifest = self.base.set.manifest();
         store
@@ -203,7 +204,7 @@ impl Foundation {
         Ok(())
     }
 
-    /// Gives back what is held machine-wide.
+    /// Releases machine-wide resources: network slots and control groups.
     pub(crate) async fn close(self) {
         self.pool.shutdown().await;
         self.groups.close();

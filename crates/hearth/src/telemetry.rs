@@ -1,4 +1,4 @@
-//! Log lines on standard error.
+//! Logs on standard error.
 
 use std::io::IsTerminal;
 
@@ -8,12 +8,12 @@ use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::options::{LogFormat, Settings};
 
-/// What people see beside the banner: only what is odd.
+/// Default filter on a terminal: only warnings and errors beside the banner.
 const FILTER_TERMINAL: &str = "warn";
-/// What a supervisor collects.
+/// Default filter if a supervisor collects the log.
 const FILTER_COLLECTED: &str = "info";
 
-/// Begins to write log lines. Once per process.
+/// Installs the global log subscriber. Call it once per process; a second call panics.
 pub(crate) fn init(settings: &Settings) -> Result<()> {
     let terminal = std::io::stderr().is_terminal();
     let default = if terminal { FILTER_TERMINAL } else { FILTER_COLLECTED };

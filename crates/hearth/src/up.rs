@@ -1,5 +1,7 @@
-//! `hearth up`: all roles in this process, from the lock on the data directory to the last sandbox ended, or to the program
-//! that goes on in its place.
+//! `hearth up`: runs all roles in this process.
+//!
+//! It begins with the lock on the data directory, and ends after the last sandbox was killed. After SIGUSR2 the process
+//! then executes the program on disk again ([`handover`]).
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -29,57 +31,61 @@ use crate::endpoints::Endpoints;
 use crate::handover::{self, Program, Sockets, Successor};
 use crate::layout::Layout;
 use crate::options::Settings;
-use crate::setup::{Foundation, lock};
-use crate::tls::Identity;
-use crate::{first_team, front, options, setup};
+use crate::setup::{Foundation, acquire_lock};
+use crate::tls::ServerCertificate;
+use crate::{domain_server, first_team, options, setup};
 
-/// One attempt to give a guest its identity. An answer takes 0.1 s under emulation, longer when many start at once; a second
-/// attempt in parallel would only slow it down.
+/// Timeout of one attempt to initialize a guest.
+///
+/// A reply takes 0.1 s under emulation, longer when many guests start at the same time. A second attempt in parallel
+/// would only slow down the first.
 const INIT_ATTEMPT: Duration = Duration::from_secs(3);
-/// How long a connection to the API may be idle, as usual for servers: clients keep connections for seconds, and open new ones
-/// when they find one closed.
+/// Time after which an idle connection to the API is closed, a usual value for HTTP servers.
+///
+/// Clients reuse connections for seconds only, and open a new one when the server has closed the old one.
 const API_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-/// Open files that a busy instance needs: each connection of a client takes one here and two on the way to its guest.
+/// Limit of open files below which a warning is logged. A client connection takes one here and two towards its guest.
 const OPEN_FILES_MIN: u64 = 16_384;
-/// How long a request under way may take once the daemon is stopping.
+/// Time that requests in progress may take once the daemon is stopping.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(1500);
 
-/// Runs until a signal says stop, or restart: then what is returned is to go on in this process.
+/// Runs until a signal requests stop or restart. After a restart request, returns the program to execute in this
+/// process.
 pub(crate) async fn run(settings: Settings, with_first_sandbox: bool) -> Result<Option<Successor>> {
-    let mut stop = Stop::listen()?;
+    let mut stop = Signals::listen()?;
     let layout = Layout::new(&settings.data_dir);
     layout.ensure()?;
-    let _lock = lock(&layout)?;
-    let outcome = live(&settings, &layout, with_first_sandbox, &mut stop).await;
-    // A successor is where this one was, and tells it itself.
+    let _lock = acquire_lock(&layout)?;
+    let outcome = run_roles(&settings, &layout, with_first_sandbox, &mut stop).await;
+    // A successor has the same addresses, and publishes them itself.
     if !matches!(outcome, Ok(Some(_))) {
-        Endpoints::withdraw(&layout);
+        Endpoints::unpublish(&layout);
     }
     outcome
 }
 
-async fn live(
+async fn run_roles(
     settings: &Settings,
     layout: &Layout,
     with_first_sandbox: bool,
-    stop: &mut Stop,
+    stop: &mut Signals,
 ) -> Result<Option<Successor>> {
-    // Before the first program is started.
+    // Before the first child process is started.
     hearth_host::process::close_on_exec().context("marking inherited files")?;
     let program = Program::of_this_process()?;
-    // Before anything is bounded by it.
+    // Before limits are derived from it.
     let open_files = hearth_host::process::raise_open_files().context("raising the limit of open files")?;
     if open_files < OPEN_FILES_MIN {
-        tracing::warn!(open_files, "few files may be open at once: raise the hard limit (`ulimit -Hn`, LimitNOFILE=)");
+        tracing::warn!(open_files, "open files limit is low: raise the hard limit (`ulimit -Hn`, LimitNOFILE=)");
     }
     let mut sockets = Sockets::inherit()?;
-    // Before anything that takes long: a port in use is told at once.
+    // Before anything that takes long, so that a port in use is reported immediately.
     let listeners = Listeners {
         api: sockets.open(handover::API, &[settings.api_listen], "--api-listen").await?,
         edge: sockets.open(handover::EDGE, &[settings.edge_listen], "--edge-listen").await?,
-        names: Names::open(settings, layout, &mut sockets).await?,
+        names: DomainListener::open(settings, layout, &mut sockets).await?,
     };
-    // Cancel safe: what is half done is swept by the next start, and its child processes end with the future.
+    // Cancel safe: the next start removes partial results, and dropping the future kills its child processes.
     let foundation = tokio::select! {
         foundation = setup::prepare(settings, layout, false) => foundation?,
         signal = stop.wait() => return interrupted(signal),
@@ -93,21 +99,21 @@ async fn live(
             return Err(error);
         }
     };
-    let greeted = tokio::select! {
-        greeted = instance.greet(settings, &foundation, with_first_sandbox) => greeted.map(|()| true),
+    let printed = tokio::select! {
+        printed = instance.print_banner(settings, &foundation, with_first_sandbox) => printed.map(|()| true),
         _ = stop.wait() => Ok(false),
     };
-    let outcome = match greeted {
-        Ok(true) if stop.or_restart(&program).await => Ok(Some(sockets.to(program))),
+    let outcome = match printed {
+        Ok(true) if stop.wait_or_restart(&program).await => Ok(Some(sockets.into_successor(program))),
         other => {
-            // Whoever comes now is refused, and not kept waiting for nobody.
+            // Close the listening sockets now, so that new clients are refused instead of waiting in the queue.
             drop(sockets);
-            Endpoints::withdraw(layout);
-            // What was to be proved does not work: better to say so than to wait for users to find out.
+            Endpoints::unpublish(layout);
+            // If the first sandbox failed, its error stops the daemon: the operator learns of it before users do.
             other.map(|_| None)
         }
     };
-    // A second signal does not wait for sandboxes: the next start ends them.
+    // A second signal does not wait for sandboxes: the next start kills them.
     tokio::select! {
         () = instance.stop(foundation) => outcome,
         signal = stop.wait() => interrupted(signal),
@@ -115,26 +121,26 @@ async fn live(
 }
 
 fn interrupted<T>(signal: &'static str) -> Result<T> {
-    anyhow::bail!("interrupted by {signal}; the next start goes on from here")
+    anyhow::bail!("interrupted by {signal}; the next start continues from here")
 }
 
-/// Where clients come in.
+/// Listening sockets of the daemon.
 struct Listeners {
     api: TcpListener,
     edge: TcpListener,
-    names: Option<Names>,
+    names: Option<DomainListener>,
 }
 
-/// Where names of the domain come in.
-struct Names {
+/// Listening socket for the names of the domain, with their certificate.
+struct DomainListener {
     listener: TcpListener,
     port: u16,
     domain: Domain,
-    identity: Identity,
+    certificate: ServerCertificate,
 }
 
-impl Names {
-    /// `None` when they are not served.
+impl DomainListener {
+    /// Opens the socket and the certificate; `None` if `--tls-listen` is off.
     async fn open(settings: &Settings, layout: &Layout, sockets: &mut Sockets) -> Result<Option<Self>> {
         let addresses = settings.tls_listen.addresses();
         if addresses.is_empty() {
@@ -142,32 +148,32 @@ impl Names {
         }
         let listener = sockets.open(handover::TLS, &addresses, "--tls-listen").await?;
         let port = listener.local_addr()?.port();
-        let domain = settings.domain_at(Some(port)).context("there is one where names are served")?;
-        let identity = Identity::open(settings, layout, &domain)?;
-        Ok(Some(Self { listener, port, domain, identity }))
+        let domain = settings.domain_at(Some(port)).context("a listener has a domain")?;
+        let certificate = ServerCertificate::open(settings, layout, &domain)?;
+        Ok(Some(Self { listener, port, domain, certificate }))
     }
 }
 
-/// The signals that end a daemon, and the one that restarts it.
-struct Stop {
+/// Signals that stop the daemon (SIGTERM, SIGINT, SIGHUP), and the one that restarts it (SIGUSR2).
+struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
     restart: Signal,
 }
 
-impl Stop {
+impl Signals {
     fn listen() -> Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            // The terminal was closed, or the connection to it lost.
+            // The terminal was closed, or the connection to it was lost.
             hang_up: signal(SignalKind::hangup())?,
             restart: signal(SignalKind::user_defined2())?,
         })
     }
 
-    /// Cancel safe.
+    /// Waits for a signal that stops the daemon, and returns its name. Cancel safe.
     async fn wait(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
@@ -176,8 +182,10 @@ impl Stop {
         }
     }
 
-    /// Waits until the daemon is to end; whether it is to start again. A program that does not run is not worth an end.
-    async fn or_restart(&mut self, program: &Program) -> bool {
+    /// Waits until the daemon must stop; returns true for a restart.
+    ///
+    /// A restart request is ignored, with an error in the log, while the program on disk does not run.
+    async fn wait_or_restart(&mut self, program: &Program) -> bool {
         loop {
             let Self { terminate, interrupt, hang_up, restart } = self;
             tokio::select! {
@@ -189,14 +197,14 @@ impl Stop {
                         tracing::info!(version, "restarting");
                         return true;
                     }
-                    Err(error) => tracing::error!(error = format!("{error:#}"), "going on without a restart"),
+                    Err(error) => tracing::error!(error = format!("{error:#}"), "restart refused"),
                 },
             }
         }
     }
 }
 
-/// The roles at work.
+/// Running roles of one process.
 struct Instance {
     store: Store,
     analytics: Arc<Embedded>,
@@ -208,8 +216,10 @@ struct Instance {
 }
 
 impl Instance {
+    /// Starts all roles.
+    ///
     /// # Errors
-    /// What was started is stopped again.
+    /// A role does not start. The roles that were started before it are stopped again.
     async fn start(
         settings: &Settings,
         layout: &Layout,
@@ -264,14 +274,14 @@ impl Instance {
                 },
                 samples: GuestSamples(analytics.clone()),
             },
-            traffic: traffic_of_node(descriptors),
+            traffic: proxy_config(descriptors),
             cluster_socket: layout.node_socket(),
             proxy_socket: layout.node_proxy_socket(),
         };
-        // The folder is made when it is missing: what is asked is how full its disk is.
+        // The folder must exist to query the free space of its disk.
         let disk = std::fs::create_dir_all(layout.executions())
             .and_then(|()| DiskRoom::open(settings.disk(layout.executions())))
-            .with_context(|| format!("asking for the free space of {}", layout.executions().display()));
+            .with_context(|| format!("querying the free space of {}", layout.executions().display()));
         let disk = match disk {
             Ok(disk) => disk,
             Err(error) => {
@@ -306,7 +316,7 @@ impl Instance {
                 return Err(error.into());
             }
         };
-        let edge = Edge::new(traffic_of_edge(descriptors), catalog);
+        let edge = Edge::new(edge_config(descriptors), catalog);
         let servers = TaskSet::new();
         let bounds = serve::Config {
             connections_max: descriptors.api_connections,
@@ -317,13 +327,13 @@ impl Instance {
         let serving = edge.clone();
         let token = servers.token();
         servers.spawn("edge", async move { serving.serve(edge_listener, token).await });
-        if let Some(Names { listener, domain, identity, .. }) = names {
-            let listener = Listener::Tls(listener, identity.acceptor());
+        if let Some(DomainListener { listener, domain, certificate, .. }) = names {
+            let listener = Listener::Tls(listener, certificate.acceptor());
             let handler = ServiceExt::<http::Request<Body>>::map_response(api.router(), |response| response.map(boxed));
-            let handler = front::Handler::new(handler);
-            let served = front::serve(listener, domain, handler, edge.clone(), servers.token());
+            let handler = domain_server::Handler::new(handler);
+            let served = domain_server::serve(listener, domain, handler, edge.clone(), servers.token());
             servers.spawn("names", served);
-            servers.spawn("certificate", identity.keep_fresh(servers.token()));
+            servers.spawn("certificate", certificate.renew_until(servers.token()));
         }
         let (tidied, token) = (Arc::clone(&analytics), servers.token());
         servers.spawn("analytics", async move { tidied.keep_tidy(token).await });
@@ -331,15 +341,15 @@ impl Instance {
         Ok(Self { store, analytics, orchestrator, api, edge, servers, endpoints })
     }
 
-    /// Proves that all works, and says how to use it.
-    async fn greet(&self, settings: &Settings, foundation: &Foundation, with_first_sandbox: bool) -> Result<()> {
+    /// Creates the first sandbox if requested, then prints the banner.
+    async fn print_banner(&self, settings: &Settings, foundation: &Foundation, with_first_sandbox: bool) -> Result<()> {
         let first_sandbox = match with_first_sandbox {
             true => Some(first_sandbox(&self.endpoints).await?),
             false => None,
         };
-        // Elsewhere it is kept by a supervisor, and read by whoever may read logs.
+        // Otherwise the output goes to a supervisor, where everyone who may read logs would see the API key.
         let exports = match std::io::stdout().is_terminal() {
-            true => Some(self.endpoints.exports(self.endpoints.best_way().await)?),
+            true => Some(self.endpoints.exports(self.endpoints.preferred_addressing().await)?),
             false => None,
         };
         let verdict = foundation.verdict();
@@ -357,7 +367,7 @@ impl Instance {
         Ok(())
     }
 
-    /// Ends everything, in reverse order: first the sandboxes, so that the control role still hears of it.
+    /// Stops everything in reverse order, sandboxes first, so that the API still receives their last events.
     async fn stop(self, foundation: Foundation) {
         tracing::info!("stopping");
         self.orchestrator.end_sandboxes().await;
@@ -365,14 +375,14 @@ impl Instance {
         self.edge.shutdown().await;
         self.api.shutdown().await;
         self.orchestrator.shutdown().await;
-        // Last of all to be told anything: the node's last words are in it.
+        // After the node, whose last events are written to it.
         self.analytics.close().await;
         self.store.close().await;
         foundation.close().await;
     }
 }
 
-/// How the control role behaves; what addresses it tells is known when there are listeners.
+/// Configuration of the API, without the addresses that are known only once the listeners are open.
 fn api_config(settings: &Settings, layout: &Layout) -> Result<hearth_api::Config> {
     let a_minute = |requests| Rate { requests, per: Duration::from_secs(60) };
     let config = hearth_api::Config::new(first_team::token_seed(layout)?, None);
@@ -388,7 +398,7 @@ fn api_config(settings: &Settings, layout: &Layout) -> Result<hearth_api::Config
     })
 }
 
-fn traffic_of_edge(descriptors: Descriptors) -> hearth_edge::Config {
+fn edge_config(descriptors: Descriptors) -> hearth_edge::Config {
     hearth_edge::Config {
         connections_max: descriptors.client_connections,
         requests_max: descriptors.requests,
@@ -397,7 +407,7 @@ fn traffic_of_edge(descriptors: Descriptors) -> hearth_edge::Config {
     }
 }
 
-fn traffic_of_node(descriptors: Descriptors) -> hearth_proxy::Config {
+fn proxy_config(descriptors: Descriptors) -> hearth_proxy::Config {
     hearth_proxy::Config {
         requests_per_group_max: descriptors.sandbox_requests,
         requests_max: descriptors.requests,
@@ -406,7 +416,7 @@ fn traffic_of_node(descriptors: Descriptors) -> hearth_proxy::Config {
     }
 }
 
-/// A listener on all addresses is reached on loopback from here.
+/// Replaces an unspecified listen address (`0.0.0.0`, `[::]`) by loopback, which local clients can connect to.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         std::net::IpAddr::V4(ip) if ip.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),

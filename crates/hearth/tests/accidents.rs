@@ -1,4 +1,4 @@
-//! What goes wrong on real machines ends in an error a person can act on, and nothing is left.
+//! Failures of a real machine: each gives an error with a remedy, and leaves nothing behind.
 
 use std::fs;
 use std::net::TcpListener;
@@ -17,7 +17,7 @@ fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_hearth"))
 }
 
-/// `hearth` with arguments that make it fail, to its end.
+/// Runs `hearth` with arguments that make it fail; returns its output and its standard error as text.
 fn failing(arguments: &[&str]) -> Result<(Output, String)> {
     let output = Command::new(binary()).args(arguments).output()?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -25,11 +25,11 @@ fn failing(arguments: &[&str]) -> Result<(Output, String)> {
     Ok((output, text))
 }
 
-/// Free ports for whoever may be up on the usual ones meanwhile.
+/// Options for free ports, because another instance may use the default ones.
 const FREE_PORTS: [&str; 6] =
     ["--api-listen", "127.0.0.1:0", "--edge-listen", "127.0.0.1:0", "--tls-listen", "127.0.0.1:0"];
 
-/// `hearth up` on free ports with arguments that make it fail.
+/// Runs `hearth up` on free ports with arguments that make it fail; returns its standard error.
 fn failing_up(arguments: &[&str]) -> Result<String> {
     let (_, text) = failing(&[&["up"], &FREE_PORTS[..], arguments].concat())?;
     Ok(text)
@@ -41,7 +41,7 @@ fn furnished(prepared: &Prepared) -> Result<tempfile::TempDir> {
     Ok(folder)
 }
 
-fn check_says(text: &str, parts: &[&str]) {
+fn check_contains(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "`{part}` is missing in: {text}");
     }
@@ -53,7 +53,7 @@ fn check_nothing_left(folder: &Path) {
 }
 
 #[test]
-fn a_port_in_use_is_named_with_the_flag_that_changes_it() -> Result<()> {
+fn an_error_for_a_port_in_use_names_the_flag() -> Result<()> {
     let folder = furnished(&Prepared::ensure(binary())?)?;
     let taken = TcpListener::bind("127.0.0.1:0")?;
     let address = taken.local_addr()?.to_string();
@@ -63,54 +63,54 @@ fn a_port_in_use_is_named_with_the_flag_that_changes_it() -> Result<()> {
             .map(|other| [other, if other == flag { address.as_str() } else { "127.0.0.1:0" }]);
         let arguments = [&["up", "--data-dir", data_dir.as_ref()][..], listen.as_flattened()].concat();
         let (_, text) = failing(&arguments)?;
-        check_says(&text, &[&address, flag]);
+        check_contains(&text, &[&address, flag]);
         check_nothing_left(folder.path());
     }
     Ok(())
 }
 
 #[test]
-fn a_missing_qemu_is_called_missing() -> Result<()> {
+fn a_missing_qemu_is_reported() -> Result<()> {
     let folder = furnished(&Prepared::ensure(binary())?)?;
     let data_dir = folder.path().to_string_lossy();
     let text = failing_up(&["--data-dir", &data_dir, "--qemu", "/nonexistent/qemu"])?;
-    check_says(&text, &["/nonexistent/qemu", "qemu-system-x86"]);
+    check_contains(&text, &["/nonexistent/qemu", "qemu-system-x86"]);
     check_nothing_left(folder.path());
 
     let doctor = Command::new(binary())
         .args(["doctor", "--json", "--data-dir", &data_dir, "--qemu", "/nonexistent/qemu"])
         .output()?;
-    assert!(!doctor.status.success(), "doctor calls a host without QEMU healthy");
+    assert!(!doctor.status.success(), "doctor reports success without QEMU");
     let report: serde_json::Value = serde_json::from_slice(&doctor.stdout)?;
     assert_eq!(report["sandboxes_can_run"], false);
     Ok(())
 }
 
 #[test]
-fn a_variable_that_is_no_option_is_warned_of_and_stops_nothing() -> Result<()> {
+fn an_unknown_variable_is_only_a_warning() -> Result<()> {
     let mut config = Command::new(binary());
     config.arg("config").env("HEARTH_LGO", "debug").env("HEARTH_SERVICE_HOST", "10.0.0.1");
     let output = config.output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{said}");
-    check_says(&said, &["HEARTH_LGO", "did you mean HEARTH_LOG?", "HEARTH_SERVICE_HOST"]);
-    assert_eq!(said.lines().count(), 2, "{said}");
+    let warnings = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{warnings}");
+    check_contains(&warnings, &["HEARTH_LGO", "did you mean HEARTH_LOG?", "HEARTH_SERVICE_HOST"]);
+    assert_eq!(warnings.lines().count(), 2, "{warnings}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_secret_is_printed_where_it_may_be_kept() -> Result<()> {
-    // What a supervisor's journal gets: both outputs, with all that is logged.
+async fn no_secret_is_printed_to_a_supervisor() -> Result<()> {
+    // A supervisor's journal gets both outputs, with the debug log.
     let instance = Instance::start(&Prepared::ensure(binary())?, &["--log", "debug"]).await?;
     let sandbox = instance.client().create(&NewSandbox::of("base")).await?;
     sandbox.kill().await?;
-    // The banner comes last.
+    // The banner is printed last.
     let log = until("the banner", || async {
         let log = instance.log();
-        Ok(log.contains("Ctrl-C stops it").then_some(log))
+        Ok(log.contains("Ctrl-C stops Hearth").then_some(log))
     })
     .await?;
-    check_says(&log, &["hearth env --data-dir"]);
+    check_contains(&log, &["hearth env --data-dir"]);
     for file in ["api-key", "admin-token", "token-seed", "login-key"] {
         let secret = fs::read_to_string(instance.folder().join(file))?;
         assert!(!log.contains(secret.trim()), "{file} is in the log");
@@ -120,20 +120,20 @@ async fn no_secret_is_printed_where_it_may_be_kept() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_daemon_on_the_same_data_is_told_of_the_first() -> Result<()> {
+async fn a_second_daemon_on_the_same_data_directory_is_rejected() -> Result<()> {
     let instance = Instance::start(&Prepared::ensure(binary())?, &[]).await?;
     let data_dir = instance.folder().to_string_lossy().into_owned();
     let text = failing_up(&["--data-dir", &data_dir])?;
-    check_says(&text, &["hearth.lock", &instance.pid().unwrap_or_default().to_string()]);
-    // The first goes on.
+    check_contains(&text, &["hearth.lock", &instance.pid().unwrap_or_default().to_string()]);
+    // The first still works.
     let sandbox = instance.client().create(&NewSandbox::of("base")).await?;
     sandbox.kill().await?;
     instance.terminate().await?;
     Ok(())
 }
 
-/// A program in the place of QEMU that does what `body` says.
-fn impostor(folder: &Path, body: &str) -> Result<PathBuf> {
+/// Writes a wrapper of QEMU that runs the shell commands in `body`.
+fn qemu_wrapper(folder: &Path, body: &str) -> Result<PathBuf> {
     let path = folder.join("qemu");
     let script = format!(
         "#!/bin/bash\nQEMU=$(PATH=$PATH:/usr/bin:/usr/local/bin command -v qemu-system-x86_64)\n\
@@ -148,10 +148,10 @@ fn impostor(folder: &Path, body: &str) -> Result<PathBuf> {
 async fn a_guest_that_never_becomes_ready_is_an_error_and_leaves_nothing() -> Result<()> {
     let prepared = Prepared::ensure(binary())?;
     let tools = tempfile::tempdir()?;
-    // The guest runs, but its network leads nowhere: the VMM starts in the namespace of its slot.
-    let deaf =
-        impostor(tools.path(), "PATH=$PATH:/usr/sbin:/usr/bin:/sbin ip link set tap0 down\nexec \"$QEMU\" \"$@\"")?;
-    let instance = Instance::start(&prepared, &["--qemu", &deaf.to_string_lossy(), "--ready-seconds", "2"]).await?;
+    // The guest runs without network: the wrapper, in the namespace of the slot, disables the link.
+    let script = "PATH=$PATH:/usr/sbin:/usr/bin:/sbin ip link set tap0 down\nexec \"$QEMU\" \"$@\"";
+    let qemu = qemu_wrapper(tools.path(), script)?;
+    let instance = Instance::start(&prepared, &["--qemu", &qemu.to_string_lossy(), "--ready-seconds", "2"]).await?;
     let error = instance.client().create(&NewSandbox::of("base")).await.err();
     assert!(matches!(error, Some(Error::Refused { status, .. }) if status.as_u16() == 500), "{error:?}");
     until("nothing left of the attempt", || async {
@@ -159,7 +159,7 @@ async fn a_guest_that_never_becomes_ready_is_an_error_and_leaves_nothing() -> Re
     })
     .await?;
     assert!(instance.client().list().await?.is_empty(), "a row is left");
-    check_says(&instance.log(), &["did not become ready"]);
+    check_contains(&instance.log(), &["did not become ready"]);
     let (status, folder) = instance.terminate().await?;
     assert!(status.success());
     check_nothing_left(folder.path());
@@ -172,7 +172,7 @@ async fn fifty_creates_and_kills_with_failures_leave_nothing() -> Result<()> {
     const AT_ONCE: usize = 5;
     let prepared = Prepared::ensure(binary())?;
     let tools = tempfile::tempdir()?;
-    // Every third VMM refuses to start, every fifth dies while its guest comes up.
+    // Every third VMM fails to start, every fifth is killed while its guest boots.
     let counter = tools.path().join("counter");
     let body = format!(
         "exec 9>>{counter}.lock; /usr/bin/flock 9; n=$(($(/bin/cat {counter} 2>/dev/null || echo 0) + 1)); echo $n > {counter}; exec 9>&-\n\
@@ -181,7 +181,7 @@ async fn fifty_creates_and_kills_with_failures_leave_nothing() -> Result<()> {
          exec \"$QEMU\" \"$@\"",
         counter = counter.display()
     );
-    let unreliable = impostor(tools.path(), &body)?;
+    let unreliable = qemu_wrapper(tools.path(), &body)?;
     let instance = Instance::start(&prepared, &["--qemu", &unreliable.to_string_lossy()]).await?;
     let client = instance.client();
     let (mut created, mut failed) = (0, 0);
@@ -190,7 +190,7 @@ async fn fifty_creates_and_kills_with_failures_leave_nothing() -> Result<()> {
             match client.create(&NewSandbox::of("base")).await {
                 Ok(sandbox) => {
                     let id = sandbox.id().to_owned();
-                    // A VM that died in between may be gone from the list already.
+                    // The sandbox of a VMM that was killed in between may be deleted already.
                     match sandbox.kill().await {
                         Err(error) if !error.is_not_found() => panic!("killing {id}: {error}"),
                         _ => true,
@@ -216,7 +216,7 @@ async fn fifty_creates_and_kills_with_failures_leave_nothing() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_namespaces_the_vmm_s_own_network_serves() -> Result<()> {
+async fn sandboxes_run_with_user_mode_network() -> Result<()> {
     let options = ["--network-mode", "user"];
     let prepared = Prepared::ensure_with(binary(), &options)?;
     let instance = Instance::start(&prepared, &options).await?;
@@ -231,7 +231,9 @@ async fn without_namespaces_the_vmm_s_own_network_serves() -> Result<()> {
     Ok(())
 }
 
-/// Runs a test with a folder on which a file system of `mib` is mounted, that only its thread and what it starts see.
+/// Runs a test with a tmpfs of `mib` mounted on a folder.
+///
+/// Only the test's thread and its child processes see the mount.
 fn on_small_disk<F: Future<Output = Result<()>>>(
     folder: &Path,
     mib: u32,
@@ -250,17 +252,18 @@ fn on_small_disk<F: Future<Output = Result<()>>>(
     })
 }
 
-/// One sandbox fills the disk of all. It waits for room, the others do not; there is room for rows, and none for new sandboxes.
+/// One sandbox fills the shared disk: it is paused, the others and the database are not, and new sandboxes are
+/// rejected.
 #[test]
-fn a_sandbox_that_fills_the_disk_stops_nobody_else() -> Result<()> {
+fn a_sandbox_that_fills_the_disk_does_not_affect_others() -> Result<()> {
     if !hearth_host::requirement::is_root() {
-        println!("skipped: only root mounts file systems");
+        println!("skipped: only root can mount file systems");
         return Ok(());
     }
     let prepared = Prepared::ensure(binary())?;
     let folder = furnished(&prepared)?;
     let disk = folder.path().join("executions");
-    // Of a disk of 8 GiB, 129 MiB are certain.
+    // With this ratio, 129 MiB are reserved for a disk of 8 GiB.
     let options = ["--disk-overcommit", "64", "--disk-reserve-mib", "100"];
     on_small_disk(&disk.clone(), 560, || async {
         let instance = Instance::start_in(binary(), folder, &options).await?;
@@ -273,37 +276,37 @@ fn a_sandbox_that_fills_the_disk_stops_nobody_else() -> Result<()> {
         };
         let command = write(420);
         let mut hogging = Box::pin(hog.run(&command));
-        let held = until("the hog to be held", || async {
+        let paused = until("the hog is paused", || async {
             Ok(instance.log().contains("the sandbox waits for disk space").then_some(()))
         });
         tokio::select! {
             output = &mut hogging => panic!("the hog found room: {output:?}"),
-            held = held => held?,
+            paused = paused => paused?,
         }
-        // Its clients' patience is longer than this part of the test.
+        // The timeout of the hog's request is longer than this part of the test.
         let command = write(60);
         let others = async {
             assert_eq!(modest.run(&command).await?.stdout, b"done\n");
-            let refused = instance.client().create(&NewSandbox::of("base")).await.err();
-            assert!(matches!(&refused, Some(Error::Refused { status, .. }) if status.as_u16() == 503), "{refused:?}");
-            check_says(&instance.log(), &["MiB of disk", "--disk-overcommit"]);
+            let rejected = instance.client().create(&NewSandbox::of("base")).await.err();
+            assert!(matches!(&rejected, Some(Error::Refused { status, .. }) if status.as_u16() == 503), "{rejected:?}");
+            check_contains(&instance.log(), &["MiB of disk", "--disk-overcommit"]);
             assert_eq!(modest.run("md5sum $HOME/file | wc -l").await?.stdout, b"1\n");
             mount(None::<&str>, &disk, None::<&str>, MsFlags::MS_REMOUNT, Some("size=1500m"))?;
             anyhow::Ok(())
         };
         tokio::select! {
-            output = &mut hogging => panic!("the hog was not held: {output:?}"),
+            output = &mut hogging => panic!("the hog was not paused: {output:?}"),
             others = others => others?,
         }
         assert_eq!(hogging.as_mut().await?.stdout, b"done\n");
         drop(hogging);
-        check_says(&instance.log(), &["there is disk space again"]);
+        check_contains(&instance.log(), &["there is disk space again"]);
         hog.kill().await?;
         modest.kill().await?;
         let (status, folder) = instance.terminate().await?;
         assert!(status.success());
         check_nothing_left(folder.path());
-        // Or the folder could not be removed.
+        // Otherwise the folder could not be removed.
         umount(&disk)?;
         Ok(())
     })

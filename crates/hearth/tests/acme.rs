@@ -1,4 +1,4 @@
-//! A real `hearth up` that asks a real issuer for the certificate of its names.
+//! A real `hearth up` that requests the certificate of its domain from a real ACME issuer.
 
 use std::fs;
 use std::path::Path;
@@ -12,15 +12,15 @@ fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_hearth"))
 }
 
-/// What a command about this data directory prints, with the options of the instance.
-fn says(folder: &Path, command: &[&str], options: &[&str]) -> Result<String> {
+/// Runs a command on this data directory with the options of the instance, and returns its output.
+fn run(folder: &Path, command: &[&str], options: &[&str]) -> Result<String> {
     let output = Command::new(binary()).args(command).args(options).arg("--data-dir").arg(folder).output()?;
     ensure!(output.status.success(), "hearth {command:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Whether OpenSSL, which trusts this authority, takes what is shown for the name.
-fn is_taken(port: u16, authority: &Path, name: &str) -> Result<bool> {
+/// Returns true if OpenSSL, trusting this authority only, accepts the certificate for the name.
+fn is_accepted(port: u16, authority: &Path, name: &str) -> Result<bool> {
     let mut command = Command::new("openssl");
     command.args(["s_client", "-verify_return_error", "-connect", &format!("127.0.0.1:{port}")]);
     command
@@ -31,7 +31,7 @@ fn is_taken(port: u16, authority: &Path, name: &str) -> Result<bool> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_gets_its_certificate_and_keeps_it() -> Result<()> {
+async fn a_certificate_is_issued_and_used_again_after_a_restart() -> Result<()> {
     let Some(mut issuer) = Issuer::start().await? else { return Ok(()) };
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let (domain, listen) = (format!("sandboxes.example.com:{port}"), format!("127.0.0.1:{port}"));
@@ -52,34 +52,34 @@ async fn an_instance_gets_its_certificate_and_keeps_it() -> Result<()> {
 
     let instance = Instance::start(&Prepared::ensure(binary())?, &options).await?;
     let name = "api.sandboxes.example.com";
-    until("the issuer's certificate", || async { Ok(is_taken(port, &authority, name)?.then_some(())) }).await?;
-    assert!(is_taken(port, &authority, "49983-i1.sandboxes.example.com")?);
-    assert!(!is_taken(port, &authority, "example.com")?);
+    until("the issuer's certificate", || async { Ok(is_accepted(port, &authority, name)?.then_some(())) }).await?;
+    assert!(is_accepted(port, &authority, "49983-i1.sandboxes.example.com")?);
+    assert!(!is_accepted(port, &authority, "example.com")?);
 
-    // Clients need nothing of ours to trust it.
+    // Clients need no certificate file to trust it.
     let folder = instance.folder().to_owned();
-    let exports = says(&folder, &["env", "--by", "names"], &options)?;
+    let exports = run(&folder, &["env", "--by", "names"], &options)?;
     assert!(exports.contains(&format!("E2B_DOMAIN={domain}")) && !exports.contains("CERT"), "{exports}");
-    let refused = says(&folder, &["tls", "export"], &options).expect_err("there is nothing to trust");
-    assert!(refused.to_string().contains("no authority of ours"), "{refused}");
+    let rejected = run(&folder, &["tls", "export"], &options).expect_err("there is no authority to export");
+    assert!(rejected.to_string().contains("no certificate authority of its own"), "{rejected}");
     let config = folder.join("instance.toml");
-    fs::write(&config, says(&folder, &["config"], &options)?)?;
+    fs::write(&config, run(&folder, &["config"], &options)?)?;
     let doctor = Command::new(binary()).args(["doctor", "--json", "--config"]).arg(&config).output()?;
     let doctor: Value = serde_json::from_slice(&doctor.stdout)?;
     let findings = doctor["findings"].as_array().context("findings")?;
     let finding = findings.iter().find(|finding| finding["name"] == "certificate").context("a finding")?;
     let detail = finding["detail"].as_str().context("a detail")?;
-    assert!(finding["found"] == true && detail.contains(&directory) && detail.contains(": until 2"), "{finding}");
+    assert!(finding["found"] == true && detail.contains(&directory) && detail.contains(": valid until 2"), "{finding}");
     assert_eq!(issuer.calls().len(), 4, "{:?}", issuer.calls());
 
-    // The next start asks nobody.
+    // The next start does not contact the issuer.
     issuer.stop();
     let (status, folder) = instance.terminate().await?;
-    ensure!(status.success(), "hearth ended with {status}");
+    ensure!(status.success(), "hearth failed: {status}");
     let instance = Instance::start_in(binary(), folder, &options).await?;
-    assert!(is_taken(port, &authority, name)?);
+    assert!(is_accepted(port, &authority, name)?);
     assert!(!instance.log().contains("WARN"), "{}", instance.log());
     let (status, _) = instance.terminate().await?;
-    ensure!(status.success(), "hearth ended with {status}");
+    ensure!(status.success(), "hearth failed: {status}");
     Ok(())
 }

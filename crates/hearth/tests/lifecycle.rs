@@ -1,4 +1,4 @@
-//! Sandboxes of a real `hearth up` on real microVMs, from create to nothing left.
+//! Lifecycle of sandboxes of a real `hearth up` on real microVMs; every test checks that nothing is left on the host.
 
 use std::path::Path;
 
@@ -28,14 +28,14 @@ async fn nothing_left_of_sandboxes(instance: &Instance) -> Result<()> {
 async fn stop(instance: Instance) -> Result<()> {
     let log = instance.log();
     let (status, folder) = instance.terminate().await?;
-    ensure!(status.success(), "hearth ended with {status}: {log}");
+    ensure!(status.success(), "hearth failed: {status}: {log}");
     let left = Leftovers::of(folder.path());
     ensure!(left.is_empty(), "left: {left:?}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sandbox_is_a_machine_of_its_own() -> Result<()> {
+async fn sandboxes_are_isolated_machines() -> Result<()> {
     let prepared = Prepared::ensure(binary())?;
     let instance = Instance::start(&prepared, &[]).await?;
     let client = instance.client();
@@ -65,7 +65,7 @@ async fn a_sandbox_is_a_machine_of_its_own() -> Result<()> {
 
     let id = one.id().to_owned();
     one.kill().await?;
-    assert!(client.kill(&id).await.expect_err("gone").is_not_found());
+    assert!(client.kill(&id).await.expect_err("deleted").is_not_found());
     assert_eq!(client.list().await?.len(), 1);
     two.kill().await?;
     nothing_left_of_sandboxes(&instance).await?;
@@ -73,14 +73,14 @@ async fn a_sandbox_is_a_machine_of_its_own() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guest_that_powers_off_is_gone_everywhere() -> Result<()> {
+async fn a_sandbox_is_deleted_after_its_guest_powers_off_or_its_vmm_dies() -> Result<()> {
     let prepared = Prepared::ensure(binary())?;
     let instance = Instance::start(&prepared, &[]).await?;
     let client = instance.client();
-    let (by_itself, by_accident) =
+    let (powered_off, killed) =
         (client.create(&NewSandbox::of("base")).await?, client.create(&NewSandbox::of("base")).await?);
-    // The first ends its own machine; the second's VMM dies.
-    let _ = by_itself.run("sudo kill -TERM 1").await;
+    // The first guest powers itself off; the VMM of the second is killed.
+    let _ = powered_off.run("sudo kill -TERM 1").await;
     until("one VMM", || async { Ok((instance.leftovers().processes.len() == 1).then_some(())) }).await?;
     let pid = instance.leftovers().processes[0].split(' ').next().unwrap_or_default().parse()?;
     rustix::process::kill_process(
@@ -88,8 +88,8 @@ async fn a_guest_that_powers_off_is_gone_everywhere() -> Result<()> {
         rustix::process::Signal::KILL,
     )?;
     until("an empty list", || async { Ok(client.list().await?.is_empty().then_some(())) }).await?;
-    for sandbox in [by_itself, by_accident] {
-        assert!(client.info(sandbox.id()).await.expect_err("gone").is_not_found());
+    for sandbox in [powered_off, killed] {
+        assert!(client.info(sandbox.id()).await.expect_err("deleted").is_not_found());
         assert!(sandbox.run("true").await.is_err());
     }
     nothing_left_of_sandboxes(&instance).await?;
@@ -97,13 +97,13 @@ async fn a_guest_that_powers_off_is_gone_everywhere() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_ends_all_in_time() -> Result<()> {
+async fn sigterm_stops_everything_in_time() -> Result<()> {
     let prepared = Prepared::ensure(binary())?;
     let instance = Instance::start(&prepared, &[]).await?;
     let client = instance.client();
     let new = NewSandbox::of("base");
     let sandboxes = try_join_all((0..6).map(|_| client.create(&new))).await?;
-    // One is busy, with a stream open.
+    // One runs a command, with an open stream.
     let busy = client.create(&new).await?;
     let stream = tokio::spawn(async move { busy.run("sleep 1000").await });
     until("the command runs", || async {
@@ -116,39 +116,39 @@ async fn sigterm_ends_all_in_time() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_next_daemon_ends_what_a_killed_one_left() -> Result<()> {
+async fn the_next_daemon_removes_what_a_killed_one_left() -> Result<()> {
     let prepared = Prepared::ensure(binary())?;
     let instance = Instance::start(&prepared, &[]).await?;
     let key = instance.key().clone();
     let client = instance.client();
     let new = NewSandbox::of("base");
-    let known: Vec<String> = try_join_all((0..3).map(|_| client.create(&new)))
+    let ids: Vec<String> = try_join_all((0..3).map(|_| client.create(&new)))
         .await?
         .iter()
         .map(|sandbox| sandbox.id().to_owned())
         .collect();
-    // Killed half-way through more creates.
-    let half_way: Vec<_> = (0..4)
+    // The daemon is killed during more creates.
+    let unfinished: Vec<_> = (0..4)
         .map(|_| {
             let client = instance.client();
             tokio::spawn(async move { client.create(&NewSandbox::of("base")).await })
         })
         .collect();
-    until("a create under way", || async { Ok((instance.leftovers().executions.len() > 3).then_some(())) }).await?;
+    until("a create in progress", || async { Ok((instance.leftovers().executions.len() > 3).then_some(())) }).await?;
     let folder = instance.kill().await?;
-    for task in half_way {
+    for task in unfinished {
         let _ = task.await?;
     }
     let left = Leftovers::of(folder.path());
-    ensure!(left.processes.len() >= 3, "the VMs ended with their daemon: {left:?}");
+    ensure!(left.processes.len() >= 3, "the VMMs exited with their daemon: {left:?}");
 
     let instance = Instance::start_in(binary(), folder, &[]).await?;
     assert_eq!(instance.key(), &key, "the key changed");
     nothing_left_of_sandboxes(&instance).await?;
     let client = instance.client();
-    until("no rows of the dead", || async { Ok(client.list().await?.is_empty().then_some(())) }).await?;
-    for id in known {
-        assert!(client.info(&id).await.expect_err("gone").is_not_found());
+    until("no rows of killed sandboxes", || async { Ok(client.list().await?.is_empty().then_some(())) }).await?;
+    for id in ids {
+        assert!(client.info(&id).await.expect_err("deleted").is_not_found());
     }
     let sandbox = client.create(&new).await?;
     assert_eq!(output(&sandbox, "echo again").await?, "again");

@@ -1,4 +1,4 @@
-//! The names of a real `hearth up`, by a client that trusts its authority and nobody else.
+//! Names of the domain of a real `hearth up`, with a client that trusts only the instance's own authority.
 
 use std::path::Path;
 use std::process::Command;
@@ -23,14 +23,14 @@ fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_hearth"))
 }
 
-/// What a command about this data directory prints.
-fn says(folder: &Path, arguments: &[&str]) -> Result<String> {
+/// Runs a command on this data directory, and returns its output.
+fn run(folder: &Path, arguments: &[&str]) -> Result<String> {
     let output = Command::new(binary()).args(arguments).arg("--data-dir").arg(folder).output()?;
     ensure!(output.status.success(), "hearth {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// One HTTP/2 connection to the port of `domain`, on which any name can be asked for.
+/// HTTP/2 connection to the port of `domain`, for requests to any of its names.
 struct Names {
     scheme: &'static str,
     domain: String,
@@ -65,7 +65,7 @@ impl Names {
         Ok(Self { scheme: "http", domain: domain.to_owned(), sender })
     }
 
-    /// What is at the domain itself.
+    /// Sends a GET request to the domain itself.
     async fn get_apex(&mut self, path: &str) -> Result<(u16, String)> {
         self.send(http::Request::get(format!("https://{}{path}", self.domain)), "").await
     }
@@ -87,13 +87,13 @@ impl Names {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_port_leads_to_the_api_and_to_every_sandbox() -> Result<()> {
+async fn one_port_serves_the_api_and_every_sandbox() -> Result<()> {
     let instance = Instance::start(&Prepared::ensure(binary())?, &[]).await?;
     let folder = instance.folder().to_owned();
-    let endpoints: Value = serde_json::from_str(&says(&folder, &["env", "--json"])?)?;
+    let endpoints: Value = serde_json::from_str(&run(&folder, &["env", "--json"])?)?;
     let domain = endpoints["domain"].as_str().context("names are served")?.to_owned();
     assert!(domain.starts_with("hearth.localhost:"), "{domain}");
-    let exports = says(&folder, &["env", "--by", "names"])?;
+    let exports = run(&folder, &["env", "--by", "names"])?;
     for part in [
         format!("export E2B_DOMAIN={domain}\n"),
         "unset E2B_API_URL E2B_SANDBOX_URL E2B_DOCS_BASE\n".to_owned(),
@@ -102,11 +102,11 @@ async fn one_port_leads_to_the_api_and_to_every_sandbox() -> Result<()> {
     ] {
         assert!(exports.contains(&part), "{part} in {exports}");
     }
-    assert!(says(&folder, &["env", "--by", "addresses"])?.contains("export E2B_SANDBOX_URL=http://127.0.0.1:"));
+    assert!(run(&folder, &["env", "--by", "addresses"])?.contains("export E2B_SANDBOX_URL=http://127.0.0.1:"));
 
-    let ca = says(&folder, &["tls", "export"])?;
+    let ca = run(&folder, &["tls", "export"])?;
     let copy = folder.join("copy.pem");
-    says(&folder, &["tls", "export", &copy.to_string_lossy()])?;
+    run(&folder, &["tls", "export", &copy.to_string_lossy()])?;
     assert_eq!(std::fs::read_to_string(&copy)?, ca);
 
     let sandbox = instance.client().create(&NewSandbox::of("base")).await?;
@@ -122,24 +122,24 @@ async fn one_port_leads_to_the_api_and_to_every_sandbox() -> Result<()> {
     let (status, page) = names.get_apex("/docs/api/cli?next=http://localhost:1").await?;
     assert!(status == 200 && page.contains("Log in to Hearth"), "{status}: {page}");
     assert_eq!(names.get("sandbox", "/", "").await?, (400, "Invalid host".to_owned()));
-    // The same port without TLS, as clients speak it that take an explicit port for one without.
+    // The same port without TLS: some clients use plain HTTP if the domain has an explicit port.
     let mut clear = Names::connect_in_clear(&domain).await?;
     assert_eq!(clear.get("api", &format!("/sandboxes/{}", sandbox.id()), &key).await?.0, 200);
     assert_eq!(clear.get(&format!("49983-{}", sandbox.id()), "/health", "").await?.0, 204);
     sandbox.kill().await?;
 
-    // Another start has another port, and the authority that clients trust already.
+    // After another start the port differs, and the authority is the same.
     let (_, folder) = instance.terminate().await?;
     let instance = Instance::start_in(binary(), folder, &[]).await?;
-    let endpoints: Value = serde_json::from_str(&says(instance.folder(), &["env", "--json"])?)?;
+    let endpoints: Value = serde_json::from_str(&run(instance.folder(), &["env", "--json"])?)?;
     let domain = endpoints["domain"].as_str().context("names are served")?;
     assert_eq!(Names::connect(domain, &ca).await?.get("api", "/health", "").await?.0, 200);
     let (status, _) = instance.terminate().await?;
-    ensure!(status.success(), "hearth ended with {status}");
+    ensure!(status.success(), "hearth failed: {status}");
     Ok(())
 }
 
-/// In the guest: a server that speaks TLS, with a certificate that it made itself.
+/// Guest command that starts a TLS server with a self-signed certificate.
 const TLS_SERVER: &str =
     "cd /tmp && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout key \
     -out cert -subj /CN=nobody 2>/dev/null && (setsid nohup python3 -c \"
@@ -159,11 +159,11 @@ server.serve_forever()
 \" >/dev/null 2>&1 </dev/null &)";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn visitors_of_a_private_port_that_speaks_tls_show_a_token() -> Result<()> {
+async fn a_private_https_port_requires_the_traffic_token() -> Result<()> {
     let instance = Instance::start(&Prepared::ensure(binary())?, &[]).await?;
-    let endpoints: Value = serde_json::from_str(&says(instance.folder(), &["env", "--json"])?)?;
+    let endpoints: Value = serde_json::from_str(&run(instance.folder(), &["env", "--json"])?)?;
     let domain = endpoints["domain"].as_str().context("names are served")?;
-    let mut names = Names::connect(domain, &says(instance.folder(), &["tls", "export"])?).await?;
+    let mut names = Names::connect(domain, &run(instance.folder(), &["tls", "export"])?).await?;
     let body = r#"{"templateID":"base","network":{"allowPublicTraffic":false,"httpsPorts":[8443],
         "maskRequestHost":"localhost:${PORT}"}}"#;
     let create = http::Request::post(names.uri("api", "/v2/sandboxes")).header("x-api-key", instance.key().expose());
@@ -180,7 +180,7 @@ async fn visitors_of_a_private_port_that_speaks_tls_show_a_token() -> Result<()>
     let (status, page) = names.get(&label, "/", "").await?;
     assert!(status == 403 && page.contains("header is missing"), "{status}: {page}");
     let names = tokio::sync::Mutex::new(names);
-    until("the server in the guest answers", || async {
+    until("the server in the guest replies", || async {
         let mut names = names.lock().await;
         let visit = http::Request::get(names.uri(&label, "/")).header("e2b-traffic-access-token", &token);
         let (status, body) = names.send(visit, "").await?;
@@ -190,12 +190,12 @@ async fn visitors_of_a_private_port_that_speaks_tls_show_a_token() -> Result<()>
     .await?;
     sandbox.kill().await?;
     let (status, _) = instance.terminate().await?;
-    ensure!(status.success(), "hearth ended with {status}");
+    ensure!(status.success(), "hearth failed: {status}");
     Ok(())
 }
 
 #[test]
-fn an_authority_is_asked_for_before_there_is_one() -> Result<()> {
+fn tls_commands_fail_before_the_first_start() -> Result<()> {
     let folder = tempfile::tempdir()?;
     for arguments in [&["tls", "export"][..], &["tls", "trust"]] {
         let output = Command::new(binary()).args(arguments).arg("--data-dir").arg(folder.path()).output()?;
@@ -206,13 +206,13 @@ fn an_authority_is_asked_for_before_there_is_one() -> Result<()> {
 }
 
 #[test]
-fn a_given_certificate_has_no_authority_of_ours() -> Result<()> {
+fn tls_commands_fail_with_a_given_certificate() -> Result<()> {
     let folder = tempfile::tempdir()?;
     for command in ["export", "trust", "untrust"] {
         let arguments = ["tls", command, "--tls-cert", "/chain.pem", "--tls-key", "/key.pem"];
         let output = Command::new(binary()).args(arguments).arg("--data-dir").arg(folder.path()).output()?;
         let text = String::from_utf8(output.stderr)?;
-        ensure!(!output.status.success() && text.contains("no authority of ours"), "{command}: {text}");
+        ensure!(!output.status.success() && text.contains("no certificate authority of its own"), "{command}: {text}");
     }
     Ok(())
 }

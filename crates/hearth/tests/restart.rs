@@ -1,4 +1,4 @@
-//! A daemon that starts again in the same process, while clients are connected.
+//! Restart of a daemon in place, while clients are connected.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -23,19 +23,19 @@ fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_hearth"))
 }
 
-/// A client that keeps its connections.
+/// Creates a client with a connection pool.
 fn http() -> Http {
     Client::builder(TokioExecutor::new()).build_http()
 }
 
 async fn health(http: &Http, instance: &Instance) -> Result<()> {
     let uri = format!("{}/health", instance.api_url()).parse()?;
-    let answer = http.get(uri).await?;
-    ensure!(answer.status() == 200, "{}", answer.status());
+    let response = http.get(uri).await?;
+    ensure!(response.status() == 200, "{}", response.status());
     Ok(())
 }
 
-/// What `hearth restart` prints.
+/// Runs `hearth restart`, and returns its output.
 async fn restart(instance: &Instance) -> Result<String> {
     let mut command = Command::new(binary());
     let output = command.arg("restart").arg("--data-dir").arg(instance.folder()).stdin(Stdio::null()).output().await?;
@@ -52,7 +52,7 @@ async fn clients_of_a_restarted_daemon_wait_and_are_not_refused() -> Result<()> 
     let idle = http();
     health(&idle, &instance).await?;
 
-    // New connections all the time, each answered sooner or later.
+    // New connections all the time; each must get a reply.
     let (enough, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let callers: Vec<_> = (0..4)
         .map(|_| {
@@ -73,17 +73,18 @@ async fn clients_of_a_restarted_daemon_wait_and_are_not_refused() -> Result<()> 
         health(&idle, &instance).await.context("a client that was idle meanwhile")?;
     }
     let so_far = answered.load(Ordering::Relaxed);
-    until("answers afterwards", || async { Ok((answered.load(Ordering::Relaxed) > so_far).then_some(())) }).await?;
+    until("replies after the restarts", || async { Ok((answered.load(Ordering::Relaxed) > so_far).then_some(())) })
+        .await?;
     enough.store(true, Ordering::Relaxed);
     for caller in callers {
         caller.await?.context("a client that connected meanwhile")?;
     }
-    assert_eq!(instance.pid(), Some(pid), "the same process");
-    // Sandboxes do not outlive it yet, and nothing of them is left.
-    assert!(client.info(before.id()).await.expect_err("gone").is_not_found());
+    assert_eq!(instance.pid(), Some(pid), "the process ID changed");
+    // Sandboxes do not survive a restart yet, and leave nothing behind.
+    assert!(client.info(before.id()).await.expect_err("deleted").is_not_found());
     let sandbox = client.create(&NewSandbox::of("base")).await?;
     assert_eq!(sandbox.run("echo again").await?.stdout, "again\n".as_bytes());
-    let instance = Arc::into_inner(instance).context("the callers have ended")?;
+    let instance = Arc::into_inner(instance).context("the callers have finished")?;
     let (status, folder) = instance.terminate().await?;
     ensure!(status.success(), "{status}");
     let left = Leftovers::of(folder.path());
@@ -92,13 +93,13 @@ async fn clients_of_a_restarted_daemon_wait_and_are_not_refused() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_a_daemon_can_be_restarted_and_a_lost_terminal_ends_it() -> Result<()> {
+async fn sighup_stops_the_daemon_and_a_stopped_one_cannot_be_restarted() -> Result<()> {
     let prepared = Prepared::ensure(binary())?;
     let instance = Instance::start(&prepared, &[]).await?;
     let (status, folder) = instance.end(Signal::HUP).await?;
     ensure!(status.success(), "{status}");
     let output = Command::new(binary()).arg("restart").arg("--data-dir").arg(folder.path()).output().await?;
     let error = String::from_utf8(output.stderr)?;
-    ensure!(!output.status.success() && error.contains("no hearth works in"), "{error}");
+    ensure!(!output.status.success() && error.contains("no daemon runs on"), "{error}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-// ComputeSDK with its E2B provider: one sandbox after another, as its benchmark makes them.
+// ComputeSDK with its E2B provider: sandboxes one after another, as in its benchmark, and all operations on one sandbox.
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
@@ -11,15 +11,15 @@ const PORT = 8000
 
 compute.setConfig({ provider: e2b({ apiKey: process.env.E2B_API_KEY, timeout: 300_000 }) })
 
-/** The answer of a service that may not listen yet. */
+/** Fetches a URL of a service that may not listen yet, and returns the body. */
 async function served(url) {
   for (let tries = 0; tries < 300; tries++) {
-    const answer = await fetch(url)
-    if (answer.status === 200) return await answer.text()
-    await answer.arrayBuffer()
+    const response = await fetch(url)
+    if (response.status === 200) return await response.text()
+    await response.arrayBuffer()
     await new Promise((resolve) => setTimeout(resolve, 100))
   }
-  throw new Error(`${url} does not answer`)
+  throw new Error(`${url} does not reply`)
 }
 
 test('one sandbox after another', { timeout: 240_000 }, async () => {
@@ -48,7 +48,7 @@ test('commands, files and addresses', { timeout: 240_000 }, async () => {
     assert.deepEqual((await sandbox.filesystem.readdir('/home/user/site')).map((entry) => entry.name), ['index.html'])
     assert.equal(await sandbox.filesystem.exists('/home/user/nobody'), false)
 
-    // Without `cwd`: the provider makes `nohup cd ... && ...` of that, which starts nothing anywhere.
+    // Without `cwd`: with it, the provider runs `nohup cd ... && ...`, which starts nothing.
     await sandbox.runCommand(`python3 -m http.server ${PORT} --directory /home/user/site`, { background: true })
     assert.equal(await served(await sandbox.getUrl({ port: PORT })), 'served')
 

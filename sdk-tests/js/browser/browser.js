@@ -1,4 +1,4 @@
-// A page of another origin than the server's, in a real browser: the SDK bundled as an application bundles it.
+// Opens a page of another origin than the server's in a real browser, with the SDK bundled as in a web application.
 
 import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
@@ -8,18 +8,18 @@ import { fileURLToPath } from 'node:url'
 import { chromium } from 'playwright-core'
 import { build } from 'vite'
 
-/** The machine's own: `scripts/packages.sh test` sees to it that there is one. */
+/** Returns the path of the machine's Chromium, which `scripts/packages.sh test` installs. */
 function program() {
   return execFileSync('sh', ['-c', 'command -v chromium'], { encoding: 'utf8' }).trim()
 }
 
-/** A browser without a window. */
+/** Starts a headless browser. */
 export function launch() {
-  // Tests run as root, as whom the browser has no sandbox of its own.
+  // Chromium's own sandbox does not work as root.
   return chromium.launch({ executablePath: program(), args: ['--no-sandbox'] })
 }
 
-/** `page.js` with all that it imports, as one script. */
+/** Bundles `page.js` with its imports into one script. */
 async function bundle() {
   const input = fileURLToPath(new URL('page.js', import.meta.url))
   const { output } = await build({
@@ -29,13 +29,13 @@ async function bundle() {
   return output[0].code
 }
 
-/** A page of its own origin. Give it back with `close`. */
+/** Opens a page with its own origin. The caller must call `close`. */
 export async function openPage() {
   const script = await bundle()
-  const server = createServer(({ url }, answer) => {
+  const server = createServer(({ url }, response) => {
     const isScript = url === '/page.js'
-    answer.setHeader('Content-Type', isScript ? 'text/javascript' : 'text/html')
-    answer.end(isScript ? script : '<!doctype html><meta charset="utf-8"><script type="module" src="/page.js"></script>')
+    response.setHeader('Content-Type', isScript ? 'text/javascript' : 'text/html')
+    response.end(isScript ? script : '<!doctype html><meta charset="utf-8"><script type="module" src="/page.js"></script>')
   })
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -58,7 +58,7 @@ export async function openPage() {
   }
 }
 
-/** The preflights that the browser sends, and how they were answered: `[path, status]`. Only its debugging protocol tells. */
+/** Records path and status of the browser's CORS preflights, which are visible only in its debugging protocol. */
 async function record(page) {
   const protocol = await page.context().newCDPSession(page)
   const asked = new Map()

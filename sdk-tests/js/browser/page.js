@@ -1,8 +1,8 @@
-// What a page of a web application does with the SDK. It is bundled and run in a browser by `tests/browser.test.js`.
+// Uses the SDK as a web application does. `tests/browser.test.js` bundles it and runs it in a browser.
 
 import { AuthenticationError, CommandExitError, FileNotFoundError, Sandbox } from 'e2b'
 
-/** One journey; what it saw is compared outside. */
+/** Runs one journey, and returns its results for comparison in the test. */
 globalThis.journey = async ({ sandboxId, ...connection }) => {
   const sandbox = await Sandbox.connect(sandboxId, connection)
   const seen = { events: [], pushed: '' }
@@ -31,11 +31,11 @@ globalThis.journey = async ({ sandboxId, ...connection }) => {
   seen.bytes = [...(await sandbox.files.read('page/bytes', { format: 'bytes' }))]
   seen.listed = (await sandbox.files.list('page')).map(({ name, metadata }) => [name, metadata?.author])
   seen.missing = await sandbox.files.read('page/missing').catch((error) => error instanceof FileNotFoundError)
-  // The address that the SDK signs names the same host, at a domain that need not exist here.
+  // The signed URL contains a domain that may not exist here, so use only its query.
   const { search } = new URL(await sandbox.downloadUrl('page/note.txt'))
   seen.signed = await (await fetch(`${connection.sandboxUrl}/files${search}`)).text()
 
-  const headers = { 'E2b-Sandbox-Id': sandboxId, 'E2b-Sandbox-Port': '49983', 'X-Of-Our-Own': 'x' }
+  const headers = { 'E2b-Sandbox-Id': sandboxId, 'E2b-Sandbox-Port': '49983', 'X-Custom-Header': 'x' }
   seen.health = (await fetch(`${connection.sandboxUrl}/health`, { headers })).status
   const stranger = await fetch(`${connection.sandboxUrl}/envs`, { headers: { ...headers, 'X-Access-Token': 'wrong' } })
   seen.stranger = [stranger.status, (await stranger.json()).code]

@@ -1,4 +1,4 @@
-// What only works where a sandbox has a name: signed addresses, hosts of ports, TLS.
+// Features that need host names: signed URLs, host names of ports, TLS.
 
 import { readFile } from 'node:fs/promises'
 import { connect } from 'node:http2'
@@ -16,7 +16,7 @@ beforeAll(async () => {
 })
 afterAll(() => sandbox?.kill())
 
-test('the domain alone is enough', async () => {
+test('the SDK needs only the domain', async () => {
   expect([process.env.E2B_API_URL, process.env.E2B_SANDBOX_URL]).toEqual([undefined, undefined])
   expect(sandbox.getHost(3000)).toBe(`3000-${sandbox.sandboxId}.${DOMAIN}`)
   expect((await sandbox.commands.run('echo $((6 * 7))')).stdout).toBe('42\n')
@@ -24,7 +24,7 @@ test('the domain alone is enough', async () => {
   expect(await again.isRunning()).toBe(true)
 })
 
-test('a signed address is all that an upload and a download need', async () => {
+test('signed URLs upload and download', async () => {
   const body = new FormData()
   body.append('file', 'by a stranger')
   const url = await sandbox.uploadUrl('signed.txt')
@@ -36,7 +36,7 @@ test('a signed address is all that an upload and a download need', async () => {
   expect((await fetch(url)).status).toBe(401)
 })
 
-test('a service has an address of its own', async () => {
+test('a service has its own host name', async () => {
   await sandbox.files.write('index.txt', 'served')
   const server = await sandbox.commands.run('python3 -m http.server 8000', { background: true, timeoutMs: 0 })
   const url = `https://${sandbox.getHost(8000)}/index.txt`
@@ -46,14 +46,14 @@ test('a service has an address of its own', async () => {
   await eventually(async () => (await fetch(url)).status === 502, 30_000)
 })
 
-test('a server that speaks only HTTP/2 streams in both directions', async () => {
+test('a server with HTTP/2 only streams in both directions', async () => {
   const program = await readFile(new URL('../../python/guest/http2_echo.mjs', import.meta.url), 'utf8')
   await sandbox.files.write('http2_echo.mjs', program)
-  const said = new Transcript()
+  const printed = new Transcript()
   const server = await sandbox.commands.run('node http2_echo.mjs 8080 8443', {
-    background: true, timeoutMs: 0, onStdout: said.add,
+    background: true, timeoutMs: 0, onStdout: printed.add,
   })
-  await said.until('listening')
+  await printed.until('listening')
   expect(await (await fetch(`https://${sandbox.getHost(8080)}/`)).text()).toBe('GET in HTTP/2')
   const client = connect(`https://${sandbox.getHost(8080)}`)
   const call = client.request({ ':method': 'POST', ':path': '/echo.Echo/Both', 'content-type': 'application/grpc', te: 'trailers' })

@@ -1,4 +1,4 @@
-// The SDK in a browser, on a page of another origin: everything that it does has to be allowed by CORS.
+// The SDK in a browser, on a page of another origin: CORS must allow all its requests.
 
 import { expect, onTestFinished, test } from 'vitest'
 
@@ -12,8 +12,8 @@ test('a page works with a sandbox', async () => {
   const complaints = []
   page.on('console', (message) => message.text().includes('CORS') && complaints.push(message.text()))
 
-  // In browsers the SDK names the sandbox by host name only: a preflight carries no routing headers. All names that end in
-  // `localhost` lead a browser to this machine.
+  // In browsers the SDK routes by host name only, because a preflight has no routing headers. Browsers resolve all names below
+  // `localhost` to this machine.
   const sandboxUrl = `http://${ENVD_PORT}-${sandbox.sandboxId}.localhost:${new URL(SANDBOX_URL).port}`
   const connection = { sandboxId: sandbox.sandboxId, apiKey: API_KEY, apiUrl: API_URL, sandboxUrl }
   const seen = await page.evaluate((connection) => globalThis.journey(connection), connection)
@@ -36,7 +36,7 @@ test('a page works with a sandbox', async () => {
   })
   expect(await sandbox.isRunning()).toBe(false)
 
-  // The browser did ask, and was told yes.
+  // The browser sent preflights, and all of them succeeded.
   const asked = preflights.map(([path]) => path)
   const connect = `/v2/sandboxes/${sandbox.sandboxId}/connect`
   const envd = ['/process.Process/Start', '/filesystem.Filesystem/WatchDir', '/files', '/health', '/envs']

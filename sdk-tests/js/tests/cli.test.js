@@ -1,4 +1,4 @@
-// The official command line, unchanged: its sandbox commands as a person types them.
+// Sandbox commands of the unmodified official E2B command line.
 
 import { Sandbox } from 'e2b'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -20,7 +20,7 @@ afterAll(async () => {
   commandLine.remove()
 })
 
-test('a sandbox is created, found, described and killed', async () => {
+test('create, list, info and kill', async () => {
   const created = await e2b('sandbox', 'create', '--detach')
   expect(created.code, created.stderr).toBe(0)
   const [id] = created.stdout.match(/\bi[a-z0-9]{20}\b/)
@@ -35,7 +35,7 @@ test('a sandbox is created, found, described and killed', async () => {
   await expect(Sandbox.getInfo(id)).rejects.toThrow()
 })
 
-test('commands are executed, and their exit codes are passed on', async () => {
+test('exec runs commands and returns their exit codes', async () => {
   const well = await e2b('sandbox', 'exec', sandbox.sandboxId, 'echo from the command line')
   expect(well).toMatchObject({ stdout: 'from the command line\n', code: 0 })
   expect((await e2b('sandbox', 'exec', sandbox.sandboxId, 'exit 7')).code).toBe(7)
@@ -43,7 +43,7 @@ test('commands are executed, and their exit codes are passed on', async () => {
   expect(echoed).toMatchObject({ stdout: 'two\nlines\n', code: 0 })
 })
 
-test('logs and metrics are shown', async () => {
+test('logs and metrics are printed', async () => {
   await sandbox.commands.run('echo logged')
   await eventually(async () => {
     const { stdout, code } = await e2b('sandbox', 'logs', sandbox.sandboxId, '--format', 'json')
@@ -55,7 +55,7 @@ test('logs and metrics are shown', async () => {
   }, 30_000)
 })
 
-test('who is unknown is told so', async () => {
+test('an unknown sandbox is an error', async () => {
   const { code, stdout, stderr } = await e2b('sandbox', 'info', 'i00000000000000000000')
   expect(code).not.toBe(0)
   expect(stdout + stderr).toContain("wasn't found")

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
 import { sharedSandbox, Transcript } from '../journeys.js'
 
-const NOBODY = 999_999
+const UNKNOWN_PID = 999_999
 
 let sandbox
 beforeAll(async () => {
@@ -17,7 +17,7 @@ function run(command, options) {
   return sandbox.commands.run(command, options)
 }
 
-/** The error that a command ended with. */
+/** Runs a command that must fail, and returns its error. */
 async function failureOf(command, options) {
   const error = await run(command, options).catch((error) => error)
   expect(error).toBeInstanceOf(CommandExitError)
@@ -26,44 +26,44 @@ async function failureOf(command, options) {
 
 describe('output and exit', () => {
   // envd: C1
-  test('echo gives text back', async () => {
+  test('echo prints its text', async () => {
     for (const text of ['plain text', 'signs " ` $HOME \\ ! * ? [a] {b,c} ~ # & ; | < > ( )', 'first\nsecond\n\nfourth']) {
       expect(await run(`echo '${text}'`)).toMatchObject({ stdout: `${text}\n`, stderr: '', exitCode: 0 })
     }
   })
 
   // envd: C1
-  test.each(['plain', '  spaces  ', 'quotes \' " ` $HOME \\ ! * ; & |', 'first\nsecond\n\nlast', 'ümläut 漢字 🦀'])('%j comes back as it is', async (text) => {
+  test.each(['plain', '  spaces  ', 'quotes \' " ` $HOME \\ ! * ; & |', 'first\nsecond\n\nlast', 'ümläut 漢字 🦀'])('%j is printed unchanged', async (text) => {
     const result = await run('printf "%s\\n" "$TEXT"', { envs: { TEXT: text } })
     expect(result).toMatchObject({ stdout: `${text}\n`, stderr: '', exitCode: 0 })
   })
 
   // envd: C3
-  test('both outputs and a bad exit', async () => {
+  test('both outputs and a nonzero exit', async () => {
     expect(await failureOf('echo out; echo err >&2; exit 3')).toMatchObject({ stdout: 'out\n', stderr: 'err\n', exitCode: 3 })
     expect((await failureOf('no-such-command-here')).exitCode).toBe(127)
     expect(await failureOf('kill -9 $$')).toMatchObject({ exitCode: -1, error: 'signal: killed' })
   })
 
   // envd: C4
-  test('large output is complete, letters survive being cut', async () => {
+  test('large output is complete, split characters are reassembled', async () => {
     const numbers = Array.from({ length: 100_000 }, (_, index) => `${index + 1}\n`).join('')
     expect((await run('seq 1 100000')).stdout).toBe(numbers)
     expect((await run('for i in $(seq 10000); do printf 漢; done')).stdout).toBe('漢'.repeat(10_000))
-    // The last letter is cut and never comes whole.
+    // The last character is incomplete.
     expect((await run("head -c 8191 /dev/zero | tr '\\0' a; printf '\\342'")).stdout).toBe(`${'a'.repeat(8191)}\ufffd`)
   })
 
   test('output arrives while the command runs', async () => {
-    const said = new Transcript()
-    const handle = await run('echo one; read line; echo two $line', { background: true, stdin: true, onStdout: said.add })
-    await said.until('one')
+    const printed = new Transcript()
+    const handle = await run('echo one; read line; echo two $line', { background: true, stdin: true, onStdout: printed.add })
+    await printed.until('one')
     await handle.sendStdin('go\n')
     expect((await handle.wait()).stdout).toBe('one\ntwo go\n')
   })
 
   // envd: C2
-  test('a command has its time', async () => {
+  test('command timeout', async () => {
     expect((await run('sleep 0.2; echo done', { timeoutMs: 30_000 })).stdout).toBe('done\n')
     await expect(run('sleep 10', { timeoutMs: 1000 })).rejects.toThrow(TimeoutError)
     const handle = await run('sleep 10', { background: true, timeoutMs: 1000 })
@@ -71,9 +71,9 @@ describe('output and exit', () => {
   })
 })
 
-describe('surroundings', () => {
+describe('environment', () => {
   // envd: C10, C14
-  test('environment, folder and user', async () => {
+  test('variables, working directory and user', async () => {
     expect((await run('echo "$A|$B"', { envs: { A: '1', B: 'b c' } })).stdout).toBe('1|b c\n')
     expect((await run('python3 -c \'import os; print(os.environ["B"])\'', { envs: { B: 'b c' } })).stdout).toBe('b c\n')
     expect((await run('echo "${A-unset}"')).stdout).toBe('unset\n')
@@ -81,7 +81,7 @@ describe('surroundings', () => {
     expect((await run('pwd', { cwd: '/tmp' })).stdout).toBe('/tmp\n')
     await run('mkdir here')
     expect((await run('pwd; rmdir ~/here', { cwd: '~/here' })).stdout).toBe('/home/user/here\n')
-    // Gone; never there; not for this user.
+    // Deleted; missing; not accessible for this user.
     await run('mkdir -p -m 700 /root/closed', { user: 'root' })
     for (const cwd of ['~/here', '/missing', '/root/closed']) {
       await expect(run('pwd', { cwd })).rejects.toThrow(InvalidArgumentError)
@@ -94,7 +94,7 @@ describe('surroundings', () => {
 
 describe('input', () => {
   // envd: C11, C12
-  test.each(['line\n', 'open end', '', 'ünï $x `y` \\z \'q\'\n\nlast\n', 'x'.repeat(200_000)])('input %# comes back as it is', async (text) => {
+  test.each(['line\n', 'open end', '', 'ünï $x `y` \\z \'q\'\n\nlast\n', 'x'.repeat(200_000)])('input %# is echoed unchanged', async (text) => {
     const handle = await run('cat', { background: true, stdin: true })
     await handle.sendStdin(text)
     await handle.closeStdin()
@@ -102,12 +102,12 @@ describe('input', () => {
   })
 
   // envd: C13
-  test('without any there is its end', async () => {
+  test('without input read gets end of file', async () => {
     expect((await failureOf('read line', { user: 'root' })).exitCode).toBe(1)
   })
 
   // envd: C11, C12
-  test('bytes', async () => {
+  test('input as bytes', async () => {
     const handle = await run('od -An -tx1', { background: true, stdin: true })
     await sandbox.commands.sendStdin(handle.pid, new Uint8Array([0, 255, 128]))
     await sandbox.commands.closeStdin(handle.pid)
@@ -117,7 +117,7 @@ describe('input', () => {
 
 describe('background', () => {
   // envd: C9
-  test('two are listed', async () => {
+  test('background commands are listed', async () => {
     const handles = [await run('sleep 301', { background: true }), await run('sleep 302', { background: true })]
     const pids = (await sandbox.commands.list()).map(({ pid }) => pid)
     expect(pids).toEqual(expect.arrayContaining(handles.map(({ pid }) => pid)))
@@ -131,11 +131,11 @@ describe('background', () => {
   test('a shell with a child and a development server are killed', async () => {
     const others = await sandbox.commands.list()
     const shell = await run('sleep 300 && echo done', { background: true, timeoutMs: 0 })
-    const program = "require('http').createServer((_, answer) => answer.end()).listen(4173, () => console.log('ready'))"
+    const program = "require('http').createServer((_, response) => response.end()).listen(4173, () => console.log('ready'))"
     await sandbox.files.write('server.js', program)
-    const said = new Transcript()
-    const server = await run('node server.js', { background: true, timeoutMs: 0, onStdout: said.add })
-    await said.until('ready')
+    const printed = new Transcript()
+    const server = await run('node server.js', { background: true, timeoutMs: 0, onStdout: printed.add })
+    await printed.until('ready')
     for (const handle of [shell, server]) {
       const ended = handle.wait().catch((error) => error)
       expect(await handle.kill()).toBe(true)
@@ -145,7 +145,7 @@ describe('background', () => {
   })
 
   // envd: C17
-  test('who comes late hears the end', async () => {
+  test('a late subscriber receives the end event', async () => {
     const handle = await run('read line; echo out; exit 3', { background: true, stdin: true, timeoutMs: 0 })
     await handle.disconnect()
     const waiting = await sandbox.commands.connect(handle.pid)
@@ -156,15 +156,15 @@ describe('background', () => {
   })
 
   // envd: C5, C7, C17
-  test('listed, left, joined again and killed', async () => {
+  test('list, disconnect, reconnect and kill', async () => {
     const handle = await run('read line; echo got $line; sleep 300', { background: true, stdin: true, timeoutMs: 0 })
     expect((await sandbox.commands.list()).map(({ pid }) => pid)).toContain(handle.pid)
     await handle.disconnect()
-    const said = new Transcript()
-    const again = await sandbox.commands.connect(handle.pid, { onStdout: said.add, timeoutMs: 0 })
+    const printed = new Transcript()
+    const again = await sandbox.commands.connect(handle.pid, { onStdout: printed.add, timeoutMs: 0 })
     expect(again.pid).toBe(handle.pid)
     await sandbox.commands.sendStdin(handle.pid, 'it\n')
-    await said.until('got it')
+    await printed.until('got it')
     const ended = again.wait().catch((error) => error)
     expect(await sandbox.commands.kill(handle.pid)).toBe(true)
     expect(await ended).toMatchObject({ exitCode: -1 })
@@ -173,10 +173,10 @@ describe('background', () => {
   })
 
   // envd: C6, C8
-  test('nobody is not found', async () => {
-    expect(await sandbox.commands.kill(NOBODY)).toBe(false)
-    await expect(sandbox.commands.connect(NOBODY)).rejects.toThrow(NotFoundError)
-    await expect(sandbox.commands.sendStdin(NOBODY, 'x')).rejects.toThrow(NotFoundError)
+  test('an unknown pid is not found', async () => {
+    expect(await sandbox.commands.kill(UNKNOWN_PID)).toBe(false)
+    await expect(sandbox.commands.connect(UNKNOWN_PID)).rejects.toThrow(NotFoundError)
+    await expect(sandbox.commands.sendStdin(UNKNOWN_PID, 'x')).rejects.toThrow(NotFoundError)
   })
 })
 
@@ -184,20 +184,20 @@ describe('terminals', () => {
   const bytes = (text) => new TextEncoder().encode(text)
 
   // envd: P1, P3, P5
-  test('input, size and end', async () => {
-    const said = new Transcript()
-    const terminal = await sandbox.pty.create({ cols: 80, rows: 24, cwd: '/', envs: { ABC: '123' }, onData: said.add })
+  test('input, size and exit', async () => {
+    const printed = new Transcript()
+    const terminal = await sandbox.pty.create({ cols: 80, rows: 24, cwd: '/', envs: { ABC: '123' }, onData: printed.add })
     await sandbox.pty.sendInput(terminal.pid, bytes('echo "[$ABC $(pwd) $(stty size) $(tput cols)]"\n'))
-    await said.until('[123 / 24 80 80]')
+    await printed.until('[123 / 24 80 80]')
     await sandbox.pty.resize(terminal.pid, { cols: 100, rows: 40 })
     await sandbox.pty.sendInput(terminal.pid, bytes('echo "[$(stty size) $(tput cols)]"\n'))
-    await said.until('[40 100 100]')
+    await printed.until('[40 100 100]')
     await sandbox.pty.sendInput(terminal.pid, bytes('exit\n'))
     expect((await terminal.wait()).exitCode).toBe(0)
   })
 
   // envd: P2
-  test('left and joined again', async () => {
+  test('disconnect and reconnect', async () => {
     const first = new Transcript()
     const terminal = await sandbox.pty.create({ cols: 80, rows: 24, onData: first.add, timeoutMs: 0 })
     await sandbox.pty.sendInput(terminal.pid, bytes('echo first-$((40+2))\n'))
@@ -214,13 +214,13 @@ describe('terminals', () => {
   })
 
   // envd: P4
-  test('killed', async () => {
+  test('kill', async () => {
     const terminal = await sandbox.pty.create({ cols: 80, rows: 24, onData: () => {}, timeoutMs: 0 })
     const ended = terminal.wait().catch((error) => error)
     expect(await sandbox.pty.kill(terminal.pid)).toBe(true)
     await failureOf(`kill -0 ${terminal.pid}`, { user: 'root' })
     expect(await ended).toBeInstanceOf(CommandExitError)
     expect(await sandbox.pty.kill(terminal.pid)).toBe(false)
-    expect(await sandbox.pty.kill(NOBODY)).toBe(false)
+    expect(await sandbox.pty.kill(UNKNOWN_PID)).toBe(false)
   })
 })

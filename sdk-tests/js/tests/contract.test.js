@@ -1,5 +1,5 @@
-// The declarations in the official SDK are a statement about the API that does not come from us, and know some routes that
-// the Python SDK does not: the server's own OpenAPI document has to agree with them.
+// Compares the server's OpenAPI document with the type declarations in the official SDK. These are an independent description of
+// the API, and contain some routes that the Python SDK does not have.
 
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -9,13 +9,13 @@ import { expect, test } from 'vitest'
 
 import { API_URL } from '../journeys.js'
 
-// Where the server answers less than the SDK declares. Nothing is paused yet, so nothing is resumed.
+// Statuses of operations for which the SDK declares more. Nothing is paused yet, so nothing is resumed.
 const OTHERWISE = {
   'POST /sandboxes/{}/connect': [200],
   'POST /v2/sandboxes/{}/connect': [200],
 }
 
-/** A top-level interface of the declarations, as an object; what is not an object is a text. Members are indented by two. */
+/** Parses a top-level interface of the declarations to an object; other types become strings. Members are indented by two. */
 function declared(text, name) {
   const from = text.indexOf(`\ninterface ${name} {\n`)
   const lines = text.slice(from + 1, text.indexOf('\n}\n', from)).split('\n').slice(1)
@@ -29,7 +29,7 @@ function declared(text, name) {
     } else if (member && /^[\w$"]/.test(trimmed)) {
       const [, key, optional, value] = member
       const opens = /[{(]$/.test(value)
-      // `A & {` has what A has, too.
+      // `A & {` also has the members of A.
       const object = opens ? { $value: value } : value
       path.at(-1)[key.replaceAll('"', '') + optional] = object
       if (opens) path.push(object)
@@ -58,7 +58,7 @@ function operations() {
 
 const schemaName = (text) => /components\["schemas"\]\["(\w+)"\]/.exec(text)?.[1]
 
-/** The members that an object of this name always has. */
+/** Returns the required members of a schema. */
 function always(name) {
   const schema = schemas[name]
   if (typeof schema !== 'object') return []
@@ -78,7 +78,7 @@ function required(schema) {
   return type === 'array' ? required(items) : [...own, ...allOf.flatMap(required)]
 }
 
-const ours = new Map(
+const documented = new Map(
   Object.entries(document.paths).flatMap(([path, item]) =>
     Object.entries(item).map(([method, operation]) => [
       `${method.toUpperCase()} ${path.replace(/\{[^}]*\}/g, '{}')}`,
@@ -87,7 +87,7 @@ const ours = new Map(
   ),
 )
 
-test('the declarations are read right', () => {
+test('the declarations are parsed correctly', () => {
   const create = operations().find(({ name }) => name === 'POST /v2/sandboxes')
   expect(create.successes.map(([status]) => status)).toEqual(['201'])
   expect(schemaName(create.successes[0][1].content['application/json'])).toBe('Sandbox')
@@ -97,8 +97,8 @@ test('the declarations are read right', () => {
 })
 
 test.each(operations())('the document agrees: $name', ({ name, successes }) => {
-  const operation = ours.get(name)
-  expect(operation, 'the route is in the document').toBeDefined()
+  const operation = documented.get(name)
+  expect(operation, 'the route is not in the document').toBeDefined()
   if (operation['x-not-supported']) return
   const statuses = Object.keys(operation.responses).map(Number).filter((status) => status < 400)
   expect(statuses).toEqual(OTHERWISE[name] ?? successes.map(([status]) => Number(status)))

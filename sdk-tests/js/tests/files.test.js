@@ -1,4 +1,4 @@
-// Files, watches, and a server in a sandbox.
+// Files, watches, and an HTTP server in a sandbox.
 
 import { createHash, randomBytes, randomUUID } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
@@ -32,14 +32,14 @@ describe('contents', () => {
   })
 
   // envd: F2
-  test('many at once into one new tree', async () => {
+  test('concurrent writes to one new tree', async () => {
     const numbers = Array.from({ length: 16 }, (_, number) => String(number))
     await Promise.all(numbers.map((number) => sandbox.files.write(`${folder}/a/b/c/${number}`, number)))
     expect(await Promise.all(numbers.map((number) => sandbox.files.read(`${folder}/a/b/c/${number}`)))).toEqual(numbers)
   })
 
   // envd: F5
-  test('nothing in all forms', async () => {
+  test('an empty file in all formats', async () => {
     const path = `${folder}/empty`
     for (const data of ['', new ArrayBuffer(0), new Blob([]), new Blob([]).stream()]) {
       await sandbox.files.write(path, data)
@@ -51,7 +51,7 @@ describe('contents', () => {
   })
 
   // envd: F4
-  test.each([{}, { gzip: true }, { useOctetStream: true }])('bytes of all kinds with %j', async (options) => {
+  test.each([{}, { gzip: true }, { useOctetStream: true }])('binary content in all formats with %j', async (options) => {
     const content = randomBytes(230_000)
     const path = `${folder}/binary`
     const forms = [content.buffer.slice(content.byteOffset, content.byteOffset + content.length), new Blob([content]), new Blob([content]).stream()]
@@ -64,7 +64,7 @@ describe('contents', () => {
   })
 
   // envd: F4
-  test('sixteen mebibytes as a stream both ways', async () => {
+  test('streaming 16 MiB in both directions', async () => {
     const block = randomBytes(MIB)
     const sent = createHash('sha256')
     let number = 0
@@ -85,7 +85,7 @@ describe('contents', () => {
   })
 
   // envd: F3
-  test('many in one request, in order', async () => {
+  test('many files in one request, in order', async () => {
     const entries = Array.from({ length: 10 }, (_, number) => ({ path: `${folder}/many/${number}`, data: `content ${number}` }))
     const relative = `${folder.slice('/home/user/'.length)}/relative`
     const infos = await sandbox.files.write([...entries, { path: relative, data: 'near' }])
@@ -118,7 +118,7 @@ describe('contents', () => {
 
 describe('entries', () => {
   // envd: F7, F10
-  test('listed in order and to a depth', async () => {
+  test('list in order, with a depth', async () => {
     for (const path of ['file1.txt', 'subdir2/x', 'subdir1/deep/y']) await sandbox.files.write(`${folder}/${path}`, path)
     const listed = async (depth) => (await sandbox.files.list(folder, { depth })).map(({ path }) => path.slice(folder.length + 1))
     expect(await listed()).toEqual(['file1.txt', 'subdir1', 'subdir2'])
@@ -131,7 +131,7 @@ describe('entries', () => {
   })
 
   // envd: F8, F12, F13, F14, F15
-  test('described, moved and removed', async () => {
+  test('info, rename and remove', async () => {
     await sandbox.files.write(`${folder}/file`, '12345')
     expect(await sandbox.files.getInfo(`${folder}/file`)).toMatchObject({
       name: 'file', type: FileType.FILE, size: 5, mode: 0o644, permissions: '-rw-r--r--', owner: 'user', group: 'user',
@@ -150,13 +150,13 @@ describe('entries', () => {
     await sandbox.files.remove(`${folder}/a/b`)
     expect(await sandbox.files.exists(`${folder}/a/b`)).toBe(false)
     await sandbox.files.remove(`${folder}/nested`)
-    // Missing now, and no error.
+    // Removing a missing folder is no error.
     await sandbox.files.remove(`${folder}/nested`)
     expect(await sandbox.files.exists(`${folder}/nested`)).toBe(false)
   })
 
   // envd: F9, F11
-  test('links, and what a home comes with', async () => {
+  test('links, and files in a new home folder', async () => {
     await sandbox.files.write(`${folder}/file`, 'x')
     await sandbox.commands.run('ln -s file link && mkdir dir && ln -s dir dirlink', { cwd: folder })
     const info = (name) => sandbox.files.getInfo(`${folder}/${name}`)
@@ -170,7 +170,7 @@ describe('entries', () => {
   })
 
   // envd: F6, F14, W5
-  test('missing ones are told', async () => {
+  test('errors for missing files', async () => {
     const path = `${folder}/missing`
     for (const format of ['text', 'bytes', 'blob', 'stream']) {
       await expect(sandbox.files.read(path, { format })).rejects.toThrow(FileNotFoundError)
@@ -184,7 +184,7 @@ describe('entries', () => {
   })
 })
 
-test('abandoned reads of a pipe stop nothing', async () => {
+test('abandoned reads of a pipe block nothing', async () => {
   await sandbox.commands.run(`mkfifo ${folder}/pipe`)
   const headers = { ...byHeaders(sandbox.sandboxId, ENVD_PORT), 'X-Access-Token': sandbox.envdAccessToken }
   const url = `${SANDBOX_URL}/files?path=${encodeURIComponent(`${folder}/pipe`)}`
@@ -198,7 +198,7 @@ test('abandoned reads of a pipe stop nothing', async () => {
   expect(await sandbox.files.read(`${folder}/file`)).toBe('works')
 })
 
-test('renames reach other file systems', async () => {
+test('renames across file systems', async () => {
   await sandbox.files.write(`${folder}/tree/file`, 'text')
   const moved = `/dev/shm/${randomUUID()}`
   expect(await sandbox.files.rename(`${folder}/tree`, moved)).toMatchObject({ path: moved, type: FileType.DIR })
@@ -208,26 +208,26 @@ test('renames reach other file systems', async () => {
 })
 
 // envd: W1, W2, W3, W8
-test('watching below a folder is pushed', async () => {
-  const said = new Transcript()
+test('events of a recursive watch are pushed', async () => {
+  const printed = new Transcript()
   const ends = []
-  const handle = await sandbox.files.watchDir(folder, (event) => said.add(`${event.type}:${event.name}:${event.entry?.path ?? ''}\n`), {
+  const handle = await sandbox.files.watchDir(folder, (event) => printed.add(`${event.type}:${event.name}:${event.entry?.path ?? ''}\n`), {
     recursive: true,
     includeEntry: true,
     onExit: (error) => ends.push(error),
   })
   await sandbox.files.write(`${folder}/nested/file`, 'x')
-  await said.until(`${FilesystemEventType.CREATE}:nested/file:${folder}/nested/file\n`)
+  await printed.until(`${FilesystemEventType.CREATE}:nested/file:${folder}/nested/file\n`)
   await sandbox.files.write(`${folder}/nested/file`, 'again')
-  await said.until(`${FilesystemEventType.WRITE}:nested/file:${folder}/nested/file\n`)
+  await printed.until(`${FilesystemEventType.WRITE}:nested/file:${folder}/nested/file\n`)
   await sandbox.files.remove(`${folder}/nested/file`)
-  await said.until(`${FilesystemEventType.REMOVE}:nested/file:\n`)
+  await printed.until(`${FilesystemEventType.REMOVE}:nested/file:\n`)
   await handle.stop()
   expect(ends.filter(Boolean)).toEqual([])
 })
 
 // envd: W3, W4
-test('watching tells entries only on request, and asks before it watches a network mount', async () => {
+test('events contain entries, and network mounts are watched, on request only', async () => {
   const events = []
   const plain = await sandbox.files.watchDir(folder, (event) => events.push(event))
   const full = new Transcript()
@@ -244,11 +244,11 @@ test('watching tells entries only on request, and asks before it watches a netwo
 
   const program = await readFile(new URL('../../python/guest/fuse_mount.py', import.meta.url), 'utf8')
   await sandbox.files.write('/root/fuse_mount.py', program, { user: 'root' })
-  const said = new Transcript()
+  const printed = new Transcript()
   const mount = await sandbox.commands.run('mkdir -p /mnt/remote && exec python3 fuse_mount.py /mnt/remote', {
-    background: true, timeoutMs: 0, user: 'root', onStdout: said.add,
+    background: true, timeoutMs: 0, user: 'root', onStdout: printed.add,
   })
-  await said.until('mounted')
+  await printed.until('mounted')
   await expect(sandbox.files.watchDir('/mnt/remote', () => {})).rejects.toThrow(InvalidArgumentError)
   await (await sandbox.files.watchDir('/mnt/remote', () => {}, { allowNetworkMounts: true })).stop()
   await sandbox.commands.run('umount -l /mnt/remote', { user: 'root' })
@@ -256,16 +256,16 @@ test('watching tells entries only on request, and asks before it watches a netwo
 })
 
 // envd: X4
-test('a server in a sandbox is reached through the edge', async () => {
+test('a server in a sandbox is reachable through the edge', async () => {
   await sandbox.files.write(`${folder}/index.html`, '<h1>from inside</h1>')
-  const said = new Transcript()
+  const printed = new Transcript()
   const server = await sandbox.commands.run('python3 -u -m http.server 8080', {
-    background: true, timeoutMs: 0, cwd: folder, onStdout: said.add,
+    background: true, timeoutMs: 0, cwd: folder, onStdout: printed.add,
   })
-  await said.until('Serving')
+  await printed.until('Serving')
   const headers = byHeaders(sandbox.sandboxId, 8080)
-  const answer = await fetch(SANDBOX_URL, { headers })
-  expect([answer.status, await answer.text()]).toEqual([200, '<h1>from inside</h1>'])
+  const response = await fetch(SANDBOX_URL, { headers })
+  expect([response.status, await response.text()]).toEqual([200, '<h1>from inside</h1>'])
   await server.kill()
   const closed = await fetch(SANDBOX_URL, { headers })
   expect([closed.status, await closed.json()]).toEqual([

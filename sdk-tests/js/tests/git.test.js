@@ -1,4 +1,4 @@
-// The SDK's git helpers: ordinary commands, and therefore a test of many small things at once.
+// The SDK's git helpers. They run ordinary commands, so they test many features together.
 
 import { afterAll, beforeAll, expect, test } from 'vitest'
 
@@ -11,7 +11,7 @@ beforeAll(async () => {
 afterAll(() => sandbox?.kill())
 
 // envd: C19
-test("a project's life", async () => {
+test('git workflow', async () => {
   const { git, files } = sandbox
   const [origin, first, second] = ['origin.git', 'first', 'second'].map((name) => `/home/user/${name}`)
   await git.configureUser('Ada', 'ada@example.com')

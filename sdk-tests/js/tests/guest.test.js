@@ -1,4 +1,4 @@
-// What the platform gives to programs in a sandbox: an identity, its environment, its numbers, and ways in.
+// Platform features for programs in a sandbox: identity, environment, metrics, and reachable ports.
 
 import { readFile } from 'node:fs/promises'
 
@@ -7,9 +7,9 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 
 import { byHeaders, ENVD_PORT, eventually, newSandbox, SANDBOX_URL, sharedSandbox, Transcript } from '../journeys.js'
 
-// The daemon looks for new listeners every second; the rest is for a busy machine.
+// The daemon checks for new listeners every second; the rest is for a busy machine.
 const FORWARDED_WITHIN_MS = 20_000
-// Those of others wait as long.
+// Includes time for a busy machine.
 const FIRST_SAMPLE_WITHIN_MS = 30_000
 
 let sandbox
@@ -30,27 +30,27 @@ test.each([
   ['localhost', 8133],
   ['::1', 8134],
   ['127.0.0.5', 8135],
-])('a server on %s is reached', async (address, port) => {
+])('a server on %s is reachable', async (address, port) => {
   const folder = `/home/user/${address.replaceAll(/\W/g, '_')}`
   await sandbox.files.write(`${folder}/index.html`, address)
-  const said = new Transcript()
+  const printed = new Transcript()
   const server = await sandbox.commands.run(`python3 -u -m http.server ${port} --bind ${address} --directory ${folder}`, {
-    background: true, timeoutMs: 0, onStdout: said.add,
+    background: true, timeoutMs: 0, onStdout: printed.add,
   })
-  await said.until('Serving')
+  await printed.until('Serving')
   const ask = () => fetch(SANDBOX_URL, { headers: byHeaders(sandbox.sandboxId, port) })
   await eventually(async () => (await (await ask()).text()) === address, FORWARDED_WITHIN_MS)
   await server.kill()
   await eventually(async () => (await ask()).status === 502, FORWARDED_WITHIN_MS)
 })
 
-test('a service reads header names in canonical case, and the host that was asked for', async () => {
+test('a service receives header names in canonical case, and the configured host', async () => {
   const network = { maskRequestHost: 'custom-host.example.com:${PORT}' }
   const sandbox = await newSandbox({ network })
   await sandbox.files.write('echo_head.py', await readFile(new URL('../../python/guest/echo_head.py', import.meta.url), 'utf8'))
-  const said = new Transcript()
-  await sandbox.commands.run('python3 echo_head.py 8090', { background: true, timeoutMs: 0, onStdout: said.add })
-  await said.until('listening')
+  const printed = new Transcript()
+  await sandbox.commands.run('python3 echo_head.py 8090', { background: true, timeoutMs: 0, onStdout: printed.add })
+  await printed.until('listening')
   const headers = { ...byHeaders(sandbox.sandboxId, 8090), 'x-request-ID': '1' }
   const head = await (await fetch(SANDBOX_URL, { headers })).text()
   expect(head).toContain('\r\nHost: custom-host.example.com:8090\r\n')
@@ -58,12 +58,12 @@ test('a service reads header names in canonical case, and the host that was aske
 })
 
 // envd: X2
-test('the events address tells who this is', async () => {
+test('the events address returns the sandbox ID', async () => {
   expect(JSON.parse(await output('curl -s -m 20 $E2B_EVENTS_ADDRESS/me'))).toEqual({ sandboxID: sandbox.sandboxId })
 })
 
 // envd: X3
-test('certificates are in memory', async () => {
+test('certificates are on a tmpfs', async () => {
   expect(await output('findmnt -n -o FSTYPE /etc/ssl/certs')).toBe('tmpfs\n')
   expect(await output("grep -c 'BEGIN CERTIFICATE' /etc/ssl/certs/ca-certificates.crt")).toMatch(/^\d{2,}\n$/)
 })
@@ -86,7 +86,7 @@ test('metrics are plausible', async () => {
 })
 
 // envd: X8
-test('the host reports metrics, also of a sandbox that has ended', async () => {
+test('the host reports metrics, also of a killed sandbox', async () => {
   const sandbox = await newSandbox()
   const first = await eventually(async () => {
     const found = await sandbox.getMetrics()
@@ -112,15 +112,15 @@ test('the host reports metrics, also of a sandbox that has ended', async () => {
 })
 
 // envd: C10, X9
-test('the environment is everywhere, and told inside', async () => {
+test('every command gets the environment, and the envs route returns it', async () => {
   expect(await output('echo $TEAM')).toBe('blue\n')
   expect(await output('echo $TEAM', { user: 'root', envs: { TEAM: 'red' } })).toBe('red\n')
   const ask = `curl -s -H "X-Access-Token: $TOKEN" http://localhost:${ENVD_PORT}/envs`
-  const told = await output(ask, { envs: { TOKEN: sandbox.envdAccessToken } })
-  expect(JSON.parse(told)).toMatchObject({ TEAM: 'blue', E2B_SANDBOX: 'true', E2B_SANDBOX_ID: sandbox.sandboxId })
+  const body = await output(ask, { envs: { TOKEN: sandbox.envdAccessToken } })
+  expect(JSON.parse(body)).toMatchObject({ TEAM: 'blue', E2B_SANDBOX: 'true', E2B_SANDBOX_ID: sandbox.sandboxId })
 })
 
-test('two of one template are two', async () => {
+test('identities and random numbers of two sandboxes differ', async () => {
   const other = await newSandbox()
   const facts = [
     'echo $(cat /etc/machine-id)',
@@ -133,8 +133,8 @@ test('two of one template are two', async () => {
     'echo $RANDOM $RANDOM $RANDOM',
     'hostname',
   ]
-  const told = async ({ commands }) => (await commands.run(facts.join('; '))).stdout.trimEnd().split('\n')
-  const lines = [await told(sandbox), await told(other)]
+  const read = async ({ commands }) => (await commands.run(facts.join('; '))).stdout.trimEnd().split('\n')
+  const lines = [await read(sandbox), await read(other)]
   expect(lines.map(({ length }) => length)).toEqual([facts.length, facts.length])
   for (const [number, fact] of facts.entries()) expect(lines[0][number], fact).not.toBe(lines[1][number])
   expect([lines[0].at(-1), lines[1].at(-1)]).toEqual([sandbox.sandboxId, other.sandboxId])

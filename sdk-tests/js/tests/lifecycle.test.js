@@ -1,4 +1,4 @@
-// Create, info, list, connect, timeout, expiry, kill.
+// Lifecycle of sandboxes: create, info, list, connect, timeout, expiry, kill.
 
 import { randomUUID } from 'node:crypto'
 
@@ -7,7 +7,7 @@ import { expect, test } from 'vitest'
 
 import { byHeaders, ENVD_PORT, eventually, newSandbox, SANDBOX_URL, Transcript } from '../journeys.js'
 
-/** Whether nothing is left of a sandbox that ends; until then it cannot be connected to either. */
+/** Returns true once a stopping sandbox no longer exists. Until then, connecting fails with 409. */
 async function isUnknown(sandboxId) {
   const error = await Sandbox.connect(sandboxId).catch((error) => error)
   if (error instanceof SandboxNotFoundError) return true
@@ -15,13 +15,13 @@ async function isUnknown(sandboxId) {
   return false
 }
 
-test('a new sandbox tells about itself', async () => {
+test('information about a new sandbox', async () => {
   const metadata = { purpose: 'tell', 'ümläut & = %': 'a b+c%20d' }
   const sandbox = await newSandbox({ metadata, timeoutMs: 119_100 })
   expect(sandbox.sandboxId).toMatch(/^[a-z0-9]+$/)
   const info = await sandbox.getInfo()
   expect(info).toMatchObject({ sandboxId: sandbox.sandboxId, name: 'base', state: 'running', metadata })
-  // Milliseconds become whole seconds, rounded up by the SDK.
+  // The SDK rounds milliseconds up to whole seconds.
   expect(Math.abs(info.endAt - info.startedAt - 120_000)).toBeLessThan(1000)
   expect(await sandbox.isRunning()).toBe(true)
   expect(sandbox.getHost(8000)).toMatch(new RegExp(`^8000-${sandbox.sandboxId}\\.`))
@@ -46,7 +46,7 @@ test('lists filter, order and page', async () => {
 })
 
 // envd: C10
-test('connecting to a running sandbox never shortens its life', async () => {
+test('connecting to a running sandbox never shortens its lifetime', async () => {
   const sandbox = await newSandbox({ envs: { NAME: 'Ada' } })
   const { endAt } = await sandbox.getInfo()
   const same = await Sandbox.connect(sandbox.sandboxId, { timeoutMs: 10_000 })
@@ -56,7 +56,7 @@ test('connecting to a running sandbox never shortens its life', async () => {
   expect((await sandbox.getInfo()).endAt - Date.now()).toBeGreaterThan(890_000)
 })
 
-test('a sandbox expires on the second', async () => {
+test('a sandbox expires at its end time', async () => {
   const sandbox = await newSandbox()
   await sandbox.setTimeout(3000)
   const { endAt } = await sandbox.getInfo()
@@ -69,38 +69,38 @@ test('a sandbox expires on the second', async () => {
 })
 
 // envd: X4
-test('after a kill it is gone at once', async () => {
+test('a killed sandbox is not found immediately', async () => {
   const sandbox = await newSandbox()
   expect(await sandbox.kill()).toBe(true)
-  const answer = await fetch(`${SANDBOX_URL}/health`, { headers: byHeaders(sandbox.sandboxId, ENVD_PORT) })
-  expect(answer.status).toBe(502)
-  expect(await answer.json()).toEqual({ sandboxId: sandbox.sandboxId, message: 'The sandbox was not found', code: 502 })
+  const response = await fetch(`${SANDBOX_URL}/health`, { headers: byHeaders(sandbox.sandboxId, ENVD_PORT) })
+  expect(response.status).toBe(502)
+  expect(await response.json()).toEqual({ sandboxId: sandbox.sandboxId, message: 'The sandbox was not found', code: 502 })
   expect(await sandbox.isRunning()).toBe(false)
   expect(await Sandbox.kill(sandbox.sandboxId)).toBe(false)
   await expect(Sandbox.getInfo(sandbox.sandboxId)).rejects.toThrow(SandboxNotFoundError)
-  // While it is being taken apart these are told 409, afterwards 404.
+  // While the sandbox stops, these calls get 409, afterwards 404.
   await eventually(() => isUnknown(sandbox.sandboxId), 20_000)
   await expect(sandbox.setTimeout(1000)).rejects.toThrow(SandboxNotFoundError)
 })
 
 // envd: C16
-test('a kill cuts a running command', async () => {
+test('a kill terminates a running command', async () => {
   const sandbox = await newSandbox()
-  const said = new Transcript()
-  const handle = await sandbox.commands.run('echo started; sleep 300', { background: true, timeoutMs: 0, onStdout: said.add })
-  await said.until('started')
+  const printed = new Transcript()
+  const handle = await sandbox.commands.run('echo started; sleep 300', { background: true, timeoutMs: 0, onStdout: printed.add })
+  await printed.until('started')
   const ended = handle.wait().catch((error) => error)
   expect(await sandbox.kill()).toBe(true)
   expect(await ended).toBeInstanceOf(TimeoutError)
   expect((await ended).message).toMatch(/killed or reached its end of life/)
 })
 
-test('a wrong key and an unknown template are told', async () => {
+test('a wrong key and an unknown template are errors', async () => {
   await expect(Sandbox.create({ apiKey: `e2b_${'0'.repeat(40)}` })).rejects.toThrow(AuthenticationError)
   await expect(Sandbox.create(`missing-${randomUUID().slice(0, 8)}`)).rejects.toThrow(/404/)
 })
 
-test('many lives at once', async () => {
+test('concurrent sandboxes', async () => {
   const numbers = [0, 1, 2, 3, 4]
   const outputs = await Promise.all(
     numbers.map(async (number) => {

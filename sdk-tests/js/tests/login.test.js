@@ -1,4 +1,4 @@
-// People log in: `e2b auth` with our own page, in a real browser.
+// Logins of users: `e2b auth` with the server's login page, in a real browser.
 
 import { execFileSync } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
@@ -13,39 +13,43 @@ import { API_URL } from '../journeys.js'
 
 const PROGRAM = process.env.HEARTH_PROGRAM
 const EMAIL = `${randomUUID()}@example.com`
-// Fewer than the wrong passwords that the server takes from one account.
+// Below the number of wrong passwords that the server allows for one account.
 const DROPS_MAX = 6
 const PASSWORD = 'correct horse <battery> & "staple"'
 
-/** What an operator types, on the machine of the server. */
+/** Runs a command of an operator on the server's machine. */
 function hearth(words, input = '') {
   const { PATH, HOME, HEARTH_DATA_DIR } = process.env
   return execFileSync(PROGRAM, words, { encoding: 'utf8', input, env: { PATH, HOME, HEARTH_DATA_DIR } })
 }
 
-/** A command line that finds the server so, and has no key. */
-function strangerBy(environment) {
+/** Creates a command line without an API key, with variables that address the server. */
+function newCommandLine(environment) {
   const commandLine = new CommandLine({ E2B_API_KEY: undefined, ...environment })
   onTestFinished(() => commandLine.remove())
   return commandLine
 }
 
-/** A browser that may not run scripts. */
+/** Starts a browser with scripts disabled. */
 async function newBrowser() {
   const browser = await launch()
   onTestFinished(() => browser.close())
   return await browser.newContext({ ignoreHTTPSErrors: true, javaScriptEnabled: false })
 }
 
-/** What a person does on a page; returns the error of the network that came in between. */
+/** Performs the actions of a user on a page; returns the network error that interrupted them, if any. */
 async function tryOn(page, act) {
   const failed = new Promise((resolve) => page.on('requestfailed', (request) => resolve(request.failure().errorText)))
   const done = act(page).then(() => undefined, (error) => error.message.match(/net::\w+/)?.[0] ?? Promise.reject(error))
   return await Promise.race([done, failed])
 }
 
-/** The same on another page, when Chromium dropped it: it does when an interface of the machine comes or goes, as sandboxes' do. */
-async function steadily(browser, act) {
+/**
+ * Retries the actions on another page if Chromium aborted the load.
+ *
+ * It does so when a network interface of the machine changes, for example that of a sandbox.
+ */
+async function tryRepeatedly(browser, act) {
   for (let drops = 0; ; drops++) {
     const page = await browser.newPage()
     const error = await tryOn(page, act)
@@ -55,12 +59,12 @@ async function steadily(browser, act) {
   }
 }
 
-/** Logs in as a person does who mistypes at first. */
+/** Logs in as a user who mistypes the password first. */
 async function logIn(commandLine) {
   const command = commandLine.start('auth', 'login')
   const url = await commandLine.openedPage()
   const complaints = []
-  const { error, drops } = await steadily(await newBrowser(), async (page) => {
+  const { error, drops } = await tryRepeatedly(await newBrowser(), async (page) => {
     page.on('console', (message) => /content security policy/i.test(message.text()) && complaints.push(message.text()))
     await page.goto(url)
     await page.getByLabel('Email address').fill(EMAIL)
@@ -74,7 +78,7 @@ async function logIn(commandLine) {
     expect(await page.locator('main').textContent()).toContain(EMAIL)
     expect(new URL(page.url()).origin).toBe(new URL(url).origin)
   })
-  // What was dropped may have been the way back from the command line, which listens once.
+  // The aborted request may have been the redirect to the command line, which accepts only one.
   expect([undefined, drops > 0 ? 'net::ERR_CONNECTION_REFUSED' : undefined]).toContain(error)
   expect(complaints).toEqual([])
   const { stdout, stderr, code } = await command.ended
@@ -83,12 +87,12 @@ async function logIn(commandLine) {
   return JSON.parse(readFileSync(commandLine.configFile, 'utf8'))
 }
 
-async function leadsHere(host) {
+async function resolvesToLoopback(host) {
   const found = await lookup(host).catch(() => undefined)
   return found?.address === '127.0.0.1' || found?.address === '::1'
 }
 
-// Only who has the server's program and data can give somebody a password.
+// Setting a password needs the server's program and data directory.
 describe.skipIf(!PROGRAM)('a user', () => {
   beforeAll(() => {
     hearth(['user', 'create', EMAIL, '--team', 'local'])
@@ -99,8 +103,8 @@ describe.skipIf(!PROGRAM)('a user', () => {
     hearth(['user', 'delete', EMAIL])
   })
 
-  test('logs in, works, chooses a team and logs out', async () => {
-    const commandLine = strangerBy({ E2B_DOCS_BASE: `${API_URL}/docs` })
+  test('logs in, lists sandboxes, chooses a team and logs out', async () => {
+    const commandLine = newCommandLine({ E2B_DOCS_BASE: `${API_URL}/docs` })
     const { run } = commandLine
     expect((await run('auth', 'info')).stdout).toContain('Not logged in')
     const config = await logIn(commandLine)
@@ -112,7 +116,7 @@ describe.skipIf(!PROGRAM)('a user', () => {
     const listed = await run('sandbox', 'list', '--format', 'json')
     expect(listed.code, listed.stderr).toBe(0)
 
-    // An hour later: the command line renews its login by itself.
+    // With an expired access token, the command line renews its login.
     const expired = `x.${Buffer.from('{"exp":1}').toString('base64url')}.x`
     writeFileSync(commandLine.configFile, JSON.stringify({ ...config, tokens: { ...config.tokens, access_token: expired } }))
     const configure = commandLine.start('auth', 'configure')
@@ -127,21 +131,21 @@ describe.skipIf(!PROGRAM)('a user', () => {
 
     expect((await run('auth', 'logout')).stdout).toContain('Logged out')
     expect(existsSync(commandLine.configFile)).toBe(false)
-    const answer = await fetch(renewed.oauth.token_endpoint, {
+    const response = await fetch(renewed.oauth.token_endpoint, {
       method: 'POST',
       body: new URLSearchParams({
         grant_type: 'refresh_token', refresh_token: renewed.tokens.refresh_token, client_id: renewed.oauth.client_id,
       }),
     })
-    expect([answer.status, (await answer.json()).error]).toEqual([400, 'invalid_grant'])
+    expect([response.status, (await response.json()).error]).toEqual([400, 'invalid_grant'])
   })
 
-  test('logs in by names, where the domain is all that is known', async ({ skip }) => {
+  test('logs in by names, with only the domain configured', async ({ skip }) => {
     const { domain, ca_file: authority } = JSON.parse(hearth(['env', '--json']))
     const host = `api.${domain.split(':')[0]}`
-    if (!(await leadsHere(host))) skip(`${host} leads nowhere here: install libnss-myhostname`)
+    if (!(await resolvesToLoopback(host))) skip(`${host} does not resolve to this machine: install libnss-myhostname`)
     const byNames = { E2B_DOMAIN: domain, NODE_EXTRA_CA_CERTS: authority, E2B_API_URL: undefined, E2B_SANDBOX_URL: undefined }
-    const { oauth } = await logIn(strangerBy(byNames))
+    const { oauth } = await logIn(newCommandLine(byNames))
     expect(oauth.token_endpoint).toBe(`https://${domain}/oauth/token`)
   })
 })

@@ -1,4 +1,4 @@
-// The SDK of a generation before: it creates and connects by the first routes, and checks keys itself.
+// Journeys with an older SDK, which uses the first generation of create and connect routes, and validates keys itself.
 
 import { Sandbox } from 'e2b-older'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -23,7 +23,7 @@ test('commands, files and a watch', async () => {
   await watch.stop()
 })
 
-test('connecting, listing and time', async () => {
+test('connecting, listing and timeouts', async () => {
   const again = await Sandbox.connect(sandbox.sandboxId)
   expect((await again.commands.run('cat older.txt')).stdout).toBe('text of an older client')
   await again.setTimeout(200_000)

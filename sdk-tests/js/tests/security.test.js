@@ -1,11 +1,11 @@
-// Who may call a sandbox's daemon: without a token, with a signature, and where there is no token at all.
+// Access to a sandbox's daemon: without a token, with a signature, and in a sandbox without a token.
 
 import { AuthenticationError, getSignature, Sandbox } from 'e2b'
 import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
 
 import { API_KEY, API_URL, byHeaders, ENVD_PORT, MARK, SANDBOX_URL, sharedSandbox } from '../journeys.js'
 
-// Published with the rule for signatures.
+// Token of the published examples of signatures.
 const TOKEN = '0tQG31xiMp0IOQfaz9dcwi72L1CPo8e0'
 
 let sandbox
@@ -14,12 +14,12 @@ beforeAll(async () => {
 })
 afterAll(() => sandbox?.kill())
 
-/** A request to a sandbox's daemon. Addresses that the SDK makes name a host that need not exist here: only their path counts. */
+/** Sends a request to a sandbox's daemon. The host in the SDK's URLs may not exist here, so only path and query are used. */
 async function call(address, options = {}, id = sandbox.sandboxId) {
   const { pathname, search } = new URL(address, SANDBOX_URL)
   const headers = { ...byHeaders(id, ENVD_PORT), ...options.headers }
-  const answer = await fetch(`${SANDBOX_URL}${pathname}${search}`, { ...options, headers })
-  return { status: answer.status, statusText: answer.statusText, text: await answer.text() }
+  const response = await fetch(`${SANDBOX_URL}${pathname}${search}`, { ...options, headers })
+  return { status: response.status, statusText: response.statusText, text: await response.text() }
 }
 
 function post(path, headers) {
@@ -33,7 +33,7 @@ function form(content) {
 }
 
 // envd: S1, S8
-test('a call without the token is refused', async () => {
+test('a call without the token is rejected', async () => {
   const list = (token) => post('/process.Process/List', token)
   for (const token of [{}, { 'X-Access-Token': 'wrong' }]) {
     const { status, statusText, text } = await list(token)
@@ -44,7 +44,7 @@ test('a call without the token is refused', async () => {
 })
 
 // envd: S2
-test.each([['user', '/home/user'], ['root', '/root']])('%s has signed addresses', async (user, home) => {
+test.each([['user', '/home/user'], ['root', '/root']])('signed URLs of %s', async (user, home) => {
   const sent = await call(await sandbox.uploadUrl('hello.txt', { user }), form('signed'))
   expect(sent.status).toBe(200)
   expect(JSON.parse(sent.text)).toEqual([{ name: 'hello.txt', path: `${home}/hello.txt`, type: 'file' }])
@@ -54,7 +54,7 @@ test.each([['user', '/home/user'], ['root', '/root']])('%s has signed addresses'
 })
 
 // envd: S3, S4, S5, S6
-test('signed addresses end, and open nothing else', async () => {
+test('signed URLs expire, and are valid for one operation only', async () => {
   const path = '/home/user/a name+1.txt'
   await sandbox.files.write(path, 'signed')
   const refused = (code, message) => ({ status: code, text: `${JSON.stringify({ code, message })}\n` })
@@ -68,13 +68,13 @@ test('signed addresses end, and open nothing else', async () => {
   expect((await call(url)).status).toBe(401)
   const missing = await sandbox.downloadUrl('/home/user/demo/test.txt')
   expect(await call(missing)).toMatchObject(refused(404, "path '/home/user/demo/test.txt' does not exist"))
-  // Right to read is no right to write.
+  // A signature for reading does not permit writing.
   expect((await call(await sandbox.downloadUrl(path), form('no'))).status).toBe(401)
 })
 
 // envd: S7
-test('without a token plain addresses work', async () => {
-  // Only the first generation of the route still makes such sandboxes.
+test('unsigned URLs work in a sandbox without a token', async () => {
+  // Only the first generation of the create route still creates such sandboxes.
   const created = await fetch(`${API_URL}/sandboxes`, {
     method: 'POST',
     headers: { 'X-API-Key': API_KEY, 'Content-Type': 'application/json' },
@@ -93,7 +93,7 @@ test('without a token plain addresses work', async () => {
 })
 
 // envd: S9
-test('the SDK signs as published', async () => {
+test('signatures of the SDK match the published examples', async () => {
   vi.useFakeTimers({ toFake: ['Date'], now: (1_893_456_000 - 60) * 1000 })
   onTestFinished(() => vi.useRealTimers())
   const signed = (path, operation, user, expirationInSeconds) =>
@@ -106,7 +106,7 @@ test('the SDK signs as published', async () => {
 })
 
 // envd: S10
-test('the routes of the platform are closed', async () => {
+test('internal routes are rejected', async () => {
   for (const token of [{}, { 'X-Access-Token': 'wrong' }, { 'X-Access-Token': sandbox.envdAccessToken }]) {
     const { status, text } = await post('/init', token)
     expect(status).toBe(404)

@@ -1,4 +1,4 @@
-"""A server that answers each request with the head of it, byte for byte."""
+"""Server that replies to each request with the exact bytes of its head."""
 
 import socketserver
 import sys

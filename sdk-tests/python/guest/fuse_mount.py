@@ -1,7 +1,7 @@
-"""Mounts an empty file system that this program itself answers for, like a network mount. Arguments: an empty folder, and the
-number of the user whose mount it is (root's without it).
+"""Mounts an empty FUSE file system that this program serves, like a network mount.
 
-Standard library only: the little of the kernel's FUSE protocol (linux/fuse.h) that an empty folder needs.
+Arguments: an empty folder, and the ID of the user who owns the mount (default: root).
+Uses only the standard library, and the part of the kernel's FUSE protocol (linux/fuse.h) that an empty folder needs.
 """
 
 import ctypes
@@ -13,10 +13,10 @@ import sys
 
 LOOKUP, FORGET, GETATTR, STATFS, INIT, OPENDIR, READDIR, RELEASEDIR, ACCESS = 1, 2, 3, 17, 26, 27, 28, 29, 34
 INTERRUPT, BATCH_FORGET = 36, 42
-WITHOUT_ANSWER = (FORGET, INTERRUPT, BATCH_FORGET)
+WITHOUT_REPLY = (FORGET, INTERRUPT, BATCH_FORGET)
 VERSION = (7, 31)
 MOUNT_FLAGS = 2 | 4  # MS_NOSUID, MS_NODEV
-# Larger than any request for an empty folder; the kernel refuses less than 8 KiB.
+# Larger than any request for an empty folder; the kernel rejects a buffer below 8 KiB.
 REQUEST_MAX = 128 * 1024
 
 folder = {
@@ -40,14 +40,14 @@ while True:
     try:
         request = os.read(device, REQUEST_MAX)
     except OSError as error:
-        # It was unmounted.
+        # ENODEV: the file system was unmounted.
         if error.errno == errno.ENODEV:
             break
         raise
     _, operation, number = struct.unpack_from("<IIQ", request)
-    if operation in WITHOUT_ANSWER:
+    if operation in WITHOUT_REPLY:
         continue
-    answer = folder.get(operation)
-    failure = 0 if answer is not None else -(errno.ENOENT if operation == LOOKUP else errno.ENOSYS)
-    content = answer or b""
+    reply = folder.get(operation)
+    failure = 0 if reply is not None else -(errno.ENOENT if operation == LOOKUP else errno.ENOSYS)
+    content = reply or b""
     os.write(device, struct.pack("<IiQ", 16 + len(content), failure, number) + content)

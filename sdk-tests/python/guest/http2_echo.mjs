@@ -1,12 +1,12 @@
-// A server that speaks HTTP/2 only, in clear and over TLS: gRPC calls get their messages back as they come, and how many bytes
-// there were in a trailer; other requests are answered at once.
+// Server for HTTP/2 only, in plain text and over TLS. It echoes the messages of gRPC calls as they arrive, and sends their total
+// number of bytes in a trailer; it replies to other requests immediately.
 
 import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { createSecureServer, createServer } from 'node:http2'
 
-function answer(stream, headers) {
-  // Calls are given up.
+function reply(stream, headers) {
+  // Ignore errors: clients cancel calls.
   stream.on('error', () => {})
   if (headers['content-type'] !== 'application/grpc') {
     stream.respond({ ':status': 200, 'content-type': 'text/plain' })
@@ -25,6 +25,6 @@ execFileSync('openssl', [
   'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-keyout', '/tmp/key', '-out', '/tmp/cert',
   '-subj', '/CN=nobody',
 ], { stdio: 'ignore' })
-createSecureServer({ key: readFileSync('/tmp/key'), cert: readFileSync('/tmp/cert') }).on('stream', answer).listen(encrypted, () => {
-  createServer().on('stream', answer).listen(clear, () => console.log('listening'))
+createSecureServer({ key: readFileSync('/tmp/key'), cert: readFileSync('/tmp/cert') }).on('stream', reply).listen(encrypted, () => {
+  createServer().on('stream', reply).listen(clear, () => console.log('listening'))
 })

@@ -1,4 +1,4 @@
-"""Tries to connect to addresses and prints those that answered. Arguments: host:port ..."""
+"""Connects to addresses and prints those that accepted the connection. Arguments: host:port ..."""
 
 import socket
 import sys

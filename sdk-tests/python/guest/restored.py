@@ -1,4 +1,4 @@
-"""Has the guest's daemon believe that it was restored, and tells what became of connections.
+"""Calls the guest daemon's /init as after a restore, and reports the state of connections before and after.
 
 Argument: the access token. Prints one JSON object.
 """
@@ -13,15 +13,15 @@ INTERFACE = "169.254.0.21"
 
 
 def connected(listener, address):
-    """A connection through `address`, both ends."""
+    """Opens a connection through `address`; returns both ends."""
     client = socket.create_connection((address, listener.getsockname()[1]), timeout=30)
     server, _ = listener.accept()
     server.settimeout(30)
     return client, server
 
 
-def fate(pair):
-    """`alive`, or the error that a program gets."""
+def state(pair):
+    """Returns `alive`, or the error that a program gets from the connection."""
     client, server = pair
     try:
         client.sendall(b"x")
@@ -32,7 +32,7 @@ def fate(pair):
 
 listener = socket.create_server(("0.0.0.0", 0))
 outward, inward = connected(listener, INTERFACE), connected(listener, "127.0.0.1")
-before = {"outward": fate(outward), "inward": fate(inward)}
+before = {"outward": state(outward), "inward": state(inward)}
 generation = open("/run/hearth/generation").read()
 
 daemon = http.client.HTTPConnection("127.0.0.1", 49983, timeout=30)
@@ -45,7 +45,7 @@ print(
         {
             "status": status,
             "before": before,
-            "after": {"outward": fate(outward), "inward": fate(inward)},
+            "after": {"outward": state(outward), "inward": state(inward)},
             "new_generation": open("/run/hearth/generation").read() != generation,
         }
     )

@@ -1,4 +1,4 @@
-"""A server inside of a sandbox, for tests of the way to it. Standard library only: the guest has no other network."""
+"""HTTP server inside a sandbox, for tests of the edge. Standard library only: the guest has no internet access."""
 
 import base64
 import hashlib
@@ -26,11 +26,11 @@ class Handler(BaseHTTPRequestHandler):
             self.stream()
         elif self.path == "/release":
             released.set()
-            self.answer({"released": True})
+            self.reply({"released": True})
         elif self.path == "/arrived":
-            self.answer({"arrived": arrived})
+            self.reply({"arrived": arrived})
         elif self.path.startswith("/status/"):
-            self.answer({"path": self.path}, status=int(self.path.rsplit("/", 1)[1]))
+            self.reply({"path": self.path}, status=int(self.path.rsplit("/", 1)[1]))
         else:
             self.echo(b"")
 
@@ -63,10 +63,10 @@ class Handler(BaseHTTPRequestHandler):
     def echo(self, body):
         seen = {name.lower(): value for name, value in self.headers.items()}
         digest = hashlib.sha256(body).hexdigest()
-        self.answer({"method": self.command, "path": self.path, "headers": seen, "length": len(body), "sha256": digest})
+        self.reply({"method": self.command, "path": self.path, "headers": seen, "length": len(body), "sha256": digest})
 
-    def answer(self, what, status=200):
-        text = json.dumps(what).encode()
+    def reply(self, body, status=200):
+        text = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
@@ -74,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def stream(self):
-        """The first half at once, the second after `/release`, then nothing for ever on `/stream?open`."""
+        """Sends the first half immediately, and the second after `/release`."""
         released.clear()
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
@@ -88,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
     def websocket(self):
-        """Sends every message back until the client closes (RFC 6455)."""
+        """Echoes every message until the client closes the connection (RFC 6455)."""
         accept = base64.b64encode(hashlib.sha1((self.headers["Sec-WebSocket-Key"] + GUID).encode()).digest())
         self.send_response(101)
         self.send_header("Upgrade", "websocket")

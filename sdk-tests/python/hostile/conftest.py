@@ -1,4 +1,4 @@
-"""A neighbour who is measured, and a tenant who means harm."""
+"""Fixtures of the hostile suite: a measured neighbour, and a hostile tenant."""
 
 import resource
 import subprocess
@@ -17,7 +17,7 @@ from journeys import MARK
 from operators import new_team
 
 QUIET_SECONDS = 6.0
-# What the attacks cost: a client that is busy, and a guest that keeps its processors busy.
+# CPU load that an attack causes: a busy client, and a guest with busy processors.
 LOOP = "while True: pass"
 GUEST_LOAD = "for _ in 1 2 3; do while :; do :; done & done; wait"
 SANDBOXES_MAX = 4
@@ -25,16 +25,16 @@ SANDBOXES_MAX = 4
 
 @pytest.fixture(scope="session", autouse=True)
 def many_descriptors() -> None:
-    """Attacks have thousands of connections."""
+    """Raises the limit of open files, because attacks open thousands of connections."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @pytest.fixture(scope="session")
 def tenant() -> Iterator[Tenant]:
-    """The tenant who means harm."""
+    """The hostile tenant."""
     if not server.PID:
-        pytest.exit("JOURNEYS_SERVER_PID is not set: this needs a server of its own, as `make sdk-tests` starts", 4)
+        pytest.exit("JOURNEYS_SERVER_PID is not set: this test needs a private server, as started by `make sdk-tests`", 4)
     tenant = Tenant(new_team(SANDBOXES_MAX))
     yield tenant
     left = Sandbox.list(query=SandboxQuery(metadata=MARK), api_key=tenant.key).next_items()
@@ -43,7 +43,7 @@ def tenant() -> Iterator[Tenant]:
 
 @contextmanager
 def load(tenant: Tenant) -> Iterator[None]:
-    """What attacks cost, without malice."""
+    """Causes the CPU load of an attack, without an attack."""
     with tenant.sandbox() as sandbox:
         sandbox.commands.run(GUEST_LOAD, background=True, timeout=0)
         client = subprocess.Popen([sys.executable, "-c", LOOP])
@@ -65,7 +65,7 @@ def victim() -> Iterator[Sandbox]:
 @pytest.fixture(scope="session")
 def measured(victim: Sandbox, tenant: Tenant) -> Iterator[Measured]:
     watch = Watch(victim.sandbox_id)
-    # Once to warm up, then in quiet, then under load.
+    # One run to warm up, then without load, then under load.
     with watch.measuring(1):
         pass
     with watch.measuring(QUIET_SECONDS) as quiet:
@@ -82,18 +82,18 @@ def measured(victim: Sandbox, tenant: Tenant) -> Iterator[Measured]:
 
 @pytest.fixture(scope="session")
 def before(measured: Measured) -> dict[str, int]:
-    """What the server's process had before the attacks."""
+    """Open file descriptors and memory of the server's process before the attacks."""
     return {"descriptors": server.descriptors(), "memory": server.memory()}
 
 
 @pytest.fixture
 def unnoticed(measured: Measured, before: dict[str, int]) -> Callable:
-    """`with unnoticed():` fails when the neighbour notices what is done in it."""
+    """Context manager: `with unnoticed():` fails if its body affects the neighbour."""
     return measured.unnoticed
 
 
 @pytest.fixture(scope="module")
 def misbehaving(tenant: Tenant) -> Iterator[Sandbox]:
-    """A sandbox with a server that does what no server should."""
+    """A sandbox with a misbehaving server."""
     with tenant.misbehaving() as sandbox:
         yield sandbox

@@ -1,4 +1,4 @@
-"""What a neighbour notices of an attack, compared with what it had in quiet."""
+"""Measures the effect of an attack on a neighbour, compared with measurements without an attack."""
 
 import json
 import os
@@ -11,22 +11,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-# How long an attack lasts at least.
+# Minimum duration of an attack.
 ATTACK_SECONDS = 3.0
-# A neighbour may notice this factor ...
+# Allowed factor compared with the time without load ...
 QUIET_FACTOR = 3.0
-# ... or, where processors are few, this much more than of the same load without malice.
+# ... or, on machines with few processors, compared with the time under the same load without an attack.
 LOAD_FACTOR = 3.0
-# Fewer answers than these say nothing about the median, and about nineteen in twenty; then none may take as long as this.
+# Minimum numbers of replies for a meaningful median and 95th percentile. With fewer, no reply may take longer than the
+# stall limit.
 SAMPLES_MIN = {"median": 5, "19 in 20": 20}
 STALL_SECONDS = 10.0
-# Seconds that are never too long, as the median and as the time of nineteen in twenty: one turn of a busy processor more or less.
+# Times in seconds that are always allowed, as median and 95th percentile: about one time slice of a busy processor.
 FLOORS = {"health": (0.03, 0.25), "file": (0.1, 0.6), "command": (0.4, 1.5)}
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the neighbour saw in a while."""
+    """Measurements of the neighbour in one interval."""
 
     times: dict[str, list[float]]
     wrong: list[str]
@@ -35,7 +36,7 @@ class Seen:
         return sum(map(len, self.times.values()))
 
     def marks(self, kind: str) -> tuple[float, float]:
-        """The median of a kind, and the time that nineteen in twenty stay below."""
+        """Returns the median and the 95th percentile of the times of a kind."""
         times = sorted(self.times[kind])
         return median(times), times[int(len(times) * 0.95)]
 
@@ -48,7 +49,7 @@ class Seen:
 
 
 class Watch:
-    """The running neighbour."""
+    """Process of the neighbour."""
 
     def __init__(self, sandbox_id: str) -> None:
         folder = Path(__file__).parent
@@ -63,7 +64,7 @@ class Watch:
 
     @contextmanager
     def measuring(self, seconds: float) -> Iterator[list[Seen]]:
-        """Measures while the caller does something, at least so long; the list has the outcome afterwards."""
+        """Measures during the body, at least for `seconds`; the list contains the measurements afterwards."""
         outcome: list[Seen] = []
         self.say("begin")
         since = time.monotonic()
@@ -88,7 +89,7 @@ class Watch:
 
 @dataclass
 class Measured:
-    """All that was measured in this run."""
+    """All measurements of this run."""
 
     watch: Watch
     quiet: Seen
@@ -98,7 +99,7 @@ class Measured:
 
     @contextmanager
     def unnoticed(self, load_factor: float = LOAD_FACTOR) -> Iterator[None]:
-        """Fails when the neighbour notices what the caller does."""
+        """Fails if the body affects the neighbour more than allowed."""
         with self.watch.measuring(ATTACK_SECONDS) as outcome:
             yield
         seen = outcome[0]

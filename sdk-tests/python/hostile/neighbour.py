@@ -1,6 +1,6 @@
-"""The neighbour: does ordinary things in one sandbox, and measures how long each took.
+"""The neighbour: sends ordinary requests to one sandbox, and measures their times.
 
-A process of its own, so that what the attacks cost their clients is not counted as its answers' time. It measures between the
+It is a separate process, so that the CPU time of the attacking clients does not count as reply time. It measures between the
 lines `begin` and `end` on its standard input, and then prints one line of JSON.
 """
 
@@ -16,9 +16,9 @@ from e2b import Sandbox
 
 from journeys import API_URL, ENVD_PORT, SANDBOX_URL, by_headers
 
-# Longer than anything may take; then it is counted as wrong.
+# Timeout of a request; a timeout counts as a wrong reply.
 REQUEST_SECONDS = 20
-# Between two things of one kind: a tenant who works, not one who floods.
+# Pauses between requests, as of a tenant who works and does not flood.
 PAUSE = 0.01
 COMMAND_PAUSE = 0.05
 
@@ -42,8 +42,8 @@ class Neighbour:
 
     def command(self) -> None:
         word = f"word {time.monotonic_ns()}"
-        said = self.sandbox.commands.run(f"echo {word}", request_timeout=REQUEST_SECONDS).stdout
-        assert said == f"{word}\n", f"`echo {word}` said {said!r}"
+        output = self.sandbox.commands.run(f"echo {word}", request_timeout=REQUEST_SECONDS).stdout
+        assert output == f"{word}\n", f"`echo {word}` printed {output!r}"
 
     def repeat(self, kinds: list[Callable[[], None]], pause: float) -> None:
         while not self.ended.is_set():
@@ -57,7 +57,7 @@ class Neighbour:
                 time.sleep(pause)
 
     def measure(self) -> None:
-        """Works until `end` is said, and reports."""
+        """Sends requests until the line `end`, and prints the measurements."""
         self.times, self.wrong = {}, []
         self.ended.clear()
         workers = [
@@ -74,7 +74,7 @@ class Neighbour:
 
 
 def get(base: str, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
-    """An answer on a new connection: one that is open already proves nothing about the door."""
+    """Sends a GET request on a new connection, because an open one does not test the acceptance of connections."""
     connection = http.client.HTTPConnection(urlsplit(base).netloc, timeout=REQUEST_SECONDS)
     try:
         connection.request("GET", path, headers=headers)

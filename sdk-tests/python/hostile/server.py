@@ -1,4 +1,4 @@
-"""The server's process, as its operating system sees it."""
+"""Resources of the server's process, as reported by the operating system."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ def descriptors() -> int:
 
 
 def memory() -> int:
-    """Bytes of memory that it holds by itself: not what it maps from files."""
+    """Returns the anonymous resident memory in bytes; it does not include mapped files."""
     status = Path(f"/proc/{PID}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("RssAnon:"))
     return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""A tenant who means harm, and clients that send what no SDK sends."""
+"""A hostile tenant, and clients that send requests that no SDK sends."""
 
 import asyncio
 import socket
@@ -33,14 +33,14 @@ class Tenant:
 
     @contextmanager
     def misbehaving(self) -> Iterator[Sandbox]:
-        """A sandbox with a server that does what no server should, on `PORT`."""
+        """Creates a sandbox with a misbehaving server on `PORT`."""
         with self.sandbox() as sandbox:
             start(sandbox, "misbehave.py", str(PORT))
             yield sandbox
 
 
 def start(sandbox: Sandbox, name: str, arguments: str = "", user: str = "user"):
-    """Starts a program in a sandbox, and waits until it says that it is ready."""
+    """Starts a program in a sandbox, and waits until it prints `ready`."""
     sandbox.files.write(f"/tmp/{name}", (GUEST_PROGRAMS / name).read_text())
     handle = sandbox.commands.run(f"python3 -u /tmp/{name} {arguments}", background=True, timeout=0, user=user)
     for stdout, stderr, _ in handle:
@@ -48,7 +48,7 @@ def start(sandbox: Sandbox, name: str, arguments: str = "", user: str = "user"):
         if stdout and "ready" in stdout:
             handle.disconnect()
             return handle
-    raise AssertionError(f"{name} ended")
+    raise AssertionError(f"{name} exited")
 
 
 def api_address() -> tuple[str, int]:
@@ -58,7 +58,7 @@ def api_address() -> tuple[str, int]:
 
 
 def head(sandbox: Sandbox, path: str, *, method: str = "GET", port: int = PORT, more: str = "") -> bytes:
-    """The head of a request to a sandbox's port."""
+    """Returns the head of a request to a sandbox's port."""
     routing = f"E2b-Sandbox-Id: {sandbox.sandbox_id}\r\nE2b-Sandbox-Port: {port}\r\n"
     return f"{method} {path} HTTP/1.1\r\nHost: sandbox\r\n{routing}{more}\r\n".encode()
 
@@ -67,7 +67,7 @@ def head(sandbox: Sandbox, path: str, *, method: str = "GET", port: int = PORT, 
 async def connections(
     address: tuple[str, int], count: int, *, sources: list[str] | None = None
 ) -> AsyncIterator[list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]:
-    """So many connections, from these addresses in turn. What the server does not take, or closes, is no error."""
+    """Opens `count` connections from the source addresses in turn. Connections that the server refuses are no error."""
     opened = []
 
     async def connect(number: int) -> None:
@@ -88,7 +88,7 @@ async def connections(
 
 
 async def until_closed(reader: asyncio.StreamReader, seconds: float) -> tuple[bytes, bool]:
-    """The beginning of an answer, and whether it came to an end."""
+    """Returns the beginning of a reply, and true if the connection was closed in time."""
     beginning = b""
     try:
         async with asyncio.timeout(seconds):
@@ -102,7 +102,7 @@ async def until_closed(reader: asyncio.StreamReader, seconds: float) -> tuple[by
 
 
 def talk(address: tuple[str, int], request: bytes, seconds: float = 10) -> bytes:
-    """All that is answered to some bytes until the server closes, or says no more."""
+    """Sends some bytes, and returns the reply until the server closes the connection or sends nothing for `seconds`."""
     with socket.create_connection(address, timeout=seconds) as connection:
         connection.sendall(request)
         parts = []

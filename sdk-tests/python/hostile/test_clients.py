@@ -1,4 +1,4 @@
-"""Clients that misbehave, with and without credentials."""
+"""Attacks by clients, with and without credentials."""
 
 import asyncio
 import json
@@ -18,24 +18,24 @@ from hostile.measuring import ATTACK_SECONDS
 from hostile.tenant import PORT, api_address, connections, head, talk
 from journeys import API_URL, ENVD_PORT, MARK, edge_address
 
-# Addresses of this machine that no neighbour uses.
+# Loopback addresses that the neighbour does not use.
 ONE_ADDRESS = ["127.0.0.66"]
 MANY_ADDRESSES = [f"127.0.66.{number}" for number in range(1, 129)]
 
-DOORS = {"api": api_address, "edge": edge_address}
+LISTENERS = {"api": api_address, "edge": edge_address}
 
 
 @pytest.mark.parametrize("sources", [ONE_ADDRESS, MANY_ADDRESSES], ids=["from one address", "from many"])
-@pytest.mark.parametrize("door", DOORS)
-async def test_idle_connections(unnoticed, door, sources):
-    async with connections(DOORS[door](), 4096, sources=sources):
+@pytest.mark.parametrize("listener", LISTENERS)
+async def test_idle_connections(unnoticed, listener, sources):
+    async with connections(LISTENERS[listener](), 4096, sources=sources):
         with unnoticed():
             await asyncio.sleep(ATTACK_SECONDS)
 
 
-@pytest.mark.parametrize("door", DOORS)
-async def test_heads_that_come_slowly(unnoticed, door):
-    async with connections(DOORS[door](), 1024, sources=MANY_ADDRESSES) as opened:
+@pytest.mark.parametrize("listener", LISTENERS)
+async def test_slow_request_heads(unnoticed, listener):
+    async with connections(LISTENERS[listener](), 1024, sources=MANY_ADDRESSES) as opened:
         with unnoticed():
             ends = asyncio.get_running_loop().time() + ATTACK_SECONDS
             beginning = b"GET /health HTTP/1.1\r\nHost: sandbox\r\nX-Slow: "
@@ -48,7 +48,7 @@ async def test_heads_that_come_slowly(unnoticed, door):
 
 
 async def test_bodies_that_a_guest_never_reads(unnoticed, misbehaving):
-    """Over HTTP/2, where a client may have many at a time on one connection."""
+    """Uses HTTP/2, where a client can send many bodies concurrently on one connection."""
     before = server.memory()
     count, streams = 32, 32
     async with connections(edge_address(), count) as opened:
@@ -57,12 +57,12 @@ async def test_bodies_that_a_guest_never_reads(unnoticed, misbehaving):
             await asyncio.sleep(ATTACK_SECONDS)
             grown = server.memory() - before
     print(f"{sum(held) >> 10} KiB were sent, the server holds {grown >> 10} KiB more")
-    assert sum(held) > 0, "else nothing was sent, and the test shows nothing"
+    assert sum(held) > 0, "the clients must have sent something"
     assert grown < 128 << 20, f"{grown >> 20} MiB for {count} connections"
 
 
 async def fill(reader, writer, sandbox, streams: int) -> int:
-    """Sends bodies until the server takes no more; returns how many bytes it took."""
+    """Sends bodies until the server accepts no more; returns the number of accepted bytes."""
     connection = H2Connection(config=H2Configuration(client_side=True))
     connection.initiate_connection()
     routing = [("e2b-sandbox-id", sandbox.sandbox_id), ("e2b-sandbox-port", str(PORT))]
@@ -91,11 +91,11 @@ async def fill(reader, writer, sandbox, streams: int) -> int:
     return sent
 
 
-def test_as_many_requests_as_a_sandbox_takes(unnoticed, tenant):
-    """In several sandboxes, on a port that never answers."""
+def test_as_many_requests_as_sandboxes_accept(unnoticed, tenant):
+    """Sends requests to several sandboxes, to a port that never replies."""
     with tenant.misbehaving() as one, tenant.misbehaving() as two, tenant.misbehaving() as three:
         asyncio.run(hang(unnoticed, [one, two, three]))
-    # Places and descriptors are free again.
+    # Request slots and file descriptors are free again.
     with tenant.misbehaving() as again:
         assert talk(edge_address(), head(again, "/", more="Connection: close\r\n")).startswith(b"HTTP/1.1 200")
 
@@ -110,13 +110,13 @@ async def hang(unnoticed, sandboxes) -> None:
             await asyncio.to_thread(created.kill)
 
 
-# Heads that two programs could read in two ways.
+# Request heads that two HTTP parsers may interpret differently.
 AMBIGUOUS = {
     "two hosts": ("Host: another\r\n", b""),
     "chunked twice": ("Transfer-Encoding: chunked, chunked\r\n", b"0\r\n\r\n"),
-    "chunked and then something": ("Transfer-Encoding: chunked, identity\r\n", b"0\r\n\r\n"),
+    "a coding after chunked": ("Transfer-Encoding: chunked, identity\r\n", b"0\r\n\r\n"),
     "two lengths": ("Content-Length: 5\r\nContent-Length: 6\r\n", b"hello!"),
-    "a length that is none": ("Content-Length: +5\r\n", b"hello"),
+    "an invalid length": ("Content-Length: +5\r\n", b"hello"),
     "a space before the colon": ("X-Name : value\r\n", b""),
     "a folded line": ("X-Name: value\r\n folded\r\n", b""),
     "a bare line feed": ("X-Name: value\n", b""),
@@ -127,19 +127,19 @@ AMBIGUOUS = {
 
 
 @pytest.mark.parametrize("case", AMBIGUOUS)
-def test_heads_that_can_be_read_in_two_ways(misbehaving, case):
+def test_ambiguous_request_heads(misbehaving, case):
     more, body = AMBIGUOUS[case]
     smuggled = head(misbehaving, "/smuggled", more="Connection: close\r\n")
     for address, path in ((edge_address(), "/"), (api_address(), "/health")):
         answer = talk(address, head(misbehaving, path, method="POST", more=more) + body + smuggled)
-        # Refused, and what follows is not taken for a request.
+        # The request is rejected, and the bytes after it are not parsed as another request.
         assert answer.startswith(b"HTTP/1.1 400 "), answer[:200]
         assert answer.count(b"HTTP/1.1 ") == 1, answer[:2000]
     seen = talk(edge_address(), head(misbehaving, "/", more="Connection: close\r\n"))
     assert seen.endswith(b"\r\n\r\n0"), f"requests were smuggled: {seen[-50:]!r}"
 
 
-def test_followers_that_do_not_read(unnoticed, misbehaving):
+def test_command_clients_that_do_not_read(unnoticed, misbehaving):
     with unnoticed():
         asyncio.run(follow_without_reading(misbehaving))
     assert misbehaving.commands.run("echo still here").stdout == "still here\n"
@@ -156,14 +156,14 @@ async def follow_without_reading(sandbox) -> None:
     async with connections(edge_address(), 16) as opened:
         for reader, writer in opened:
             writer.write(request)
-        # Each has begun, and from then on nobody reads.
+        # Each stream has started; from then on the clients do not read.
         for reader, writer in opened:
-            assert (await asyncio.wait_for(reader.readline(), 30)).startswith(b"HTTP/1.1 200"), "it has to begin"
+            assert (await asyncio.wait_for(reader.readline(), 30)).startswith(b"HTTP/1.1 200"), "the stream must start"
             writer.transport.pause_reading()
         await asyncio.sleep(ATTACK_SECONDS)
 
 
-def test_reads_of_fifos_that_are_given_up(unnoticed, misbehaving):
+def test_cancelled_reads_of_fifos(unnoticed, misbehaving):
     misbehaving.commands.run("mkfifo fifo")
     more = f"X-Access-Token: {misbehaving._envd_access_token}\r\n"
     request = head(misbehaving, "/files?path=/home/user/fifo", port=ENVD_PORT, more=more)
@@ -189,7 +189,7 @@ async def test_websockets_that_flood(unnoticed, misbehaving):
 
 
 async def flood(reader, writer, request: bytes, pings: bytes) -> None:
-    """Sends and reads for a while, as quickly as it goes."""
+    """Sends and reads as fast as possible for the duration of an attack."""
     writer.write(request)
     assert (await asyncio.wait_for(reader.readline(), 30)).startswith(b"HTTP/1.1 101")
 
@@ -209,8 +209,8 @@ async def flood(reader, writer, request: bytes, pings: bytes) -> None:
         pass
 
 
-def test_strangers(unnoticed):
-    """Keys and sandboxes that do not exist."""
+def test_unknown_keys(unnoticed):
+    """Sends requests with API keys that do not exist."""
 
     def ask(number: int) -> None:
         key = f"e2b_{uuid4().hex}{uuid4().hex[:8]}"

@@ -1,4 +1,4 @@
-"""Guests that misbehave."""
+"""Attacks by guests."""
 
 import asyncio
 import os
@@ -13,15 +13,15 @@ from hostile.tenant import GUEST_PROGRAMS, connections, head, start, until_close
 from journeys import edge_address
 
 needs_namespaces = pytest.mark.skipif(
-    os.geteuid() != 0, reason="without root guests have QEMU's user-mode network, and no way into the host's tables"
+    os.geteuid() != 0, reason="without root guests use QEMU's user-mode network, which does not affect the host's tables"
 )
 
-# A network that nobody has (RFC 5737), played by a namespace of this machine: nothing leaves it.
+# Documentation network (RFC 5737), simulated by a network namespace; no packet leaves this machine.
 NETWORK = "203.0.113.0/24"
 NAMESPACE = "hearth-hostile"
 LINK = "hearth-hostile"
 
-# What a server in the guest sends without end, and whether somebody has to end it: of a body everybody may have as much as they like.
+# Endless replies of a server in the guest, and true if the proxy must terminate them. Bodies may be endless.
 ANSWERS = {
     "/continue": True,
     "/hints": True,
@@ -35,7 +35,7 @@ ENDS_WITHIN = 15.0
 
 
 @pytest.mark.parametrize("path", ANSWERS)
-async def test_answers_without_end(unnoticed, misbehaving, path):
+async def test_endless_replies(unnoticed, misbehaving, path):
     async with connections(edge_address(), 8) as opened:
         with unnoticed():
             for _, writer in opened:
@@ -47,7 +47,7 @@ async def test_answers_without_end(unnoticed, misbehaving, path):
 
 
 async def until_closed_or_answered(reader, seconds: float) -> tuple[bytes, bool]:
-    """The proxy may end an answer by an error of its own, and keep the connection."""
+    """Waits until the connection closes, or the proxy sends an error reply and keeps the connection open."""
     try:
         async with asyncio.timeout(seconds):
             line = await reader.readline()
@@ -62,8 +62,8 @@ async def until_closed_or_answered(reader, seconds: float) -> tuple[bytes, bool]
     return await until_closed(reader, seconds)
 
 
-def test_log_lines_without_end(unnoticed, tenant):
-    """From something in the place of the guest's daemon."""
+def test_endless_log_lines(unnoticed, tenant):
+    """A program in place of the guest daemon sends them."""
     with tenant.sandbox() as sandbox:
         sandbox.files.write("/tmp/daemon.py", (GUEST_PROGRAMS / "daemon.py").read_text())
         replace = "chmod 755 /tmp/daemon.py && mv /usr/bin/envd /usr/bin/envd.real && cp /tmp/daemon.py /usr/bin/envd && pkill -9 -x envd"
@@ -74,7 +74,7 @@ def test_log_lines_without_end(unnoticed, tenant):
 
 @pytest.fixture
 def network() -> Iterator[str]:
-    """Hosts of a public network, which are this machine's own."""
+    """Simulates hosts of a public network in a network namespace."""
 
     def ip(*words: str, check: bool = True) -> None:
         subprocess.run(["ip", *words], check=check, capture_output=True)
@@ -91,7 +91,7 @@ def network() -> Iterator[str]:
         ip("link", "set", LINK, "up")
         ip("-netns", NAMESPACE, "link", "set", "lo", "up")
         ip("-netns", NAMESPACE, "link", "set", "eth0", "up")
-        # All of them are there, so that nobody waits for a neighbour that does not answer.
+        # All addresses exist, so that no packet waits for address resolution.
         ip("-netns", NAMESPACE, "route", "add", "local", NETWORK, "dev", "lo")
         ip("-netns", NAMESPACE, "address", "add", "203.0.113.1/24", "dev", "eth0")
         yield NETWORK.split("/")[0]
@@ -111,7 +111,7 @@ def test_a_flood_of_datagrams(unnoticed, tenant, network):
         start(sandbox, "flood.py", f"udp {network}")
 
 
-# Programs that take all they can get; each ends by itself.
+# Programs that use all available resources; each exits by itself.
 GREEDY = {
     "fork bomb": "timeout 20 bash -c 'b() { b | b & }; b; sleep 20'",
     "memory": "timeout 20 python3 -c 'x = [bytearray(16 << 20) for _ in range(1000)]'",

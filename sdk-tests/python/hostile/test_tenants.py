@@ -1,4 +1,4 @@
-"""A tenant who does what a key allows, as often as it goes, and what it does not allow."""
+"""Attacks by a tenant: allowed requests at the highest rate, and requests for sandboxes of others."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +11,11 @@ from hostile.measuring import ATTACK_SECONDS
 from journeys import API_URL, ENVD_PORT, MARK, SANDBOX_URL, by_headers
 
 CLIENTS = 6
-# Making a sandbox occupies processors far more than the load that is measured beforehand. Commands of the neighbour take five
-# times as long on two processors that also emulate the guests'; nothing may stall.
+# Creating a sandbox uses far more CPU than the load measured before. The neighbour's commands take five times as long
+# on two processors that also emulate the guests' CPUs; none may stall.
 CHURN_FACTOR = 6.0
-# The first requests of `not_there` look at a sandbox or change it; the others ask for its logs and metrics, of which there may be none.
+# Number of requests in `not_there` that read or change a sandbox; the others read its logs and metrics, which may be
+# empty.
 CHANGES = 6
 
 
@@ -49,7 +50,7 @@ def test_sandboxes_of_others(unnoticed, tenant, victim):
             assert client.get("/v2/sandboxes", params={"metadata": f"journeys={MARK['journeys']}"}).json() == listed
             strangers = not_there(client, "i" + "0" * (len(other) - 1))
             theirs = not_there(client, other)
-            # What is another's is as if it were not there: nothing can be done to it, and nothing is found of it.
+            # A sandbox of another team is treated like one that does not exist.
             assert theirs == strangers
             assert {status for status, _ in theirs[:CHANGES]} == {404}, theirs
             with pytest.raises(NotFoundException):
@@ -61,7 +62,7 @@ def test_sandboxes_of_others(unnoticed, tenant, victim):
 
 
 def not_there(client: httpx.Client, sandbox: str) -> list[tuple[int, str]]:
-    """The answers to everything that can be asked for a sandbox, without its id."""
+    """Returns status and body of the replies to all requests for a sandbox, with its ID removed."""
     path = f"/sandboxes/{sandbox}"
     answers = [
         client.get(path),

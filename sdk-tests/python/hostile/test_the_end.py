@@ -1,4 +1,4 @@
-"""What is left when the attacks are over."""
+"""Checks after all attacks: wrong replies, leaked resources, and full tables of the host."""
 
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -11,15 +11,15 @@ from journeys import eventually
 ANSWERS = 3000
 MEMORY_LEFT_MAX = 96 << 20
 DESCRIPTORS_LEFT_MAX = 32
-# Of the host's tables; they are everybody's.
+# Limits for the host's tables, which other programs use too.
 NEIGHBOURS_MAX = 256
 CONNECTIONS_MAX = 10_000
-# Idle connections are kept for a while, and memory is given back little by little.
+# Seconds until resources are released: idle connections stay open for a while, and memory is returned gradually.
 BACK_WITHIN = 60
 
 
-def test_a_neighbour_has_thousands_of_answers_and_none_is_wrong(measured, victim):
-    """Those during the attacks, and on a slow machine some more."""
+def test_thousands_of_replies_to_the_neighbour_are_correct(measured, victim):
+    """Counts the replies during the attacks; on a slow machine it sends more requests."""
     neighbour = Neighbour(victim)
 
     def ask(number: int) -> None:
@@ -31,7 +31,7 @@ def test_a_neighbour_has_thousands_of_answers_and_none_is_wrong(measured, victim
     assert not measured.wrong, measured.wrong[:5]
 
 
-def test_the_server_has_what_it_had(before):
+def test_the_server_has_released_its_resources(before):
     def left() -> tuple[int, int]:
         return server.descriptors() - before["descriptors"], server.memory() - before["memory"]
 

@@ -1,4 +1,4 @@
-"""What only works where a sandbox has a name: signed addresses, hosts of ports, TLS."""
+"""Features that need host names: signed URLs, host names of ports, TLS."""
 
 import os
 import queue
@@ -21,12 +21,12 @@ DOMAIN = os.environ["E2B_DOMAIN"]
 
 @pytest.fixture(scope="module")
 def web() -> Iterator[httpx.Client]:
-    """A client that knows nothing but the certificate authority, and speaks HTTP/2 where it can."""
+    """HTTP client that trusts the certificate authority, and uses HTTP/2 if the server supports it."""
     with httpx.Client(http2=True, verify=ssl.create_default_context(), timeout=60) as client:
         yield client
 
 
-def test_the_domain_alone_is_enough(sandbox):
+def test_the_sdk_needs_only_the_domain(sandbox):
     assert "E2B_API_URL" not in os.environ and "E2B_SANDBOX_URL" not in os.environ
     assert sandbox.sandbox_domain == DOMAIN
     assert sandbox.get_host(3000) == f"3000-{sandbox.sandbox_id}.{DOMAIN}"
@@ -34,7 +34,7 @@ def test_the_domain_alone_is_enough(sandbox):
     assert sandbox.is_running()
 
 
-def test_a_signed_address_is_all_that_an_upload_and_a_download_need(sandbox, web):
+def test_signed_urls_upload_and_download(sandbox, web):
     url = sandbox.upload_url("signed.txt")
     assert url.startswith(f"https://{ENVD_PORT}-{sandbox.sandbox_id}.{DOMAIN}/files?")
     sent = web.post(url, files={"file": ("signed.txt", b"by a stranger")})
@@ -44,14 +44,14 @@ def test_a_signed_address_is_all_that_an_upload_and_a_download_need(sandbox, web
     assert (got.text, got.http_version) == ("by a stranger", "HTTP/2")
     late = web.get(sandbox.download_url("signed.txt", use_signature_expiration=-1))
     assert (late.status_code, late.json()) == (401, {"code": 401, "message": "signature is already expired"})
-    assert web.get(url).status_code == 401, "a signature for one operation opens no other"
+    assert web.get(url).status_code == 401, "a signature is valid for one operation only"
 
 
-def test_a_service_has_an_address_of_its_own(sandbox, guest, web):
+def test_a_service_has_its_own_host_name(sandbox, guest, web):
     url = f"https://{sandbox.get_host(guest.port)}"
-    answer = web.post(f"{url}/path?query=1", content=b"body")
-    seen = answer.json()
-    assert (answer.http_version, seen["path"], seen["length"]) == ("HTTP/2", "/path?query=1", 4)
+    response = web.post(f"{url}/path?query=1", content=b"body")
+    seen = response.json()
+    assert (response.http_version, seen["path"], seen["length"]) == ("HTTP/2", "/path?query=1", 4)
     assert seen["headers"]["host"] == sandbox.get_host(guest.port)
     assert seen["headers"]["x-forwarded-proto"] == "https"
     with connect(f"wss://{sandbox.get_host(guest.port)}", ssl=ssl.create_default_context()) as socket:
@@ -67,7 +67,7 @@ def test_a_service_has_an_address_of_its_own(sandbox, guest, web):
 
 @contextmanager
 def channel(host: str) -> Iterator[grpc.Channel]:
-    """A gRPC client that trusts the certificate authority; names below localhost are this machine's."""
+    """gRPC client that trusts the certificate authority; names below localhost resolve to this machine."""
     name, _, port = host.partition(":")
     trusted = grpc.ssl_channel_credentials(Path(os.environ["SSL_CERT_FILE"]).read_bytes())
     options = [("grpc.ssl_target_name_override", name), ("grpc.default_authority", host), ("grpc.enable_http_proxy", 0)]
@@ -75,7 +75,7 @@ def channel(host: str) -> Iterator[grpc.Channel]:
         yield opened
 
 
-def test_grpc_and_servers_that_speak_only_http_2(new_sandbox, web):
+def test_grpc_and_servers_with_http_2_only(new_sandbox, web):
     sandbox = new_sandbox(network={"https_ports": [8443]})
     sandbox.files.write("http2_echo.mjs", program("http2_echo.mjs"))
     handle = sandbox.commands.run("node http2_echo.mjs 8080 8443", background=True, timeout=0)
@@ -85,26 +85,26 @@ def test_grpc_and_servers_that_speak_only_http_2(new_sandbox, web):
         host = sandbox.get_host(port)
         assert web.get(f"https://{host}/").text == "GET in HTTP/2"
         with httpx.Client(verify=ssl.create_default_context(), timeout=60) as http1:
-            # Over TLS a client of HTTP/1.1 needs a server of HTTP/1.1: it may upgrade its connection.
+            # Over TLS, an HTTP/1.1 client needs an HTTP/1.1 server, because it may upgrade the connection.
             seen = http1.get(f"https://{host}/")
             assert seen.http_version == "HTTP/1.1" and (seen.status_code == 200) == (port == 8080)
         with channel(host) as client:
-            answer, call = client.unary_unary("/echo.Echo/Once").with_call(b"question", timeout=60)
-            assert answer == b"question"
+            response, call = client.unary_unary("/echo.Echo/Once").with_call(b"question", timeout=60)
+            assert response == b"question"
             assert ("x-bytes", "13") in [tuple(pair) for pair in call.trailing_metadata()]
 
-            # Each answer is there before the next question is asked.
+            # Each reply arrives before the next message is sent.
             questions: queue.Queue[bytes | None] = queue.Queue()
-            answers = client.stream_stream("/echo.Echo/Both")(iter(questions.get, None), timeout=60)
+            responses = client.stream_stream("/echo.Echo/Both")(iter(questions.get, None), timeout=60)
             for number in range(10):
                 question = bytes([number]) * 10_000
                 questions.put(question)
-                assert next(answers) == question
+                assert next(responses) == question
             questions.put(None)
-            assert list(answers) == []
-            assert answers.code() == grpc.StatusCode.OK
+            assert list(responses) == []
+            assert responses.code() == grpc.StatusCode.OK
 
-            # A call that is given up leaves the others alone.
+            # A cancelled call does not affect the others.
             abandoned = client.stream_stream("/echo.Echo/Both")(iter(questions.get, None), timeout=60)
             questions.put(b"first")
             assert next(abandoned) == b"first"
@@ -118,7 +118,7 @@ def test_grpc_and_servers_that_speak_only_http_2(new_sandbox, web):
     assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
-def test_a_private_sandbox_wants_its_token(new_sandbox, web):
+def test_a_private_sandbox_requires_its_token(new_sandbox, web):
     sandbox = new_sandbox(network={"allow_public_traffic": False})
     guest = Guest.start(sandbox)
     url = f"https://{sandbox.get_host(guest.port)}"
@@ -128,7 +128,7 @@ def test_a_private_sandbox_wants_its_token(new_sandbox, web):
     assert token and web.get(url, headers={"e2b-traffic-access-token": token}).status_code == 200
 
 
-def test_a_killed_sandbox_is_nobody_at_once(new_sandbox, web):
+def test_a_killed_sandbox_is_unreachable_immediately(new_sandbox, web):
     sandbox = new_sandbox()
     guest = Guest.start(sandbox)
     url = f"https://{sandbox.get_host(guest.port)}"
@@ -146,7 +146,7 @@ def test_a_killed_sandbox_is_nobody_at_once(new_sandbox, web):
     assert not sandbox.is_running()
 
 
-async def test_the_asynchronous_client_finds_it_as_well():
+async def test_the_asynchronous_sdk_works_with_the_domain():
     sandbox = await AsyncSandbox.create(timeout=120, metadata=MARK)
     try:
         assert (await sandbox.commands.run("echo async")).stdout == "async\n"
@@ -157,7 +157,7 @@ async def test_the_asynchronous_client_finds_it_as_well():
         assert await sandbox.kill()
 
 
-def test_the_api_is_one_of_the_names(sandbox, web):
+def test_the_api_has_a_name_below_the_domain(sandbox, web):
     headers = {"X-API-Key": os.environ["E2B_API_KEY"]}
     listed = web.get(f"https://api.{DOMAIN}/v2/sandboxes", headers=headers)
     assert listed.http_version == "HTTP/2"

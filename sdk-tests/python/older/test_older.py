@@ -1,4 +1,4 @@
-"""The SDK of a generation before: it creates and connects by the first routes, and checks keys itself."""
+"""Journeys with an older SDK, which uses the first generation of create and connect routes, and validates keys itself."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from journeys import MARK, eventually
 GENERATION = {**MARK, "generation": "older"}
 
 
-def test_it_is_the_older_one():
+def test_the_older_sdk_is_installed():
     assert e2b.ConnectionConfig().headers["User-Agent"] == "e2b-python-sdk/2.45.1"
 
 
@@ -22,7 +22,7 @@ def test_commands_files_and_a_watch(new_sandbox):
     except CommandExitException as error:
         assert error.exit_code == 3
     else:
-        raise AssertionError("a failed command is told")
+        raise AssertionError("a failed command must raise an error")
     watch = sandbox.files.watch_dir("/home/user")
     sandbox.files.write("older.txt", "text of an older client")
     assert sandbox.files.read("older.txt") == "text of an older client"
@@ -30,7 +30,7 @@ def test_commands_files_and_a_watch(new_sandbox):
     watch.stop()
 
 
-def test_connecting_listing_and_time(new_sandbox):
+def test_connecting_listing_and_timeouts(new_sandbox):
     sandbox = new_sandbox(metadata={"generation": "older"})
     sandbox.files.write("kept.txt", "kept")
     again = Sandbox.connect(sandbox.sandbox_id)
@@ -44,7 +44,7 @@ def test_connecting_listing_and_time(new_sandbox):
     assert not Sandbox.kill(sandbox.sandbox_id)
 
 
-def test_the_asynchronous_client():
+def test_the_asynchronous_sdk():
     async def journey():
         sandbox = await AsyncSandbox.create(timeout=120, metadata=MARK)
         try:

@@ -1,4 +1,4 @@
-"""The asynchronous SDK: the same journeys, many at once."""
+"""Journeys with the asynchronous SDK, many of them concurrently."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ from e2b import (
 from journeys import MARK
 
 SECONDS = 60
-NOBODY = 999999
+UNKNOWN_PID = 999999
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -33,7 +33,7 @@ async def shared() -> AsyncIterator[AsyncSandbox]:
 
 
 # envd: C10
-async def test_a_whole_life():
+async def test_lifecycle():
     sandbox = await AsyncSandbox.create(timeout=120, metadata={**MARK, "life": "whole"}, envs={"NAME": "Ada"})
     try:
         info = await sandbox.get_info()
@@ -54,7 +54,7 @@ async def test_a_whole_life():
         await sandbox.get_info()
 
 
-async def test_many_at_once():
+async def test_concurrent_sandboxes():
     async def life(number: int) -> str:
         sandbox = await AsyncSandbox.create(timeout=120, metadata=MARK)
         try:
@@ -67,7 +67,7 @@ async def test_many_at_once():
 
 
 # envd: C1, C3
-async def test_commands_at_once(shared):
+async def test_concurrent_commands(shared):
     results = await asyncio.gather(*(shared.commands.run(f"echo {number}") for number in range(10)))
     assert [result.stdout for result in results] == [f"{number}\n" for number in range(10)]
     with pytest.raises(CommandExitException) as caught:
@@ -77,10 +77,10 @@ async def test_commands_at_once(shared):
 
 # envd: C9, C11, C12
 async def test_background_input_and_kill(shared):
-    said: asyncio.Queue[str] = asyncio.Queue()
-    handle = await shared.commands.run("cat", background=True, stdin=True, on_stdout=said.put_nowait, timeout=0)
+    printed: asyncio.Queue[str] = asyncio.Queue()
+    handle = await shared.commands.run("cat", background=True, stdin=True, on_stdout=printed.put_nowait, timeout=0)
     await handle.send_stdin("hello\n")
-    assert await asyncio.wait_for(said.get(), SECONDS) == "hello\n"
+    assert await asyncio.wait_for(printed.get(), SECONDS) == "hello\n"
     assert handle.pid in [process.pid for process in await shared.commands.list()]
     await handle.close_stdin()
     assert (await handle.wait()).stdout == "hello\n"
@@ -92,27 +92,27 @@ async def test_background_input_and_kill(shared):
 
 # envd: C18
 async def test_input_as_a_stream(shared):
-    said = asyncio.Queue()
-    handle = await shared.commands.run("cat", background=True, stdin=True, on_stdout=said.put_nowait, timeout=0)
+    printed = asyncio.Queue()
+    handle = await shared.commands.run("cat", background=True, stdin=True, on_stdout=printed.put_nowait, timeout=0)
     stream = shared.commands.stream_input(handle.pid)
-    # Fifty seconds otherwise; it is read when the stream begins, which is not yet.
+    # The default is fifty seconds. The SDK reads the value when the stream starts, which has not happened yet.
     stream._keepalive_interval = 0.05
-    heard = ""
+    output = ""
     for number in range(5):
         await stream.send(f"{number}\n")
-        # Silent meanwhile for longer than the interval: keepalives go between.
-        while not heard.endswith(f"{number}\n"):
-            heard += await asyncio.wait_for(said.get(), SECONDS)
+        # Pause for longer than the interval, so that keepalives are sent in between.
+        while not output.endswith(f"{number}\n"):
+            output += await asyncio.wait_for(printed.get(), SECONDS)
         await asyncio.sleep(0.2)
     for number in range(5, 200):
         await stream.send(f"{number}\n")
     await stream.close()
-    # The end of the stream is not the end of the input.
+    # The end of the stream does not close the command's input.
     await handle.send_stdin("after\n")
     await handle.close_stdin()
     assert (await handle.wait()).stdout == "".join(f"{number}\n" for number in range(200)) + "after\n"
     with pytest.raises(NotFoundException):
-        await shared.commands.stream_input(NOBODY).close()
+        await shared.commands.stream_input(UNKNOWN_PID).close()
 
 
 async def test_files(shared):
@@ -127,7 +127,7 @@ async def test_files(shared):
 
 
 # envd: W2, W3, W8
-async def test_watching_is_pushed(shared):
+async def test_watch_events_are_pushed(shared):
     events: asyncio.Queue = asyncio.Queue()
     await shared.files.make_dir("watched")
     handle = await shared.files.watch_dir("watched", on_event=events.put_nowait, recursive=True, include_entry=True)
@@ -144,7 +144,7 @@ async def test_watching_is_pushed(shared):
 
 
 # envd: W1, W3, W4, W5, W8
-async def test_what_a_pushed_watch_tells(shared):
+async def test_options_and_errors_of_a_pushed_watch(shared):
     events, ends = asyncio.Queue(), asyncio.Queue()
     path = (await shared.files.write("told/file", "x")).path
 
@@ -166,7 +166,7 @@ async def test_what_a_pushed_watch_tells(shared):
         await handle.stop()
         while not events.empty():
             events.get_nowait()
-    # What ended by its own stop tells no error.
+    # A stopped watch exits without an error.
     while not ends.empty():
         assert ends.get_nowait() is None
     with pytest.raises(FileNotFoundException):

@@ -1,5 +1,7 @@
-"""The generated client in the official SDK is a statement about the API that does not come from us: the server's own
-OpenAPI document has to agree with it."""
+"""Compares the server's OpenAPI document with the generated client in the official SDK.
+
+The generated client is an independent description of the API.
+"""
 
 import importlib
 import inspect
@@ -14,7 +16,7 @@ from e2b.api.client import models as models_package
 
 from journeys import API_URL
 
-# What the SDK understands and the server does not answer yet, with the reason.
+# Statuses that the SDK handles and the server does not send yet, with the reason.
 LATER = {
     ("POST", "/sandboxes/{}/connect"): {201: "nothing is paused, so nothing is resumed"},
     ("POST", "/v2/sandboxes/{}/connect"): {201: "nothing is paused, so nothing is resumed"},
@@ -23,14 +25,14 @@ LATER = {
 
 @dataclass
 class Operation:
-    """What the SDK knows of an operation, read from the source of its module."""
+    """Operation as described by the source of its module in the SDK."""
 
     method: str
     path: str
     parameters: set[str]
     request: type | None
-    # By status; without a model where there is no body, or one that has no model.
-    answers: dict[int, type | None]
+    # By status; `None` if there is no body, or a body without a model.
+    responses: dict[int, type | None]
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -43,16 +45,16 @@ def _model(name: str) -> type:
 def _operation(module) -> Operation:
     kwargs, parse = inspect.getsource(module._get_kwargs), inspect.getsource(module._parse_response)
     body = inspect.signature(module._get_kwargs).parameters.get("body")
-    answers = {}
+    responses = {}
     for status, block in re.findall(r"status_code == (\d+):\n(.*?)(?=\n    if |\Z)", parse, re.DOTALL):
         found = re.search(r"(\w+)\.from_dict\(", block)
-        answers[int(status)] = _model(found[1]) if found else None
+        responses[int(status)] = _model(found[1]) if found else None
     return Operation(
         method=re.search(r'"method": "(\w+)"', kwargs)[1].upper(),
         path=re.sub(r"\{[^}]*\}", "{}", re.search(r'"url": f?"([^"]+)"', kwargs)[1]),
         parameters=set(re.findall(r'(?:params|headers)\["([^"]+)"\]', kwargs)) - {"Content-Type"},
         request=body.annotation if body and inspect.isclass(body.annotation) else None,
-        answers=answers,
+        responses=responses,
     )
 
 
@@ -64,12 +66,12 @@ def _operations() -> list[Operation]:
 @dataclass
 class Member:
     required: bool
-    # The models of its value.
+    # Models of its value.
     models: list[type]
 
 
 def _members(model: type) -> dict[str, Member]:
-    """The members of a model by their names on the wire."""
+    """Returns the members of a model by their names on the wire."""
     source = inspect.getsource(model.from_dict)
     members = {}
     for attribute, wire, default in re.findall(r'(?m)^ +_?(\w+) = .*?d\.pop\("([^"]+)"(, UNSET)?\)', source):
@@ -99,7 +101,7 @@ class Document:
         return value
 
     def object(self, schema: dict) -> tuple[dict, set[str]]:
-        """The members of an object, of the items of a list, or of what is not null; and which of them are required."""
+        """Returns members and required members of an object, of a list's items, or of a nullable object."""
         schema = self.resolve(schema)
         if schema.get("type") == "array":
             return self.object(schema["items"])
@@ -123,10 +125,10 @@ def document() -> Document:
 def _compare_answer(document: Document, model: type, schema: dict, where: str) -> None:
     members, required = document.object(schema)
     if not members:
-        # Any object, by ours or by theirs.
+        # A free-form object.
         return
     for name, member in _members(model).items():
-        assert name in required or not member.required, f"{where}.{name} may be missing, and the SDK needs it"
+        assert name in required or not member.required, f"{where}.{name} is optional, and the SDK requires it"
         for nested in member.models if name in members else []:
             _compare_answer(document, nested, members[name], f"{where}.{name}")
 
@@ -136,19 +138,19 @@ def _compare_request(document: Document, model: type, schema: dict, where: str) 
     if not members:
         return
     sent = _members(model)
-    assert required <= {name for name, member in sent.items() if member.required}, f"{where} asks for more than is sent"
+    assert required <= {name for name, member in sent.items() if member.required}, f"{where} requires members that the SDK may omit"
     for name, member in sent.items():
-        assert name in members, f"{where}.{name} is sent by the SDK and not described"
+        assert name in members, f"{where}.{name} is sent by the SDK and not in the document"
         for nested in member.models:
             _compare_request(document, nested, members[name], f"{where}.{name}")
 
 
-def test_the_sdk_is_read_right() -> None:
+def test_the_sdk_is_parsed_correctly() -> None:
     operations = {str(operation): operation for operation in _operations()}
     assert len(operations) > 40
     create = operations["POST /v2/sandboxes"]
     assert create.parameters == {"Idempotency-Key"} and create.request is models_package.NewSandboxV2
-    assert create.answers[201] is models_package.Sandbox and create.answers[401] is models_package.Error
+    assert create.responses[201] is models_package.Sandbox and create.responses[401] is models_package.Error
     members = _members(models_package.SandboxDetail)
     assert members["sandboxID"].required and not members["alias"].required
     assert members["lifecycle"].models == [models_package.SandboxLifecycle]
@@ -156,23 +158,23 @@ def test_the_sdk_is_read_right() -> None:
 
 @pytest.mark.parametrize("operation", _operations(), ids=str)
 def test_the_document_agrees_with_the_sdk(document: Document, operation: Operation) -> None:
-    ours = document.operations[(operation.method, operation.path)]
-    if ours.get("x-not-supported"):
-        assert not [status for status in ours["responses"] if status < "400"]
+    described_operation = document.operations[(operation.method, operation.path)]
+    if described_operation.get("x-not-supported"):
+        assert not [status for status in described_operation["responses"] if status < "400"]
         return
-    answers = {int(status): answer for status, answer in ours["responses"].items()}
-    theirs = {status for status in operation.answers if status < 400}
+    responses = {int(status): response for status, response in described_operation["responses"].items()}
+    expected = {status for status in operation.responses if status < 400}
     later = LATER.get((operation.method, operation.path), {}).keys()
-    assert {status for status in answers if status < 400} == theirs - later
-    for status in theirs - later:
-        schema, model = document.content(answers[status]), operation.answers[status]
-        assert model is None or schema is not None, f"{status} has no body, and the SDK reads one"
+    assert {status for status in responses if status < 400} == expected - later
+    for status in expected - later:
+        schema, model = document.content(responses[status]), operation.responses[status]
+        assert model is None or schema is not None, f"{status} has no body, and the SDK expects one"
         if model is not None:
             _compare_answer(document, model, schema, str(status))
-    for status, model in operation.answers.items():
-        if status >= 400 and status in answers and model is not None:
-            _compare_answer(document, model, document.content(answers[status]), str(status))
-    described = {document.resolve(parameter)["name"] for parameter in ours.get("parameters", [])}
+    for status, model in operation.responses.items():
+        if status >= 400 and status in responses and model is not None:
+            _compare_answer(document, model, document.content(responses[status]), str(status))
+    described = {document.resolve(parameter)["name"] for parameter in described_operation.get("parameters", [])}
     assert operation.parameters <= described
     if operation.request is not None:
-        _compare_request(document, operation.request, document.content(ours["requestBody"]), "body")
+        _compare_request(document, operation.request, document.content(described_operation["requestBody"]), "body")

@@ -1,4 +1,4 @@
-"""The way to servers in sandboxes: by headers and by host name, streams, WebSockets, and what it refuses."""
+"""The edge: routing by headers and by host name, streams, WebSockets, and rejected requests."""
 
 import hashlib
 import json
@@ -30,14 +30,14 @@ pytestmark = pytest.mark.usefixtures("guest")
 
 @pytest.fixture(params=["headers", "host"])
 def way(request, guest: Guest) -> dict[str, str]:
-    """Both ways to name a sandbox and its port."""
+    """Both ways to route to a sandbox and its port."""
     return guest.by_headers() if request.param == "headers" else guest.by_host()
 
 
-def test_requests_arrive_as_they_were_sent(edge, way):
-    answer = edge.get("/some/path%20x?a=b&c=%2F", headers={**way, "X-Custom": "kept"})
-    assert answer.status_code == 200
-    seen = answer.json()
+def test_requests_arrive_unchanged(edge, way):
+    response = edge.get("/some/path%20x?a=b&c=%2F", headers={**way, "X-Custom": "kept"})
+    assert response.status_code == 200
+    seen = response.json()
     assert (seen["method"], seen["path"], seen["headers"]["x-custom"]) == ("GET", "/some/path%20x?a=b&c=%2F", "kept")
     for method in ("PUT", "PATCH", "DELETE"):
         assert edge.request(method, "/", headers=way).json()["method"] == method
@@ -58,42 +58,42 @@ def test_header_names_reach_a_service_in_canonical_case(new_sandbox, edge):
         assert {"Host: custom-host.example.com:8090", "X-Request-Id: 1", "User-Agent: t"} <= set(lines)
 
 
-def test_answers_come_back_as_they_are(edge, way):
+def test_replies_arrive_unchanged(edge, way):
     for status in (201, 404, 418, 500, 503):
         assert edge.get(f"/status/{status}", headers=way).status_code == status
 
 
-def test_the_sdk_names_the_same_host(guest):
+def test_the_sdk_returns_the_same_host_name(guest):
     name = guest.sandbox.get_host(guest.port)
     assert name.startswith(f"{guest.port}-{guest.sandbox.sandbox_id}.")
 
 
-def test_an_answer_streams(edge, way):
-    with edge.stream("GET", "/stream", headers=way) as answer:
-        parts = answer.iter_raw()
+def test_a_reply_is_streamed(edge, way):
+    with edge.stream("GET", "/stream", headers=way) as response:
+        parts = response.iter_raw()
         assert next(parts) == b"first"
-        # The server sends the rest only now: the first part cannot have been held back for it.
+        # The server sends the rest only now, so the edge did not buffer the first part.
         assert httpx.get(f"{SANDBOX_URL}/release", headers=way).json() == {"released": True}
         assert b"".join(parts) == b"second"
 
 
-def test_a_request_streams(edge, way):
+def test_a_request_is_streamed(edge, way):
     def arrived() -> int:
         return httpx.get(f"{SANDBOX_URL}/arrived", headers=way).json()["arrived"]
 
     def body() -> Iterator[bytes]:
         yield b"first"
-        # The rest is sent only when the service has what came before.
+        # Send the rest only after the service has received the first part.
         eventually(lambda: arrived() == 5, within=20)
         yield b"second"
 
-    answer = edge.post("/", headers=way, content=body())
-    assert answer.json()["sha256"] == hashlib.sha256(b"firstsecond").hexdigest()
+    response = edge.post("/", headers=way, content=body())
+    assert response.json()["sha256"] == hashlib.sha256(b"firstsecond").hexdigest()
 
 
 @contextmanager
 def websocket(headers: dict[str, str]):
-    """A WebSocket through the edge."""
+    """Opens a WebSocket through the edge."""
     address, port = edge_address()
     name = headers.get("Host", f"{address}:{port}")
     rest = {key: value for key, value in headers.items() if key != "Host"}
@@ -102,7 +102,7 @@ def websocket(headers: dict[str, str]):
             yield client
 
 
-def test_websockets_pass(way):
+def test_websockets_are_forwarded(way):
     with websocket(way) as client:
         for message in ("hello", "ü" * 100, b"\x00\x01\xff", b"x" * 60_000):
             client.send(message)
@@ -110,46 +110,46 @@ def test_websockets_pass(way):
         assert client.ping().wait(timeout=20)
 
 
-def test_many_requests_at_once(way):
-    answers = []
+def test_concurrent_requests(way):
+    responses = []
     with httpx.Client(base_url=SANDBOX_URL, headers=way, timeout=60) as client:
 
         def ask(number: int) -> None:
-            answers.append(client.get(f"/{number}").json()["path"])
+            responses.append(client.get(f"/{number}").json()["path"])
 
         threads = [threading.Thread(target=ask, args=(number,)) for number in range(20)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert sorted(answers) == sorted(f"/{number}" for number in range(20))
+    assert sorted(responses) == sorted(f"/{number}" for number in range(20))
 
 
 # envd: X4
-def test_a_closed_port_is_told(edge, guest):
+def test_a_closed_port_gives_its_message(edge, guest):
     sandbox_id = guest.sandbox.sandbox_id
     for headers in (by_headers(sandbox_id, 9), by_host(sandbox_id, 9)):
-        answer = edge.get("/", headers=headers)
-        assert answer.status_code == 502
-        assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
-        assert answer.json() == {"sandboxId": sandbox_id, "message": PORT_CLOSED, "port": 9, "code": 502}
+        response = edge.get("/", headers=headers)
+        assert response.status_code == 502
+        assert response.headers["Content-Type"] == "application/json; charset=utf-8"
+        assert response.json() == {"sandboxId": sandbox_id, "message": PORT_CLOSED, "port": 9, "code": 502}
 
 
 # envd: X4
-def test_an_unknown_sandbox_is_told(edge):
+def test_an_unknown_sandbox_gives_its_message(edge):
     missing = "inotthere0000000000000"
     for headers in (by_headers(missing, 8000), by_host(missing, 8000)):
-        answer = edge.get("/", headers=headers)
-        assert answer.status_code == 502
-        assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
-        assert answer.json() == {"sandboxId": missing, "message": NOT_FOUND, "code": 502}
+        response = edge.get("/", headers=headers)
+        assert response.status_code == 502
+        assert response.headers["Content-Type"] == "application/json; charset=utf-8"
+        assert response.json() == {"sandboxId": missing, "message": NOT_FOUND, "code": 502}
 
 
 def test_a_browser_gets_a_page(edge, guest):
     browser = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36", "Accept": "text/html,*/*"}
-    answer = edge.get("/", headers={**by_headers(guest.sandbox.sandbox_id, 9), **browser})
-    assert answer.status_code == 502
-    assert answer.headers["Content-Type"].startswith("text/html")
+    response = edge.get("/", headers={**by_headers(guest.sandbox.sandbox_id, 9), **browser})
+    assert response.status_code == 502
+    assert response.headers["Content-Type"].startswith("text/html")
     scripted = {**browser, "Accept": "application/json", "Sec-Fetch-Mode": "cors"}
     assert edge.get("/", headers={**by_headers(guest.sandbox.sandbox_id, 9), **scripted}).json()["code"] == 502
 
@@ -165,12 +165,12 @@ def test_a_browser_gets_a_page(edge, guest):
         f"8000-I!.{DOMAIN}",
     ],
 )
-def test_nonsense_hosts_are_refused(edge, name):
-    answer = edge.get("/", headers={"Host": name})
-    assert answer.status_code == 400, answer.text
+def test_invalid_hosts_are_rejected(edge, name):
+    response = edge.get("/", headers={"Host": name})
+    assert response.status_code == 400, response.text
 
 
-def test_half_a_route_is_refused(edge, guest):
+def test_a_single_routing_header_is_rejected(edge, guest):
     for header in by_headers(guest.sandbox.sandbox_id, 8000).items():
         assert edge.get("/", headers=dict([header])).status_code == 400
 
@@ -192,8 +192,8 @@ def test_half_a_route_is_refused(edge, guest):
         "/upgrade",
     ],
 )
-def test_internal_routes_are_closed(guest, path):
-    # By hand: HTTP libraries tidy such paths up before they send them.
+def test_internal_routes_are_rejected(guest, path):
+    # Written by hand, because HTTP libraries normalize such paths before they send them.
     sandbox = guest.sandbox
     body = json.dumps({"envVars": {"STOLEN": "1"}})
     tokens = [f"X-Access-Token: {token}\r\n" for token in ("wrong", sandbox._envd_access_token)]
@@ -205,20 +205,20 @@ def test_internal_routes_are_closed(guest, path):
             )
             with socket.create_connection(edge_address(), timeout=20) as connection:
                 connection.sendall(request.encode())
-                answer = b"".join(iter(lambda: connection.recv(65536), b""))
-            head, _, text = answer.partition(b"\r\n\r\n")
-            assert head.split()[1] == b"404", answer
-            told = json.loads(text)
-            assert told["code"] == 404 and "reserved" in told["message"]
+                response = b"".join(iter(lambda: connection.recv(65536), b""))
+            head, _, text = response.partition(b"\r\n\r\n")
+            assert head.split()[1] == b"404", response
+            error = json.loads(text)
+            assert error["code"] == 404 and "reserved" in error["message"]
     # The service on another port may have such a route.
     if path == "/init":
         assert httpx.get(f"{SANDBOX_URL}{path}", headers=guest.by_headers()).json()["path"] == path
 
 
-def test_a_kill_cuts_open_streams(new_sandbox, edge):
+def test_a_kill_closes_open_streams(new_sandbox, edge):
     own = Guest.start(new_sandbox())
-    with edge.stream("GET", "/stream", headers=own.by_headers()) as answer, websocket(own.by_host()) as client:
-        parts = answer.iter_raw()
+    with edge.stream("GET", "/stream", headers=own.by_headers()) as response, websocket(own.by_host()) as client:
+        parts = response.iter_raw()
         assert next(parts) == b"first"
         client.send("still there")
         assert client.recv(timeout=20) == "still there"

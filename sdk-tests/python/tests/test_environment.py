@@ -1,14 +1,14 @@
-"""What programs find in a guest that systemd or Docker would have made for them."""
+"""Environment of programs in a guest: everything that systemd or Docker would provide."""
 
 import pytest
 
 from journeys import by_headers, eventually, program
 
-# The daemon looks for new listeners every second; the rest is for a busy machine.
+# The daemon checks for new listeners every second; the rest is for a busy machine.
 FORWARDED_WITHIN = 20
 
-# What is looked at, and what the answer is. Both users get the same.
-FOUND = {
+# Facts about the environment: a command and its expected output, the same for both users.
+FACTS = {
     "nothing hides a part of /proc": ("awk '$2 ~ \"^/proc/\"' /proc/self/mounts", ""),
     "locale": ("echo $LANG; locale charmap", "C.UTF-8\nUTF-8"),
     "locale of sudo": ("sudo locale charmap", "UTF-8"),
@@ -44,7 +44,7 @@ FOUND = {
     "low ports": ("python3 -c 'import socket; socket.create_server((\"\", 81)); print(\"bound\")'", "bound"),
 }
 
-# A sandbox of its own as bubblewrap makes one: new namespaces, a new root in memory, a new /proc, the old root gone.
+# Nested sandbox, as bubblewrap creates it: new namespaces, a new root in memory, a new /proc, the old root unmounted.
 BUBBLE = """
 set -e
 mount -t tmpfs tmpfs /mnt
@@ -58,7 +58,7 @@ umount -l old
 echo $$: $(ls -x /) $(ls -d /proc/[0-9]* | wc -l)
 """
 
-# What Docker and Podman do for a container: layers, a group with limits, a network behind a bridge, translated addresses.
+# Setup of a container, as by Docker and Podman: layers, a control group with limits, a network behind a bridge, NAT.
 CONTAINER = """
 set -e
 mkdir -p layers/lower layers/upper layers/work layers/merged
@@ -93,33 +93,33 @@ echo connected
 """
 
 
-@pytest.mark.parametrize("fact", FOUND)
-def test_what_programs_expect_is_there(sandbox, fact):
-    command, expected = FOUND[fact]
+@pytest.mark.parametrize("fact", FACTS)
+def test_environment(sandbox, fact):
+    command, expected = FACTS[fact]
     for user in ("user", "root"):
         assert sandbox.commands.run(command, user=user).stdout.strip() == expected, user
 
 
-def test_a_user_makes_namespaces_of_its_own(sandbox):
+def test_a_user_can_create_namespaces(sandbox):
     command = "unshare -U -r -p -f --mount-proc sh -c 'echo $$ $(id -u) $(ls -d /proc/[0-9]* | wc -l)'"
     pid, uid, processes = sandbox.commands.run(command).stdout.split()
-    assert (pid, uid) == ("1", "0") and int(processes) < 6, "only its own processes"
+    assert (pid, uid) == ("1", "0") and int(processes) < 6, "it must see only its own processes"
 
 
-def test_a_user_makes_a_root_of_its_own(sandbox, folder):
+def test_a_user_can_create_a_nested_sandbox(sandbox, folder):
     sandbox.files.write(f"{folder}/bubble.sh", BUBBLE)
     command = f"unshare -U -r -m -p -f -i -n -u -C sh {folder}/bubble.sh"
     assert sandbox.commands.run(command).stdout.split()[:2] == ["1:", "bin"]
 
 
-def test_a_user_mounts_layers(sandbox, folder):
+def test_a_user_can_mount_an_overlay(sandbox, folder):
     layers = "lowerdir=lower,upperdir=upper,workdir=work"
     mount = f"mkdir lower upper work merged && mount -t overlay overlay -o {layers} merged"
     command = f"unshare -U -r -m sh -c '{mount} && touch merged/file && ls upper'"
     assert sandbox.commands.run(command, cwd=folder).stdout == "file\n"
 
 
-def test_a_user_unmounts_what_is_theirs(sandbox, folder):
+def test_a_user_can_unmount_its_fuse_mount(sandbox, folder):
     sandbox.files.write("/root/fuse_mount.py", program("fuse_mount.py"), user="root")
     uid = sandbox.commands.run("id -u").stdout.strip()
     command = f"exec python3 fuse_mount.py {folder} {uid}"
@@ -129,24 +129,24 @@ def test_a_user_unmounts_what_is_theirs(sandbox, folder):
     server.wait()
 
 
-# Modules of the kernel are unpacked and loaded, under emulation.
+# Unpacking and loading kernel modules takes long under emulation.
 @pytest.mark.timeout(300)
-def test_what_containers_are_made_of(new_sandbox, edge):
+def test_containers_can_be_set_up(new_sandbox, edge):
     sandbox = new_sandbox()
     sandbox.files.write("/root/container.sh", CONTAINER, user="root")
-    told = sandbox.commands.run("bash container.sh", user="root", timeout=240).stdout
-    assert told.split() == ["above", "0::/containers/one", "connected"]
+    output = sandbox.commands.run("bash container.sh", user="root", timeout=240).stdout
+    assert output.split() == ["above", "0::/containers/one", "connected"]
     sandbox.files.write("/root/served/index.html", "in a box", user="root")
     for port, prefix in ((8131, "ip netns exec box "), (8133, "")):
         bind = "172.30.0.2" if prefix else "172.30.0.1"
         command = f"{prefix}python3 -m http.server {port} --bind {bind} --directory /root/served"
         sandbox.commands.run(command, user="root", background=True, timeout=0)
-    # Through a translated address into the container, and to a service that listens on the bridge only.
+    # Through NAT into the container, and to a service that listens on the bridge only.
     for port in (8132, 8133):
         headers = by_headers(sandbox.sandbox_id, port)
         eventually(lambda: edge.get("/", headers=headers).text == "in a box", within=FORWARDED_WITHIN)
 
 
-def test_memory_is_reserved_beyond_what_there_is(sandbox):
+def test_memory_can_be_overcommitted(sandbox):
     reserve = "import mmap; reserved = mmap.mmap(-1, 2 << 30); reserved[:5] = b'begun'; print(reserved[:5].decode())"
     assert sandbox.commands.run(f'python3 -c "{reserve}"').stdout == "begun\n"

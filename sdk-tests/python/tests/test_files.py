@@ -1,4 +1,4 @@
-"""Files: write, read, list, info, rename, remove, metadata, big and binary ones, signed addresses."""
+"""Files: write, read, list, info, rename, remove, metadata, large and binary files, signed URLs."""
 
 import gzip
 import hashlib
@@ -54,7 +54,7 @@ def test_binary_is_written_and_read(files, folder):
 
 # envd: F4, F5
 @pytest.mark.parametrize("options", [{}, {"gzip": True}, {"use_octet_stream": True}], ids=["multipart", "gzip", "raw"])
-def test_ways_to_upload(files, folder, options):
+def test_upload_formats(files, folder, options):
     content = noise(230_000)
     files.write(f"{folder}/upload", content, **options)
     assert files.read(f"{folder}/upload", format="bytes", gzip=options.get("gzip", False)) == bytearray(content)
@@ -65,13 +65,13 @@ def test_ways_to_upload(files, folder, options):
     assert list(files.read(f"{folder}/empty", format="stream")) in ([], [b""])
 
 
-def test_a_hundred_mebibytes_both_ways(sandbox, folder):
+def test_streaming_100_mib_in_both_directions(sandbox, folder):
     block = noise(MIB)
     expected = hashlib.sha256()
 
     def blocks() -> Iterator[bytes]:
         for number in range(100):
-            # No two blocks are equal, so none can be lost, doubled or swapped unseen.
+            # No two blocks are equal, so a lost, duplicated or swapped block changes the hash.
             part = number.to_bytes(8, "big") + block[8:]
             expected.update(part)
             yield part
@@ -97,7 +97,7 @@ def test_many_files_in_one_request(files, folder):
 
 
 # envd: F2
-def test_writing_at_once_into_one_new_tree(files, folder):
+def test_concurrent_writes_to_one_new_tree(files, folder):
     def write(number: int) -> None:
         files.write(f"{folder}/a/b/c/{number}", str(number))
 
@@ -122,7 +122,7 @@ def test_missing_files(files, folder):
     with pytest.raises(SandboxException):
         files.list(f"{folder}/file")
     with pytest.raises(InvalidArgumentException):
-        files.write(folder, "a folder is no file")
+        files.write(folder, "a folder is not a file")
 
 
 # envd: F7, F10
@@ -172,7 +172,7 @@ def test_information_about_entries(sandbox, files, folder):
     assert (entry.type, entry.mode, entry.permissions) == (FileType.DIR, 0o750, "drwxr-x---")
     entry = files.get_info(f"{folder}/link")
     assert (entry.name, entry.path, entry.symlink_target) == ("link", f"{folder}/link", f"{folder}/file")
-    # A link to nothing has no type, and the SDK leaves such entries out.
+    # A broken link has no type, and the SDK omits such entries.
     assert [entry.name for entry in files.list(folder)] == ["dir", "file", "link"]
     assert files.exists(f"{folder}/broken")
     for name in (".bashrc", ".profile"):
@@ -181,7 +181,7 @@ def test_information_about_entries(sandbox, files, folder):
 
 
 # envd: F12, F13, F14, F15
-def test_folders_are_made_moved_and_removed(files, folder):
+def test_folders_are_created_moved_and_removed(files, folder):
     assert files.make_dir(f"{folder}/a/b/c") is True
     assert files.make_dir(f"{folder}/a/b/c") is False
     assert files.get_info(f"{folder}/a").owner == "user"
@@ -233,18 +233,18 @@ def test_metadata_of_files(sandbox, files, folder):
     )
     sandbox.commands.run(f'python3 -c "{command}"')
     assert files.get_info(f"{path}2").metadata == {"from": "inside"}
-    # All files of one request get the same.
+    # All files of one request get the same metadata.
     entries = [WriteEntry(path=f"{folder}/several/{number}", data="x") for number in range(3)]
     assert [info.metadata for info in files.write_files(entries, metadata={"batch": "7"})] == [{"batch": "7"}] * 3
     assert [entry.metadata for entry in files.list(f"{folder}/several")] == [{"batch": "7"}] * 3
 
 
 # envd: F16
-def test_invalid_metadata_is_refused(sandbox, files, edge, folder):
+def test_invalid_metadata_is_rejected(sandbox, files, edge, folder):
     for metadata in ({"": "x"}, {"a b": "x"}, {"key": "ü"}, {"key": "line\n"}):
         with pytest.raises(InvalidArgumentException):
             files.write(f"{folder}/refused", "x", metadata=metadata)
-    # What no SDK sends is refused by the daemon itself, before anything is written.
+    # The daemon rejects metadata that no SDK sends, before it writes the file.
     headers = {**by_headers(sandbox.sandbox_id, ENVD_PORT), "X-Access-Token": sandbox._envd_access_token}
     headers["Content-Type"] = "application/octet-stream"
     for name, value in (
@@ -253,14 +253,14 @@ def test_invalid_metadata_is_refused(sandbox, files, edge, folder):
         (b"X-Metadata-Key", b"v" * 4097),
     ):
         sent = [*((key.encode(), text.encode()) for key, text in headers.items()), (name, value)]
-        answer = edge.post("/files", params={"path": f"{folder}/refused"}, headers=sent, content=b"x")
-        assert answer.status_code == 400 and "invalid metadata" in answer.json()["message"], answer.text
+        response = edge.post("/files", params={"path": f"{folder}/refused"}, headers=sent, content=b"x")
+        assert response.status_code == 400 and "invalid metadata" in response.json()["message"], response.text
     assert not files.exists(f"{folder}/refused")
 
 
 # envd: S2, S3, S4, S5, S6
-def test_signed_addresses(sandbox, files, edge, folder):
-    """The SDK signs; the way there is by host name, as in production."""
+def test_signed_urls(sandbox, files, edge, folder):
+    """The SDK signs the URLs; requests are routed by host name, as in production."""
     headers = by_host(sandbox.sandbox_id, ENVD_PORT)
 
     def get(url, **options):
@@ -279,11 +279,11 @@ def test_signed_addresses(sandbox, files, edge, folder):
     expired = get(sandbox.download_url(path, use_signature_expiration=-60))
     assert (expired.status_code, expired.json()) == (401, {"code": 401, "message": "signature is already expired"})
     without = sandbox.download_url(path, use_signature_expiration=60).split("&signature_expiration")[0]
-    answer = get(without)
-    assert (answer.status_code, answer.json()) == (401, {"code": 401, "message": "invalid signature"})
+    response = get(without)
+    assert (response.status_code, response.json()) == (401, {"code": 401, "message": "invalid signature"})
     unsigned = get(url.split("&signature")[0])
     assert (unsigned.status_code, unsigned.json()["code"]) == (401, 401)
-    # Right to read is no right to write.
+    # A signature for reading does not permit writing.
     assert edge.post(url, headers=headers, files={"file": ("x", b"hi")}).status_code == 401
     missing = get(sandbox.download_url(f"{folder}/demo/test.txt"))
     assert (missing.status_code, missing.json()) == (
@@ -292,7 +292,7 @@ def test_signed_addresses(sandbox, files, edge, folder):
     )
 
 
-def test_parts_of_a_file(sandbox, files, edge, folder):
+def test_range_requests(sandbox, files, edge, folder):
     headers = by_host(sandbox.sandbox_id, ENVD_PORT)
     files.write(f"{folder}/parts.txt", "0123456789" * 100)
     url = sandbox.download_url(f"{folder}/parts.txt")
@@ -305,7 +305,7 @@ def test_parts_of_a_file(sandbox, files, edge, folder):
 
 
 def abandon(edge, sandbox, count: int, path: str) -> None:
-    """Asks for a file that does not come, and gives up each time."""
+    """Requests a file that sends no data `count` times, and cancels each request."""
     headers = {**by_headers(sandbox.sandbox_id, ENVD_PORT), "X-Access-Token": sandbox._envd_access_token}
 
     def give_up(_) -> None:
@@ -316,19 +316,19 @@ def abandon(edge, sandbox, count: int, path: str) -> None:
         list(pool.map(give_up, range(count)))
 
 
-def test_abandoned_reads_of_a_pipe_stop_nothing(sandbox, files, edge, folder):
+def test_abandoned_reads_of_a_pipe_block_nothing(sandbox, files, edge, folder):
     sandbox.commands.run(f"mkfifo {folder}/pipe")
     abandon(edge, sandbox, 300, f"{folder}/pipe")
     assert sandbox.commands.run("echo works", timeout=20).stdout == "works\n"
     files.write(f"{folder}/file", "works")
     assert files.read(f"{folder}/file") == "works"
-    # What is written comes, to who still waits.
+    # A reader that still waits gets the data.
     writer = sandbox.commands.run(f"echo through the pipe > {folder}/pipe", background=True)
     assert files.read(f"{folder}/pipe") == "through the pipe\n"
     writer.wait()
 
 
-def test_a_mount_that_does_not_answer_stops_nothing_else(sandbox, files, edge, folder):
+def test_an_unresponsive_mount_blocks_nothing_else(sandbox, files, edge, folder):
     files.write("/root/fuse_mount.py", program("fuse_mount.py"), user="root")
     command = "mkdir -p /mnt/silent && exec python3 /root/fuse_mount.py /mnt/silent"
     server = sandbox.commands.run(command, background=True, timeout=0, user="root")
@@ -340,17 +340,17 @@ def test_a_mount_that_does_not_answer_stops_nothing_else(sandbox, files, edge, f
         files.write(f"{folder}/file", "works")
         assert files.read(f"{folder}/file") == "works"
     finally:
-        # The kernel answers in the place of a server that has ended.
+        # After the server's exit, the kernel fails its pending requests.
         server.kill()
     sandbox.commands.run("umount -l /mnt/silent", user="root")
     assert not files.exists("/mnt/silent/file")
 
 
 class Broken(Exception):
-    """A client that fails in the middle of an upload."""
+    """Failure of the client in the middle of an upload."""
 
 
-def test_an_upload_that_breaks_off_changes_nothing(sandbox, files, edge, folder):
+def test_an_interrupted_upload_changes_nothing(sandbox, files, edge, folder):
     files.write(f"{folder}/kept", "old")
     headers = {**by_headers(sandbox.sandbox_id, ENVD_PORT), "X-Access-Token": sandbox._envd_access_token}
     headers["Content-Type"] = "application/octet-stream"
@@ -367,7 +367,7 @@ def test_an_upload_that_breaks_off_changes_nothing(sandbox, files, edge, folder)
     assert sandbox.commands.run(f"ls -A {folder}").stdout == "kept\n"
 
 
-def test_renames_reach_other_file_systems(sandbox, files, folder):
+def test_renames_across_file_systems(sandbox, files, folder):
     name = folder.rsplit("/", 1)[1]
     files.write(f"{folder}/tree/deep/file", "text", metadata={"author": "Ada"})
     sandbox.commands.run(f"cd {folder}/tree && ln -s deep link && chmod 750 deep && touch -d @1000000000 deep/file")
@@ -382,12 +382,12 @@ def test_renames_reach_other_file_systems(sandbox, files, folder):
     files.remove(f"/dev/shm/{name}")
 
 
-def test_settings_of_the_kernel_are_written(files):
+def test_kernel_settings_can_be_written(files):
     files.write("/proc/sys/kernel/domainname", "journeys", user="root")
     assert files.read("/proc/sys/kernel/domainname") == "journeys\n"
 
 
-def test_overwriting_keeps_mode_and_other_names(sandbox, files, folder):
+def test_overwriting_preserves_mode_and_links(sandbox, files, folder):
     files.write(f"{folder}/script", "#!/bin/sh\necho one\n")
     sandbox.commands.run("chmod 755 script && ln script other && ln -s script link", cwd=folder)
     files.write(f"{folder}/link", "#!/bin/sh\necho two\n")

@@ -1,13 +1,13 @@
-"""The SDK's git helpers: ordinary commands, and therefore a test of many small things at once."""
+"""The SDK's git helpers. They run ordinary commands, so they test many features together."""
 
 import pytest
 
-# The helpers are about to leave the SDK, and say so at every call.
+# The helpers are deprecated, and every call emits a warning.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 # envd: C19
-def test_a_project_s_life(sandbox, folder):
+def test_git_workflow(sandbox, folder):
     git, files = sandbox.git, sandbox.files
     origin, first, second = f"{folder}/origin.git", f"{folder}/first", f"{folder}/second"
     git.configure_user("Ada", "ada@example.com")

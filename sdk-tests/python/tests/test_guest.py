@@ -1,4 +1,4 @@
-"""What the platform gives to programs in a sandbox: its environment, its numbers, its events address, and ways in."""
+"""Platform features for programs in a sandbox: environment, metrics, events address, and reachable ports."""
 
 import json
 import socket
@@ -12,11 +12,11 @@ from e2b import SandboxException
 from journeys import ENVD_PORT, by_headers, edge_address, eventually
 
 SANDBOX = {"envs": {"TEAM": "blue", "BOTH": "sandbox"}}
-# What a server may listen on: everything, only its own machine, another of its addresses, its own name.
+# Listen addresses of a server: all, loopback, another loopback address, the host name.
 ADDRESSES = ["0.0.0.0", "::", "127.0.0.1", "localhost", "::1", "127.0.0.5", "$(hostname)"]
-# The daemon looks for new listeners every second; the rest is for a busy machine.
+# The daemon checks for new listeners every second; the rest is for a busy machine.
 FORWARDED_WITHIN = 20
-# Those of others wait as long.
+# Includes time for a busy machine.
 FIRST_SAMPLE_WITHIN = 30
 
 
@@ -30,7 +30,7 @@ def with_token(sandbox):
 
 
 # envd: C10
-def test_the_sandbox_s_environment_is_everywhere(sandbox, run):
+def test_every_command_gets_the_sandbox_s_environment(sandbox, run):
     assert run('echo "$TEAM $BOTH"') == "blue sandbox\n"
     assert run("python3 -c 'import os; print(os.environ[\"TEAM\"])'", user="root") == "blue\n"
     assert run('echo "$TEAM $BOTH"', envs={"BOTH": "command"}) == "blue command\n"
@@ -43,20 +43,20 @@ def test_the_sandbox_s_environment_is_everywhere(sandbox, run):
 
 
 # envd: X9
-def test_the_environment_is_told_inside(sandbox, run):
+def test_the_envs_route_returns_the_environment_inside(sandbox, run):
     ask = f"curl -s -w '\\n%{{http_code}}' http://localhost:{ENVD_PORT}/envs"
-    told, status = run(f'{ask} -H "X-Access-Token: $TOKEN"', envs={"TOKEN": sandbox._envd_access_token}).rsplit("\n", 1)
-    told = json.loads(told)
+    body, status = run(f'{ask} -H "X-Access-Token: $TOKEN"', envs={"TOKEN": sandbox._envd_access_token}).rsplit("\n", 1)
+    environment = json.loads(body)
     assert status == "200"
-    assert {"TEAM": "blue", "BOTH": "sandbox", "E2B_SANDBOX": "true"}.items() <= told.items()
-    assert told["E2B_SANDBOX_ID"] == sandbox.sandbox_id
-    assert "TOKEN" not in told, "a command's own variables are its own"
+    assert {"TEAM": "blue", "BOTH": "sandbox", "E2B_SANDBOX": "true"}.items() <= environment.items()
+    assert environment["E2B_SANDBOX_ID"] == sandbox.sandbox_id
+    assert "TOKEN" not in environment, "a command's variables must not change the sandbox's environment"
     assert run(ask).rsplit("\n", 1)[1] == "401"
 
 
 # envd: X1
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_a_server_is_reached_wherever_it_listens(sandbox, edge, folder, address):
+def test_a_server_is_reachable_on_any_listen_address(sandbox, edge, folder, address):
     port = 8100 + ADDRESSES.index(address)
     sandbox.files.write(f"{folder}/index.html", f"on {address}")
     command = f"python3 -m http.server {port} --bind {address} --directory {folder}"
@@ -79,7 +79,7 @@ Server(("::", 8121), http.server.SimpleHTTPRequestHandler).serve_forever()
 
 
 # envd: X1
-def test_a_server_of_ipv6_only_is_reached(sandbox, edge, folder):
+def test_a_server_on_ipv6_only_is_reachable(sandbox, edge, folder):
     sandbox.files.write(f"{folder}/index.html", "on IPv6")
     sandbox.files.write(f"{folder}/server.py", ONLY_IPV6)
     server = sandbox.commands.run("python3 server.py", cwd=folder, background=True, timeout=0)
@@ -106,39 +106,39 @@ for line in sys.stdin:
 
 
 # envd: X1
-def test_a_program_that_listens_again_is_reached_again(sandbox, edge, folder):
+def test_a_program_that_listens_again_is_reachable_again(sandbox, edge, folder):
     sandbox.files.write(f"{folder}/listener.py", LISTENER)
     server = sandbox.commands.run(f"python3 {folder}/listener.py", background=True, stdin=True, timeout=0)
     headers = by_headers(sandbox.sandbox_id, 8120)
     for _ in range(2):
-        for order, status in (("open\n", 204), ("close\n", 502)):
-            server.send_stdin(order)
+        for command, status in (("open\n", 204), ("close\n", 502)):
+            server.send_stdin(command)
             eventually(lambda: edge.get("/", headers=headers).status_code == status, within=FORWARDED_WITHIN)
     server.kill()
 
 
 # envd: X2
-def test_the_events_address_tells_who_this_is(sandbox, run):
+def test_the_events_address_returns_the_sandbox_id(sandbox, run):
     for user in ("user", "root"):
         assert json.loads(run("curl -s -m 20 $E2B_EVENTS_ADDRESS/me", user=user)) == {"sandboxID": sandbox.sandbox_id}
 
 
 # envd: X3
-def test_certificates_are_in_memory(run):
+def test_certificates_are_on_a_tmpfs(run):
     assert run("findmnt -n -o FSTYPE /etc/ssl/certs") == "tmpfs\n"
     count = "import ssl; print(len(ssl.create_default_context().get_ca_certs()))"
-    assert int(run(f"python3 -c '{count}'")) > 50, "the system's certificates are still there"
+    assert int(run(f"python3 -c '{count}'")) > 50, "the system's certificates are missing"
 
 
 # envd: X8
 def test_metrics_are_plausible(sandbox, run, edge):
     def metrics():
-        answer = edge.get("/metrics", headers=with_token(sandbox))
-        assert answer.status_code == 200 and answer.headers["Content-Type"].startswith("application/json")
-        return answer.json()
+        response = edge.get("/metrics", headers=with_token(sandbox))
+        assert response.status_code == 200 and response.headers["Content-Type"].startswith("application/json")
+        return response.json()
 
-    # The percentage is since the call before, which may have been the host's a moment ago: it must not find a guest that
-    # is idle again.
+    # The percentage covers the time since the previous call, which may be the host's and very recent. Therefore the
+    # guest must be busy for the whole test.
     busy = sandbox.commands.run("while :; do :; done", background=True)
     eventually(lambda: metrics()["cpu_used_pct"] > 0, within=20)
     now = metrics()
@@ -171,7 +171,7 @@ def test_metrics_are_plausible(sandbox, run, edge):
 # envd: X8
 def test_the_host_reports_metrics(sandbox):
     first = eventually(sandbox.get_metrics, within=FIRST_SAMPLE_WITHIN)
-    # They go on: another comes a few seconds later.
+    # The next sample follows a few seconds later.
     metrics = eventually(lambda: found if len(found := sandbox.get_metrics()) > len(first) else None, within=60)
     info = sandbox.get_info()
     assert metrics[: len(first)] == first
@@ -182,7 +182,7 @@ def test_the_host_reports_metrics(sandbox):
         assert 0.7 * info.memory_mb * 2**20 < metric.mem_total <= info.memory_mb * 2**20
         assert 0 < metric.mem_used < metric.mem_total and 0 < metric.mem_cache < metric.mem_total
         assert 0 < metric.disk_used < metric.disk_total
-    # A range is taken at its word.
+    # The range is exact.
     before = info.started_at - timedelta(seconds=2)
     assert sandbox.get_metrics(start=before - timedelta(hours=1), end=before) == []
     assert sandbox.get_metrics(start=times[1])[-1].timestamp >= times[-1]
@@ -190,7 +190,7 @@ def test_the_host_reports_metrics(sandbox):
         sandbox.get_metrics(start=times[1], end=before)
 
 
-def test_a_client_that_died_leaves_nothing_behind(sandbox, run):
+def test_a_killed_client_leaves_nothing_behind(sandbox, run):
     clients = 10
     request = json.dumps({"path": "/home/user"}).encode()
     body = struct.pack(">BI", 0, len(request)) + request
@@ -206,13 +206,13 @@ def test_a_client_that_died_leaves_nothing_behind(sandbox, run):
         connection = socket.create_connection(edge_address(), timeout=20)
         head_line = "POST /filesystem.Filesystem/WatchDir HTTP/1.1"
         connection.sendall(f"{head_line}\r\nHost: sandbox\r\n{head}\r\n".encode() + body)
-        answer = b""
-        while b'"start"' not in answer:
-            answer += connection.recv(65536)
+        response = b""
+        while b'"start"' not in response:
+            response += connection.recv(65536)
         return connection
 
     def left():
-        """Connections of the daemon, and what it watches."""
+        """Returns the numbers of the daemon's connections and of its inotify watches."""
         connections = run(f"ss -Htn state established '( sport = :{ENVD_PORT} )' | wc -l")
         watches = run("cat /proc/$(pgrep -o -x envd)/fdinfo/* 2>/dev/null | grep -c ^inotify || true", user="root")
         return int(connections), int(watches)
@@ -222,13 +222,13 @@ def test_a_client_that_died_leaves_nothing_behind(sandbox, run):
     now = left()
     assert now[0] >= clients and now[1] == watches + clients, now
     for connection in open_ones:
-        # Without a goodbye.
+        # Reset the connection instead of closing it.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.close()
 
     def gone():
         now = left()
-        # One may have come: the one that asks.
+        # One more connection is allowed: that of this check.
         return now[0] <= connections + 1 and now[1] == watches
 
     eventually(gone, within=20, every=0.5)

@@ -1,4 +1,4 @@
-"""Two sandboxes of one template: the same memory restored twice. What must differ between machines differs."""
+"""Identity of two sandboxes of one template: the same memory is restored twice, but IDs and random numbers must differ."""
 
 import re
 import time
@@ -10,10 +10,10 @@ from e2b import Sandbox
 
 from journeys import MARK
 
-# How far a guest's clock may be from the host's.
+# Maximum difference of the guest's clock from the host's, in seconds.
 CLOCK_OFF_MAX = 2.0
 
-# What must differ, and what it must look like.
+# Facts that must differ: a command, and the pattern of its output.
 FACTS = {
     "machine id": ("cat /etc/machine-id", r"[0-9a-f]{32}"),
     "boot id": ("cat /proc/sys/kernel/random/boot_id", r"[0-9a-f-]{36}"),
@@ -26,8 +26,8 @@ FACTS = {
     "openssl": ("openssl rand -hex 16", r"[0-9a-f]{32}"),
     "temporary names": ("mktemp -u", r"/tmp/tmp\.\w{10}"),
     "the shell's random": ("echo $RANDOM $RANDOM $RANDOM", r"\d+ \d+ \d+"),
-    "where programs lie": ("head -n 1 /proc/self/maps | cut -d- -f1", r"[0-9a-f]+"),
-    "where stacks lie": ("grep -F '[stack]' /proc/self/maps | cut -d- -f1", r"[0-9a-f]+"),
+    "address of programs": ("head -n 1 /proc/self/maps | cut -d- -f1", r"[0-9a-f]+"),
+    "address of stacks": ("grep -F '[stack]' /proc/self/maps | cut -d- -f1", r"[0-9a-f]+"),
 }
 
 
@@ -45,7 +45,7 @@ def pair():
 
 
 @pytest.mark.parametrize("fact", FACTS)
-def test_what_must_differ_differs(pair, fact):
+def test_facts_differ_between_sandboxes(pair, fact):
     command, pattern = FACTS[fact]
     first, second = (sandbox.commands.run(command).stdout.strip() for sandbox in pair)
     assert re.fullmatch(pattern, first) and re.fullmatch(pattern, second), (first, second)
@@ -53,26 +53,26 @@ def test_what_must_differ_differs(pair, fact):
 
 
 @pytest.mark.parametrize("fact", ["machine id", "boot id"])
-def test_what_must_stay_stays(pair, fact):
+def test_ids_do_not_change_within_a_sandbox(pair, fact):
     command, _ = FACTS[fact]
     for sandbox in pair:
-        told = sandbox.commands.run(command).stdout
-        assert told == sandbox.commands.run(command, user="root").stdout
-        assert UUID(told.strip()).int != 0
+        output = sandbox.commands.run(command).stdout
+        assert output == sandbox.commands.run(command, user="root").stdout
+        assert UUID(output.strip()).int != 0
 
 
-def test_each_is_called_by_its_id(pair):
+def test_the_host_name_is_the_sandbox_id(pair):
     for sandbox in pair:
         names = sandbox.commands.run("hostname; uname -n; cat /etc/hostname").stdout.split()
         assert names == [sandbox.sandbox_id] * 3
         addresses = sandbox.commands.run("getent hosts $(hostname)").stdout.split()
         assert addresses[0] in ("127.0.0.1", "127.0.1.1", "::1", "169.254.0.21")
         assert sandbox.sandbox_id in addresses[1:]
-        # It complains about a host name that it cannot resolve.
+        # sudo prints a warning if it cannot resolve the host name.
         assert sandbox.commands.run("sudo -n true").stderr == ""
 
 
-def test_the_clock_is_right_from_the_beginning(pair):
+def test_the_clock_is_correct(pair):
     for sandbox in pair:
         before = time.time()
         inside = float(sandbox.commands.run("date +%s.%N").stdout)

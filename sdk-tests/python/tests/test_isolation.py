@@ -1,7 +1,7 @@
-"""Two sandboxes cannot see each other, nor the host, nor private networks that the host can reach.
+"""Isolation: a sandbox can reach neither other sandboxes, nor the host, nor private networks of the host.
 
-All addresses that are tried are this machine's own: its interfaces, the sandboxes' links, and a namespace that plays a
-private network.
+The tests connect only to addresses of this machine: its interfaces, the sandboxes' links, and a network namespace that
+simulates a private network.
 """
 
 import json
@@ -18,14 +18,14 @@ from journeys import Guest, program
 
 GUEST = "169.254.0.21"
 GATEWAY = "169.254.0.22"
-# A private network behind the host, played by a namespace.
+# Private network of the host, simulated by a network namespace.
 LAN = "hearth-tests-lan"
 LAN_LINK = "hearth-tests"
 LAN_HOST, LAN_PEER = "192.168.213.1", "192.168.213.2"
 
 needs_namespaces = pytest.mark.skipif(
     os.geteuid() != 0,
-    reason="without root the server uses QEMU's user-mode network, which does not isolate: `hearth doctor` says so",
+    reason="without root the server uses QEMU's user-mode network, which does not isolate (see `hearth doctor`)",
 )
 
 
@@ -34,7 +34,7 @@ def ip(*arguments: str) -> str:
 
 
 def host_addresses() -> dict[str, list[str]]:
-    """IPv4 addresses of the host by interface, without loopback."""
+    """Returns the IPv4 addresses of the host by interface, without loopback."""
     interfaces = json.loads(ip("-json", "-4", "address", "show"))
     return {
         interface["ifname"]: [address["local"] for address in interface["addr_info"]]
@@ -45,7 +45,7 @@ def host_addresses() -> dict[str, list[str]]:
 
 @contextmanager
 def listening(address: str = "0.0.0.0") -> Iterator[int]:
-    """A port of the host that accepts connections."""
+    """Listens on a port of the host, and yields the port."""
     with socket.create_server((address, 0)) as server:
 
         def accept() -> None:
@@ -62,7 +62,7 @@ def listening(address: str = "0.0.0.0") -> Iterator[int]:
 
 @pytest.fixture
 def lan() -> Iterator[int]:
-    """A host on a private network that the host reaches; its open port."""
+    """Creates a peer on a private network of the host, and yields its open port."""
 
     def remove() -> None:
         for command in (["ip", "netns", "delete", LAN], ["ip", "link", "delete", LAN_LINK]):
@@ -90,7 +90,7 @@ def lan() -> Iterator[int]:
 
 
 def reached(sandbox, targets: list[str]) -> list[str]:
-    """Those of the targets that a program in the sandbox can connect to."""
+    """Returns the targets to which a program in the sandbox can connect."""
     sandbox.files.write("reach.py", program("reach.py"))
     return sandbox.commands.run(f"python3 reach.py {' '.join(targets)}", timeout=90).stdout.split()
 
@@ -103,7 +103,7 @@ def reachable_from_host(address: str, port: int) -> bool:
         return False
 
 
-def test_files_and_processes_are_their_own(sandbox, new_sandbox):
+def test_files_and_processes_are_not_shared(sandbox, new_sandbox):
     other = new_sandbox()
     sandbox.files.write("secret.txt", "mine")
     handle = sandbox.commands.run("sleep 4242", background=True, timeout=0)
@@ -114,12 +114,12 @@ def test_files_and_processes_are_their_own(sandbox, new_sandbox):
     other.commands.run("sudo rm -rf /usr/share/doc /opt && sudo touch /opt")
     assert sandbox.files.read("secret.txt") == "mine"
     assert sandbox.commands.run("test -d /opt && echo untouched").stdout == "untouched\n"
-    # What a sandbox did to its disk is not in the template.
+    # Changes to a sandbox's disk do not affect the template.
     assert new_sandbox().commands.run("test -d /opt && ls /home/user").stdout == ""
 
 
 # envd: S8
-def test_a_token_opens_one_sandbox(sandbox, new_sandbox, edge):
+def test_a_token_is_valid_for_one_sandbox(sandbox, new_sandbox, edge):
     from journeys import ENVD_PORT, by_headers
 
     other = new_sandbox()
@@ -136,7 +136,7 @@ def test_a_token_opens_one_sandbox(sandbox, new_sandbox, edge):
 def test_the_host_is_unreachable(sandbox):
     addresses = [address for addresses in host_addresses().values() for address in addresses]
     with listening() as port:
-        assert all(reachable_from_host(address, port) for address in addresses), "else the test would show nothing"
+        assert all(reachable_from_host(address, port) for address in addresses), "the addresses must be reachable from the host"
         targets = [f"{address}:{port}" for address in [*addresses, GATEWAY]]
         assert reached(sandbox, targets) == []
 
@@ -146,28 +146,28 @@ def test_other_sandboxes_are_unreachable(sandbox, new_sandbox, edge):
     other = new_sandbox()
     server = Guest.start(sandbox)
     assert edge.get("/", headers=server.by_headers()).status_code == 200
-    # The links to sandboxes are networks of two: the host's address and the slot's after it.
+    # Each link to a sandbox is a network of two addresses: the host's, and the slot's after it.
     links = [address for name, addresses in host_addresses().items() if name.startswith("hrt") for address in addresses]
-    assert links, "sandboxes have links"
+    assert links, "there must be links to sandboxes"
 
     def next_address(address: str) -> str:
         head, last = address.rsplit(".", 1)
         return f"{head}.{int(last) + 1}"
 
     slots = [next_address(address) for address in links]
-    assert any(reachable_from_host(address, server.port) for address in slots), "the host can, by the slot's address"
+    assert any(reachable_from_host(address, server.port) for address in slots), "the host must reach a slot's address"
     targets = [f"{address}:{server.port}" for address in [*links, *slots, GUEST, GATEWAY]]
     assert reached(other, targets) == []
-    # It does have a network of its own: its own address answers as soon as something listens there.
+    # Its own address is reachable as soon as a server listens there.
     Guest.start(other)
     assert reached(other, [f"{GUEST}:{server.port}"]) == [f"{GUEST}:{server.port}"]
 
 
 @needs_namespaces
 def test_private_networks_are_unreachable(sandbox, lan):
-    assert reachable_from_host(LAN_PEER, lan), "else the test would show nothing"
+    assert reachable_from_host(LAN_PEER, lan), "the peer must be reachable from the host"
     assert reached(sandbox, [f"{LAN_PEER}:{lan}", f"{LAN_HOST}:{lan}"]) == []
-    # Not by a route or an address that root in the guest makes up either.
+    # A route or an address that root in the guest adds does not help either.
     sandbox.commands.run(
         f"ip address add {LAN_HOST}/32 dev eth0; ip route replace {LAN_PEER}/32 via {GATEWAY} dev eth0", user="root"
     )

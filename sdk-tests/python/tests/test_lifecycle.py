@@ -1,4 +1,4 @@
-"""Create, info, list, connect, timeout, expiry, kill."""
+"""Lifecycle of sandboxes: create, info, list, connect, timeout, expiry, kill."""
 
 import re
 import threading
@@ -21,7 +21,7 @@ from packaging.version import Version
 
 from journeys import ENVD_PORT, NOT_FOUND, by_headers, eventually
 
-# How late an expiry may be seen: the server is exact, but looking takes time on a busy machine.
+# Maximum delay until a test sees an expiry. The server is exact, but polling takes time on a busy machine.
 LATE_MAX = timedelta(seconds=1.5)
 
 
@@ -38,7 +38,7 @@ def all_pages(**options):
 
 
 def is_unknown(sandbox_id):
-    """Whether nothing is left of a sandbox that ends; until then it cannot be connected to either."""
+    """Returns true once a stopping sandbox no longer exists. Until then, connecting fails with 409."""
     with pytest.raises(SandboxException) as caught:
         Sandbox.connect(sandbox_id)
     if isinstance(caught.value, SandboxNotFoundException):
@@ -47,7 +47,7 @@ def is_unknown(sandbox_id):
     return False
 
 
-def test_a_new_sandbox_tells_about_itself(new_sandbox):
+def test_information_about_a_new_sandbox(new_sandbox):
     metadata = {"purpose": "tell", "ümläut & = %": "a b+c%20d"}
     sandbox = new_sandbox(metadata=metadata, timeout=120)
     assert re.fullmatch("[a-z0-9]+", sandbox.sandbox_id)
@@ -65,12 +65,12 @@ def test_a_new_sandbox_tells_about_itself(new_sandbox):
     assert sandbox.is_running()
 
 
-def test_without_a_timeout_it_lives_five_minutes(new_sandbox):
+def test_the_default_timeout_is_five_minutes(new_sandbox):
     info = new_sandbox(timeout=None).get_info()
     assert abs(info.end_at - info.started_at - timedelta(seconds=300)) < timedelta(seconds=1)
 
 
-def test_it_can_be_created_by_the_id_of_its_template(new_sandbox, sandbox):
+def test_create_accepts_template_id_and_tag(new_sandbox, sandbox):
     template_id = sandbox.get_info().template_id
     for reference in (template_id, "base:default", "BASE"):
         assert new_sandbox(template=reference).get_info().template_id == template_id
@@ -112,15 +112,15 @@ def test_environment_of_a_sandbox(new_sandbox):
     assert output == "hello world|a\"b'c$d\nnew line"
     assert sandbox.commands.run('echo "$GREETING"', envs={"GREETING": "bye"}).stdout == "bye\n"
     assert sandbox.commands.run('echo "$GREETING"', user="root").stdout == "hello world\n"
-    told = sandbox.commands.run('echo "$E2B_SANDBOX $E2B_SANDBOX_ID $E2B_TEMPLATE_ID"').stdout.split()
-    assert told == ["true", sandbox.sandbox_id, sandbox.get_info().template_id]
+    output = sandbox.commands.run('echo "$E2B_SANDBOX $E2B_SANDBOX_ID $E2B_TEMPLATE_ID"').stdout.split()
+    assert output == ["true", sandbox.sandbox_id, sandbox.get_info().template_id]
 
 
-def test_sandboxes_start_equal_and_stay_apart(new_sandbox):
+def test_sandboxes_of_one_template_draw_different_random_numbers(new_sandbox):
     with ThreadPoolExecutor(max_workers=3) as pool:
         sandboxes = list(pool.map(lambda _: new_sandbox(timeout=120), range(3)))
     assert len({sandbox.sandbox_id for sandbox in sandboxes}) == 3
-    # The same memory was restored three times: what must be random is random, what must be right is right.
+    # The same memory was restored three times: random numbers must differ, and the clock must be correct.
     command = "cat /proc/sys/kernel/random/uuid; python3 -c 'import random; print(random.random())'; date +%s"
     outputs = [sandbox.commands.run(command).stdout.split() for sandbox in sandboxes]
     assert len({uuid for uuid, _, _ in outputs}) == 3
@@ -136,14 +136,14 @@ def test_connecting_to_a_running_sandbox(new_sandbox):
     same = Sandbox.connect(sandbox.sandbox_id, timeout=10)
     assert same.files.read("note") == "left by the first"
     assert same.commands.run("echo there").stdout == "there\n"
-    assert sandbox.get_info().end_at == end_at, "connecting never shortens a life"
+    assert sandbox.get_info().end_at == end_at, "connecting must not shorten the lifetime"
 
     sandbox.connect(timeout=900)
     left = sandbox.get_info().end_at - datetime.now(timezone.utc)
     assert timedelta(seconds=890) < left <= timedelta(seconds=901)
 
 
-def test_a_timeout_is_set_anew(new_sandbox):
+def test_a_timeout_can_be_changed(new_sandbox):
     sandbox = new_sandbox(timeout=300)
     for seconds in (60, 600, 120):
         sandbox.set_timeout(seconds)
@@ -153,7 +153,7 @@ def test_a_timeout_is_set_anew(new_sandbox):
     eventually(lambda: not sandbox.is_running(), within=3)
 
 
-def test_a_sandbox_expires_on_the_second(new_sandbox, edge):
+def test_a_sandbox_expires_at_its_end_time(new_sandbox, edge):
     sandbox = new_sandbox(timeout=60)
     sandbox.set_timeout(3)
     end_at = sandbox.get_info().end_at
@@ -166,24 +166,24 @@ def test_a_sandbox_expires_on_the_second(new_sandbox, edge):
     assert end_at <= seen <= end_at + LATE_MAX
     with pytest.raises(SandboxNotFoundException):
         sandbox.get_info()
-    # While it is being taken apart these are told 409, afterwards 404.
+    # While the sandbox stops, these calls get 409, afterwards 404.
     eventually(lambda: is_unknown(sandbox.sandbox_id), within=20)
     with pytest.raises(SandboxNotFoundException):
         sandbox.set_timeout(60)
     assert sandbox.kill() is False
-    answer = edge.get("/health", headers=by_headers(sandbox.sandbox_id, ENVD_PORT))
-    assert (answer.status_code, answer.json()["message"]) == (502, NOT_FOUND)
+    response = edge.get("/health", headers=by_headers(sandbox.sandbox_id, ENVD_PORT))
+    assert (response.status_code, response.json()["message"]) == (502, NOT_FOUND)
 
 
 # envd: X4
-def test_after_a_kill_it_is_gone_at_once(new_sandbox, edge):
+def test_a_killed_sandbox_is_not_found_immediately(new_sandbox, edge):
     sandbox = new_sandbox()
     headers = by_headers(sandbox.sandbox_id, ENVD_PORT)
     assert edge.get("/health", headers=headers).status_code == 204
     assert sandbox.kill() is True
-    answer = edge.get("/health", headers=headers)
-    assert answer.status_code == 502
-    assert answer.json() == {"sandboxId": sandbox.sandbox_id, "message": NOT_FOUND, "code": 502}
+    response = edge.get("/health", headers=headers)
+    assert response.status_code == 502
+    assert response.json() == {"sandboxId": sandbox.sandbox_id, "message": NOT_FOUND, "code": 502}
     assert sandbox.is_running() is False
     assert sandbox.kill() is False
     assert Sandbox.kill(sandbox.sandbox_id) is False
@@ -198,7 +198,7 @@ def test_after_a_kill_it_is_gone_at_once(new_sandbox, edge):
 
 
 # envd: C16
-def test_a_kill_cuts_a_running_command(new_sandbox):
+def test_a_kill_terminates_a_running_command(new_sandbox):
     sandbox = new_sandbox()
     handle = sandbox.commands.run("echo started; sleep 300", background=True, timeout=0)
     stdout, _, _ = next(iter(handle))
@@ -211,16 +211,16 @@ def test_a_kill_cuts_a_running_command(new_sandbox):
         except TimeoutException as error:
             failures.append(error)
 
-    # A stream that hangs must not keep pytest from ending.
+    # A daemon thread, so a hanging stream does not block pytest's exit.
     waiting = threading.Thread(target=wait, daemon=True)
     waiting.start()
     assert sandbox.kill()
     waiting.join(timeout=20)
-    assert not waiting.is_alive(), "the stream outlived the sandbox"
+    assert not waiting.is_alive(), "the stream is still open after the kill"
     assert "killed or reached its end of life" in str(failures[0]) or NOT_FOUND in str(failures[0])
 
 
-def test_a_context_kills_its_sandbox(new_sandbox):
+def test_the_context_manager_kills_the_sandbox(new_sandbox):
     with new_sandbox() as sandbox:
         assert sandbox.commands.run("echo in").stdout == "in\n"
     assert not sandbox.is_running()

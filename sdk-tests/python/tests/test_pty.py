@@ -1,13 +1,13 @@
-"""Terminals."""
+"""Terminals (PTY)."""
 
 import pytest
 from e2b import CommandExitException, PtySize
 
-NOBODY = 999999
+UNKNOWN_PID = 999999
 
 
 class Terminal:
-    """A terminal whose output is read until something appears in it."""
+    """Terminal whose output can be read until a text appears."""
 
     def __init__(self, handle):
         self.handle = handle
@@ -20,7 +20,7 @@ class Terminal:
                 self.output += (data or b"").decode(errors="replace")
                 break
             else:
-                raise AssertionError(f"the terminal ended without {text!r}: {self.output!r}")
+                raise AssertionError(f"the terminal exited without {text!r}: {self.output!r}")
 
     def forget(self):
         self.output = ""
@@ -36,7 +36,7 @@ def open_terminal(pty, **options):
 
 
 # envd: P1, P5
-def test_a_terminal_takes_input_and_ends(pty):
+def test_a_terminal_accepts_input_and_exits(pty):
     terminal = open_terminal(pty, cwd="/", envs={"ABC": "123"})
     pid = terminal.handle.pid
     pty.send_stdin(pid, b'echo "[$ABC $(pwd) $TERM $(tty | cut -c1-8) $(whoami)]"\n')
@@ -46,7 +46,7 @@ def test_a_terminal_takes_input_and_ends(pty):
 
 
 # envd: P3
-def test_its_size_is_set_and_changed(pty):
+def test_the_size_of_a_terminal_can_be_changed(pty):
     terminal = open_terminal(pty)
     pid = terminal.handle.pid
     pty.send_stdin(pid, b'echo "size=$(stty size), $(tput cols)."\n')
@@ -61,7 +61,7 @@ def test_its_size_is_set_and_changed(pty):
 
 
 # envd: P2
-def test_leaving_a_terminal_and_coming_back(pty):
+def test_disconnecting_and_reconnecting(pty):
     first = open_terminal(pty)
     pid = first.handle.pid
     pty.send_stdin(pid, b"echo first-$((40+2))\n")
@@ -76,13 +76,13 @@ def test_leaving_a_terminal_and_coming_back(pty):
     assert second.handle.wait().exit_code == 0
 
 
-def test_keys_reach_the_program_in_front(pty):
+def test_control_characters_reach_the_foreground_program(pty):
     terminal = open_terminal(pty)
     pid = terminal.handle.pid
-    # It says so itself: before, the shell might still be the one in front.
+    # Wait for its output: before, the shell may still be in the foreground.
     pty.send_stdin(pid, b"sh -c 'echo ready-$((1+1)); exec sleep 300'\n")
     terminal.read_until("ready-2")
-    # Control-C ends the program, not the shell.
+    # Control-C terminates the program, not the shell.
     pty.send_stdin(pid, b"\x03")
     pty.send_stdin(pid, b"echo after-$((2+1))\n")
     terminal.read_until("after-3")
@@ -98,4 +98,4 @@ def test_a_terminal_is_killed(sandbox, pty):
     with pytest.raises(CommandExitException):
         sandbox.commands.run(f"kill -0 {terminal.handle.pid}", user="root")
     assert pty.kill(terminal.handle.pid) is False
-    assert pty.kill(NOBODY) is False
+    assert pty.kill(UNKNOWN_PID) is False

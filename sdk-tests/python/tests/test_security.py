@@ -1,4 +1,4 @@
-"""Who may call a sandbox's daemon: without a token, with a signature, and where there is no token at all."""
+"""Access to a sandbox's daemon: without a token, with a signature, and in a sandbox without a token."""
 
 import socket
 
@@ -9,15 +9,15 @@ from e2b.sandbox.signature import get_signature
 
 from journeys import ENVD_PORT, MARK, by_headers, edge_address
 
-# Published with the rule for signatures.
+# Token of the published examples of signatures.
 TOKEN = "0tQG31xiMp0IOQfaz9dcwi72L1CPo8e0"
 REFUSED = "unauthorized access, please provide a valid access token or method signing if supported"
 
 
 # envd: S1
 @pytest.mark.parametrize("token", [None, "wrong"])
-def test_a_call_without_the_token_is_refused(sandbox, token):
-    # By hand: the reason phrase counts, and so does every byte of the body.
+def test_a_call_without_the_token_is_rejected(sandbox, token):
+    # Written by hand, to compare the reason phrase and every byte of the body.
     headers = {**by_headers(sandbox.sandbox_id, ENVD_PORT), "Content-Type": "application/json", "Connection": "close"}
     if token:
         headers["X-Access-Token"] = token
@@ -25,15 +25,15 @@ def test_a_call_without_the_token_is_refused(sandbox, token):
     request = f"POST /process.Process/List HTTP/1.1\r\nHost: sandbox\r\n{lines}Content-Length: 2\r\n\r\n{{}}"
     with socket.create_connection(edge_address(), timeout=20) as connection:
         connection.sendall(request.encode())
-        answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
-    head, _, body = answer.partition("\r\n\r\n")
+        response = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+    head, _, body = response.partition("\r\n\r\n")
     assert head.splitlines()[0] == "HTTP/1.1 401 Unauthorized"
     assert "content-type: application/json; charset=utf-8" in head.lower()
     assert body == f'{{"code":401,"message":"{REFUSED}"}}\n'
 
 
 # envd: S1, S8
-def test_the_sdk_tells_a_wrong_token(sandbox):
+def test_the_sdk_raises_an_authentication_error_for_a_wrong_token(sandbox):
     stranger = Sandbox.connect(sandbox.sandbox_id)
     assert stranger.commands.run("echo in").stdout == "in\n"
     headers = {**by_headers(sandbox.sandbox_id, ENVD_PORT), "X-Access-Token": "wrong"}
@@ -54,8 +54,8 @@ def test_the_sdk_tells_a_wrong_token(sandbox):
 
 
 # envd: S7
-def test_without_a_token_plain_addresses_work(api, edge):
-    # Only the first generation of the route still makes such sandboxes.
+def test_unsigned_urls_work_in_a_sandbox_without_a_token(api, edge):
+    # Only the first generation of the create route still creates such sandboxes.
     created = api.post("/sandboxes", json={"templateID": "base", "timeout": 120, "metadata": MARK}).json()
     assert not created.get("envdAccessToken")
     headers = by_headers(created["sandboxID"], ENVD_PORT)
@@ -80,12 +80,12 @@ def test_without_a_token_plain_addresses_work(api, edge):
         ("/home/user/data.bin", "write", None, "v1_2n9B1LJzjs46lZKdqZWgu9B+2D3fHayI9GOVF0mJAEc"),
     ],
 )
-def test_the_sdk_signs_as_published(path, operation, user, expected):
+def test_signatures_of_the_sdk_match_the_published_examples(path, operation, user, expected):
     assert get_signature(path, operation, user, TOKEN)["signature"] == expected
 
 
 # envd: S9
-def test_the_sdk_signs_an_expiry_as_published(monkeypatch):
+def test_signatures_with_an_expiry_match_the_published_examples(monkeypatch):
     monkeypatch.setattr("time.time", lambda: 1_893_456_000 - 60)
     signed = get_signature("/home/user/data.bin", "write", "root", TOKEN, expiration_in_seconds=60)
     assert signed == {"signature": "v1_9Csep9kFGe+Lw/bUqHkxp9UbZgOnqfX5c6KjK7GQ2h0", "expiration": 1_893_456_000}

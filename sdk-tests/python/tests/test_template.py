@@ -1,4 +1,4 @@
-"""What is in the `base` template."""
+"""Content of the `base` template."""
 
 import io
 import re
@@ -37,7 +37,7 @@ def test_tools(run, command, pattern):
     assert re.search(pattern, run(command)), run(command)
 
 
-def test_folders_that_anyone_may_write_to(run):
+def test_folders_that_users_can_write_to(run):
     assert run("for f in /code /usr/local /tmp /dev/shm; do touch $f/mine && rm $f/mine && echo $f; done").split() == [
         "/code",
         "/usr/local",
@@ -53,7 +53,7 @@ def test_a_program_is_compiled_and_runs(sandbox, run, folder):
 
 
 def wheel(name: str) -> bytes:
-    """A package with one module, as pip installs it without a build."""
+    """Builds a wheel with one module."""
     folder = f"{name}-1.0.dist-info"
     contents = {
         f"{name}.py": "ANSWER = 42\n",
@@ -70,7 +70,7 @@ def wheel(name: str) -> bytes:
 
 @pytest.mark.parametrize("user", ["user", "root"])
 def test_python_packages_are_installed_without_a_virtual_environment(sandbox, run, folder, user):
-    """From a file: there is no way to a registry here."""
+    """Installs from a file, because the guest cannot reach a registry."""
     name = f"greeting_{user}"
     path = f"{folder}/{name}-1.0-py3-none-any.whl"
     sandbox.files.write(path, wheel(name))
@@ -94,8 +94,8 @@ def test_node_runs_programs(sandbox, run, folder):
     assert run("node sum.mjs", cwd=folder) == "6\n"
 
 
-def test_a_real_machine_of_its_own(run):
-    """Its own kernel, its own first process, nobody else's."""
+def test_a_sandbox_is_a_virtual_machine(run):
+    """It has its own kernel, its own init process, and only its own processes."""
     assert run("cat /proc/1/comm").strip() not in ("bash", "sh", "")
     assert run("uname -s") == "Linux\n"
     assert run("ps -e --no-headers | wc -l", user="root") and int(run("ls -d /proc/[0-9]* | wc -l")) < 200

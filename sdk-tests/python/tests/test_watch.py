@@ -1,4 +1,4 @@
-"""Watching folders, by polling (the synchronous SDK)."""
+"""Watching folders by polling, with the synchronous SDK."""
 
 import pytest
 from e2b import FileNotFoundException, FilesystemEventType, FileType, InvalidArgumentException, SandboxException
@@ -24,7 +24,7 @@ def seen(handle):
 
 
 # envd: W6
-def test_a_new_file_makes_three_events_at_once(files, folder):
+def test_a_new_file_gives_three_events_immediately(files, folder):
     handle = files.watch_dir(folder)
     assert seen(handle) == []
     files.write(f"{folder}/new.txt", "x")
@@ -49,7 +49,7 @@ def test_every_change_has_its_event(files, folder):
 
 
 # envd: W2, W6
-def test_below_a_folder(sandbox, files, folder):
+def test_recursive_watches(sandbox, files, folder):
     files.make_dir(f"{folder}/old")
     flat = files.watch_dir(folder)
     deep = files.watch_dir(folder, recursive=True)
@@ -59,7 +59,7 @@ def test_below_a_folder(sandbox, files, folder):
     assert events[0] == (CREATE, "old/file")
     assert sorted(events, key=str) == sorted([(kind, "old/file") for kind in (CREATE, CHMOD, WRITE)], key=str)
 
-    # A folder made by someone inside: the watch has to follow by itself.
+    # A folder that a command creates: the watch must include it.
     sandbox.commands.run(f"mkdir -p {folder}/new/deeper")
     events = []
     eventually(lambda: events.extend(seen(deep)) or (CREATE, "new/deeper") in events, within=10)
@@ -72,7 +72,7 @@ def test_below_a_folder(sandbox, files, folder):
 
 
 # envd: W3, W4
-def test_events_tell_about_entries_when_asked(files, folder):
+def test_events_contain_entries_on_request(files, folder):
     plain = files.watch_dir(folder)
     full = files.watch_dir(folder, include_entry=True, allow_network_mounts=True)
     files.write(f"{folder}/file", "12345")
@@ -86,7 +86,7 @@ def test_events_tell_about_entries_when_asked(files, folder):
 
 
 # envd: W5, W7
-def test_what_cannot_be_watched(files, folder):
+def test_errors_of_watches(files, folder):
     with pytest.raises(FileNotFoundException):
         files.watch_dir(f"{folder}/missing")
     files.write(f"{folder}/file", "x")

@@ -1,31 +1,31 @@
-//! The checklist itself, in our own words.
+//! Lines of the checklist.
 
-/// One line: something that clients or the platform rely on.
+/// One line: behaviour on which clients or the platform rely.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Line {
     pub(super) id: &'static str,
     pub(super) what: &'static str,
-    /// Which part of it is not built yet, and when it comes. Empty: all of it is proven.
-    pub(super) unbuilt: &'static str,
+    /// Part that is not implemented yet, and the feature that adds it. Empty: the whole line is proven by tests.
+    pub(super) unimplemented: &'static str,
 }
 
-/// The lines of one subject.
+/// Lines of one subject.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Group {
     pub(super) name: &'static str,
     pub(super) lines: &'static [Line],
 }
 
-/// Whether there is such a line.
+/// Returns true if a line with this ID exists.
 pub(super) fn is_known(id: &str) -> bool {
     GROUPS.iter().flat_map(|group| group.lines).any(|line| line.id == id)
 }
 
-const fn built(id: &'static str, what: &'static str) -> Line {
-    Line { id, what, unbuilt: "" }
+const fn implemented(id: &'static str, what: &'static str) -> Line {
+    Line { id, what, unimplemented: "" }
 }
 
-/// All lines, in their order.
+/// All lines, in order.
 pub(super) const GROUPS: &[Group] = &[
     Group { name: "Commands", lines: COMMANDS },
     Group { name: "Terminals", lines: TERMINALS },
@@ -36,125 +36,159 @@ pub(super) const GROUPS: &[Group] = &[
 ];
 
 const COMMANDS: &[Line] = &[
-    built("C1", "`echo` gives plain text, text full of shell signs and text of several lines back as it is"),
-    built("C2", "a command within its time succeeds; one beyond it fails with a timeout, awaited or in the background"),
-    built("C3", "a bad exit raises the exit error with its code and both outputs"),
-    built(
-        "C4",
-        "output that ends within a letter arrives with a replacement; letters cut between chunks are whole again",
+    implemented("C1", "`echo` returns plain text, text with shell metacharacters and multi-line text unchanged"),
+    implemented(
+        "C2",
+        "a command within its timeout succeeds; a longer one fails with a timeout error, in the foreground or background",
     ),
-    built("C5", "a background command has a pid, and connecting to it gives the same one"),
-    built("C6", "connecting to a pid that nobody has: not found"),
-    built("C7", "a kill tells success, and the process is gone at that moment"),
-    built("C8", "killing a pid that nobody has tells that there was none"),
-    built("C9", "the list shows background commands with their pids"),
-    built("C10", "the sandbox's environment is in every command, a command's own only in that one"),
-    built("C11", "`cat` echoes its input exactly: text, bytes, nothing, shell signs, several lines"),
-    built("C12", "closing the input lets `cat` end well, with all its output"),
-    built("C13", "`read` without input, as root, exits with 1"),
-    built("C14", "a working directory that is gone or closed to the user is an error; `~/dir` works"),
-    built("C15", "a killed shell with a child, and a killed dev server: the stream ends well and the list is empty"),
-    built("C16", "a sandbox that is killed under a command: a timeout error that says so"),
-    built("C17", "who subscribes late hears the end; who disconnects kills nothing"),
-    built("C18", "streamed input: in order, with keepalives between, not found for an unknown pid"),
-    built("C19", "the git helpers work: init, add, commit, branches, clone, push, pull, status, configuration"),
+    implemented("C3", "a non-zero exit raises the exit error with its code and both outputs"),
+    implemented(
+        "C4",
+        "output that ends within a UTF-8 character arrives with a replacement character; characters split between chunks are \
+         reassembled",
+    ),
+    implemented("C5", "a background command has a pid, and connecting to it returns the same pid"),
+    implemented("C6", "connecting to an unknown pid: not found"),
+    implemented("C7", "a kill reports success, and the process has exited by then"),
+    implemented("C8", "killing an unknown pid reports that there was no process"),
+    implemented("C9", "the list shows background commands with their pids"),
+    implemented(
+        "C10",
+        "every command gets the sandbox's environment variables; a command's own variables apply to that command only",
+    ),
+    implemented("C11", "`cat` echoes its input exactly: text, bytes, empty input, shell metacharacters, several lines"),
+    implemented("C12", "after its input is closed, `cat` exits with 0 and all its output arrives"),
+    implemented("C13", "`read` without input, as root, exits with 1"),
+    implemented("C14", "a working directory that does not exist or is not accessible is an error; `~/dir` works"),
+    implemented(
+        "C15",
+        "after a kill of a shell with a child, or of a dev server, the stream ends with the exit event and the list is empty",
+    ),
+    implemented("C16", "a command whose sandbox is killed raises a timeout error that names the cause"),
+    implemented("C17", "a late subscriber receives the end event; a disconnect does not kill the process"),
+    implemented("C18", "streamed input arrives in order, with keepalives in between; an unknown pid: not found"),
+    implemented("C19", "the git helpers work: init, add, commit, branches, clone, push, pull, status, configuration"),
 ];
 
 const TERMINALS: &[Line] = &[
-    built("P1", "a terminal of 80x24 with environment and working directory takes input and exits well"),
-    built("P2", "left and joined again by pid: the same pid, only new output, a good exit"),
-    built("P3", "`tput cols` says 80, and 100 after a resize"),
-    built("P4", "a kill tells success and the process is gone; an unknown pid tells that there was none"),
-    built("P5", "typing `exit` ends it with code 0"),
+    implemented("P1", "a terminal of 80x24 with environment and working directory accepts input and exits with 0"),
+    implemented("P2", "disconnect and reconnect by pid: the same pid, only new output, exit with 0"),
+    implemented("P3", "`tput cols` prints 80, and 100 after a resize"),
+    implemented(
+        "P4",
+        "a kill reports success and the process has exited; an unknown pid reports that there was no process",
+    ),
+    implemented("P5", "typing `exit` exits with code 0"),
 ];
 
 const FILES: &[Line] = &[
-    built("F1", "a write tells name, absolute path and type, makes missing parents, and reads back the same"),
-    built("F2", "overwriting replaces; many writes at once into one new tree all succeed"),
-    built("F3", "ten files in one request, relative and absolute, told in the order of the request"),
-    built("F4", "text, bytes, blobs and streams; as a form, raw and compressed, both ways; 230 KB as a stream"),
-    built("F5", "an empty file reads as empty text, bytes, blob and stream"),
-    built("F6", "reading a missing file: file not found, in every format"),
-    built("F7", "lists to depth 1, 2 and 3 in exact order; a depth below 1 is refused by the client"),
-    built("F8", "an entry's mode, permissions, owner, group, size, time with its zone, and no link target"),
-    built("F9", "the shell's files in the home folder belong to the user"),
-    built("F10", "a relative list tells paths below the home folder"),
-    built("F11", "a file, a folder and a link described: the link under its own name with its target's absolute path"),
-    built("F12", "whether something exists"),
-    built("F13", "making a folder: new, existing, nested"),
-    built("F14", "renaming tells the new entry, the old one is gone; a missing source is file not found"),
-    built("F15", "removing a file and a folder; a missing one is no error"),
-    built(
+    implemented(
+        "F1",
+        "a write returns name, absolute path and type, creates missing parents, and reads back unchanged",
+    ),
+    implemented("F2", "overwriting replaces; many concurrent writes to one new tree all succeed"),
+    implemented("F3", "ten files in one request, relative and absolute, are returned in the order of the request"),
+    implemented(
+        "F4",
+        "text, bytes, blobs and streams; as a form, raw and compressed, in both directions; 230 KB as a stream",
+    ),
+    implemented("F5", "an empty file reads as empty text, bytes, blob and stream"),
+    implemented("F6", "reading a missing file: file not found, in every format"),
+    implemented("F7", "lists to depth 1, 2 and 3 in exact order; the client rejects a depth below 1"),
+    implemented("F8", "an entry has mode, permissions, owner, group, size, time with its zone, and no link target"),
+    implemented("F9", "the shell's files in the home folder belong to the user"),
+    implemented("F10", "a list of a relative path returns paths below the home folder"),
+    implemented(
+        "F11",
+        "information about a file, a folder and a link: the link has its own name and its target's absolute path",
+    ),
+    implemented("F12", "a check for the existence of a file or folder"),
+    implemented("F13", "creating a folder: new, existing, nested"),
+    implemented(
+        "F14",
+        "renaming returns the new entry, and the old path no longer exists; a missing source: file not found",
+    ),
+    implemented("F15", "removing a file and a folder; a missing one is no error"),
+    implemented(
         "F16",
-        "metadata: by form and raw uploads, for each file of a request, told by write, info and list, kept by a rename, cleared by \
-         an overwrite, set from inside, refused when invalid",
+        "metadata: set by form and raw uploads for each file of a request, returned by write, info and list, preserved by a \
+         rename, cleared by an overwrite, set from inside the guest, rejected when invalid",
     ),
 ];
 
 const WATCHING: &[Line] = &[
-    built("W1", "an overwrite is a WRITE with the file's name"),
-    built("W2", "recursive: names below the folder, also of a folder made later and of a file put into it right away"),
-    built("W3", "an entry with name, absolute path and type on WRITE; none unasked, never on REMOVE"),
-    built("W4", "network mounts allowed is harmless elsewhere; a FUSE mount is refused without and accepted with it"),
-    built("W5", "a missing folder is file not found, a file instead of a folder an error"),
-    built(
-        "W6",
-        "polling: nothing at first, exactly three events for a new file, also below, CREATE first, available at once",
+    implemented("W1", "an overwrite is a WRITE with the file's name"),
+    implemented(
+        "W2",
+        "recursive: names below the folder, also of a folder created later and of a file created in it immediately",
     ),
-    built("W7", "a removed watcher is an error at the next poll"),
-    built("W8", "stopping a streamed watch ends it without an error"),
+    implemented("W3", "an entry with name, absolute path and type on WRITE if requested; never on REMOVE"),
+    implemented(
+        "W4",
+        "the option for network mounts has no effect on other file systems; without it a FUSE mount is rejected, with it accepted",
+    ),
+    implemented("W5", "a missing folder: file not found; a file instead of a folder: an error"),
+    implemented(
+        "W6",
+        "polling: no events at first, exactly three for a new file, also in subfolders, CREATE first, available immediately",
+    ),
+    implemented("W7", "a removed watcher is an error at the next poll"),
+    implemented("W8", "stopping a streamed watch finishes it without an error"),
 ];
 
 const SECURITY: &[Line] = &[
-    built("S1", "a call without the token is 401 in the form that clients read as unauthenticated"),
-    built("S2", "signed downloads and uploads work for `user` and `root`"),
-    built("S3", "an expired signature: 401, exact body"),
-    built("S4", "a signature with an expiry, used without it: 401, exact body"),
-    built("S5", "no signature: 401"),
-    built("S6", "a good signature for a missing file: 404, exact body"),
-    built("S7", "a sandbox without a token: plain addresses work"),
+    implemented("S1", "a call without the token: 401, in the form that clients map to an authentication error"),
+    implemented("S2", "signed downloads and uploads work for `user` and `root`"),
+    implemented("S3", "an expired signature: 401, exact body"),
+    implemented("S4", "a signature with an expiry, sent without the expiry: 401, exact body"),
+    implemented("S5", "no signature: 401"),
+    implemented("S6", "a valid signature for a missing file: 404, exact body"),
+    implemented("S7", "a sandbox without a token: unsigned URLs work"),
     Line {
         id: "S8",
         what: "the token is required and accepted, also after pause and resume and after a reboot",
-        unbuilt: "after pause and resume, and after a reboot: both come with pause and resume; until then only a fresh sandbox",
+        unimplemented: "after pause and resume, and after a reboot: part of pause and resume; tested for a new sandbox only",
     },
-    built("S9", "signatures equal the published examples"),
-    built("S10", "`/init` through the public address is the edge's 404, whatever the token"),
+    implemented("S9", "signatures are equal to the published examples"),
+    implemented("S10", "`/init` through the public address: 404 from the edge, with or without a token"),
 ];
 
 const PLATFORM: &[Line] = &[
-    built("X1", "a server on `0.0.0.0`, `::`, `127.0.0.1`, `localhost` or `::1` is reached from outside"),
+    implemented("X1", "a server on `0.0.0.0`, `::`, `127.0.0.1`, `localhost` or `::1` is reachable from outside"),
     Line {
         id: "X2",
-        what: "`GET $E2B_EVENTS_ADDRESS/me` in the guest tells the sandbox's own id, also after pause and resume",
-        unbuilt: "after pause and resume: comes with them",
+        what: "`GET $E2B_EVENTS_ADDRESS/me` in the guest returns the ID of its sandbox, also after pause and resume",
+        unimplemented: "after pause and resume: part of pause and resume",
     },
     Line {
         id: "X3",
-        what: "`/etc/ssl/certs` is in memory, and a CA given by `/init` is in its bundle, also after a reboot and in builds",
-        unbuilt: "after a reboot: comes with pause and resume; in builds: comes with template builds",
+        what: "`/etc/ssl/certs` is in memory, and its bundle contains the CA from `/init`, also after a reboot and in builds",
+        unimplemented: "after a reboot: part of pause and resume; in builds: part of template builds",
     },
-    built("X4", "a closed port and an unknown sandbox: the edge's messages"),
+    implemented("X4", "a closed port and an unknown sandbox: the edge's messages"),
     Line {
         id: "X5",
-        what: "volumes keep files from one sandbox to the next",
-        unbuilt: "volumes come in a later issue; `/init` refuses `volumeMounts` by name until then",
+        what: "volumes preserve files from one sandbox to the next",
+        unimplemented: "volumes; `/init` rejects `volumeMounts` by name until then",
     },
     Line {
         id: "X6",
-        what: "processes and memory survive pause and resume, and the clock is right afterwards",
-        unbuilt: "pause and resume come in a later issue",
+        what: "processes and memory survive pause and resume, and the clock is correct afterwards",
+        unimplemented: "pause and resume",
     },
     Line {
         id: "X7",
-        what: "a pause of the file system alone keeps every acknowledged write",
-        unbuilt: "pause comes in a later issue",
+        what: "a pause of the file system alone preserves every acknowledged write",
+        unimplemented: "pause",
     },
-    built("X8", "metrics have plausible values, and the host reports them"),
-    built("X9", "`/envs` from inside, with the token, tells the sandbox's environment: what code-interpreter asks for"),
+    implemented("X8", "metrics have plausible values, and the host reports them"),
+    implemented(
+        "X9",
+        "`/envs` from inside the guest, with the token, returns the sandbox's environment, as the code interpreter requires",
+    ),
     Line {
         id: "X10",
         what: "builds: uploads, steps as other users, start command, default user and working directory",
-        unbuilt: "template builds come in a later issue",
+        unimplemented: "template builds",
     },
 ];

@@ -1,13 +1,14 @@
 //! Finds the comments that name lines of the checklist, and the test below each.
 //!
-//! This is no parser: it knows how this repository's formatted sources look, line by line, and reports what it cannot place.
+//! It is not a parser: it relies on the layout of this repository's formatted sources, line by line, and reports
+//! markers without a test.
 
 use super::lines;
 
-/// What a comment begins with after the language's comment sign.
+/// Prefix of a marker, after the language's comment sign.
 const MARKER: &str = "envd:";
 
-/// A language that tests are written in.
+/// Programming language of a test file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Language {
     Rust,
@@ -16,7 +17,7 @@ pub(super) enum Language {
 }
 
 impl Language {
-    /// All of them, in the order of the table.
+    /// All languages, in the order of the table.
     pub(super) const ALL: [Self; 3] = [Self::Rust, Self::Python, Self::JavaScript];
 
     pub(super) const fn name(self) -> &'static str {
@@ -43,7 +44,7 @@ impl Language {
     }
 }
 
-/// A test and the lines that it proves.
+/// Test with the checklist lines that it proves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Proof {
     pub(super) lines: Vec<String>,
@@ -59,16 +60,16 @@ impl Proof {
     }
 }
 
-/// What a file says, and what is wrong with it.
+/// Proofs in a file, and errors in its markers.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct ScanResult {
     pub(super) proofs: Vec<Proof>,
     pub(super) findings: Vec<String>,
 }
 
-/// Reads one file.
-pub(super) fn scan(language: Language, path: &str, text: &str) -> Found {
-    let mut found = Found::default();
+/// Scans the text of one file.
+pub(super) fn scan(language: Language, path: &str, text: &str) -> ScanResult {
+    let mut found = ScanResult::default();
     let rows: Vec<&str> = text.lines().collect();
     for (at, row) in rows.iter().enumerate() {
         let Some(names) = marker(language, row) else { continue };
@@ -78,7 +79,7 @@ pub(super) fn scan(language: Language, path: &str, text: &str) -> Found {
             if lines::is_known(id) {
                 proven.push(id.to_owned());
             } else {
-                found.findings.push(format!("{place}: `{id}` is no line of the checklist"));
+                found.findings.push(format!("{place}: `{id}` is not a line of the checklist"));
             }
         }
         match test_below(language, &rows[at + 1..]) {
@@ -89,7 +90,7 @@ pub(super) fn scan(language: Language, path: &str, text: &str) -> Found {
     found
 }
 
-/// What a marker names, if the row is one.
+/// Returns the text after the prefix, if the row is a marker.
 fn marker(language: Language, row: &str) -> Option<&str> {
     row.trim_start().strip_prefix(language.comment())?.trim_start().strip_prefix(MARKER)
 }
@@ -102,7 +103,7 @@ fn test_below(language: Language, rows: &[&str]) -> Option<String> {
     }
 }
 
-/// A function with an attribute that makes it a test; other comments and attributes may stand between.
+/// Returns the name of a function with a test attribute; comments and other attributes may precede it.
 fn rust(rows: &[&str]) -> Option<String> {
     let mut is_test = false;
     for row in rows.iter().map(|row| row.trim()) {
@@ -117,12 +118,12 @@ fn rust(rows: &[&str]) -> Option<String> {
     None
 }
 
-/// A function whose name begins with `test_`; decorators may stand between, also over several rows.
+/// Returns the name of a function that begins with `test_`; decorators may precede it, also over several rows.
 fn python(rows: &[&str]) -> Option<String> {
     let mut rows = rows.iter().peekable();
     while let Some(row) = rows.next() {
         if row.starts_with('@') {
-            // A formatted decorator goes on with indented rows and ends with its brackets.
+            // A formatted decorator continues with indented rows and ends with a closing bracket.
             while rows.next_if(|next| next.starts_with([' ', ')', ']'])).is_some() {}
         } else if !row.starts_with('#') {
             let name = row.strip_prefix("async ").unwrap_or(row).strip_prefix("def ")?;
@@ -132,7 +133,7 @@ fn python(rows: &[&str]) -> Option<String> {
     None
 }
 
-/// A call of `test`; the cases of `test.each` may stand between, also over several rows.
+/// Returns the name in a call of `test`; the cases of `test.each` may precede it, also over several rows.
 fn javascript(rows: &[&str]) -> Option<String> {
     let mut rows = rows.iter().map(|row| row.trim()).skip_while(|row| row.starts_with("//"));
     let first = rows.next()?.strip_prefix("test")?;
@@ -140,7 +141,7 @@ fn javascript(rows: &[&str]) -> Option<String> {
         return literal(arguments);
     }
     first.strip_prefix('.')?;
-    // The name follows the brackets of the cases: at the end of the first row, or where they are closed.
+    // The name follows the closing bracket of the cases, in the first row or in a later one.
     let named = |row: &str| row.rmatch_indices(")(").find_map(|(at, brackets)| literal(&row[at + brackets.len()..]));
     named(first).or_else(|| rows.find(|row| row.starts_with([']', ')'])).and_then(named))
 }
@@ -149,7 +150,7 @@ fn identifier(text: &str) -> String {
     text.chars().take_while(|sign| sign.is_alphanumeric() || *sign == '_').collect()
 }
 
-/// The quoted text that something begins with.
+/// Parses the string literal at the start of the text.
 fn literal(text: &str) -> Option<String> {
     let quote = text.chars().next().filter(|sign| "'\"`".contains(*sign))?;
     let mut content = String::new();
@@ -221,12 +222,12 @@ mod tests {
     }
 
     #[test]
-    fn unknown_lines_are_told() {
+    fn unknown_lines_are_findings() {
         let text = "# envd: C1, C99, nonsense\ndef test_one():\n# envd:\ndef test_two():\n";
         let findings = [
-            "file:1: `C99` is no line of the checklist",
-            "file:1: `nonsense` is no line of the checklist",
-            "file:3: `` is no line of the checklist",
+            "file:1: `C99` is not a line of the checklist",
+            "file:1: `nonsense` is not a line of the checklist",
+            "file:3: `` is not a line of the checklist",
         ];
         check(Language::Python, text, &[(&["C1"], "test_one"), (&[], "test_two")], &findings);
     }

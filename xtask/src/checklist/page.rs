@@ -1,4 +1,4 @@
-//! The table for people.
+//! Renders the checklist as a Markdown page.
 
 use std::fmt::Write as _;
 
@@ -8,23 +8,23 @@ use super::markers::{Language, Proof};
 const HEAD: &str = "\
 # The guest daemon's acceptance checklist
 
-What clients and the platform rely on in the daemon of a sandbox, and the tests that prove it. Made by `cargo xtask checklist`
-from comments above the tests (`envd: C7, C15`); `make check` fails when it is stale, or when a line has neither a test nor a
-reason why not. Rust tests drive the daemon alone or the host's side of it; Python and JavaScript tests are journeys of the
-official SDKs through a whole server with real microVMs.
+Behaviour of the guest daemon (envd) on which clients and the platform rely, and the tests that prove it.
+`cargo xtask checklist` generates this page from comments above the tests (`envd: C7, C15`). `make check` fails if the page is
+stale, or if a line has neither a test nor a reason for its absence. Rust tests run the daemon alone or the host's side of it;
+Python and JavaScript tests are journeys of the official SDKs against a complete server with real microVMs.
 ";
 
-/// The whole page.
+/// Renders the whole page.
 pub(super) fn render(groups: &[Group], proofs: &[Proof]) -> String {
     let mut page = HEAD.to_owned();
     for group in groups {
-        // Writing to a text cannot fail.
+        // Writing to a `String` cannot fail.
         let _ = write!(page, "\n## {}\n\n| line | what | tests |\n|---|---|---|\n", group.name);
         for line in group.lines {
             let mut cell: Vec<String> =
                 Language::ALL.into_iter().filter_map(|language| tests(language, line.id, proofs)).collect();
-            if !line.unbuilt.is_empty() {
-                cell.push(format!("*Not yet:* {}", line.unbuilt));
+            if !line.unimplemented.is_empty() {
+                cell.push(format!("*Not implemented:* {}", line.unimplemented));
             }
             let _ = writeln!(page, "| {} | {} | {} |", line.id, line.what, cell.join("<br>"));
         }
@@ -32,14 +32,14 @@ pub(super) fn render(groups: &[Group], proofs: &[Proof]) -> String {
     page
 }
 
-/// The tests of one line in one language, in the order of the files.
+/// Links to the tests of one line in one language, in the order of the files.
 fn tests(language: Language, id: &str, proofs: &[Proof]) -> Option<String> {
     let proofs = proofs.iter().filter(|proof| proof.language == language && proof.proves(id));
     let links: Vec<String> = proofs.map(|proof| format!("[{}](../{})", escape(&proof.test), proof.path)).collect();
     (!links.is_empty()).then(|| format!("{}: {}", language.name(), links.join(", ")))
 }
 
-/// A name as Markdown shows it unchanged inside of a link in a table.
+/// Escapes a name for a link text in a Markdown table.
 fn escape(name: &str) -> String {
     let mut escaped = String::new();
     for sign in name.chars() {
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_has_all_languages_and_what_is_missing() {
+    fn a_row_lists_all_languages_and_the_missing_part() {
         let proof = |language, path: &str, test: &str| Proof {
             lines: vec!["C1".to_owned()],
             language,
@@ -70,8 +70,8 @@ mod tests {
             proof(Language::JavaScript, "sdk-tests/c.js", "a | b"),
         ];
         const LINES: &[Line] = &[
-            Line { id: "C1", what: "it works", unbuilt: "the rest" },
-            Line { id: "C2", what: "later", unbuilt: "not built" },
+            Line { id: "C1", what: "it works", unimplemented: "the rest" },
+            Line { id: "C2", what: "later", unimplemented: "not built" },
         ];
         let page = render(&[Group { name: "Commands", lines: LINES }], &proofs);
         let table = page.split_once("## Commands\n\n").expect("a heading").1;
@@ -79,7 +79,7 @@ mod tests {
             table,
             "| line | what | tests |\n|---|---|---|\n\
             | C1 | it works | Rust: [one\\_two](../crates/a.rs), [three](../crates/b.rs)<br>JavaScript: [a \\| b](../sdk-tests/c.js)\
-            <br>*Not yet:* the rest |\n| C2 | later | *Not yet:* not built |\n"
+            <br>*Not implemented:* the rest |\n| C2 | later | *Not implemented:* not built |\n"
         );
     }
 }

@@ -1,50 +1,46 @@
-//! Who imports whom, and whether that is allowed.
+//! Checks imports between crates against the layers and the visibility rules.
 
 use std::collections::BTreeSet;
 
-use super::table::{Layer, PLAIN, ROLES, WALLS, layer};
+use super::table::{FORBIDDEN_LIBRARIES, Layer, ROLES, VISIBILITY_RULES, layer};
 
-/// One member of the workspace.
+/// Member of the workspace.
 #[derive(Debug, Clone)]
 pub(super) struct Crate {
-    /// The package's name.
     pub(super) package: String,
-    /// Its folder, relative to the repository.
+    /// Relative to the repository.
     pub(super) folder: String,
-    /// The files that its library and its programs begin with, relative to the repository.
+    /// Root files of its library and programs, relative to the repository.
     pub(super) roots: Vec<String>,
-    /// What its manifest imports.
     pub(super) imports: Vec<Import>,
 }
 
-/// One line of a manifest's dependencies.
+/// Dependency in a manifest.
 #[derive(Debug, Clone)]
 pub(super) struct Import {
-    /// The package's name.
     pub(super) package: String,
-    /// It is a member of this workspace.
-    pub(super) ours: bool,
-    /// What sees it.
-    pub(super) used_for: Use,
+    /// The package is a member of this workspace.
+    pub(super) is_member: bool,
+    pub(super) kind: ImportKind,
 }
 
-/// What an import is for.
+/// Code that can use an import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Use {
+pub(super) enum ImportKind {
     /// The crate itself, or its build script.
     Code,
-    /// Its tests only.
+    /// Only its tests.
     Tests,
 }
 
 impl Crate {
-    /// The name in the architecture: the package's without the prefix.
+    /// Name in the architecture: the package name without the prefix.
     pub(super) fn name(&self) -> &str {
         short(&self.package)
     }
 
-    fn ours(&self, used_for: Use) -> impl Iterator<Item = &str> {
-        let wanted = self.imports.iter().filter(move |import| import.ours && import.used_for == used_for);
+    fn members(&self, kind: ImportKind) -> impl Iterator<Item = &str> {
+        let wanted = self.imports.iter().filter(move |import| import.is_member && import.kind == kind);
         wanted.map(|import| short(&import.package))
     }
 }
@@ -53,7 +49,7 @@ fn short(package: &str) -> &str {
     package.strip_prefix("hearth-").unwrap_or(package)
 }
 
-/// Every import that the architecture does not allow, and every crate that it does not know.
+/// Returns a finding for every forbidden import and every crate that is not in the table.
 pub(super) fn findings(crates: &[Crate]) -> Vec<String> {
     let mut findings = Vec::new();
     for member in crates {
@@ -65,16 +61,16 @@ pub(super) fn findings(crates: &[Crate]) -> Vec<String> {
             continue;
         };
         findings.extend(misnamed(member));
-        findings.extend(upward(member, own));
-        findings.extend(through_walls(member, crates));
-        findings.extend(impure(member));
+        findings.extend(layer_violations(member, own));
+        findings.extend(hidden_crates(member, crates));
+        findings.extend(forbidden_libraries(member));
     }
     findings
 }
 
 fn misnamed(member: &Crate) -> Option<String> {
     let folder = member.folder.rsplit('/').next().unwrap_or_default();
-    // The one binary and the chores carry no prefix: people type their names.
+    // The binary and xtask have no prefix, because people type their names.
     let expected = match folder {
         "hearth" | "xtask" => folder.to_owned(),
         _ => format!("hearth-{folder}"),
@@ -82,22 +78,22 @@ fn misnamed(member: &Crate) -> Option<String> {
     (member.package != expected).then(|| format!("{}: the package must be named `{expected}`", member.folder))
 }
 
-fn upward(member: &Crate, own: Layer) -> Vec<String> {
+fn layer_violations(member: &Crate, own: Layer) -> Vec<String> {
     let mut findings = Vec::new();
-    for import in member.ours(Use::Code) {
+    for import in member.members(ImportKind::Code) {
         let Some(other) = layer(import) else { continue };
         if other < own {
             continue;
         }
-        let why = match (own, other) {
+        let reason = match (own, other) {
             (_, Layer::Development) if own != Layer::Development => "which is only for tests",
-            (ROLES, ROLES) => "another role: roles talk over contracts",
+            (ROLES, ROLES) => "another role: roles communicate over contracts",
             (a, b) if a == b => "which is in the same layer",
             _ => "which is in a higher layer",
         };
-        findings.push(format!("{}: `{}` imports `{import}`, {why}", member.folder, member.name()));
+        findings.push(format!("{}: `{}` imports `{import}`, {reason}", member.folder, member.name()));
     }
-    for import in member.ours(Use::Tests) {
+    for import in member.members(ImportKind::Tests) {
         let allowed = layer(import).is_none_or(|other| other < own || import == "testkit");
         if !allowed {
             findings.push(format!(
@@ -110,23 +106,25 @@ fn upward(member: &Crate, own: Layer) -> Vec<String> {
     findings
 }
 
-fn through_walls(member: &Crate, crates: &[Crate]) -> Vec<String> {
-    let walls: Vec<_> = WALLS.iter().filter(|wall| wall.of == member.name()).collect();
-    if walls.is_empty() {
+fn hidden_crates(member: &Crate, crates: &[Crate]) -> Vec<String> {
+    let rules: Vec<_> = VISIBILITY_RULES.iter().filter(|rule| rule.of == member.name()).collect();
+    if rules.is_empty() {
         return Vec::new();
     }
     let seen = reachable(member, crates);
-    let broken = walls.iter().flat_map(|wall| wall.hides.iter().map(move |hidden| (wall, *hidden)));
+    let broken = rules.iter().flat_map(|rule| rule.hides.iter().map(move |hidden| (rule, *hidden)));
     let broken = broken.filter(|(_, hidden)| seen.contains(*hidden));
-    broken.map(|(wall, hidden)| format!("{}: `{}` sees `{hidden}`: {}", member.folder, wall.of, wall.reason)).collect()
+    broken
+        .map(|(rule, hidden)| format!("{}: `{}` depends on `{hidden}`: {}", member.folder, rule.of, rule.reason))
+        .collect()
 }
 
-/// Everything of ours that a crate's code is compiled with.
+/// Returns all workspace crates that a crate's code depends on, directly or indirectly.
 fn reachable<'a>(member: &'a Crate, crates: &'a [Crate]) -> BTreeSet<&'a str> {
     let mut seen = BTreeSet::new();
     let mut open = vec![member];
     while let Some(next) = open.pop() {
-        for import in next.ours(Use::Code) {
+        for import in next.members(ImportKind::Code) {
             if seen.insert(import) {
                 open.extend(crates.iter().filter(|other| other.name() == import));
             }
@@ -135,11 +133,11 @@ fn reachable<'a>(member: &'a Crate, crates: &'a [Crate]) -> BTreeSet<&'a str> {
     seen
 }
 
-fn impure(member: &Crate) -> Vec<String> {
-    let rules = PLAIN.iter().filter(|(of, _, _)| *of == member.name());
+fn forbidden_libraries(member: &Crate) -> Vec<String> {
+    let rules = FORBIDDEN_LIBRARIES.iter().filter(|(of, _, _)| *of == member.name());
     let mut findings = Vec::new();
     for (of, libraries, reason) in rules {
-        let code = member.imports.iter().filter(|import| import.used_for == Use::Code);
+        let code = member.imports.iter().filter(|import| import.kind == ImportKind::Code);
         let caught = code.filter(|import| libraries.contains(&import.package.as_str()));
         findings
             .extend(caught.map(|import| format!("{}: `{of}` imports `{}`: {reason}", member.folder, import.package)));
@@ -151,18 +149,18 @@ fn impure(member: &Crate) -> Vec<String> {
 mod tests {
     use super::*;
 
-    /// `name: import import ; test-import`, an external import in parentheses.
+    /// Parses `name: import import ; test-import`, with external imports in parentheses.
     fn member(line: &str) -> Crate {
         let (name, imports) = line.split_once(':').expect("a name, then a colon");
         let (code, tests) = imports.split_once(';').unwrap_or((imports, ""));
-        let import = |used_for| {
+        let import = |kind| {
             move |word: &str| match word.strip_prefix('(').and_then(|word| word.strip_suffix(')')) {
-                Some(external) => Import { package: external.to_owned(), ours: false, used_for },
-                None => Import { package: format!("hearth-{word}"), ours: true, used_for },
+                Some(external) => Import { package: external.to_owned(), is_member: false, kind },
+                None => Import { package: format!("hearth-{word}"), is_member: true, kind },
             }
         };
-        let code = code.split_whitespace().map(import(Use::Code));
-        let tests = tests.split_whitespace().map(import(Use::Tests));
+        let code = code.split_whitespace().map(import(ImportKind::Code));
+        let tests = tests.split_whitespace().map(import(ImportKind::Tests));
         let package = if name == "hearth" { name.to_owned() } else { format!("hearth-{name}") };
         Crate { package, folder: format!("crates/{name}"), roots: Vec::new(), imports: code.chain(tests).collect() }
     }
@@ -186,7 +184,7 @@ mod tests {
     fn higher_and_equal_layers_may_not() {
         check(&["host: vmm"], &["crates/host: `host` imports `vmm`, which is in a higher layer"]);
         check(&["vmm: network"], &["crates/vmm: `vmm` imports `network`, which is in the same layer"]);
-        check(&["edge: api"], &["crates/edge: `edge` imports `api`, another role: roles talk over contracts"]);
+        check(&["edge: api"], &["crates/edge: `edge` imports `api`, another role: roles communicate over contracts"]);
         check(&["api: testkit"], &["crates/api: `api` imports `testkit`, which is only for tests"]);
         check(
             &["network: ; vmm"],
@@ -195,29 +193,29 @@ mod tests {
     }
 
     #[test]
-    fn walls_hold_through_third_crates() {
+    fn visibility_rules_apply_to_indirect_imports() {
         check(
             &["orchestrator: sandbox", "sandbox: artifact", "artifact: catalog", "catalog:"],
             &["orchestrator", "sandbox", "artifact"]
                 .map(|of| {
-                    format!("crates/{of}: `{of}` sees `catalog`: a compromised node must hold no credential of the control plane")
+                    format!("crates/{of}: `{of}` depends on `catalog`: a compromised node must hold no credential of the control plane")
                 })
                 .each_ref()
                 .map(String::as_str),
         );
         check(
             &["sdk: cluster-api", "cluster-api:"],
-            &["crates/sdk: `sdk` sees `cluster-api`: clients speak the public interfaces only"],
+            &["crates/sdk: `sdk` depends on `cluster-api`: clients use the public interfaces only"],
         );
         check(
             &["envd-api: types"],
-            &["crates/envd-api: `envd-api` sees `types`: the guest's interface depends on nothing of ours"],
+            &["crates/envd-api: `envd-api` depends on `types`: the guest's interface depends on no other crate"],
         );
         check(&["api: store catalog discovery", "edge: catalog discovery"], &[]);
     }
 
     #[test]
-    fn unknown_and_impure_crates_are_found() {
+    fn unknown_crates_and_forbidden_libraries_are_found() {
         check(
             &["tools:"],
             &[

@@ -1,6 +1,6 @@
-//! The rules about the text of source files: names, sizes, unsafe code, the environment.
+//! Rules for the text of source files: names, sizes, unsafe code, access to the environment.
 //!
-//! Files are read as tokens, so that comments and strings are never mistaken for code.
+//! Files are parsed to tokens, so comments and strings are never mistaken for code.
 
 use std::path::Path;
 use std::str::FromStr;
@@ -9,30 +9,29 @@ use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 
 use super::graph::Crate;
 
-/// A file longer than this is split.
+/// Maximum length of a file, in lines.
 const LINES_MAX: usize = 800;
-/// No module or type is called one of these: they say nothing.
-const EMPTY_WORDS: &[&str] = &["manager", "service", "util", "helper", "common", "data", "info"];
-/// What reads or changes the environment in `std::env`.
+/// Words that are too vague for the name of a module or type.
+const VAGUE_WORDS: &[&str] = &["manager", "service", "util", "helper", "common", "data", "info"];
+/// Functions of `std::env` that read or change the environment.
 const ENVIRONMENT: &[&str] = &["var", "var_os", "vars", "vars_os", "set_var", "remove_var"];
-/// Who may read the whole environment: the binary, and what only developers run.
+/// Crates that may read the whole environment: the binary, and tools for developers.
 const READS_ENVIRONMENT: &[&str] = &["hearth", "testkit", "xtask"];
-/// Where programs are found is a fact of the machine, not configuration of ours.
+/// Crates that may read `PATH` only: the search path is a fact of the machine, and not configuration.
 const READS_PATH: &[&str] = &["host", "envd", "init"];
 
-/// A Rust file, by its path relative to the repository.
+/// Rust source file.
 #[derive(Debug, Clone)]
 pub(super) struct Source {
-    /// With `/` between its parts.
+    /// Relative to the repository, with `/` between its parts.
     pub(super) path: String,
-    /// Its text.
     pub(super) text: String,
 }
 
-/// What is wrong with a file of a crate.
+/// Returns the findings in a file of a crate.
 pub(super) fn findings(member: &Crate, source: &Source) -> Vec<String> {
     let path = Path::new(&source.path);
-    // Generated code has its generator's taste.
+    // The generator determines the style of generated code.
     if path.iter().any(|part| part == "generated") {
         return Vec::new();
     }
@@ -45,35 +44,35 @@ pub(super) fn findings(member: &Crate, source: &Source) -> Vec<String> {
     if lines > LINES_MAX {
         report(lines, &format!("a file has at most {LINES_MAX} lines: split it"));
     }
-    if let Some(word) = path.file_stem().and_then(|stem| empty_word_of_module(&stem.to_string_lossy())) {
-        report(1, &format!("a module called `{word}` says nothing: name what it is about"));
+    if let Some(word) = path.file_stem().and_then(|stem| vague_word_of_module(&stem.to_string_lossy())) {
+        report(1, &format!("`{word}` is too vague for a module: name its subject"));
     }
     let tokens = match TokenStream::from_str(&source.text) {
         Ok(tokens) => tokens,
         Err(error) => {
-            report(1, &format!("this is not Rust: {error}"));
+            report(1, &format!("invalid Rust: {error}"));
             return findings;
         }
     };
     let is_root = member.roots.contains(&source.path);
     if is_root && !guards_unsafe(&tokens, lint_for_unsafe(member.name())) {
-        let wanted = lint_for_unsafe(member.name()).unwrap_or_default();
-        report(1, &format!("missing `#![{wanted}(unsafe_code)]`"));
+        let lint = lint_for_unsafe(member.name()).unwrap_or_default();
+        report(1, &format!("missing `#![{lint}(unsafe_code)]`"));
     }
     let outside_src = path.iter().any(|part| part == "tests" || part == "benches" || part == "examples");
     let scan = Scan {
         unsafe_allowed: member.name() == "host" || is_sys_module(member, path),
-        environment: if outside_src { Environment::Free } else { environment_of(member.name()) },
+        environment: if outside_src { EnvironmentAccess::All } else { environment_access_of(member.name()) },
     };
-    scan.walk(tokens, Place { in_impl: false, in_attribute: false }, &mut report);
+    scan.walk(tokens, Position { in_impl: false, in_attribute: false }, &mut report);
     findings
 }
 
-/// The lint that a crate's root must set for unsafe code; `host` needs none, its point is to contain it.
+/// Returns the lint for unsafe code that a crate's root must set; `None` for `host`, which contains the unsafe code.
 fn lint_for_unsafe(name: &str) -> Option<&'static str> {
     match name {
         "host" => None,
-        // Their one `sys` module is let through, which `forbid` would not allow.
+        // Their `sys` module allows unsafe code, which `forbid` would not permit.
         "envd" | "init" => Some("deny"),
         _ => Some("forbid"),
     }
@@ -84,7 +83,7 @@ fn is_sys_module(member: &Crate, path: &Path) -> bool {
     matches!(member.name(), "envd" | "init") && (inside == Path::new("src/sys.rs") || inside.starts_with("src/sys"))
 }
 
-/// `#![forbid(unsafe_code)]` or stronger is among the inner attributes.
+/// Returns true if the inner attributes contain the lint for `unsafe_code`, or a stricter one.
 fn guards_unsafe(tokens: &TokenStream, lint: Option<&str>) -> bool {
     let Some(lint) = lint else { return true };
     let mut accepted = vec![format!("{lint}(unsafe_code)")];
@@ -100,105 +99,105 @@ fn guards_unsafe(tokens: &TokenStream, lint: Option<&str>) -> bool {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Environment {
-    /// All of it may be read.
-    Free,
+enum EnvironmentAccess {
+    /// The whole environment may be read.
+    All,
     /// Only `PATH`.
     PathOnly,
-    /// Nothing.
-    Closed,
+    /// Nothing may be read.
+    Denied,
 }
 
-fn environment_of(name: &str) -> Environment {
+fn environment_access_of(name: &str) -> EnvironmentAccess {
     if READS_ENVIRONMENT.contains(&name) {
-        Environment::Free
+        EnvironmentAccess::All
     } else if READS_PATH.contains(&name) {
-        Environment::PathOnly
+        EnvironmentAccess::PathOnly
     } else {
-        Environment::Closed
+        EnvironmentAccess::Denied
     }
 }
 
-/// What a file may do.
+/// Permissions of a file.
 #[derive(Debug, Clone, Copy)]
 struct Scan {
     unsafe_allowed: bool,
-    environment: Environment,
+    environment: EnvironmentAccess,
 }
 
-/// Where in a file a token stands.
+/// Syntactic position of a token.
 #[derive(Debug, Clone, Copy)]
-struct Place {
-    /// Associated types of an `impl` are named by the trait, which may not be ours.
+struct Position {
+    /// The trait names the associated types of an `impl`, and may come from another crate.
     in_impl: bool,
     in_attribute: bool,
 }
 
 impl Scan {
-    fn walk(self, tokens: TokenStream, place: Place, report: &mut dyn FnMut(usize, &str)) {
+    fn walk(self, tokens: TokenStream, position: Position, report: &mut dyn FnMut(usize, &str)) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         let mut scan = self;
-        let mut in_impl = place.in_impl;
+        let mut in_impl = position.in_impl;
         for (at, token) in tokens.iter().enumerate() {
             let rest = &tokens[at + 1..];
             match token {
                 TokenTree::Ident(ident) => {
                     in_impl |= ident == "impl";
-                    let here = Place { in_impl, ..place };
-                    scan.judge(ident, rest, here, report);
+                    let here = Position { in_impl, ..position };
+                    scan.check_ident(ident, rest, here, report);
                 }
                 TokenTree::Group(group) => {
                     let in_attribute = group.delimiter() == Delimiter::Bracket && follows_hash(&tokens[..at]);
                     if in_attribute && group.stream().to_string().replace(' ', "") == "cfg(test)" {
-                        // The item that follows is a test: it may read what it likes.
-                        scan.environment = Environment::Free;
+                        // The next item is a test, which may read the whole environment.
+                        scan.environment = EnvironmentAccess::All;
                     }
                     scan.walk(
                         group.stream(),
-                        Place { in_impl, in_attribute: in_attribute || place.in_attribute },
+                        Position { in_impl, in_attribute: in_attribute || position.in_attribute },
                         report,
                     );
                     if group.delimiter() == Delimiter::Brace {
                         // The body of an item ends the item.
                         scan = self;
-                        in_impl = place.in_impl;
+                        in_impl = position.in_impl;
                     }
                 }
                 TokenTree::Punct(punct) if punct.as_char() == ';' => {
                     scan = self;
-                    in_impl = place.in_impl;
+                    in_impl = position.in_impl;
                 }
                 TokenTree::Punct(_) | TokenTree::Literal(_) => {}
             }
         }
     }
 
-    fn judge(self, ident: &Ident, rest: &[TokenTree], place: Place, report: &mut dyn FnMut(usize, &str)) {
+    fn check_ident(self, ident: &Ident, rest: &[TokenTree], position: Position, report: &mut dyn FnMut(usize, &str)) {
         let line = ident.span().start().line;
-        if ident == "unsafe" && !self.unsafe_allowed && !place.in_attribute {
-            report(line, "unsafe code belongs into `host`, or into the `sys` module of a guest program");
+        if ident == "unsafe" && !self.unsafe_allowed && !position.in_attribute {
+            report(line, "unsafe code belongs in `host`, or in the `sys` module of a guest program");
         }
-        if ident == "env" && self.reads_environment(rest, place) {
+        if ident == "env" && self.reads_environment(rest, position) {
             report(line, "only `hearth` reads the environment: take a `Config` by value");
         }
         let Some(TokenTree::Ident(name)) = rest.first() else { return };
         let name = name.to_string();
         let empty = match ident.to_string().as_str() {
-            "mod" => empty_word_of_module(&name),
-            "struct" | "enum" | "trait" | "union" => empty_word_of_type(&name),
-            "type" if !place.in_impl => empty_word_of_type(&name),
+            "mod" => vague_word_of_module(&name),
+            "struct" | "enum" | "trait" | "union" => vague_word_of_type(&name),
+            "type" if !position.in_impl => vague_word_of_type(&name),
             _ => None,
         };
         if let Some(word) = empty {
-            report(line, &format!("`{name}`: `{word}` says nothing, name what it is about"));
+            report(line, &format!("`{name}`: `{word}` is too vague, name its subject"));
         }
     }
 
-    fn reads_environment(self, rest: &[TokenTree], place: Place) -> bool {
-        if self.environment == Environment::Free {
+    fn reads_environment(self, rest: &[TokenTree], position: Position) -> bool {
+        if self.environment == EnvironmentAccess::All {
             return false;
         }
-        if place.in_attribute {
+        if position.in_attribute {
             // clap's `#[arg(env = ..)]`.
             return true;
         }
@@ -218,12 +217,13 @@ impl Scan {
             Some(TokenTree::Group(arguments)) => arguments.stream().to_string() == "\"PATH\"",
             _ => false,
         };
-        reads && !(self.environment == Environment::PathOnly && only_path)
+        reads && !(self.environment == EnvironmentAccess::PathOnly && only_path)
     }
 }
 
 fn follows_hash(before: &[TokenTree]) -> bool {
-    let is = |token: &TokenTree, wanted: char| matches!(token, TokenTree::Punct(punct) if punct.as_char() == wanted);
+    let is =
+        |token: &TokenTree, expected: char| matches!(token, TokenTree::Punct(punct) if punct.as_char() == expected);
     match before {
         [.., hash, bang] if is(bang, '!') => is(hash, '#'),
         [.., hash] => is(hash, '#'),
@@ -231,28 +231,30 @@ fn follows_hash(before: &[TokenTree]) -> bool {
     }
 }
 
-/// The last word of a module's name, if it says nothing: `helpers` in `test_helpers`.
-fn empty_word_of_module(name: &str) -> Option<&'static str> {
-    name.split('_').find_map(empty_word)
+/// Returns the first vague word in a module's name: `helper` for `test_helpers`.
+fn vague_word_of_module(name: &str) -> Option<&'static str> {
+    name.split('_').find_map(vague_word)
 }
 
-/// The last word of a type's name, if it says nothing: `SlotManager`. Protobuf services keep their suffix.
-fn empty_word_of_type(name: &str) -> Option<&'static str> {
+/// Returns the last word of a type's name if it is vague: `manager` for `SlotManager`.
+///
+/// The suffix `Service` is allowed, because Protobuf services have it.
+fn vague_word_of_type(name: &str) -> Option<&'static str> {
     let start = name.rfind(|character: char| character.is_ascii_uppercase())?;
     let alone = start == 0;
-    empty_word(&name[start..].to_ascii_lowercase()).filter(|word| alone || *word != "service")
+    vague_word(&name[start..].to_ascii_lowercase()).filter(|word| alone || *word != "service")
 }
 
-fn empty_word(word: &str) -> Option<&'static str> {
+fn vague_word(word: &str) -> Option<&'static str> {
     let singular = word.strip_suffix('s').unwrap_or(word);
-    EMPTY_WORDS.iter().find(|empty| **empty == word || **empty == singular).copied()
+    VAGUE_WORDS.iter().find(|empty| **empty == word || **empty == singular).copied()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// What is found in a file of a crate, as `line: text` without the path.
+    /// Returns the findings in a file of a crate as `line: text`, without the path.
     fn found(package: &str, path: &str, text: &str) -> Vec<String> {
         let folder = format!("crates/{package}");
         let path = format!("{folder}/{path}");
@@ -279,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn unsafe_code_has_its_places() {
+    fn unsafe_code_is_allowed_in_host_and_sys_only() {
         let block = "fn f() {\n    unsafe { g() }\n}";
         check("vmm", "src/qemu.rs", block, &["2: unsafe code"]);
         check("vmm", "tests/real.rs", block, &["2: unsafe code"]);
@@ -313,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn names_say_something() {
+    fn vague_names_are_found() {
         check(
             "api",
             "src/teams.rs",
@@ -322,15 +324,15 @@ mod tests {
         );
         check("api", "src/teams.rs", "struct Metadata; struct ProcessService; mod database; struct Infovore;", &[]);
         check("api", "src/teams.rs", "impl Body for A { type Data = Bytes; } type Data = u8;", &["`Data`"]);
-        check("api", "src/test_helpers.rs", "", &["a module called `helper`"]);
+        check("api", "src/test_helpers.rs", "", &["`helper` is too vague for a module"]);
         check("api", "src/teams/mod.rs", "", &["never `mod.rs`"]);
     }
 
     #[test]
-    fn generated_files_are_let_through_and_long_ones_are_not() {
+    fn generated_files_are_skipped_and_long_ones_are_found() {
         let long = "const A: u8 = 1;\n".repeat(LINES_MAX + 1);
         check("api", "src/teams.rs", &long, &["801: a file has at most 800 lines"]);
         check("api", "src/generated/mod.rs", &format!("{long} struct Data;"), &[]);
-        check("api", "src/teams.rs", "fn (", &["1: this is not Rust"]);
+        check("api", "src/teams.rs", "fn (", &["1: invalid Rust"]);
     }
 }

@@ -1,17 +1,17 @@
-//! The table of crates in ARCHITECTURE.md, section 2. A new crate gets a row in both.
+//! Table of crates, the same as in ARCHITECTURE.md, section 2. A new crate gets a row in both.
 
-/// Where a crate stands. A crate imports only lower layers.
+/// Layer of a crate. A crate imports only crates in lower layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Layer {
-    /// Part of what is shipped.
+    /// Part of the product.
     Shipped(u8),
-    /// Only for developers: above all layers, and imported by tests alone.
+    /// Only for developers: above all layers, and imported only by tests.
     Development,
 }
 
 use Layer::{Development, Shipped};
 
-/// The layer whose crates are roles.
+/// Layer of the roles.
 pub(super) const ROLES: Layer = Shipped(6);
 
 const TABLE: &[(&str, Layer)] = &[
@@ -45,41 +45,42 @@ const TABLE: &[(&str, Layer)] = &[
     ("xtask", Development),
 ];
 
-/// A crate that must not see others, not even through a third.
+/// Crates that a crate must not depend on, not even indirectly.
 #[derive(Debug)]
-pub(super) struct Wall {
-    /// The crate.
+pub(super) struct VisibilityRule {
     pub(super) of: &'static str,
-    /// What it must not see.
     pub(super) hides: &'static [&'static str],
-    /// Why.
     pub(super) reason: &'static str,
 }
 
 const CONTROL: &[&str] = &["store", "catalog", "discovery"];
 const NODE: &str = "a compromised node must hold no credential of the control plane";
 
-/// The walls that layers alone do not make.
-pub(super) const WALLS: &[Wall] = &[
-    Wall { of: "orchestrator", hides: CONTROL, reason: NODE },
-    Wall { of: "builder", hides: CONTROL, reason: NODE },
-    Wall { of: "sandbox", hides: CONTROL, reason: NODE },
-    Wall { of: "network", hides: CONTROL, reason: NODE },
-    Wall { of: "artifact", hides: CONTROL, reason: NODE },
-    Wall { of: "vmm", hides: CONTROL, reason: NODE },
-    Wall { of: "proxy", hides: CONTROL, reason: NODE },
-    Wall { of: "envd", hides: CONTROL, reason: NODE },
-    Wall { of: "init", hides: CONTROL, reason: NODE },
-    Wall { of: "interpreter", hides: CONTROL, reason: NODE },
-    Wall { of: "sdk", hides: &["cluster-api"], reason: "clients speak the public interfaces only" },
-    Wall { of: "envd-api", hides: &["types", "stdx"], reason: "the guest's interface depends on nothing of ours" },
+/// Rules in addition to the layers.
+pub(super) const VISIBILITY_RULES: &[VisibilityRule] = &[
+    VisibilityRule { of: "orchestrator", hides: CONTROL, reason: NODE },
+    VisibilityRule { of: "builder", hides: CONTROL, reason: NODE },
+    VisibilityRule { of: "sandbox", hides: CONTROL, reason: NODE },
+    VisibilityRule { of: "network", hides: CONTROL, reason: NODE },
+    VisibilityRule { of: "artifact", hides: CONTROL, reason: NODE },
+    VisibilityRule { of: "vmm", hides: CONTROL, reason: NODE },
+    VisibilityRule { of: "proxy", hides: CONTROL, reason: NODE },
+    VisibilityRule { of: "envd", hides: CONTROL, reason: NODE },
+    VisibilityRule { of: "init", hides: CONTROL, reason: NODE },
+    VisibilityRule { of: "interpreter", hides: CONTROL, reason: NODE },
+    VisibilityRule { of: "sdk", hides: &["cluster-api"], reason: "clients use the public interfaces only" },
+    VisibilityRule {
+        of: "envd-api",
+        hides: &["types", "stdx"],
+        reason: "the guest's interface depends on no other crate",
+    },
 ];
 
-/// Libraries that a crate must not import at all.
-pub(super) const PLAIN: &[(&str, &[&str], &str)] =
+/// Libraries that a crate must not import, with the reason.
+pub(super) const FORBIDDEN_LIBRARIES: &[(&str, &[&str], &str)] =
     &[("types", &["serde", "serde_json", "tokio"], "the vocabulary is plain values: no serde, no IO")];
 
-/// The layer of a crate, if the architecture knows it.
+/// Returns the layer of a crate, if it is in the table.
 pub(super) fn layer(name: &str) -> Option<Layer> {
     TABLE.iter().find(|(known, _)| *known == name).map(|(_, layer)| *layer)
 }

@@ -1,4 +1,4 @@
-//! `hearth key`.
+//! `hearth key`: API keys of teams.
 
 use std::io::Write;
 
@@ -12,40 +12,40 @@ use super::{find_team, print_json, table};
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum KeyCommand {
-    /// Create an API key of a team, and show it this once
+    /// Create an API key of a team, and print it; it cannot be printed again
     Create {
-        /// The team
+        /// Slug of the team
         team: String,
-        /// What people call the key
+        /// Name of the key, for people
         #[arg(long, default_value = "command line")]
         name: String,
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Show the API keys of a team, masked
+    /// Print the API keys of a team, masked
     List {
-        /// The team
+        /// Slug of the team
         team: String,
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Revoke an API key of a team
     Revoke {
-        /// The team
+        /// Slug of the team
         team: String,
-        /// The key's ID, from `hearth key list`
+        /// ID of the key, from `hearth key list`
         id: ApiKeyId,
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
 }
 
-/// A key, for programs.
+/// API key as `--json` prints it.
 #[derive(Serialize)]
-struct Shown {
+struct KeyOutput {
     id: String,
     name: String,
     masked: String,
@@ -56,7 +56,7 @@ struct Shown {
     last_used_at: Option<String>,
 }
 
-impl Shown {
+impl KeyOutput {
     fn new(key: ApiKey, user: Option<User>, secret: Option<&KeySecret>) -> Self {
         let hidden = "…";
         Self {
@@ -78,28 +78,28 @@ pub(super) async fn execute(store: &Store, command: KeyCommand, out: &mut impl W
             let secret = KeySecret::generate();
             let key = store.create_api_key(team.id, &name, &secret).await.context("creating the key")?;
             if json {
-                return print_json(out, &Shown::new(key, None, Some(&secret)));
+                return print_json(out, &KeyOutput::new(key, None, Some(&secret)));
             }
-            // Alone on its line, so that a shell can take it.
+            // Nothing else on the line, so that a shell can assign the output to a variable.
             writeln!(out, "{}", secret.expose())?;
             Ok(())
         }
         KeyCommand::List { team, json } => {
             let team = find_team(store, &team).await?;
             let keys = store.api_keys(team.id).await?.into_iter();
-            let keys: Vec<Shown> = keys.map(|(key, user)| Shown::new(key, user, None)).collect();
+            let keys: Vec<KeyOutput> = keys.map(|(key, user)| KeyOutput::new(key, user, None)).collect();
             if json { print_json(out, &keys) } else { print(out, &keys) }
         }
         KeyCommand::Revoke { team, id, json } => {
             let found = find_team(store, &team).await?;
             let revoked = store.delete_api_key(found.id, id).await?;
-            ensure!(revoked, "the team `{team}` has no key {id}: `hearth key list {team}` shows all");
+            ensure!(revoked, "the team `{team}` has no key {id}: `hearth key list {team}` prints its keys");
             if json { print_json(out, &serde_json::json!({"revoked": id.to_string()})) } else { Ok(()) }
         }
     }
 }
 
-fn print(out: &mut impl Write, keys: &[Shown]) -> Result<()> {
+fn print(out: &mut impl Write, keys: &[KeyOutput]) -> Result<()> {
     let rows: Vec<[String; 6]> = keys
         .iter()
         .map(|key| {

@@ -1,19 +1,19 @@
-//! Where a new password comes from.
+//! Sources of a new password: generated, typed at the terminal, or read from the standard input.
 
 use std::io::{self, BufRead, IsTerminal};
 
 use anyhow::{Context, Result, ensure};
 use hearth_types::Secret;
 
-/// Letters and digits that are not taken for each other; five bits each.
+/// Letters and digits that are hard to confuse; five bits each.
 const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
-/// A hundred random bits, in groups that can be copied by hand.
+/// Number of groups: with five characters each, they carry 100 random bits and can be copied by hand.
 const GROUPS: usize = 4;
 const GROUP_CHARS: usize = 5;
-/// Longest line that is read.
+/// Maximum length of the line read from the standard input.
 const LINE_BYTES_MAX: u64 = 4096;
 
-/// A random one.
+/// Generates a random password.
 pub(super) fn generate() -> Result<Secret> {
     let mut bytes = [0u8; GROUPS * GROUP_CHARS];
     getrandom::fill(&mut bytes).context("drawing a password")?;
@@ -22,15 +22,17 @@ pub(super) fn generate() -> Result<Secret> {
     Ok(Secret::new(groups.join("-")))
 }
 
-/// The person's at the terminal, who does not see it; or the first line of the standard input.
-pub(super) fn ask(email: &str) -> Result<Secret> {
+/// Reads a password twice from the terminal, without echo, or else the first line of the standard input.
+pub(super) fn prompt(email: &str) -> Result<Secret> {
     if !io::stdin().is_terminal() {
         return read(io::stdin().lock());
     }
-    let prompt = |text: String| rpassword::prompt_password(text).context("asking for the password").map(Secret::new);
-    let first = prompt(format!("New password of {email}: "))?;
-    let second = prompt("Once more: ".to_owned())?;
-    ensure!(first == second, "those were two different passwords: nothing is changed");
+    let read_line = |text: String| {
+        rpassword::prompt_password(text).context("reading the password from the terminal").map(Secret::new)
+    };
+    let first = read_line(format!("New password of {email}: "))?;
+    let second = read_line("Repeat the password: ".to_owned())?;
+    ensure!(first == second, "the two passwords differ: nothing was changed");
     Ok(first)
 }
 
@@ -48,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_made_is_long_enough_and_new() {
+    fn generated_passwords_are_long_enough_and_differ() {
         let (one, two) = (generate().expect("random"), generate().expect("random"));
         assert_ne!(one, two);
         assert_eq!(one.expose().len(), 23);
@@ -57,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_a_password() {
+    fn the_first_line_of_the_input_is_the_password() {
         for (input, expected) in [
             ("a pass word \n", "a pass word "),
             ("a pass word", "a pass word"),

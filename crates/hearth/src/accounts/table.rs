@@ -1,10 +1,10 @@
-//! Tables for people.
+//! Plain text tables.
 
 use std::io::Write;
 
 use anyhow::Result;
 
-/// Writes columns as wide as what is in them, two spaces apart.
+/// Writes columns as wide as their longest cell, separated by two spaces.
 pub(super) fn write<const N: usize>(out: &mut impl Write, head: [&str; N], rows: &[[String; N]]) -> Result<()> {
     let head = head.map(str::to_owned);
     let lines = || std::iter::once(&head).chain(rows);

@@ -1,4 +1,4 @@
-//! `hearth team`.
+//! `hearth team`: teams, their limits and their standing.
 
 use std::io::Write;
 use std::time::Duration;
@@ -16,88 +16,88 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 pub(crate) enum TeamCommand {
     /// Create a team
     Create {
-        /// The namespace of its templates: a-z, 0-9, `-` and `_`
+        /// Slug of the team, also the namespace of its templates: a-z, 0-9, `-` and `_`
         slug: String,
-        /// What people call it [default: the slug]
+        /// Name of the team, for people [default: the slug]
         #[arg(long)]
         name: Option<String>,
         #[command(flatten)]
         limits: LimitArgs,
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Show all teams
+    /// Print all teams
     List {
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Change what a team may use, or show it
+    /// Change the limits of a team; without options, print them
     Limits {
-        /// The team
+        /// Slug of the team
         slug: String,
         #[command(flatten)]
         limits: LimitArgs,
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Let a team only read and delete
+    /// Block a team: it can only read and delete
     Block {
-        /// The team
+        /// Slug of the team
         slug: String,
-        /// What it is told
+        /// Reason, shown to the team in error messages
         #[arg(long, value_name = "TEXT")]
         reason: String,
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Let a team do nothing
+    /// Ban a team: all its requests are rejected
     Ban {
-        /// The team
+        /// Slug of the team
         slug: String,
-        /// What it is told
+        /// Reason, shown to the team in error messages
         #[arg(long, value_name = "TEXT", default_value = "")]
         reason: String,
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// End a block or a ban
+    /// Make a blocked or banned team active again
     Reinstate {
-        /// The team
+        /// Slug of the team
         slug: String,
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
 }
 
-/// Limits that are given; the others stay.
+/// Limits to set; the others are not changed.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct LimitArgs {
-    /// Sandboxes at the same time
+    /// Maximum number of concurrent sandboxes
     #[arg(long, value_name = "NUMBER")]
     sandboxes: Option<u32>,
-    /// Longest life of a sandbox, in hours; of a new team 24
+    /// Maximum lifetime of a sandbox, in hours; 24 for a new team
     #[arg(long, value_name = "NUMBER")]
     hours: Option<u32>,
-    /// Virtual CPUs of one sandbox
+    /// Maximum number of virtual CPUs of one sandbox
     #[arg(long, value_name = "NUMBER")]
     vcpus: Option<u32>,
-    /// Memory of one sandbox, in MiB
+    /// Maximum memory of one sandbox, in MiB
     #[arg(long, value_name = "NUMBER")]
     memory_mib: Option<u32>,
-    /// Builds of templates at the same time
+    /// Maximum number of concurrent template builds
     #[arg(long, value_name = "NUMBER")]
     builds: Option<u32>,
 }
 
 impl LimitArgs {
     fn over(&self, limits: Limits) -> Result<Limits> {
-        ensure!(self.hours != Some(0), "--hours 0 would let no sandbox live: use `hearth team block`");
+        ensure!(self.hours != Some(0), "--hours 0 would allow no sandbox: use `hearth team block`");
         Ok(Limits {
             sandboxes_max: self.sandboxes.unwrap_or(limits.sandboxes_max),
             sandbox_length_max: self.hours.map_or(limits.sandbox_length_max, |hours| HOUR * hours),
@@ -108,9 +108,9 @@ impl LimitArgs {
     }
 }
 
-/// A team, for programs.
+/// Team as `--json` prints it.
 #[derive(Serialize)]
-struct Shown {
+struct TeamOutput {
     id: String,
     slug: String,
     name: String,
@@ -123,7 +123,7 @@ struct Shown {
     builds_max: u32,
 }
 
-impl From<Team> for Shown {
+impl From<Team> for TeamOutput {
     fn from(team: Team) -> Self {
         let Team { id, slug, name, limits, standing } = team;
         let Limits { sandboxes_max, sandbox_length_max, vcpus_max, memory_mib_max, builds_max } = limits;
@@ -154,48 +154,52 @@ pub(super) async fn execute(store: &Store, command: TeamCommand, out: &mut impl 
             let name = name.unwrap_or_else(|| slug.clone());
             let team = store.create_team(NewTeam { slug, name, limits }).await?;
             if !json {
-                writeln!(out, "Created. `hearth key create {}` makes a key for it.", team.slug)?;
+                writeln!(out, "Created. `hearth key create {}` creates an API key for it.", team.slug)?;
             }
             show(out, team, json)
         }
         TeamCommand::List { json } => {
-            let teams: Vec<Shown> = store.teams().await?.into_iter().map(Shown::from).collect();
+            let teams: Vec<TeamOutput> = store.teams().await?.into_iter().map(TeamOutput::from).collect();
             if json { print_json(out, &teams) } else { print(out, &teams) }
         }
         TeamCommand::Limits { slug, limits, json } => {
             let team = find_team(store, &slug).await?;
-            let wanted = limits.over(team.limits)?;
-            if wanted != team.limits && !store.set_team_limits(team.id, wanted).await? {
-                bail!("the team `{slug}` is gone");
+            let changed = limits.over(team.limits)?;
+            if changed != team.limits && !store.set_team_limits(team.id, changed).await? {
+                bail!("the team `{slug}` was deleted");
             }
-            show(out, Team { limits: wanted, ..team }, json)
+            show(out, Team { limits: changed, ..team }, json)
         }
-        TeamCommand::Block { slug, reason, json } => stand(store, &slug, Standing::Blocked { reason }, json, out).await,
-        TeamCommand::Ban { slug, reason, json } => stand(store, &slug, Standing::Banned { reason }, json, out).await,
-        TeamCommand::Reinstate { slug, json } => stand(store, &slug, Standing::Active, json, out).await,
+        TeamCommand::Block { slug, reason, json } => {
+            set_standing(store, &slug, Standing::Blocked { reason }, json, out).await
+        }
+        TeamCommand::Ban { slug, reason, json } => {
+            set_standing(store, &slug, Standing::Banned { reason }, json, out).await
+        }
+        TeamCommand::Reinstate { slug, json } => set_standing(store, &slug, Standing::Active, json, out).await,
     }
 }
 
-async fn stand(store: &Store, slug: &str, standing: Standing, json: bool, out: &mut impl Write) -> Result<()> {
+async fn set_standing(store: &Store, slug: &str, standing: Standing, json: bool, out: &mut impl Write) -> Result<()> {
     let team = find_team(store, slug).await?;
     if !store.set_team_standing(team.id, &standing).await? {
-        bail!("the team `{slug}` is gone");
+        bail!("the team `{slug}` was deleted");
     }
     show(out, Team { standing, ..team }, json)
 }
 
 fn show(out: &mut impl Write, team: Team, json: bool) -> Result<()> {
-    let shown = Shown::from(team);
+    let shown = TeamOutput::from(team);
     if json { print_json(out, &shown) } else { print(out, &[shown]) }
 }
 
-fn print(out: &mut impl Write, teams: &[Shown]) -> Result<()> {
+fn print(out: &mut impl Write, teams: &[TeamOutput]) -> Result<()> {
     let rows: Vec<[String; 9]> = teams.iter().map(row).collect();
     let head = ["SLUG", "NAME", "STANDING", "SANDBOXES", "HOURS", "VCPUS", "MEMORY", "BUILDS", "ID"];
     table::write(out, head, &rows)
 }
 
-fn row(team: &Shown) -> [String; 9] {
+fn row(team: &TeamOutput) -> [String; 9] {
     let standing = match team.reason.as_deref() {
         None | Some("") => team.standing.to_owned(),
         Some(reason) => format!("{}: {reason}", team.standing),
@@ -205,7 +209,7 @@ fn row(team: &Shown) -> [String; 9] {
         team.name.clone(),
         standing,
         team.sandboxes_max.to_string(),
-        // Others may have set something between whole hours.
+        // The database may hold a limit with a fraction of an hour.
         format!("{}", Duration::from_secs(team.sandbox_seconds_max).as_secs_f64() / HOUR.as_secs_f64()),
         team.vcpus_max.to_string(),
         format!("{} MiB", team.memory_mib_max),

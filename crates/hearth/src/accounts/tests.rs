@@ -1,4 +1,4 @@
-//! The commands as they are typed, beside another process that has the database open.
+//! Tests of the commands as an operator types them, while another process has the database open.
 
 use clap::Parser as _;
 use hearth_store::{Config, KeySecret, Standing};
@@ -11,7 +11,7 @@ use crate::cli::{Cli, Command as Typed};
 struct Operator {
     _folder: TempDir,
     store: Store,
-    /// The daemon's.
+    /// Connection of another process, such as the daemon.
     other: Store,
 }
 
@@ -24,7 +24,7 @@ impl Operator {
     }
 
     async fn try_type(&self, line: &str) -> Result<String> {
-        // As in an address: `%20` stands for a space in an argument.
+        // As in a URL, `%20` stands for a space within an argument.
         let words = line.split_whitespace().map(|word| word.replace("%20", " "));
         let command = match Cli::try_parse_from(std::iter::once("hearth".to_owned()).chain(words))?.command {
             Typed::Team(command) => command.into(),
@@ -45,44 +45,44 @@ impl Operator {
         serde_json::from_str(&self.types(&format!("{line} --json")).await).expect("JSON")
     }
 
-    async fn refuses(&self, line: &str, message: &str) {
+    async fn rejects(&self, line: &str, message: &str) {
         let error = format!("{:#}", self.try_type(line).await.expect_err(line));
         assert!(error.contains(message), "{line}: {error}");
     }
 }
 
 #[tokio::test]
-async fn teams_are_looked_after() {
+async fn team_commands_change_the_database() {
     let operator = Operator::start().await;
     let made = operator.json("team create alpha --name The%20A --sandboxes 7 --hours 3").await;
     assert_eq!((&made["slug"], &made["name"], &made["standing"]), (&"alpha".into(), &"The A".into(), &"active".into()));
     assert_eq!((&made["sandboxes_max"], &made["sandbox_seconds_max"]), (&7.into(), &10_800.into()));
     assert!(operator.types("team create beta").await.contains("hearth key create beta"));
-    operator.refuses("team create alpha", "a team `alpha` already").await;
-    operator.refuses("team create A", "a-z, 0-9").await;
+    operator.rejects("team create alpha", "a team `alpha` already").await;
+    operator.rejects("team create A", "a-z, 0-9").await;
     let changed = operator.json("team limits alpha --vcpus 16 --memory-mib 4096 --builds 2").await;
     assert_eq!((&changed["sandboxes_max"], &changed["vcpus_max"]), (&7.into(), &16.into()));
-    let team = operator.other.team_by_slug("alpha").await.expect("reads").expect("there");
+    let team = operator.other.team_by_slug("alpha").await.expect("reads").expect("it exists");
     assert_eq!((team.limits.vcpus_max, team.limits.memory_mib_max, team.limits.builds_max), (16, 4096, 2));
-    operator.refuses("team limits alpha --hours 0", "hearth team block").await;
-    operator.refuses("team limits gamma", "no team `gamma`").await;
+    operator.rejects("team limits alpha --hours 0", "hearth team block").await;
+    operator.rejects("team limits gamma", "no team `gamma`").await;
     for (line, standing) in [
         ("team block alpha --reason unpaid%20bill", Standing::Blocked { reason: "unpaid bill".to_owned() }),
         ("team ban alpha", Standing::Banned { reason: String::new() }),
         ("team reinstate alpha", Standing::Active),
     ] {
         operator.types(line).await;
-        let team = operator.other.team_by_slug("alpha").await.expect("reads").expect("there");
+        let team = operator.other.team_by_slug("alpha").await.expect("reads").expect("it exists");
         assert_eq!(team.standing, standing, "{line}");
     }
-    operator.refuses("team block alpha", "--reason").await;
+    operator.rejects("team block alpha", "--reason").await;
     let list = operator.types("team list").await;
     assert_eq!(list.lines().count(), 3, "{list}");
     assert!(list.starts_with("SLUG"), "{list}");
 }
 
 #[tokio::test]
-async fn keys_are_looked_after() {
+async fn key_commands_change_the_database() {
     let operator = Operator::start().await;
     operator.types("team create alpha").await;
     operator.types("team create beta").await;
@@ -92,10 +92,10 @@ async fn keys_are_looked_after() {
     assert_eq!((team.slug.as_str(), key.name.as_str()), ("alpha", "laptop"));
     let list = operator.json("key list alpha").await;
     assert_eq!((&list[0]["name"], &list[0]["last_used_at"]), (&"laptop".into(), &Value::Null));
-    assert!(!list.to_string().contains(secret.expose()), "keys are shown once");
+    assert!(!list.to_string().contains(secret.expose()), "`key list` must not print keys");
     assert!(operator.types("key list alpha").await.contains("laptop"));
-    operator.refuses(&format!("key revoke beta {}", key.id), "has no key").await;
-    operator.refuses("key revoke alpha x", "UUID").await;
+    operator.rejects(&format!("key revoke beta {}", key.id), "has no key").await;
+    operator.rejects("key revoke alpha x", "UUID").await;
     operator.types(&format!("key revoke alpha {}", key.id)).await;
     assert!(operator.other.authenticate(&secret.hash()).await.expect("reads").is_none());
     let made = operator.json("key create beta").await;
@@ -103,26 +103,26 @@ async fn keys_are_looked_after() {
 }
 
 #[tokio::test]
-async fn users_are_looked_after() {
+async fn user_commands_change_the_database() {
     let operator = Operator::start().await;
-    operator.refuses("user create ada@example.com --team alpha", "no team `alpha`").await;
+    operator.rejects("user create ada@example.com --team alpha", "no team `alpha`").await;
     operator.types("team create alpha").await;
     operator.types("team create beta").await;
     let ada = operator.json("user create ada@example.com --subject auth0|1 --team alpha --team beta").await;
     assert_eq!((&ada["subject"], &ada["default_team"]), (&"auth0|1".into(), &"alpha".into()));
-    operator.refuses("user create ada@example.com", "already").await;
+    operator.rejects("user create ada@example.com", "already").await;
     let ada = operator.json("user join ada@example.com beta --default").await;
     assert_eq!((&ada["teams"], &ada["default_team"]), (&serde_json::json!(["alpha", "beta"]), &"beta".into()));
     assert!(operator.types("user list").await.contains("alpha beta*"));
     operator.types("user leave ada@example.com beta").await;
-    operator.refuses("user leave ada@example.com beta", "not a member").await;
-    operator.refuses("user join bob@example.com beta", "no user").await;
+    operator.rejects("user leave ada@example.com beta", "not a member").await;
+    operator.rejects("user join bob@example.com beta", "no user").await;
     operator.types("user delete ada@example.com").await;
     assert_eq!(operator.json("user list").await, serde_json::json!([]));
 }
 
 #[tokio::test]
-async fn passwords_are_looked_after() {
+async fn password_commands_change_the_database() {
     let operator = Operator::start().await;
     operator.types("user create ada@example.com").await;
     assert_eq!(operator.json("user list").await[0]["has_password"], false);
@@ -131,7 +131,7 @@ async fn passwords_are_looked_after() {
         let found = operator.other.password_by_email("ada@example.com").await.expect("reads");
         found.is_some_and(|(_, hash)| hash.verify(&hearth_types::Secret::new(password)))
     };
-    assert!(is_theirs(password.trim_end()).await, "alone on its line");
+    assert!(is_theirs(password.trim_end()).await, "the password is not alone on its line");
     let made = operator.json("user password ada@example.com --generate").await;
     assert!(is_theirs(made["password"].as_str().expect("a password")).await);
     assert!(!is_theirs(password.trim_end()).await);
@@ -139,10 +139,10 @@ async fn passwords_are_looked_after() {
     assert_eq!(
         (&list[0]["has_password"], &list[0]["password"]),
         (&true.into(), &Value::Null),
-        "passwords are shown once"
+        "`user list` must not print passwords"
     );
     assert_eq!(operator.json("user password ada@example.com --remove").await["has_password"], false);
     assert!(operator.other.password_by_email("ada@example.com").await.expect("reads").is_none());
-    operator.refuses("user password bob@example.com --generate", "no user").await;
-    operator.refuses("user password ada@example.com --generate --remove", "cannot be used with").await;
+    operator.rejects("user password bob@example.com --generate", "no user").await;
+    operator.rejects("user password ada@example.com --generate --remove", "cannot be used with").await;
 }

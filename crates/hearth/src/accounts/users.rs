@@ -1,4 +1,4 @@
-//! `hearth user`.
+//! `hearth user`: users, their passwords and their team memberships.
 
 use std::io::Write;
 
@@ -11,90 +11,90 @@ use super::{find_team, password, print_json, table};
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum UserCommand {
-    /// Make a user known
+    /// Create a user
     Create {
-        /// Their address
+        /// E-mail address of the user
         email: String,
-        /// What the identity provider calls them, the claim `sub` of their tokens [default: an ID that is made]
+        /// Subject of the user at the identity provider, the claim `sub` of their tokens [default: a generated ID]
         #[arg(long, value_name = "TEXT")]
         subject: Option<String>,
-        /// A team they may act for; may be repeated
+        /// Slug of a team to join; repeat it for more teams
         #[arg(long = "team", value_name = "TEAM")]
         teams: Vec<String>,
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Show all users and their teams
+    /// Print all users and their teams
     List {
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Let a user act for a team
+    /// Add a user to a team
     Join {
-        /// Their address
+        /// E-mail address of the user
         email: String,
-        /// The team
+        /// Slug of the team
         team: String,
-        /// Make it the team that is meant when none is named
+        /// Make it the user's default team, for requests that name no team
         #[arg(long)]
         default: bool,
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Let a user no longer act for a team
+    /// Remove a user from a team
     Leave {
-        /// Their address
+        /// E-mail address of the user
         email: String,
-        /// The team
+        /// Slug of the team
         team: String,
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Give a user a password to log in with, and end their logins
+    /// Set the login password of a user, and revoke their logins
     ///
-    /// It is asked for, or read from the standard input where that is no terminal.
+    /// The password is read from the terminal, or from the first line of the standard input if that is not a terminal.
     Password {
-        /// Their address
+        /// E-mail address of the user
         email: String,
-        /// Make one, and show it this once
+        /// Generate a password, and print it; it cannot be printed again
         #[arg(long, conflicts_with = "remove")]
         generate: bool,
-        /// Take their password away
+        /// Remove the user's password
         #[arg(long)]
         remove: bool,
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Forget a user; keys they made live on
+    /// Delete a user; API keys that they created stay valid
     Delete {
-        /// Their address
+        /// E-mail address of the user
         email: String,
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
 }
 
-/// A user, for programs.
+/// User as `--json` prints it.
 #[derive(Serialize)]
-struct Shown {
+struct UserOutput {
     id: String,
     email: String,
     subject: String,
     teams: Vec<String>,
     default_team: Option<String>,
     has_password: bool,
-    /// One that was made just now.
+    /// Set only in the reply to `--generate`.
     #[serde(skip_serializing_if = "Option::is_none")]
     password: Option<String>,
 }
 
-impl Shown {
+impl UserOutput {
     async fn of(store: &Store, user: User) -> Result<Self> {
         let memberships = store.memberships(user.id).await?;
         let default = memberships.iter().find(|membership| membership.is_default);
@@ -113,7 +113,7 @@ impl Shown {
 pub(super) async fn execute(store: &Store, command: UserCommand, out: &mut impl Write) -> Result<()> {
     match command {
         UserCommand::Create { email, subject, teams, json } => {
-            // A team that is not there is told before anything is made.
+            // Find all teams first: a missing team is an error before the user is created.
             let mut found = Vec::new();
             for slug in &teams {
                 found.push(find_team(store, slug).await?);
@@ -127,7 +127,7 @@ pub(super) async fn execute(store: &Store, command: UserCommand, out: &mut impl 
         UserCommand::List { json } => {
             let mut users = Vec::new();
             for user in store.users().await? {
-                users.push(Shown::of(store, user).await?);
+                users.push(UserOutput::of(store, user).await?);
             }
             if json { print_json(out, &users) } else { print(out, &users) }
         }
@@ -150,17 +150,18 @@ pub(super) async fn execute(store: &Store, command: UserCommand, out: &mut impl 
             let password = match (generate, remove) {
                 (true, _) => Some(password::generate()?),
                 (false, true) => None,
-                (false, false) => Some(password::ask(&email)?),
+                (false, false) => Some(password::prompt(&email)?),
             };
             let hash = password.as_ref().map(PasswordHash::of).transpose()?;
             store.set_password(user.id, hash.as_ref()).await?;
             match password.filter(|_| generate) {
                 None => show(store, user, json, out).await,
                 Some(made) if json => {
-                    let shown = Shown { password: Some(made.expose().to_owned()), ..Shown::of(store, user).await? };
+                    let shown =
+                        UserOutput { password: Some(made.expose().to_owned()), ..UserOutput::of(store, user).await? };
                     print_json(out, &shown)
                 }
-                // Alone on its line, so that a shell can take it.
+                // Nothing else on the line, so that a shell can assign the output to a variable.
                 Some(made) => Ok(writeln!(out, "{}", made.expose())?),
             }
         }
@@ -174,15 +175,15 @@ pub(super) async fn execute(store: &Store, command: UserCommand, out: &mut impl 
 
 async fn find(store: &Store, email: &str) -> Result<User> {
     let found = store.user_by_email(email).await?;
-    found.with_context(|| format!("there is no user with the address `{email}`: `hearth user list` shows all"))
+    found.with_context(|| format!("there is no user with the address `{email}`: `hearth user list` prints all users"))
 }
 
 async fn show(store: &Store, user: User, json: bool, out: &mut impl Write) -> Result<()> {
-    let shown = Shown::of(store, user).await?;
+    let shown = UserOutput::of(store, user).await?;
     if json { print_json(out, &shown) } else { print(out, &[shown]) }
 }
 
-fn print(out: &mut impl Write, users: &[Shown]) -> Result<()> {
+fn print(out: &mut impl Write, users: &[UserOutput]) -> Result<()> {
     let rows: Vec<[String; 5]> = users
         .iter()
         .map(|user| {

@@ -1,4 +1,4 @@
-//! Certificates by ACME, as an operator asks for them: off without a contact, and then nothing else of it may be set.
+//! Options for certificates by ACME. A contact enables it; without one, none of the other ACME options may be set.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,29 +9,29 @@ use instant_acme::LetsEncrypt;
 use super::{Options, TlsListen};
 use crate::domain::Domain;
 
-/// What a zone's name servers take to have a change all: most have it within seconds.
+/// Default time for a change to reach all name servers of a zone: most take seconds.
 const WAIT_SECONDS: u64 = 30;
-/// An hour, which no zone takes. Authorizations that are asked for expire later (a week at Let's Encrypt).
+/// One hour, more than any zone needs. Pending authorizations expire later (after a week at Let's Encrypt).
 const WAIT_SECONDS_MAX: u64 = 3600;
 
-/// Who issues certificates, and how it is proved that the domain is ours.
+/// ACME issuer, and the means to prove control of the domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Acme {
-    /// Of a person, for the issuer.
+pub(crate) struct AcmeSettings {
+    /// E-mail address for the issuer.
     pub(crate) contact: String,
-    /// Where the issuer says what it offers (RFC 8555, 7.1.1).
+    /// URL of the issuer's directory (RFC 8555, 7.1.1).
     pub(crate) directory: String,
-    /// The program that sets and removes records of the domain.
+    /// Absolute path of the program that sets and removes TXT records of the domain.
     pub(crate) hook: PathBuf,
-    /// One that is trusted besides the host's, towards the issuer.
+    /// File with an authority to trust for connections to the issuer, besides the host's.
     pub(crate) root: Option<PathBuf>,
-    /// Between the last record and the issuer's look at them.
+    /// Time between setting the last record and asking the issuer to check them.
     pub(crate) wait: Duration,
 }
 
-impl Acme {
-    /// What follows from the options, with what is in force of names and TLS.
-    pub(super) fn settle(options: &Options, domain: Option<&Domain>, listen: TlsListen) -> Result<Option<Self>> {
+impl AcmeSettings {
+    /// Validates the ACME options against the domain and the TLS listener; `None` if ACME is off.
+    pub(super) fn from_options(options: &Options, domain: Option<&Domain>, listen: TlsListen) -> Result<Option<Self>> {
         let Options { acme_contact, acme_directory, acme_hook, acme_root, acme_wait, tls_cert, .. } = options;
         let Some(contact) = acme_contact else {
             let others = [
@@ -41,27 +41,27 @@ impl Acme {
                 ("--acme-wait", acme_wait.is_some()),
             ];
             if let Some((flag, _)) = others.into_iter().find(|(_, is_set)| *is_set) {
-                bail!("{flag} is of no use without --acme-contact, which turns certificates by ACME on");
+                bail!("{flag} has no effect without --acme-contact, which enables certificates by ACME");
             }
             return Ok(None);
         };
         if tls_cert.is_some() {
-            bail!("--acme-contact and --tls-cert exclude each other: the certificate is asked for, or it is given");
+            bail!("--acme-contact and --tls-cert exclude each other: choose ACME or a certificate in a file");
         }
         if listen == TlsListen::Off {
-            bail!("--acme-contact needs names that are served, and --tls-listen is off");
+            bail!("--acme-contact needs a TLS listener, and --tls-listen is off");
         }
         let Some(domain) = domain else {
-            bail!("--acme-contact needs --domain: nobody issues certificates for the local one");
+            bail!("--acme-contact needs --domain: no issuer issues certificates for the local domain");
         };
         if domain.is_local() {
-            bail!("--acme-contact: nobody issues certificates for {}, or for any name below localhost", domain.host());
+            bail!("--acme-contact: no issuer issues certificates for {} or any name below localhost", domain.host());
         }
         let Some(hook) = acme_hook else {
-            bail!("--acme-contact needs --acme-hook, the program that sets records of {}", domain.host());
+            bail!("--acme-contact needs --acme-hook, a program that sets DNS records of {}", domain.host());
         };
         if !hook.is_absolute() {
-            bail!("--acme-hook {}: name it by its absolute path", hook.display());
+            bail!("--acme-hook {}: give an absolute path", hook.display());
         }
         let wait = acme_wait.unwrap_or(WAIT_SECONDS);
         if wait > WAIT_SECONDS_MAX {
@@ -79,7 +79,7 @@ impl Acme {
         }))
     }
 
-    /// The options that lead to exactly this; none of the others.
+    /// Returns the options that give exactly these settings; options unrelated to ACME are not set.
     pub(super) fn into_options(self) -> Options {
         let Self { contact, directory, hook, root, wait } = self;
         Options {
@@ -93,13 +93,13 @@ impl Acme {
     }
 }
 
-/// One address, without the scheme that it gets on the wire (RFC 8555, 7.3).
+/// Checks that the text is one e-mail address, without the `mailto:` scheme used on the wire (RFC 8555, 7.3).
 fn contact_address(text: &str) -> Result<String> {
     let is_one = text.split_once('@').is_some_and(|(name, host)| !name.is_empty() && !host.is_empty());
-    // What would make it several, or none, in a `mailto:` (RFC 6068).
+    // Characters that separate addresses or start other parts in a `mailto:` URL (RFC 6068).
     let odd = |character: char| character.is_whitespace() || character.is_control() || ",?:;<>\"".contains(character);
     if !is_one || text.contains(odd) {
-        bail!("--acme-contact {text}: give one address of electronic mail, such as ada@example.com");
+        bail!("--acme-contact {text}: give one e-mail address, such as ada@example.com");
     }
     Ok(text.to_owned())
 }
@@ -110,16 +110,16 @@ fn directory_address(text: Option<&str>) -> Result<String> {
     // RFC 8555, 6.1.
     let is_https = address.is_some_and(|address| address.scheme_str() == Some("https") && address.host().is_some());
     if !is_https {
-        bail!("--acme-directory {text}: give an address that begins with https://");
+        bail!("--acme-directory {text}: give a URL that begins with https://");
     }
     Ok(text.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::options::{Options, Settings, Surroundings, TlsListen};
+    use crate::options::{Environment, Options, Settings, TlsListen};
 
-    fn asked_for() -> Options {
+    fn enabled() -> Options {
         Options {
             domain: Some("sandboxes.example.com".to_owned()),
             acme_contact: Some("ada@example.com".to_owned()),
@@ -128,22 +128,22 @@ mod tests {
         }
     }
 
-    fn settle(options: Options) -> anyhow::Result<Settings> {
-        Settings::settle(options, Options::default(), &Surroundings::here())
+    fn resolve(options: Options) -> anyhow::Result<Settings> {
+        Settings::from_options(options, Options::default(), &Environment::current())
     }
 
     #[test]
-    fn a_contact_turns_it_on() {
-        assert_eq!(settle(Options::default()).expect("valid").acme, None);
-        let acme = settle(asked_for()).expect("valid").acme.expect("on");
+    fn a_contact_enables_acme() {
+        assert_eq!(resolve(Options::default()).expect("valid").acme, None);
+        let acme = resolve(enabled()).expect("valid").acme.expect("on");
         assert_eq!(acme.directory, "https://acme-v02.api.letsencrypt.org/directory");
         assert_eq!((acme.wait.as_secs(), acme.root), (30, None));
     }
 
     #[test]
-    fn contradictions_are_told() {
+    fn contradictory_options_are_rejected() {
         let with = |change: fn(&mut Options)| {
-            let mut options = asked_for();
+            let mut options = enabled();
             change(&mut options);
             options
         };
@@ -158,26 +158,26 @@ mod tests {
             (with(|o| o.acme_contact = Some("ada".to_owned())), "ada@example.com"),
             (with(|o| o.acme_contact = Some("a@b,c@d".to_owned())), "ada@example.com"),
             (with(|o| o.acme_directory = Some("http://ca/dir".to_owned())), "https://"),
-            (with(|o| o.acme_contact = None), "--acme-hook is of no use without --acme-contact"),
-            (Options { acme_wait: Some(1), ..Options::default() }, "--acme-wait is of no use"),
+            (with(|o| o.acme_contact = None), "--acme-hook has no effect without --acme-contact"),
+            (Options { acme_wait: Some(1), ..Options::default() }, "--acme-wait has no effect"),
         ] {
-            let error = format!("{:#}", settle(options).expect_err(part));
+            let error = format!("{:#}", resolve(options).expect_err(part));
             assert!(error.contains(part), "{error}");
         }
     }
 
     #[test]
-    fn the_printed_configuration_leads_to_itself() {
+    fn the_printed_configuration_gives_the_same_settings() {
         let given = Options {
             acme_directory: Some("https://127.0.0.1:14000/dir".to_owned()),
             acme_root: Some("/root.pem".into()),
             acme_wait: Some(0),
-            ..asked_for()
+            ..enabled()
         };
-        for options in [asked_for(), given] {
-            let settings = settle(options).expect("valid");
-            let printed: Options = toml::from_str(&settings.shown().to_string()).expect("valid");
-            assert_eq!(settle(printed).expect("valid"), settings);
+        for options in [enabled(), given] {
+            let settings = resolve(options).expect("valid");
+            let printed: Options = toml::from_str(&settings.redacted().to_string()).expect("valid");
+            assert_eq!(resolve(printed).expect("valid"), settings);
         }
     }
 }

@@ -1,15 +1,15 @@
-//! Destinations that an operator denies to guests.
+//! Destinations that the operator denies to guests.
 
 use anyhow::{Result, anyhow, bail};
 use ipnet::Ipv4Net;
 
-/// More would be a list of somebody's, which belongs into a firewall that reloads it.
+/// Maximum number of ranges. A longer list, such as a published blocklist, belongs in a firewall that reloads it.
 const DENIED_MAX: usize = 1024;
 
-/// The ranges that are meant: a single address is one of its own.
+/// Parses the ranges of `--egress-deny`; a single address is a range of one.
 pub(super) fn denied(options: &[String]) -> Result<Vec<Ipv4Net>> {
     if options.len() > DENIED_MAX {
-        bail!("--egress-deny is given {} times: choose at most {DENIED_MAX} ranges", options.len());
+        bail!("--egress-deny has {} ranges: give at most {DENIED_MAX}", options.len());
     }
     options.iter().map(|text| range(text.trim())).collect()
 }
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_and_addresses_are_meant() {
+    fn ranges_and_single_addresses_are_parsed() {
         let texts = ["203.0.113.7/24", " 198.51.100.1", "0.0.0.0/0"].map(str::to_owned);
         let ranges: Vec<String> = denied(&texts).expect("valid").iter().map(Ipv4Net::to_string).collect();
         assert_eq!(ranges, ["203.0.113.0/24", "198.51.100.1/32", "0.0.0.0/0"]);

@@ -1,4 +1,4 @@
-//! The words that options take.
+//! Types of option values.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::str::FromStr;
@@ -6,25 +6,23 @@ use std::str::FromStr;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// Port of HTTPS, which clients assume where a URL names none.
+/// Default port of HTTPS URLs.
 pub(crate) const HTTPS_PORT: u16 = 443;
-/// Port where HTTPS's own cannot be had: taken, or not allowed for this user.
+/// Port for TLS if 443 is in use or not allowed for this user.
 const OTHER_TLS_PORT: u16 = 3443;
 
-/// Where names are served.
+/// Listener for the names of the domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub(crate) enum TlsListen {
-    /// Nowhere.
     Off,
-    /// On this machine, on the first of two ports that can be bound.
+    /// Loopback, on the first of ports 443 and 3443 that can be bound.
     Auto,
-    /// There.
     At(SocketAddr),
 }
 
 impl TlsListen {
-    /// Addresses to listen on, best first: one of them.
+    /// Candidate addresses in order of preference; the daemon listens on one of them.
     pub(crate) fn addresses(self) -> Vec<SocketAddr> {
         match self {
             Self::Off => Vec::new(),
@@ -33,7 +31,7 @@ impl TlsListen {
         }
     }
 
-    /// The port that a daemon started now would serve names on.
+    /// Returns the port that a daemon started now would listen on; `None` if TLS is off.
     pub(crate) fn port(self) -> Option<u16> {
         let addresses = self.addresses();
         let (last, others) = addresses.split_last()?;
@@ -75,46 +73,46 @@ impl From<TlsListen> for String {
     }
 }
 
-/// What sandboxes' logs have.
+/// Content of sandboxes' logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum GuestLogs {
-    /// Starts and ends of processes, and errors
+    /// Starts and exits of processes, and errors
     Events,
-    /// What processes print as well
+    /// Events, and the output of processes
     Output,
 }
 
-/// How guests are connected.
+/// Network of guests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum NetworkMode {
-    /// Namespaces when this process may make them, user otherwise
+    /// `namespaces` if this process may create network namespaces, otherwise `user`
     Auto,
-    /// A namespace of its own for each guest (needs root)
+    /// One network namespace per guest (needs root)
     Namespaces,
-    /// The VMM's user-mode network
+    /// User-mode network of the VMM
     User,
 }
 
-/// What executes guests' instructions.
+/// Hardware virtualization or emulation for guests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Accelerator {
-    /// KVM if it proves itself, emulation otherwise
+    /// KVM if a test with it succeeds, otherwise emulation
     Auto,
-    /// The CPU's virtualization
+    /// Hardware virtualization by KVM
     Kvm,
-    /// Software emulation
+    /// Software emulation by QEMU
     Tcg,
 }
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogFormat {
-    /// For people
+    /// Plain text, for people
     Text,
-    /// One JSON object a line
+    /// One JSON object per line
     Json,
 }

@@ -1,10 +1,12 @@
-//! Variables named `HEARTH_…` that no option has: a typing mistake, or another program's. Kubernetes, for one, sets
-//! `HEARTH_SERVICE_HOST` and the like for a service named `hearth`. They are ignored with a warning.
+//! Warnings about unknown environment variables named `HEARTH_…`.
+//!
+//! Such a variable is a typing mistake, or belongs to another program: Kubernetes, for example, sets
+//! `HEARTH_SERVICE_HOST` for a service named `hearth`. Therefore it is ignored with a warning.
 
-/// What all names begin with.
+/// Prefix of the variables of all options.
 const PREFIX: &str = "HEARTH_";
 
-/// Returns a warning for each present variable that is not known, with the known one that it resembles.
+/// Returns a warning for each variable in `present` that is not in `known`, with the most similar known one.
 pub(crate) fn warnings<'a>(known: &[String], present: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let mut unknown: Vec<&str> =
         present.into_iter().filter(|name| name.starts_with(PREFIX) && !known.iter().any(|k| k == name)).collect();
@@ -15,13 +17,14 @@ pub(crate) fn warnings<'a>(known: &[String], present: impl IntoIterator<Item = &
 fn warning(known: &[String], name: &str) -> String {
     let advice = match nearest(known, name) {
         Some(candidate) => format!("did you mean {candidate}?"),
-        None => "`hearth --help` lists those that are known".to_owned(),
+        None => "`hearth --help` lists the known variables".to_owned(),
     };
     format!("warning: the variable {name} is unknown and ignored: {advice}")
 }
 
-/// The known name that becomes this one by the fewest mistakes, if these are few: a letter that is missing, too many, wrong or
-/// swapped with the next. One mistake may always be made, and another for every six letters.
+/// Returns the most similar known name, by Damerau-Levenshtein distance, if it is similar enough.
+///
+/// A missing, extra, wrong or swapped letter is one mistake. The bound is one mistake, plus one for every six letters.
 fn nearest<'a>(known: &'a [String], name: &str) -> Option<&'a String> {
     let own = name.trim_start_matches(PREFIX);
     let mistakes = known
@@ -37,7 +40,7 @@ mod tests {
     use crate::cli::Cli;
 
     #[test]
-    fn unknown_variables_are_named_with_the_nearest_known_one() {
+    fn warnings_suggest_the_nearest_known_variable() {
         let known = Cli::known_variables();
         for (present, suggested) in [
             ("HEARTH_LGO", Some("HEARTH_LOG")),

@@ -1,4 +1,4 @@
-//! Making this host trust an authority of ours, and no longer.
+//! Adds the instance's own authority to the certificates that this host trusts, and removes it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,11 +8,11 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use hearth_host::process::find_program;
 
-/// Where Debian wants certificates that the host is to trust (update-ca-certificates(8)).
+/// Folder for additional trusted certificates on Debian (update-ca-certificates(8)).
 const FOLDER: &str = "/usr/local/share/ca-certificates";
 const PROGRAM: &str = "update-ca-certificates";
 
-/// The list of authorities a host trusts, as Debian keeps it.
+/// Trusted certificates of a Debian host.
 #[derive(Debug)]
 pub(crate) struct TrustStore {
     folder: PathBuf,
@@ -20,19 +20,22 @@ pub(crate) struct TrustStore {
 }
 
 impl TrustStore {
-    /// This host's.
+    /// Opens this host's.
+    ///
+    /// # Errors
+    /// This process is not root's, or `update-ca-certificates` is not installed.
     pub(crate) fn of_this_host() -> Result<Self> {
         if !hearth_host::requirement::is_root() {
-            bail!("what this host trusts is root's to say: run this as root, with the same --data-dir");
+            bail!("only root can change what this host trusts: run this as root, with the same --data-dir");
         }
         let program = find_program(PROGRAM.as_ref()).context(
-            "update-ca-certificates is not here: install the package ca-certificates, or, on a host that is no Debian, \
-             add what `hearth tls export` writes in its own way",
+            "update-ca-certificates is missing: install the package ca-certificates, or, on a host that is not Debian, \
+             add the output of `hearth tls export` with that host's own tool",
         )?;
         Ok(Self { folder: PathBuf::from(FOLDER), program })
     }
 
-    /// Adds an authority; does nothing to one that is there. Returns the file it put it in.
+    /// Adds an authority, or rewrites an existing one. Returns the path of its file.
     pub(crate) fn trust(&self, host: &str, certificate_pem: &str) -> Result<PathBuf> {
         let path = self.path(host);
         let write = || -> std::io::Result<()> {
@@ -41,22 +44,22 @@ impl TrustStore {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o644))
         };
         write().with_context(|| format!("writing {}", path.display()))?;
-        // Also when the file was there: the run that wrote it may have been interrupted.
+        // Also if the file existed: the command that wrote it may have been interrupted before the update.
         self.update(&[])?;
         Ok(path)
     }
 
-    /// Removes the authority of a domain; returns the file it was in, if it was there.
+    /// Removes the authority of a domain. Returns the path of its file if it existed.
     pub(crate) fn untrust(&self, host: &str) -> Result<Option<PathBuf>> {
         let path = self.path(host);
-        let was_there = match fs::remove_file(&path) {
+        let existed = match fs::remove_file(&path) {
             Ok(()) => true,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
             Err(error) => return Err(error).with_context(|| format!("removing {}", path.display())),
         };
-        // Without it, links to files that are gone stay.
+        // `--fresh` removes links to deleted files.
         self.update(&["--fresh"])?;
-        Ok(was_there.then_some(path))
+        Ok(existed.then_some(path))
     }
 
     fn path(&self, host: &str) -> PathBuf {
@@ -68,8 +71,8 @@ impl TrustStore {
         let output = Command::new(program).args(arguments).output();
         let output = output.with_context(|| format!("starting {}", program.display()))?;
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("{} ended with {}: {}", program.display(), output.status, said.trim());
+            let message = String::from_utf8_lossy(&output.stderr);
+            bail!("{} failed: {}: {}", program.display(), output.status, message.trim());
         }
         Ok(())
     }
@@ -79,25 +82,25 @@ impl TrustStore {
 mod tests {
     use super::*;
 
-    /// A list whose program notes what it was asked, and ends with `status`.
+    /// Returns a store whose update program records its arguments and exits with `status`.
     fn store(folder: &Path, status: u8) -> TrustStore {
         let program = folder.join("update");
         let script = format!("#!/bin/sh\necho \"run $*\" >>{}/runs\necho why >&2\nexit {status}\n", folder.display());
         fs::write(&program, script).expect("writes");
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its own file");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("own file");
         TrustStore { folder: folder.join("certificates"), program }
     }
 
     #[test]
-    fn trust_comes_and_goes_as_often_as_asked() {
+    fn trust_and_untrust_can_be_repeated() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = store(folder.path(), 0);
-        assert_eq!(store.untrust("a.b").expect("nothing there"), None);
+        assert_eq!(store.untrust("a.b").expect("nothing to remove"), None);
         for _ in 0..2 {
             let path = store.trust("a.b", "certificate").expect("it is added");
             assert_eq!(path, folder.path().join("certificates/hearth-a.b.crt"));
-            assert_eq!(fs::read_to_string(&path).expect("there"), "certificate");
-            assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o644);
+            assert_eq!(fs::read_to_string(&path).expect("it exists"), "certificate");
+            assert_eq!(fs::metadata(&path).expect("it exists").permissions().mode() & 0o777, 0o644);
         }
         assert!(store.untrust("a.b").expect("it is removed").is_some_and(|path| !path.exists()));
         let runs = fs::read_to_string(folder.path().join("runs")).expect("it ran");
@@ -105,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_of_the_program_is_told_with_its_words() {
+    fn an_error_quotes_the_failed_program() {
         let folder = tempfile::tempdir().expect("a folder");
         let error = store(folder.path(), 3).trust("a.b", "certificate").expect_err("it failed").to_string();
         assert!(error.contains("why") && error.contains('3'), "{error}");

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""In the place of the guest's daemon: tells the host that all is well, and lines without end."""
+"""Replacement of the guest daemon: reports success to the host, and sends log lines without end."""
 
 import socketserver
 from http.server import BaseHTTPRequestHandler

@@ -7,14 +7,14 @@ import struct
 import sys
 import time
 
-# It ends by itself, by time and by count.
+# Bounds, after which it exits.
 SECONDS = 8
 PACKETS_MAX = 400_000
 LINK = "eth0"
 
 
 def arp():
-    """Asks from ever new addresses, so that whoever answers has to remember them."""
+    """Sends ARP requests from always new addresses, which receivers store in their neighbour tables."""
     link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806))
     link.bind((LINK, 0x0806))
     own = link.getsockname()[4]
@@ -30,7 +30,7 @@ def arp():
 
 
 def udp(network):
-    """Sends to ever new addresses and ports, from ever new ports."""
+    """Sends datagrams to always new addresses and ports, from always new ports."""
     head = network.rsplit(".", 1)[0]
     for number in itertools.count():
         if number % 64 == 0:
@@ -47,7 +47,7 @@ while sent < PACKETS_MAX and time.monotonic() < ends:
     try:
         next(packets)()
     except OSError:
-        # Refused, or no room: that is somebody's defence.
+        # The kernel rejected the packet, or has no buffer space: a limit works.
         pass
     sent += 1
 print(f"sent {sent}", flush=True)

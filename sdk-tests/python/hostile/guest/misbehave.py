@@ -1,4 +1,4 @@
-"""A server in a guest that does what no server should. Standard library only."""
+"""Misbehaving server in a guest. Standard library only."""
 
 import asyncio
 import base64
@@ -9,7 +9,7 @@ import sys
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
-# What is sent once, and what is sent for ever after it.
+# By path: bytes that are sent once, and bytes that are sent without end after them.
 ENDLESS = {
     "/continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 2000),
     "/hints": (b"", b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n" * 1000),
@@ -19,7 +19,7 @@ ENDLESS = {
     "/trailers": (CHUNKED + b"5\r\nhello\r\n0\r\n", b"X-Many: 1\r\n" * 5000),
     "/crumbs": (CHUNKED, b"1;extension=of-a-chunk\r\nx\r\n" * 2000),
 }
-# Requests that came here for the path that a smuggled request has.
+# Number of requests for the path of smuggled requests.
 smuggled = 0
 
 

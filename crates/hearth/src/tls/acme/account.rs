@@ -1,4 +1,4 @@
-//! Our account with the issuer, made once.
+//! ACME account with the issuer, created once.
 
 use std::path::Path;
 
@@ -7,38 +7,38 @@ use instant_acme::{AccountBuilder, AccountCredentials, NewAccount};
 use serde::{Deserialize, Serialize};
 
 use super::client::Client;
-use super::kept;
-use crate::options::acme::Acme;
+use super::state_file;
+use crate::options::acme::AcmeSettings;
 
-/// What is kept of it. The credentials have its key and its directory in them.
+/// Content of `account.json`. The credentials contain the account's key and the issuer's directory.
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct StoredAccount {
     contact: String,
     credentials: AccountCredentials,
 }
 
-/// The account that is kept in the file, with the contact that is set; made if there is none.
-pub(super) async fn ensure(path: &Path, asked: &Acme, client: &Client) -> Result<instant_acme::Account> {
-    let contact = format!("mailto:{}", asked.contact);
-    let Some(Kept { contact: told, credentials }) = kept::read(path) else {
+/// Returns the account stored in the file, or creates one. Updates the contact at the issuer if the setting changed.
+pub(super) async fn ensure(path: &Path, settings: &AcmeSettings, client: &Client) -> Result<instant_acme::Account> {
+    let contact = format!("mailto:{}", settings.contact);
+    let Some(StoredAccount { contact: stored_contact, credentials }) = state_file::read(path) else {
         let new = NewAccount { contact: &[&contact], terms_of_service_agreed: true, only_return_existing: false };
-        let made = builder(client).create(&new, asked.directory.clone(), None).await;
-        let (account, credentials) = made.context("making an account with the issuer")?;
-        kept::write(path, &Kept { contact: asked.contact.clone(), credentials })?;
-        tracing::info!(directory = asked.directory, account = account.id(), "an account with the issuer was made");
+        let created = builder(client).create(&new, settings.directory.clone(), None).await;
+        let (account, credentials) = created.context("creating an account with the issuer")?;
+        state_file::write(path, &StoredAccount { contact: settings.contact.clone(), credentials })?;
+        tracing::info!(directory = settings.directory, account = account.id(), "ACME account created");
         return Ok(account);
     };
-    // There is no way to copy credentials.
-    let again = serde_json::to_value(&credentials)?;
-    let account = builder(client).from_credentials(credentials).await.context("asking the issuer what it offers")?;
-    if told != asked.contact {
+    // `AccountCredentials` is not `Clone`.
+    let copy = serde_json::to_value(&credentials)?;
+    let account = builder(client).from_credentials(credentials).await.context("fetching the issuer's directory")?;
+    if stored_contact != settings.contact {
         match account.update_contacts(&[&contact]).await {
             Ok(()) => {
-                let credentials = serde_json::from_value(again)?;
-                kept::write(path, &Kept { contact: asked.contact.clone(), credentials })?;
+                let credentials = serde_json::from_value(copy)?;
+                state_file::write(path, &StoredAccount { contact: settings.contact.clone(), credentials })?;
             }
-            // It is told again the next time. A certificate is worth more.
-            Err(error) => tracing::warn!(%error, "could not tell the issuer another contact"),
+            // The next attempt updates it again. The certificate is more important than the contact.
+            Err(error) => tracing::warn!(%error, "ACME contact update failed"),
         }
     }
     Ok(account)

@@ -1,4 +1,4 @@
-//! HTTP towards the issuer: encrypted, and bounded in time and size.
+//! HTTPS client for the issuer, with bounds on time and size.
 
 use std::path::Path;
 use std::pin::Pin;
@@ -18,33 +18,36 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-/// How long the issuer may take for one answer.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
-/// Longest answer: a chain of certificates has some KiB.
-const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// Time limit for one reply of the issuer.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Maximum size of a reply: a certificate chain has some KiB.
+const REPLY_BYTES_MAX: usize = 1 << 20;
 
-/// Whom we trust, and how we connect.
+/// Connector with the trusted authorities.
 pub(super) struct Client(HttpsConnector<HttpConnector>);
 
 impl Client {
-    /// One that trusts the authorities of this host, and those in `root`.
+    /// Creates a client that trusts the authorities of this host, and those in the file `root`.
+    ///
+    /// # Errors
+    /// `root` cannot be read or contains no certificate, or no authority is trusted at all.
     pub(super) fn new(root: Option<&Path>) -> Result<Self> {
         let mut roots = RootCertStore::empty();
-        // Whatever of the host's list cannot be read is not trusted, as everywhere else.
+        // Certificates of the host's list that cannot be parsed are skipped, as other programs do.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if let Some(path) = root {
             let name = || format!("--acme-root {}", path.display());
             let more = CertificateDer::pem_file_iter(path).with_context(name)?;
             let more: Vec<_> = more.collect::<Result<_, _>>().with_context(name)?;
             if more.is_empty() {
-                bail!("{}: there is no certificate in it", name());
+                bail!("{}: the file contains no certificate", name());
             }
             for certificate in more {
                 roots.add(certificate).with_context(name)?;
             }
         }
         if roots.is_empty() {
-            bail!("this host trusts no authority: install the package ca-certificates, or name one with --acme-root");
+            bail!("this host trusts no authority: install the package ca-certificates, or pass one with --acme-root");
         }
         let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
@@ -54,13 +57,13 @@ impl Client {
         Ok(Self(connector))
     }
 
-    /// Connections for one attempt: those of the last one, weeks ago, are of no use.
+    /// Creates a connection pool for one attempt; connections of the previous attempt, weeks ago, are closed by now.
     pub(super) fn session(&self) -> Session {
         Session(legacy::Client::builder(TokioExecutor::new()).build(self.0.clone()))
     }
 }
 
-/// Connections that are used again.
+/// Connection pool.
 pub(super) struct Session(legacy::Client<HttpsConnector<HttpConnector>, BodyWrapper<Bytes>>);
 
 impl HttpClient for Session {
@@ -68,20 +71,20 @@ impl HttpClient for Session {
         &self,
         request: Request<BodyWrapper<Bytes>>,
     ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
-        let what = format!("{} {}", request.method(), request.uri());
-        let answer = self.0.request(request);
+        let context = format!("{} {}", request.method(), request.uri());
+        let response = self.0.request(request);
         Box::pin(async move {
             let whole = async {
-                let (parts, body) = answer.await?.into_parts();
-                let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-                let body = body.map_err(|error| anyhow::anyhow!(error).context("reading the answer"))?.to_bytes();
+                let (parts, body) = response.await?.into_parts();
+                let body = Limited::new(body, REPLY_BYTES_MAX).collect().await;
+                let body = body.map_err(|error| anyhow::anyhow!(error).context("reading the reply"))?.to_bytes();
                 Ok(BytesResponse { parts, body: Box::new(body) })
             };
-            let answer: Result<_> = match tokio::time::timeout(ANSWER_PATIENCE, whole).await {
-                Ok(answer) => answer,
-                Err(_) => Err(anyhow::anyhow!("there was no answer within {ANSWER_PATIENCE:?}")),
+            let reply: Result<_> = match tokio::time::timeout(REPLY_TIMEOUT, whole).await {
+                Ok(reply) => reply,
+                Err(_) => Err(anyhow::anyhow!("no reply within {REPLY_TIMEOUT:?}")),
             };
-            answer.map_err(|error| Error::Other(error.context(what).into()))
+            reply.map_err(|error| Error::Other(error.context(context).into()))
         })
     }
 }

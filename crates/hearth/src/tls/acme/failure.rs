@@ -1,4 +1,6 @@
-//! What went wrong last, kept over restarts: for people, and because issuers count.
+//! The last failure, stored across restarts: for `hearth doctor`, and for the delay of the next attempt.
+//!
+//! Issuers limit the number of failed attempts.
 
 use std::fmt;
 use std::path::Path;
@@ -9,20 +11,24 @@ use hearth_stdx::Backoff;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::kept;
+use super::state_file;
 
-/// Let's Encrypt takes five failures in an hour and gives one back every twelve minutes
+/// Delay after the first failure.
+///
+/// Let's Encrypt allows five failures per hour, and one more every twelve minutes
 /// (<https://letsencrypt.org/docs/rate-limits/>).
 const FIRST_DELAY: Duration = Duration::from_secs(12 * 60);
-/// Short enough to have a day's worth of attempts left for every repair.
+/// Maximum delay: several attempts a day, so a repair takes effect the same day.
 const LONGEST_DELAY: Duration = Duration::from_secs(6 * 3600);
-/// As many failures are followed by an attempt at once when `hearth up` starts anew: people repair and look. More, and a service
-/// that is restarted all the time would use up what the issuer allows.
+/// Number of failures from which a start of `hearth up` waits for the delay too.
+///
+/// With fewer failures, a start tries immediately, so operators see whether their repair worked. Without this bound, a
+/// service in a restart loop would use up the attempts that the issuer allows.
 const FREE_STARTS: u32 = 3;
-/// Doublings after which the delay is the longest anyway.
+/// Bound of the loop that doubles the delay; the delay has reached its maximum long before.
 const DOUBLINGS_MAX: u32 = 16;
 
-/// The last of some failures in a row.
+/// The last failure of an uninterrupted series.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Failure {
     pub(super) count: u32,
@@ -32,40 +38,40 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(super) fn read(path: &Path) -> Option<Self> {
-        kept::read(path)
+        state_file::read(path)
     }
 
-    /// One more.
+    /// Returns the failure after `before`, with the count increased by one.
     pub(super) fn after(before: Option<&Self>, now: SystemTime, error: &anyhow::Error) -> Result<Self> {
         let count = before.map_or(0, |before| before.count).saturating_add(1);
         Ok(Self { count, at: now.try_into()?, error: format!("{error:#}") })
     }
 
-    /// When the next attempt is due.
+    /// Returns the time of the next attempt.
     pub(super) fn next_attempt(&self) -> SystemTime {
         let mut backoff = Backoff::new(FIRST_DELAY, LONGEST_DELAY);
         for _ in 1..self.count.min(DOUBLINGS_MAX) {
             backoff.advance();
         }
-        self.when() + backoff.advance()
+        self.failed_at() + backoff.advance()
     }
 
-    /// One that the clock does not know was long ago.
-    fn when(&self) -> SystemTime {
+    /// Returns the time of the failure; the Unix epoch if `SystemTime` cannot represent it.
+    fn failed_at(&self) -> SystemTime {
         self.at.try_into().unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
-    /// Whether an attempt has to wait. One of the future comes from a clock that was set back.
-    pub(super) fn holds_back(&self, now: SystemTime, is_start: bool) -> bool {
+    /// Returns true if an attempt must wait. A failure in the future is ignored: the clock was set back.
+    pub(super) fn delays_attempt(&self, now: SystemTime, is_start: bool) -> bool {
         let is_free = is_start && self.count < FREE_STARTS;
-        !is_free && self.when() <= now && now < self.next_attempt()
+        !is_free && self.failed_at() <= now && now < self.next_attempt()
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { count, at, error } = self;
-        write!(f, "the last of {count} failures in a row, at {at:.0}: {error}")
+        write!(f, "{count} consecutive failures, the last at {at:.0}: {error}")
     }
 }
 
@@ -74,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn attempts_become_rarer_and_starts_are_free_for_a_while() {
+    fn delays_grow_and_the_first_starts_are_not_delayed() {
         let now = SystemTime::now();
         let mut failure = None;
         let mut delays = Vec::new();
@@ -94,9 +100,9 @@ mod tests {
             (3, true, 47, true),
             (3, true, 49, false),
         ] {
-            let held_back = after(count).holds_back(now + Duration::from_secs(minutes * 60), is_start);
-            assert_eq!(held_back, expected, "{count} {is_start} {minutes}");
+            let is_delayed = after(count).delays_attempt(now + Duration::from_secs(minutes * 60), is_start);
+            assert_eq!(is_delayed, expected, "{count} {is_start} {minutes}");
         }
-        assert!(!after(9).holds_back(now - Duration::from_secs(60), false), "the clock was set back");
+        assert!(!after(9).delays_attempt(now - Duration::from_secs(60), false), "the clock was set back");
     }
 }

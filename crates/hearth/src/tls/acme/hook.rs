@@ -1,8 +1,8 @@
-//! The operator's program that sets and removes records of the domain.
+//! The operator's program that sets and removes DNS records of the domain.
 //!
-//! It is called as `PROGRAM set NAME VALUE` and `PROGRAM remove NAME VALUE`, in a process group of its own that does not outlive
-//! the call's bound. Its environment is `PATH`, `HOME` and `LC_ALL` and nothing else, so that no secret of ours gets into it;
-//! credentials for the domain's name servers are its own to find.
+//! It is run as `PROGRAM set NAME VALUE` and `PROGRAM remove NAME VALUE`, in its own process group, which is killed at
+//! the timeout. Its environment is `PATH`, `HOME` and `LC_ALL` only, so that it contains no secret of Hearth; the
+//! program has to find credentials for the domain's name servers itself.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -18,24 +18,24 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 
-/// How long a call may take: programs of DNS providers may wait until all name servers have a record.
-const PATIENCE: Duration = Duration::from_secs(300);
-/// How long its output is read on once it has ended: what it left in the background may hold the pipe open.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How much of the end of its output an error quotes.
+/// Time limit for one call: programs of DNS providers may wait until all name servers have a record.
+const CALL_TIMEOUT: Duration = Duration::from_secs(300);
+/// Time limit for reading the output after the exit: a background process may hold the pipe open.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Length of the end of the output that an error quotes.
 const OUTPUT_BYTES_MAX: usize = 2048;
-/// Where programs are, when nobody says: what a service of systemd gets (systemd.exec(5)).
+/// Search path if `PATH` is not set: that of a systemd service (systemd.exec(5)).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// A TXT record that proves something for a while. Nothing about it is secret.
+/// TXT record of one proof. It is not secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
-    /// With `_acme-challenge.` in front, without a dot at the end.
+    /// Begins with `_acme-challenge.`, without a dot at the end.
     pub(super) name: String,
     pub(super) value: String,
 }
 
-/// What is to be done with a record. Other records of the same name are to stay as they are.
+/// Operation on a record. Other records with the same name must not change.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Change {
     Set,
@@ -51,40 +51,45 @@ impl fmt::Display for Change {
     }
 }
 
-/// The program.
+/// Hook program with its environment.
 #[derive(Debug, Clone)]
 pub(super) struct Hook {
     program: PathBuf,
     environment: Vec<(&'static str, OsString)>,
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl Hook {
+    /// Checks that the program exists and is executable.
+    ///
     /// # Errors
-    /// There is no such program.
+    /// It does not exist, or is not an executable file.
     pub(super) fn new(program: &Path) -> Result<Self> {
         let name = || format!("--acme-hook {}", program.display());
         let attributes = program.metadata().with_context(name)?;
         if !attributes.is_file() || attributes.permissions().mode() & 0o111 == 0 {
-            bail!("{}: this is no program (chmod +x makes a script one)", name());
+            bail!("{}: not an executable file (run chmod +x on a script)", name());
         }
         let mut environment = vec![("LC_ALL", OsString::from("C.UTF-8"))];
         environment.push(("PATH", std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into())));
         environment.extend(std::env::var_os("HOME").map(|home| ("HOME", home)));
-        Ok(Self { program: program.to_owned(), environment, patience: PATIENCE })
+        Ok(Self { program: program.to_owned(), environment, timeout: CALL_TIMEOUT })
     }
 
-    /// Runs to success. Dropping the future kills the program and all that it started in its group.
+    /// Runs the program and waits for it. Dropping the future kills its process group.
+    ///
+    /// # Errors
+    /// It did not start, failed, or did not exit in time. The error quotes the end of its output.
     pub(super) async fn call(&self, change: Change, record: &Record) -> Result<()> {
         let name = || format!("{} {change} {} {}", self.program.display(), record.name, record.value);
         let mut output = Vec::new();
-        let ended = tokio::time::timeout(self.patience, self.run(change, record, &mut output)).await;
-        let said = quoted(&output);
+        let ended = tokio::time::timeout(self.timeout, self.run(change, record, &mut output)).await;
+        let printed = quoted(&output);
         match ended {
             Ok(Ok(status)) if status.success() => Ok(()),
-            Ok(Ok(status)) => bail!("`{}` ended with {status}, and said: {said}", name()),
+            Ok(Ok(status)) => bail!("`{}` failed: {status}, output: {printed}", name()),
             Ok(Err(error)) => Err(error).with_context(|| format!("running `{}`", name())),
-            Err(_) => bail!("`{}` did not end within {:?}, and said: {said}", name(), self.patience),
+            Err(_) => bail!("`{}` did not exit within {:?}, output: {printed}", name(), self.timeout),
         }
     }
 
@@ -92,14 +97,14 @@ impl Hook {
         let mut command = Command::new(&self.program);
         command.arg(change.to_string()).args([&record.name, &record.value]);
         command.env_clear().envs(self.environment.iter().cloned()).current_dir("/");
-        // One pipe for both outputs: what is said last on either comes last.
+        // One pipe for both outputs, so that their order is preserved.
         let (read, written) = std::io::pipe()?;
         command.stdin(Stdio::null()).stdout(written.try_clone()?).stderr(written);
         let mut child = command.process_group(0).kill_on_drop(true).spawn()?;
         let mut group = Group::of(&child);
-        // It holds our copies of the pipe's other end.
+        // The command holds copies of the pipe's write end.
         drop(command);
-        let reading = keep_end(Receiver::from_owned_fd(read.into())?, output);
+        let reading = read_tail(Receiver::from_owned_fd(read.into())?, output);
         tokio::pin!(reading);
         let mut still_reading = true;
         // Both arms are cancel safe.
@@ -111,23 +116,23 @@ impl Hook {
         };
         group.leader = None;
         if still_reading {
-            let _ = tokio::time::timeout(LAST_WORDS, reading).await;
+            let _ = tokio::time::timeout(DRAIN_TIMEOUT, reading).await;
         }
         Ok(status)
     }
 }
 
-/// Reads to the end and keeps the last part. Cancel safe: what was read is in `kept`.
-async fn keep_end(mut output: Receiver, kept: &mut Vec<u8>) {
+/// Reads to the end and stores the last part in `tail`. Cancel safe: `tail` holds what was read so far.
+async fn read_tail(mut output: Receiver, tail: &mut Vec<u8>) {
     let mut buffer = [0; OUTPUT_BYTES_MAX];
-    // A program whose output cannot be read is judged by its exit status.
+    // A read error is ignored: the exit status decides.
     while let Ok(count @ 1..) = output.read(&mut buffer).await {
-        kept.extend_from_slice(&buffer[..count]);
-        kept.drain(..kept.len().saturating_sub(OUTPUT_BYTES_MAX));
+        tail.extend_from_slice(&buffer[..count]);
+        tail.drain(..tail.len().saturating_sub(OUTPUT_BYTES_MAX));
     }
 }
 
-/// One line, without what would do something to a terminal.
+/// Formats the output as one line without control characters, which could affect a terminal.
 fn quoted(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -135,7 +140,7 @@ fn quoted(output: &[u8]) -> String {
     if line.is_empty() { "nothing".to_owned() } else { line }
 }
 
-/// A process group that does not outlive this, unless its leader ended by itself.
+/// Process group that is killed on drop, unless its leader has exited.
 struct Group {
     leader: Option<Pid>,
 }
@@ -148,7 +153,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // The number is not another's yet: the leader has not been waited for.
+        // The process ID cannot have been reused: the leader has not been waited for.
         if let Some(leader) = self.leader {
             let _ = kill_process_group(leader, Signal::KILL);
         }
@@ -164,7 +169,7 @@ mod tests {
     fn hook(folder: &Path, script: &str) -> Hook {
         let program = folder.join("hook");
         fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("writes");
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its own file");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("own file");
         Hook::new(&program).expect("a program")
     }
 
@@ -173,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_is_told_what_to_do_and_nothing_else() {
+    async fn the_program_gets_its_arguments_and_a_minimal_environment() {
         let folder = tempfile::tempdir().expect("a folder");
         let noted = folder.path().join("noted");
         let hook = hook(folder.path(), &format!("echo \"$@\" >>{0}; env >>{0}; pwd >>{0}", noted.display()));
@@ -188,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_quotes_the_last_words() {
+    async fn a_failure_quotes_the_end_of_the_output() {
         let folder = tempfile::tempdir().expect("a folder");
         let script = "for i in $(seq 1 9999); do echo line $i; done; printf 'no\\033[1m such zone\\n' >&2; exit 7";
         let error = hook(folder.path(), script).call(Change::Set, &record()).await.expect_err("it fails").to_string();
@@ -197,30 +202,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_hangs_is_ended_with_all_it_started() {
+    async fn a_hanging_program_is_killed_with_its_process_group() {
         let folder = tempfile::tempdir().expect("a folder");
         let mark = format!("1000.{}", std::process::id());
         let hook = hook(folder.path(), &format!("echo waiting; sleep {mark}; echo never"));
-        let hook = Hook { patience: Duration::from_millis(300), ..hook };
+        let hook = Hook { timeout: Duration::from_millis(300), ..hook };
         let error = hook.call(Change::Set, &record()).await.expect_err("it hangs").to_string();
-        assert!(error.contains("did not end within 300ms") && error.ends_with("said: waiting"), "{error}");
+        assert!(error.contains("did not exit within 300ms") && error.ends_with("output: waiting"), "{error}");
         for process in hearth_host::process::Process::find_by_argument(&mark) {
-            // It was killed; that it is gone is a matter of scheduling.
+            // The signal was sent; the exit may take a moment.
             process.wait().await;
         }
     }
 
     #[tokio::test]
-    async fn what_it_leaves_behind_is_not_waited_for() {
+    async fn background_processes_are_not_waited_for() {
         let folder = tempfile::tempdir().expect("a folder");
         let ending = folder.path().join("ending");
         let script = format!("(while [ ! -e {} ]; do sleep 0.02; done) & echo done; exit 1", ending.display());
         let error = hook(folder.path(), &script).call(Change::Set, &record()).await.expect_err("it fails").to_string();
-        assert!(error.ends_with("said: done"), "{error}");
+        assert!(error.ends_with("output: done"), "{error}");
         fs::write(&ending, "").expect("writes");
     }
 
-    /// The example in the documentation, with a program in nsupdate's place that shows what it was given.
+    /// Runs the example in the documentation with a fake nsupdate that records its input.
     #[tokio::test]
     async fn the_example_adds_and_removes_one_value() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -228,7 +233,7 @@ mod tests {
         let given = folder.path().join("given");
         let nsupdate = folder.path().join("nsupdate");
         fs::write(&nsupdate, format!("#!/bin/sh\necho \"$@\" >{0}\ncat >>{0}\n", given.display())).expect("writes");
-        fs::set_permissions(&nsupdate, fs::Permissions::from_mode(0o755)).expect("its own file");
+        fs::set_permissions(&nsupdate, fs::Permissions::from_mode(0o755)).expect("own file");
         let mut hook = Hook::new(Path::new(example)).expect("a program");
         hook.environment = vec![("PATH", format!("{}:{DEFAULT_PATH}", folder.path().display()).into())];
         for (change, expected) in [
@@ -243,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_program_is_refused() {
+    fn a_file_that_is_not_executable_is_rejected() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("hook");
         assert!(format!("{:#}", Hook::new(&path).expect_err("missing")).contains("--acme-hook"));

@@ -1,16 +1,16 @@
-//! The records that are set, so that each is removed again, whatever comes between: a failure, a signal, a crash.
+//! Journal of the DNS records that are set, so that each is removed again after a failure, a signal or a crash.
 //!
-//! A record is written down before it is set, and struck out once it was removed. The hook may be asked to remove one that is not
-//! there.
+//! A record is added to the journal before it is set, and deleted from it once it was removed. Therefore the hook may
+//! be called to remove a record that does not exist.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 
 use super::hook::{Change, Hook, Record};
-use super::kept;
+use super::state_file;
 
-/// What stands in the file, and whom to call.
+/// Records in the journal file, and the hook that removes them.
 pub(super) struct Journal {
     path: PathBuf,
     hook: Hook,
@@ -18,22 +18,22 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// With what an earlier process left.
+    /// Reads the records that an earlier process left.
     pub(super) fn open(path: &Path, hook: Hook) -> Self {
-        Self { path: path.to_owned(), hook, records: kept::read(path).unwrap_or_default() }
+        Self { path: path.to_owned(), hook, records: state_file::read(path).unwrap_or_default() }
     }
 
-    /// Sets a record. After a failure it may be there or not, and is still removed later. Cancelled, the same.
+    /// Sets a record. After a failure or a cancellation it may or may not be set, and is still removed later.
     pub(super) async fn set(&mut self, record: &Record) -> Result<()> {
         self.records.push(record.clone());
         self.write()?;
         self.hook.call(Change::Set, record).await
     }
 
-    /// Removes all. Those that could not be removed stay written down.
+    /// Removes all records. Those that could not be removed stay in the journal.
     ///
     /// # Errors
-    /// The first failure; the others were tried all the same.
+    /// Returns the first failure; all other records were tried as well.
     pub(super) async fn clear(&mut self) -> Result<()> {
         let mut failure = None;
         for record in self.records.clone() {
@@ -46,16 +46,16 @@ impl Journal {
             }
         }
         match failure {
-            Some(error) => Err(anyhow!(error).context("removing a record that is needed no longer")),
+            Some(error) => Err(anyhow!(error).context("removing a DNS record")),
             None => Ok(()),
         }
     }
 
     fn write(&self) -> Result<()> {
         let written = match self.records.is_empty() {
-            true => kept::remove(&self.path),
-            false => kept::write(&self.path, &self.records),
+            true => state_file::remove(&self.path),
+            false => state_file::write(&self.path, &self.records),
         };
-        written.context("noting which records are set")
+        written.context("writing the journal of DNS records")
     }
 }

@@ -1,4 +1,4 @@
-//! Against a real issuer that looks at real records: Pebble, which Let's Encrypt tests clients with.
+//! Tests with a real issuer that checks real DNS records: Pebble, Let's Encrypt's test server for clients.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -17,15 +17,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::options::{Options, Settings, Surroundings};
-use crate::tls::{Identity, TrustFiles};
+use crate::options::{Environment, Options, Settings};
+use crate::tls::{ServerCertificate, TrustFiles};
 
 const HOST: &str = "sandboxes.example.com";
 const RECORD: &str = "_acme-challenge.sandboxes.example.com";
-/// A simulated clock goes on by this where it has to go on at all.
+/// Step of the simulated clock.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A data directory, an issuer, and what is said on the command line.
+/// Data directory, issuer, and command-line options.
 struct Instance {
     folder: tempfile::TempDir,
     issuer: Issuer,
@@ -36,7 +36,7 @@ struct Instance {
 }
 
 impl Instance {
-    /// `None` where there is no issuer to be had.
+    /// Starts an issuer; `None` if Pebble is not available.
     async fn new() -> Option<Self> {
         let issuer = Issuer::start().await.expect("an issuer")?;
         let folder = tempfile::tempdir().expect("a folder");
@@ -55,11 +55,11 @@ impl Instance {
             acme_wait: Some(self.wait),
             ..Options::default()
         };
-        Settings::settle(options, Options::default(), &Surroundings::here()).expect("valid")
+        Settings::from_options(options, Options::default(), &Environment::current()).expect("valid")
     }
 
-    fn open(&self) -> Identity {
-        Identity::open(&self.settings(), &self.layout(), &domain()).expect("it opens")
+    fn open(&self) -> ServerCertificate {
+        ServerCertificate::open(&self.settings(), &self.layout(), &domain()).expect("it opens")
     }
 
     fn layout(&self) -> Layout {
@@ -70,14 +70,14 @@ impl Instance {
         Files::of(&self.layout(), &domain(), &self.issuer.directory())
     }
 
-    async fn refresh(&self, identity: &mut Identity, now: SystemTime) -> Result<bool> {
-        identity.refresh(now, &self.stop).await
+    async fn refresh(&self, certificate: &mut ServerCertificate, now: SystemTime) -> Result<bool> {
+        certificate.refresh(now, &self.stop).await
     }
 
-    /// What `hearth doctor` says.
-    fn standing(&self, now: SystemTime) -> (bool, String) {
-        let asked = self.settings().acme.expect("it is on");
-        Standing::of(&asked, &self.layout(), &domain()).expect("it can be read").tell(now)
+    /// Status as `hearth doctor` prints it.
+    fn status(&self, now: SystemTime) -> (bool, String) {
+        let settings = self.settings().acme.expect("ACME is on");
+        CertificateStatus::read(&settings, &self.layout(), &domain()).expect("it can be read").describe(now)
     }
 }
 
@@ -85,16 +85,16 @@ fn domain() -> Domain {
     HOST.parse().expect("a domain")
 }
 
-/// The certificate that clients of this authority are shown for a name, over a real connection.
-async fn shown(identity: &Identity, authority: &str, name: &str) -> Result<CertificateDer<'static>> {
+/// Returns the certificate that a client, which trusts only this authority, gets for a name over a real connection.
+async fn served(certificate: &ServerCertificate, authority: &str, name: &str) -> Result<CertificateDer<'static>> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let tasks = TaskSet::new();
     let handler = tower::service_fn(|_| async { Ok::<_, std::convert::Infallible>(http::Response::new(empty())) });
     let bounds =
         serve::Config { connections_max: 1, idle_timeout: serve::IDLE_TIMEOUT, drain_patience: Duration::ZERO };
-    let served = serve::serve(Listener::Tls(listener, identity.acceptor()), handler, bounds, tasks.token());
-    tasks.spawn("server", served);
+    let server = serve::serve(Listener::Tls(listener, certificate.acceptor()), handler, bounds, tasks.token());
+    tasks.spawn("server", server);
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.as_bytes())?)?;
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -110,30 +110,30 @@ async fn shown(identity: &Identity, authority: &str, name: &str) -> Result<Certi
 }
 
 fn read(path: &Path) -> Vec<u8> {
-    assert_eq!(fs::metadata(path).expect("there").permissions().mode() & 0o777, 0o600, "{}", path.display());
-    fs::read(path).expect("there")
+    assert_eq!(fs::metadata(path).expect("it exists").permissions().mode() & 0o777, 0o600, "{}", path.display());
+    fs::read(path).expect("it exists")
 }
 
 #[tokio::test]
-async fn a_certificate_comes_is_kept_and_renewed() {
+async fn a_certificate_is_issued_stored_and_renewed() {
     let Some(mut instance) = Instance::new().await else { return };
     let now = SystemTime::now();
-    // Nothing waits for the issuer: until it has answered, ours is shown.
-    let mut identity = instance.open();
-    let ours = fs::read_to_string(TrustFiles::of(&instance.layout(), &domain()).ca).expect("made");
-    shown(&identity, &ours, HOST).await.expect("ours");
-    assert_eq!(instance.standing(now), (false, "none yet".to_owned()));
+    // The start does not wait for the issuer: until then a certificate of the own authority is served.
+    let mut certificate = instance.open();
+    let own = fs::read_to_string(TrustFiles::of(&instance.layout(), &domain()).ca).expect("created");
+    served(&certificate, &own, HOST).await.expect("the own authority's");
+    assert_eq!(instance.status(now), (false, "none yet".to_owned()));
 
-    assert!(instance.refresh(&mut identity, now).await.expect("it comes"));
+    assert!(instance.refresh(&mut certificate, now).await.expect("issued"));
     let authority = instance.issuer.authority().await.expect("its authority");
-    let first = shown(&identity, &authority, HOST).await.expect("the domain");
+    let first = served(&certificate, &authority, HOST).await.expect("the domain");
     for name in ["api.sandboxes.example.com", "49983-i1.sandboxes.example.com"] {
-        assert_eq!(shown(&identity, &authority, name).await.expect(name), first);
+        assert_eq!(served(&certificate, &authority, name).await.expect(name), first);
     }
-    shown(&identity, &authority, "a.b.sandboxes.example.com").await.expect_err("not for this one");
-    shown(&identity, &ours, HOST).await.expect_err("ours is shown no longer");
+    served(&certificate, &authority, "a.b.sandboxes.example.com").await.expect_err("not for this name");
+    served(&certificate, &own, HOST).await.expect_err("the own authority's certificate was replaced");
 
-    // The domain and what is below it were proved by records of one name, both at the same time; none of them stays.
+    // The domain and its wildcard were proved by two records of one name, set at the same time; both were removed.
     let calls = instance.issuer.calls();
     let [first_set, second_set, removed @ ..] = calls.as_slice() else { panic!("{calls:?}") };
     assert!([first_set, second_set].iter().all(|call| call.starts_with(&format!("set {RECORD} "))), "{calls:?}");
@@ -145,20 +145,22 @@ async fn a_certificate_comes_is_kept_and_renewed() {
     let account = read(&files.account());
     read(&files.certificate());
 
-    // It is renewed when two thirds of its time are over, with the same account.
-    assert!(!instance.refresh(&mut identity, now).await.expect("nothing to do"));
-    let due = Held::read(&files.certificate(), &names(&domain())).expect("it fits").expect("there").due();
-    assert!(!instance.refresh(&mut identity, due - MINUTE).await.expect("nothing to do"));
-    assert!(instance.refresh(&mut identity, due + MINUTE).await.expect("renewed"));
-    let second = shown(&identity, &authority, HOST).await.expect("renewed");
+    // It is renewed after two thirds of its validity, with the same account.
+    assert!(!instance.refresh(&mut certificate, now).await.expect("nothing to do"));
+    let due =
+        StoredCertificate::read(&files.certificate(), &names(&domain())).expect("it fits").expect("it exists").due();
+    assert!(!instance.refresh(&mut certificate, due - MINUTE).await.expect("nothing to do"));
+    assert!(instance.refresh(&mut certificate, due + MINUTE).await.expect("renewed"));
+    let second = served(&certificate, &authority, HOST).await.expect("renewed");
     assert_ne!(first, second);
     assert_eq!(read(&files.account()), account);
-    // The issuer is told of another person without another account.
+    // A changed contact is updated at the issuer, without another account.
     instance.contact = "grace@example.com";
-    let mut identity = instance.open();
-    let due = Held::read(&files.certificate(), &names(&domain())).expect("it fits").expect("there").due();
-    assert!(instance.refresh(&mut identity, due + MINUTE).await.expect("renewed"));
-    let second = shown(&identity, &authority, HOST).await.expect("renewed");
+    let mut certificate = instance.open();
+    let due =
+        StoredCertificate::read(&files.certificate(), &names(&domain())).expect("it fits").expect("it exists").due();
+    assert!(instance.refresh(&mut certificate, due + MINUTE).await.expect("renewed"));
+    let second = served(&certificate, &authority, HOST).await.expect("renewed");
     let credentials = |account: &[u8]| {
         let account: serde_json::Value = serde_json::from_slice(account).expect("JSON");
         (account["contact"].to_string(), account["credentials"].to_string())
@@ -166,54 +168,54 @@ async fn a_certificate_comes_is_kept_and_renewed() {
     let (before, after) = (credentials(&account), credentials(&read(&files.account())));
     assert_eq!(before.1, after.1);
     assert_eq!((before.0.as_str(), after.0.as_str()), ("\"ada@example.com\"", "\"grace@example.com\""));
-    let (found, text) = instance.standing(now);
-    assert!(found && text.starts_with("until 2") && !text.contains("failure"), "{text}");
+    let (found, text) = instance.status(now);
+    assert!(found && text.starts_with("valid until 2") && !text.contains("failure"), "{text}");
 
-    // A new start shows the kept one and asks nobody.
+    // A new start serves the stored certificate and does not contact the issuer.
     instance.issuer.stop();
-    let mut identity = instance.open();
-    assert_eq!(shown(&identity, &authority, HOST).await.expect("kept"), second);
-    assert!(!instance.refresh(&mut identity, now).await.expect("nothing to do"));
-    // One that is of no use counts as none.
+    let mut certificate = instance.open();
+    assert_eq!(served(&certificate, &authority, HOST).await.expect("stored"), second);
+    assert!(!instance.refresh(&mut certificate, now).await.expect("nothing to do"));
+    // An invalid stored certificate counts as none.
     fs::write(files.certificate(), "").expect("writes");
-    shown(&instance.open(), &ours, HOST).await.expect("ours");
+    served(&instance.open(), &own, HOST).await.expect("the own authority's");
 }
 
 #[tokio::test]
-async fn an_issuer_that_is_down_is_asked_later_and_may_have_forgotten_us() {
+async fn attempts_are_retried_later_and_an_unknown_account_is_replaced() {
     let Some(mut instance) = Instance::new().await else { return };
     let now = SystemTime::now();
-    let mut identity = instance.open();
-    assert!(instance.refresh(&mut identity, now).await.expect("it comes"));
+    let mut certificate = instance.open();
+    assert!(instance.refresh(&mut certificate, now).await.expect("issued"));
     let authority = instance.issuer.authority().await.expect("its authority");
     let files = instance.files();
     let (first, account) = (read(&files.certificate()), read(&files.account()));
 
     instance.issuer.stop();
-    let held = Held::read(&files.certificate(), &names(&domain())).expect("it fits").expect("there");
+    let held = StoredCertificate::read(&files.certificate(), &names(&domain())).expect("it fits").expect("it exists");
     let due = held.due() + MINUTE;
-    let error = format!("{:#}", instance.refresh(&mut identity, due).await.expect_err("it is down"));
+    let error = format!("{:#}", instance.refresh(&mut certificate, due).await.expect_err("it is down"));
     let directory = instance.issuer.directory();
-    for part in [&directory, "asking the issuer what it offers: GET", "refused", "not asked again before 2"] {
+    for part in [&directory, "fetching the issuer's directory: GET", "refused", "next attempt not before 2"] {
         assert!(error.contains(part), "{part} in {error}");
     }
-    let (found, text) = instance.standing(due);
-    assert!(found && text.contains("the last of 1 failures in a row, at 2") && text.contains("refused"), "{text}");
+    let (found, text) = instance.status(due);
+    assert!(found && text.contains("1 consecutive failures, the last at 2") && text.contains("refused"), "{text}");
     assert_eq!(read(&files.certificate()), first);
-    shown(&identity, &authority, HOST).await.expect("the one before is still shown");
+    served(&certificate, &authority, HOST).await.expect("the previous certificate is still served");
     read(&files.failure());
 
-    // Not before its time, unless the daemon is started anew.
-    assert!(!instance.refresh(&mut identity, due + 11 * MINUTE).await.expect("held back"));
-    let mut identity = instance.open();
-    instance.refresh(&mut identity, due + MINUTE).await.expect_err("it is down still");
-    instance.issuer.resume().await.expect("it is back");
-    assert!(!instance.refresh(&mut identity, due + 24 * MINUTE).await.expect("held back"));
-    assert!(instance.refresh(&mut identity, due + 26 * MINUTE).await.expect("renewed"));
-    assert_ne!(read(&files.account()), account, "the issuer had forgotten it");
+    // No attempt before the delay is over, except after a start of the daemon.
+    assert!(!instance.refresh(&mut certificate, due + 11 * MINUTE).await.expect("delayed"));
+    let mut certificate = instance.open();
+    instance.refresh(&mut certificate, due + MINUTE).await.expect_err("it is still down");
+    instance.issuer.resume().await.expect("it runs again");
+    assert!(!instance.refresh(&mut certificate, due + 24 * MINUTE).await.expect("delayed"));
+    assert!(instance.refresh(&mut certificate, due + 26 * MINUTE).await.expect("renewed"));
+    assert_ne!(read(&files.account()), account, "the issuer no longer knew the account");
     assert!(!files.failure().exists());
     let authority = instance.issuer.authority().await.expect("its new authority");
-    shown(&identity, &authority, HOST).await.expect("renewed");
+    served(&certificate, &authority, HOST).await.expect("renewed");
 }
 
 #[tokio::test]
@@ -222,52 +224,53 @@ async fn a_hook_that_fails_is_quoted_and_its_record_removed() {
     let now = SystemTime::now();
     let script = "\"$HOOK\" \"$@\"; echo no such zone >&2; [ \"$1\" = remove ]";
     instance.hook = instance.issuer.hook_that("failing", script).expect("a hook");
-    let mut identity = instance.open();
-    let error = format!("{:#}", instance.refresh(&mut identity, now).await.expect_err("it fails"));
-    for part in [&format!("failing set {RECORD} "), "exit status: 1", "said: no such zone"] {
+    let mut certificate = instance.open();
+    let error = format!("{:#}", instance.refresh(&mut certificate, now).await.expect_err("it fails"));
+    for part in [&format!("failing set {RECORD} "), "exit status: 1", "output: no such zone"] {
         assert!(error.contains(part), "{part} in {error}");
     }
-    // It had set the record before it failed.
+    // The hook had set the record before it failed, so the record is removed.
     let calls = instance.issuer.calls();
     assert_eq!(calls[1..], [calls[0].replacen("set", "remove", 1)]);
     assert_eq!(instance.issuer.records(RECORD).expect("an answer"), 0);
-    let (found, text) = instance.standing(now);
-    assert!(!found && text.starts_with("none yet; the last of 1 failures") && text.contains("no such zone"), "{text}");
+    let (found, text) = instance.status(now);
+    assert!(!found && text.starts_with("none yet; 1 consecutive failures") && text.contains("no such zone"), "{text}");
 
-    // One that only says that it did something is found out by the issuer.
+    // The issuer detects a hook that succeeds without setting the record.
     instance.hook = instance.issuer.hook_that("idle", "exit 0").expect("a hook");
-    let error = format!("{:#}", instance.refresh(&mut instance.open(), now).await.expect_err("it is found out"));
-    for part in ["did not take the records as proof", "--acme-wait", "sandboxes.example.com: API error", "unauthorized"]
+    let error = format!("{:#}", instance.refresh(&mut instance.open(), now).await.expect_err("the issuer rejects it"));
+    for part in
+        ["did not accept the records as proof", "--acme-wait", "sandboxes.example.com: API error", "unauthorized"]
     {
         assert!(error.contains(part), "{part} in {error}");
     }
 
-    // One that cannot remove is asked again later; the certificate is there all the same.
+    // A failed removal is retried later, and does not prevent the certificate.
     let script = "[ \"$1\" = set ] && exec \"$HOOK\" \"$@\"; exit 9";
     instance.hook = instance.issuer.hook_that("half", script).expect("a hook");
-    let mut identity = instance.open();
-    assert!(instance.refresh(&mut identity, now).await.expect("it comes"));
+    let mut certificate = instance.open();
+    assert!(instance.refresh(&mut certificate, now).await.expect("issued"));
     assert_eq!(instance.issuer.records(RECORD).expect("an answer"), 2);
     read(&instance.files().records());
     instance.hook = instance.issuer.hook();
-    assert!(!instance.refresh(&mut instance.open(), now).await.expect("nothing to do but that"));
+    assert!(!instance.refresh(&mut instance.open(), now).await.expect("only the removal is due"));
     assert_eq!(instance.issuer.records(RECORD).expect("an answer"), 0);
 }
 
 #[tokio::test]
-async fn whoever_stops_us_leaves_no_record() {
+async fn a_crash_or_a_stop_leaves_no_record() {
     let Some(mut instance) = Instance::new().await else { return };
     instance.wait = 3600;
-    let (mut identity, now) = (instance.open(), SystemTime::now());
+    let (mut certificate, now) = (instance.open(), SystemTime::now());
     let is_set = || async { Ok((instance.issuer.records(RECORD)? == 2).then_some(())) };
     tokio::select! {
-        refreshed = instance.refresh(&mut identity, now) => panic!("it waits: {refreshed:?}"),
+        refreshed = instance.refresh(&mut certificate, now) => panic!("it waits: {refreshed:?}"),
         set = hearth_testkit::until("both records", is_set) => set.expect("they are set"),
     }
-    // That was a crash: nobody could do anything. The next start does.
-    drop(identity);
+    // A crash leaves the records; the next start removes them.
+    drop(certificate);
     assert_eq!(instance.issuer.records(RECORD).expect("an answer"), 2);
-    let mut identity = instance.open();
+    let mut certificate = instance.open();
     let stop = instance.stop.clone();
     let stopped = async {
         hearth_testkit::until("the sweep", || async { Ok((instance.issuer.calls().len() >= 4).then_some(())) }).await?;
@@ -275,15 +278,15 @@ async fn whoever_stops_us_leaves_no_record() {
         stop.cancel();
         Ok::<_, anyhow::Error>(())
     };
-    let (refreshed, stopped) = tokio::join!(instance.refresh(&mut identity, now), stopped);
-    stopped.expect("it was at work");
-    assert!(!refreshed.expect("no failure of anybody"));
+    let (refreshed, stopped) = tokio::join!(instance.refresh(&mut certificate, now), stopped);
+    stopped.expect("the attempt was in progress");
+    assert!(!refreshed.expect("a stop is no failure"));
     assert_eq!(instance.issuer.records(RECORD).expect("an answer"), 0);
     assert!(!instance.files().failure().exists() && !instance.files().records().exists());
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_told_at_start() {
+async fn a_missing_hook_or_root_is_an_error_at_start() {
     let folder = tempfile::tempdir().expect("a folder");
     let open = |hook: &str, root: Option<PathBuf>| {
         let options = Options {
@@ -293,8 +296,8 @@ async fn what_is_not_there_is_told_at_start() {
             acme_root: root,
             ..Options::default()
         };
-        let settings = Settings::settle(options, Options::default(), &Surroundings::here()).expect("valid");
-        let opened = Identity::open(&settings, &Layout::new(folder.path()), &domain());
+        let settings = Settings::from_options(options, Options::default(), &Environment::current()).expect("valid");
+        let opened = ServerCertificate::open(&settings, &Layout::new(folder.path()), &domain());
         format!("{:#}", opened.err().expect("something is missing"))
     };
     assert!(open("/no/such/hook", None).contains("--acme-hook /no/such/hook"));
@@ -302,5 +305,5 @@ async fn what_is_not_there_is_told_at_start() {
     assert!(open("/bin/true", Some(root.clone())).contains("--acme-root"));
     fs::write(&root, "nothing").expect("writes");
     let error = open("/bin/true", Some(root));
-    assert!(error.contains("there is no certificate in it"), "{error}");
+    assert!(error.contains("contains no certificate"), "{error}");
 }

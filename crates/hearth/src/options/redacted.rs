@@ -1,26 +1,26 @@
-//! The effective configuration as `hearth config` prints it: without the passwords that addresses may have in them.
+//! The effective configuration as `hearth config` prints it, without the passwords that URLs may contain.
 
 use std::fmt;
 
 use super::{Options, Settings};
 
-/// A configuration that may be shown to anybody, as TOML when it is displayed.
+/// Configuration without secrets; displays as TOML.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Shown {
+pub(crate) struct Redacted {
     pub(crate) options: Options,
-    /// Keys whose address had a password.
-    left_out: Vec<&'static str>,
+    /// Keys whose URL had a password.
+    redacted_keys: Vec<&'static str>,
 }
 
-impl Shown {
-    /// Returns the sentence that tells what is missing, if something is.
+impl Redacted {
+    /// Returns a note that lists the keys whose password was removed; `None` if there are none.
     pub(crate) fn note(&self) -> Option<String> {
-        let keys = (!self.left_out.is_empty()).then(|| self.left_out.join(", "))?;
-        Some(format!("passwords are left out of {keys}; that of a database may be given in PGPASSWORD or ~/.pgpass"))
+        let keys = (!self.redacted_keys.is_empty()).then(|| self.redacted_keys.join(", "))?;
+        Some(format!("passwords are omitted from {keys}; set a database password in PGPASSWORD or ~/.pgpass"))
     }
 }
 
-impl fmt::Display for Shown {
+impl fmt::Display for Redacted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(note) = self.note() {
             writeln!(f, "# {note}")?;
@@ -30,10 +30,10 @@ impl fmt::Display for Shown {
 }
 
 impl Settings {
-    /// Returns the options that lead to these settings, without passwords.
-    pub(crate) fn shown(&self) -> Shown {
+    /// Returns the options that give these settings, without passwords.
+    pub(crate) fn redacted(&self) -> Redacted {
         let mut options = self.to_options();
-        let mut left_out = Vec::new();
+        let mut redacted_keys = Vec::new();
         let addresses = [
             ("database_url", &mut options.database_url),
             ("mirror", &mut options.mirror),
@@ -44,24 +44,26 @@ impl Settings {
         for (key, address) in addresses {
             if let Some(bare) = address.as_deref().and_then(without_password) {
                 *address = Some(bare);
-                left_out.push(key);
+                redacted_keys.push(key);
             }
         }
-        Shown { options, left_out }
+        Redacted { options, redacted_keys }
     }
 }
 
-/// The address without its password: that of the user (RFC 3986, section 3.2.1) and Postgres's parameter `password`. `None`: it
-/// has none.
+/// Removes the passwords of a URL: the one after the user (RFC 3986, section 3.2.1) and Postgres's parameter
+/// `password`.
+///
+/// Returns `None` if it has none.
 fn without_password(address: &str) -> Option<String> {
     let (scheme, rest) = address.split_once("://")?;
     let (rest, query) = match rest.split_once('?') {
         Some((rest, query)) => (rest, Some(query)),
         None => (rest, None),
     };
-    // A password that is not encoded may have any sign in it: the last `@` ends it.
-    let (user, place) = match rest.rsplit_once('@') {
-        Some((user, place)) => (Some(user), place),
+    // A password that is not percent-encoded may contain any character: it ends at the last `@`.
+    let (user, host) = match rest.rsplit_once('@') {
+        Some((user, host)) => (Some(user), host),
         None => (None, rest),
     };
     let bare_user = user.map(|user| user.split_once(':').map_or(user, |(name, _)| name));
@@ -74,7 +76,7 @@ fn without_password(address: &str) -> Option<String> {
     }
     let user = bare_user.map(|user| format!("{user}@")).unwrap_or_default();
     let query = bare_query.filter(|query| !query.is_empty()).map(|query| format!("?{query}")).unwrap_or_default();
-    Some(format!("{scheme}://{user}{place}{query}"))
+    Some(format!("{scheme}://{user}{host}{query}"))
 }
 
 #[cfg(test)]
@@ -82,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passwords_are_taken_out_of_addresses() {
+    fn passwords_are_removed_from_urls() {
         for (address, bare) in [
             ("postgres://ada:hunter2@host:5432/rows", Some("postgres://ada@host:5432/rows")),
             ("postgres://ada:hun/t@er2@host/rows?sslmode=require", Some("postgres://ada@host/rows?sslmode=require")),
@@ -99,13 +101,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_told_in_a_comment() {
-        let shown = Shown {
+    fn a_comment_lists_the_redacted_keys() {
+        let redacted = Redacted {
             options: Options { database_url: Some("postgres://ada@host/rows".to_owned()), ..Options::default() },
-            left_out: vec!["database_url"],
+            redacted_keys: vec!["database_url"],
         };
-        let text = shown.to_string();
-        assert!(text.starts_with("# passwords are left out of database_url"), "{text}");
-        assert_eq!(toml::from_str::<Options>(&text).expect("valid"), shown.options);
+        let text = redacted.to_string();
+        assert!(text.starts_with("# passwords are omitted from database_url"), "{text}");
+        assert_eq!(toml::from_str::<Options>(&text).expect("valid"), redacted.options);
     }
 }

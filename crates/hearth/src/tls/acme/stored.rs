@@ -1,4 +1,4 @@
-//! A certificate that was issued, as it is kept: one file with its chain and its key, so that one never fits another's.
+//! Stored certificate: chain and key in one file, so that they always match.
 
 use std::fs;
 use std::path::Path;
@@ -16,16 +16,19 @@ use x509_parser::time::ASN1Time;
 use super::order::Issued;
 use crate::layout::write_secret;
 
-/// A certificate for the domain, and for how long.
+/// Certificate for the domain, with its validity.
 #[derive(Debug, Clone)]
-pub(crate) struct Held {
+pub(crate) struct StoredCertificate {
     pub(super) certificate: Certificate,
     pub(super) not_before: SystemTime,
     pub(super) not_after: SystemTime,
 }
 
-impl Held {
-    /// The kept one, where it is for these names.
+impl StoredCertificate {
+    /// Reads the stored certificate; `None` if there is none.
+    ///
+    /// # Errors
+    /// The file cannot be read or parsed, or the certificate is not for these names.
     pub(super) fn read(path: &Path, names: &[String]) -> Result<Option<Self>> {
         match fs::read_to_string(path) {
             Ok(pem) => Self::parse(&pem, names).with_context(|| format!("in {}", path.display())).map(Some),
@@ -34,10 +37,13 @@ impl Held {
         }
     }
 
-    /// Keeps what was issued, where it is what was asked for.
-    pub(super) fn keep(path: &Path, issued: &Issued, names: &[String]) -> Result<Self> {
+    /// Stores an issued certificate.
+    ///
+    /// # Errors
+    /// It is not for these names, its key does not match, or the file cannot be written.
+    pub(super) fn save(path: &Path, issued: &Issued, names: &[String]) -> Result<Self> {
         let pem = format!("{}\n{}", issued.chain.trim_end(), issued.key.expose());
-        let held = Self::parse(&pem, names).context("in what the issuer sent")?;
+        let held = Self::parse(&pem, names).context("in the issuer's reply")?;
         write_secret(path, &pem)?;
         Ok(held)
     }
@@ -60,11 +66,12 @@ impl Held {
         Ok(Self { certificate, not_before: time(validity.not_before)?, not_after: time(validity.not_after)? })
     }
 
-    /// When the next one is asked for: when two thirds of its time are over, as issuers advise, which leaves weeks for what may go
-    /// wrong.
+    /// Returns the time of the renewal: after two thirds of the validity, as issuers advise.
+    ///
+    /// That leaves weeks to repair a failing renewal.
     pub(crate) fn due(&self) -> SystemTime {
-        let life = self.not_after.duration_since(self.not_before).unwrap_or_default();
-        self.not_before + life * 2 / 3
+        let validity = self.not_after.duration_since(self.not_before).unwrap_or_default();
+        self.not_before + validity * 2 / 3
     }
 
     pub(crate) fn has_expired(&self, now: SystemTime) -> bool {
@@ -93,23 +100,24 @@ mod tests {
     }
 
     #[test]
-    fn it_is_kept_with_its_key_and_due_after_two_thirds() {
+    fn a_certificate_is_stored_with_its_key_and_due_after_two_thirds() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("certificate.pem");
         let names = ["a.example.com".to_owned(), "*.a.example.com".to_owned()];
-        assert!(Held::read(&path, &names).expect("nothing there").is_none());
-        Held::keep(&path, &issued(&names), &names).expect("it fits");
-        let held = Held::read(&path, &names).expect("it fits").expect("there");
+        assert!(StoredCertificate::read(&path, &names).expect("no file").is_none());
+        StoredCertificate::save(&path, &issued(&names), &names).expect("it fits");
+        let held = StoredCertificate::read(&path, &names).expect("it fits").expect("it exists");
         assert_eq!(held.due(), held.not_before + 60 * DAY);
         assert!(!held.has_expired(held.not_before + 89 * DAY) && held.has_expired(held.not_before + 91 * DAY));
     }
 
     #[test]
-    fn what_was_not_asked_for_is_not_kept() {
+    fn a_certificate_with_other_names_or_another_key_is_not_stored() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("certificate.pem");
         let names = ["a.example.com".to_owned(), "*.a.example.com".to_owned()];
-        let keep = |issued| format!("{:#}", Held::keep(&path, &issued, &names).expect_err("it does not fit"));
+        let keep =
+            |issued| format!("{:#}", StoredCertificate::save(&path, &issued, &names).expect_err("it does not fit"));
         let error = keep(issued(&names[..1]));
         assert!(error.contains("not for *.a.example.com"), "{error}");
         let error = keep(Issued { key: issued(&names).key, ..issued(&names) });

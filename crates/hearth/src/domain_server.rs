@@ -1,4 +1,4 @@
-//! The one port that all names of the domain are served on: the API's and those of sandboxes.
+//! Server for all names of the domain on one port: requests for the API's names go to the API, all others to the edge.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -13,14 +13,14 @@ use tower::util::BoxCloneSyncService;
 
 use crate::domain::Domain;
 
-/// What answers requests.
+/// Service that handles requests for the API.
 pub(crate) type Handler = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
-type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+type ReplyFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
-/// Serves until `shutdown`, then drains. Returns how many connections had to be cut.
+/// Serves until `shutdown`, then drains. Returns the number of connections that were closed before they finished.
 ///
-/// Every request is looked at: HTTP/2 clients send those for different names over one connection.
+/// Each request is routed by its own host: HTTP/2 clients send requests for different names over one connection.
 pub(crate) async fn serve(
     listener: Listener,
     domain: Domain,
@@ -29,7 +29,7 @@ pub(crate) async fn serve(
     shutdown: CancellationToken,
 ) -> usize {
     let bounds = edge.bounds();
-    let handler = tower::service_fn(move |request: Request<Body>| -> Answer {
+    let handler = tower::service_fn(move |request: Request<Body>| -> ReplyFuture {
         if domain.is_api(authority(&request)) {
             return Box::pin(api.clone().oneshot(request));
         }
@@ -39,7 +39,7 @@ pub(crate) async fn serve(
     serve::serve(listener, handler, bounds, shutdown).await
 }
 
-/// The host a request is for. One in the URI outranks the header (RFC 9112, 3.2.2).
+/// Returns the host of a request. A host in the URI takes precedence over the header (RFC 9112, 3.2.2).
 fn authority<B>(request: &Request<B>) -> &str {
     match request.uri().authority() {
         Some(authority) => authority.as_str(),

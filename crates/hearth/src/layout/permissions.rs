@@ -1,7 +1,8 @@
-//! Keeps other users of the host out of the data directory, also where the folder was made beforehand.
+//! Permissions of the data directory: other users of the host have no access, even if the folder existed before.
 //!
-//! A folder that holds only what Hearth makes is closed as a whole. One that is shared with other things is left as it is, and
-//! only Hearth's own files and folders in it are closed: closing `/srv` or somebody's home would break what else is there.
+//! A folder with only Hearth's files becomes private as a whole. If it also contains other files, its mode does not
+//! change, and only Hearth's own files and folders become private: a private `/srv` or home would break the programs
+//! that use it.
 
 use std::fs::{self, Metadata, Permissions};
 use std::io;
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// What Hearth makes directly in a data directory; the files beside a database are SQLite's.
+/// Entries that Hearth creates directly in a data directory, with the `-shm` and `-wal` files of SQLite.
 const OWN: &[&str] = &[
     "hearth.lock",
     "hearth.db",
@@ -31,17 +32,18 @@ const OWN: &[&str] = &[
     "executions",
     "run",
 ];
-/// Every new ext4 has it.
+/// Folder of every new ext4 file system.
 const OF_THE_FILE_SYSTEM: &str = "lost+found";
 
-/// Rights of the group and of others: to do anything, and to change what is there.
+/// Any permission of the group and of others.
 const OTHERS: u32 = 0o077;
+/// Write permission of the group and of others.
 const OTHERS_WRITE: u32 = 0o022;
 
-/// Closes the data directory `root` for everybody but the user `uid`, who runs Hearth.
+/// Removes access to the data directory `root` for all users but `uid`, who runs Hearth.
 ///
 /// # Errors
-/// Somebody else owns the directory or something in it, or others may write to it and it cannot be closed.
+/// Another user owns the directory or an entry of it, or others can write to it and it contains foreign entries.
 pub(super) fn ensure(root: &Path, uid: u32) -> Result<()> {
     let found = attributes(root)?;
     check_owner(root, &found, uid)?;
@@ -50,17 +52,18 @@ pub(super) fn ensure(root: &Path, uid: u32) -> Result<()> {
         match foreign_entry(root)? {
             None => {
                 close(root, mode)?;
-                tracing::warn!(path = %root.display(), mode = %octal(mode), "data directory was open to other users, closed it");
+                let path = root.display();
+                tracing::warn!(%path, mode = %octal(mode), "data directory was open to other users, made private");
             }
             Some(entry) if mode & OTHERS_WRITE != 0 => bail!(
-                "the data directory {} may be written to by others (mode {}), and it is not Hearth's alone (`{entry}` is in \
-                 it), so that it cannot be closed: choose a folder of its own with --data-dir",
+                "other users can write to the data directory {} (mode {}), and it cannot be made private because it \
+                 also contains `{entry}`: choose a separate folder with --data-dir",
                 root.display(),
                 octal(mode)
             ),
             Some(entry) => {
                 let path = root.display();
-                tracing::warn!(%path, entry, "data directory is shared with other things, closing only Hearth's own files");
+                tracing::warn!(%path, entry, "data directory has foreign entries, made only Hearth's files private");
             }
         }
     }
@@ -79,19 +82,20 @@ pub(super) fn ensure(root: &Path, uid: u32) -> Result<()> {
     Ok(())
 }
 
-/// Returns why others than the user `uid` may see the data directory or replace what is in it; `None` if they may not, or if
-/// there is none yet.
+/// Returns the reason why users other than `uid` can read the data directory or replace its files.
+///
+/// `None` if they cannot, or if the directory does not exist.
 pub(super) fn exposure(root: &Path, uid: u32) -> Option<String> {
     let found = fs::metadata(root).ok()?;
     if found.uid() != uid {
-        return Some(format!("{} belongs to user {}, and this is user {uid}", root.display(), found.uid()));
+        return Some(format!("{} belongs to user {}, not to the current user {uid}", root.display(), found.uid()));
     }
     let is_open = found.mode() & OTHERS != 0;
     is_open.then(|| format!("{} is open to other users (mode {})", root.display(), octal(found.mode())))
 }
 
 fn attributes(path: &Path) -> Result<Metadata> {
-    fs::metadata(path).with_context(|| format!("looking at {}", path.display()))
+    fs::metadata(path).with_context(|| format!("reading the attributes of {}", path.display()))
 }
 
 fn is_missing(error: &anyhow::Error) -> bool {
@@ -103,14 +107,14 @@ fn check_owner(path: &Path, found: &Metadata, uid: u32) -> Result<()> {
         return Ok(());
     }
     bail!(
-        "{} belongs to user {}, and this is user {uid}: its owner could read and replace the keys of this instance. Run Hearth \
-         as its owner, `chown -R {uid}` the data directory, or choose another with --data-dir",
+        "{} belongs to user {}, not to the current user {uid}: its owner could read and replace the keys of this \
+         instance. Run Hearth as its owner, `chown -R {uid}` the data directory, or choose another with --data-dir",
         path.display(),
         found.uid()
     )
 }
 
-/// The first entry that Hearth did not make.
+/// Returns the first entry that is not Hearth's.
 fn foreign_entry(root: &Path) -> Result<Option<String>> {
     let list = || -> io::Result<Option<String>> {
         for entry in fs::read_dir(root)? {
@@ -126,14 +130,14 @@ fn foreign_entry(root: &Path) -> Result<Option<String>> {
 
 fn close(path: &Path, mode: u32) -> Result<()> {
     let closed = Permissions::from_mode(mode & 0o7777 & !OTHERS);
-    fs::set_permissions(path, closed).with_context(|| format!("closing {} to other users", path.display()))
+    fs::set_permissions(path, closed).with_context(|| format!("removing other users' access to {}", path.display()))
 }
 
 fn octal(mode: u32) -> String {
     format!("{:04o}", mode & 0o7777)
 }
 
-/// Folders that are made closed, so that nothing below them is ever open.
+/// Folders that are created private, so that their content is never open to other users.
 pub(super) fn folders(root: &Path) -> impl Iterator<Item = PathBuf> {
     ["", "tls", "programs", "guest", "artifacts", "executions", "run"].into_iter().map(|name| root.join(name))
 }
@@ -143,19 +147,19 @@ mod tests {
     use super::*;
 
     fn mode(path: &Path) -> u32 {
-        fs::metadata(path).expect("it is there").mode() & 0o7777
+        fs::metadata(path).expect("it exists").mode() & 0o7777
     }
 
     fn set(path: &Path, mode: u32) {
-        fs::set_permissions(path, Permissions::from_mode(mode)).expect("it is ours");
+        fs::set_permissions(path, Permissions::from_mode(mode)).expect("own file");
     }
 
     fn uid(path: &Path) -> u32 {
-        fs::metadata(path).expect("it is there").uid()
+        fs::metadata(path).expect("it exists").uid()
     }
 
     #[test]
-    fn a_directory_of_its_own_is_closed_with_all_that_is_in_it() {
+    fn a_dedicated_directory_becomes_private_with_its_content() {
         for before in [0o755, 0o777, 0o710] {
             let folder = tempfile::tempdir().expect("a folder");
             let root = folder.path();
@@ -168,7 +172,7 @@ mod tests {
             set(&root.join("artifacts"), 0o755);
             set(root, before);
             assert!(exposure(root, uid(root)).is_some_and(|text| text.contains(&octal(before))));
-            ensure(root, uid(root)).expect("it is closed");
+            ensure(root, uid(root)).expect("it becomes private");
             assert_eq!(exposure(root, uid(root)), None);
             assert_eq!(mode(root), 0o700, "{before:o}");
             assert_eq!([mode(&root.join("artifacts")), mode(&root.join("hearth.db"))], [0o700, 0o600]);
@@ -176,29 +180,29 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_directory_stays_open_and_what_is_ours_in_it_does_not() {
+    fn in_a_shared_directory_only_own_files_become_private() {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path();
-        fs::write(root.join("of-somebody-else"), "").expect("a file");
-        set(&root.join("of-somebody-else"), 0o644);
+        fs::write(root.join("foreign"), "").expect("a file");
+        set(&root.join("foreign"), 0o644);
         fs::create_dir(root.join("run")).expect("a folder");
         set(&root.join("run"), 0o755);
         set(root, 0o755);
         ensure(root, uid(root)).expect("it is allowed");
         assert_eq!([mode(root), mode(&root.join("run"))], [0o755, 0o700]);
-        assert_eq!(mode(&root.join("of-somebody-else")), 0o644);
-        // Who may write to it could put other keys into the place of ours.
+        assert_eq!(mode(&root.join("foreign")), 0o644);
+        // Users who can write to the directory could replace the keys.
         set(root, 0o1777);
-        let error = ensure(root, uid(root)).expect_err("it is refused").to_string();
-        assert!(error.contains("of-somebody-else") && error.contains("--data-dir"), "{error}");
+        let error = ensure(root, uid(root)).expect_err("it is rejected").to_string();
+        assert!(error.contains("foreign") && error.contains("--data-dir"), "{error}");
         assert_eq!(mode(root), 0o1777);
     }
 
     #[test]
-    fn what_belongs_to_somebody_else_is_refused() {
+    fn a_directory_of_another_user_is_rejected() {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path();
-        let error = ensure(root, uid(root) + 1).expect_err("it is refused").to_string();
+        let error = ensure(root, uid(root) + 1).expect_err("it is rejected").to_string();
         assert!(error.contains("belongs to user") && error.contains("chown"), "{error}");
         assert!(exposure(root, uid(root) + 1).is_some());
     }

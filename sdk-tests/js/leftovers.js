@@ -1,4 +1,4 @@
-// After all tests no sandbox of theirs is left.
+// Fails if a sandbox of the tests exists after all tests.
 
 import { randomUUID } from 'node:crypto'
 
@@ -12,7 +12,7 @@ export async function teardown() {
   try {
     await count()
   } catch (error) {
-    // vitest only prints what a teardown throws.
+    // vitest prints an error of a teardown, but does not fail because of it.
     process.exitCode = 1
     throw error
   }

@@ -1,4 +1,4 @@
-//! Small files of what is known, each written whole, for nobody else to read.
+//! Small JSON state files, written atomically and readable by their owner only.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -10,20 +10,22 @@ use serde::de::DeserializeOwned;
 
 use crate::layout::write_secret;
 
-/// What is in the file. One that makes no sense counts as none, which the log tells: everything that is kept can be had again.
+/// Reads a file. Returns `None` if it does not exist, or, with a warning in the log, if it is not readable or invalid.
+///
+/// An invalid file is no error, because all state can be created again.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
     let text = match fs::read(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return None,
         Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "could not read what was kept for ACME");
+            tracing::warn!(path = %path.display(), %error, "ACME state file is not readable");
             return None;
         }
     };
     match serde_json::from_slice(&text) {
         Ok(value) => Some(value),
         Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "what was kept for ACME makes no sense");
+            tracing::warn!(path = %path.display(), %error, "ACME state file is invalid");
             None
         }
     }
@@ -34,7 +36,7 @@ pub(super) fn write(path: &Path, value: &impl Serialize) -> Result<()> {
     write_secret(path, &text)
 }
 
-/// Does nothing where there is no file.
+/// Deletes a file, if it exists.
 pub(super) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
