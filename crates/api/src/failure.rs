@@ -88,7 +88,7 @@ impl Failure {
 
     /// Logs an internal error of `operation`, and returns a reply that hides its cause.
     pub(crate) fn internal(operation: &'static str, error: &(dyn Error + 'static)) -> Self {
-        tracing::error!(error = %chain(error), "{operation} failed");
+        tracing::error!(operation, error = %chain(error), "internal error");
         if error.downcast_ref().is_some_and(hearth_store::Error::is_full) {
             Self { status: StatusCode::INTERNAL_SERVER_ERROR, ..Self::storage_full() }
         } else {

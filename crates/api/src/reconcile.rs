@@ -48,7 +48,7 @@ async fn pass(control: &Arc<Control>) -> Result<(), ReconcileError> {
             None => {
                 // An owner deletes its row before it exits, so a row that still exists has no owner.
                 if let Some(row) = control.store.sandbox(&row.sandbox_id).await? {
-                    tracing::warn!(sandbox = %row.sandbox_id, "sandbox without owner adopted");
+                    tracing::warn!(sandbox = %row.sandbox_id, "adopting sandbox without owner");
                     live::adopt(control, row);
                 }
             }
@@ -56,7 +56,7 @@ async fn pass(control: &Arc<Control>) -> Result<(), ReconcileError> {
     }
     for route in control.catalog.list().await? {
         if !control.is_known(&route.sandbox_id, route.execution_id).await? {
-            tracing::warn!(sandbox = %route.sandbox_id, "route without sandbox removed");
+            tracing::warn!(sandbox = %route.sandbox_id, "removing route without sandbox");
             control.catalog.remove(&route.sandbox_id, route.execution_id).await?;
         }
     }

@@ -192,7 +192,7 @@ pub(crate) fn router(control: Arc<Control>) -> Router {
     let (routes, _) = table().into_parts();
     let api = routes
         .fallback(unknown_route)
-        .method_not_allowed_fallback(wrong_method)
+        .method_not_allowed_fallback(method_not_allowed)
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&control), rate::limit_requests))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&control), middleware::span_and_deadline))
         .layer(middleware::cors());
@@ -203,7 +203,7 @@ pub(crate) fn router(control: Arc<Control>) -> Router {
         .route(identity::CALLBACK, get(identity::provider::callback))
         .route(identity::TOKEN, post(identity::oauth::token))
         .route(identity::REVOKE, post(identity::oauth::revoke))
-        .method_not_allowed_fallback(wrong_method)
+        .method_not_allowed_fallback(method_not_allowed)
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&control), rate::limit_requests))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&control), middleware::span_and_deadline));
     api.merge(identity).with_state(control)
@@ -213,6 +213,6 @@ async fn unknown_route() -> Response {
     Failure::not_found("there is no such route").into_response()
 }
 
-async fn wrong_method() -> Response {
+async fn method_not_allowed() -> Response {
     Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this route does not have such a method").into_response()
 }

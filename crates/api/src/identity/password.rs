@@ -1,8 +1,8 @@
 //! Verification of passwords, with limits for attempts.
 //!
 //! An attempt counts against three limits: that of its network, that of the account from this network, and that of the
-//! account from all networks. A correct password is refunded. So guessing is slow for any number of clients, and a user
-//! who mistypes is not locked out for long.
+//! account from all networks. The attempt is refunded if the password is correct. Therefore guessing is slow for any
+//! number of clients, and a user who mistypes is not locked out for long.
 //!
 //! Guesses of others do not lock out the owner: the limit for all networks does not apply to a network from which the
 //! account logged in before, as far as this process remembers.
@@ -24,7 +24,9 @@ use tokio::time::Instant;
 use crate::config::Rate;
 use crate::http::rate::{Buckets, network_of};
 
-/// Maximum number of concurrent hashes. Each uses 19 MiB and one processor for some tens of milliseconds.
+/// Maximum number of concurrent hashes.
+///
+/// Each uses 19 MiB and one processor for some tens of milliseconds. The bound leaves processors for other work.
 const CONCURRENT_HASHES_MAX: usize = 2;
 /// Maximum time that an attempt waits for a hash permit.
 const PERMIT_WAIT_MAX: Duration = Duration::from_secs(5);

@@ -33,7 +33,9 @@ use crate::control::Control;
 use crate::failure::Failure;
 use crate::outbound::{FetchError, IssuerClient};
 
-/// Time for which the provider's metadata is cached. It is short, because providers rotate keys.
+/// Time for which the provider's metadata is cached.
+///
+/// The cache serves bursts of logins. The time is short, because providers rotate keys.
 const METADATA_AGE_MAX: Duration = Duration::from_secs(60);
 /// Maximum length of an error text that is sent to the command line.
 const ERROR_CHARS_MAX: usize = 1000;
@@ -124,8 +126,7 @@ impl Provider {
         let supports = |method: &CoreClientAuthMethod| {
             metadata.token_endpoint_auth_methods_supported().is_some_and(|methods| methods.contains(method))
         };
-        // Without metadata about methods, the default is basic authentication (OpenID Connect Discovery 1.0, section
-        // 3).
+        // Basic authentication is the default without metadata (OpenID Connect Discovery 1.0, section 3).
         let in_body =
             supports(&CoreClientAuthMethod::ClientSecretPost) && !supports(&CoreClientAuthMethod::ClientSecretBasic);
         let callback = address.at(CALLBACK);
@@ -273,12 +274,12 @@ async fn finish(
     let found = if subject.contains('\0') { Ok(None) } else { control.store.user_by_subject(&subject).await };
     let found = found.map_err(|error| Failure::internal("looking up a user", &error))?;
     let Some(user) = found else {
-        let email = email.map_or_else(|| "EMAIL".to_owned(), |email| word(&email));
+        let email = email.map_or_else(|| "EMAIL".to_owned(), |email| shell_word(&email));
         tracing::info!(subject, "login rejected: unknown user of the identity provider");
         return Err(reported(format!(
             "you are not a user of this server. The operator can create one: hearth user create {email} --subject {} \
              --team TEAM",
-            word(&subject)
+            shell_word(&subject)
         )));
     };
     if !has_usable_team(control, &user).await? {
@@ -294,7 +295,7 @@ async fn finish(
 }
 
 /// Quotes a text as one shell word, because the provider's users may choose their names.
-fn word(text: &str) -> String {
+fn shell_word(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"@._+:-".contains(&byte);
     if text.bytes().all(is_plain) && !text.starts_with('-') {
         return text.to_owned();
@@ -349,7 +350,7 @@ mod tests {
             ("a'b", "'a'\\''b'"),
             ("--team", "'--team'"),
         ] {
-            assert_eq!(word(text), expected);
+            assert_eq!(shell_word(text), expected);
         }
         assert_eq!(printable("a\u{1b}[31mb\n"), "a[31mb");
     }

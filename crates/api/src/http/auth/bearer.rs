@@ -114,7 +114,7 @@ impl Verifier {
             .collect();
         let (published, publisher) = match jwks {
             None => (Vec::new(), None),
-            Some(KeySet::Text(text)) => (read(text.as_bytes())?, None),
+            Some(KeySet::Text(text)) => (parse_key_set(text.as_bytes())?, None),
             Some(KeySet::Address(text)) => {
                 let address = published::parse(text).ok_or_else(|| KeySetError::Address(text.clone()))?;
                 (Vec::new(), Some(Publisher::at(address).map_err(KeySetError::Certificates)?))
@@ -212,7 +212,7 @@ pub(crate) async fn refresh_keys(control: Arc<Control>) {
     let refreshing = async {
         loop {
             let read = match publisher.fetch().await {
-                Ok(text) => read(&text).map_err(|error| chain(&error).to_string()),
+                Ok(text) => parse_key_set(&text).map_err(|error| chain(&error).to_string()),
                 Err(error) => Err(chain(&error).to_string()),
             };
             match read {
@@ -230,7 +230,7 @@ pub(crate) async fn refresh_keys(control: Arc<Control>) {
 }
 
 /// Parses a key set and returns its usable keys.
-fn read(text: &[u8]) -> Result<Vec<Arc<Key>>, KeySetError> {
+fn parse_key_set(text: &[u8]) -> Result<Vec<Arc<Key>>, KeySetError> {
     let set: JwkSet = serde_json::from_slice(text).map_err(KeySetError::Unreadable)?;
     let mut keys = Vec::new();
     for jwk in &set.keys {

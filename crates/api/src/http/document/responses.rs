@@ -42,7 +42,7 @@ const RETRY_AFTER: &str = "Retry-After";
 const SHOULD_RETRY: &str = "Should-Retry";
 
 /// Adds the credentials and the common responses to the description of a handler.
-pub(super) fn add_common(operation: &mut Operation, callers: Callers, is_counted: bool, is_supported: bool) {
+pub(super) fn add_common(operation: &mut Operation, callers: Callers, is_rate_limited: bool, is_supported: bool) {
     operation.security = Some(callers.credentials());
     let has_parameters = operation.parameters.as_ref().is_some_and(|parameters| !parameters.is_empty());
     let has_body = operation.request_body.is_some();
@@ -54,7 +54,7 @@ pub(super) fn add_common(operation: &mut Operation, callers: Callers, is_counted
         (callers.may_name_any_team(), StatusCode::NOT_FOUND),
         (has_body, StatusCode::REQUEST_TIMEOUT),
         (has_body, StatusCode::PAYLOAD_TOO_LARGE),
-        (is_counted, StatusCode::TOO_MANY_REQUESTS),
+        (is_rate_limited, StatusCode::TOO_MANY_REQUESTS),
         (callers.need_the_store(), StatusCode::INTERNAL_SERVER_ERROR),
         (callers.need_the_store(), StatusCode::GATEWAY_TIMEOUT),
     ];
@@ -70,7 +70,7 @@ pub(super) fn add_common(operation: &mut Operation, callers: Callers, is_counted
                 reference.description = std::mem::take(&mut described.description);
                 *response = RefOr::Ref(reference);
             }
-            None if is_counted => refer_to_headers(described, &[LIMIT, REMAINING, RESET]),
+            None if is_rate_limited => refer_to_headers(described, &[LIMIT, REMAINING, RESET]),
             None => {}
         }
     }

@@ -20,7 +20,7 @@ use crate::control::Control;
 /// OpenAPI extension that marks a route as not supported.
 const NOT_SUPPORTED: &str = "x-not-supported";
 /// Route without a rate limit, see [`rate`](crate::http::rate).
-const NEVER_COUNTED: &str = "/health";
+const UNLIMITED_PATH: &str = "/health";
 
 /// Router and its document.
 pub(crate) struct Table(OpenApiRouter<Arc<Control>>);
@@ -36,7 +36,7 @@ impl Table {
         for (path, item) in &mut paths.paths {
             for operation in operations(item) {
                 let is_supported = operation.extensions.as_ref().is_none_or(|found| !found.contains_key(NOT_SUPPORTED));
-                responses::add_common(operation, callers, path != NEVER_COUNTED, is_supported);
+                responses::add_common(operation, callers, path != UNLIMITED_PATH, is_supported);
             }
         }
         Self(self.0.routes((schemas, paths, handlers)))
