@@ -1,122 +1,122 @@
-//! Teams, API keys, and what operators see of teams.
+//! Teams, API keys, and replies about teams to operators.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A team of a user, with a key that was made for this answer.
+/// A team of a user, with an API key created for this reply.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TeamOfUser {
-    /// The team.
+    /// ID of the team.
     #[serde(rename = "teamID")]
     #[schema(format = Uuid)]
     pub team_id: String,
-    /// For people.
+    /// Display name.
     pub name: String,
-    /// A whole key of the team.
+    /// New API key of the team, unmasked.
     #[schema(pattern = "^e2b_[0-9a-f]{40}$")]
     pub api_key: String,
-    /// Whether it is the one that is meant when none is named. One of them is.
+    /// True for the team to use when the client selects none. Exactly one team of a user is the default.
     pub is_default: bool,
 }
 
 impl std::fmt::Debug for TeamOfUser {
-    /// Without the key.
+    /// Omits the key.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("TeamOfUser").field("team_id", &self.team_id).finish_non_exhaustive()
     }
 }
 
-/// What is shown of a key.
+/// Masked form of an API key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Mask {
-    /// What every key begins with.
+    /// Prefix that all API keys share.
     pub prefix: String,
-    /// Number of digits after it.
+    /// Number of digits after the prefix.
     pub value_length: u32,
-    /// First digits.
+    /// First digits after the prefix.
     pub masked_value_prefix: String,
-    /// Last digits.
+    /// Last digits of the key.
     pub masked_value_suffix: String,
 }
 
-/// Who made something.
+/// User who created a resource.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Creator {
-    /// The user.
+    /// ID of the user.
     #[schema(format = Uuid)]
     pub id: String,
-    /// Their address.
+    /// Email address of the user.
     pub email: String,
 }
 
-/// A key of a team.
+/// An API key of a team, masked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ApiKey {
-    /// The key.
+    /// ID of the key.
     #[schema(format = Uuid)]
     pub id: String,
-    /// For people.
+    /// Display name.
     pub name: String,
-    /// What is shown of it.
+    /// Masked form of the key.
     pub mask: Mask,
-    /// When it was made.
+    /// Creation time.
     pub created_at: Timestamp,
-    /// Who made it; `null`: an operator, or a user who is gone.
+    /// User who created the key; `null` if an operator created it or the user was deleted.
     #[schema(required = true)]
     pub created_by: Option<Creator>,
-    /// When it was last used, to the minute; `null`: never.
+    /// Time of the last use, accurate to one minute; `null` if the key was never used.
     #[schema(required = true)]
     pub last_used: Option<Timestamp>,
 }
 
-/// A key that was just made: the only time it is shown.
+/// A new API key. No other reply contains the whole key.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CreatedApiKey {
     /// The whole key.
     #[schema(pattern = "^e2b_[0-9a-f]{40}$")]
     pub key: String,
-    /// The rest.
+    /// Description of the key, as in lists.
     #[serde(flatten)]
     pub described: ApiKey,
 }
 
 impl std::fmt::Debug for CreatedApiKey {
-    /// Without the key.
+    /// Omits the key.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CreatedApiKey").field("described", &self.described).finish_non_exhaustive()
     }
 }
 
-/// A key to make, or another name for one.
+/// Name of an API key to create or to rename.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct KeyName {
-    /// For people: visible characters, and spaces between them.
+    /// Display name: visible characters, and spaces between them.
     #[schema(min_length = 1, max_length = 128)]
     pub name: String,
 }
 
-/// What came of killing all sandboxes of a team.
+/// Result of killing all sandboxes of a team.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KillResult {
-    /// Sandboxes of which nothing is left.
+    /// Number of sandboxes that were killed and released.
     pub killed_count: usize,
-    /// Sandboxes that nobody can reach any more, but that a node did not confirm to be gone yet.
+    /// Number of sandboxes that are unreachable, but whose node has not confirmed the kill yet.
     pub failed_count: usize,
 }
 
-/// How many sandboxes of a team run.
+/// Number of running sandboxes of a team.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RunningCount {
-    /// The team.
+    /// ID of the team.
     #[serde(rename = "teamID")]
     #[schema(format = Uuid)]
     pub team_id: String,
-    /// Its running sandboxes.
+    /// Number of its running sandboxes.
     pub running_count: u32,
 }

@@ -1,54 +1,56 @@
-//! The body of every answer that is not a success.
+//! Body of every error reply.
 
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Why there was no success. Clients decide by `code`, not by the HTTP status, so the two are always equal.
+/// Body of an error reply.
+///
+/// Clients decide by `code`, not by the HTTP status, so the two are always equal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = Error)]
 pub struct ErrorBody {
     /// The HTTP status.
     #[schema(minimum = 400, maximum = 599)]
     pub code: u16,
-    /// For people.
+    /// Message for people.
     pub message: String,
-    /// For programs. More of them may come.
+    /// Machine-readable reason. Later versions may add values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, value_type = Option<String>)]
     pub error_code: Option<Cow<'static, str>>,
 }
 
-/// The machine-readable reasons that this server sends.
+/// Machine-readable reasons that this server sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorCode {
-    /// No node has room.
+    /// No node has capacity for the sandbox.
     SandboxCapacityUnavailable,
-    /// Nodes exist, none can run this build.
+    /// Nodes exist, but none can run this build.
     SandboxNoCompatibleNode,
-    /// Placing took too long.
+    /// Starting the sandbox exceeded the create budget.
     SandboxPlacementTimeout,
-    /// The node failed to start it.
+    /// The node failed to start the sandbox.
     SandboxCreateFailed,
-    /// The node refused to start it.
+    /// The node rejected the sandbox.
     SandboxCreateRefused,
-    /// The same idempotency key came with another request before.
+    /// An earlier request used the same idempotency key with another body.
     IdempotencyRequestMismatch,
-    /// The first request with this idempotency key is not answered yet.
+    /// The first request with this idempotency key is still being processed.
     IdempotencyInProgress,
-    /// Nobody knows what became of the first request with this idempotency key.
+    /// The outcome of the first request with this idempotency key is unknown.
     IdempotencyOutcomeUnknown,
-    /// The contract knows it, this server does not have it (yet). Not one of E2B's codes: E2B has everything.
+    /// The contract has the feature, this server does not (yet). Not one of E2B's codes.
     FeatureNotSupported,
     /// The disk of the server's database is full. Not one of E2B's codes.
     StorageFull,
-    /// Anything unexpected.
+    /// Any unexpected error.
     InternalServerError,
 }
 
 impl ErrorCode {
-    /// The text on the wire.
+    /// Returns the text on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -78,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_of_other_servers_are_readable() {
+    fn unknown_error_codes_are_parsed() {
         let text = r#"{"code":409,"message":"m","error_code":"from_the_future","extra":1}"#;
         let body: ErrorBody = serde_json::from_str(text).expect("valid");
         assert_eq!(body.error_code.as_deref(), Some("from_the_future"));

@@ -1,18 +1,18 @@
-//! Form encoding, decoded strictly.
+//! Strict decoder for form encoding (`application/x-www-form-urlencoded`).
 //!
-//! The ordinary decoders pass malformed input on as it is. The contract's metadata filter is decoded three times, where
-//! a guess at one level changes the meaning of the next, so a malformed text is an error here.
+//! Common decoders pass malformed input through unchanged. The contract's metadata filter is decoded three times, and a
+//! guess at one level would change the meaning of the next, so malformed input is an error here.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-/// A text that is not form encoded.
+/// Error for a text that is not form encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FormError {
     /// `%` without two hexadecimal digits after it.
     #[error("`%` is not followed by two hexadecimal digits")]
     Escape,
-    /// The escaped bytes are no text.
+    /// The decoded bytes are not UTF-8.
     #[error("the text is not UTF-8")]
     Utf8,
 }
@@ -20,7 +20,7 @@ pub enum FormError {
 /// Decodes one key or value: `+` is a space, `%XX` a byte.
 ///
 /// # Errors
-/// Whatever could not be the output of an encoder.
+/// [`FormError`] when no encoder could have produced the text.
 pub fn decode(text: &str) -> Result<String, FormError> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -51,7 +51,7 @@ fn hex_digit(byte: u8) -> Option<u8> {
 /// Splits `a=b&c=d` into decoded pairs. A piece without `=` has an empty value; empty pieces are skipped.
 ///
 /// # Errors
-/// When a key or value is malformed.
+/// [`FormError`] when a key or value is malformed.
 pub fn pairs(text: &str) -> Result<Vec<(String, String)>, FormError> {
     let pieces = text.split('&').filter(|piece| !piece.is_empty());
     pieces
@@ -62,17 +62,17 @@ pub fn pairs(text: &str) -> Result<Vec<(String, String)>, FormError> {
         .collect()
 }
 
-/// The parameters of a query: the first of each name. One without a value counts as not given.
+/// Returns the parameters of a query. The first of each name is used; a parameter without a value counts as absent.
 ///
 /// # Errors
-/// As [`pairs`].
+/// Same as [`pairs`].
 pub(crate) fn parameters(query: &str) -> Result<BTreeMap<String, String>, FormError> {
     let pairs = pairs(query)?;
-    // Of equal names a map keeps the last.
+    // `collect` stores the last pair of equal names, so the pairs are reversed.
     Ok(pairs.into_iter().rev().filter(|(_, value)| !value.is_empty()).collect())
 }
 
-/// Digits only: a sign is no part of any number in a query.
+/// Parses a number that consists of digits only. No number in a query has a sign.
 pub(crate) fn digits<N: FromStr>(text: &str) -> Option<N> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn malformed_texts_are_refused() {
+    fn malformed_texts_are_rejected() {
         for (text, expected) in [
             ("a+b%20c", Ok("a b c")),
             ("%C3%a9", Ok("é")),
@@ -107,7 +107,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_an_encoder_wrote_is_read(text in ".*") {
+        fn encoded_texts_round_trip(text in ".*") {
             let encoded: String = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
             prop_assert_eq!(decode(&encoded), Ok(text));
         }

@@ -1,11 +1,12 @@
-//! The public REST API as it stands on the wire: request and response bodies ([`sandbox`], [`template`],
-//! [`logs`], [`metrics`], [`account`], [`node`], [`ErrorBody`]), the query language of lists ([`list`]) and its encodings ([`form`],
-//! [`page`]).
+//! Wire types of the public REST API.
 //!
-//! Field names are irregular because the contract's are; they are spelled out where a rule does not produce them.
-//! Members a server does not know are ignored, members without a value are left out, unless clients need to see a
-//! `null`. No type here has a default of the contract in it (they differ between the two generations of routes): an
-//! absent member is `None`, and the control role decides.
+//! They are the request and response bodies ([`sandbox`], [`template`], [`logs`], [`metrics`], [`account`], [`node`],
+//! [`ErrorBody`]), the query of lists ([`list`]) and the encodings it uses ([`form`], [`page`]).
+//!
+//! Field names follow the contract, which is irregular; a name that `rename_all` does not produce is spelled out.
+//! Unknown members of a request are ignored. Members without a value are omitted, unless clients need a `null`. No type
+//! contains a default value of the contract, because defaults differ between the two generations of routes: an absent
+//! member is `None`, and the control role picks the default.
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,7 @@
-//! The query of `GET /v2/sandboxes`.
+//! Query of `GET /v2/sandboxes`.
 //!
-//! Read from the raw query text, because the metadata filter is encoded three times and arrays are comma joined.
+//! It is parsed from the raw query text, because the metadata filter is encoded three times and arrays are joined by
+//! commas.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,85 +13,86 @@ use crate::form::{FormError, decode, pairs};
 use crate::page::{Cursor, Order, TokenError};
 use crate::sandbox::SandboxState;
 
-/// Most items of a page, and how many it has when the client does not say.
+/// Maximum and default number of items of a page.
 pub const LIMIT_MAX: u32 = 100;
 
-/// Why a query is refused. The texts are for clients.
+/// Reason for rejecting a query. The texts are sent to clients.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
-    /// Not form encoded.
+    /// The query is not form encoded.
     #[error("query is malformed: {0}")]
     Form(FormError),
-    /// A state that clients do not know.
+    /// The state is not a public one.
     #[error("state must be a comma separated list of `running` and `paused`")]
     State,
-    /// The filter is not what the SDKs produce.
+    /// The second or third encoding of the filter is malformed.
     #[error("metadata filter is malformed: {0}")]
     Metadata(FormError),
     /// The filter has a key but no `=`.
     #[error("metadata filter must be `key=value` pairs joined by `&`")]
     MetadataPair,
-    /// Not a template.
+    /// The template reference cannot be parsed.
     #[error("template is invalid: {0}")]
     Template(ReferenceError),
-    /// A template with a tag: sandboxes are found by template.
+    /// The template has a tag, but the filter does not support tags.
     #[error("template must not have a tag")]
     TemplateTag,
-    /// Not a time.
-    #[error("startedAfter must be a time as of RFC 3339")]
+    /// The time cannot be parsed.
+    #[error("startedAfter must be an RFC 3339 time")]
     StartedAfter,
-    /// Not an order.
+    /// The order is unknown.
     #[error("order must be `asc` or `desc`")]
     Order,
-    /// Not a page size.
+    /// The limit is not a valid page size.
     #[error("limit must be an integer from 1 to {LIMIT_MAX}")]
     Limit,
-    /// Not a token of such a list.
+    /// The page token is not valid for this list.
     #[error("{0}")]
     Token(TokenError),
 }
 
-/// Which sandboxes a client wants to see, and which part of them.
+/// Filter, order and page of a list of sandboxes.
 #[derive(Debug, Clone, PartialEq, Eq, IntoParams)]
 #[into_params(parameter_in = Query, rename_all = "camelCase")]
 pub struct ListQuery {
-    /// In which states; never empty.
+    /// States to include, joined by commas; never empty.
     #[param(
         rename = "state", value_type = Option<Vec<SandboxState>>, inline, style = Form, explode = false, min_items = 1
     )]
     pub states: BTreeSet<SandboxState>,
-    /// Pairs that all must be equal: `key=value` joined by `&`, where keys and values are form encoded, and all of it once
-    /// more.
+    /// Required metadata: `key=value` pairs joined by `&`.
+    ///
+    /// Keys and values are form encoded, and the joined text is form encoded once more.
     #[param(value_type = Option<String>)]
     pub metadata: BTreeMap<String, String>,
-    /// Of which template, by id or alias.
+    /// ID or alias of the template that a sandbox was created from.
     #[param(value_type = Option<String>, pattern = "^([A-Za-z0-9_-]+/)?[A-Za-z0-9_-]+$", max_length = 386)]
     pub template: Option<TemplateReference>,
-    /// Started at or after.
+    /// Earliest start time, inclusive.
     #[param(value_type = Option<Timestamp>)]
     pub started_after: Option<Timestamp>,
-    /// By start time.
+    /// Order by start time.
     #[param(value_type = Option<Order>, inline)]
     pub order: Order,
-    /// Most items of the page.
+    /// Maximum number of items of the page.
     #[param(value_type = Option<u32>, minimum = 1, maximum = 100, default = 100)]
     pub limit: u32,
-    /// Where the page before ended: its `X-Next-Token`.
+    /// `X-Next-Token` of the previous page.
     #[param(rename = "nextToken", value_type = Option<String>)]
     pub after: Option<Cursor>,
 }
 
 impl ListQuery {
-    /// Reads the text after the `?`. Parameters that are unknown are ignored; one without a value counts as not given.
+    /// Parses the text after the `?`. Unknown parameters are ignored; one without a value counts as absent.
     ///
     /// # Errors
-    /// What is wrong, in words for the client.
+    /// [`QueryError`], whose text is for the client.
     pub fn parse(query: &str) -> Result<Self, QueryError> {
         let mut parameters: BTreeMap<String, String> = BTreeMap::new();
         for (name, value) in pairs(query).map_err(QueryError::Form)?.into_iter().filter(|(_, value)| !value.is_empty())
         {
             match parameters.get_mut(&name) {
-                // Exploded arrays mean the same as joined ones.
+                // A repeated parameter means the same as a joined array.
                 Some(before) if name == "state" => {
                     before.push(',');
                     before.push_str(&value);
@@ -136,7 +138,7 @@ fn states(text: &str) -> Result<BTreeSet<SandboxState>, QueryError> {
         .collect()
 }
 
-/// Decodes the second and third round of the filter's encoding; the first is that of the query itself.
+/// Decodes the second and third encoding of the filter; the first is the encoding of the query itself.
 fn metadata(text: &str) -> Result<BTreeMap<String, String>, QueryError> {
     let joined = decode(text).map_err(QueryError::Metadata)?;
     let mut filter = BTreeMap::new();
@@ -153,7 +155,7 @@ fn template(text: &str) -> Result<TemplateReference, QueryError> {
 }
 
 fn started_after(text: &str) -> Result<Timestamp, QueryError> {
-    // Everybody who does not encode the `+` of an offset means an offset, not a space.
+    // An unencoded `+` of an offset was decoded to a space; a valid time contains no space.
     text.replace(' ', "+").parse().map_err(|_| QueryError::StartedAfter)
 }
 
@@ -162,10 +164,10 @@ fn limit(text: &str) -> Result<u32, QueryError> {
     if (1..=LIMIT_MAX).contains(&limit) { Ok(limit) } else { Err(QueryError::Limit) }
 }
 
-/// Reads the `metadata` parameter alone: the only one of `GET /sandboxes`.
+/// Parses only the `metadata` parameter, the single parameter of `GET /sandboxes`.
 ///
 /// # Errors
-/// What is wrong, in words for the client.
+/// [`QueryError`], whose text is for the client.
 pub fn metadata_of(query: &str) -> Result<BTreeMap<String, String>, QueryError> {
     let parameters = pairs(query).map_err(QueryError::Form)?;
     let filter = parameters.iter().find(|(name, value)| name == "metadata" && !value.is_empty());
@@ -183,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_query_means_everything_newest_first() {
+    fn an_empty_query_lists_everything_newest_first() {
         let query = ListQuery::parse("").expect("valid");
         assert_eq!(query.states, BTreeSet::from([SandboxState::Running, SandboxState::Paused]));
         assert_eq!((query.order, query.limit, query.metadata.len()), (Order::Descending, 100, 0));
@@ -197,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn hand_written_filters_survive() {
+    fn filters_that_are_encoded_once_are_accepted() {
         for (text, expected) in [
             ("metadata=user%3Dabc%26app%3Dprod", map(&[("user", "abc"), ("app", "prod")])),
             ("metadata=user=abc", map(&[("user", "abc")])),
@@ -210,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn arrays_come_joined_encoded_or_repeated() {
+    fn arrays_may_be_joined_encoded_or_repeated() {
         let both = BTreeSet::from([SandboxState::Running, SandboxState::Paused]);
         for text in ["state=running,paused", "state=running%2Cpaused", "state=running&state=paused"] {
             assert_eq!(ListQuery::parse(text).expect(text).states, both, "{text}");
@@ -219,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn times_and_pages() {
+    fn times_orders_limits_and_tokens_are_parsed() {
         let query =
             ListQuery::parse("startedAfter=2026-01-02T03:04:05.000001%2B02:00&order=asc&limit=1").expect("valid");
         assert_eq!(query.started_after, Some("2026-01-02T01:04:05.000001Z".parse().expect("valid")));
@@ -236,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_queries_are_refused() {
+    fn invalid_queries_are_rejected() {
         for (text, expected) in [
             ("limit=0", QueryError::Limit),
             ("limit=101", QueryError::Limit),
@@ -267,9 +269,9 @@ mod tests {
     }
 
     proptest! {
-        /// What the SDKs do: each key and value, then the joined pairs, then the query.
+        /// The SDKs encode each key and value, then the joined pairs, then the query.
         #[test]
-        fn filters_of_the_sdks_come_back(filter in prop::collection::btree_map(".*", ".*", 0..4)) {
+        fn filters_of_the_sdks_round_trip(filter in prop::collection::btree_map(".*", ".*", 0..4)) {
             let pieces: Vec<String> = filter
                 .iter()
                 .map(|(key, value)| format!("{}={}", encode(&encode(key)), encode(&encode(value))))

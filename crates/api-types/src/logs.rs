@@ -1,6 +1,6 @@
 //! Log lines of sandboxes, and the queries of both generations of the route.
 //!
-//! Times in queries are Unix milliseconds; in answers they are texts as everywhere.
+//! Times are Unix milliseconds in queries, and RFC 3339 texts in replies.
 
 use std::collections::BTreeMap;
 
@@ -10,78 +10,78 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::form::{FormError, digits, parameters};
 
-/// Most lines of an answer, and how many it has when the client does not say.
+/// Maximum and default number of lines of a reply.
 pub const LIMIT_MAX: u32 = 1000;
-/// Longest text to search for.
+/// Longest search text.
 pub const SEARCH_CHARS_MAX: usize = 256;
 
-/// Why a query is refused. The texts are for clients.
+/// Reason for rejecting a query. The texts are sent to clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LogQueryError {
-    /// Not form encoded.
+    /// The query is not form encoded.
     #[error("query is malformed: {0}")]
     Form(FormError),
-    /// Not a time.
+    /// The parameter is not a time.
     #[error("{0} must be a time in Unix milliseconds")]
     Time(&'static str),
-    /// Not a number of lines.
+    /// The limit is not a valid number of lines.
     #[error("limit must be an integer from 0{}", if *bounded { " to 1000" } else { "" })]
     Limit {
-        /// Whether this generation of the route refuses more than [`LIMIT_MAX`].
+        /// True if this generation of the route rejects a limit above [`LIMIT_MAX`].
         bounded: bool,
     },
-    /// Not a direction.
+    /// The direction is unknown.
     #[error("direction must be `forward` or `backward`")]
     Direction,
-    /// Not a level.
+    /// The level is unknown.
     #[error("level must be `debug`, `info`, `warn` or `error`")]
     Level,
-    /// Too long.
+    /// The search text is too long.
     #[error("search must have at most {SEARCH_CHARS_MAX} characters")]
     Search,
 }
 
-/// How much a line matters.
+/// Severity of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
-    /// For those who look for a mistake.
+    /// Detail for debugging.
     Debug,
-    /// A change of state.
+    /// Change of state.
     Info,
-    /// Odd, but it went on.
+    /// Unexpected condition that did not stop the operation.
     Warn,
-    /// Somebody has to look.
+    /// Failure that needs a person's attention.
     Error,
 }
 
-/// From which end of the log lines are listed.
+/// Order of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
 #[schema(rename_all = "lowercase")]
 pub enum LogDirection {
-    /// Oldest first, from the cursor on.
+    /// Oldest first, starting at the cursor.
     Forward,
     /// Newest first, before the cursor.
     Backward,
 }
 
-/// The query of `GET /sandboxes/{sandboxID}/logs`.
+/// Query of `GET /sandboxes/{sandboxID}/logs`.
 #[derive(Debug, Clone, PartialEq, Eq, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct LogQuery {
-    /// Said at this time or later, in Unix milliseconds.
+    /// Earliest time of a line in Unix milliseconds, inclusive.
     #[param(value_type = Option<i64>, minimum = 0, maximum = 253_402_207_200_000_i64)]
     pub start: Option<Timestamp>,
-    /// Most lines: 0 to 1000; a greater one is cut to it.
+    /// Maximum number of lines. A value above 1000 counts as 1000.
     #[param(value_type = Option<u64>, default = 1000)]
     pub limit: u32,
 }
 
 impl LogQuery {
-    /// Reads the text after the `?`. Parameters that are unknown are ignored; one without a value counts as not given.
+    /// Parses the text after the `?`. Unknown parameters are ignored; one without a value counts as absent.
     ///
     /// # Errors
-    /// What is wrong, in words for the client.
+    /// [`LogQueryError`], whose text is for the client.
     pub fn parse(query: &str) -> Result<Self, LogQueryError> {
         let parameters = parameters(query).map_err(LogQueryError::Form)?;
         let start = parameters.get("start").map(|text| time("start", text)).transpose()?;
@@ -91,32 +91,33 @@ impl LogQuery {
     }
 }
 
-/// The query of `GET /v2/sandboxes/{sandboxID}/logs`.
+/// Query of `GET /v2/sandboxes/{sandboxID}/logs`.
 #[derive(Debug, Clone, PartialEq, Eq, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct LogPageQuery {
-    /// Where to begin, in Unix milliseconds; absent: at the end of the log that the direction begins with.
+    /// Start of the page in Unix milliseconds. When absent, `forward` starts at the oldest line and `backward` at the
+    /// newest.
     #[param(value_type = Option<i64>, minimum = 0, maximum = 253_402_207_200_000_i64)]
     pub cursor: Option<Timestamp>,
-    /// Most lines.
+    /// Maximum number of lines.
     #[param(value_type = Option<u32>, maximum = 1000, default = 1000)]
     pub limit: u32,
-    /// From which end; backward when nothing is said.
+    /// Order of the lines; `backward` by default.
     #[param(value_type = Option<LogDirection>, inline)]
     pub direction: LogDirection,
-    /// Of this level or a greater one.
+    /// Lowest level to include.
     #[param(inline)]
     pub level: Option<LogLevel>,
-    /// With this text in them.
+    /// Text that the lines must contain.
     #[param(max_length = 256)]
     pub search: Option<String>,
 }
 
 impl LogPageQuery {
-    /// Reads the text after the `?`. Parameters that are unknown are ignored; one without a value counts as not given.
+    /// Parses the text after the `?`. Unknown parameters are ignored; one without a value counts as absent.
     ///
     /// # Errors
-    /// What is wrong, in words for the client.
+    /// [`LogQueryError`], whose text is for the client.
     pub fn parse(query: &str) -> Result<Self, LogQueryError> {
         let mut parameters = parameters(query).map_err(LogQueryError::Form)?;
         let cursor = parameters.get("cursor").map(|text| time("cursor", text)).transpose()?;
@@ -132,7 +133,7 @@ impl LogPageQuery {
     }
 }
 
-/// A number; one too great to count with is still a great number.
+/// Parses a number. A number that does not fit `u32` becomes `u32::MAX`.
 fn number(text: &str) -> Option<u32> {
     digits::<u64>(text).map(|number| u32::try_from(number).unwrap_or(u32::MAX))
 }
@@ -160,22 +161,24 @@ fn level(text: &str) -> Result<LogLevel, LogQueryError> {
     }
 }
 
-/// A line, taken apart.
+/// A log line as structured data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LogEntry {
-    /// When it was said.
+    /// Time of the line.
     pub timestamp: Timestamp,
-    /// How much it matters.
+    /// Severity of the line.
     pub level: LogLevel,
-    /// What was said.
+    /// Message text.
     pub message: String,
-    /// The circumstances; never `null`.
+    /// Additional fields; never `null`.
     pub fields: BTreeMap<String, String>,
 }
 
 impl LogEntry {
-    /// The line as one text, which is a JSON object: the fields, and under `timestamp`, `level` and `message` what they
-    /// are here, whatever fields call themselves so. The CLI reads `level` without protection, and filters by `logger`.
+    /// Returns the line as the text of a JSON object.
+    ///
+    /// The object has all fields, plus `timestamp`, `level` and `message`, which override fields of the same name. The
+    /// CLI requires `level` in each line, and filters by `logger`.
     #[must_use]
     pub fn to_line(&self) -> LogLine {
         let Self { timestamp, level, message, fields } = self;
@@ -189,7 +192,7 @@ impl LogEntry {
 }
 
 impl LogLevel {
-    /// The text on the wire.
+    /// Returns the text on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -201,29 +204,29 @@ impl LogLevel {
     }
 }
 
-/// A line as one text.
+/// A log line as text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LogLine {
-    /// When it was said.
+    /// Time of the line.
     pub timestamp: Timestamp,
-    /// A JSON object.
+    /// Text of a JSON object with `timestamp`, `level`, `message` and all fields.
     pub line: String,
 }
 
-/// What the first generation of the route answers: every line twice, in both forms.
+/// Reply of `GET /sandboxes/{sandboxID}/logs`, with every line in both forms.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Logs {
-    /// As texts.
+    /// Lines as text.
     pub logs: Vec<LogLine>,
-    /// Taken apart.
+    /// The same lines as structured data.
     pub log_entries: Vec<LogEntry>,
 }
 
-/// What the second generation answers.
+/// Reply of `GET /v2/sandboxes/{sandboxID}/logs`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LogPage {
-    /// Taken apart.
+    /// Lines as structured data.
     pub logs: Vec<LogEntry>,
 }
 
@@ -234,15 +237,15 @@ mod tests {
 
     use super::*;
 
-    /// Members of a line that are not for fields to set.
-    const HOSTS_OWN: [&str; 3] = ["timestamp", "level", "message"];
+    /// Members of a line that fields cannot override.
+    const RESERVED_MEMBERS: [&str; 3] = ["timestamp", "level", "message"];
 
     fn millis(millis: i64) -> Timestamp {
         Timestamp::from_millisecond(millis).expect("a time")
     }
 
     #[test]
-    fn an_empty_query_means_the_contract_s_defaults() {
+    fn an_empty_query_has_the_contract_s_defaults() {
         for text in ["", "start=&limit=", "x=y"] {
             assert_eq!(LogQuery::parse(text), Ok(LogQuery { start: None, limit: 1000 }), "{text}");
         }
@@ -254,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_read() {
+    fn all_parameters_are_parsed() {
         let query = LogQuery::parse("start=1700000000123&limit=7").expect("valid");
         assert_eq!(query, LogQuery { start: Some(millis(1_700_000_000_123)), limit: 7 });
         for (text, limit) in [("limit=0", 0), ("limit=1000", 1000), ("limit=1001", 1000), ("limit=99999999999", 1000)] {
@@ -279,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_queries_are_refused() {
+    fn invalid_queries_are_rejected() {
         for value in ["-1", "+1", "1.5", "x", "2026-01-02T03:04:05Z", "9999999999999999", "99999999999999999999"] {
             assert_eq!(LogQuery::parse(&format!("start={value}")), Err(LogQueryError::Time("start")), "{value}");
             assert_eq!(LogPageQuery::parse(&format!("cursor={value}")), Err(LogQueryError::Time("cursor")), "{value}");
@@ -305,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_has_the_contract_s_form() {
+    fn replies_have_the_contract_s_format() {
         let entry = LogEntry {
             timestamp: "2026-01-02T03:04:05.000006Z".parse().expect("a time"),
             level: LogLevel::Warn,
@@ -325,12 +328,12 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a guest says, the line is an object that says who is who.
+        /// Guests choose the message and the fields.
         #[test]
         fn a_line_is_always_an_object_with_a_level(
             message in any::<String>(),
             fields in prop::collection::btree_map(
-                prop_oneof![prop::sample::select(&HOSTS_OWN[..]).prop_map(str::to_owned), any::<String>()],
+                prop_oneof![prop::sample::select(&RESERVED_MEMBERS[..]).prop_map(str::to_owned), any::<String>()],
                 any::<String>(),
                 0..6,
             ),
@@ -343,10 +346,10 @@ mod tests {
             prop_assert_eq!(&object["level"], "debug");
             prop_assert_eq!(&object["message"], &message);
             prop_assert_eq!(&object["timestamp"], "1970-01-01T00:00:00Z");
-            for (name, value) in fields.iter().filter(|(name, _)| !HOSTS_OWN.contains(&name.as_str())) {
+            for (name, value) in fields.iter().filter(|(name, _)| !RESERVED_MEMBERS.contains(&name.as_str())) {
                 prop_assert_eq!(&object[name], value);
             }
-            prop_assert!(!line.bytes().any(|byte| byte < b' '), "no control character is sent as it is");
+            prop_assert!(!line.bytes().any(|byte| byte < b' '), "control characters are escaped");
         }
 
         #[test]

@@ -1,6 +1,6 @@
-//! What sandboxes and teams use, and the queries for it.
+//! Resource usage of sandboxes and teams, and its queries.
 //!
-//! Times in queries are Unix seconds; in answers they are texts and Unix seconds.
+//! Times are Unix seconds in queries, and both RFC 3339 texts and Unix seconds in replies.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,49 +10,49 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::form::{FormError, digits, pairs, parameters};
 
-/// Most sandboxes of one answer.
+/// Maximum number of sandboxes in one query.
 pub const SANDBOXES_MAX: usize = 100;
 
-/// Why a query is refused. The texts are for clients.
+/// Reason for rejecting a query. The texts are sent to clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MetricsQueryError {
-    /// Not form encoded.
+    /// The query is not form encoded.
     #[error("query is malformed: {0}")]
     Form(FormError),
-    /// Not a time.
+    /// The parameter is not a time.
     #[error("{0} must be a time in Unix seconds")]
     Time(&'static str),
-    /// It ends before it begins.
+    /// The end is before the start.
     #[error("end must not be before start")]
     Range,
-    /// Not a list of sandboxes.
+    /// The list is missing, or has too many sandboxes.
     #[error("sandbox_ids must name 1 to {SANDBOXES_MAX} sandboxes")]
     Sandboxes,
-    /// The same sandbox twice.
+    /// The list contains a sandbox twice.
     #[error("sandbox_ids must be unique")]
-    Twice,
-    /// Not something that is measured of a team.
+    Duplicate,
+    /// The metric is missing or unknown.
     #[error("metric must be `concurrent_sandboxes` or `sandbox_start_rate`")]
     Metric,
 }
 
-/// A stretch of time: the query of `GET /sandboxes/{sandboxID}/metrics` and `GET /teams/{teamID}/metrics`.
+/// Time range: the query of `GET /sandboxes/{sandboxID}/metrics` and `GET /teams/{teamID}/metrics`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct MetricsQuery {
-    /// At this time or later, in Unix seconds.
+    /// Start of the range in Unix seconds, inclusive.
     #[param(value_type = Option<i64>, minimum = 0, maximum = 253_402_207_200_i64)]
     pub start: Option<Timestamp>,
-    /// At this time or earlier, in Unix seconds; not before the start.
+    /// End of the range in Unix seconds, inclusive; not before `start`.
     #[param(value_type = Option<i64>, minimum = 0, maximum = 253_402_207_200_i64)]
     pub end: Option<Timestamp>,
 }
 
 impl MetricsQuery {
-    /// Reads the text after the `?`. Parameters that are unknown are ignored; one without a value counts as not given.
+    /// Parses the text after the `?`. Unknown parameters are ignored; one without a value counts as absent.
     ///
     /// # Errors
-    /// What is wrong, in words for the client.
+    /// [`MetricsQueryError`], whose text is for the client.
     pub fn parse(query: &str) -> Result<Self, MetricsQueryError> {
         Self::of(&parameters(query).map_err(MetricsQueryError::Form)?)
     }
@@ -67,33 +67,33 @@ impl MetricsQuery {
     }
 }
 
-/// What is measured of a team.
+/// Metric of a team.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
 #[schema(rename_all = "snake_case")]
 pub enum TeamMetricName {
-    /// How many sandboxes run.
+    /// Number of running sandboxes.
     ConcurrentSandboxes,
-    /// How many are started in a second.
+    /// Sandboxes started per second.
     SandboxStartRate,
 }
 
-/// The query of `GET /teams/{teamID}/metrics/max`.
+/// Query of `GET /teams/{teamID}/metrics/max`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct MaxQuery {
-    /// When: parameters of their own.
+    /// Time range. Its parameters are documented in [`MetricsQuery`].
     #[param(ignore)]
     pub range: MetricsQuery,
-    /// The most of what.
+    /// Metric to return the maximum of.
     #[param(inline)]
     pub metric: TeamMetricName,
 }
 
 impl MaxQuery {
-    /// Reads the text after the `?`, as [`MetricsQuery::parse`] does.
+    /// Parses the text after the `?`, like [`MetricsQuery::parse`].
     ///
     /// # Errors
-    /// What is wrong, in words for the client.
+    /// [`MetricsQueryError`], whose text is for the client.
     pub fn parse(query: &str) -> Result<Self, MetricsQueryError> {
         let parameters = parameters(query).map_err(MetricsQueryError::Form)?;
         let metric = match parameters.get("metric").map(String::as_str) {
@@ -105,17 +105,17 @@ impl MaxQuery {
     }
 }
 
-/// Reads the ids in the query of `GET /sandboxes/metrics`: texts, not yet checked, none twice.
+/// Returns the distinct IDs in the query of `GET /sandboxes/metrics`. The texts are not validated as sandbox IDs.
 ///
 /// # Errors
-/// What is wrong, in words for the client.
+/// [`MetricsQueryError`], whose text is for the client.
 pub fn sandbox_ids(query: &str) -> Result<BTreeSet<String>, MetricsQueryError> {
     let pairs = pairs(query).map_err(MetricsQueryError::Form)?;
     let mut ids = BTreeSet::new();
     for (_, value) in pairs.iter().filter(|(name, value)| name == "sandbox_ids" && !value.is_empty()) {
         for id in value.split(',') {
             if !ids.insert(id.to_owned()) {
-                return Err(MetricsQueryError::Twice);
+                return Err(MetricsQueryError::Duplicate);
             }
             if ids.len() > SANDBOXES_MAX {
                 return Err(MetricsQueryError::Sandboxes);
@@ -130,60 +130,60 @@ fn time(name: &'static str, text: &str) -> Result<Timestamp, MetricsQueryError> 
     time.ok_or(MetricsQueryError::Time(name))
 }
 
-/// What a sandbox used at a time.
+/// Resource usage of a sandbox at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxMetric {
-    /// When.
+    /// Time of the measurement.
     pub timestamp: Timestamp,
-    /// The same in whole Unix seconds.
+    /// Time of the measurement in whole Unix seconds.
     pub timestamp_unix: i64,
-    /// Logical CPUs.
+    /// Number of logical CPUs.
     pub cpu_count: u32,
-    /// Busy share of all of them, in percent.
+    /// Busy share of all CPUs in percent.
     pub cpu_used_pct: f64,
-    /// Bytes, as all that follow.
+    /// Used memory in bytes.
     pub mem_used: u64,
-    /// All there is.
+    /// Total memory in bytes.
     pub mem_total: u64,
-    /// What would be given up if programs needed it.
+    /// Cached memory in bytes, which the kernel frees when programs need it.
     pub mem_cache: u64,
-    /// Of the root filesystem.
+    /// Used bytes of the root file system.
     pub disk_used: u64,
-    /// Of the root filesystem.
+    /// Size of the root file system in bytes.
     pub disk_total: u64,
 }
 
-/// The answer of `GET /sandboxes/metrics`.
+/// Reply of `GET /sandboxes/metrics`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SandboxesMetrics {
-    /// By id; those without data are left out.
+    /// Metrics by sandbox ID. Sandboxes without data are omitted.
     pub sandboxes: BTreeMap<String, SandboxMetric>,
 }
 
-/// What a team used at a time.
+/// Usage of a team at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TeamMetric {
-    /// When.
+    /// Time of the measurement.
     pub timestamp: Timestamp,
-    /// The same in whole Unix seconds.
+    /// Time of the measurement in whole Unix seconds.
     pub timestamp_unix: i64,
-    /// How many sandboxes ran at the same time.
+    /// Number of sandboxes that ran at the same time.
     pub concurrent_sandboxes: u32,
-    /// How many were started in a second.
+    /// Sandboxes started per second.
     pub sandbox_start_rate: f64,
 }
 
-/// The most that a team used.
+/// Maximum of a metric of a team.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MaxTeamMetric {
-    /// When.
+    /// Time of the maximum.
     pub timestamp: Timestamp,
-    /// The same in whole Unix seconds.
+    /// Time of the maximum in whole Unix seconds.
     pub timestamp_unix: i64,
-    /// How much.
+    /// Value of the metric.
     pub value: f64,
 }
 
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_read_or_refused() {
+    fn ranges_are_parsed_or_rejected() {
         for (text, start, end) in [
             ("", None, None),
             ("start=&end=", None, None),
@@ -223,19 +223,19 @@ mod tests {
     }
 
     #[test]
-    fn the_most_is_of_something() {
+    fn max_queries_require_a_metric() {
         let range = MetricsQuery { start: second(1), end: None };
         let expected = MaxQuery { range, metric: TeamMetricName::SandboxStartRate };
         assert_eq!(MaxQuery::parse("metric=sandbox_start_rate&start=1"), Ok(expected));
         for text in ["", "metric=", "metric=cpu"] {
             assert_eq!(MaxQuery::parse(text), Err(MetricsQueryError::Metric), "{text}");
         }
-        let wrong = "metric=concurrent_sandboxes&start=2&end=1";
-        assert_eq!(MaxQuery::parse(wrong), Err(MetricsQueryError::Range));
+        let reversed = "metric=concurrent_sandboxes&start=2&end=1";
+        assert_eq!(MaxQuery::parse(reversed), Err(MetricsQueryError::Range));
     }
 
     #[test]
-    fn ids_are_counted_and_unique() {
+    fn ids_are_bounded_and_unique() {
         let read = |text: &str| sandbox_ids(text).map(|ids| ids.into_iter().collect::<Vec<_>>().join(" "));
         assert_eq!(read("sandbox_ids=b,a&x=y"), Ok("a b".to_owned()));
         assert_eq!(read("sandbox_ids=b%2Ca&sandbox_ids=c"), Ok("a b c".to_owned()));
@@ -248,8 +248,8 @@ mod tests {
             (many(101).as_str(), MetricsQueryError::Sandboxes),
             ("", MetricsQueryError::Sandboxes),
             ("sandbox_ids=", MetricsQueryError::Sandboxes),
-            ("sandbox_ids=a,b,a", MetricsQueryError::Twice),
-            ("sandbox_ids=a&sandbox_ids=a", MetricsQueryError::Twice),
+            ("sandbox_ids=a,b,a", MetricsQueryError::Duplicate),
+            ("sandbox_ids=a&sandbox_ids=a", MetricsQueryError::Duplicate),
             ("sandbox_ids=%f", MetricsQueryError::Form(FormError::Escape)),
         ] {
             assert_eq!(sandbox_ids(text), Err(expected), "{text}");
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_have_the_contract_s_form() {
+    fn replies_have_the_contract_s_format() {
         let timestamp: Timestamp = "2026-01-02T03:04:05.5Z".parse().expect("a time");
         let timestamp_unix = timestamp.as_second();
         let metric = SandboxMetric {

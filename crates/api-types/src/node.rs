@@ -1,4 +1,4 @@
-//! Nodes, as operators see them.
+//! Nodes, in requests and replies of operators.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -6,100 +6,100 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::form::{FormError, parameters};
 
-/// How a node is.
+/// State of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeStatus {
-    /// It takes new sandboxes.
+    /// Accepts new sandboxes.
     Ready,
-    /// It keeps the sandboxes it has and takes no new ones.
+    /// Accepts no new sandboxes; existing ones continue to run.
     Draining,
-    /// It was not reached yet.
+    /// Not reached yet.
     Connecting,
-    /// It cannot be reached any more.
+    /// No longer reachable.
     Unhealthy,
-    /// It takes no sandboxes until it is needed.
+    /// Accepts no sandboxes until it is needed.
     Standby,
 }
 
-/// A node.
+/// A node of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Node {
-    /// Its name.
+    /// Name of the node.
     pub id: String,
-    /// This run of its program; empty until it was reached.
+    /// ID of the current run of the node's program; empty until the node was reached.
     #[serde(rename = "serviceInstanceID")]
     pub service_instance_id: String,
-    /// The cluster it belongs to.
+    /// ID of the node's cluster.
     #[serde(rename = "clusterID")]
     #[schema(format = Uuid)]
     pub cluster_id: String,
-    /// The version of its program; empty until it was reached.
+    /// Version of the node's program; empty until the node was reached.
     pub version: String,
-    /// What its program was built from; empty until it was reached.
+    /// Commit that the node's program was built from; empty until the node was reached.
     pub commit: String,
-    /// How it is.
+    /// Current state.
     pub status: NodeStatus,
-    /// Since when it is so.
+    /// Time of the last change of `status`.
     pub status_changed_at: Timestamp,
-    /// Sandboxes there.
+    /// Number of sandboxes on the node.
     pub sandbox_count: u32,
-    /// Those of them that are being started. Lists have it, details do not.
+    /// Number of sandboxes that are being started. Present in lists only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub sandbox_starting_count: Option<u32>,
-    /// Sandboxes that were started since its program runs.
+    /// Number of successful creates since the node's program started.
     pub create_successes: u64,
-    /// Sandboxes that could not be started since then.
+    /// Number of failed creates since the node's program started.
     pub create_fails: u64,
-    /// What its machine is.
+    /// Processor of the node's machine.
     pub machine_info: NodeMachine,
-    /// How busy its machine is.
+    /// Resource usage of the node's machine.
     pub metrics: NodeMetrics,
 }
 
-/// A node's processors; members are empty where its machine does not tell.
+/// Processor of a node. A member is empty when the machine does not report it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeMachine {
-    /// The family of the processor.
+    /// Processor family.
     pub cpu_family: String,
-    /// The model within the family.
+    /// Model within the family.
     pub cpu_model: String,
-    /// What the processor's maker calls it.
+    /// Model name that the manufacturer uses.
     pub cpu_model_name: String,
-    /// The instruction set.
+    /// Instruction set architecture.
     pub cpu_architecture: String,
 }
 
-/// How busy a node is; all is 0 until it was reached.
+/// Resource usage of a node. All values are 0 until the node was reached.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeMetrics {
-    /// Processors that its sandboxes may use together.
+    /// Sum of the virtual CPUs of all sandboxes on the node.
     #[serde(rename = "allocatedCPU")]
     pub allocated_cpu: u32,
-    /// How busy its processors are, whoever uses them: 0 to 100.
+    /// Busy share of all logical processors in percent, including other programs.
     #[schema(maximum = 100)]
     pub cpu_percent: u32,
-    /// Its processors.
+    /// Number of logical processors.
     pub cpu_count: u32,
-    /// Memory that its sandboxes may use together.
+    /// Sum of the memory of all sandboxes on the node.
     pub allocated_memory_bytes: u64,
-    /// Memory in use, whoever uses it.
+    /// Memory in use, including other programs.
     pub memory_used_bytes: u64,
-    /// Memory in use and free.
+    /// Memory in use plus free memory.
     pub memory_total_bytes: u64,
-    /// Huge pages set aside.
+    /// Number of huge pages in the pool.
     pub huge_pages_total: u64,
-    /// Those in use.
+    /// Number of huge pages in use.
     pub huge_pages_used: u64,
-    /// Those promised.
+    /// Number of huge pages reserved, but not in use yet.
     pub huge_pages_reserved: u64,
-    /// The size of one.
+    /// Size of one huge page.
     pub huge_page_size_bytes: u64,
-    /// The file systems that its sandboxes are kept on.
+    /// File systems that store the sandboxes.
     pub disks: Vec<DiskMetrics>,
 }
 
@@ -107,44 +107,44 @@ pub struct NodeMetrics {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DiskMetrics {
-    /// Where it is mounted.
+    /// Directory it is mounted on.
     pub mount_point: String,
-    /// What is mounted there.
+    /// Mounted device.
     pub device: String,
-    /// Its kind.
+    /// File system type, for example `ext4`.
     pub filesystem_type: String,
     /// Bytes in use.
     pub used_bytes: u64,
-    /// Bytes in use and free.
+    /// Bytes in use plus free bytes.
     pub total_bytes: u64,
 }
 
-/// Which nodes are meant.
+/// Query of the routes for nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, IntoParams)]
 #[into_params(parameter_in = Query, rename_all = "camelCase")]
 pub struct NodesQuery {
-    /// Those of this cluster; absent: of the only one.
+    /// ID of the cluster; when absent, the only cluster.
     #[param(rename = "clusterID", format = Uuid)]
     pub cluster_id: Option<String>,
 }
 
 impl NodesQuery {
-    /// Reads a query string.
+    /// Parses the text after the `?`.
     ///
     /// # Errors
-    /// When it is not form encoded.
+    /// [`FormError`] when the text is not form encoded.
     pub fn parse(query: &str) -> Result<Self, FormError> {
         Ok(Self { cluster_id: parameters(query)?.remove("clusterID") })
     }
 }
 
-/// What an operator wants of a node.
+/// Desired state of a node, set by an operator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeChange {
-    /// What it is to be.
+    /// Desired state.
     pub status: NodeStatus,
-    /// The cluster it belongs to; absent: the only one.
+    /// ID of the node's cluster; when absent, the only cluster.
     #[schema(format = Uuid, nullable = false)]
     #[serde(default, rename = "clusterID")]
     pub cluster_id: Option<String>,

@@ -1,7 +1,7 @@
-//! Where a list goes on: the opaque text of `X-Next-Token`.
+//! Page tokens of lists: the opaque text of `X-Next-Token`.
 //!
-//! The form is E2B's: URL-safe base64 of `<RFC 3339 time>__<id>`, and `__asc` after it in an ascending list. Clients
-//! must not look inside, but operators who debug a client may.
+//! The format is E2B's: URL-safe base64 of `<RFC 3339 time>__<id>`, followed by `__asc` in an ascending list. Clients
+//! must not decode it; operators may, to debug a client.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
@@ -10,10 +10,10 @@ use utoipa::ToSchema;
 
 const SEPARATOR: &str = "__";
 const ASCENDING: &str = "asc";
-/// Longest token that is looked at: a time, an id and the separators need 110 characters at most.
+/// Longest token that is decoded. A time, an ID and the separators need 110 characters at most.
 const TOKEN_CHARS_MAX: usize = 256;
 
-/// The order of a list by time.
+/// Order of a list by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
 pub enum Order {
     /// Oldest first.
@@ -24,28 +24,28 @@ pub enum Order {
     Descending,
 }
 
-/// Why a token cannot be used.
+/// Reason for rejecting a page token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// It is not one of ours.
+    /// The text is not a token of this server.
     #[error("nextToken is malformed")]
     Malformed,
-    /// It belongs to a list in the other order.
+    /// The token belongs to a list in the other order.
     #[error("nextToken belongs to a list in the other order")]
     Order,
 }
 
-/// The last item of a page; the next page begins after it.
+/// Last item of a page. The next page starts after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
-    /// The item's time.
+    /// Time of the item.
     pub at: Timestamp,
-    /// The item's id, which decides between items of one time.
+    /// ID of the item, which orders items with the same time.
     pub id: String,
 }
 
 impl Cursor {
-    /// The token for a list in this order.
+    /// Returns the token for a list in this order.
     #[must_use]
     pub fn to_token(&self, order: Order) -> String {
         let Self { at, id } = self;
@@ -56,10 +56,10 @@ impl Cursor {
         URL_SAFE.encode(format!("{at:.9}{SEPARATOR}{id}{suffix}"))
     }
 
-    /// Reads a token of a list in this order.
+    /// Parses a token of a list in this order.
     ///
     /// # Errors
-    /// When it is not one, or one of the other order.
+    /// [`TokenError`] when the text is not a token, or belongs to a list in the other order.
     pub fn from_token(token: &str, order: Order) -> Result<Self, TokenError> {
         if token.len() > TOKEN_CHARS_MAX {
             return Err(TokenError::Malformed);
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_has_e2b_s_form_and_comes_back() {
+    fn a_token_has_e2b_s_format_and_round_trips() {
         let token = cursor().to_token(Order::Ascending);
         let text = String::from_utf8(URL_SAFE.decode(&token).expect("base64")).expect("text");
         assert_eq!(text, "2026-01-02T03:04:05.678901000Z__i0123__asc");

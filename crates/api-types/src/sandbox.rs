@@ -1,5 +1,7 @@
-//! Sandboxes: what clients ask for ([`NewSandbox`], [`Connect`], [`Timeout`], [`Refresh`]) and what they are told
-//! ([`Sandbox`], [`ListedSandbox`], [`SandboxDetail`]).
+//! Bodies of requests and replies about sandboxes.
+//!
+//! Requests are [`NewSandbox`], [`Connect`], [`Timeout`] and [`Refresh`]; replies are [`Sandbox`], [`ListedSandbox`]
+//! and [`SandboxDetail`].
 
 mod described;
 mod network;

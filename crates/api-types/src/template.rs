@@ -1,14 +1,14 @@
-//! Templates.
+//! Replies about templates.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// The answer to `GET /templates/aliases/{alias}` for a template of the caller.
+/// Reply to `GET /templates/aliases/{alias}` for a template of the caller's team.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TemplateAlias {
-    /// The template behind the name.
+    /// ID of the template that the alias refers to.
     #[serde(rename = "templateID")]
     pub template_id: String,
-    /// Whether other teams may use it.
+    /// True if other teams may use the template.
     pub public: bool,
 }

@@ -1,4 +1,4 @@
-//! `/teams`, `/api-keys` and `/admin`: who may use this server, and how operators step in.
+//! Handlers of `/teams`, `/api-keys` and `/admin`: teams of a user, API keys, and administration by operators.
 
 pub(crate) mod admin;
 pub(crate) mod keys;

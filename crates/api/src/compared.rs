@@ -1,70 +1,70 @@
-//! Texts of refusals that public clients compare.
+//! Error texts that public clients match on.
 //!
-//! Clients decide by statuses where they can, but some look for words in a message: they wait, ask for less, or build a
-//! template because of them. Such a message is written here, once, with the words and the client that looks for them; a test
-//! sends the request that each belongs to. Change a text only so that it keeps its words.
+//! Most clients decide by the status, but some search a message for words: they then wait, request less, or build a
+//! template. Each such message is defined here once, with its words and the clients that match on them. A test sends
+//! the request that each message belongs to. Never change the words.
 
 use std::time::Duration;
 
 use hearth_types::{Tag, TemplateReference};
 use http::StatusCode;
 
-/// Words that a client looks for in an answer.
+/// Words in a reply that clients match on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Compared {
     /// Condition under which the text is sent.
     pub when: &'static str,
-    /// The status of the answer, which clients compare as well.
+    /// Status of the reply, which clients compare too.
     pub status: StatusCode,
-    /// The words, in the case in which they are looked for or in ours where it does not matter.
+    /// Words in the letter case that clients match on; any case if they ignore it.
     pub words: &'static str,
     /// Clients that match on the text.
     pub clients: &'static [&'static str],
     /// Effect of a match in these clients.
-    pub so_that: &'static str,
+    pub effect: &'static str,
 }
 
-/// A create or a connect over the team's limit of sandboxes.
+/// The team has reached its limit of sandboxes.
 pub const TOO_MANY_SANDBOXES: Compared = Compared {
-    when: "a sandbox more than the team may have at the same time",
+    when: "a create or connect above the team's limit of concurrent sandboxes",
     status: StatusCode::TOO_MANY_REQUESTS,
     words: "maximum number of concurrent",
     clients: &["harbor", "@computesdk/e2b (`limit`)"],
-    so_that: "it waits until another sandbox has ended",
+    effect: "the client waits until another sandbox has stopped",
 };
-/// A timeout longer than the team may have.
+/// The timeout is longer than the team's limit.
 pub const TOO_LONG: Compared = Compared {
-    when: "a timeout longer than the team may have, at create and connect",
+    when: "a create or connect with a timeout above the team's limit",
     status: StatusCode::BAD_REQUEST,
     words: "Timeout cannot be greater than",
     clients: &["pydantic-ai-harness"],
-    so_that: "it says which setting of its own to lower",
+    effect: "the client names the setting of its own to lower",
 };
-/// A template without the tag.
+/// The template does not have the tag.
 pub const UNKNOWN_TAG: Compared = Compared {
     when: "a create from a tag or a build that is not ready",
     status: StatusCode::NOT_FOUND,
     words: "does not exist",
     clients: &["harbor"],
-    so_that: "it waits until the build is ready",
+    effect: "the client waits until the build is ready",
 };
-/// No such template.
+/// The template does not exist.
 pub const UNKNOWN_TEMPLATE: Compared = Compared {
     when: "a create from a template that does not exist",
     status: StatusCode::NOT_FOUND,
     words: "not found",
     clients: &["@mastra/e2b"],
-    so_that: "it builds its template",
+    effect: "the client builds its template",
 };
 
-/// All of them.
+/// All texts that clients match on.
 pub const ALL: &[Compared] = &[TOO_MANY_SANDBOXES, TOO_LONG, UNKNOWN_TAG, UNKNOWN_TEMPLATE];
 
 pub(crate) fn too_many_sandboxes(max: u32) -> String {
     format!("your team has reached the {} sandboxes, {max}: wait until one ends, or kill one", TOO_MANY_SANDBOXES.words)
 }
 
-/// Whole hours as E2B says them; a length that is not whole hours in seconds.
+/// Returns the message with the limit in hours, like E2B, or in seconds if it is not a whole number of hours.
 pub(crate) fn too_long(max: Duration) -> String {
     let seconds = max.as_secs();
     let max =

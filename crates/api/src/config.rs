@@ -1,4 +1,4 @@
-//! What the control role is told by whoever starts it.
+//! Configuration of the control role.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -8,71 +8,75 @@ use hearth_analytics::{Logs, Samples, Usages};
 use hearth_cluster_api::NodeClient;
 use hearth_types::{NodeAddress, NodeId, Secret};
 
-/// The constant that E2B sends as `clientID`. Nobody reads it, but old clients fail without it.
+/// Constant that E2B sends as `clientID`. No client uses the value, but old clients fail without it.
 const CLIENT_ID: &str = "6532622b";
 
-/// Where a server is reached whose address nobody told: the contract's port.
+/// Default URL of this server, with the contract's port.
 const PLAIN_URL: &str = "http://127.0.0.1:3000";
-/// More than a person mistypes, in a quarter of an hour, and too few to guess a password of twelve characters.
+/// Attempts per 15 minutes: more than a person mistypes, and too few to guess a password of 12 characters.
 const ACCOUNT_ATTEMPTS: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
-/// As many as from one network: many networks together guess one password no faster than one of them.
-const ACCOUNT_ATTEMPTS_IN_ALL: NonZeroU32 = NETWORK_ATTEMPTS;
-/// Several people may come from one network.
+/// Same as for one network, so that many networks guess one password no faster than a single network.
+const ACCOUNT_ATTEMPTS_ALL_NETWORKS: NonZeroU32 = NETWORK_ATTEMPTS;
+/// Attempts per 15 minutes for all users of one network.
 const NETWORK_ATTEMPTS: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
 
-/// How the control role behaves. [`Config::new`] has the contract's values; tests shorten some.
+/// Settings of the control role. [`Config::new`] sets the contract's values.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// What the tokens of sandboxes are made from. It has to stay the same for as long as a sandbox lives.
+    /// Secret that the tokens of sandboxes are derived from. It must not change during the life of a sandbox.
     pub token_seed: Secret,
-    /// What operators prove themselves with; `None`: nobody is one.
+    /// Token of operators; with `None`, no caller is an operator.
     pub admin_token: Option<Secret>,
-    /// Which tokens of users are believed, besides our own.
+    /// Accepted tokens of external issuers, in addition to Hearth's own user tokens.
     pub user_tokens: UserTokens,
-    /// How users log in here.
+    /// Login of users at this server.
     pub identity: Identity,
-    /// How often a team may call; `None`: as often as it likes.
+    /// Rate limit of each team; with `None`, requests are not limited.
     pub team_rate: Option<Rate>,
-    /// How often an address may call; `None`: as often as it likes.
+    /// Rate limit of each client address; with `None`, requests are not limited.
     pub address_rate: Option<Rate>,
-    /// How long the answer to a request with an idempotency key is kept.
-    pub idempotency_kept: Duration,
-    /// Domain of sandbox host names, with a port if it has one; `None`: clients use the one they were configured with.
+    /// Retention of replies to requests with an idempotency key.
+    pub idempotency_retention: Duration,
+    /// Domain of sandbox host names, with an optional port; with `None`, clients use the domain they were configured
+    /// with.
     pub domain: Option<String>,
-    /// What is sent as `clientID`.
+    /// Value of `clientID` in replies.
     pub client_id: String,
-    /// Longest request body.
+    /// Maximum size of a request body.
     pub request_bytes_max: usize,
-    /// Longest time a request may take as a whole.
+    /// Maximum duration of a request.
     pub request_deadline: Duration,
-    /// Longest time a client may take to send a body.
+    /// Maximum time for receiving a request body.
     pub body_read_max: Duration,
-    /// Longest time in which a sandbox has to be started. Shorter than the request deadline, so that the client hears
-    /// why it was not, and shorter than what the client of nodes waits, so that it is this role that decides.
+    /// Maximum time for starting a sandbox.
+    ///
+    /// It is shorter than the request deadline, so the client receives the reason of a failure, and shorter than the
+    /// timeout of the node client, so this role decides about the timeout.
     pub create_budget: Duration,
-    /// How long a route is found after this role was last sure of it.
+    /// Lease of a route: its lifetime after the last confirmation by this role.
     pub route_lease: Duration,
-    /// Time between two comparisons of what should be with what is.
+    /// Time between two comparisons of the desired state with the observed state.
     pub reconcile_interval: Duration,
-    /// How long [`Api::start`](crate::Api::start) waits for nodes, so that the first answers are not about sandboxes
-    /// that are long gone. A node that takes longer is compared when it comes.
-    pub node_patience: Duration,
-    /// How often it is kept how many sandboxes teams had.
+    /// Maximum time for which [`Api::start`](crate::Api::start) waits for the first comparison with all nodes.
+    ///
+    /// The wait avoids that the first replies describe sandboxes that no longer run. A slower node is compared later.
+    pub node_compare_wait_max: Duration,
+    /// Interval for storing the number of sandboxes of each team.
     pub usage_interval: Duration,
 }
 
 impl Config {
-    /// The contract's values.
+    /// Returns the contract's values.
     #[must_use]
     pub fn new(token_seed: Secret, domain: Option<String>) -> Self {
         Self {
             token_seed,
             admin_token: None,
             user_tokens: UserTokens::default(),
-            identity: Identity::new(passing_key(), PLAIN_URL.to_owned()),
+            identity: Identity::new(ephemeral_key(), PLAIN_URL.to_owned()),
             team_rate: None,
             address_rate: None,
-            idempotency_kept: Duration::from_secs(24 * 60 * 60),
+            idempotency_retention: Duration::from_secs(24 * 60 * 60),
             domain,
             client_id: CLIENT_ID.to_owned(),
             request_bytes_max: 16 * 1024 * 1024,
@@ -81,48 +85,50 @@ impl Config {
             create_budget: Duration::from_secs(55),
             route_lease: Duration::from_secs(60),
             reconcile_interval: Duration::from_secs(20),
-            node_patience: Duration::from_secs(2),
+            node_compare_wait_max: Duration::from_secs(2),
             usage_interval: Duration::from_secs(60),
         }
     }
 }
 
-/// How users log in here: by passwords, or by the word of their identity provider.
+/// Settings for the login of users, with a password or at an OpenID Connect provider.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// What signs the access tokens of logins. Another key makes all of them worthless; clients renew them.
+    /// Key that signs access tokens of logins. A new key invalidates all access tokens; clients then renew them.
     pub signing_key: Secret,
-    /// Where this server is reached without its names: `http://127.0.0.1:3000`.
+    /// URL of this server without a domain name, for example `http://127.0.0.1:3000`.
     pub plain_url: String,
-    /// Who says who somebody is; `None`: passwords do.
+    /// Provider that authenticates users; with `None`, users log in with a password.
     pub provider: Option<Provider>,
-    /// How long an access token is good for. Clients renew it a minute before.
+    /// Lifetime of an access token. Clients renew it one minute before it expires.
     pub token_lifetime: Duration,
-    /// How long a login lasts, however often it is renewed, that began with a password.
+    /// Lifetime of a login with a password. Renewals do not extend it.
     pub login_lifetime: Duration,
-    /// The same for one that began at the identity provider: whoever is locked out there is soon locked out here.
-    pub provided_login_lifetime: Duration,
+    /// Lifetime of a login at the provider. Renewals do not extend it.
+    ///
+    /// It is short, because this server does not learn that the provider locked a user out.
+    pub provider_login_lifetime: Duration,
     /// Limit of password attempts for one account from one network.
     pub account_attempts: Rate,
     /// Limit of attempts for one account from all networks together, except networks that logged in to it before.
-    pub account_attempts_in_all: Rate,
-    /// How often passwords may be tried from one network.
+    pub account_attempts_all_networks: Rate,
+    /// Limit of password attempts for all accounts from one network.
     pub network_attempts: Rate,
 }
 
 /// An OpenID Connect provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Provider {
-    /// Its name for itself, below which its configuration is found: `https://…`, or `http://…` on this host.
+    /// Issuer URL, below which the provider's configuration is published: `https://…`, or `http://…` on this host.
     pub issuer: String,
-    /// What it calls this server.
+    /// Client ID of this server at the provider.
     pub client_id: String,
-    /// What this server proves itself to it with; `None`: it is a public client.
+    /// Client secret of this server; with `None`, this server is a public client.
     pub client_secret: Option<Secret>,
 }
 
 impl Identity {
-    /// By passwords, with the usual times.
+    /// Returns the settings for logins with passwords, with default lifetimes and limits.
     #[must_use]
     pub fn new(signing_key: Secret, plain_url: String) -> Self {
         let quarter = Duration::from_secs(15 * 60);
@@ -133,55 +139,55 @@ impl Identity {
             provider: None,
             token_lifetime: Duration::from_secs(60 * 60),
             login_lifetime: Duration::from_secs(90 * 24 * 60 * 60),
-            provided_login_lifetime: Duration::from_secs(24 * 60 * 60),
+            provider_login_lifetime: Duration::from_secs(24 * 60 * 60),
             account_attempts: rate(ACCOUNT_ATTEMPTS),
-            account_attempts_in_all: rate(ACCOUNT_ATTEMPTS_IN_ALL),
+            account_attempts_all_networks: rate(ACCOUNT_ATTEMPTS_ALL_NETWORKS),
             network_attempts: rate(NETWORK_ATTEMPTS),
         }
     }
 }
 
-/// A key for as long as this process lives, for those who name none.
-fn passing_key() -> Secret {
+/// Returns a random key, for a configuration without a persistent one.
+fn ephemeral_key() -> Secret {
     let mut bytes = [0u8; 32];
     getrandom::fill(&mut bytes).expect("the operating system has a random source");
     Secret::new(hex::encode(bytes))
 }
 
-/// How often somebody may call.
+/// Rate limit in the form of a token bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// So many requests, also all at once,
+    /// Capacity of the bucket, which is also the largest burst.
     pub requests: NonZeroU32,
-    /// in this time, evenly refilled.
+    /// Time in which an empty bucket is refilled, evenly.
     pub per: Duration,
 }
 
-/// Which tokens of users are believed: those that one of the keys signed. None, unless there is a key.
+/// Rules for user tokens of an external issuer. Without a key, no token is accepted.
 #[derive(Debug, Clone)]
 pub struct UserTokens {
     /// Secrets shared with the issuer (HS256), as Supabase has them.
     pub secrets: Vec<Secret>,
     /// The issuer's published keys: a JSON Web Key Set with RSA, EC or Ed25519 keys.
     pub jwks: Option<KeySet>,
-    /// Time between two looks at an address at least, when tokens name keys that are not known.
-    pub refetch_pause: Duration,
-    /// Whom a token has to be for (`aud`), if that is to be checked.
+    /// Minimum time between two fetches of the key set, when tokens name unknown keys.
+    pub refetch_interval_min: Duration,
+    /// Required audience (`aud`); with `None`, the audience is not checked.
     pub audience: Option<String>,
-    /// Who has to have issued it (`iss`), if that is to be checked.
+    /// Required issuer (`iss`); with `None`, the issuer is not checked.
     pub issuer: Option<String>,
-    /// How far the issuer's clock may be away from ours.
+    /// Maximum difference between the clocks of the issuer and this server.
     pub leeway: Duration,
 }
 
-/// Where a set of keys is.
+/// Source of a JSON Web Key Set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeySet {
-    /// This is it.
+    /// Text of the key set.
     Text(String),
-    /// The issuer publishes it there: `https://…`.
+    /// URL of the key set: `https://…`.
     Address(String),
-    /// The issuer of this name tells where, in its configuration (OpenID Connect Discovery 1.0).
+    /// Issuer URL. The issuer's configuration has the URL of the key set (OpenID Connect Discovery 1.0).
     Issuer(String),
 }
 
@@ -190,7 +196,7 @@ impl Default for UserTokens {
         Self {
             secrets: Vec::new(),
             jwks: None,
-            refetch_pause: Duration::from_secs(30),
+            refetch_interval_min: Duration::from_secs(30),
             audience: None,
             issuer: None,
             leeway: Duration::from_secs(60),
@@ -201,27 +207,27 @@ impl Default for UserTokens {
 /// A node of the cluster.
 #[derive(Clone)]
 pub struct Node {
-    /// Its name.
+    /// Name of the node.
     pub id: NodeId,
-    /// Speaks to its cluster API.
+    /// Client for the node's cluster API.
     pub client: NodeClient,
-    /// Where its proxy listens.
+    /// Address on which the node's proxy listens.
     pub proxy: NodeAddress,
 }
 
-/// Where it is kept what sandboxes say and use, and what teams use.
+/// Stores for logs and metrics.
 #[derive(Clone)]
 pub struct Analytics {
-    /// What sandboxes said. Nodes append to it, this role only reads.
+    /// Logs of sandboxes. Nodes write them, this role only reads.
     pub logs: Arc<dyn Logs>,
-    /// What they used, in the same way.
+    /// Resource usage of sandboxes. Nodes write it, this role only reads.
     pub samples: Arc<dyn Samples>,
-    /// What teams used. This role keeps and reads it.
+    /// Sandbox counts of teams. This role writes and reads them.
     pub usages: Arc<dyn Usages>,
 }
 
 impl Analytics {
-    /// All in one place.
+    /// Uses one backend for all stores.
     pub fn new<B: Logs + Samples + Usages + 'static>(backend: Arc<B>) -> Self {
         Self { logs: backend.clone(), samples: backend.clone(), usages: backend }
     }

@@ -1,4 +1,4 @@
-//! The control role as a whole: what it holds, how it starts and how it stops.
+//! The control role: its shared state, start and shutdown.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,52 +11,53 @@ use hearth_types::{ExecutionId, SandboxId};
 use tokio::sync::Semaphore;
 
 use crate::config::{Analytics, Config, Node};
-use crate::http::auth::{Verifier, WrongKeys, bearer};
+use crate::http::auth::{KeySetError, Verifier, bearer};
 use crate::http::rate::Rates;
 use crate::http::routes;
-use crate::identity::{Doorkeeper, WrongIdentity};
+use crate::identity::{IdentityError, LoginService};
 use crate::live::{self, Live};
 use crate::nodes::{self, Nodes};
 use crate::reconcile;
 use crate::token::TokenSource;
 use crate::usage::{self, Counts};
 
-/// Creates under way at the same time. More than any node can start at once, and few enough that their rows, calls and
-/// waiting clients cost little; the rest are told to come back in a moment.
-const CREATES_AT_ONCE_MAX: usize = 512;
-/// How long a stopping server waits for its tasks: a part of the ten seconds that a stop of the whole daemon may take.
-const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(4);
+/// Maximum number of concurrent creates.
+///
+/// It is more than any node can start at once, and few enough that their rows, calls and waiting clients cost little.
+/// Further creates are rejected and may be retried after a second.
+const CONCURRENT_CREATES_MAX: usize = 512;
+/// Maximum time that a shutdown waits for tasks. The shutdown of the whole daemon may take ten seconds.
+const SHUTDOWN_WAIT_MAX: Duration = Duration::from_secs(4);
 
-/// What every part of the control role can reach.
+/// State shared by all parts of the control role.
 pub(crate) struct Control {
     pub(crate) config: Config,
     pub(crate) tokens: TokenSource,
-    /// Tokens of users.
+    /// Verifies user tokens.
     pub(crate) verifier: Verifier,
-    /// Lets users in.
-    pub(crate) doorkeeper: Doorkeeper,
+    pub(crate) login_service: LoginService,
     pub(crate) rates: Rates,
     pub(crate) store: Store,
     pub(crate) catalog: Catalog,
-    /// What sandboxes said. Nodes append to it, this role only reads.
+    /// Logs of sandboxes. Nodes write them, this role only reads.
     pub(crate) logs: Arc<dyn Logs>,
-    /// What they used, in the same way.
+    /// Resource usage of sandboxes. Nodes write it, this role only reads.
     pub(crate) samples: Arc<dyn Samples>,
-    /// What teams used.
+    /// Stored sandbox counts of teams.
     pub(crate) usages: Arc<dyn Usages>,
-    /// What of it was not kept yet.
+    /// Sandbox counts not yet written to `usages`.
     pub(crate) usage: Counts,
     pub(crate) nodes: Nodes,
     pub(crate) live: Arc<Live>,
-    /// Creates under way.
+    /// Permits for concurrent creates.
     pub(crate) creates: Arc<Semaphore>,
-    /// Taken while the use of an API key is noted.
+    /// Held while the use of an API key is stored.
     pub(crate) key_use: Arc<Semaphore>,
     pub(crate) tasks: TaskSet,
 }
 
 impl Control {
-    /// Whether this run of a sandbox is one that should be, or is just being ended.
+    /// Returns true if the execution belongs to a sandbox of this server, including one that is being killed.
     pub(crate) async fn is_known(
         &self,
         sandbox_id: &SandboxId,
@@ -70,34 +71,36 @@ impl Control {
     }
 }
 
-/// Why the control role did not start.
+/// Failure to start the control role.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The keys for users' tokens cannot be used.
-    #[error("preparing to verify tokens of users")]
-    UserTokens(#[source] WrongKeys),
-    /// Users could not log in.
-    #[error("preparing to let users log in")]
-    Identity(#[source] WrongIdentity),
-    /// What should run is not known.
-    #[error("reading which sandboxes there should be")]
+    /// The keys for user tokens are not usable.
+    #[error("preparing the verification of user tokens")]
+    UserTokens(#[source] KeySetError),
+    /// The settings for logins are invalid.
+    #[error("preparing the login of users")]
+    Identity(#[source] IdentityError),
+    /// The sandboxes cannot be read from the store.
+    #[error("reading the sandboxes from the store")]
     Sandboxes(#[source] hearth_store::Error),
-    /// What operators want of nodes is not known.
-    #[error("reading what is wanted of nodes")]
+    /// The desired states of nodes cannot be read from the store.
+    #[error("reading the desired states of nodes")]
     Nodes(#[source] hearth_store::Error),
 }
 
-/// The control role. Drop it only after [`Api::shutdown`]: its tasks hold the store.
+/// Handle of the running control role. Drop it only after [`Api::shutdown`], because its tasks hold the store.
 pub struct Api {
     control: Arc<Control>,
 }
 
 impl Api {
-    /// Starts timers, node watchers and reconcilers, and adopts the sandboxes of the server before. Waits a little for
-    /// the nodes to tell what runs ([`Config::node_patience`]). Not cancel safe: what was started goes on.
+    /// Starts timers, node watchers and reconcilers, and adopts the sandboxes of the previous server.
+    ///
+    /// Waits up to [`Config::node_compare_wait_max`] until the nodes have reported their sandboxes. Not cancel safe:
+    /// tasks that were started continue.
     ///
     /// # Errors
-    /// [`StartError`].
+    /// [`StartError`] when the configuration is invalid or the store cannot be read.
     pub async fn start(
         config: Config,
         store: Store,
@@ -105,15 +108,16 @@ impl Api {
         analytics: Analytics,
         nodes: Vec<Node>,
     ) -> Result<Self, StartError> {
-        let doorkeeper = Doorkeeper::new(&config.identity, config.domain.as_deref()).map_err(StartError::Identity)?;
-        let verifier = Verifier::new(&config.user_tokens, doorkeeper.signer()).map_err(StartError::UserTokens)?;
+        let login_service =
+            LoginService::new(&config.identity, config.domain.as_deref()).map_err(StartError::Identity)?;
+        let verifier = Verifier::new(&config.user_tokens, login_service.signer()).map_err(StartError::UserTokens)?;
         let rows = store.sandboxes().await.map_err(StartError::Sandboxes)?;
-        let wanted = store.wanted_nodes().await.map_err(StartError::Nodes)?;
+        let desired = store.wanted_nodes().await.map_err(StartError::Nodes)?;
         let Analytics { logs, samples, usages } = analytics;
         let control = Arc::new(Control {
             tokens: TokenSource::new(config.token_seed.clone()),
             verifier,
-            doorkeeper,
+            login_service,
             rates: Rates::new(config.team_rate, config.address_rate),
             config,
             store,
@@ -122,9 +126,9 @@ impl Api {
             samples,
             usages,
             usage: Counts::default(),
-            nodes: Nodes::new(nodes, wanted),
+            nodes: Nodes::new(nodes, desired),
             live: Arc::new(Live::default()),
-            creates: Arc::new(Semaphore::new(CREATES_AT_ONCE_MAX)),
+            creates: Arc::new(Semaphore::new(CONCURRENT_CREATES_MAX)),
             key_use: Arc::new(Semaphore::new(1)),
             tasks: TaskSet::new(),
         });
@@ -135,24 +139,25 @@ impl Api {
             control.tasks.spawn("node news", nodes::follow::run(Arc::clone(&control), Arc::clone(member)));
             control.tasks.spawn("node comparison", nodes::compare::run(Arc::clone(&control), Arc::clone(member)));
         }
-        control.tasks.spawn("keys for user tokens", bearer::keep(Arc::clone(&control)));
+        control.tasks.spawn("keys for user tokens", bearer::refresh_keys(Arc::clone(&control)));
         control.tasks.spawn("usage", usage::run(Arc::clone(&control)));
         control.tasks.spawn("reconciler", reconcile::run(Arc::clone(&control)));
         let compared = futures::future::join_all(control.nodes.all().map(|member| member.was_compared()));
-        if tokio::time::timeout(control.config.node_patience, compared).await.is_err() {
-            tracing::warn!("not all nodes can be reached yet");
+        if tokio::time::timeout(control.config.node_compare_wait_max, compared).await.is_err() {
+            tracing::warn!("not all nodes are reachable yet");
         }
         Ok(Self { control })
     }
 
-    /// The public REST interface. The caller owns the listener.
+    /// Returns the router of the public REST API. The caller owns the listener.
     pub fn router(&self) -> axum::Router {
         routes::router(Arc::clone(&self.control))
     }
 
-    /// Stops everything that was started; sandboxes go on. Call it when the listener takes no more requests. Returns
-    /// the names of tasks that did not stop in time.
+    /// Stops all tasks; sandboxes continue to run. Returns the names of tasks that did not stop in time.
+    ///
+    /// Call it after the listener has stopped accepting requests.
     pub async fn shutdown(&self) -> Vec<&'static str> {
-        self.control.tasks.shutdown(SHUTDOWN_PATIENCE).await
+        self.control.tasks.shutdown(SHUTDOWN_WAIT_MAX).await
     }
 }

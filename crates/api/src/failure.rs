@@ -1,7 +1,6 @@
-//! The one place where the control role's refusals and failures become HTTP answers.
+//! Error replies: the one place that maps errors of the control role to HTTP.
 //!
-//! A failure's message is for the client. What happened inside is logged where it is swallowed ([`Failure::internal`])
-//! and never sent.
+//! The message of a failure is for the client. Internal causes are logged by [`Failure::internal`] and never sent.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -17,26 +16,27 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use crate::compared;
 use crate::live::{CreateError, Refusal, Unanswered};
 
-/// Tells clients whether the same request may be sent again. Without it, the Python SDK repeats every 429, 502, 503 and
-/// 504.
+/// Header with `true` if the same request may be retried.
+///
+/// Without it, the Python SDK retries every 429, 502, 503 and 504.
 pub(crate) const SHOULD_RETRY: HeaderName = HeaderName::from_static("should-retry");
 
-/// When a request may be repeated after a failure that passes: the shortest time the header can tell.
+/// Delay before a retry after a temporary failure: the shortest value of `Retry-After`.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// What a refused schema begins with.
+/// Start of every message about a request that violates the schema.
 const VALIDATION_PREFIX: &str = "validation error: ";
 
-/// Whether the same request is worth another try.
+/// Advice about a retry of the same request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Retry {
-    /// It cannot help, or could do the same thing twice.
+    /// A retry is useless, or could repeat the effect.
     Never,
-    /// It can, after this time; and nothing is done twice.
+    /// A retry after this time may succeed, and does not repeat the effect.
     After(Duration),
 }
 
-/// An answer that is not a success.
+/// An error reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
     status: StatusCode,
@@ -62,17 +62,17 @@ impl Failure {
         Self { code: Some(code), ..self }
     }
 
-    /// For failures after which nothing of the request is left.
+    /// Allows a retry after `wait`. Only for a failure without a remaining effect.
     pub(crate) fn worth_retrying_after(self, wait: Duration) -> Self {
         Self { retry: Retry::After(wait), ..self }
     }
 
-    /// The request is understood but makes no sense.
+    /// Rejects a request that matches the schema, but is not valid.
     pub(crate) fn bad_request(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
-    /// The request is not what the contract's schema says.
+    /// Rejects a request that violates the contract's schema.
     pub(crate) fn invalid(reason: impl std::fmt::Display) -> Self {
         Self::bad_request(format!("{VALIDATION_PREFIX}{reason}"))
     }
@@ -81,37 +81,37 @@ impl Failure {
         Self::new(StatusCode::NOT_FOUND, message)
     }
 
-    /// The contract knows `what`, this server does not do it. Better than doing something else and saying nothing.
-    pub(crate) fn unsupported(status: StatusCode, what: &str) -> Self {
-        Self::new(status, format!("this server does not support {what}")).with_code(ErrorCode::FeatureNotSupported)
+    /// Rejects a request for a feature of the contract that this server does not have.
+    pub(crate) fn unsupported(status: StatusCode, feature: &str) -> Self {
+        Self::new(status, format!("this server does not support {feature}")).with_code(ErrorCode::FeatureNotSupported)
     }
 
-    /// Something went wrong that the client can do nothing about. This is where the error is logged.
-    pub(crate) fn internal(tried: &'static str, error: &(dyn Error + 'static)) -> Self {
-        tracing::error!(error = %chain(error), "{tried} failed");
+    /// Logs an internal error of `operation`, and returns a reply that hides its cause.
+    pub(crate) fn internal(operation: &'static str, error: &(dyn Error + 'static)) -> Self {
+        tracing::error!(operation, error = %chain(error), "internal error");
         if error.downcast_ref().is_some_and(hearth_store::Error::is_full) {
             Self { status: StatusCode::INTERNAL_SERVER_ERROR, ..Self::storage_full() }
         } else {
-            Self::broken()
+            Self::already_logged()
         }
     }
 
-    /// The database found no room on its disk. No retry: only the operator can make room.
+    /// The disk of the database is full. A retry is useless until the operator frees space.
     pub(crate) fn storage_full() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            "the disk of the server's database is full: its operator has to make room",
+            "the disk of the server's database is full: the operator has to free space",
         )
         .with_code(ErrorCode::StorageFull)
     }
 
-    /// Like [`internal`](Self::internal), for what was logged already.
-    pub(crate) fn broken() -> Self {
+    /// Returns the reply of [`internal`](Self::internal) for an error that was logged already.
+    pub(crate) fn already_logged() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error: see the server's log")
             .with_code(ErrorCode::InternalServerError)
     }
 
-    /// The server is going away.
+    /// The server is shutting down.
     pub(crate) fn stopping() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down").worth_retrying_after(RETRY_PAUSE)
     }
@@ -131,14 +131,13 @@ impl From<Unanswered> for Failure {
         match unanswered {
             Unanswered::Refused(refusal) => refusal.into(),
             Unanswered::LengthUsedUp => {
-                Self::bad_request("the sandbox has reached the maximum length of your team and cannot live longer")
+                Self::bad_request("the sandbox has reached the maximum length of your team and cannot be extended")
             }
-            Unanswered::NotReleased => Self::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "the node did not confirm the kill; it is tried until it does",
-            ),
+            Unanswered::NotReleased => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the node did not confirm the kill; the server retries it")
+            }
             Unanswered::StorageFull => Self::storage_full(),
-            Unanswered::Broken => Self::broken(),
+            Unanswered::Broken => Self::already_logged(),
             Unanswered::Stopping => Self::stopping(),
         }
     }
@@ -150,11 +149,11 @@ impl From<CreateError> for Failure {
         let failed = |message: &'static str| Self::new(StatusCode::INTERNAL_SERVER_ERROR, message);
         match error {
             CreateError::Busy => unavailable("too many sandboxes are being created").worth_retrying_after(RETRY_PAUSE),
-            CreateError::NoNode => unavailable("no node can be reached that takes new sandboxes")
+            CreateError::NoNode => unavailable("no reachable node accepts new sandboxes")
                 .with_code(ErrorCode::SandboxCapacityUnavailable)
                 .worth_retrying_after(RETRY_PAUSE),
             CreateError::Capacity => {
-                unavailable("no node has room for another sandbox").with_code(ErrorCode::SandboxCapacityUnavailable)
+                unavailable("no node has capacity for another sandbox").with_code(ErrorCode::SandboxCapacityUnavailable)
             }
             CreateError::NodeBusy => unavailable("the node cannot start another sandbox now: try again")
                 .with_code(ErrorCode::SandboxCapacityUnavailable)
@@ -162,11 +161,12 @@ impl From<CreateError> for Failure {
             CreateError::NoCompatibleNode => {
                 unavailable("no node can run this build").with_code(ErrorCode::SandboxNoCompatibleNode)
             }
-            CreateError::Refused => failed("the node refused to start the sandbox: see the server's log")
-                .with_code(ErrorCode::SandboxCreateRefused),
+            CreateError::Refused => {
+                failed("the node rejected the sandbox: see the server's log").with_code(ErrorCode::SandboxCreateRefused)
+            }
             CreateError::Failed => failed("the node failed to start the sandbox: see the server's log")
                 .with_code(ErrorCode::SandboxCreateFailed),
-            // What may be left of it is being cleared away and was told to nobody, so a repetition makes one sandbox.
+            // Leftovers are being removed and no client has the ID, so a retry creates only one sandbox.
             CreateError::NodeLost => unavailable("the node was lost while it started the sandbox")
                 .with_code(ErrorCode::SandboxCreateFailed)
                 .worth_retrying_after(RETRY_PAUSE),
@@ -179,7 +179,7 @@ impl From<CreateError> for Failure {
             CreateError::Killed => Self::new(StatusCode::CONFLICT, "the sandbox was killed while it was started"),
             CreateError::Stopping => Self::stopping(),
             CreateError::StorageFull => Self::storage_full(),
-            CreateError::Broken => Self::broken(),
+            CreateError::Broken => Self::already_logged(),
         }
     }
 }
@@ -206,7 +206,7 @@ impl IntoResponse for Failure {
     }
 }
 
-/// What clients try again unless they are told not to.
+/// Returns true if clients retry the status unless the reply has `Should-Retry: false`.
 pub(crate) fn is_retried_by_default(status: StatusCode) -> bool {
     [
         StatusCode::TOO_MANY_REQUESTS,
@@ -222,14 +222,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn retries_are_told_where_clients_would_guess() {
+    fn statuses_that_clients_retry_carry_advice() {
         let header = |response: &Response, name: &HeaderName| {
             response.headers().get(name).map(|value| value.to_str().expect("text").to_owned())
         };
         let wait = Duration::from_millis(100);
         for (failure, should_retry, retry_after) in [
             (Failure::bad_request("x"), None, None),
-            (Failure::broken(), None, None),
+            (Failure::already_logged(), None, None),
             (Failure::new(StatusCode::TOO_MANY_REQUESTS, "x"), Some("false"), None),
             (Failure::new(StatusCode::SERVICE_UNAVAILABLE, "x"), Some("false"), None),
             (Failure::new(StatusCode::GATEWAY_TIMEOUT, "x"), Some("false"), None),

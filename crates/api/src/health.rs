@@ -1,4 +1,4 @@
-//! `GET /health`: whether this server can do its work.
+//! Handler of `GET /health`.
 
 use std::sync::Arc;
 
@@ -11,21 +11,22 @@ use crate::control::Control;
 use crate::failure::Failure;
 use crate::http::document::tag;
 
-/// No team has it, so looking for it finds nothing, quickly.
+/// Slug that no team has. Searching for it is a cheap query of the database.
 const NO_SLUG: &str = "";
 
-/// Tell whether this server can do its work
+/// Check the health of this server
 ///
-/// Without authentication, and plain text as in the contract.
+/// Requires no credentials. The reply is plain text.
 #[utoipa::path(
     get, path = "/health", tag = tag::SERVER, operation_id = "getHealth",
     responses(
         (
             status = 200,
-            description = "It can.", body = String, content_type = "text/plain", example = "Health check successful"
+            description = "The server is healthy.",
+            body = String, content_type = "text/plain", example = "Health check successful"
         ),
-        (status = 503, description = "It is stopping, or its database does not answer."),
-        (status = 504, description = "Its database takes too long."),
+        (status = 503, description = "The server is shutting down, or its database does not respond."),
+        (status = 504, description = "The database did not respond in time."),
     )
 )]
 pub(crate) async fn check(State(control): State<Arc<Control>>) -> Response {
@@ -35,7 +36,7 @@ pub(crate) async fn check(State(control): State<Arc<Control>>) -> Response {
     match control.store.team_by_slug(NO_SLUG).await {
         Ok(_) => "Health check successful".into_response(),
         Err(error) => {
-            tracing::error!(error = %chain(&error), "the store does not answer");
+            tracing::error!(error = %chain(&error), "health check of the store failed");
             Failure::new(StatusCode::SERVICE_UNAVAILABLE, "the database does not answer").into_response()
         }
     }

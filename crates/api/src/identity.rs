@@ -1,21 +1,22 @@
-//! Users log in: with a password, or at an identity provider. What they get is a login, which clients renew.
+//! Login of users with a password or at an OpenID Connect provider. Clients renew the login.
 //!
 //! ```text
-//!   GET  /docs/api/cli?next=http://localhost:PORT   the form, or the way to the provider     page, cli
-//!   POST /docs/api/cli                              a password ─┐                            password
+//!   GET  /docs/api/cli?next=http://localhost:PORT   form, or link to the provider            page, cli
+//!   POST /docs/api/cli                              password ───┐                            password
 //!   GET  /docs/api/cli/start ──▶ provider ──▶ …/callback ───────┤                            provider
 //!                                                               ▼
-//!                       a login ──▶ 303 to next, with an access token and a refresh token    cli, target
-//!   POST /oauth/token     a refresh token: the next one, and an access token                 oauth
-//!   POST /oauth/revoke    the login ends                                                     oauth
+//!                       login ──▶ 303 to next, with an access token and a refresh token      cli, target
+//!   POST /oauth/token     refresh token ──▶ new refresh token and access token               oauth
+//!   POST /oauth/revoke    ends the login                                                     oauth
 //! ```
 //!
-//! * The one client is the official command line, which opens the page in a browser and waits on a port of that machine
-//!   ([`target`]). Nothing else is ever redirected to.
-//! * Tokens are always ours, whoever said who the user is: the provider's never leave this server. So it may be any provider,
-//!   also one whose access tokens only itself can read, or which issues no refresh tokens, or which this server proves itself to.
-//! * An access token names its login, and the login is read with each request: what ends it holds at once.
-//! * Pages have no scripts, and everything that was sent is escaped ([`page`]).
+//! * The only client is the official command line. It opens the page in a browser and listens on a port of the same
+//!   machine ([`target`]). Browsers are redirected to no other address, except to the provider.
+//! * Clients always receive Hearth's own tokens; the provider's tokens never leave this server. So the provider's
+//!   access tokens may be opaque, it need not issue refresh tokens, and it may require a client secret.
+//! * An access token names its login, and the login is read for each request, so the end of a login takes effect
+//!   immediately.
+//! * Pages have no scripts, and all input is escaped ([`page`]).
 
 mod address;
 pub(crate) mod cli;
@@ -31,61 +32,62 @@ mod target;
 use std::sync::Arc;
 
 use address::Addresses;
-use password::{AttemptRates, Gate};
+use password::{AttemptRates, PasswordVerifier};
 use provider::Provider;
 pub(crate) use signer::Signer;
 
 use crate::config::Identity;
 
-/// Where the page is; the command line appends it to its base.
+/// Path of the login page. The command line appends it to its base URL.
 pub(crate) const PAGE: &str = "/docs/api/cli";
-/// Where a login at the provider begins.
+/// Path that starts a login at the provider.
 pub(crate) const START: &str = "/docs/api/cli/start";
-/// Where the provider sends users back to.
+/// Path that the provider redirects users to.
 pub(crate) const CALLBACK: &str = "/docs/api/cli/callback";
-/// Where logins are renewed.
+/// Path for renewing a login.
 pub(crate) const TOKEN: &str = "/oauth/token";
-/// Where they are ended.
+/// Path for ending a login.
 pub(crate) const REVOKE: &str = "/oauth/revoke";
 
-/// What the command line calls itself to us, because we told it to.
+/// Client ID of the command line, which it receives at login.
 const CLIENT_ID: &str = "hearth-cli";
-/// Fewest bytes of the key that signs access tokens: as many as HS256's hash has (RFC 7518, 3.2).
+/// Minimum length of the key that signs access tokens: the output size of the HS256 hash (RFC 7518, section 3.2).
 const KEY_BYTES_MIN: usize = 32;
 
-/// Users could not log in.
+/// Invalid settings for the login of users.
 #[derive(Debug, thiserror::Error)]
-pub enum WrongIdentity {
-    /// The key could be guessed.
+pub enum IdentityError {
+    /// The signing key is too short, so it could be guessed.
     #[error("the key that signs access tokens has fewer than {KEY_BYTES_MIN} bytes")]
-    Key,
-    /// The provider's name is not one.
-    #[error("`{0}` is no OpenID Connect issuer: `https://…` is expected, or `http://…` on this host")]
+    ShortKey,
+    /// The provider's issuer URL is invalid.
+    #[error("`{0}` is not the URL of an OpenID Connect issuer: `https://…` is expected, or `http://…` on this host")]
     Issuer(String),
-    /// The host trusts nobody, so that no provider can be asked.
-    #[error("reading which certificates this host trusts")]
+    /// The trusted certificates of the host cannot be read.
+    #[error("reading the trusted certificates of this host")]
     Certificates(#[source] std::io::Error),
 }
 
-/// Lets users in.
-pub(crate) struct Doorkeeper {
+/// Logs users in and signs their access tokens.
+pub(crate) struct LoginService {
     signer: Arc<Signer>,
     addresses: Addresses,
-    gate: Gate,
+    passwords: PasswordVerifier,
+    /// With `None`, users log in with a password.
     provider: Option<Provider>,
 }
 
-impl Doorkeeper {
-    pub(crate) fn new(config: &Identity, domain: Option<&str>) -> Result<Self, WrongIdentity> {
+impl LoginService {
+    pub(crate) fn new(config: &Identity, domain: Option<&str>) -> Result<Self, IdentityError> {
         if config.signing_key.expose().len() < KEY_BYTES_MIN {
-            return Err(WrongIdentity::Key);
+            return Err(IdentityError::ShortKey);
         }
         Ok(Self {
             signer: Arc::new(Signer::new(&config.signing_key, config.token_lifetime)),
             addresses: Addresses::new(domain, &config.plain_url),
-            gate: Gate::new(AttemptRates {
+            passwords: PasswordVerifier::new(AttemptRates {
                 account: config.account_attempts,
-                account_in_all: config.account_attempts_in_all,
+                account_all_networks: config.account_attempts_all_networks,
                 network: config.network_attempts,
             }),
             provider: config.provider.as_ref().map(Provider::new).transpose()?,

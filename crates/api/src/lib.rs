@@ -1,25 +1,26 @@
-//! The control role: the public REST interface, and the intended state of all sandboxes.
+//! The control role: the public REST API, and the desired state of all sandboxes.
 //!
 //! ```text
-//!   http ── routes, auth, bodies, deadline ──▶ sandboxes, templates, accounts, health: one module for each thing to ask
+//!   http ── routes, auth, bodies, deadline ──▶ sandboxes, templates, accounts, health: one module per resource
 //!                                                   │                │
-//!   failure: the one place where errors             ▼                ▼
-//!   become HTTP answers                     live: one owner       store, analytics (reads)
+//!   failure: maps errors                            ▼                ▼
+//!   to HTTP replies                         live: one owner       store, analytics (reads)
 //!                                           task per sandbox ──▶ store, catalog, node
 //!                                                   ▲
-//!   nodes ── news and comparisons, placement ───────┤
+//!   nodes ── events, comparisons, placement ────────┤
 //!   reconcile ── rows, routes and timers ───────────┘
-//!   compared ── texts that clients look for in refusals
-//!   usage ── what teams had, counted for analytics
-//!   identity ── users log in, and clients renew that ──▶ store
+//!   compared ── error texts that clients match on
+//!   usage ── sandbox counts of teams ──▶ analytics
+//!   identity ── logins of users and their renewal ──▶ store
 //! ```
 //!
-//! * The store says which sandboxes *should* be, nodes say which *are*; this crate alone writes the one and follows the
-//!   other.
-//! * A handler that changes something hands the work to a task and waits for it, so a dropped connection cuts nothing.
+//! * The store has the desired state of sandboxes, nodes report the observed state. Only this crate writes the desired
+//!   state.
+//! * A handler that changes a sandbox passes the work to a task and waits for it, so a dropped connection does not
+//!   interrupt the change.
 //! * No route leads to a sandbox without a row, and no sandbox runs for long without one.
 //!
-//! It never sees how a node runs a sandbox: the cluster API is the only way there.
+//! This crate does not depend on how a node runs a sandbox; it uses only the cluster API.
 
 #![forbid(unsafe_code)]
 
@@ -42,7 +43,7 @@ mod usage;
 
 pub use config::{Analytics, Config, Identity, KeySet, Node, Provider, Rate, UserTokens};
 pub use control::{Api, StartError};
-pub use http::auth::WrongKeys;
+pub use http::auth::KeySetError;
 pub use http::document::{json as openapi_json, yaml as openapi_yaml};
-pub use identity::WrongIdentity;
+pub use identity::IdentityError;
 pub use token::TokenSource;

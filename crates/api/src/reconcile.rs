@@ -1,8 +1,8 @@
-//! What should be, against what this server looks after.
+//! Reconciler of rows, routes and timers.
 //!
-//! The owners of sandboxes and the comparisons with nodes do the daily work. This closes the gaps that they leave when
-//! something in this process goes wrong: a row without an owner (which failed), a route without a sandbox, a timer that
-//! slept while the wall clock went on. Takes no input and may be repeated at any time.
+//! In normal operation the owners of sandboxes and the comparisons with nodes maintain the state. The reconciler
+//! repairs the result of a fault in this process: a row whose owner has failed, a route without a sandbox, or a timer
+//! that did not advance with the wall clock. It takes no input and is idempotent.
 
 use std::sync::Arc;
 
@@ -17,13 +17,13 @@ use crate::live::expiry::now;
 
 #[derive(Debug, thiserror::Error)]
 enum ReconcileError {
-    #[error("reading which sandboxes there should be")]
+    #[error("reading sandboxes or deleting expired rows")]
     Store(#[from] StoreError),
     #[error("reading or removing routes")]
     Catalog(#[from] CatalogError),
 }
 
-/// Reconciles until the server stops.
+/// Reconciles periodically until the server stops.
 pub(crate) async fn run(control: Arc<Control>) {
     let stop = control.tasks.token();
     let mut timer = tokio::time::interval(control.config.reconcile_interval);
@@ -34,7 +34,7 @@ pub(crate) async fn run(control: Arc<Control>) {
             _ = timer.tick() => {}
         }
         if let Err(error) = pass(&control).await {
-            tracing::warn!(error = %chain(&error), "a reconciliation was not finished");
+            tracing::warn!(error = %chain(&error), "reconciliation failed");
         }
     }
 }
@@ -46,9 +46,9 @@ async fn pass(control: &Arc<Control>) -> Result<(), ReconcileError> {
             Some(handle) if row.end_at <= now => handle.look_at_clock(),
             Some(_) => {}
             None => {
-                // An owner deletes its row before it leaves, so a row that is still there has none.
+                // An owner deletes its row before it exits, so a row that still exists has no owner.
                 if let Some(row) = control.store.sandbox(&row.sandbox_id).await? {
-                    tracing::warn!(sandbox = %row.sandbox_id, "a sandbox had no owner");
+                    tracing::warn!(sandbox = %row.sandbox_id, "adopting sandbox without owner");
                     live::adopt(control, row);
                 }
             }
@@ -56,7 +56,7 @@ async fn pass(control: &Arc<Control>) -> Result<(), ReconcileError> {
     }
     for route in control.catalog.list().await? {
         if !control.is_known(&route.sandbox_id, route.execution_id).await? {
-            tracing::warn!(sandbox = %route.sandbox_id, "a route led to no sandbox");
+            tracing::warn!(sandbox = %route.sandbox_id, "removing route without sandbox");
             control.catalog.remove(&route.sandbox_id, route.execution_id).await?;
         }
     }

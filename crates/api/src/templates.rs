@@ -1,4 +1,4 @@
-//! `/templates`: so far, whether a name means one.
+//! Handlers of `/templates`. Only the lookup of aliases is implemented.
 
 use std::sync::Arc;
 
@@ -11,26 +11,27 @@ use http::StatusCode;
 
 use crate::control::Control;
 use crate::failure::Failure;
-use crate::http::auth::Reader;
+use crate::http::auth::UnbannedTeam;
 use crate::http::document::tag;
 use crate::http::path::AliasPath;
 
-/// Tell whether a name means a template
+/// Look up a template by alias
 ///
-/// 200 for the caller's own template, 403 for anybody else's, which clients read as "the name is taken".
+/// Replies 200 for a template of the caller's team, and 403 for a template of another team, which clients interpret as
+/// a name in use.
 #[utoipa::path(
     get, path = "/templates/aliases/{alias}", tag = tag::TEMPLATES, operation_id = "findTemplateAlias",
     params(AliasPath),
     responses(
-        (status = 200, description = "It means this one.", body = TemplateAlias),
-        (status = 400, description = "It is not a name, or is in another team's namespace."),
-        (status = 403, description = "It means another team's template, or the team is banned."),
-        (status = 404, description = "It means none, or there is no such team."),
+        (status = 200, description = "The alias refers to this template of the team.", body = TemplateAlias),
+        (status = 400, description = "The alias is invalid, or is in another team's namespace."),
+        (status = 403, description = "The template belongs to another team, or the caller's team is banned."),
+        (status = 404, description = "The template or the team does not exist."),
     )
 )]
 pub(crate) async fn find_alias(
     State(control): State<Arc<Control>>,
-    Reader(team): Reader,
+    UnbannedTeam(team): UnbannedTeam,
     AliasPath(text): AliasPath,
 ) -> Result<Json<TemplateAlias>, Failure> {
     let reference: TemplateReference = text.parse().map_err(Failure::invalid)?;
@@ -55,7 +56,7 @@ fn foreign(reference: &TemplateReference) -> Failure {
     Failure::new(StatusCode::FORBIDDEN, format!("template `{reference}` belongs to another team"))
 }
 
-/// A tag that is given has to exist; without one the template is meant, built or not.
+/// Returns the template of a reference. An explicit tag must exist; without a tag, the template may have no build.
 async fn resolve(
     control: &Control,
     reference: &TemplateReference,

@@ -1,43 +1,43 @@
 //! Tokens of sandboxes.
 //!
-//! A token is a keyed hash of the sandbox's id, so that it is the same before and after every pause, resume and restart
-//! without being kept anywhere. Who knows one token learns nothing about another.
+//! A token is a keyed hash of the sandbox ID, so it stays the same across pauses, resumes and restarts without being
+//! stored. One token reveals nothing about another.
 
 use hearth_store::Sandbox;
 use hearth_types::{SandboxId, Secret};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-/// Keeps traffic tokens apart from envd tokens of the same sandbox.
+/// Prefix that makes traffic tokens different from envd tokens of the same sandbox.
 const TRAFFIC_PREFIX: &str = "sandbox-traffic-";
 
-/// Makes the tokens of all sandboxes from one seed of the server.
+/// Derives the tokens of all sandboxes from one seed of the server.
 #[derive(Debug, Clone)]
 pub struct TokenSource {
     seed: Secret,
 }
 
 impl TokenSource {
-    /// Tokens of this seed. Another seed makes every token of every sandbox another one.
+    /// Creates a source with a seed. Another seed changes the tokens of all sandboxes.
     #[must_use]
     pub fn new(seed: Secret) -> Self {
         Self { seed }
     }
 
-    /// What the sandbox's guest daemon demands from clients.
+    /// Returns the token that the sandbox's guest daemon requires from clients.
     #[must_use]
     pub fn envd_access_token(&self, sandbox_id: &SandboxId) -> Secret {
         self.keyed_hash(&[sandbox_id.as_str()])
     }
 
-    /// What the edge demands from visitors of a sandbox without public traffic.
+    /// Returns the token that the edge requires from visitors of a sandbox without public traffic.
     #[must_use]
     pub fn traffic_access_token(&self, sandbox_id: &SandboxId) -> Secret {
         self.keyed_hash(&[TRAFFIC_PREFIX, sandbox_id.as_str()])
     }
 
-    /// The same for a sandbox as it is; `None`: anybody may visit it.
-    pub(crate) fn demanded_from_visitors(&self, row: &Sandbox) -> Option<Secret> {
+    /// Returns the token required from visitors of this sandbox, or `None` if its traffic is public.
+    pub(crate) fn required_from_visitors(&self, row: &Sandbox) -> Option<Secret> {
         (!row.ingress.public).then(|| self.traffic_access_token(&row.sandbox_id))
     }
 
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_as_in_the_contract() {
+    fn tokens_match_the_contract_s_example() {
         let source = TokenSource::new(Secret::new("seed-for-tests"));
         let sandbox_id: SandboxId = "i0123456789abcdefghij".parse().expect("valid");
         assert_eq!(

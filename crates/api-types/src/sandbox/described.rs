@@ -9,52 +9,52 @@ use utoipa::ToSchema;
 use super::network::Network;
 use super::requested::VolumeMount;
 
-/// A sandbox that was created or connected to, with what a client needs to reach it.
+/// Reply to a create or connect, with the tokens and names that a client needs to reach the sandbox.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Sandbox {
-    /// The sandbox.
+    /// ID of the sandbox.
     #[serde(rename = "sandboxID")]
     #[schema(pattern = "^[a-z0-9]+$")]
     pub sandbox_id: String,
-    /// The template it was created from, never its alias.
+    /// ID of the template it was created from, never an alias.
     #[serde(rename = "templateID")]
     pub template_id: String,
-    /// First alias of that template.
+    /// First alias of the template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub alias: Option<String>,
-    /// A constant that old clients need.
+    /// Constant that old clients require.
     #[serde(rename = "clientID")]
     pub client_id: String,
     /// Semantic version of the guest daemon.
     pub envd_version: String,
-    /// What the guest daemon demands; absent: nothing.
+    /// Token that the guest daemon requires; absent if it requires none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub envd_access_token: Option<String>,
-    /// What the edge demands; `null`: nothing.
+    /// Token that the edge requires from visitors; `null` if it requires none.
     #[schema(required = true)]
     pub traffic_access_token: Option<String>,
-    /// Domain of sandbox host names; `null`: the client's own.
+    /// Domain of sandbox host names; `null` if the client uses the domain it was configured with.
     #[schema(required = true)]
     pub domain: Option<String>,
 }
 
 impl std::fmt::Debug for Sandbox {
-    /// Without the tokens.
+    /// Omits the tokens.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sandbox").field("sandbox_id", &self.sandbox_id).finish_non_exhaustive()
     }
 }
 
-/// What clients may know of a sandbox's state.
+/// State of a sandbox that clients can see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SandboxState {
-    /// It runs.
+    /// The sandbox runs on a node.
     Running,
-    /// It is saved and takes no node's room.
+    /// The sandbox is stored and uses no capacity of a node.
     Paused,
 }
 
@@ -62,94 +62,94 @@ pub enum SandboxState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ListedSandbox {
-    /// The sandbox.
+    /// ID of the sandbox.
     #[serde(rename = "sandboxID")]
     #[schema(pattern = "^[a-z0-9]+$")]
     pub sandbox_id: String,
-    /// The template it was created from, never its alias.
+    /// ID of the template it was created from, never an alias.
     #[serde(rename = "templateID")]
     pub template_id: String,
-    /// First alias of that template.
+    /// First alias of the template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub alias: Option<String>,
-    /// A constant that old clients need.
+    /// Constant that old clients require.
     #[serde(rename = "clientID")]
     pub client_id: String,
     /// Semantic version of the guest daemon.
     pub envd_version: String,
-    /// Whether it runs.
+    /// Current state.
     pub state: SandboxState,
-    /// When it was last started.
+    /// Time of the last start.
     pub started_at: Timestamp,
-    /// When it expires; when paused: since when.
+    /// Expiry time; for a paused sandbox, the time of the pause.
     pub end_at: Timestamp,
-    /// Virtual CPUs.
+    /// Number of virtual CPUs.
     pub cpu_count: u32,
     /// Memory in MiB.
     #[serde(rename = "memoryMB")]
     pub memory_mb: u32,
-    /// Root disk in MiB.
+    /// Size of the root disk in MiB.
     #[serde(rename = "diskSizeMB")]
     pub disk_size_mb: u32,
-    /// What it was tagged with; absent: nothing.
+    /// Metadata of the create request; absent if there is none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
-    /// Volumes in its file system.
+    /// Volumes mounted in the sandbox.
     #[serde(default)]
     #[schema(required = true)]
     pub volume_mounts: Vec<VolumeMount>,
 }
 
-/// Everything about a sandbox.
+/// Full description of a sandbox.
 #[derive(Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxDetail {
-    /// What the list says of it.
+    /// Members that lists have too.
     #[serde(flatten)]
     pub listed: ListedSandbox,
-    /// What the guest daemon demands; absent: nothing.
+    /// Token that the guest daemon requires; absent if it requires none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub envd_access_token: Option<String>,
-    /// Domain of sandbox host names; `null`: the client's own.
+    /// Domain of sandbox host names; `null` if the client uses the domain it was configured with.
     #[schema(required = true)]
     pub domain: Option<String>,
-    /// What the create said about it; `null`: nothing.
+    /// Value of the create request; `null` if it had none.
     #[schema(required = true)]
     pub allow_internet_access: Option<bool>,
     /// Network rules; absent, and never `null`, when there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub network: Option<Network>,
-    /// How it ends and begins.
+    /// Effect of expiry, and of traffic while the sandbox is paused.
     pub lifecycle: Lifecycle,
 }
 
 impl std::fmt::Debug for SandboxDetail {
-    /// Without the token.
+    /// Omits the token.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SandboxDetail").field("listed", &self.listed).finish_non_exhaustive()
     }
 }
 
-/// What happens when a sandbox expires, and when traffic arrives at a paused one.
+/// Effect of expiry, and of traffic while a sandbox is paused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Lifecycle {
-    /// What expiry does.
+    /// Effect of expiry.
     pub on_timeout: OnTimeout,
-    /// Whether traffic wakes it.
+    /// True if traffic resumes a paused sandbox.
     pub auto_resume: bool,
 }
 
-/// What expiry does.
+/// Effect of expiry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnTimeout {
-    /// All of it is gone.
+    /// The sandbox is killed.
     Kill,
-    /// It is saved.
+    /// The sandbox is paused.
     Pause,
 }
 
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn nulls_stand_where_clients_need_them_and_nowhere_else() {
+    fn absent_values_are_null_only_where_clients_require_it() {
         let detail = SandboxDetail {
             listed: listed(),
             envd_access_token: None,

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Who may reach a sandbox, and whom it may reach.
-// Parts that no code of ours reads yet are kept as JSON, so that a request which uses them is understood well enough to be
-// refused by name.
+/// Ingress and egress rules of a sandbox.
+// Members that Hearth does not support yet are stored as JSON, so that a request with one of them is rejected with the
+// name of the member.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Network {
@@ -19,10 +19,10 @@ pub struct Network {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub deny_out: Option<Vec<String>>,
-    /// `false`: visitors need the traffic token.
+    /// With `false`, visitors need the traffic access token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_public_traffic: Option<bool>,
-    /// Value of the `Host` header towards programs in the sandbox.
+    /// Value of the `Host` header in requests to programs in the sandbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub mask_request_host: Option<String>,
@@ -30,7 +30,7 @@ pub struct Network {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 1, maximum = 65535)]
     pub https_ports: Option<Vec<u16>>,
-    /// Headers injected by domain.
+    /// Headers to add to egress requests, by domain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub rules: Option<BTreeMap<String, serde_json::Value>>,
@@ -38,7 +38,7 @@ pub struct Network {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub egress_proxy: Option<serde_json::Value>,
-    /// Resolvers that stay reachable; absent: the default one, empty: none.
+    /// DNS resolvers that stay reachable: the default resolver if absent, none if empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub dns_servers: Option<Vec<String>>,

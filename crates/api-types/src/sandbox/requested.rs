@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::network::Network;
 
-/// The body of `POST /v2/sandboxes`, and all of `POST /sandboxes` except for `secure`.
+/// Body of `POST /v2/sandboxes`, and of `POST /sandboxes` without `secure`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NewSandbox {
@@ -20,31 +20,31 @@ pub struct NewSandbox {
         example = "base"
     )]
     pub template_id: String,
-    /// Seconds until it expires.
+    /// Seconds until the sandbox expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 1)]
     pub timeout: Option<i32>,
-    /// Texts to find it by.
+    /// Metadata that lists can filter by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub metadata: Option<BTreeMap<String, String>>,
-    /// Environment of all its commands.
+    /// Environment variables of all commands in the sandbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub env_vars: Option<BTreeMap<String, String>>,
-    /// Expiry pauses instead of killing.
+    /// With `true`, expiry pauses the sandbox instead of killing it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub auto_pause: Option<bool>,
-    /// Whether that pause keeps the memory.
+    /// With `false`, the pause on expiry does not store the memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub auto_pause_memory: Option<bool>,
-    /// Whether traffic wakes it.
+    /// Effect of traffic while the sandbox is paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub auto_resume: Option<AutoResume>,
-    /// `false`: no way out. Spelled unlike its neighbours in the contract.
+    /// With `false`, the sandbox cannot reach the Internet. The contract spells this member in snake case.
     #[serde(rename = "allow_internet_access", default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub allow_internet_access: Option<bool>,
@@ -52,93 +52,93 @@ pub struct NewSandbox {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub network: Option<Network>,
-    /// Volumes in its file system.
+    /// Volumes to mount in the sandbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub volume_mounts: Option<Vec<VolumeMount>>,
-    /// Configuration of the MCP gateway, which the SDK starts.
+    /// Configuration of the MCP gateway. The SDK starts the gateway; this server ignores the member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub mcp: Option<serde_json::Value>,
-    /// Workload identity.
+    /// Workload identity of the sandbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub iam: Option<Iam>,
 }
 
-/// The body of `POST /sandboxes`.
+/// Body of `POST /sandboxes`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct NewSandboxV1 {
-    /// Whether the guest daemon demands a token. In the second generation it always does.
+    /// With `true`, the guest daemon requires a token. Sandboxes of `POST /v2/sandboxes` always require one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub secure: Option<bool>,
-    /// The rest.
+    /// Members that `POST /v2/sandboxes` has too.
     #[serde(flatten)]
     pub sandbox: NewSandbox,
 }
 
-/// The `autoResume` member.
+/// Member `autoResume` of a create request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AutoResume {
-    /// Whether traffic wakes it.
+    /// With `true`, traffic resumes a paused sandbox.
     pub enabled: bool,
 }
 
-/// A volume in a sandbox's file system.
+/// A volume mounted in a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VolumeMount {
-    /// The volume.
+    /// Name of the volume.
     pub name: String,
-    /// Where it is mounted.
+    /// Mount point in the sandbox.
     pub path: String,
 }
 
-/// The `iam` member.
+/// Member `iam` of a create request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Iam {
-    /// Tokens by name; none at all is the same as no `iam`.
+    /// Tokens by name. An empty object has the same effect as an absent `iam`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub tokens: Option<BTreeMap<String, serde_json::Value>>,
 }
 
-/// The body of `POST /sandboxes/{sandboxID}/connect`.
+/// Body of `POST /sandboxes/{sandboxID}/connect`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ConnectV1 {
-    /// Seconds from now before which it shall not expire.
+    /// Minimum remaining lifetime in seconds from now. A later end time is not changed.
     #[schema(minimum = 0)]
     pub timeout: i32,
-    /// `false`: a paused sandbox boots from its disk.
+    /// With `false`, a paused sandbox boots from its disk instead of its memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub memory: Option<bool>,
 }
 
-/// The body of `POST /v2/sandboxes/{sandboxID}/connect`.
+/// Body of `POST /v2/sandboxes/{sandboxID}/connect`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Connect {
-    /// Seconds from now before which it shall not expire.
+    /// Minimum remaining lifetime in seconds from now. A later end time is not changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 0)]
     pub timeout: Option<i32>,
-    /// `false`: a paused sandbox boots from its disk.
+    /// With `false`, a paused sandbox boots from its disk instead of its memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub memory: Option<bool>,
 }
 
-/// The body of `POST /sandboxes/{sandboxID}/timeout`.
+/// Body of `POST /sandboxes/{sandboxID}/timeout`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Timeout {
-    /// Seconds from now until it expires; a negative number is zero.
+    /// Seconds from now until the sandbox expires. A negative number counts as zero.
     pub timeout: i32,
 }
 
-/// The body of `POST /sandboxes/{sandboxID}/refreshes`.
+/// Body of `POST /sandboxes/{sandboxID}/refreshes`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Refresh {
-    /// Seconds from now before which it shall not expire.
+    /// Minimum remaining lifetime in seconds from now. A later end time is not changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 0, maximum = 3600)]
     pub duration: Option<i32>,
@@ -150,7 +150,7 @@ mod tests {
 
     /// Bodies of real clients, from the contract.
     #[test]
-    fn bodies_of_the_sdks_are_understood() {
+    fn bodies_of_the_sdks_are_parsed() {
         for text in [
             r#"{"templateID":"team/name:tag","metadata":{"a":"b"},"envVars":{}}"#,
             r#"{"templateID":"base","timeout":6,"allow_internet_access":false,"network":{"allowOut":["1.1.1.1"],
@@ -168,14 +168,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_said_is_not_sent() {
+    fn absent_members_are_not_serialized() {
         let text = r#"{"templateID":"base","timeout":6,"autoPause":false}"#;
         let parsed: NewSandbox = serde_json::from_str(text).expect("valid");
         assert_eq!(serde_json::to_string(&parsed).expect("plain"), text);
     }
 
     #[test]
-    fn wrong_types_are_refused() {
+    fn wrong_types_are_rejected() {
         for text in [
             "{}",
             r#"{"templateID":1}"#,

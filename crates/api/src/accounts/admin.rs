@@ -1,4 +1,4 @@
-//! `/admin`: what operators do to teams, whatever their standing.
+//! Handlers of `/admin`: administration of teams by operators, regardless of the team's standing.
 
 use std::sync::Arc;
 
@@ -19,15 +19,15 @@ use crate::http::document::tag;
 use crate::http::path::{ApiKeyPath, TeamPath};
 use crate::live::{Handle, Unanswered};
 
-/// End all sandboxes of a team that there are now
+/// Kill all sandboxes of a team
 ///
-/// One that is created meanwhile lives; block the team first.
+/// Sandboxes that are created during the request may survive; block the team first to prevent that.
 #[utoipa::path(
     post, path = "/admin/teams/{teamID}/sandboxes/kill", tag = tag::OPERATORS, operation_id = "killTeamSandboxes",
     params(TeamPath),
     responses(
-        (status = 200, description = "What came of it.", body = KillResult),
-        (status = 404, description = "There is no such team."),
+        (status = 200, description = "Number of killed and unconfirmed sandboxes.", body = KillResult),
+        (status = 404, description = "The team does not exist."),
         (status = 500),
         (status = 503, description = "The server is stopping."),
         (status = 504),
@@ -38,9 +38,9 @@ pub(crate) async fn kill_sandboxes(
     Operator: Operator,
     TeamPath(team_id): TeamPath,
 ) -> Result<Json<KillResult>, Failure> {
-    known(&control, team_id).await?;
+    require_team(&control, team_id).await?;
     if control.tasks.token().is_cancelled() {
-        // Who has left already would not be ended.
+        // Sandboxes whose owner has stopped already have no handle and would not be killed.
         return Err(Failure::stopping());
     }
     let handles = control.live.of_team(team_id);
@@ -49,36 +49,36 @@ pub(crate) async fn kill_sandboxes(
     for outcome in kills {
         match outcome {
             Ok(()) => killed_count += 1,
-            // Somebody else was faster.
+            // Another request killed the sandbox first.
             Err(Unanswered::Refused(_)) => {}
             Err(_) => failed_count += 1,
         }
     }
-    tracing::info!(%team_id, killed_count, failed_count, "an operator ended the sandboxes of a team");
+    tracing::info!(%team_id, killed_count, failed_count, "operator killed the sandboxes of a team");
     Ok(Json(KillResult { killed_count, failed_count }))
 }
 
 /// Count the running sandboxes of each team
 ///
-/// Teams without one are left out.
+/// Teams without running sandboxes are omitted.
 #[utoipa::path(
     get, path = "/admin/sandboxes/running-counts", tag = tag::OPERATORS, operation_id = "countRunningSandboxes",
-    responses((status = 200, description = "So many.", body = Vec<RunningCount>))
+    responses((status = 200, description = "Number of running sandboxes by team.", body = Vec<RunningCount>))
 )]
 pub(crate) async fn running_counts(State(control): State<Arc<Control>>, Operator: Operator) -> Json<Vec<RunningCount>> {
     let counts = control.live.running_by_team().into_iter();
     Json(counts.map(|(team_id, running_count)| RunningCount { team_id: team_id.to_string(), running_count }).collect())
 }
 
-/// Make an API key of a team
+/// Create an API key for a team
 ///
-/// The only time that it is shown.
+/// Only this reply contains the whole key.
 #[utoipa::path(
     post, path = "/admin/teams/{teamID}/api-keys", tag = tag::OPERATORS, operation_id = "createTeamApiKey",
     params(TeamPath), request_body = KeyName,
     responses(
-        (status = 201, description = "This is it.", body = CreatedApiKey),
-        (status = 404, description = "There is no such team."),
+        (status = 201, description = "The new API key.", body = CreatedApiKey),
+        (status = 404, description = "The team does not exist."),
         (status = 500),
         (status = 504),
     )
@@ -90,16 +90,18 @@ pub(crate) async fn create_key(
     body: Body,
 ) -> Result<(StatusCode, Json<CreatedApiKey>), Failure> {
     let name = keys::name(body::required(&control.config, body).await?)?;
-    keys::make(&control, team_id, None, &name).await
+    keys::issue(&control, team_id, None, &name).await
 }
 
 /// Revoke an API key of a team
+///
+/// Later requests with the key are rejected.
 #[utoipa::path(
     delete, path = "/admin/teams/{teamID}/api-keys/{apiKeyID}", tag = tag::OPERATORS, operation_id = "deleteTeamApiKey",
     params(TeamPath, ApiKeyPath),
     responses(
-        (status = 204, description = "Nobody gets in with it any more."),
-        (status = 404, description = "The team has no such key, or there is no such team."),
+        (status = 204, description = "The key is revoked."),
+        (status = 404, description = "The team has no such key, or the team does not exist."),
         (status = 500),
         (status = 504),
     )
@@ -113,7 +115,7 @@ pub(crate) async fn revoke_key(
     keys::revoke(&control, team_id, id).await
 }
 
-async fn known(control: &Control, team_id: TeamId) -> Result<(), Failure> {
+async fn require_team(control: &Control, team_id: TeamId) -> Result<(), Failure> {
     let found = control.store.team(team_id).await.map_err(|error| Failure::internal("looking up a team", &error))?;
     found.map(drop).ok_or_else(|| Failure::not_found("there is no such team"))
 }

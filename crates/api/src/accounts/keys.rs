@@ -1,4 +1,4 @@
-//! `/api-keys`: the keys of a team, looked after by its members or by an operator.
+//! Handlers of `/api-keys`: API keys of a team, managed by its members or by an operator.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use http::StatusCode;
 
 use crate::control::Control;
 use crate::failure::Failure;
-use crate::http::auth::{Editor, Keeper, Member};
+use crate::http::auth::{ManagedActiveTeam, ManagedUnbannedTeam, Member};
 use crate::http::body;
 use crate::http::document::tag;
 use crate::http::path::ApiKeyPath;
@@ -23,24 +23,24 @@ const NAME_CHARS_MAX: usize = 128;
 /// List the API keys of a team
 #[utoipa::path(
     get, path = "/api-keys", tag = tag::KEYS, operation_id = "listApiKeys",
-    responses((status = 200, description = "All of them.", body = Vec<Described>))
+    responses((status = 200, description = "All API keys of the team, masked.", body = Vec<Described>))
 )]
 pub(crate) async fn list(
     State(control): State<Arc<Control>>,
-    Keeper(team): Keeper,
+    ManagedUnbannedTeam(team): ManagedUnbannedTeam,
 ) -> Result<Json<Vec<Described>>, Failure> {
     let keys = control.store.api_keys(team.id).await;
     let keys = keys.map_err(|error| Failure::internal("reading the API keys of a team", &error))?;
     Ok(Json(keys.into_iter().map(|(key, user)| describe(key, user)).collect()))
 }
 
-/// Make an API key
+/// Create an API key
 ///
-/// The only time that it is shown.
+/// Only this reply contains the whole key.
 #[utoipa::path(
     post, path = "/api-keys", tag = tag::KEYS, operation_id = "createApiKey",
     request_body = KeyName,
-    responses((status = 201, description = "This is it.", body = CreatedApiKey))
+    responses((status = 201, description = "The new API key.", body = CreatedApiKey))
 )]
 pub(crate) async fn create(
     State(control): State<Arc<Control>>,
@@ -48,21 +48,21 @@ pub(crate) async fn create(
     body: Body,
 ) -> Result<(StatusCode, Json<CreatedApiKey>), Failure> {
     let name = name(body::required(&control.config, body).await?)?;
-    make(&control, team.id, Some(user), &name).await
+    issue(&control, team.id, Some(user), &name).await
 }
 
-/// Give an API key another name
+/// Rename an API key
 #[utoipa::path(
     patch, path = "/api-keys/{apiKeyID}", tag = tag::KEYS, operation_id = "renameApiKey",
     params(ApiKeyPath), request_body = KeyName,
     responses(
-        (status = 200, description = "It has it.", body = Described),
-        (status = 404, description = "The team has no such key, or there is no such team."),
+        (status = 200, description = "The renamed API key.", body = Described),
+        (status = 404, description = "The team has no such key, or the team does not exist."),
     )
 )]
 pub(crate) async fn rename(
     State(control): State<Arc<Control>>,
-    Editor(team): Editor,
+    ManagedActiveTeam(team): ManagedActiveTeam,
     ApiKeyPath(id): ApiKeyPath,
     body: Body,
 ) -> Result<Json<Described>, Failure> {
@@ -78,46 +78,46 @@ pub(crate) async fn rename(
 
 /// Revoke an API key
 ///
-/// Blocked teams may do it, too.
+/// Later requests with the key are rejected. A blocked team may revoke keys too.
 #[utoipa::path(
     delete, path = "/api-keys/{apiKeyID}", tag = tag::KEYS, operation_id = "deleteApiKey",
     params(ApiKeyPath),
     responses(
-        (status = 204, description = "Nobody gets in with it any more."),
-        (status = 404, description = "The team has no such key, or there is no such team."),
+        (status = 204, description = "The key is revoked."),
+        (status = 404, description = "The team has no such key, or the team does not exist."),
     )
 )]
 pub(crate) async fn delete(
     State(control): State<Arc<Control>>,
-    Keeper(team): Keeper,
+    ManagedUnbannedTeam(team): ManagedUnbannedTeam,
     ApiKeyPath(id): ApiKeyPath,
 ) -> Result<StatusCode, Failure> {
     revoke(&control, team.id, id).await
 }
 
-/// Makes a key of a team, as a user or as an operator.
-pub(super) async fn make(
+/// Creates a key of a team for a user, or for an operator if `user` is `None`.
+pub(super) async fn issue(
     control: &Control,
     team_id: TeamId,
     user: Option<User>,
     name: &str,
 ) -> Result<(StatusCode, Json<CreatedApiKey>), Failure> {
     let secret = KeySecret::generate();
-    let made = control.store.create_api_key_by(user.as_ref().map(|user| user.id), team_id, name, &secret).await;
-    let key = made.map_err(|error| match error {
+    let created = control.store.create_api_key_by(user.as_ref().map(|user| user.id), team_id, name, &secret).await;
+    let key = created.map_err(|error| match error {
         CreateApiKeyError::UnknownTeam { .. } => Failure::not_found("there is no such team"),
         CreateApiKeyError::TooMany { max } => Failure::new(
             StatusCode::TOO_MANY_REQUESTS,
             format!("your team has {max} API keys, the most it may have: revoke one first"),
         ),
-        CreateApiKeyError::Store(error) => Failure::internal("making an API key", &error),
-        error => Failure::internal("making an API key", &error),
+        CreateApiKeyError::Store(error) => Failure::internal("creating an API key", &error),
+        error => Failure::internal("creating an API key", &error),
     })?;
     let created = CreatedApiKey { key: secret.expose().to_owned(), described: describe(key, user) };
     Ok((StatusCode::CREATED, Json(created)))
 }
 
-/// Revokes a key of a team. Requests with it that are under way go on.
+/// Revokes a key of a team. Requests in progress with the key continue.
 pub(super) async fn revoke(control: &Control, team_id: TeamId, id: ApiKeyId) -> Result<StatusCode, Failure> {
     let revoked = control.store.delete_api_key(team_id, id).await;
     match revoked.map_err(|error| Failure::internal("revoking an API key", &error))? {
@@ -126,7 +126,7 @@ pub(super) async fn revoke(control: &Control, team_id: TeamId, id: ApiKeyId) -> 
     }
 }
 
-/// A name that can be kept and shown.
+/// Trims and validates the name of a key.
 pub(super) fn name(KeyName { name }: KeyName) -> Result<String, Failure> {
     let name = name.trim();
     if name.is_empty() || name.chars().count() > NAME_CHARS_MAX || name.contains(char::is_control) {

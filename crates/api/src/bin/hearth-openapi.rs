@@ -1,5 +1,6 @@
-//! Prints the OpenAPI document as YAML, for `cargo xtask codegen`: what `hearth openapi` prints, without building all of
-//! `hearth`.
+//! Prints the OpenAPI document as YAML for `cargo xtask codegen`.
+//!
+//! The output equals that of `hearth openapi`, but does not need a build of `hearth`.
 
 #![forbid(unsafe_code)]
 

@@ -1,15 +1,16 @@
-//! Who calls, and for which team.
+//! Authentication: extractors for the calling team, user or operator.
 //!
 //! ```text
-//!   X-API-Key                        a team                   ─┐
-//!   Authorization: Bearer + X-Team-ID  a user, for a team of theirs  ├─▶ Reader, Writer: the team
-//!   X-Admin-Token + X-Team-ID        an operator, for any team  ─┘
-//!   Authorization: Bearer            a user                   ───▶ Caller
-//!   X-Admin-Token                    an operator              ───▶ Operator
+//!   X-API-Key                          a team                         ─┐
+//!   Authorization: Bearer + X-Team-ID  a user, for one of their teams ─┼─▶ UnbannedTeam, ActiveTeam
+//!   X-Admin-Token + X-Team-ID          an operator, for any team      ─┘
+//!   Authorization: Bearer              a user                         ───▶ AuthenticatedUser
+//!   X-Admin-Token                      an operator                    ───▶ Operator
 //! ```
 //!
-//! A handler asks for one of these types, so that a route without a check does not come to be by forgetting one. Whoever
-//! passes any of the schemes of a route is let in; a scheme that fails is told only if no other passes.
+//! Every handler that needs authentication takes one of these types as an argument, so a handler cannot use a team
+//! without a check. A request is accepted when one scheme of the route succeeds; the error of a failed scheme is
+//! returned only if all of them fail.
 
 pub(crate) mod bearer;
 mod published;
@@ -25,10 +26,10 @@ use http::request::Parts;
 use http::{HeaderName, StatusCode, header};
 use subtle::ConstantTimeEq as _;
 
-use self::bearer::Holder;
+pub use self::bearer::KeySetError;
+use self::bearer::Principal;
 pub(crate) use self::bearer::Verifier;
-pub use self::bearer::WrongKeys;
-use super::rate::{self, Slot};
+use super::rate::{QuotaCell, RateKey};
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::live::expiry::{now, time_left};
@@ -38,38 +39,38 @@ const TEAM_ID: HeaderName = HeaderName::from_static("x-team-id");
 const ADMIN_TOKEN: HeaderName = HeaderName::from_static("x-admin-token");
 const BEARER: &str = "Bearer ";
 
-/// The use of a key is noted at most this often: noting it is a commit to the disk.
+/// Minimum time between two stored uses of a key, because each of them is a commit to the disk.
 const LAST_USED_PRECISION: Duration = Duration::from_secs(60);
 
-/// A team that may look and delete. Blocked teams may, too.
+/// Team that is active or blocked, for routes that read or delete. Admits all schemes.
 #[derive(Debug)]
-pub(crate) struct Reader(pub(crate) Team);
+pub(crate) struct UnbannedTeam(pub(crate) Team);
 
-/// A team that may use what its limits allow.
+/// Team that is active, for routes that create or change. Admits all schemes.
 #[derive(Debug)]
-pub(crate) struct Writer(pub(crate) Team);
+pub(crate) struct ActiveTeam(pub(crate) Team);
 
-/// A person or an operator who looks after a team's keys, and may look and delete.
+/// Team that is active or blocked. Admits users and operators, but no API keys.
 #[derive(Debug)]
-pub(crate) struct Keeper(pub(crate) Team);
+pub(crate) struct ManagedUnbannedTeam(pub(crate) Team);
 
-/// The same, who may also change what is there.
+/// Team that is active. Admits users and operators, but no API keys.
 #[derive(Debug)]
-pub(crate) struct Editor(pub(crate) Team);
+pub(crate) struct ManagedActiveTeam(pub(crate) Team);
 
-/// A person who may do everything for a team.
+/// Team that is active, and the calling user, who is a member of it.
 #[derive(Debug)]
 pub(crate) struct Member(pub(crate) Team, pub(crate) User);
 
-/// A person.
+/// User of a valid user token, independent of a team.
 #[derive(Debug)]
-pub(crate) struct Caller(pub(crate) User);
+pub(crate) struct AuthenticatedUser(pub(crate) User);
 
-/// Whoever runs this server.
+/// Caller with the admin token of this server.
 #[derive(Debug)]
 pub(crate) struct Operator;
 
-/// A way to speak for a team.
+/// Authentication scheme that selects a team.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Scheme {
     Key,
@@ -77,45 +78,46 @@ enum Scheme {
     Operator,
 }
 
-const ANY: &[Scheme] = &[Scheme::Key, Scheme::User, Scheme::Operator];
-const PEOPLE: &[Scheme] = &[Scheme::User, Scheme::Operator];
-const USERS: &[Scheme] = &[Scheme::User];
+const ALL_SCHEMES: &[Scheme] = &[Scheme::Key, Scheme::User, Scheme::Operator];
+const MANAGER_SCHEMES: &[Scheme] = &[Scheme::User, Scheme::Operator];
+const USER_SCHEME: &[Scheme] = &[Scheme::User];
 
-/// Who was let in.
-struct Admitted {
+/// Result of a successful scheme.
+struct Authenticated {
     team: Team,
+    /// `None` for an API key or an operator.
     user: Option<User>,
 }
 
-impl FromRequestParts<Arc<Control>> for Reader {
+impl FromRequestParts<Arc<Control>> for UnbannedTeam {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, control: &Arc<Control>) -> Result<Self, Failure> {
-        admit(parts, control, ANY).await.and_then(may_look).map(|admitted| Self(admitted.team))
+        authenticate(parts, control, ALL_SCHEMES).await.and_then(require_unbanned).map(|caller| Self(caller.team))
     }
 }
 
-impl FromRequestParts<Arc<Control>> for Writer {
+impl FromRequestParts<Arc<Control>> for ActiveTeam {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, control: &Arc<Control>) -> Result<Self, Failure> {
-        admit(parts, control, ANY).await.and_then(may_act).map(|admitted| Self(admitted.team))
+        authenticate(parts, control, ALL_SCHEMES).await.and_then(require_active).map(|caller| Self(caller.team))
     }
 }
 
-impl FromRequestParts<Arc<Control>> for Keeper {
+impl FromRequestParts<Arc<Control>> for ManagedUnbannedTeam {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, control: &Arc<Control>) -> Result<Self, Failure> {
-        admit(parts, control, PEOPLE).await.and_then(may_look).map(|admitted| Self(admitted.team))
+        authenticate(parts, control, MANAGER_SCHEMES).await.and_then(require_unbanned).map(|caller| Self(caller.team))
     }
 }
 
-impl FromRequestParts<Arc<Control>> for Editor {
+impl FromRequestParts<Arc<Control>> for ManagedActiveTeam {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, control: &Arc<Control>) -> Result<Self, Failure> {
-        admit(parts, control, PEOPLE).await.and_then(may_act).map(|admitted| Self(admitted.team))
+        authenticate(parts, control, MANAGER_SCHEMES).await.and_then(require_active).map(|caller| Self(caller.team))
     }
 }
 
@@ -123,12 +125,12 @@ impl FromRequestParts<Arc<Control>> for Member {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, control: &Arc<Control>) -> Result<Self, Failure> {
-        let Admitted { team, user } = admit(parts, control, USERS).await.and_then(may_act)?;
+        let Authenticated { team, user } = authenticate(parts, control, USER_SCHEME).await.and_then(require_active)?;
         user.map(|user| Self(team, user)).ok_or_else(|| unauthorized("no user token"))
     }
 }
 
-impl FromRequestParts<Arc<Control>> for Caller {
+impl FromRequestParts<Arc<Control>> for AuthenticatedUser {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, control: &Arc<Control>) -> Result<Self, Failure> {
@@ -154,30 +156,30 @@ fn unauthorized(message: impl Into<std::borrow::Cow<'static, str>>) -> Failure {
     Failure::new(StatusCode::UNAUTHORIZED, message)
 }
 
-fn may_look(admitted: Admitted) -> Result<Admitted, Failure> {
-    match &admitted.team.standing {
-        Standing::Active | Standing::Blocked { .. } => Ok(admitted),
-        Standing::Banned { reason } => Err(excluded("banned", reason)),
+fn require_unbanned(caller: Authenticated) -> Result<Authenticated, Failure> {
+    match &caller.team.standing {
+        Standing::Active | Standing::Blocked { .. } => Ok(caller),
+        Standing::Banned { reason } => Err(forbidden("banned", reason)),
     }
 }
 
-fn may_act(admitted: Admitted) -> Result<Admitted, Failure> {
-    match &admitted.team.standing {
-        Standing::Active => Ok(admitted),
-        Standing::Blocked { reason } => Err(excluded("blocked", reason)),
-        Standing::Banned { reason } => Err(excluded("banned", reason)),
+fn require_active(caller: Authenticated) -> Result<Authenticated, Failure> {
+    match &caller.team.standing {
+        Standing::Active => Ok(caller),
+        Standing::Blocked { reason } => Err(forbidden("blocked", reason)),
+        Standing::Banned { reason } => Err(forbidden("banned", reason)),
     }
 }
 
-fn excluded(how: &str, reason: &str) -> Failure {
+fn forbidden(standing: &str, reason: &str) -> Failure {
     let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-    Failure::new(StatusCode::FORBIDDEN, format!("your team is {how}{reason}"))
+    Failure::new(StatusCode::FORBIDDEN, format!("your team is {standing}{reason}"))
 }
 
-/// Finds out who calls, by the first scheme that passes, and counts the request against the team's rate.
-async fn admit(parts: &Parts, control: &Arc<Control>, schemes: &[Scheme]) -> Result<Admitted, Failure> {
-    let mut refusals = Vec::new();
-    let mut admitted = None;
+/// Returns the caller by the first scheme that succeeds, and counts the request against the team's rate limit.
+async fn authenticate(parts: &Parts, control: &Arc<Control>, schemes: &[Scheme]) -> Result<Authenticated, Failure> {
+    let mut rejections = Vec::new();
+    let mut authenticated = None;
     for scheme in schemes {
         let tried = match scheme {
             Scheme::Key => by_key(parts, control).await,
@@ -185,63 +187,63 @@ async fn admit(parts: &Parts, control: &Arc<Control>, schemes: &[Scheme]) -> Res
             Scheme::Operator => by_operator(parts, control).await,
         };
         match tried {
-            Ok(Some(found)) => {
-                admitted = Some(found);
+            Ok(Some(caller)) => {
+                authenticated = Some(caller);
                 break;
             }
             Ok(None) => {}
-            Err(refusal) if refusal.status() == StatusCode::UNAUTHORIZED => refusals.push(refusal),
+            Err(rejection) if rejection.status() == StatusCode::UNAUTHORIZED => rejections.push(rejection),
             Err(failure) => return Err(failure),
         }
     }
-    let Some(admitted) = admitted else { return Err(nobody(parts, schemes, refusals)) };
-    tracing::Span::current().record("team", tracing::field::display(admitted.team.id));
-    let slot = parts.extensions.get::<Slot>();
-    control.rates.count(rate::Who::Team(admitted.team.id), slot)?;
-    Ok(admitted)
+    let Some(caller) = authenticated else { return Err(unauthenticated(parts, schemes, rejections)) };
+    tracing::Span::current().record("team", tracing::field::display(caller.team.id));
+    let quota = parts.extensions.get::<QuotaCell>();
+    control.rates.count(RateKey::Team(caller.team.id), quota)?;
+    Ok(caller)
 }
 
-/// No scheme passed.
-fn nobody(parts: &Parts, schemes: &[Scheme], refusals: Vec<Failure>) -> Failure {
+/// Returns the failure of a request for which no scheme succeeded.
+fn unauthenticated(parts: &Parts, schemes: &[Scheme], rejections: Vec<Failure>) -> Failure {
     let missing = if schemes.contains(&Scheme::Key) {
         "no API key: send one in the header X-API-Key"
     } else {
         "no user token: send one in the header Authorization, and a team in X-Team-ID"
     };
-    match refusals.into_iter().next() {
+    match rejections.into_iter().next() {
         None => unauthorized(missing),
-        // Who sends something else instead of a key most likely does not know that a key is what is wanted.
-        Some(refusal) if schemes.contains(&Scheme::Key) && !parts.headers.contains_key(API_KEY) => {
-            unauthorized(format!("{missing} ({})", refusal.message()))
+        // A client that sends another credential instead of a key most likely does not know that the route takes a key.
+        Some(rejection) if schemes.contains(&Scheme::Key) && !parts.headers.contains_key(API_KEY) => {
+            unauthorized(format!("{missing} ({})", rejection.message()))
         }
-        Some(refusal) => refusal,
+        Some(rejection) => rejection,
     }
 }
 
-async fn by_key(parts: &Parts, control: &Arc<Control>) -> Result<Option<Admitted>, Failure> {
+async fn by_key(parts: &Parts, control: &Arc<Control>) -> Result<Option<Authenticated>, Failure> {
     let Some(presented) = parts.headers.get(API_KEY) else { return Ok(None) };
-    // All that is wrong with a key is said the same way, whether it never was one or is none of ours.
+    // A malformed key and an unknown key get the same reply.
     let invalid = || unauthorized("invalid API key");
     let secret: KeySecret = presented.to_str().ok().and_then(|text| text.parse().ok()).ok_or_else(invalid)?;
     let found = control.store.authenticate(&secret.hash()).await;
     let (team, key) = found.map_err(|error| Failure::internal("looking up an API key", &error))?.ok_or_else(invalid)?;
-    note_use(control, &key);
-    Ok(Some(Admitted { team, user: None }))
+    record_use(control, &key);
+    Ok(Some(Authenticated { team, user: None }))
 }
 
-async fn by_user(parts: &Parts, control: &Arc<Control>) -> Result<Option<Admitted>, Failure> {
+async fn by_user(parts: &Parts, control: &Arc<Control>) -> Result<Option<Authenticated>, Failure> {
     let Some(user) = user(parts, control).await? else { return Ok(None) };
     let Some(team_id) = team_id(parts)? else {
         return Err(unauthorized("a user token needs a team: send its ID in the header X-Team-ID"));
     };
     let found = control.store.membership(user.id, team_id).await;
     let found = found.map_err(|error| Failure::internal("looking up a membership", &error))?;
-    // A team that is none of theirs is as unknown as one that never was.
+    // Another team and a team that does not exist get the same reply.
     let team = found.ok_or_else(|| unauthorized("you are not a member of this team"))?;
-    Ok(Some(Admitted { team, user: Some(user) }))
+    Ok(Some(Authenticated { team, user: Some(user) }))
 }
 
-async fn by_operator(parts: &Parts, control: &Arc<Control>) -> Result<Option<Admitted>, Failure> {
+async fn by_operator(parts: &Parts, control: &Arc<Control>) -> Result<Option<Authenticated>, Failure> {
     if !is_operator(parts, control)? {
         return Ok(None);
     }
@@ -250,27 +252,27 @@ async fn by_operator(parts: &Parts, control: &Arc<Control>) -> Result<Option<Adm
     };
     let found = control.store.team(team_id).await.map_err(|error| Failure::internal("looking up a team", &error))?;
     let team = found.ok_or_else(|| Failure::not_found("there is no such team"))?;
-    Ok(Some(Admitted { team, user: None }))
+    Ok(Some(Authenticated { team, user: None }))
 }
 
-/// The team that a request names.
+/// Returns the team in the header `X-Team-ID`, if the request has one.
 fn team_id(parts: &Parts) -> Result<Option<TeamId>, Failure> {
     let Some(text) = parts.headers.get(TEAM_ID) else { return Ok(None) };
     let parsed = text.to_str().ok().and_then(|text| text.parse().ok());
     parsed.map(Some).ok_or_else(|| unauthorized("the header X-Team-ID holds no team ID"))
 }
 
-/// The person that a request's token is about.
+/// Returns the user of the token in the header `Authorization`, if the request has one.
 async fn user(parts: &Parts, control: &Arc<Control>) -> Result<Option<User>, Failure> {
     let Some(presented) = parts.headers.get(header::AUTHORIZATION) else { return Ok(None) };
     let token = presented.to_str().ok().and_then(|text| text.get(..BEARER.len()).zip(text.get(BEARER.len()..)));
     let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(BEARER)).map(|(_, token)| token.trim());
-    let holder = token.and_then(|token| control.verifier.holder(token));
-    // Neither why nor whose: who may know that has the token's issuer to ask. The log has more.
+    let principal = token.and_then(|token| control.verifier.principal(token));
+    // The reply has neither the reason nor the subject. The debug log has the reason.
     let invalid = || unauthorized("invalid user token");
-    let found = match holder.ok_or_else(invalid)? {
-        Holder::Login(id) => control.store.user_by_login(id, now()).await,
-        Holder::Subject(subject) => control.store.user_by_subject(&subject).await,
+    let found = match principal.ok_or_else(invalid)? {
+        Principal::Login(id) => control.store.user_by_login(id, now()).await,
+        Principal::Subject(subject) => control.store.user_by_subject(&subject).await,
     };
     let found = found.map_err(|error| Failure::internal("looking up a user", &error))?;
     found.map(Some).ok_or_else(invalid)
@@ -278,24 +280,24 @@ async fn user(parts: &Parts, control: &Arc<Control>) -> Result<Option<User>, Fai
 
 fn is_operator(parts: &Parts, control: &Control) -> Result<bool, Failure> {
     let Some(presented) = parts.headers.get(ADMIN_TOKEN) else { return Ok(false) };
-    let known = control.config.admin_token.as_ref();
-    // The time this takes tells at most how long the token is.
-    let is_right = known.is_some_and(|known| known.expose().as_bytes().ct_eq(presented.as_bytes()).into());
-    if is_right { Ok(true) } else { Err(unauthorized("invalid admin token")) }
+    let expected = control.config.admin_token.as_ref();
+    // The duration of the comparison reveals at most the length of the token.
+    let is_valid = expected.is_some_and(|expected| expected.expose().as_bytes().ct_eq(presented.as_bytes()).into());
+    if is_valid { Ok(true) } else { Err(unauthorized("invalid admin token")) }
 }
 
-/// Notes the use of a key, in the background and not too often.
-fn note_use(control: &Arc<Control>, key: &ApiKey) {
+/// Stores the time of use of a key in the background, at most once per [`LAST_USED_PRECISION`].
+fn record_use(control: &Arc<Control>, key: &ApiKey) {
     let now = now();
     if key.last_used_at.is_some_and(|last| time_left(now, last) < LAST_USED_PRECISION) {
         return;
     }
-    // One at a time: what is skipped now is noted with the key's next use.
+    // One write at a time: a use that is skipped here is stored with the key's next use.
     let Ok(permit) = Arc::clone(&control.key_use).try_acquire_owned() else { return };
     let (store, key_id) = (control.store.clone(), key.id);
     control.tasks.spawn("key use", async move {
         if let Err(error) = store.touch_api_key(key_id, now).await {
-            tracing::warn!(key = %key_id, error = %chain(&error), "the use of an API key was not noted");
+            tracing::warn!(key = %key_id, error = %chain(&error), "storing the use of an API key failed");
         }
         drop(permit);
     });

@@ -1,4 +1,4 @@
-//! JSON bodies, bounded in size and time.
+//! JSON request bodies with limits for size and time.
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -9,12 +9,12 @@ use serde::de::DeserializeOwned;
 use crate::config::Config;
 use crate::failure::Failure;
 
-/// Reads a body that has to be there.
+/// Reads and parses a body that must not be empty.
 pub(crate) async fn required<T: DeserializeOwned>(config: &Config, body: Body) -> Result<T, Failure> {
     parse_required(&bytes(config, body).await?)
 }
 
-/// Reads what was read of a body that has to be there.
+/// Parses the bytes of a body that must not be empty.
 pub(crate) fn parse_required<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     let text = bytes.trim_ascii();
     if text.is_empty() {
@@ -23,19 +23,19 @@ pub(crate) fn parse_required<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fai
     parse(text)
 }
 
-/// Reads a body that may be absent, empty, or `null`.
+/// Reads and parses a body that may be absent, empty or `null`.
 pub(crate) async fn optional<T: DeserializeOwned + Default>(config: &Config, body: Body) -> Result<T, Failure> {
     let bytes = bytes(config, body).await?;
     let text = bytes.trim_ascii();
     if text.is_empty() || text == b"null" { Ok(T::default()) } else { parse(text) }
 }
 
-/// Reads a body as it is.
+/// Reads a body of at most [`Config::request_bytes_max`].
 pub(crate) async fn bytes(config: &Config, body: Body) -> Result<Bytes, Failure> {
     bytes_up_to(config, body, config.request_bytes_max).await
 }
 
-/// The same for a body that is expected to be short.
+/// Reads a body of at most `bytes_max`.
 pub(crate) async fn bytes_up_to(config: &Config, body: Body, bytes_max: usize) -> Result<Bytes, Failure> {
     let limited = Limited::new(body, bytes_max);
     match tokio::time::timeout(config.body_read_max, limited.collect()).await {
@@ -44,14 +44,14 @@ pub(crate) async fn bytes_up_to(config: &Config, body: Body, bytes_max: usize) -
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("the request body is larger than {bytes_max} bytes"),
         )),
-        // The client went away, or does not speak HTTP: nobody reads this answer.
+        // The client disconnected or violated HTTP, so this reply is not read.
         Ok(Err(_)) => Err(Failure::bad_request("the request body ended too early")),
         Err(_) => Err(Failure::new(StatusCode::REQUEST_TIMEOUT, "the request body did not arrive in time")),
     }
 }
 
 fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Failure> {
-    // serde would take an array for an object whose members come in order.
+    // serde would accept an array as an object with its members in order.
     if !text.starts_with(b"{") {
         return Err(Failure::invalid("the request body is not a JSON object"));
     }

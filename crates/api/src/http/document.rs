@@ -1,18 +1,18 @@
-//! The API as programs read it: an OpenAPI 3.1 document, served, printed by `hearth openapi`, and committed as
-//! `spec/openapi.yaml`.
+//! OpenAPI 3.1 document of the API.
+//!
+//! The document is served, printed by `hearth openapi`, and committed as `spec/openapi.yaml`.
 //!
 //! ```text
-//!   handlers ── #[utoipa::path]: parameters, body, answers of their own ─┐
-//!   routes ──── who may call ──▶ callers: credentials, and what is       ├─▶ Table ──▶ the router, and the document
-//!                                answered without them                   │
-//!   border, rate, body ────────▶ answers: what every route may answer ───┘
+//!   handlers ── #[utoipa::path]: parameters, body, own responses ───┐
+//!   routes ──── Callers ──▶ callers: credentials                    ├─▶ Table ──▶ router and document
+//!   middleware, rate, body ──▶ responses: common to all routes ─────┘
 //! ```
 //!
-//! [`Table`] is the only way to register a route, and takes none without its description. What surrounds every request is
-//! described once, here; handlers describe only what is their own.
+//! [`Table`] is the only way to register a route, and it requires a description. Responses of the shared middleware are
+//! described once, in [`responses`]; handlers describe only their own.
 
-mod answers;
 mod callers;
+mod responses;
 mod table;
 
 use std::sync::LazyLock;
@@ -25,7 +25,7 @@ pub(crate) use self::callers::Callers;
 pub(crate) use self::table::{NotSupported, Table};
 use super::routes;
 
-/// Names of groups of routes.
+/// Names of the route groups.
 pub(crate) mod tag {
     pub(crate) const SANDBOXES: &str = "sandboxes";
     pub(crate) const TEMPLATES: &str = "templates";
@@ -38,22 +38,22 @@ pub(crate) mod tag {
 }
 
 const TAGS: [(&str, &str); 8] = [
-    (tag::SANDBOXES, "Create, find, use and end sandboxes; what they said and used."),
-    (tag::TEMPLATES, "What sandboxes are made from."),
-    (tag::VOLUMES, "Files that outlive sandboxes."),
-    (tag::SECRETS, "Values that are put into what sandboxes send."),
-    (tag::TEAMS, "Tenants and what they use."),
-    (tag::KEYS, "Credentials of teams."),
-    (tag::OPERATORS, "For whoever runs this server."),
-    (tag::SERVER, "About the server itself."),
+    (tag::SANDBOXES, "Sandboxes, their logs and their metrics."),
+    (tag::TEMPLATES, "Templates that sandboxes are created from."),
+    (tag::VOLUMES, "Storage that outlives sandboxes."),
+    (tag::SECRETS, "Secret values that are inserted into requests of sandboxes."),
+    (tag::TEAMS, "Teams and their metrics."),
+    (tag::KEYS, "API keys of teams."),
+    (tag::OPERATORS, "Routes for the operators of this server."),
+    (tag::SERVER, "Health and documentation of this server."),
 ];
 
 const DESCRIPTION: &str = "\
-The control plane of Hearth, which the official E2B SDKs and CLI drive unchanged. Members of a request that are not \
-described here are ignored. Every answer that is not a success has the body `Error`, whose `code` is the HTTP status. \
-Routes of the contract that this server does not have are marked `x-not-supported` and say so when they are called.";
+REST API of Hearth, compatible with the official E2B SDKs and CLI. Request members that are not described here are \
+ignored. Every error reply has the body `Error`, whose `code` equals the HTTP status. Routes of the E2B API that this \
+server does not support are marked `x-not-supported` and reply with the error code `feature_not_supported`.";
 
-/// Both forms of the document, made when the first is asked for.
+/// Both formats of the document, generated on first use.
 struct Texts {
     json: String,
     yaml: String,
@@ -62,24 +62,24 @@ struct Texts {
 static TEXTS: LazyLock<Texts> = LazyLock::new(|| {
     let document = document();
     Texts {
-        json: document.to_pretty_json().expect("a document is plain data"),
-        yaml: document.to_yaml().expect("a document is plain data"),
+        json: document.to_pretty_json().expect("the document serializes"),
+        yaml: document.to_yaml().expect("the document serializes"),
     }
 });
 
-/// The document as JSON.
+/// Returns the document as JSON.
 #[must_use]
 pub fn json() -> &'static str {
     &TEXTS.json
 }
 
-/// The document as YAML.
+/// Returns the document as YAML.
 #[must_use]
 pub fn yaml() -> &'static str {
     &TEXTS.yaml
 }
 
-/// Read this document as JSON
+/// Return this document as JSON
 #[utoipa::path(
     get, path = "/openapi.json", tag = tag::SERVER, operation_id = "getOpenApiJson",
     responses((status = 200, description = "An OpenAPI 3.1 document.", body = Object, content_type = "application/json"))
@@ -88,7 +88,7 @@ pub(crate) async fn as_json() -> ([(HeaderName, &'static str); 1], &'static str)
     ([(CONTENT_TYPE, "application/json")], json())
 }
 
-/// Read this document as YAML
+/// Return this document as YAML
 #[utoipa::path(
     get, path = "/openapi.yaml", tag = tag::SERVER, operation_id = "getOpenApiYaml",
     responses((status = 200, description = "An OpenAPI 3.1 document.", body = Object, content_type = "application/yaml"))
@@ -103,13 +103,13 @@ fn document() -> OpenApi {
     described.tags = Some(TAGS.iter().map(|(name, about)| group(name, about)).collect());
     let components = described.components.get_or_insert_default();
     components.security_schemes = callers::schemes();
-    components.responses = answers::failures();
-    components.headers = answers::headers();
-    answers::add_error_schema(components);
+    components.responses = responses::failures();
+    components.headers = responses::headers();
+    responses::add_error_schema(components);
     described
 }
 
-/// A document without routes.
+/// Returns a document without routes.
 fn empty() -> OpenApi {
     OpenApiBuilder::new().info(info()).build()
 }

@@ -1,7 +1,7 @@
-//! What a path names.
+//! Extractors for path parameters.
 //!
-//! Routes are matched on the raw path and decoded afterwards, one segment at a time, so that `%2F` and `%3A` inside of
-//! a segment stay inside.
+//! Routes are matched on the raw path and each segment is decoded afterwards, so `%2F` and `%3A` do not split a
+//! segment.
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use hearth_types::{ApiKeyId, SandboxId, TeamId};
@@ -10,22 +10,17 @@ use utoipa::IntoParams;
 
 use crate::failure::Failure;
 
-/// Name of the path parameter with a sandbox id.
 const SANDBOX_ID: &str = "sandboxID";
-/// Name of the path parameter with a team's id.
 const TEAM_ID: &str = "teamID";
-/// Name of the path parameter with a key's id.
 const API_KEY_ID: &str = "apiKeyID";
-/// Name of the path parameter with a node's name.
 const NODE_ID: &str = "nodeID";
-/// Name of the path parameter with a template's alias.
 const ALIAS: &str = "alias";
 
-/// The sandbox that a path names.
+/// Sandbox ID in a path.
 #[derive(Debug, IntoParams)]
 #[into_params(names("sandboxID"), parameter_in = Path)]
 pub(crate) struct SandboxPath(
-    /// The sandbox, by its ID alone, or followed by a dash and a client ID.
+    /// ID of the sandbox, optionally followed by a dash and a client ID.
     #[param(value_type = String, pattern = "^[a-z0-9]{1,64}(-[^-]*)?$")]
     pub(crate) SandboxId,
 );
@@ -41,11 +36,11 @@ impl<S: Send + Sync> FromRequestParts<S> for SandboxPath {
     }
 }
 
-/// The team that a path names.
+/// Team ID in a path.
 #[derive(Debug, IntoParams)]
 #[into_params(names("teamID"), parameter_in = Path)]
 pub(crate) struct TeamPath(
-    /// The team.
+    /// ID of the team.
     #[param(value_type = String, format = Uuid)]
     pub(crate) TeamId,
 );
@@ -59,11 +54,11 @@ impl<S: Send + Sync> FromRequestParts<S> for TeamPath {
     }
 }
 
-/// The key that a path names.
+/// API key ID in a path.
 #[derive(Debug, IntoParams)]
 #[into_params(names("apiKeyID"), parameter_in = Path)]
 pub(crate) struct ApiKeyPath(
-    /// The key, by its ID.
+    /// ID of the API key.
     #[param(value_type = String, format = Uuid)]
     pub(crate) ApiKeyId,
 );
@@ -77,11 +72,11 @@ impl<S: Send + Sync> FromRequestParts<S> for ApiKeyPath {
     }
 }
 
-/// The decoded name of a node, not yet checked.
+/// Decoded name of a node in a path. It is not validated.
 #[derive(Debug, IntoParams)]
 #[into_params(names("nodeID"), parameter_in = Path)]
 pub(crate) struct NodePath(
-    /// The node, by its name.
+    /// Name of the node.
     #[param(pattern = "^[A-Za-z0-9._-]{1,64}$")]
     pub(crate) String,
 );
@@ -94,11 +89,11 @@ impl<S: Send + Sync> FromRequestParts<S> for NodePath {
     }
 }
 
-/// The decoded text of an alias, not yet checked.
+/// Decoded text of a template alias in a path. It is not validated.
 #[derive(Debug, IntoParams)]
 #[into_params(names("alias"), parameter_in = Path)]
 pub(crate) struct AliasPath(
-    /// A template reference as one segment: `[namespace/]name[:tag]`, percent-encoded.
+    /// Template reference `[namespace/]name[:tag]` as one percent-encoded segment.
     #[param(pattern = "^([A-Za-z0-9_-]+/)?[A-Za-z0-9_-]+(:[A-Za-z0-9_.-]+)?$", max_length = 386)]
     pub(crate) String,
 );
@@ -118,7 +113,7 @@ async fn parameter<S: Send + Sync>(parts: &mut Parts, state: &S, name: &'static 
     found.map(|(_, value)| value.to_owned()).ok_or_else(invalid)
 }
 
-/// The id alone, or followed by a dash and a client id, which is what ids once looked like.
+/// Parses a sandbox ID, optionally followed by a dash and a client ID, which is the format of old IDs.
 fn parse_sandbox_id(text: &str) -> Result<SandboxId, Failure> {
     let id = match text.split_once('-') {
         Some((_, client)) if client.contains('-') => return Err(Failure::bad_request("invalid sandbox ID")),
@@ -133,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_ids_are_cut_at_the_dash() {
+    fn client_ids_after_a_dash_are_ignored() {
         for (text, expected) in [
             ("i0123456789abcdefghij", Some("i0123456789abcdefghij")),
             ("abc-6532622b", Some("abc")),

@@ -1,26 +1,27 @@
-//! At which address this server is for whoever asks: what it tells others to come back to.
+//! Addresses of this server in redirects and replies.
 //!
-//! The name in a request is the client's word, and somebody else may have made it up. So one of our own names is taken as it
-//! is configured; an address of numbers, or `localhost`, is taken as it came, because nobody can make one of those lead elsewhere for
-//! a browser; and anything else becomes what is configured.
+//! The host in a request is untrusted, because another party may have chosen it. A name of the configured domain maps
+//! to its configured form. An IP address or `localhost` is used as sent, because nobody can make it resolve to another
+//! place for a browser. Any other host maps to the configured address.
 
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, Uri, header};
 
-/// The addresses of this server.
+/// Configured addresses of this server.
 pub(super) struct Addresses {
-    /// With a port, if it has one.
+    /// Domain in lower case, with an optional port.
     domain: Option<String>,
+    /// URL without a domain name and without a trailing slash.
     plain: String,
 }
 
-/// One of them, without a path.
+/// Base URL of this server, without a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Address(String);
 
 impl Address {
-    /// With a path.
+    /// Returns the URL of a path.
     pub(super) fn at(&self, path: &str) -> String {
         format!("{}{path}", self.0)
     }
@@ -35,26 +36,27 @@ impl Addresses {
         Self { domain: domain.map(str::to_ascii_lowercase), plain: plain.trim_end_matches('/').to_owned() }
     }
 
-    /// The one that a request came to.
+    /// Returns the address that a request was sent to.
     pub(super) fn of(&self, uri: &Uri, headers: &HeaderMap) -> Address {
-        let named = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        // One in the URI outranks the header (RFC 9112, 3.2.2).
-        let authority = uri.authority().map(http::uri::Authority::as_str).or(named).unwrap_or_default();
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        // The authority of the URI takes precedence over the header (RFC 9112, section 3.2.2).
+        let authority = uri.authority().map(http::uri::Authority::as_str).or(host).unwrap_or_default();
         Address(self.find(&authority.to_ascii_lowercase()))
     }
 
-    /// Whether a page at this origin (RFC 6454) is one of ours: of the address that the request came to, or of one that is
-    /// configured, which a proxy in front may have replaced.
-    pub(super) fn is_ours(&self, origin: &str, uri: &Uri, headers: &HeaderMap) -> bool {
-        let named = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        let asked = uri.authority().map(http::uri::Authority::as_str).or(named);
+    /// Returns true if an origin (RFC 6454) is an origin of this server.
+    ///
+    /// It is the origin of the request's address, or of a configured address, which a reverse proxy may have replaced.
+    pub(super) fn is_own_origin(&self, origin: &str, uri: &Uri, headers: &HeaderMap) -> bool {
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let requested = uri.authority().map(http::uri::Authority::as_str).or(host);
         let configured = [self.domain.as_deref().map(|domain| format!("https://{domain}")), Some(self.plain.clone())];
         let api = self.domain.as_deref().map(|domain| format!("https://api.{domain}"));
         let Some((scheme, authority)) = split(origin) else { return false };
-        asked.is_some_and(|asked| with_port(asked, scheme) == with_port(authority, scheme))
-            || configured.into_iter().chain([api]).flatten().any(|ours| {
-                split(&ours).is_some_and(|(our_scheme, ours)| {
-                    our_scheme == scheme && with_port(ours, scheme) == with_port(authority, scheme)
+        requested.is_some_and(|requested| with_port(requested, scheme) == with_port(authority, scheme))
+            || configured.into_iter().chain([api]).flatten().any(|own| {
+                split(&own).is_some_and(|(own_scheme, own)| {
+                    own_scheme == scheme && with_port(own, scheme) == with_port(authority, scheme)
                 })
             })
     }
@@ -62,33 +64,32 @@ impl Addresses {
     fn find(&self, authority: &str) -> String {
         if let Some(domain) = &self.domain {
             let host = without_port(domain);
-            let asked = without_port(authority);
-            if asked == host {
+            let requested = without_port(authority);
+            if requested == host {
                 return format!("https://{domain}");
             }
-            if asked.strip_prefix("api.") == Some(host) {
+            if requested.strip_prefix("api.") == Some(host) {
                 return format!("https://api.{domain}");
             }
         }
-        let is_numbers =
-            authority.parse::<SocketAddr>().is_ok() || authority.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv4());
+        let is_ip = authority.parse::<SocketAddr>().is_ok() || authority.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv4());
         let is_localhost = authority.strip_prefix("localhost").is_some_and(|rest| {
             rest.is_empty() || rest.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok())
         });
         match &self.domain {
-            _ if is_numbers || is_localhost => format!("http://{authority}"),
+            _ if is_ip || is_localhost => format!("http://{authority}"),
             Some(domain) => format!("https://api.{domain}"),
             None => self.plain.clone(),
         }
     }
 }
 
-/// Scheme and authority of an origin.
+/// Returns the scheme and authority of an HTTP or HTTPS origin.
 fn split(origin: &str) -> Option<(&str, &str)> {
     origin.split_once("://").filter(|(scheme, _)| ["http", "https"].contains(scheme))
 }
 
-/// An authority with its port, also where that is the scheme's own.
+/// Returns an authority in lower case with its port, or with the default port of the scheme.
 fn with_port(authority: &str, scheme: &str) -> String {
     let authority = authority.to_ascii_lowercase();
     let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
@@ -109,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_of_others_are_not_ours() {
+    fn foreign_origins_are_not_own_origins() {
         let named = Addresses::new(Some("hearth.example:3443"), "http://127.0.0.1:3000/");
         for (host, origin, expected) in [
             ("127.0.0.1:3000", "http://127.0.0.1:3000", true),
@@ -131,12 +132,12 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::HOST, host.parse().expect("a header"));
-            assert_eq!(named.is_ours(origin, &Uri::from_static("/"), &headers), expected, "{origin} at {host}");
+            assert_eq!(named.is_own_origin(origin, &Uri::from_static("/"), &headers), expected, "{origin} at {host}");
         }
     }
 
     #[test]
-    fn nobody_makes_up_our_address() {
+    fn unknown_hosts_map_to_the_configured_address() {
         let named = Addresses::new(Some("Hearth.example:3443"), "http://127.0.0.1:3000/");
         let plain = Addresses::new(None, "http://127.0.0.1:3000/");
         for (host, with_names, without) in [
@@ -163,7 +164,11 @@ mod tests {
                 assert_eq!(addresses.of(&Uri::from_static("/"), &headers).at(""), expected, "{host}");
             }
             let uri = Uri::from_static("https://hearth.example:3443/");
-            assert_eq!(named.of(&uri, &headers).at("/x"), "https://hearth.example:3443/x", "the URI outranks {host}");
+            assert_eq!(
+                named.of(&uri, &headers).at("/x"),
+                "https://hearth.example:3443/x",
+                "the URI takes precedence over {host}"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Forms and queries, as browsers and OAuth clients send them.
+//! Form-encoded bodies and queries of browsers and OAuth clients.
 
 use axum::body::Body;
 use http::{HeaderMap, StatusCode, header};
@@ -7,11 +7,11 @@ use crate::config::Config;
 use crate::failure::Failure;
 use crate::http::body;
 
-/// Longest form: a password of the longest kind, an address and a port have a few KiB, tokens as well.
+/// Maximum size of a form. The longest password with an email address, and tokens, have a few KiB.
 const FORM_BYTES_MAX: usize = 64 * 1024;
-const KIND: &str = "application/x-www-form-urlencoded";
+const MEDIA_TYPE: &str = "application/x-www-form-urlencoded";
 
-/// Names and values.
+/// Names and values of a form or query.
 pub(super) struct Form(Vec<(String, String)>);
 
 impl Form {
@@ -19,24 +19,24 @@ impl Form {
         Self(form_urlencoded::parse(bytes).into_owned().collect())
     }
 
-    /// Reads a body.
+    /// Reads and parses a body.
     pub(super) async fn read(config: &Config, headers: &HeaderMap, body: Body) -> Result<Self, Failure> {
-        let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        if !kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(KIND)) {
-            return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("{KIND} is expected")));
+        let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if !media_type.split(';').next().is_some_and(|value| value.trim().eq_ignore_ascii_case(MEDIA_TYPE)) {
+            return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("{MEDIA_TYPE} is expected")));
         }
         let bytes = body::bytes_up_to(config, body, FORM_BYTES_MAX).await?;
         Ok(Self::parse(&bytes))
     }
 
-    /// The value of a name that is there once. One that is repeated could mean two things to two readers.
+    /// Returns the value of a name that occurs exactly once. A repeated name is ambiguous and has no value.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let mut values = self.0.iter().filter(|(found, _)| found == name);
         let (_, value) = values.next()?;
         values.next().is_none().then_some(value)
     }
 
-    /// The same where an empty value is none.
+    /// Returns the value of a name that occurs exactly once and is not empty.
     pub(super) fn filled(&self, name: &str) -> Option<&str> {
         self.get(name).filter(|value| !value.is_empty())
     }
@@ -47,7 +47,7 @@ mod tests {
     use super::Form;
 
     #[test]
-    fn a_name_has_one_value() {
+    fn repeated_names_have_no_value() {
         let form = Form::parse(b"a=1&b=%C3%A9+%26&c=&d=1&d=1&e");
         let all = ["a", "b", "c", "d", "e", "f"].map(|name| form.get(name));
         assert_eq!(all, [Some("1"), Some("é &"), Some(""), None, Some(""), None]);

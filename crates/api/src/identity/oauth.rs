@@ -1,4 +1,6 @@
-//! `/oauth/token` and `/oauth/revoke`: how the command line renews a login (RFC 6749, 6) and ends it (RFC 7009).
+//! Handlers of `/oauth/token` and `/oauth/revoke`.
+//!
+//! The command line uses them to renew a login (RFC 6749, section 6) and to end it (RFC 7009).
 
 use std::sync::Arc;
 
@@ -17,7 +19,7 @@ use crate::control::Control;
 use crate::failure::Failure;
 use crate::live::expiry::now;
 
-/// RFC 6749, 5.1.
+/// Successful response (RFC 6749, section 5.1).
 #[derive(Serialize)]
 struct Tokens<'a> {
     access_token: &'a str,
@@ -26,7 +28,7 @@ struct Tokens<'a> {
     refresh_token: &'a str,
 }
 
-/// RFC 6749, 5.2.
+/// Error code (RFC 6749, section 5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Code {
@@ -34,25 +36,26 @@ enum Code {
     InvalidClient,
     InvalidGrant,
     UnsupportedGrantType,
-    /// Not among the RFC's for this place, but among those for the other (4.1.2.1), and everybody knows it.
+    /// Code of the authorization endpoint (section 4.1.2.1). Clients accept it here too.
     ServerError,
 }
 
+/// Error response (RFC 6749, section 5.2).
 #[derive(Serialize)]
-struct Refusal {
+struct OAuthError {
     #[serde(skip)]
     status: StatusCode,
     error: Code,
     error_description: String,
 }
 
-impl Refusal {
+impl OAuthError {
     fn new(error: Code, description: impl Into<String>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, error, error_description: description.into() }
     }
 }
 
-impl From<Failure> for Refusal {
+impl From<Failure> for OAuthError {
     fn from(failure: Failure) -> Self {
         let status = failure.status();
         let error = if status.is_server_error() { Code::ServerError } else { Code::InvalidRequest };
@@ -60,42 +63,42 @@ impl From<Failure> for Refusal {
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for OAuthError {
     fn into_response(self) -> Response {
-        (self.status, unkept(), Json(self)).into_response()
+        (self.status, no_store(), Json(self)).into_response()
     }
 }
 
-/// Nobody keeps an answer (RFC 6749, 5.1).
-fn unkept() -> HeaderMap {
+/// Returns the headers that forbid caching of a response (RFC 6749, section 5.1).
+fn no_store() -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
     headers
 }
 
-/// `POST /oauth/token`.
+/// `POST /oauth/token`: renews a login.
 pub(crate) async fn token(State(control): State<Arc<Control>>, headers: HeaderMap, body: Body) -> Response {
     renew(&control, &headers, body).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn renew(control: &Control, headers: &HeaderMap, body: Body) -> Result<Response, Refusal> {
+async fn renew(control: &Control, headers: &HeaderMap, body: Body) -> Result<Response, OAuthError> {
     let form = Form::read(&control.config, headers, body).await?;
     match form.filled("grant_type") {
         Some("refresh_token") => {}
-        Some(_) => return Err(Refusal::new(Code::UnsupportedGrantType, "the grant type is not `refresh_token`")),
+        Some(_) => return Err(OAuthError::new(Code::UnsupportedGrantType, "the grant type is not `refresh_token`")),
         None => return Err(missing("grant_type")),
     }
     check_client(form.filled("client_id").ok_or_else(|| missing("client_id"))?)?;
     let presented = form.filled("refresh_token").ok_or_else(|| missing("refresh_token"))?;
-    // Expired, ended or never issued: whoever holds it has to log in again, and need not know more.
-    let over = || Refusal::new(Code::InvalidGrant, "the login is over: log in again");
-    let presented: RefreshToken = presented.parse().map_err(|_| over())?;
+    // An expired, ended and unknown login get the same reply. In each case the user has to log in again.
+    let expired = || OAuthError::new(Code::InvalidGrant, "the login has ended: log in again");
+    let presented: RefreshToken = presented.parse().map_err(|_| expired())?;
     let now = now();
     let renewed = control.store.renew_login(&presented, now).await;
     match renewed.map_err(|error| Failure::internal("renewing a login", &error))? {
         Renewed::Renewed(login, refresh_token) => {
-            let signed = control.doorkeeper.signer.sign(&login, now);
+            let signed = control.login_service.signer.sign(&login, now);
             let (access_token, lifetime) =
                 signed.map_err(|error| Failure::internal("signing an access token", &error))?;
             let tokens = Tokens {
@@ -104,43 +107,43 @@ async fn renew(control: &Control, headers: &HeaderMap, body: Body) -> Result<Res
                 expires_in: lifetime.as_secs(),
                 refresh_token: refresh_token.expose(),
             };
-            Ok((unkept(), Json(tokens)).into_response())
+            Ok((no_store(), Json(tokens)).into_response())
         }
-        Renewed::Unknown => Err(over()),
+        Renewed::Unknown => Err(expired()),
         Renewed::Reused { id, user_id } => {
-            tracing::warn!(login = %id, user = %user_id, "a refresh token was used twice: its login is ended");
-            Err(over())
+            tracing::warn!(login = %id, user = %user_id, "login ended: refresh token was used twice");
+            Err(expired())
         }
     }
 }
 
-/// `POST /oauth/revoke`. A token that means nothing is revoked already (RFC 7009, 2.2).
+/// `POST /oauth/revoke`: ends a login. An unknown token counts as revoked (RFC 7009, section 2.2).
 pub(crate) async fn revoke(State(control): State<Arc<Control>>, headers: HeaderMap, body: Body) -> Response {
-    end(&control, &headers, body).await.unwrap_or_else(IntoResponse::into_response)
+    end_login(&control, &headers, body).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn end(control: &Control, headers: &HeaderMap, body: Body) -> Result<Response, Refusal> {
+async fn end_login(control: &Control, headers: &HeaderMap, body: Body) -> Result<Response, OAuthError> {
     let form = Form::read(&control.config, headers, body).await?;
     form.filled("client_id").map_or(Ok(()), check_client)?;
     let token = form.filled("token").ok_or_else(|| missing("token"))?;
-    // What kind it is, the token says better than its hint.
+    // The type of the token is clear from its format, so the parameter `token_type_hint` is ignored.
     let ended = match token.parse::<RefreshToken>() {
         Ok(token) => control.store.end_login_of(&token).await,
-        Err(_) => match control.doorkeeper.signer.login(token) {
+        Err(_) => match control.login_service.signer.login(token) {
             Some(id) => control.store.end_login(id).await,
             None => Ok(false),
         },
     };
     if ended.map_err(|error| Failure::internal("ending a login", &error))? {
-        tracing::info!("a user logged out");
+        tracing::info!("user logged out");
     }
-    Ok((StatusCode::OK, unkept()).into_response())
+    Ok((StatusCode::OK, no_store()).into_response())
 }
 
-fn missing(name: &str) -> Refusal {
-    Refusal::new(Code::InvalidRequest, format!("the parameter `{name}` is missing or repeated"))
+fn missing(name: &str) -> OAuthError {
+    OAuthError::new(Code::InvalidRequest, format!("the parameter `{name}` is missing or repeated"))
 }
 
-fn check_client(id: &str) -> Result<(), Refusal> {
-    if id == CLIENT_ID { Ok(()) } else { Err(Refusal::new(Code::InvalidClient, "there is no such client")) }
+fn check_client(id: &str) -> Result<(), OAuthError> {
+    if id == CLIENT_ID { Ok(()) } else { Err(OAuthError::new(Code::InvalidClient, "unknown client")) }
 }

@@ -1,4 +1,4 @@
-//! The pages: plain HTML without scripts, and nothing from elsewhere.
+//! HTML pages of the login, without scripts and external resources.
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -12,54 +12,54 @@ use http::header::{X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
 use http::{HeaderValue, StatusCode};
 use sha2::{Digest as _, Sha256};
 
-use super::target::Target;
+use super::target::LoopbackTarget;
 use super::{PAGE, START};
 
 const STYLE: &str = include_str!("page.css");
-/// What allows this style and no other (Content Security Policy Level 3, 2.3.1).
+/// Hash that allows only this style (Content Security Policy Level 3, section 2.3.1).
 static STYLE_HASH: LazyLock<String> = LazyLock::new(|| STANDARD.encode(Sha256::digest(STYLE)));
-/// Longest text of others that is shown.
+/// Maximum length of a foreign text on a page.
 const TEXT_CHARS_MAX: usize = 500;
 
-/// What a page says.
+/// A page of the login.
 pub(super) enum Page<'a> {
-    /// Ask for a password.
+    /// Form for email address and password.
     Form {
-        target: Target,
-        /// As it was given before.
+        target: LoopbackTarget,
+        /// Email address of the previous attempt; empty on the first.
         email: &'a str,
-        /// What was wrong with it.
-        wrong: Option<Wrong>,
+        /// Error of the previous attempt.
+        error: Option<LoginError>,
     },
-    /// There is no password to ask for yet.
-    NobodyYet,
-    /// Log in at the provider.
-    Provider { target: Target, issuer: &'a str },
-    /// The command line has what it needs.
+    /// No user has a password yet.
+    NoPasswords,
+    /// Link to the provider.
+    Provider { target: LoopbackTarget, issuer: &'a str },
+    /// The command line received the tokens.
     LoggedIn { email: Option<&'a str> },
-    /// It has not.
-    Failed { why: &'a str },
-    /// The request makes no sense, or came from somewhere else.
-    Refused { status: StatusCode, why: &'a str },
+    /// The login failed.
+    Failed { reason: &'a str },
+    /// The request is invalid, or another site caused it.
+    Rejected { status: StatusCode, reason: &'a str },
 }
 
-/// Why a form comes back.
+/// Error of an attempt to log in with a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wrong {
-    /// There is nobody with this address and password.
+pub(super) enum LoginError {
+    /// The email address or the password is wrong.
     Password,
-    /// They are a member of no team that could be used.
+    /// The user is not a member of a team that is not banned.
     NoTeam,
-    /// Too many attempts.
+    /// Too many attempts; another one is allowed after this time.
     TooMany(Duration),
-    /// Too many others.
+    /// Too many concurrent attempts of all users.
     Busy,
 }
 
-impl Wrong {
+impl LoginError {
     fn status(self) -> StatusCode {
         match self {
-            // 401 would need a challenge that browsers do not ask people about (RFC 9110, 15.5.2).
+            // 401 requires a challenge, for which browsers do not prompt the user (RFC 9110, section 15.5.2).
             Self::Password | Self::NoTeam => StatusCode::FORBIDDEN,
             Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
@@ -75,20 +75,20 @@ impl Wrong {
     }
 }
 
-impl fmt::Display for Wrong {
+impl fmt::Display for LoginError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Password => f.write_str("There is nobody with this address and this password."),
             Self::NoTeam => f.write_str(
-                "You are a member of no team here, so there is nothing to log in to. Whoever runs this server can change \
-                 that: hearth user join EMAIL TEAM",
+                "You are not a member of a team on this server. The operator can add you to one: hearth user join \
+                 EMAIL TEAM",
             ),
             Self::TooMany(wait) => {
                 let minutes = wait.as_secs().div_ceil(60).max(1);
                 let unit = if minutes == 1 { "minute" } else { "minutes" };
                 write!(f, "Too many attempts. Try again in {minutes} {unit}.")
             }
-            Self::Busy => f.write_str("Too many people log in just now. Try again."),
+            Self::Busy => f.write_str("Too many users are logging in at the moment. Try again."),
         }
     }
 }
@@ -96,11 +96,11 @@ impl fmt::Display for Wrong {
 impl IntoResponse for Page<'_> {
     fn into_response(self) -> Response {
         let (status, wait) = match &self {
-            Self::Form { wrong: Some(wrong), .. } => (wrong.status(), wrong.wait()),
-            Self::Refused { status, .. } => (*status, None),
+            Self::Form { error: Some(error), .. } => (error.status(), error.wait()),
+            Self::Rejected { status, .. } => (*status, None),
             _ => (StatusCode::OK, None),
         };
-        // A browser follows a form only where this lets it, also when it is redirected.
+        // Browsers apply `form-action` to the redirect after the form too.
         let forms = match &self {
             Self::Form { target, .. } => format!("'self' {target}"),
             _ => "'none'".to_owned(),
@@ -111,7 +111,7 @@ impl IntoResponse for Page<'_> {
         );
         let mut response = (status, self.to_string()).into_response();
         let headers = response.headers_mut();
-        // A target is text of a kind that a header takes.
+        // The conversion does not fail, because a target contains only characters that a header allows.
         if let Ok(policy) = HeaderValue::try_from(policy) {
             headers.insert(CONTENT_SECURITY_POLICY, policy);
         }
@@ -125,7 +125,9 @@ impl IntoResponse for Page<'_> {
     }
 }
 
-/// Not stored by anybody, and not named to other sites. With `no-referrer` browsers would hide the origin of our own form.
+/// Adds headers that forbid caching the response and sending its URL to other sites.
+///
+/// `no-referrer` is not used, because browsers would then hide the origin of Hearth's own form.
 pub(super) fn private(mut response: Response) -> Response {
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
@@ -135,10 +137,10 @@ pub(super) fn private(mut response: Response) -> Response {
 impl fmt::Display for Page<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let title = match self {
-            Self::Form { .. } | Self::NobodyYet | Self::Provider { .. } => "Log in to Hearth",
+            Self::Form { .. } | Self::NoPasswords | Self::Provider { .. } => "Log in to Hearth",
             Self::LoggedIn { .. } => "You are logged in",
             Self::Failed { .. } => "You are not logged in",
-            Self::Refused { .. } => "This does not work",
+            Self::Rejected { .. } => "Request rejected",
         };
         write!(
             f,
@@ -155,51 +157,51 @@ impl fmt::Display for Page<'_> {
 impl Page<'_> {
     fn content(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Form { target, email, wrong } => form(f, *target, email, *wrong),
-            Self::NobodyYet => f.write_str(
-                "<p>Nobody has a password on this server yet. Whoever runs it makes a user and gives them one:</p>\n\
+            Self::Form { target, email, error } => form(f, *target, email, *error),
+            Self::NoPasswords => f.write_str(
+                "<p>No user of this server has a password yet. The operator creates a user and sets a password:</p>\n\
                  <p><code>hearth user create EMAIL --team local</code><br>\n<code>hearth user password EMAIL</code></p>\n",
             ),
             Self::Provider { target, issuer } => {
-                asks(f, *target)?;
+                requested_by(f, *target)?;
                 let next = form_urlencoded::Serializer::new(String::new()).append_pair("next", &target.to_string()).finish();
                 let (issuer, next) = (Escaped(issuer), Escaped(&next));
                 writeln!(f, "<p><a class=\"button\" href=\"{START}?{next}\">Log in at {issuer}</a></p>")
             }
             Self::LoggedIn { email } => {
                 if let Some(email) = email {
-                    writeln!(f, "<p>The command line works for <strong>{}</strong> now.</p>", Escaped(email))?;
+                    writeln!(f, "<p>The command line is logged in as <strong>{}</strong>.</p>", Escaped(email))?;
                 }
                 f.write_str("<p class=\"quiet\">You can close this page.</p>\n")
             }
-            Self::Failed { why } => writeln!(
+            Self::Failed { reason } => writeln!(
                 f,
                 "<p class=\"bad\">{}</p>\n<p class=\"quiet\">To try again, run <code>e2b auth login</code> again.</p>",
-                Escaped(why)
+                Escaped(reason)
             ),
-            Self::Refused { why, .. } => writeln!(
+            Self::Rejected { reason, .. } => writeln!(
                 f,
-                "<p class=\"bad\">{}</p>\n<p class=\"quiet\">This page is opened by <code>e2b auth login</code>.</p>",
-                Escaped(why)
+                "<p class=\"bad\">{}</p>\n<p class=\"quiet\"><code>e2b auth login</code> opens this page.</p>",
+                Escaped(reason)
             ),
         }
     }
 }
 
-fn asks(f: &mut fmt::Formatter<'_>, target: Target) -> fmt::Result {
+fn requested_by(f: &mut fmt::Formatter<'_>, target: LoopbackTarget) -> fmt::Result {
     let port = target.port();
-    writeln!(f, "<p class=\"quiet\">The command line on this computer asks for it (port {port}).</p>")
+    writeln!(f, "<p class=\"quiet\">Requested by the command line on this computer (port {port}).</p>")
 }
 
-fn form(f: &mut fmt::Formatter<'_>, target: Target, email: &str, wrong: Option<Wrong>) -> fmt::Result {
-    asks(f, target)?;
-    let described = if let Some(wrong) = wrong {
-        writeln!(f, "<p class=\"bad\" id=\"wrong\" role=\"alert\">{}</p>", Escaped(&wrong.to_string()))?;
-        " aria-describedby=\"wrong\" aria-invalid=\"true\""
+fn form(f: &mut fmt::Formatter<'_>, target: LoopbackTarget, email: &str, error: Option<LoginError>) -> fmt::Result {
+    requested_by(f, target)?;
+    let described = if let Some(error) = error {
+        writeln!(f, "<p class=\"bad\" id=\"error\" role=\"alert\">{}</p>", Escaped(&error.to_string()))?;
+        " aria-describedby=\"error\" aria-invalid=\"true\""
     } else {
         ""
     };
-    // Whoever mistyped begins with the password, as long as there is an address.
+    // After an error the focus is on the password, unless the email address is empty.
     let (first, second) = if email.is_empty() { (" autofocus", "") } else { ("", " autofocus") };
     writeln!(
         f,
@@ -214,7 +216,7 @@ fn form(f: &mut fmt::Formatter<'_>, target: Target, email: &str, wrong: Option<W
     )
 }
 
-/// A text of others between tags or in quotes.
+/// Foreign text, escaped for use between tags or in quotes.
 struct Escaped<'a>(&'a str);
 
 impl fmt::Display for Escaped<'_> {

@@ -1,10 +1,13 @@
-//! Whether somebody knows a password, and how often they may try.
+//! Verification of passwords, with limits for attempts.
 //!
-//! An attempt counts against the network it comes from, against the account as tried from there, and against the account as
-//! tried from anywhere, until it turns out to be right: guessing is slow however many do it, and whoever mistypes is not shut
-//! out for long. Others' guesses do not shut out the owner: what is tried from anywhere does not count for a network from which
-//! the account was entered before, as far as this process remembers. Whether there is such an account is told by
-//! nothing: a password is hashed either way, and the answer is the same.
+//! An attempt counts against three limits: that of its network, that of the account from this network, and that of the
+//! account from all networks. The attempt is refunded if the password is correct. Therefore guessing is slow for any
+//! number of clients, and a user who mistypes is not locked out for long.
+//!
+//! Guesses of others do not lock out the owner: the limit for all networks does not apply to a network from which the
+//! account logged in before, as far as this process remembers.
+//!
+//! A caller cannot find out if an account exists: a password is hashed in both cases, and the reply is the same.
 
 use std::hash::RandomState;
 use std::net::IpAddr;
@@ -21,121 +24,125 @@ use tokio::time::Instant;
 use crate::config::Rate;
 use crate::http::rate::{Buckets, network_of};
 
-/// Passwords that are hashed at the same time: each takes 19 MiB and a processor for some tens of milliseconds, and others
-/// want to use the machine as well.
-const HASHES_AT_ONCE_MAX: usize = 2;
-/// How long an attempt waits for its turn.
-const TURN_PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum number of concurrent hashes.
+///
+/// Each uses 19 MiB and one processor for some tens of milliseconds. The bound leaves processors for other work.
+const CONCURRENT_HASHES_MAX: usize = 2;
+/// Maximum time that an attempt waits for a hash permit.
+const PERMIT_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// Networks remembered from which an account was entered: a few MiB. One more replaces the one that was used longest ago.
+/// Maximum number of remembered pairs of account and network, which take a few MiB.
+///
+/// Another pair replaces the least recently used one.
 const KNOWN_MAX: usize = 16_384;
 
 /// Limits of password attempts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AttemptRates {
-    /// One account from one network.
+    /// Limit of one account from one network.
     pub(super) account: Rate,
-    /// One account from all networks together, but for those from which it was entered before.
-    pub(super) account_in_all: Rate,
-    /// All accounts from one network.
+    /// Limit of one account from all networks together, except networks from which it logged in before.
+    pub(super) account_all_networks: Rate,
+    /// Limit of all accounts from one network.
     pub(super) network: Rate,
 }
 
-/// Counts attempts, and hashes few at a time.
-pub(super) struct Gate {
+/// Verifies passwords, and limits attempts and concurrent hashes.
+pub(super) struct PasswordVerifier {
     rates: AttemptRates,
-    attempts: Buckets<Attempt>,
-    /// From where an account was entered.
-    known: Mutex<LruCache<Place, (), RandomState>>,
-    turns: Arc<Semaphore>,
+    attempts: Buckets<AttemptKey>,
+    /// Networks from which an account logged in.
+    known: Mutex<LruCache<AccountFrom, (), RandomState>>,
+    permits: Arc<Semaphore>,
 }
 
-/// The hash of an account's address, which has a length that is known.
+/// Hash of an email address, which has a fixed length.
 type Account = [u8; 32];
 
-/// An account, as seen from a network; `None`: from this machine.
-type Place = (Account, Option<IpAddr>);
+/// Account and network of an attempt; with `None`, the attempt comes from this machine.
+type AccountFrom = (Account, Option<IpAddr>);
 
-/// Whose attempt.
+/// Key of a limit for attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Attempt {
-    /// On an account from a network.
-    Place(Place),
-    /// On an account.
+enum AttemptKey {
+    /// One account from one network.
+    AccountFrom(AccountFrom),
+    /// One account from all networks.
     Account(Account),
-    /// From a network.
+    /// All accounts from one network.
     Network(IpAddr),
 }
 
-/// Who tries.
-pub(super) struct Attempted<'a> {
+/// Attempt to log in with a password.
+pub(super) struct PasswordAttempt<'a> {
     pub(super) email: &'a str,
     pub(super) password: Secret,
-    /// Where from; `None`: from this machine.
+    /// Address of the client; `None` for a client on this machine.
     pub(super) from: Option<IpAddr>,
 }
 
-/// What came of an attempt.
+/// Outcome of an attempt.
 pub(super) enum Outcome {
-    /// It is their password. Whether it still is, the store knows when the login begins.
-    Right(User, PasswordHash),
-    /// It is not, or there is no such account.
+    /// The password is correct. The store checks again when the login is stored.
+    Correct(User, PasswordHash),
+    /// The password is wrong, or the account does not exist.
     Wrong,
-    /// Nothing was looked at: too many attempts before. So long until there may be another one.
+    /// Not checked, because of too many earlier attempts. Another attempt is allowed after this time.
     TooMany(Duration),
-    /// Nothing was looked at: too many others try just now.
+    /// Not checked, because of too many concurrent attempts.
     Busy,
 }
 
-impl Gate {
+impl PasswordVerifier {
     pub(super) fn new(rates: AttemptRates) -> Self {
-        let turns = Arc::new(Semaphore::new(HASHES_AT_ONCE_MAX));
+        let permits = Arc::new(Semaphore::new(CONCURRENT_HASHES_MAX));
         let known = Mutex::new(LruCache::with_hasher(KNOWN_MAX, RandomState::new()));
-        Self { rates, attempts: Buckets::default(), known, turns }
+        Self { rates, attempts: Buckets::default(), known, permits }
     }
 
-    /// Looks at an attempt. Dropped, it counts as a wrong one.
-    pub(super) async fn attempt(&self, store: &Store, attempted: Attempted<'_>) -> Result<Outcome, StoreError> {
-        let Attempted { email, password, from } = attempted;
+    /// Verifies a password. An attempt whose future is dropped counts as a wrong one.
+    pub(super) async fn verify(&self, store: &Store, attempt: PasswordAttempt<'_>) -> Result<Outcome, StoreError> {
+        let PasswordAttempt { email, password, from } = attempt;
         let account: Account = Sha256::digest(email.to_lowercase().as_bytes()).into();
         let network = from.map(network_of);
-        let place = (account, network);
-        let is_known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&place).is_some();
-        let AttemptRates { account: at_place, account_in_all, network: of_network } = self.rates;
-        let counted: Vec<(Attempt, Rate)> = [
-            network.map(|network| (Attempt::Network(network), of_network)),
-            Some((Attempt::Place(place), at_place)),
-            (!is_known).then_some((Attempt::Account(account), account_in_all)),
+        let account_from = (account, network);
+        let is_known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&account_from).is_some();
+        let AttemptRates { account: account_rate, account_all_networks, network: network_rate } = self.rates;
+        let counted: Vec<(AttemptKey, Rate)> = [
+            network.map(|network| (AttemptKey::Network(network), network_rate)),
+            Some((AttemptKey::AccountFrom(account_from), account_rate)),
+            (!is_known).then_some((AttemptKey::Account(account), account_all_networks)),
         ]
         .into_iter()
         .flatten()
         .collect();
         let now = Instant::now();
-        for (attempt, rate) in &counted {
-            if let (_, Err(wait)) = self.attempts.take(*attempt, *rate, now) {
+        for (key, rate) in &counted {
+            if let (_, Err(wait)) = self.attempts.take(*key, *rate, now) {
                 return Ok(Outcome::TooMany(wait));
             }
         }
-        let Ok(Ok(turn)) = tokio::time::timeout(TURN_PATIENCE, Arc::clone(&self.turns).acquire_owned()).await else {
+        let permit = tokio::time::timeout(PERMIT_WAIT_MAX, Arc::clone(&self.permits).acquire_owned()).await;
+        let Ok(Ok(permit)) = permit else {
             return Ok(Outcome::Busy);
         };
-        // Postgres knows no text with a zero byte, and nobody is called so.
+        // Postgres rejects a text with a zero byte, and no user has one in the address.
         let found = if email.contains('\0') { None } else { store.password_by_email(email).await? };
         let hash = found.as_ref().map_or_else(PasswordHash::of_nobody, |(_, hash)| hash.clone());
         let verifying = tokio::task::spawn_blocking(move || {
-            let is_right = hash.verify(&password);
-            drop(turn);
-            is_right
+            let is_correct = hash.verify(&password);
+            drop(permit);
+            is_correct
         });
-        // It does not panic; and if it did, nobody would be let in.
-        let is_right = verifying.await.unwrap_or(false);
+        // The task does not panic; if it did, the password would count as wrong.
+        let is_correct = verifying.await.unwrap_or(false);
         match found {
-            Some((user, hash)) if is_right => {
-                for (attempt, _) in &counted {
-                    self.attempts.give_back(attempt);
+            Some((user, hash)) if is_correct => {
+                for (key, _) in &counted {
+                    self.attempts.refund(key);
                 }
-                self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(place, ());
-                Ok(Outcome::Right(user, hash))
+                self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(account_from, ());
+                Ok(Outcome::Correct(user, hash))
             }
             _ => Ok(Outcome::Wrong),
         }

@@ -1,4 +1,4 @@
-//! Logins that are under way at the identity provider.
+//! Pending logins at the identity provider.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -10,55 +10,55 @@ use subtle::ConstantTimeEq as _;
 use tokio::time::Instant;
 
 use super::address::Address;
-use super::target::Target;
+use super::target::LoopbackTarget;
 
-/// How long somebody may take to log in at the provider.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10 * 60);
-/// Logins under way at the same time: a few MiB. The oldest has to begin again when there are more.
+/// Maximum duration of a login at the provider.
+pub(super) const LOGIN_TIME_MAX: Duration = Duration::from_secs(10 * 60);
+/// Maximum number of pending logins, which take a few MiB. Another login replaces the oldest, which then fails.
 const PENDING_MAX: usize = 4096;
 
-/// A login that is under way.
+/// A pending login.
 pub(super) struct Pending {
-    /// Where it will be told to.
-    pub(super) target: Target,
-    /// Where the provider sends the user back to, which is told twice.
+    /// Receives the result.
+    pub(super) target: LoopbackTarget,
+    /// Base of the redirect URI, which is sent to the provider twice and must be the same.
     pub(super) address: Address,
-    /// What the provider's word about the user must contain.
+    /// Nonce that the ID token must contain.
     pub(super) nonce: Nonce,
-    /// What proves that we are who began.
+    /// PKCE verifier, which proves that this server started the login.
     pub(super) verifier: PkceCodeVerifier,
-    /// What the browser has to bring back: another one must not end what this one began.
+    /// Value of the cookie. Only the browser that started the login can finish it.
     pub(super) browser: Secret,
 }
 
-/// All of them, by the state that the provider brings back.
+/// Pending logins by the `state` parameter.
 #[derive(Default)]
-pub(super) struct Table(Mutex<HashMap<String, (Instant, Pending)>>);
+pub(super) struct PendingLogins(Mutex<HashMap<String, (Instant, Pending)>>);
 
-impl Table {
+impl PendingLogins {
     pub(super) fn insert(&self, state: String, pending: Pending) {
         let now = Instant::now();
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if table.len() >= PENDING_MAX {
-            table.retain(|_, (since, _)| now.duration_since(*since) < PATIENCE);
+        let mut logins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if logins.len() >= PENDING_MAX {
+            logins.retain(|_, (since, _)| now.duration_since(*since) < LOGIN_TIME_MAX);
         }
-        if table.len() >= PENDING_MAX
-            && let Some(oldest) = table.iter().min_by_key(|(_, (since, _))| *since).map(|(state, _)| state.clone())
+        if logins.len() >= PENDING_MAX
+            && let Some(oldest) = logins.iter().min_by_key(|(_, (since, _))| *since).map(|(state, _)| state.clone())
         {
-            table.remove(&oldest);
+            logins.remove(&oldest);
         }
-        table.insert(state, (now, pending));
+        logins.insert(state, (now, pending));
     }
 
-    /// Takes one out, for the browser that began it. Each is taken once.
+    /// Removes and returns a login, if the browser is the one that started it and the login has not expired.
     pub(super) fn take(&self, state: &str, browser: &str) -> Option<Pending> {
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, pending) = table.get(state)?;
+        let mut logins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, pending) = logins.get(state)?;
         if !bool::from(pending.browser.expose().as_bytes().ct_eq(browser.as_bytes())) {
             return None;
         }
-        let (since, pending) = table.remove(state)?;
-        (Instant::now().duration_since(since) < PATIENCE).then_some(pending)
+        let (since, pending) = logins.remove(state)?;
+        (Instant::now().duration_since(since) < LOGIN_TIME_MAX).then_some(pending)
     }
 }
 
@@ -81,27 +81,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_is_taken_once_in_time_and_by_its_browser() {
-        let table = Table::default();
-        table.insert("a".to_owned(), pending());
-        assert!(table.take("b", "browser").is_none());
-        assert!(table.take("a", "another").is_none() && table.take("a", "").is_none());
-        assert!(table.take("a", "browser").is_some());
-        assert!(table.take("a", "browser").is_none());
-        table.insert("a".to_owned(), pending());
-        tokio::time::advance(PATIENCE).await;
-        assert!(table.take("a", "browser").is_none());
+    async fn a_login_is_taken_once_in_time_and_by_its_browser() {
+        let logins = PendingLogins::default();
+        logins.insert("a".to_owned(), pending());
+        assert!(logins.take("b", "browser").is_none());
+        assert!(logins.take("a", "another").is_none() && logins.take("a", "").is_none());
+        assert!(logins.take("a", "browser").is_some());
+        assert!(logins.take("a", "browser").is_none());
+        logins.insert("a".to_owned(), pending());
+        tokio::time::advance(LOGIN_TIME_MAX).await;
+        assert!(logins.take("a", "browser").is_none());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn there_are_not_too_many() {
-        let table = Table::default();
+    async fn pending_logins_are_bounded() {
+        let logins = PendingLogins::default();
         for number in 0..=PENDING_MAX {
-            table.insert(number.to_string(), pending());
+            logins.insert(number.to_string(), pending());
             tokio::time::advance(Duration::from_millis(1)).await;
         }
-        assert_eq!(table.0.lock().expect("no panic").len(), PENDING_MAX);
-        assert!(table.take("0", "browser").is_none(), "the oldest");
-        assert!(table.take("1", "browser").is_some());
+        assert_eq!(logins.0.lock().expect("no panic").len(), PENDING_MAX);
+        assert!(logins.take("0", "browser").is_none(), "the oldest login is replaced");
+        assert!(logins.take("1", "browser").is_some());
     }
 }

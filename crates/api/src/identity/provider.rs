@@ -1,6 +1,7 @@
-//! Logins at an OpenID Connect provider: authorization code flow with PKCE, state and nonce (OpenID Connect Core 1.0, 3.1).
+//! Logins at an OpenID Connect provider.
 //!
-//! The provider says who somebody is, and that is all that is taken from it: its tokens are looked at once and forgotten.
+//! They use the authorization code flow with PKCE, state and nonce (OpenID Connect Core 1.0, section 3.1). Only the
+//! identity of the user is taken from the provider. Its tokens are verified once and not stored.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,31 +23,35 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::address::Address;
-use super::cli::{Entry, broken, is_from_here, may_enter, no_target, redirect, refused};
+use super::cli::{NewLogin, failed, has_usable_team, invalid_target, is_same_origin, redirect, rejected};
 use super::form::Form;
-use super::pending::{PATIENCE, Pending, Table};
-use super::target::Target;
-use super::{CALLBACK, PAGE, WrongIdentity};
+use super::pending::{LOGIN_TIME_MAX, Pending, PendingLogins};
+use super::target::LoopbackTarget;
+use super::{CALLBACK, IdentityError, PAGE};
 use crate::config;
 use crate::control::Control;
 use crate::failure::Failure;
-use crate::outbound::{FetchError, Outbound};
+use crate::outbound::{FetchError, IssuerClient};
 
-/// How long what the provider says about itself is believed: it changes keys from time to time, and logins may come in
-/// numbers.
-const CONFIGURATION_KEPT: Duration = Duration::from_secs(60);
-/// Longest text that the command line is told.
-const TOLD_CHARS_MAX: usize = 1000;
-/// What a browser has to bring back. The first of the two can be set by no other name of the domain, such as a sandbox's
-/// (RFC 6265bis, 4.1.3.2), but needs TLS.
+/// Time for which the provider's metadata is cached.
+///
+/// The cache serves bursts of logins. The time is short, because providers rotate keys.
+const METADATA_AGE_MAX: Duration = Duration::from_secs(60);
+/// Maximum length of an error text that is sent to the command line.
+const ERROR_CHARS_MAX: usize = 1000;
+/// Cookie that binds a login to its browser, over TLS.
+///
+/// The prefix `__Host-` prevents other hosts of the domain, such as sandboxes, from setting it (RFC 6265bis, section
+/// 4.1.3.2).
 const COOKIE_ENCRYPTED: &str = "__Host-hearth-login";
+/// The same cookie over plain HTTP, where the prefix is not allowed.
 const COOKIE_PLAIN: &str = "hearth-login";
 
 type Client =
     CoreClient<EndpointSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointMaybeSet, EndpointMaybeSet>;
 
-/// The future is named by what it is, because that of an `async` closure cannot be proved to be sent between threads.
-impl<'c> AsyncHttpClient<'c> for Outbound {
+/// Boxed future, because the compiler cannot prove that the future of an `async` closure is `Send`.
+impl<'c> AsyncHttpClient<'c> for IssuerClient {
     type Error = FetchError;
     type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, FetchError>> + Send + 'c>>;
 
@@ -55,23 +60,23 @@ impl<'c> AsyncHttpClient<'c> for Outbound {
     }
 }
 
-/// The provider.
+/// OpenID Connect provider.
 pub(super) struct Provider {
     issuer: IssuerUrl,
     client_id: ClientId,
     client_secret: Option<ClientSecret>,
-    outbound: Outbound,
-    /// What it said about itself, and when.
-    known: Mutex<Option<(Instant, CoreProviderMetadata)>>,
-    pending: Table,
+    http: IssuerClient,
+    /// Cached metadata and the time of the fetch.
+    metadata: Mutex<Option<(Instant, CoreProviderMetadata)>>,
+    pending: PendingLogins,
 }
 
-/// Why the provider's word was not had.
+/// Failure of an exchange with the provider.
 #[derive(Debug, thiserror::Error)]
 enum ProviderError {
-    #[error("asking the provider about itself")]
+    #[error("fetching the provider's metadata")]
     Discovery(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("`{0}` cannot be redirected to")]
+    #[error("`{0}` is not a valid redirect URI")]
     Redirect(String, #[source] openidconnect::url::ParseError),
     #[error("the provider has no token endpoint")]
     NoTokenEndpoint(#[source] openidconnect::ConfigurationError),
@@ -81,49 +86,49 @@ enum ProviderError {
     NoIdToken,
     #[error("the provider's ID token was issued to another client")]
     OtherParty,
-    #[error("the provider's ID token is not to be believed")]
+    #[error("the provider's ID token is invalid")]
     IdToken(#[source] openidconnect::ClaimsVerificationError),
 }
 
-/// Whom the provider named.
-struct Named {
+/// User of a verified ID token.
+struct ProviderUser {
     subject: String,
     email: Option<String>,
 }
 
 impl Provider {
-    pub(super) fn new(config: &config::Provider) -> Result<Self, WrongIdentity> {
+    pub(super) fn new(config: &config::Provider) -> Result<Self, IdentityError> {
         let config::Provider { issuer, client_id, client_secret } = config;
-        let wrong = || WrongIdentity::Issuer(issuer.clone());
-        let uri: Uri = issuer.parse().map_err(|_| wrong())?;
-        let is_here = uri.host().is_some_and(|host| ["localhost", "127.0.0.1", "[::1]"].contains(&host));
-        if !(uri.scheme_str() == Some("https") || uri.scheme_str() == Some("http") && is_here) {
-            return Err(wrong());
+        let invalid = || IdentityError::Issuer(issuer.clone());
+        let uri: Uri = issuer.parse().map_err(|_| invalid())?;
+        let is_loopback = uri.host().is_some_and(|host| ["localhost", "127.0.0.1", "[::1]"].contains(&host));
+        if !(uri.scheme_str() == Some("https") || uri.scheme_str() == Some("http") && is_loopback) {
+            return Err(invalid());
         }
         Ok(Self {
-            issuer: IssuerUrl::new(issuer.clone()).map_err(|_| wrong())?,
+            issuer: IssuerUrl::new(issuer.clone()).map_err(|_| invalid())?,
             client_id: ClientId::new(client_id.clone()),
             client_secret: client_secret.as_ref().map(|secret| ClientSecret::new(secret.expose().to_owned())),
-            outbound: Outbound::new().map_err(WrongIdentity::Certificates)?,
-            known: Mutex::default(),
-            pending: Table::default(),
+            http: IssuerClient::new().map_err(IdentityError::Certificates)?,
+            metadata: Mutex::default(),
+            pending: PendingLogins::default(),
         })
     }
 
-    /// What people know it by.
+    /// Returns the host name, which pages show to users.
     pub(super) fn host(&self) -> &str {
         self.issuer.url().host_str().unwrap_or_default()
     }
 
-    /// A client of it as it is now.
+    /// Returns an OpenID Connect client with the provider's current metadata.
     async fn client(&self, address: &Address) -> Result<Client, ProviderError> {
         let metadata = self.metadata().await?;
-        let takes = |method: &CoreClientAuthMethod| {
+        let supports = |method: &CoreClientAuthMethod| {
             metadata.token_endpoint_auth_methods_supported().is_some_and(|methods| methods.contains(method))
         };
-        // Basic is what there is where nothing is said (OpenID Connect Discovery 1.0, 3).
+        // Basic authentication is the default without metadata (OpenID Connect Discovery 1.0, section 3).
         let in_body =
-            takes(&CoreClientAuthMethod::ClientSecretPost) && !takes(&CoreClientAuthMethod::ClientSecretBasic);
+            supports(&CoreClientAuthMethod::ClientSecretPost) && !supports(&CoreClientAuthMethod::ClientSecretBasic);
         let callback = address.at(CALLBACK);
         let redirect = RedirectUrl::new(callback.clone()).map_err(|error| ProviderError::Redirect(callback, error))?;
         let client = CoreClient::from_provider_metadata(metadata, self.client_id.clone(), self.client_secret.clone());
@@ -132,20 +137,20 @@ impl Provider {
     }
 
     async fn metadata(&self) -> Result<CoreProviderMetadata, ProviderError> {
-        let mut known = self.known.lock().await;
-        if let Some((since, metadata)) = &*known
-            && since.elapsed() < CONFIGURATION_KEPT
+        let mut cached = self.metadata.lock().await;
+        if let Some((since, metadata)) = &*cached
+            && since.elapsed() < METADATA_AGE_MAX
         {
             return Ok(metadata.clone());
         }
-        let asked = CoreProviderMetadata::discover_async(self.issuer.clone(), &self.outbound).await;
-        let metadata = asked.map_err(|error| ProviderError::Discovery(Box::new(error)))?;
-        *known = Some((Instant::now(), metadata.clone()));
+        let fetched = CoreProviderMetadata::discover_async(self.issuer.clone(), &self.http).await;
+        let metadata = fetched.map_err(|error| ProviderError::Discovery(Box::new(error)))?;
+        *cached = Some((Instant::now(), metadata.clone()));
         Ok(metadata)
     }
 
-    /// Where the user logs in, and what the browser has to bring back from there.
-    async fn begin(&self, target: Target, address: Address) -> Result<(String, Secret), ProviderError> {
+    /// Starts a login. Returns the provider's URL for the user, and the value of the cookie.
+    async fn begin(&self, target: LoopbackTarget, address: Address) -> Result<(String, Secret), ProviderError> {
         let client = self.client(&address).await?;
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
         let (url, state, nonce) = client
@@ -163,79 +168,81 @@ impl Provider {
         Ok((url.to_string(), browser))
     }
 
-    /// Whom the provider means by a code.
-    async fn redeem(&self, code: &str, pending: Pending) -> Result<Named, ProviderError> {
+    /// Exchanges an authorization code for an ID token, and returns the user of the token.
+    async fn redeem(&self, code: &str, pending: Pending) -> Result<ProviderUser, ProviderError> {
         let Pending { address, nonce, verifier, target: _, browser: _ } = pending;
         let client = self.client(&address).await?;
-        let answer = client
+        let response = client
             .exchange_code(AuthorizationCode::new(code.to_owned()))
             .map_err(ProviderError::NoTokenEndpoint)?
             .set_pkce_verifier(verifier)
-            .request_async(&self.outbound)
+            .request_async(&self.http)
             .await
             .map_err(|error| ProviderError::Exchange(Box::new(error)))?;
-        // The access token is used for nothing, so nobody looks whether it is the one that the ID token is about (3.1.3.8).
-        let id_token = answer.id_token().ok_or(ProviderError::NoIdToken)?;
-        // Some providers name others beside us, such as a project. We asked for this token ourselves, so it was not made for them.
+        // The access token is not used, so it is not verified against the ID token (section 3.1.3.8).
+        let id_token = response.id_token().ok_or(ProviderError::NoIdToken)?;
+        // Some providers add further audiences, such as a project. They are accepted, because this server itself
+        // requested the token from the provider.
         let verifier = client.id_token_verifier().set_other_audience_verifier_fn(|_| true);
         let claims = id_token.claims(&verifier, &nonce).map_err(ProviderError::IdToken)?;
         if claims.authorized_party().is_some_and(|party| *party != self.client_id) {
             return Err(ProviderError::OtherParty);
         }
-        Ok(Named { subject: claims.subject().to_string(), email: claims.email().map(|email| email.to_string()) })
+        Ok(ProviderUser { subject: claims.subject().to_string(), email: claims.email().map(|email| email.to_string()) })
     }
 }
 
-/// `GET /docs/api/cli/start`: to the provider.
+/// `GET /docs/api/cli/start`: redirects to the provider.
 pub(crate) async fn start(State(control): State<Arc<Control>>, uri: Uri, headers: HeaderMap) -> Response {
-    let Some(provider) = &control.doorkeeper.provider else { return no_provider() };
+    let Some(provider) = &control.login_service.provider else { return no_provider() };
     let query = Form::parse(uri.query().unwrap_or_default().as_bytes());
-    let Some(Ok(target)) = query.get("next").map(str::parse::<Target>) else { return no_target() };
-    if !is_from_here(&control, &uri, &headers) {
-        // A page of somebody else must not log anybody in without being seen.
+    let Some(Ok(target)) = query.get("next").map(str::parse::<LoopbackTarget>) else { return invalid_target() };
+    if !is_same_origin(&control, &uri, &headers) {
+        // A page of another site must not start a login that the user does not see.
         let next = form_urlencoded::Serializer::new(String::new()).append_pair("next", &target.to_string()).finish();
         return redirect(&format!("{PAGE}?{next}"));
     }
-    let address = control.doorkeeper.addresses.of(&uri, &headers);
+    let address = control.login_service.addresses.of(&uri, &headers);
     let is_encrypted = address.is_encrypted();
     match provider.begin(target, address).await {
-        Ok((url, browser)) => with_cookie(redirect(&url), is_encrypted, browser.expose(), PATIENCE),
+        Ok((url, browser)) => with_cookie(redirect(&url), is_encrypted, browser.expose(), LOGIN_TIME_MAX),
         Err(error) => {
-            tracing::warn!(error = %chain(&error), "the identity provider cannot be used");
-            refused(StatusCode::BAD_GATEWAY, "The identity provider cannot be reached, or does not say what is needed.")
+            tracing::warn!(error = %chain(&error), "identity provider unusable");
+            rejected(StatusCode::BAD_GATEWAY, "The identity provider is unreachable, or its metadata is incomplete.")
         }
     }
 }
 
-/// `GET /docs/api/cli/callback`: from the provider.
+/// `GET /docs/api/cli/callback`: finishes a login at the provider.
 pub(crate) async fn callback(State(control): State<Arc<Control>>, uri: Uri, headers: HeaderMap) -> Response {
-    let Some(provider) = &control.doorkeeper.provider else { return no_provider() };
+    let Some(provider) = &control.login_service.provider else { return no_provider() };
     let query = Form::parse(uri.query().unwrap_or_default().as_bytes());
-    let is_encrypted = control.doorkeeper.addresses.of(&uri, &headers).is_encrypted();
+    let is_encrypted = control.login_service.addresses.of(&uri, &headers).is_encrypted();
     let browser = cookie(&headers, is_encrypted).unwrap_or_default();
     let pending = query.filled("state").and_then(|state| provider.pending.take(state, browser));
     let Some(pending) = pending else {
-        return refused(StatusCode::BAD_REQUEST, "This login was not begun in this browser, or it took too long.");
+        return rejected(StatusCode::BAD_REQUEST, "This login was not started in this browser, or it took too long.");
     };
     let target = pending.target;
     let response = match finish(&control, provider, &query, pending).await {
         Ok(response) => response,
-        Err(Unfinished::Told(why)) => redirect(&target.with(&[("error", &printable(&why))])),
-        Err(Unfinished::Failed(failure)) => broken(failure),
+        Err(LoginFailure::Reported(reason)) => redirect(&target.with(&[("error", &printable(&reason))])),
+        Err(LoginFailure::Internal(failure)) => failed(failure),
     };
     with_cookie(response, is_encrypted, "", Duration::ZERO)
 }
 
-/// Why nobody was let in.
-enum Unfinished {
-    /// What the command line, and by it the user, is told.
-    Told(String),
-    Failed(Failure),
+/// Failure of a login at the provider.
+enum LoginFailure {
+    /// Reason that the command line shows to the user.
+    Reported(String),
+    /// Failure that the browser shows.
+    Internal(Failure),
 }
 
-impl From<Failure> for Unfinished {
+impl From<Failure> for LoginFailure {
     fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
+        Self::Internal(failure)
     }
 }
 
@@ -244,51 +251,51 @@ async fn finish(
     provider: &Provider,
     query: &Form,
     pending: Pending,
-) -> Result<Response, Unfinished> {
-    let told = |why: String| Unfinished::Told(why);
+) -> Result<Response, LoginFailure> {
+    let reported = |reason: String| LoginFailure::Reported(reason);
     if let Some(error) = query.filled("error") {
-        let why = query.filled("error_description").unwrap_or(error);
-        return Err(told(format!("the identity provider said no: {why}")));
+        let reason = query.filled("error_description").unwrap_or(error);
+        return Err(reported(format!("the identity provider rejected the login: {reason}")));
     }
-    // An answer of another provider that was asked by somebody else (RFC 9207, 2.4).
+    // The response may be that of another provider, in a mix-up attack (RFC 9207, section 2.4).
     if query.get("iss").is_some_and(|issuer| issuer != provider.issuer.as_str()) {
-        return Err(told("the answer is not the identity provider's".to_owned()));
+        return Err(reported("the response is not from the identity provider".to_owned()));
     }
     let Some(code) = query.filled("code") else {
-        return Err(told("the identity provider sent no code".to_owned()));
+        return Err(reported("the identity provider sent no code".to_owned()));
     };
     let (target, address) = (pending.target, pending.address.clone());
-    let named = provider.redeem(code, pending).await.map_err(|error| {
-        tracing::warn!(error = %chain(&error), "a login at the identity provider failed");
-        told("the login at the identity provider could not be verified: see the server's log".to_owned())
+    let user = provider.redeem(code, pending).await.map_err(|error| {
+        tracing::warn!(error = %chain(&error), "login at the identity provider failed");
+        reported("the login at the identity provider could not be verified: see the server's log".to_owned())
     })?;
-    let Named { subject, email } = named;
-    // Postgres knows no text with a zero byte, and nobody is called so.
+    let ProviderUser { subject, email } = user;
+    // Postgres rejects a text with a zero byte, and no user has one in the subject.
     let found = if subject.contains('\0') { Ok(None) } else { control.store.user_by_subject(&subject).await };
     let found = found.map_err(|error| Failure::internal("looking up a user", &error))?;
     let Some(user) = found else {
-        let email = email.map_or_else(|| "EMAIL".to_owned(), |email| word(&email));
-        tracing::info!(subject, "a user of the identity provider is not known here");
-        return Err(told(format!(
-            "this server does not know you. Whoever runs it can change that: hearth user create {email} --subject \
-             {} --team TEAM",
-            word(&subject)
+        let email = email.map_or_else(|| "EMAIL".to_owned(), |email| shell_word(&email));
+        tracing::info!(subject, "login rejected: unknown user of the identity provider");
+        return Err(reported(format!(
+            "you are not a user of this server. The operator can create one: hearth user create {email} --subject {} \
+             --team TEAM",
+            shell_word(&subject)
         )));
     };
-    if !may_enter(control, &user).await? {
-        return Err(told(format!(
-            "you are a member of no team here. Whoever runs this server can change that: hearth user join {} TEAM",
+    if !has_usable_team(control, &user).await? {
+        return Err(reported(format!(
+            "you are not a member of a team on this server. The operator can add you to one: hearth user join {} TEAM",
             user.email
         )));
     }
-    let lifetime = control.config.identity.provided_login_lifetime;
-    let entry = Entry { user: &user, proof: Proof::Issuer, lifetime, target, address: &address };
-    let begun = entry.begin(control).await?;
-    begun.ok_or_else(|| told("this server does not know you any more".to_owned()))
+    let lifetime = control.config.identity.provider_login_lifetime;
+    let login = NewLogin { user: &user, proof: Proof::Issuer, lifetime, target, address: &address };
+    let response = login.begin(control).await?;
+    response.ok_or_else(|| reported("you are no longer a user of this server".to_owned()))
 }
 
-/// A word of a shell, which stays one whatever the provider let its user be called.
-fn word(text: &str) -> String {
+/// Quotes a text as one shell word, because the provider's users may choose their names.
+fn shell_word(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"@._+:-".contains(&byte);
     if text.bytes().all(is_plain) && !text.starts_with('-') {
         return text.to_owned();
@@ -296,20 +303,20 @@ fn word(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
-/// What a terminal may show.
+/// Removes control characters, so that a terminal may show the text, and limits its length.
 fn printable(text: &str) -> String {
-    text.chars().filter(|character| !character.is_control()).take(TOLD_CHARS_MAX).collect()
+    text.chars().filter(|character| !character.is_control()).take(ERROR_CHARS_MAX).collect()
 }
 
 fn no_provider() -> Response {
-    refused(StatusCode::NOT_FOUND, "There is no identity provider here: passwords are used.")
+    rejected(StatusCode::NOT_FOUND, "This server has no identity provider: log in with a password.")
 }
 
 fn cookie_name(is_encrypted: bool) -> &'static str {
     if is_encrypted { COOKIE_ENCRYPTED } else { COOKIE_PLAIN }
 }
 
-/// What the browser brings back.
+/// Returns the value of the login cookie.
 fn cookie(headers: &HeaderMap, is_encrypted: bool) -> Option<&str> {
     let all = headers.get_all(header::COOKIE).iter().filter_map(|cookies| cookies.to_str().ok());
     let mut pairs = all.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
@@ -319,14 +326,14 @@ fn cookie(headers: &HeaderMap, is_encrypted: bool) -> Option<&str> {
 fn with_cookie(mut response: Response, is_encrypted: bool, value: &str, age: Duration) -> Response {
     let (name, seconds) = (cookie_name(is_encrypted), age.as_secs());
     let secure = if is_encrypted { "; Secure" } else { "" };
-    // Lax: it has to come along when the provider sends the browser back.
+    // `Lax`, because the browser must send the cookie when the provider redirects it to the callback.
     let cookie = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax; Max-Age={seconds}{secure}");
     match HeaderValue::try_from(cookie) {
         Ok(cookie) => {
             response.headers_mut().append(header::SET_COOKIE, cookie);
             response
         }
-        Err(_) => broken(Failure::broken()).into_response(),
+        Err(_) => failed(Failure::already_logged()).into_response(),
     }
 }
 
@@ -335,7 +342,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_to_be_typed_is_what_was_meant() {
+    fn words_are_quoted_for_a_shell() {
         for (text, expected) in [
             ("ada@example.com", "ada@example.com"),
             ("auth0|17", "'auth0|17'"),
@@ -343,7 +350,7 @@ mod tests {
             ("a'b", "'a'\\''b'"),
             ("--team", "'--team'"),
         ] {
-            assert_eq!(word(text), expected);
+            assert_eq!(shell_word(text), expected);
         }
         assert_eq!(printable("a\u{1b}[31mb\n"), "a[31mb");
     }

@@ -1,4 +1,4 @@
-//! Our own access tokens: JWTs that say which login they are of, for an hour.
+//! Hearth's own access tokens: short-lived JWTs that name a login.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
 use serde::{Deserialize, Serialize};
 
-/// Who issues them. Not an address: that may change, and the key is what counts.
+/// Issuer claim. It is not a URL, because the address of the server may change; only the key is relevant.
 const ISSUER: &str = "urn:hearth:identity";
-/// Whom they are for.
+/// Audience claim.
 const AUDIENCE: &str = "urn:hearth:api";
-/// Tells them from tokens that say who somebody is (RFC 9068, 2.1).
-const KIND: &str = "at+jwt";
+/// Token type that distinguishes access tokens from ID tokens (RFC 9068, section 2.1).
+const TOKEN_TYPE: &str = "at+jwt";
 
-/// Makes access tokens, and knows them again.
+/// Signs and verifies access tokens.
 pub(crate) struct Signer {
     signing: EncodingKey,
     verifying: DecodingKey,
@@ -27,8 +27,9 @@ pub(crate) struct Signer {
 struct Claims {
     iss: String,
     aud: String,
-    /// The user, for people who look into a token. What counts is whose the login is.
+    /// ID of the user, only for people who inspect a token. The login determines the user.
     sub: String,
+    /// ID of the login.
     sid: String,
     iat: i64,
     exp: i64,
@@ -38,7 +39,7 @@ impl Signer {
     pub(super) fn new(key: &Secret, lifetime: Duration) -> Self {
         let key = key.expose().as_bytes();
         let mut validation = Validation::new(Algorithm::HS256);
-        // The clock is the one that the token was made by.
+        // The same clock signs and verifies tokens.
         validation.leeway = 0;
         validation.set_audience(&[AUDIENCE]);
         validation.set_issuer(&[ISSUER]);
@@ -46,12 +47,12 @@ impl Signer {
         Self { signing: EncodingKey::from_secret(key), verifying: DecodingKey::from_secret(key), validation, lifetime }
     }
 
-    /// Whether a token's claim `iss` says that it is ours.
-    pub(crate) fn is_named(issuer: &serde_json::Value) -> bool {
+    /// Returns true if a claim `iss` names Hearth as the issuer.
+    pub(crate) fn is_own_issuer(issuer: &serde_json::Value) -> bool {
         issuer.as_str() == Some(ISSUER)
     }
 
-    /// A token of a login, and how long it is good for.
+    /// Signs a token for a login. Returns the token and its lifetime.
     pub(super) fn sign(
         &self,
         login: &Login,
@@ -66,14 +67,14 @@ impl Signer {
             iat,
             exp: iat.saturating_add_unsigned(self.lifetime.as_secs()),
         };
-        let header = Header { typ: Some(KIND.to_owned()), ..Header::new(Algorithm::HS256) };
+        let header = Header { typ: Some(TOKEN_TYPE.to_owned()), ..Header::new(Algorithm::HS256) };
         Ok((Secret::new(encode(&header, &claims, &self.signing)?), self.lifetime))
     }
 
-    /// Which login a token is of; `None`: it is not ours, or no longer good.
+    /// Returns the login of a token, or `None` if the token is invalid or expired.
     pub(crate) fn login(&self, token: &str) -> Option<LoginId> {
         let data = decode::<Claims>(token, &self.verifying, &self.validation).ok()?;
-        if data.header.typ.as_deref() != Some(KIND) || data.header.crit.is_some() {
+        if data.header.typ.as_deref() != Some(TOKEN_TYPE) || data.header.crit.is_some() {
             return None;
         }
         data.claims.sid.parse().ok()

@@ -1,51 +1,51 @@
-//! Where a login is told to: a port of the machine that the browser runs on, and nothing else (RFC 8252, 7.3).
+//! Redirect target of a login: a loopback port of the browser's machine (RFC 8252, section 7.3).
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The names of that machine. Not `[::1]`: the command line does not listen there.
+/// Accepted loopback hosts. The command line does not listen on `[::1]`.
 const HOSTS: [&str; 2] = ["localhost", "127.0.0.1"];
 
-/// A port of the machine that the browser runs on.
+/// Loopback port of the browser's machine, on which the command line listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Target {
+pub(super) struct LoopbackTarget {
     host: &'static str,
     port: u16,
 }
 
-/// The text is no such port.
+/// Error for a text that is not a loopback URL with a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NoTarget;
+pub(super) struct InvalidTarget;
 
-impl FromStr for Target {
-    type Err = NoTarget;
+impl FromStr for LoopbackTarget {
+    type Err = InvalidTarget;
 
-    fn from_str(text: &str) -> Result<Self, NoTarget> {
-        let authority = text.strip_prefix("http://").ok_or(NoTarget)?;
+    fn from_str(text: &str) -> Result<Self, InvalidTarget> {
+        let authority = text.strip_prefix("http://").ok_or(InvalidTarget)?;
         let authority = authority.strip_suffix('/').unwrap_or(authority);
-        let (host, port) = authority.split_once(':').ok_or(NoTarget)?;
-        let host = HOSTS.into_iter().find(|known| *known == host).ok_or(NoTarget)?;
-        // `parse` would take a sign.
+        let (host, port) = authority.split_once(':').ok_or(InvalidTarget)?;
+        let host = HOSTS.into_iter().find(|known| *known == host).ok_or(InvalidTarget)?;
+        // `parse` would accept a sign.
         if !port.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(NoTarget);
+            return Err(InvalidTarget);
         }
-        let port = port.parse().ok().filter(|port| *port != 0).ok_or(NoTarget)?;
+        let port = port.parse().ok().filter(|port| *port != 0).ok_or(InvalidTarget)?;
         Ok(Self { host, port })
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for LoopbackTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "http://{}:{}", self.host, self.port)
     }
 }
 
-impl Target {
+impl LoopbackTarget {
     pub(super) fn port(self) -> u16 {
         self.port
     }
 
-    /// Its address with these parameters.
+    /// Returns the URL with query parameters.
     pub(super) fn with(self, parameters: &[(&str, &str)]) -> String {
         let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
         format!("{self}/?{query}")
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_ports_of_this_machine_are_targets() {
+    fn only_loopback_urls_with_a_port_are_valid() {
         for (text, expected) in [
             ("http://localhost:1", Some("http://localhost:1")),
             ("http://127.0.0.1:65535/", Some("http://127.0.0.1:65535")),
@@ -89,21 +89,21 @@ mod tests {
             ("http://localhost:80\r\nset-cookie: a=b", None),
             ("javascript:alert(1)//http://localhost:80", None),
         ] {
-            let found = text.parse::<Target>().ok().map(|target| target.to_string());
+            let found = text.parse::<LoopbackTarget>().ok().map(|target| target.to_string());
             assert_eq!(found.as_deref(), expected, "{text}");
         }
     }
 
     #[test]
-    fn parameters_stay_what_they_are() {
-        let target: Target = "http://localhost:80".parse().expect("a target");
+    fn parameters_are_encoded() {
+        let target: LoopbackTarget = "http://localhost:80".parse().expect("a target");
         assert_eq!(target.with(&[("a", "b&c=d é"), ("e", "")]), "http://localhost:80/?a=b%26c%3Dd+%C3%A9&e=");
     }
 
     proptest! {
         #[test]
-        fn whatever_is_a_target_is_on_this_machine(text in "(http://)?(localhost|127.0.0.1|[a-z.@]{0,9})[:0-9a-z/?#@\\\\]{0,9}") {
-            if let Ok(target) = text.parse::<Target>() {
+        fn every_valid_target_has_a_loopback_host(text in "(http://)?(localhost|127.0.0.1|[a-z.@]{0,9})[:0-9a-z/?#@\\\\]{0,9}") {
+            if let Ok(target) = text.parse::<LoopbackTarget>() {
                 let uri: http::Uri = target.with(&[("a", "b")]).parse().expect("an address");
                 prop_assert!(HOSTS.contains(&uri.host().expect("a host")));
                 prop_assert_eq!(uri.port_u16(), Some(target.port()));

@@ -1,26 +1,26 @@
-//! Teams, API keys and operators; which credentials open which route.
+//! Teams, API keys and operators, and the credentials of each route.
 
 use hearth_store::{KeySecret, LOGIN_KEYS_MAX, Standing, Team};
 use serde_json::{Value, json};
 
-use crate::client::{Answer, Client};
+use crate::client::{Client, Reply};
 use crate::world::{ADMIN_TOKEN, LIMITS, World, token};
 
 const BASE: &str = r#"{"templateID":"base"}"#;
 
-/// Sends with credentials only.
+/// Client with fixed credential headers.
 struct As<'a> {
     client: Client,
     headers: Vec<(&'static str, &'a str)>,
 }
 
 impl As<'_> {
-    async fn send(&self, method: &str, path: &str, body: &str) -> Answer {
+    async fn send(&self, method: &str, path: &str, body: &str) -> Reply {
         self.client.send(method, path, &self.headers, body.to_owned()).await
     }
 }
 
-/// One of the ways to prove oneself.
+/// Combination of credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scheme {
     Nothing,
@@ -33,7 +33,7 @@ enum Scheme {
 }
 
 #[tokio::test]
-async fn each_route_takes_the_credentials_of_the_contract() {
+async fn each_route_accepts_the_credentials_of_the_contract() {
     use Scheme::*;
     let world = World::start().await;
     let id = world.running().await;
@@ -80,44 +80,44 @@ async fn each_route_takes_the_credentials_of_the_contract() {
         };
         let caller = As { client: world.client_with(None), headers };
         for (method, path, body, status, schemes) in routes {
-            let answer = caller.send(method, path, body).await;
+            let reply = caller.send(method, path, body).await;
             let expected = if schemes.contains(&scheme) { *status } else { 401 };
-            assert_eq!(answer.status.as_u16(), expected, "{scheme:?} {method} {path}: {answer:?}");
+            assert_eq!(reply.status.as_u16(), expected, "{scheme:?} {method} {path}: {reply:?}");
         }
     }
 }
 
 #[tokio::test]
-async fn any_scheme_that_passes_is_enough() {
+async fn one_valid_scheme_is_enough() {
     let world = World::start().await;
     let (other, _) = world.other_team("other", LIMITS).await;
     let (_, bearer) = world.user("ada@example.com", &[&world.team]).await;
     let bearer = format!("Bearer {bearer}");
-    let (ours, theirs) = (world.team.id.to_string(), other.id.to_string());
-    let nobody = world.client_with(None);
+    let (own, foreign) = (world.team.id.to_string(), other.id.to_string());
+    let anonymous = world.client_with(None);
     let wrong_key = ("x-api-key", "e2b_0000000000000000000000000000000000000000");
     for (headers, status, message) in [
-        (vec![wrong_key, ("authorization", bearer.as_str()), ("x-team-id", ours.as_str())], 200, ""),
-        (vec![wrong_key, ("x-admin-token", ADMIN_TOKEN), ("x-team-id", theirs.as_str())], 200, ""),
+        (vec![wrong_key, ("authorization", bearer.as_str()), ("x-team-id", own.as_str())], 200, ""),
+        (vec![wrong_key, ("x-admin-token", ADMIN_TOKEN), ("x-team-id", foreign.as_str())], 200, ""),
         (vec![wrong_key, ("authorization", bearer.as_str())], 401, "invalid API key"),
         (vec![("authorization", bearer.as_str())], 401, "X-Team-ID"),
         (vec![("authorization", bearer.as_str()), ("x-team-id", "x")], 401, "no team ID"),
-        (vec![("authorization", bearer.as_str()), ("x-team-id", theirs.as_str())], 401, "not a member"),
-        (vec![("authorization", "Basic x"), ("x-team-id", ours.as_str())], 401, "invalid user token"),
+        (vec![("authorization", bearer.as_str()), ("x-team-id", foreign.as_str())], 401, "not a member"),
+        (vec![("authorization", "Basic x"), ("x-team-id", own.as_str())], 401, "invalid user token"),
         (vec![("x-admin-token", ADMIN_TOKEN), ("x-team-id", "00000000-0000-0000-0000-000000000000")], 404, "team"),
-        (vec![("x-admin-token", "admin-token-for-test"), ("x-team-id", ours.as_str())], 401, "invalid admin token"),
-        (vec![("x-admin-token", ""), ("x-team-id", ours.as_str())], 401, "invalid admin token"),
+        (vec![("x-admin-token", "admin-token-for-test"), ("x-team-id", own.as_str())], 401, "invalid admin token"),
+        (vec![("x-admin-token", ""), ("x-team-id", own.as_str())], 401, "invalid admin token"),
     ] {
-        let answer = nobody.send("GET", "/v2/sandboxes", &headers, "").await;
+        let reply = anonymous.send("GET", "/v2/sandboxes", &headers, "").await;
         match status {
-            200 => drop(answer.assert_status(200)),
-            status => drop(answer.assert_error(status, message)),
+            200 => drop(reply.assert_status(200)),
+            status => drop(reply.assert_error(status, message)),
         }
     }
 }
 
 #[tokio::test]
-async fn without_an_admin_token_nobody_is_an_operator() {
+async fn without_a_configured_admin_token_no_token_is_valid() {
     let world = World::with(hearth_api::Config { admin_token: None, ..crate::world::config() }).await;
     for token in ["", ADMIN_TOKEN] {
         let headers = [("x-admin-token", token)];
@@ -130,7 +130,7 @@ async fn without_an_admin_token_nobody_is_an_operator() {
 }
 
 #[tokio::test]
-async fn a_login_gets_a_key_of_each_team() {
+async fn listing_teams_creates_a_key_for_each_team() {
     let world = World::start().await;
     let (other, _) = world.other_team("other", LIMITS).await;
     let (banned, _) = world.other_team("banned", LIMITS).await;
@@ -139,8 +139,8 @@ async fn a_login_gets_a_key_of_each_team() {
     world.store.set_team_standing(banned.id, &standing).await.expect("a write");
     let bearer = format!("Bearer {bearer}");
     let teams = async || {
-        let answer = world.client_with(None).send("GET", "/teams", &[("authorization", &bearer)], "").await;
-        answer.assert_status(200).json().as_array().expect("a list").clone()
+        let reply = world.client_with(None).send("GET", "/teams", &[("authorization", &bearer)], "").await;
+        reply.assert_status(200).json().as_array().expect("a list").clone()
     };
     let defaults = |teams: &[Value]| teams.iter().map(|team| team["isDefault"] == true).collect::<Vec<_>>();
     let first = teams().await;
@@ -148,7 +148,7 @@ async fn a_login_gets_a_key_of_each_team() {
         first.iter().map(|team| team["teamID"].clone()).collect::<Vec<_>>(),
         [json!(world.team.id.to_string()), json!(other.id.to_string())]
     );
-    assert_eq!(defaults(&first), [true, false], "one is the default, although the banned one was");
+    assert_eq!(defaults(&first), [true, false], "a remaining team is the default, although the default team is banned");
     world.store.set_default_team(user.id, other.id).await.expect("a write");
     let second = teams().await;
     assert_eq!(defaults(&second), [false, true]);
@@ -163,10 +163,10 @@ async fn a_login_gets_a_key_of_each_team() {
         teams().await;
     }
     let keys = world.store.api_keys(other.id).await.expect("reads");
-    assert_eq!(keys.len() as u64, LOGIN_KEYS_MAX + 1, "they replace each other, and no other key");
-    let (_, lonely) = world.user("bob@example.com", &[]).await;
-    let lonely = format!("Bearer {lonely}");
-    let none = world.client_with(None).send("GET", "/teams", &[("authorization", &lonely)], "").await;
+    assert_eq!(keys.len() as u64, LOGIN_KEYS_MAX + 1, "login keys replace only other login keys");
+    let (_, without_team) = world.user("bob@example.com", &[]).await;
+    let without_team = format!("Bearer {without_team}");
+    let none = world.client_with(None).send("GET", "/teams", &[("authorization", &without_team)], "").await;
     assert_eq!(none.assert_status(200).json(), json!([]));
 }
 
@@ -175,7 +175,7 @@ fn for_team<'a>(world: &World, bearer: &'a str, team_id: &'a str) -> As<'a> {
 }
 
 #[tokio::test]
-async fn keys_are_made_listed_renamed_and_revoked() {
+async fn keys_are_created_listed_renamed_and_revoked() {
     let world = World::start().await;
     let (user, bearer) = world.user("ada@example.com", &[&world.team]).await;
     let (bearer, team_id) = (format!("Bearer {bearer}"), world.team.id.to_string());
@@ -192,11 +192,11 @@ async fn keys_are_made_listed_renamed_and_revoked() {
     let mut expected = created.clone();
     expected.as_object_mut().expect("an object").remove("key");
     let list = async || ada.send("GET", "/api-keys", "").await.assert_status(200).json();
-    assert_eq!(list().await[1], expected, "without the key itself");
+    assert_eq!(list().await[1], expected, "lists do not contain the key itself");
     let hers = world.client_with(Some(key.clone()));
     hers.get("/v2/sandboxes").await.assert_status(200);
     world
-        .eventually("its use is noted", async || match &list().await[1]["lastUsed"] {
+        .eventually("the use of the key is stored", async || match &list().await[1]["lastUsed"] {
             Value::String(_) => Ok(()),
             other => Err(other.to_string()),
         })
@@ -218,40 +218,40 @@ async fn keys_are_made_listed_renamed_and_revoked() {
 }
 
 #[tokio::test]
-async fn a_blocked_team_keeps_and_revokes_its_keys() {
+async fn a_blocked_team_may_list_and_revoke_its_keys() {
     let world = World::start().await;
     let (_, bearer) = world.user("ada@example.com", &[&world.team]).await;
     let (bearer, team_id) = (format!("Bearer {bearer}"), world.team.id.to_string());
     let ada = for_team(&world, &bearer, &team_id);
     let created = ada.send("POST", "/api-keys", r#"{"name":"laptop"}"#).await.assert_status(201);
     let path = format!("/api-keys/{}", created.text_of("id"));
-    let stand = async |standing| world.store.set_team_standing(world.team.id, &standing).await.expect("a write");
-    stand(Standing::Blocked { reason: "unpaid bill".to_owned() }).await;
+    let set_standing = async |standing| world.store.set_team_standing(world.team.id, &standing).await.expect("a write");
+    set_standing(Standing::Blocked { reason: "unpaid bill".to_owned() }).await;
     ada.send("POST", "/api-keys", r#"{"name":"x"}"#).await.assert_error(403, "blocked: unpaid bill");
     ada.send("PATCH", &path, r#"{"name":"x"}"#).await.assert_error(403, "blocked: unpaid bill");
     ada.send("GET", "/api-keys", "").await.assert_status(200);
     ada.send("DELETE", &path, "").await.assert_status(204);
-    stand(Standing::Banned { reason: String::new() }).await;
+    set_standing(Standing::Banned { reason: String::new() }).await;
     for (method, path) in [("GET", "/api-keys"), ("DELETE", &path), ("POST", "/api-keys"), ("GET", "/v2/sandboxes")] {
         ada.send(method, path, r#"{"name":"x"}"#).await.assert_error(403, "your team is banned");
     }
 }
 
 #[tokio::test]
-async fn operators_end_the_sandboxes_of_a_team_and_give_it_keys() {
+async fn operators_kill_the_sandboxes_of_a_team_and_create_keys_for_it() {
     let world = World::start().await;
     let (other, stranger) = world.other_team("other", LIMITS).await;
     for _ in 0..3 {
         world.running().await;
     }
-    let kept = stranger.post("/v2/sandboxes", BASE).await.assert_status(201).text_of("sandboxID");
+    let other_sandbox = stranger.post("/v2/sandboxes", BASE).await.assert_status(201).text_of("sandboxID");
     let operator = As { client: world.client_with(None), headers: vec![("x-admin-token", ADMIN_TOKEN)] };
     let counts = async || operator.send("GET", "/admin/sandboxes/running-counts", "").await.assert_status(200).json();
     let count = |team: &Team, count: usize| json!({"teamID": team.id.to_string(), "runningCount": count});
     let both = counts().await;
     let both = both.as_array().expect("a list");
     assert!(both.len() == 2 && both.contains(&count(&world.team, 3)) && both.contains(&count(&other, 1)), "{both:?}");
-    // Also of a team that may not do anything itself any more.
+    // Operators may kill the sandboxes of a banned team too.
     let standing = Standing::Banned { reason: "abuse".to_owned() };
     world.store.set_team_standing(world.team.id, &standing).await.expect("a write");
     let kill = format!("/admin/teams/{}/sandboxes/kill", world.team.id);
@@ -260,21 +260,21 @@ async fn operators_end_the_sandboxes_of_a_team_and_give_it_keys() {
     let killed = operator.send("POST", &kill, "").await.assert_status(200).json();
     assert_eq!(killed, json!({"killedCount": 0, "failedCount": 0}));
     assert_eq!(counts().await, json!([count(&other, 1)]));
-    stranger.get(&format!("/sandboxes/{kept}")).await.assert_status(200);
+    stranger.get(&format!("/sandboxes/{other_sandbox}")).await.assert_status(200);
     let keys = format!("/admin/teams/{}/api-keys", other.id);
     let created = operator.send("POST", &keys, r#"{"name":"rescue"}"#).await.assert_status(201);
     assert_eq!(created.json()["createdBy"], Value::Null);
     let rescued = world.client_with(Some(created.text_of("key")));
-    rescued.get(&format!("/sandboxes/{kept}")).await.assert_status(200);
+    rescued.get(&format!("/sandboxes/{other_sandbox}")).await.assert_status(200);
     let path = format!("{keys}/{}", created.text_of("id"));
     let wrong = format!("/admin/teams/{}/api-keys/{}", world.team.id, created.text_of("id"));
     operator.send("DELETE", &wrong, "").await.assert_error(404, "API key not found");
     operator.send("DELETE", &path, "").await.assert_status(204);
     rescued.get("/v2/sandboxes").await.assert_error(401, "invalid API key");
-    let nobody = "00000000-0000-0000-0000-000000000000";
+    let unknown = "00000000-0000-0000-0000-000000000000";
     for (path, status) in [
-        (format!("/admin/teams/{nobody}/sandboxes/kill"), 404),
-        (format!("/admin/teams/{nobody}/api-keys"), 404),
+        (format!("/admin/teams/{unknown}/sandboxes/kill"), 404),
+        (format!("/admin/teams/{unknown}/api-keys"), 404),
         ("/admin/teams/x/sandboxes/kill".to_owned(), 400),
     ] {
         operator.send("POST", &path, r#"{"name":"x"}"#).await.assert_error(status, "team");
@@ -282,14 +282,14 @@ async fn operators_end_the_sandboxes_of_a_team_and_give_it_keys() {
 }
 
 #[tokio::test]
-async fn a_user_who_is_gone_is_nobody() {
+async fn tokens_of_a_deleted_user_are_rejected() {
     let world = World::start().await;
     let (user, bearer) = world.user("ada@example.com", &[&world.team]).await;
     let header = format!("Bearer {bearer}");
-    let nobody = world.client_with(None);
-    nobody.send("GET", "/teams", &[("authorization", &header)], "").await.assert_status(200);
+    let anonymous = world.client_with(None);
+    anonymous.send("GET", "/teams", &[("authorization", &header)], "").await.assert_status(200);
     world.store.delete_user(user.id).await.expect("a write");
-    nobody.send("GET", "/teams", &[("authorization", &header)], "").await.assert_error(401, "invalid user token");
-    let stranger = format!("Bearer {}", token(&crate::world::claims("somebody")));
-    nobody.send("GET", "/teams", &[("authorization", &stranger)], "").await.assert_error(401, "invalid user token");
+    anonymous.send("GET", "/teams", &[("authorization", &header)], "").await.assert_error(401, "invalid user token");
+    let stranger = format!("Bearer {}", token(&crate::world::claims("caller")));
+    anonymous.send("GET", "/teams", &[("authorization", &stranger)], "").await.assert_error(401, "invalid user token");
 }

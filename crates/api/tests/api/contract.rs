@@ -1,15 +1,17 @@
-//! The contract as data (sections 1.5, 2.2, 3.0 to 3.4, 3.8, 3.9, 3.12), compared with the document in both directions: no
-//! route, parameter, status or member is missing, and none is too many.
+//! Comparison of the OpenAPI document with the contract (sections 1.5, 2.2, 3.0 to 3.4, 3.8, 3.9, 3.12).
+//!
+//! The contract is written here as data. Both directions are checked: the document has every route, parameter, status
+//! and member of the contract, and no other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 use crate::document::{DOCUMENT, Operation};
-use crate::routes::{UNBUILT, UNBUILT_FOR_OPERATORS};
+use crate::routes::{UNIMPLEMENTED, UNIMPLEMENTED_OPERATOR};
 use crate::world::World;
 
-/// Method, path, parameters that are not in the path, request, success. `?` may be left out, `[X]` is a list of X.
+/// Method and path, parameters outside the path, request, success. `?` marks an optional item, `[X]` a list of X.
 const ROUTES: &[(&str, &str, &str, &str)] = &[
     ("POST /sandboxes", "", "NewSandboxV1", "201 Sandbox"),
     ("POST /v2/sandboxes", "Idempotency-Key?", "NewSandbox", "201 Sandbox"),
@@ -22,7 +24,7 @@ const ROUTES: &[(&str, &str, &str, &str)] = &[
     ("GET /sandboxes", "metadata?", "", "200 [ListedSandbox]"),
     ("GET /sandboxes/{sandboxID}", "", "", "200 SandboxDetail"),
     ("DELETE /sandboxes/{sandboxID}", "", "", "204"),
-    // 201 comes with what can be resumed.
+    // 201 is added together with resuming sandboxes.
     ("POST /sandboxes/{sandboxID}/connect", "", "ConnectV1", "200 Sandbox"),
     ("POST /v2/sandboxes/{sandboxID}/connect", "", "Connect?", "200 Sandbox"),
     ("POST /sandboxes/{sandboxID}/timeout", "", "Timeout", "204"),
@@ -47,12 +49,12 @@ const ROUTES: &[(&str, &str, &str, &str)] = &[
     ("POST /admin/teams/{teamID}/api-keys", "", "KeyName", "201 CreatedApiKey"),
     ("DELETE /admin/teams/{teamID}/api-keys/{apiKeyID}", "", "", "204"),
     ("GET /health", "", "", "200 string"),
-    // Not in the contract: about the contract.
+    // Not in the contract: the document itself.
     ("GET /openapi.json", "", "", "200 object"),
     ("GET /openapi.yaml", "", "", "200 object"),
 ];
 
-/// Members of bodies. `?` may be left out, `|null` may be null, `{X}` is a map of texts to X.
+/// Members of bodies. `?` marks an optional member, `|null` a nullable one, `{X}` a map of texts to X.
 const BODIES: &[(&str, &str)] = &[
     ("Error", "code:integer message:string error_code?:string"),
     (
@@ -91,7 +93,7 @@ const BODIES: &[(&str, &str)] = &[
          volumeMounts:[VolumeMount]",
     ),
     (
-        // `network` and `lifecycle` are never null; `pauseMode` comes with what can be paused.
+        // `network` and `lifecycle` are never null. `pauseMode` is added together with pausing sandboxes.
         "SandboxDetail",
         "sandboxID:string templateID:string clientID:string envdVersion:string alias?:string state:SandboxState \
          startedAt:date-time endAt:date-time cpuCount:integer memoryMB:integer diskSizeMB:integer metadata?:{string} \
@@ -144,7 +146,7 @@ const BODIES: &[(&str, &str)] = &[
     ("RunningCount", "teamID:uuid runningCount:integer"),
 ];
 
-/// Headers of successes besides those of rate limits.
+/// Headers of successful replies, except those of rate limits.
 const HEADERS: &[(&str, &str)] = &[("GET /v2/sandboxes", "X-Next-Token X-Total-Running")];
 
 fn words(text: &str) -> BTreeSet<String> {
@@ -156,37 +158,37 @@ fn name(operation: &Operation) -> String {
 }
 
 #[test]
-fn the_routes_are_those_of_the_contract() {
-    let built: BTreeSet<String> =
+fn routes_match_the_contract() {
+    let implemented: BTreeSet<String> =
         DOCUMENT.operations.iter().filter(|operation| operation.is_supported()).map(name).collect();
-    assert_eq!(built, ROUTES.iter().map(|(route, ..)| (*route).to_owned()).collect());
-    let unbuilt: BTreeSet<String> =
+    assert_eq!(implemented, ROUTES.iter().map(|(route, ..)| (*route).to_owned()).collect());
+    let unimplemented: BTreeSet<String> =
         DOCUMENT.operations.iter().filter(|operation| !operation.is_supported()).map(name).collect();
     let expected =
-        UNBUILT.iter().map(|(method, path, ..)| (*method, *path)).chain(UNBUILT_FOR_OPERATORS.iter().copied());
-    let expected = expected.map(|(method, path)| name(DOCUMENT.find(method, path).expect("the contract has it")));
-    assert_eq!(unbuilt, expected.collect());
+        UNIMPLEMENTED.iter().map(|(method, path, ..)| (*method, *path)).chain(UNIMPLEMENTED_OPERATOR.iter().copied());
+    let expected = expected.map(|(method, path)| name(DOCUMENT.find(method, path).expect("the document has it")));
+    assert_eq!(unimplemented, expected.collect());
 }
 
 #[tokio::test]
-async fn the_document_is_served_to_everybody() {
+async fn the_document_is_served_without_credentials() {
     let world = World::start().await;
-    let nobody = world.client_with(None);
+    let anonymous = world.client_with(None);
     for (path, media_type, text) in [
         ("/openapi.json", "application/json", hearth_api::openapi_json()),
         ("/openapi.yaml", "application/yaml", hearth_api::openapi_yaml()),
     ] {
-        let answer = nobody.get(path).await.assert_status(200);
-        assert_eq!((answer.header("content-type"), answer.text.as_str()), (Some(media_type), text), "{path}");
+        let reply = anonymous.get(path).await.assert_status(200);
+        assert_eq!((reply.header("content-type"), reply.text.as_str()), (Some(media_type), text), "{path}");
     }
 }
 
 #[test]
-fn the_operations_are_those_of_the_contract() {
+fn operations_match_the_contract() {
     let headers: BTreeMap<&str, &str> = HEADERS.iter().copied().collect();
     for (route, parameters, request, success) in ROUTES {
         let (method, path) = route.split_once(' ').expect("two words");
-        let operation = DOCUMENT.find(method, path).expect("it is there");
+        let operation = DOCUMENT.find(method, path).expect("the document has it");
         let described = operation.json["parameters"].as_array().into_iter().flatten();
         let described = described.filter(|parameter| parameter["in"] != "path").map(|parameter| {
             let optional = if parameter["required"] == true { "" } else { "?" };
@@ -198,24 +200,24 @@ fn the_operations_are_those_of_the_contract() {
         let described = match (body.is_null(), body["required"] == true) {
             (true, _) => String::new(),
             (false, true) => kind(schema),
-            // It may be null, too.
+            // An optional body may also be null.
             (false, false) => format!("{}?", kind(schema).trim_end_matches("|null")),
         };
         assert_eq!(described, *request, "{route}");
-        let mut successes = operation.answers.iter().filter(|(status, _)| **status < 400);
-        let (status, answer) = successes.next().expect("it can succeed");
+        let mut successes = operation.responses.iter().filter(|(status, _)| **status < 400);
+        let (status, reply) = successes.next().expect("a successful response");
         assert!(successes.next().is_none(), "{route} succeeds in more than one way");
-        let content = answer["content"].as_object().and_then(|content| content.values().next());
+        let content = reply["content"].as_object().and_then(|content| content.values().next());
         let described = content.map_or(status.to_string(), |content| format!("{status} {}", kind(&content["schema"])));
         assert_eq!(described, *success, "{route}");
-        let described = answer["headers"].as_object().into_iter().flat_map(|headers| headers.keys());
+        let described = reply["headers"].as_object().into_iter().flat_map(|headers| headers.keys());
         let described: BTreeSet<String> = described.filter(|name| !name.starts_with("RateLimit-")).cloned().collect();
         assert_eq!(described, words(headers.get(route).unwrap_or(&"")), "{route}");
     }
 }
 
 #[test]
-fn the_bodies_are_those_of_the_contract() {
+fn bodies_match_the_contract() {
     let schemas = DOCUMENT.json["components"]["schemas"].as_object().expect("schemas");
     let named: BTreeSet<&str> = BODIES.iter().map(|(name, _)| *name).collect();
     assert_eq!(schemas.keys().map(String::as_str).collect::<BTreeSet<_>>(), named);
@@ -224,7 +226,7 @@ fn the_bodies_are_those_of_the_contract() {
     }
 }
 
-/// The members of an object as texts, or the words of a choice.
+/// Returns the members of an object as texts, or the values of an enum.
 fn members_of(schema: &Value) -> BTreeSet<String> {
     let schema = DOCUMENT.resolve(schema);
     if let Some(choice) = schema["enum"].as_array() {
@@ -239,7 +241,7 @@ fn members_of(schema: &Value) -> BTreeSet<String> {
     members
 }
 
-/// A type in a word.
+/// Returns the type of a schema as one word.
 fn kind(schema: &Value) -> String {
     if let Some(reference) = schema["$ref"].as_str() {
         return reference.rsplit('/').next().unwrap_or_default().to_owned();

@@ -1,4 +1,4 @@
-//! Creating sandboxes: both generations, what the node is told, what the client is told.
+//! Creates of both generations: the request to the node and the reply to the client.
 
 use hearth_api::TokenSource;
 use hearth_types::{SandboxId, Secret};
@@ -46,7 +46,7 @@ async fn the_two_generations_have_different_defaults() {
 }
 
 #[tokio::test]
-async fn a_sandbox_is_told_to_the_node_published_and_described() {
+async fn a_sandbox_is_started_on_the_node_published_and_described() {
     let world = World::start().await;
     let body = json!({
         "templateID": " BASE:default ", "timeout": 60, "metadata": {"user": "é b"}, "envVars": {"A": "b=c", "E": ""},
@@ -80,7 +80,7 @@ async fn a_sandbox_is_told_to_the_node_published_and_described() {
 }
 
 #[tokio::test]
-async fn who_may_visit_is_published_described_and_kept_over_a_restart() {
+async fn ingress_rules_are_published_described_and_survive_a_restart() {
     let mut world = World::start().await;
     let network =
         json!({"allowPublicTraffic": false, "maskRequestHost": "localhost:${PORT}", "httpsPorts": [443, 8443]});
@@ -102,14 +102,14 @@ async fn who_may_visit_is_published_described_and_kept_over_a_restart() {
     let connected = world.client.post(&format!("/v2/sandboxes/{id}/connect"), "").await.assert_status(200);
     assert_eq!(connected.text_of("trafficAccessToken"), token);
     world
-        .eventually("its route is back", async || {
+        .eventually("its route is published again", async || {
             let route = world.catalog.find(&sandbox_id).await.expect("reads").ok_or("no route")?;
             assert_eq!(route, before);
             Ok(())
         })
         .await;
 
-    // The first generation secures nothing unless told to, and traffic cannot be private then.
+    // The first generation secures a sandbox only on request, and an unsecured sandbox cannot have private traffic.
     let (path, open) = ("/sandboxes", r#"{"templateID":"base","network":{"allowPublicTraffic":false}}"#);
     world.client.post(path, open).await.assert_error(400, "allowPublicTraffic");
     let secured = r#"{"templateID":"base","secure":true,"network":{"allowPublicTraffic":false}}"#;
@@ -117,13 +117,13 @@ async fn who_may_visit_is_published_described_and_kept_over_a_restart() {
 }
 
 #[tokio::test]
-async fn time_counts_from_when_the_sandbox_has_started() {
+async fn the_lifetime_starts_when_the_sandbox_has_started() {
     let world = World::start().await;
     world.node.change(|state| state.on_create = OnCreate::Hang);
     let client = world.client.clone();
     let creating = tokio::spawn(async move { client.post("/v2/sandboxes", BASE).await });
-    world.node.until("a create arrived", |state| !state.creates.is_empty()).await;
-    // The database cuts to microseconds.
+    world.node.wait_for("a create arrived", |state| !state.creates.is_empty()).await;
+    // The database stores microseconds.
     let before_start = Timestamp::from_microsecond(Timestamp::now().as_microsecond()).expect("in range");
     world.node.change(|state| state.on_create = OnCreate::Start);
     let id = creating.await.expect("no panic").assert_status(201).text_of("sandboxID");
@@ -134,7 +134,7 @@ async fn time_counts_from_when_the_sandbox_has_started() {
 }
 
 #[tokio::test]
-async fn wrong_requests_are_refused_and_never_reach_a_node() {
+async fn invalid_requests_are_rejected_and_never_reach_a_node() {
     let world = World::start().await;
     let (other, _) = world.other_team("other", LIMITS).await;
     world.template(&other, false, "private", "0.6.4").await;
@@ -178,12 +178,12 @@ async fn wrong_requests_are_refused_and_never_reach_a_node() {
         }
     }
     assert!(world.node.state().creates.is_empty());
-    // What cannot be secured can still run unsecured.
+    // A template that cannot be secured can still run unsecured.
     world.client.post("/sandboxes", r#"{"templateID":"ancient"}"#).await.assert_status(201);
 }
 
 #[tokio::test]
-async fn references_are_resolved_as_in_the_contract() {
+async fn template_references_are_resolved_by_the_contract() {
     let world = World::start().await;
     let (other, _) = world.other_team("other", LIMITS).await;
     let own = world.template(&world.team, false, "own", "0.6.4").await;
@@ -204,30 +204,30 @@ async fn references_are_resolved_as_in_the_contract() {
 }
 
 #[tokio::test]
-async fn a_node_that_cannot_leads_to_a_typed_answer_and_leaves_nothing() {
+async fn node_errors_map_to_error_codes_and_leave_nothing() {
     let world = World::start().await;
     for (on_create, status, error_code, should_retry) in [
         (OnCreate::Full, 503, "sandbox_capacity_unavailable", Some("false")),
         (OnCreate::Exhausted, 503, "sandbox_capacity_unavailable", Some("true")),
         (OnCreate::WithoutBuild, 503, "sandbox_no_compatible_node", Some("false")),
-        (OnCreate::Refuse, 500, "sandbox_create_refused", None),
+        (OnCreate::Reject, 500, "sandbox_create_refused", None),
         (OnCreate::Fail, 500, "sandbox_create_failed", None),
     ] {
         world.node.change(|state| state.on_create = on_create);
-        let answer = world.create(BASE).await.assert_error(status, "");
-        assert_eq!(answer.json()["error_code"], error_code, "{on_create:?}");
-        assert_eq!(answer.header("should-retry"), should_retry, "{on_create:?}");
-        assert!(!answer.text.contains("disk on fire"), "what happens inside is not told");
-        // At once, so that the team's place is free for the next try.
+        let reply = world.create(BASE).await.assert_error(status, "");
+        assert_eq!(reply.json()["error_code"], error_code, "{on_create:?}");
+        assert_eq!(reply.header("should-retry"), should_retry, "{on_create:?}");
+        assert!(!reply.text.contains("disk on fire"), "internal causes are not sent");
+        // The row is deleted before the reply, so it no longer counts against the team's limit.
         assert_eq!(world.store.sandboxes().await.expect("reads"), []);
-        world.assert_nothing_left().await;
+        world.assert_no_leftovers().await;
     }
     world.node.change(|state| state.on_create = OnCreate::Start);
     world.create(BASE).await.assert_status(201);
 }
 
 #[tokio::test]
-async fn the_next_node_is_asked_when_one_is_full() {
+async fn another_node_is_tried_when_one_is_full() {
     let world = World::with_nodes(crate::world::config(), &["node-1", "node-2"]).await;
     world.node.change(|state| state.on_create = OnCreate::Full);
     let id = world.running().await;
@@ -237,5 +237,5 @@ async fn the_next_node_is_asked_when_one_is_full() {
     let route = world.catalog.find(&id).await.expect("reads").expect("a route");
     assert_eq!((&route.node_id, route.execution_id), (&row.node_id, row.execution_id));
     world.client.delete(&format!("/sandboxes/{id}")).await.assert_status(204);
-    world.assert_nothing_left().await;
+    world.assert_no_leftovers().await;
 }

@@ -1,6 +1,6 @@
-//! What the server says of itself, and whether what it does fits.
+//! Comparison of replies with the OpenAPI document.
 //!
-//! Every answer that a test's client gets is compared with the document, so all tests are tests of the document, too.
+//! The tests' client compares every reply with the document, so all tests are tests of the document too.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,32 +9,32 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use boon::{Compiler, SchemaIndex, Schemas};
 use serde_json::Value;
 
-use crate::client::Answer;
+use crate::client::Reply;
 
-/// Where the document is, for references into it.
+/// Base URL of the document, for references into it.
 const ADDRESS: &str = "https://hearth.test/openapi.json";
 
 pub(crate) static DOCUMENT: LazyLock<Document> =
     LazyLock::new(|| Document::new(serde_json::from_str(hearth_api::openapi_json()).expect("JSON")));
 
-/// What was answered in this process: operation and status.
-static ANSWERED: Mutex<BTreeSet<(String, u16)>> = Mutex::new(BTreeSet::new());
+/// Operations and statuses of all replies in this process.
+static OBSERVED: Mutex<BTreeSet<(String, u16)>> = Mutex::new(BTreeSet::new());
 
-/// The document, as far as tests look at it.
+/// Parts of the document that tests use.
 pub(crate) struct Document {
     pub(crate) json: Value,
     pub(crate) operations: Vec<Operation>,
 }
 
-/// A method of a path.
+/// Operation of the document: a method of a path.
 #[derive(Debug, Clone)]
 pub(crate) struct Operation {
     pub(crate) id: String,
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) json: Value,
-    /// What it may answer, references resolved.
-    pub(crate) answers: BTreeMap<u16, Value>,
+    /// Responses by status, with resolved references.
+    pub(crate) responses: BTreeMap<u16, Value>,
 }
 
 impl Document {
@@ -42,29 +42,29 @@ impl Document {
         let mut operations = Vec::new();
         for (path, item) in json["paths"].as_object().expect("paths") {
             for (method, operation) in item.as_object().expect("methods") {
-                let answers = operation["responses"].as_object().expect("answers").iter();
-                let answers = answers
-                    .map(|(status, answer)| (status.parse().expect("a status"), resolved(&json, answer).clone()));
+                let responses = operation["responses"].as_object().expect("responses").iter();
+                let responses = responses
+                    .map(|(status, reply)| (status.parse().expect("a status"), resolved(&json, reply).clone()));
                 operations.push(Operation {
                     id: operation["operationId"].as_str().expect("a name").to_owned(),
                     method: method.to_uppercase(),
                     path: path.clone(),
                     json: operation.clone(),
-                    answers: answers.collect(),
+                    responses: responses.collect(),
                 });
             }
         }
         Self { json, operations }
     }
 
-    /// The operation that a request is for: of several, the one with the fewest parameters in its path.
+    /// Returns the operation of a request. Of several matches, it is the one with the fewest path parameters.
     pub(crate) fn find(&self, method: &str, path: &str) -> Option<&Operation> {
         let path = path.split('?').next().unwrap_or_default();
-        let matching = self.operations.iter().filter(|operation| operation.method == method && operation.fits(path));
+        let matching = self.operations.iter().filter(|operation| operation.method == method && operation.matches(path));
         matching.min_by_key(|operation| operation.path.matches('{').count())
     }
 
-    /// What a reference refers to, or the value itself.
+    /// Returns the target of a reference, or the value itself if it is not a reference.
     pub(crate) fn resolve<'a>(&'a self, value: &'a Value) -> &'a Value {
         resolved(&self.json, value)
     }
@@ -86,71 +86,73 @@ impl Operation {
         !self.json["requestBody"].is_null()
     }
 
-    /// The sets of credentials of which one is enough.
+    /// Returns the sets of credentials. A request needs one of the sets.
     pub(crate) fn credentials(&self) -> Vec<BTreeSet<String>> {
-        let any_of = self.json["security"].as_array().expect("said of each").iter();
+        let any_of = self.json["security"].as_array().expect("each operation has the member").iter();
         any_of.map(|all_of| all_of.as_object().expect("names").keys().cloned().collect()).collect()
     }
 
-    fn fits(&self, path: &str) -> bool {
-        let (ours, theirs): (Vec<_>, Vec<_>) = (self.path.split('/').collect(), path.split('/').collect());
-        let same = |(ours, theirs): (&&str, &&str)| ours == theirs || (ours.starts_with('{') && !theirs.is_empty());
-        ours.len() == theirs.len() && ours.iter().zip(&theirs).all(same)
+    fn matches(&self, path: &str) -> bool {
+        let (pattern, path): (Vec<_>, Vec<_>) = (self.path.split('/').collect(), path.split('/').collect());
+        let matches =
+            |(pattern, word): (&&str, &&str)| pattern == word || (pattern.starts_with('{') && !word.is_empty());
+        pattern.len() == path.len() && pattern.iter().zip(&path).all(matches)
     }
 }
 
-/// Panics if an answer is not what the document says.
+/// Panics if a reply does not match the document.
 #[track_caller]
-pub(crate) fn check(method: &str, path: &str, answer: &Answer) {
+pub(crate) fn check(method: &str, path: &str, reply: &Reply) {
     let Some(operation) = DOCUMENT.find(method, path) else { return };
-    let status = answer.status.as_u16();
-    // Not an operation's answer: the path has no such method.
-    let Some(described) = operation.answers.get(&status) else {
-        panic!("{} {status} is not in the document: {answer:?}", operation.id)
+    let status = reply.status.as_u16();
+    // `find` returns `None` for a path without this method, whose reply is not documented.
+    let Some(described) = operation.responses.get(&status) else {
+        panic!("{} {status} is not in the document: {reply:?}", operation.id)
     };
-    ANSWERED.lock().unwrap_or_else(PoisonError::into_inner).insert((operation.id.clone(), status));
-    check_headers(described, answer);
-    let media_type = answer.header("content-type").map(|text| text.split(';').next().unwrap_or_default().trim());
+    OBSERVED.lock().unwrap_or_else(PoisonError::into_inner).insert((operation.id.clone(), status));
+    check_headers(described, reply);
+    let media_type = reply.header("content-type").map(|text| text.split(';').next().unwrap_or_default().trim());
     let Some(content) = described["content"].as_object() else {
-        assert!(answer.text.is_empty() && media_type.is_none(), "a body that is not in the document: {answer:?}");
+        assert!(reply.text.is_empty() && media_type.is_none(), "a body that is not in the document: {reply:?}");
         return;
     };
-    let media_type = media_type.unwrap_or_else(|| panic!("no media type: {answer:?}"));
-    assert!(content.contains_key(media_type), "{media_type} is not in the document: {answer:?}");
+    let media_type = media_type.unwrap_or_else(|| panic!("no media type: {reply:?}"));
+    assert!(content.contains_key(media_type), "{media_type} is not in the document: {reply:?}");
     if media_type == "application/json" {
         let escaped = |text: &str| text.replace('~', "~0").replace('/', "~1");
-        let answers = match operation.json["responses"][status.to_string()]["$ref"].as_str() {
+        let replies = match operation.json["responses"][status.to_string()]["$ref"].as_str() {
             Some(reference) => reference.to_owned(),
             None => {
                 format!("#/paths/{}/{}/responses/{status}", escaped(&operation.path), operation.method.to_lowercase())
             }
         };
-        check_value(&format!("{answers}/content/application~1json/schema"), &answer.json());
+        check_value(&format!("{replies}/content/application~1json/schema"), &reply.json());
     }
 }
 
-/// Operations and statuses that were answered in this process.
-pub(crate) fn answered() -> BTreeSet<(String, u16)> {
-    ANSWERED.lock().unwrap_or_else(PoisonError::into_inner).clone()
+/// Returns the operations and statuses of all replies in this process.
+pub(crate) fn observed() -> BTreeSet<(String, u16)> {
+    OBSERVED.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// For answers that no client of ours saw.
-pub(crate) fn note(operation: &Operation, status: u16) {
-    assert!(operation.answers.contains_key(&status), "{} {status} is not in the document", operation.id);
-    ANSWERED.lock().unwrap_or_else(PoisonError::into_inner).insert((operation.id.clone(), status));
+/// Records a reply that was not received by the tests' client.
+pub(crate) fn record(operation: &Operation, status: u16) {
+    assert!(operation.responses.contains_key(&status), "{} {status} is not in the document", operation.id);
+    OBSERVED.lock().unwrap_or_else(PoisonError::into_inner).insert((operation.id.clone(), status));
 }
 
-/// What we send besides what every server does is described, and is what the description says.
+/// Panics if a header that is specific to this API is not documented, or does not match its schema.
 #[track_caller]
-fn check_headers(described: &Value, answer: &Answer) {
+fn check_headers(described: &Value, reply: &Reply) {
     let empty = serde_json::Map::new();
     let headers = described["headers"].as_object().unwrap_or(&empty);
-    for name in answer.headers.keys().map(http::HeaderName::as_str) {
-        let is_ours = ["x-", "ratelimit-", "retry-after", "should-retry"].iter().any(|start| name.starts_with(start));
+    for name in reply.headers.keys().map(http::HeaderName::as_str) {
+        let is_specific =
+            ["x-", "ratelimit-", "retry-after", "should-retry"].iter().any(|start| name.starts_with(start));
         let header = headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-        assert!(!is_ours || header.is_some(), "the header {name} is not in the document: {answer:?}");
+        assert!(!is_specific || header.is_some(), "the header {name} is not in the document: {reply:?}");
         let Some((_, header)) = header else { continue };
-        let text = answer.header(name).expect("it is there");
+        let text = reply.header(name).expect("the header exists");
         let value = match DOCUMENT.resolve(header)["schema"]["type"].as_str() {
             Some("integer") => {
                 text.parse().map(Value::Number).unwrap_or_else(|error| panic!("{name}: {text}: {error}"))
@@ -163,18 +165,18 @@ fn check_headers(described: &Value, answer: &Answer) {
     }
 }
 
-/// Panics if a value is not what a schema in the document says.
+/// Panics if a value does not match a schema of the document.
 #[track_caller]
 pub(crate) fn check_value(reference: &str, value: &Value) {
     thread_local! {
-        /// A compiler stays in its thread.
+        /// One per thread, because a compiler cannot be shared between threads.
         static COMPILED: RefCell<Compiled> = RefCell::new(Compiled::new());
     }
-    let wrong = COMPILED.with_borrow_mut(|compiled| {
+    let mismatch = COMPILED.with_borrow_mut(|compiled| {
         let index = compiled.schema(reference);
         compiled.schemas.validate(value, index).err().map(|error| format!("{error:#}"))
     });
-    assert!(wrong.is_none(), "{reference}: {}: {value}", wrong.unwrap_or_default());
+    assert!(mismatch.is_none(), "{reference}: {}: {value}", mismatch.unwrap_or_default());
 }
 
 struct Compiled {
@@ -198,13 +200,13 @@ impl Compiled {
 }
 
 #[test]
-fn the_document_is_whole() {
+fn the_document_is_complete() {
     let mut names = BTreeSet::new();
     let tags: BTreeSet<&str> =
         DOCUMENT.json["tags"].as_array().expect("a list").iter().filter_map(|tag| tag["name"].as_str()).collect();
     for operation in &DOCUMENT.operations {
         let Operation { id, path, json, .. } = operation;
-        assert!(names.insert(id), "{id} is there twice");
+        assert!(names.insert(id), "duplicate operation ID {id}");
         assert!(json["summary"].as_str().is_some_and(|text| !text.is_empty()), "{id} has no summary");
         let tag = json["tags"][0].as_str();
         assert!(tag.is_some_and(|tag| tags.contains(tag)), "{id} is in the group {tag:?}");
@@ -219,14 +221,14 @@ fn the_document_is_whole() {
         assert_eq!(described, in_path, "{id}");
     }
     check_references(&DOCUMENT.json);
-    // Every schema can be compiled, and all of them are used.
+    // Every schema compiles and is used.
     let text = DOCUMENT.json.to_string();
     for name in DOCUMENT.json["components"]["schemas"].as_object().expect("schemas").keys() {
         let reference = format!("#/components/schemas/{name}");
-        let wrong = std::panic::catch_unwind(|| check_value(&reference, &Value::Null));
-        let said = wrong.expect_err("nothing is null");
-        let said = said.downcast_ref::<String>().expect("a text");
-        assert!(said.contains("validation failed"), "{said}");
+        let outcome = std::panic::catch_unwind(|| check_value(&reference, &Value::Null));
+        let panic = outcome.expect_err("no schema accepts null");
+        let message = panic.downcast_ref::<String>().expect("a text");
+        assert!(message.contains("validation failed"), "{message}");
         assert!(text.contains(&format!("\"{reference}\"")), "{name} is not used");
     }
 }

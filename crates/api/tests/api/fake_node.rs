@@ -1,4 +1,6 @@
-//! A node that speaks the cluster API and keeps its sandboxes in a map. It can be full, fail, hang and die.
+//! Fake node that implements the cluster API and stores its sandboxes in a map.
+//!
+//! It can be full, fail, hang and crash.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,35 +26,35 @@ use tokio::task::{JoinHandle, JoinSet};
 
 pub(crate) const ENVD_VERSION: &str = "0.6.4";
 
-/// How the node answers creates.
+/// Behaviour of the node on creates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnCreate {
     Start,
-    /// Until told otherwise.
+    /// Waits until the behaviour changes.
     Hang,
     Full,
     Exhausted,
     WithoutBuild,
-    Refuse,
+    Reject,
     Fail,
 }
 
-/// How the node answers deletes.
+/// Behaviour of the node on deletes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnDelete {
-    End,
+    Succeed,
     Fail,
-    /// Until told otherwise.
+    /// Waits until the behaviour changes.
     Hang,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct State {
-    /// What it has, started or being started.
+    /// Sandboxes on the node, including those being started.
     pub(crate) sandboxes: BTreeMap<SandboxId, SandboxSpec>,
-    /// Every create that arrived.
+    /// All received creates.
     pub(crate) creates: Vec<SandboxSpec>,
-    /// Every delete that arrived.
+    /// All received deletes.
     pub(crate) deletes: Vec<(SandboxId, ExecutionId)>,
     pub(crate) lists: usize,
     pub(crate) on_create: OnCreate,
@@ -80,7 +82,7 @@ impl FakeNode {
             deletes: Vec::new(),
             lists: 0,
             on_create: OnCreate::Start,
-            on_delete: OnDelete::End,
+            on_delete: OnDelete::Succeed,
         };
         let inner = Inner {
             id: id.parse().expect("valid"),
@@ -94,7 +96,7 @@ impl FakeNode {
         node
     }
 
-    /// The node as the control role is told of it.
+    /// Returns the configuration of the node for the control role.
     pub(crate) fn as_node(&self) -> hearth_api::Node {
         let address = NodeAddress::Unix(self.inner.socket.clone());
         hearth_api::Node { id: self.inner.id.clone(), client: NodeClient::new(address.clone()), proxy: address }
@@ -106,7 +108,7 @@ impl FakeNode {
         let router = Arc::new(self.clone()).register(connectrpc::Router::new());
         let service = ConnectRpcService::new(router);
         let server = tokio::spawn(async move {
-            // Dropped with the task, and all connections with it.
+            // Dropping the task drops this set, which closes all connections.
             let mut connections = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.expect("accepting");
@@ -120,8 +122,8 @@ impl FakeNode {
         *self.inner.server.lock().expect("unpoisoned") = Some(server);
     }
 
-    /// Its daemon is killed, and its sandboxes with it.
-    pub(crate) async fn die(&self) {
+    /// Stops the daemon of the node and removes all its sandboxes.
+    pub(crate) async fn crash(&self) {
         let server = self.inner.server.lock().expect("unpoisoned").take();
         if let Some(server) = server {
             server.abort();
@@ -138,13 +140,13 @@ impl FakeNode {
         self.inner.state.send_modify(change);
     }
 
-    /// Waits until the node is in such a state.
-    pub(crate) async fn until(&self, what: &str, condition: impl FnMut(&State) -> bool) -> State {
+    /// Waits until the state of the node meets a condition.
+    pub(crate) async fn wait_for(&self, what: &str, condition: impl FnMut(&State) -> bool) -> State {
         let mut state = self.inner.state.subscribe();
         let waiting = state.wait_for(condition);
         match tokio::time::timeout(std::time::Duration::from_secs(20), waiting).await {
             Ok(state) => state.expect("the sender lives").clone(),
-            Err(_) => panic!("the node never came to this: {what}"),
+            Err(_) => panic!("timed out waiting for the node: {what}"),
         }
     }
 
@@ -167,19 +169,19 @@ impl FakeNode {
         }
     }
 
-    /// A sandbox ends by itself.
-    pub(crate) fn end(&self, sandbox_id: &SandboxId, reason: &str) {
-        let spec = self.state().sandboxes.get(sandbox_id).cloned().expect("it runs here");
+    /// Removes a sandbox and reports its exit.
+    pub(crate) fn exit(&self, sandbox_id: &SandboxId, reason: &str) {
+        let spec = self.state().sandboxes.get(sandbox_id).cloned().expect("the sandbox runs here");
         self.change(|state| {
             state.sandboxes.remove(sandbox_id);
         });
         let _ = self.inner.events.send((sandbox_id.clone(), spec.execution_id, reason.to_owned()));
     }
 
-    /// A sandbox is gone without a word.
+    /// Removes a sandbox without an event.
     pub(crate) fn lose(&self, sandbox_id: &SandboxId) {
         self.change(|state| {
-            state.sandboxes.remove(sandbox_id).expect("it runs here");
+            state.sandboxes.remove(sandbox_id).expect("the sandbox runs here");
         });
     }
 }
@@ -202,7 +204,7 @@ impl NodeService for FakeNode {
             OnCreate::Full => return Err(ConnectError::resource_exhausted("full")),
             OnCreate::Exhausted => return Err(ConnectError::aborted("too many open files")),
             OnCreate::WithoutBuild => return Err(ConnectError::not_found("no such build")),
-            OnCreate::Refuse => return Err(ConnectError::failed_precondition("refused")),
+            OnCreate::Reject => return Err(ConnectError::failed_precondition("rejected")),
             OnCreate::Fail => return Err(ConnectError::internal("disk on fire")),
             OnCreate::Start | OnCreate::Hang => {}
         }
@@ -227,7 +229,7 @@ impl NodeService for FakeNode {
         let mut state = self.inner.state.subscribe();
         let on_delete = state.wait_for(|state| state.on_delete != OnDelete::Hang).await.map(|state| state.on_delete);
         if matches!(on_delete, Ok(OnDelete::Fail)) {
-            return Err(ConnectError::internal("the VMM does not die"));
+            return Err(ConnectError::internal("the VMM does not exit"));
         }
         let here = self.state().sandboxes.get(&sandbox_id).map(|spec| spec.execution_id);
         if here.is_some_and(|here| here != execution_id) {

@@ -1,4 +1,4 @@
-//! Lists: filters, order, pages, headers.
+//! Lists of sandboxes: filters, order, pages and headers.
 
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ async fn create(world: &World, body: Value) -> String {
 }
 
 #[tokio::test]
-async fn an_item_has_everything_that_clients_read() {
+async fn an_item_has_all_members_that_clients_use() {
     let world = World::start().await;
     let id = create(&world, json!({"templateID": "base", "metadata": {"a": "b"}})).await;
     for path in ["/v2/sandboxes", "/sandboxes"] {
@@ -30,7 +30,7 @@ async fn an_item_has_everything_that_clients_read() {
 }
 
 #[tokio::test]
-async fn filters_find_what_matches() {
+async fn filters_select_the_matching_sandboxes() {
     let world = World::start().await;
     let own = world.template(&world.team, false, "own", "0.6.4").await;
     let plain = create(&world, json!({"templateID": "base"})).await;
@@ -68,20 +68,20 @@ async fn filters_find_what_matches() {
         ("?order=desc".to_owned(), both),
         ("?order=asc".to_owned(), &[&plain, &tagged]),
     ] {
-        let answer = world.client.get(&format!("/v2/sandboxes{query}")).await.assert_status(200);
-        assert_eq!(ids(&answer.json()), expected, "{query}");
+        let reply = world.client.get(&format!("/v2/sandboxes{query}")).await.assert_status(200);
+        assert_eq!(ids(&reply.json()), expected, "{query}");
         let total = (!query.contains("state=paused")).then(|| expected.len().to_string());
-        assert_eq!(answer.header("x-total-running"), total.as_deref(), "{query}");
-        assert_eq!(answer.header("x-next-token"), None, "{query}");
+        assert_eq!(reply.header("x-total-running"), total.as_deref(), "{query}");
+        assert_eq!(reply.header("x-next-token"), None, "{query}");
     }
     for (query, expected) in [("", both), ("?metadata=x%3D1", only_tagged), ("?state=paused", both)] {
-        let answer = world.client.get(&format!("/sandboxes{query}")).await.assert_status(200);
-        assert_eq!(ids(&answer.json()), expected, "{query}");
+        let reply = world.client.get(&format!("/sandboxes{query}")).await.assert_status(200);
+        assert_eq!(ids(&reply.json()), expected, "{query}");
     }
 }
 
 #[tokio::test]
-async fn wrong_queries_are_refused() {
+async fn invalid_queries_are_rejected() {
     let world = World::start().await;
     let foreign = "MjAyNi0wMS0wMlQwMzowNDowNVpfX2kxX19hc2M=";
     for query in [
@@ -119,13 +119,13 @@ async fn pages_cover_everything_once_in_order() {
         let mut pages = 0;
         loop {
             let path = format!("/v2/sandboxes?order={order}&limit={limit}&nextToken={token}");
-            let answer = world.client.get(&path).await.assert_status(200);
-            assert_eq!(answer.header("x-total-running"), Some("7"), "the total is that of all pages");
-            let page = ids(&answer.json());
+            let reply = world.client.get(&path).await.assert_status(200);
+            assert_eq!(reply.header("x-total-running"), Some("7"), "the total counts all pages");
+            let page = ids(&reply.json());
             assert!(page.len() <= limit && !page.is_empty(), "{page:?}");
             found.extend(page);
             pages += 1;
-            match answer.header("x-next-token") {
+            match reply.header("x-next-token") {
                 Some(next) => next.clone_into(&mut token),
                 None => break,
             }
@@ -139,13 +139,13 @@ async fn pages_cover_everything_once_in_order() {
 }
 
 #[tokio::test]
-async fn the_old_list_has_no_pages() {
+async fn the_first_generation_has_no_pages() {
     let world = World::start().await;
     let limits = hearth_store::Limits { sandboxes_max: 120, ..LIMITS };
     let (_, client) = world.other_team("many", limits).await;
     let creates = (0..105).map(|_| client.post("/v2/sandboxes", r#"{"templateID":"base"}"#));
-    for answer in futures::future::join_all(creates).await {
-        answer.assert_status(201);
+    for reply in futures::future::join_all(creates).await {
+        reply.assert_status(201);
     }
     let list = client.get("/sandboxes").await.assert_status(200).json();
     assert_eq!(list.as_array().map(Vec::len), Some(105));

@@ -1,4 +1,4 @@
-//! What sandboxes said, in both generations of the route.
+//! Logs of sandboxes, in both generations of the route.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::world::{LIMITS, World};
 
-/// A whole second some time ago, and its Unix milliseconds.
+/// Returns the start of the second 60 seconds ago, and its Unix milliseconds.
 fn start() -> (Timestamp, i64) {
     let second = Timestamp::now().as_second() - 60;
     (Timestamp::from_second(second).expect("a time"), second * 1000)
@@ -22,21 +22,21 @@ fn line(at: Timestamp, level: Level, message: &str) -> LogLine {
     LogLine { at, level, logger: "process".to_owned(), message: message.to_owned(), fields }
 }
 
-/// As the node does.
-async fn say(world: &World, team_id: TeamId, sandbox_id: &SandboxId, lines: Vec<LogLine>) {
+/// Appends lines to the store, as a node would.
+async fn append(world: &World, team_id: TeamId, sandbox_id: &SandboxId, lines: Vec<LogLine>) {
     let (template_id, execution_id) = (Some(world.base.clone()), ExecutionId::generate());
     let source = Source { team_id, sandbox_id: sandbox_id.clone(), template_id, execution_id };
-    world.logs.append(&source, lines).await.expect("kept");
+    world.logs.append(&source, lines).await.expect("stored");
 }
 
-/// Lines `m0` to `m9`, one for each half of a millisecond, of all levels in turn.
+/// Appends the lines `m0` to `m9`, one every half millisecond, with all levels in turn.
 async fn ten_lines(world: &World) -> (SandboxId, i64) {
     let (sandbox_id, (start, millis)) = (SandboxId::generate(), start());
-    let said = (0..10u32).map(|number| {
+    let lines = (0..10u32).map(|number| {
         let level = Level::ALL[number as usize % 4];
         line(start + Duration::from_micros(500) * number, level, &format!("m{number}"))
     });
-    say(world, world.team.id, &sandbox_id, said.collect()).await;
+    append(world, world.team.id, &sandbox_id, lines.collect()).await;
     (sandbox_id, millis)
 }
 
@@ -46,17 +46,17 @@ fn messages(entries: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_line_has_everything_that_clients_read() {
+async fn a_line_has_all_members_that_clients_use() {
     let world = World::start().await;
     let id = world.running().await;
     let (at, _) = start();
-    say(&world, world.team.id, &id, vec![line(at, Level::Warn, "odd")]).await;
+    append(&world, world.team.id, &id, vec![line(at, Level::Warn, "odd")]).await;
     let entry = json!({
         "timestamp": at.to_string(), "level": "warn", "message": "odd", "fields": {"logger": "process", "pid": "7"},
     });
-    let answer = world.client.get(&format!("/sandboxes/{id}/logs")).await.assert_status(200);
-    assert_eq!(answer.header("content-type"), Some("application/json"));
-    let logs = answer.json();
+    let reply = world.client.get(&format!("/sandboxes/{id}/logs")).await.assert_status(200);
+    assert_eq!(reply.header("content-type"), Some("application/json"));
+    let logs = reply.json();
     let text = logs["logs"][0]["line"].as_str().expect("a text");
     let expected = json!({
         "timestamp": at.to_string(), "level": "warn", "message": "odd", "logger": "process", "pid": "7",
@@ -66,14 +66,14 @@ async fn a_line_has_everything_that_clients_read() {
     assert_eq!(logs, expected);
     let page = world.client.get(&format!("/v2/sandboxes/{id}-6532622b/logs")).await.assert_status(200).json();
     assert_eq!(page, json!({"logs": [entry]}));
-    // They outlive it.
+    // Logs outlive their sandbox.
     world.client.delete(&format!("/sandboxes/{id}")).await.assert_status(204);
-    world.assert_nothing_left().await;
+    world.assert_no_leftovers().await;
     assert_eq!(world.client.get(&format!("/sandboxes/{id}/logs")).await.assert_status(200).json(), logs);
 }
 
 #[tokio::test]
-async fn the_first_generation_lists_from_a_time_on() {
+async fn the_first_generation_lists_forward_from_a_time() {
     let world = World::start().await;
     let (id, millis) = ten_lines(&world).await;
     for (query, expected) in [
@@ -95,7 +95,7 @@ async fn the_first_generation_lists_from_a_time_on() {
 }
 
 #[tokio::test]
-async fn the_second_generation_lists_either_way() {
+async fn the_second_generation_lists_forward_and_backward() {
     let world = World::start().await;
     let (id, millis) = ten_lines(&world).await;
     for (query, expected) in [
@@ -103,7 +103,7 @@ async fn the_second_generation_lists_either_way() {
         ("?limit=3".to_owned(), vec![9, 8, 7]),
         ("?limit=0".to_owned(), vec![]),
         ("?direction=forward&limit=3".to_owned(), vec![0, 1, 2]),
-        // A cursor belongs to what comes after it.
+        // A forward page includes lines at the cursor, a backward page does not.
         (format!("?cursor={}&limit=3", millis + 2), vec![3, 2, 1]),
         (format!("?cursor={}&limit=3&direction=forward", millis + 2), vec![4, 5, 6]),
         (format!("?cursor={millis}"), vec![]),
@@ -122,7 +122,7 @@ async fn the_second_generation_lists_either_way() {
 }
 
 #[tokio::test]
-async fn wrong_queries_are_refused_by_name() {
+async fn invalid_queries_are_rejected_with_the_parameter_s_name() {
     let world = World::start().await;
     let long = format!("search={}", "x".repeat(257));
     for (generation, query, name) in [
@@ -139,9 +139,9 @@ async fn wrong_queries_are_refused_by_name() {
         ("/v2", "search=%ff", "query is malformed"),
         ("/v2", long.as_str(), "search"),
     ] {
-        // Also for sandboxes that nobody knows.
-        let answer = world.client.get(&format!("{generation}/sandboxes/i1/logs?{query}")).await;
-        answer.assert_error(400, &format!("validation error: {name}"));
+        // Queries are checked for unknown sandboxes too.
+        let reply = world.client.get(&format!("{generation}/sandboxes/i1/logs?{query}")).await;
+        reply.assert_error(400, &format!("validation error: {name}"));
     }
 }
 
@@ -150,7 +150,7 @@ async fn other_teams_and_unknown_sandboxes_have_empty_logs() {
     let world = World::start().await;
     let id = world.running().await;
     let (at, _) = start();
-    say(&world, world.team.id, &id, vec![line(at, Level::Info, "ours")]).await;
+    append(&world, world.team.id, &id, vec![line(at, Level::Info, "first")]).await;
     let (team, stranger) = world.other_team("stranger", LIMITS).await;
     for (client, id) in [(&stranger, id.as_str()), (&world.client, "i0unknown")] {
         let logs = client.get(&format!("/sandboxes/{id}/logs")).await.assert_status(200).json();
@@ -158,34 +158,34 @@ async fn other_teams_and_unknown_sandboxes_have_empty_logs() {
         let page = client.get(&format!("/v2/sandboxes/{id}/logs")).await.assert_status(200).json();
         assert_eq!(page, json!({"logs": []}));
     }
-    // An id is no key: each team sees what was said under it in its own name.
-    say(&world, team.id, &id, vec![line(at, Level::Info, "theirs")]).await;
-    for (client, message) in [(&stranger, "theirs"), (&world.client, "ours")] {
+    // A sandbox ID gives no access: each team sees only the lines that were stored for it.
+    append(&world, team.id, &id, vec![line(at, Level::Info, "second")]).await;
+    for (client, message) in [(&stranger, "second"), (&world.client, "first")] {
         let page = client.get(&format!("/v2/sandboxes/{id}/logs")).await.assert_status(200).json();
         assert_eq!(messages(&page["logs"]), [message]);
     }
 }
 
 #[tokio::test]
-async fn hostile_lines_are_text_and_nothing_else() {
+async fn hostile_lines_are_escaped() {
     let world = World::start().await;
     let (id, (at, _)) = (SandboxId::generate(), start());
     let hostile = "\0\u{1b}[2J\r\n\"}],\"level\":\"x\u{2028}</script>\u{7f}é\u{202e}";
     let fields = ["level", "message", "timestamp", "logger", "cut", hostile];
     let fields: BTreeMap<_, _> = fields.iter().map(|name| ((*name).to_owned(), hostile.to_owned())).collect();
-    let said = LogLine { at, level: Level::Info, logger: hostile.to_owned(), message: hostile.to_owned(), fields };
-    let long = LogLine { at: at + Duration::from_secs(1), message: "x".repeat(100_000), ..said.clone() };
-    say(&world, world.team.id, &id, vec![said, long]).await;
-    let answer = world.client.get(&format!("/sandboxes/{id}/logs")).await.assert_status(200);
-    assert!(!answer.text.bytes().any(|byte| byte < b' '), "no control character is sent as it is");
-    let logs = answer.json();
+    let line = LogLine { at, level: Level::Info, logger: hostile.to_owned(), message: hostile.to_owned(), fields };
+    let long = LogLine { at: at + Duration::from_secs(1), message: "x".repeat(100_000), ..line.clone() };
+    append(&world, world.team.id, &id, vec![line, long]).await;
+    let reply = world.client.get(&format!("/sandboxes/{id}/logs")).await.assert_status(200);
+    assert!(!reply.text.bytes().any(|byte| byte < b' '), "control characters are escaped");
+    let logs = reply.json();
     for (number, is_cut) in [(0, false), (1, true)] {
         let entry = &logs["logEntries"][number];
         let text = logs["logs"][number]["line"].as_str().expect("a text");
         let object: Value = serde_json::from_str(text).expect("an object");
-        for said in [&entry["fields"], &object] {
-            assert_eq!((&said["logger"], &said[hostile]), (&json!(hostile), &json!(hostile)));
-            assert_eq!(said.get("cut"), is_cut.then_some(&json!("true")), "only the host says so");
+        for fields in [&entry["fields"], &object] {
+            assert_eq!((&fields["logger"], &fields[hostile]), (&json!(hostile), &json!(hostile)));
+            assert_eq!(fields.get("cut"), is_cut.then_some(&json!("true")), "only the host sets `cut`");
         }
         assert_eq!((&object["level"], &object["timestamp"]), (&entry["level"], &entry["timestamp"]));
         assert_eq!((&object["message"], &entry["level"]), (&entry["message"], &json!("info")));
@@ -195,7 +195,7 @@ async fn hostile_lines_are_text_and_nothing_else() {
     assert!(cut.len() < 10_000 && cut.ends_with("x…"), "{}", cut.len());
 }
 
-/// A disk that does not answer any more.
+/// Log store whose queries fail.
 struct Broken(Arc<dyn Logs>);
 
 #[async_trait::async_trait]
@@ -210,16 +210,16 @@ impl Logs for Broken {
 }
 
 #[tokio::test]
-async fn logs_that_cannot_be_read_cost_nothing_else() {
+async fn a_failing_log_store_affects_only_logs() {
     let mut world = World::start().await;
     world.stop_server().await;
     world.logs = Arc::new(Broken(Arc::clone(&world.logs)));
     world.start_server().await;
     let id = world.running().await;
     for generation in ["", "/v2"] {
-        let answer = world.client.get(&format!("{generation}/sandboxes/{id}/logs")).await;
-        let answer = answer.assert_error(500, "internal error");
-        assert!(!answer.text.contains("rust"), "{answer:?}");
+        let reply = world.client.get(&format!("{generation}/sandboxes/{id}/logs")).await;
+        let reply = reply.assert_error(500, "internal error");
+        assert!(!reply.text.contains("rust"), "{reply:?}");
     }
     world.client.get(&format!("/sandboxes/{id}")).await.assert_status(200);
     world.client.delete(&format!("/sandboxes/{id}")).await.assert_status(204);

@@ -1,31 +1,33 @@
-//! The control role through its public face: real HTTP, a real SQLite store, the real catalog, and a node that speaks
-//! the real cluster API but keeps its sandboxes in a map.
+//! Tests of the control role through its public API.
+//!
+//! They use real HTTP, a real SQLite store and the real catalog. The node implements the real cluster API, but stores
+//! its sandboxes in a map.
 
-mod accidents;
 mod accounts;
-mod answers;
-mod borders;
 mod client;
 mod compared;
 mod contract;
 mod creates;
 mod document;
-mod ends;
 mod fake_node;
-mod full;
+mod full_disk;
 mod idempotency;
+mod isolation;
+mod lifetimes;
 mod lists;
 mod logins;
 mod logs;
 mod metrics;
+mod middleware;
+mod node_failures;
 mod nodes;
 mod providers;
 mod races;
 mod rates;
+mod replies;
 mod restarts;
 mod routes;
 #[path = "../../../store/tests/conformance/small_disk.rs"]
 mod small_disk;
-mod teams_apart;
 mod user_tokens;
 mod world;

@@ -1,4 +1,4 @@
-//! What sandboxes and teams use.
+//! Metrics of sandboxes and teams.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::world::{LIMITS, World, config};
 
-/// A whole second some time ago.
+/// Returns the start of the second this many seconds ago.
 fn ago(seconds: i64) -> Timestamp {
     Timestamp::from_second(Timestamp::now().as_second() - seconds).expect("a time")
 }
@@ -28,10 +28,15 @@ fn sample(at: Timestamp, mem_used: u64) -> Sample {
     }
 }
 
-/// As the node does.
-async fn keep(world: &World, team_id: TeamId, sandbox_id: &SandboxId, samples: impl IntoIterator<Item = Sample>) {
+/// Stores samples, as a node would.
+async fn store_samples(
+    world: &World,
+    team_id: TeamId,
+    sandbox_id: &SandboxId,
+    samples: impl IntoIterator<Item = Sample>,
+) {
     for sample in samples {
-        world.kept.keep(team_id, sandbox_id, sample).await.expect("kept");
+        world.analytics.keep(team_id, sandbox_id, sample).await.expect("stored");
     }
 }
 
@@ -41,13 +46,13 @@ fn numbers(metrics: &Value) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn a_metric_has_everything_that_clients_read_and_outlives_its_sandbox() {
+async fn a_metric_has_all_members_that_clients_use_and_outlives_its_sandbox() {
     let world = World::start().await;
     let id = world.running().await;
     let empty = world.client.get(&format!("/sandboxes/{id}/metrics")).await.assert_status(200).json();
     assert_eq!(empty, json!([]));
     let at = ago(60);
-    keep(&world, world.team.id, &id, [sample(at, 5)]).await;
+    store_samples(&world, world.team.id, &id, [sample(at, 5)]).await;
     let metric = json!({
         "timestamp": at.to_string(), "timestampUnix": at.as_second(), "cpuCount": 2, "cpuUsedPct": 33.33,
         "memUsed": 5, "memTotal": 1u64 << 30, "memCache": 7, "diskUsed": 9, "diskTotal": 1u64 << 40,
@@ -56,7 +61,7 @@ async fn a_metric_has_everything_that_clients_read_and_outlives_its_sandbox() {
         assert_eq!(world.client.get(&path).await.assert_status(200).json(), json!([metric]));
     }
     world.client.delete(&format!("/sandboxes/{id}")).await.assert_status(204);
-    world.assert_nothing_left().await;
+    world.assert_no_leftovers().await;
     let after = world.client.get(&format!("/sandboxes/{id}/metrics")).await.assert_status(200).json();
     assert_eq!(after, json!([metric]));
     let several = world.client.get(&format!("/sandboxes/metrics?sandbox_ids={id},i0unknown")).await;
@@ -64,14 +69,14 @@ async fn a_metric_has_everything_that_clients_read_and_outlives_its_sandbox() {
 }
 
 #[tokio::test]
-async fn a_range_is_taken_at_its_word() {
+async fn a_range_includes_its_bounds() {
     let world = World::start().await;
     let (id, start) = (SandboxId::generate(), ago(600));
     let every = Duration::from_secs(5);
-    // The third is half a second late.
+    // The third sample is half a second late.
     let late = |number: u32| if number == 2 { Duration::from_millis(500) } else { Duration::ZERO };
     let samples = (0..10u32).map(|number| sample(start + every * number + late(number), u64::from(number)));
-    keep(&world, world.team.id, &id, samples).await;
+    store_samples(&world, world.team.id, &id, samples).await;
     let first = start.as_second();
     for (query, expected) in [
         (String::new(), (0..10).collect::<Vec<u64>>()),
@@ -84,13 +89,13 @@ async fn a_range_is_taken_at_its_word() {
         (format!("?start={}&end={}", first + 5, first + 5), vec![1]),
         (format!("?start={}&end={first}", first - 3600), vec![0]),
         (format!("?start={}", first + 100_000), vec![]),
-        // A longer range has fewer: one for each half of a minute of the clock.
+        // A longer range has one sample for each half minute of the clock.
         (format!("?start={}&end={}", first - 3600, first - 1), vec![]),
     ] {
         let metrics = world.client.get(&format!("/sandboxes/{id}/metrics{query}")).await.assert_status(200).json();
         assert_eq!(numbers(&metrics), expected, "{query}");
     }
-    for (start, most) in [(first - 3 * 3600, 3), (first - 7 * 24 * 3600, 2), (0, 2)] {
+    for (start, count_max) in [(first - 3 * 3600, 3), (first - 7 * 24 * 3600, 2), (0, 2)] {
         let metrics = world.client.get(&format!("/sandboxes/{id}/metrics?start={start}")).await.assert_status(200);
         let metrics = metrics.json();
         let times: Vec<i64> = metrics
@@ -99,12 +104,12 @@ async fn a_range_is_taken_at_its_word() {
             .iter()
             .map(|metric| metric["timestampUnix"].as_i64().expect("a time"))
             .collect();
-        assert!((1..=most).contains(&times.len()) && times.is_sorted() && times[0] == first, "{start}: {metrics}");
+        assert!((1..=count_max).contains(&times.len()) && times.is_sorted() && times[0] == first, "{start}: {metrics}");
     }
 }
 
 #[tokio::test]
-async fn wrong_queries_are_refused_by_name() {
+async fn invalid_queries_are_rejected_with_the_parameter_s_name() {
     let world = World::start().await;
     let many = (0..101).map(|number| format!("i{number}")).collect::<Vec<_>>().join(",");
     let team = world.team.id;
@@ -133,7 +138,7 @@ async fn other_teams_and_unknown_sandboxes_have_no_metrics() {
     let world = World::start().await;
     let id = world.running().await;
     let at = ago(30);
-    keep(&world, world.team.id, &id, [sample(at, 1)]).await;
+    store_samples(&world, world.team.id, &id, [sample(at, 1)]).await;
     let (team, stranger) = world.other_team("stranger", LIMITS).await;
     for (client, id) in [(&stranger, id.as_str()), (&world.client, "i0unknown")] {
         let metrics = client.get(&format!("/sandboxes/{id}/metrics")).await.assert_status(200).json();
@@ -141,7 +146,7 @@ async fn other_teams_and_unknown_sandboxes_have_no_metrics() {
         let metrics = client.get(&format!("/sandboxes/metrics?sandbox_ids={id}")).await.assert_status(200).json();
         assert_eq!(metrics, json!({"sandboxes": {}}));
     }
-    keep(&world, team.id, &id, [sample(at, 2)]).await;
+    store_samples(&world, team.id, &id, [sample(at, 2)]).await;
     for (client, expected) in [(&world.client, 1), (&stranger, 2)] {
         let metrics = client.get(&format!("/sandboxes/{id}/metrics")).await.assert_status(200).json();
         assert_eq!(numbers(&metrics), [expected]);
@@ -150,22 +155,22 @@ async fn other_teams_and_unknown_sandboxes_have_no_metrics() {
         stranger.get(&format!("/teams/{}/{path}", world.team.id)).await.assert_error(403, "another team");
         stranger.get(&format!("/teams/{}/{path}", TeamId::generate())).await.assert_error(403, "another team");
         stranger.get(&format!("/teams/{}/{path}", team.id)).await.assert_status(200);
-        let nobody = world.client_with(None);
-        nobody.get(&format!("/teams/x/{path}")).await.assert_error(401, "no API key");
+        let anonymous = world.client_with(None);
+        anonymous.get(&format!("/teams/x/{path}")).await.assert_error(401, "no API key");
     }
 }
 
 #[tokio::test]
-async fn a_team_s_metrics_are_read_in_ranges() {
+async fn team_metrics_are_listed_by_range() {
     let world = World::start().await;
     let team_id = world.team.id;
     let minute = Duration::from_secs(60);
-    // In one half of a minute for each, and five in one step of the default range.
+    // Each sample is in a half minute of its own, and five minutes are one step of the default range.
     let start = Timestamp::from_second(ago(7200).as_second() / 300 * 300).expect("a time");
     for (number, (sandboxes_max, starts)) in [(1, 3), (4, 6), (2, 0)].into_iter().enumerate() {
         let at = start + minute * u32::try_from(number).expect("small");
         let usage = Usage { at, span: minute, sandboxes_max, starts };
-        world.kept.keep_usages(vec![(team_id, usage)]).await.expect("kept");
+        world.analytics.keep_usages(vec![(team_id, usage)]).await.expect("stored");
     }
     let first = start.as_second();
     let shown = |minute: i64, concurrent: u32, rate: f64| {
@@ -181,18 +186,18 @@ async fn a_team_s_metrics_are_read_in_ranges() {
     assert_eq!(get(&format!("metrics?start={}&end={}", first + 1, first + 119)).await, json!(all[1..2]));
     assert_eq!(get("metrics").await, json!([shown(2, 4, 0.05)]), "seven days, in steps of five minutes");
     assert_eq!(get(&format!("metrics?end={}", first - 1)).await, json!([]));
-    let most = async |query: &str| {
+    let max = async |query: &str| {
         let found = get(&format!("metrics/max?{query}")).await;
         (found["timestampUnix"].as_i64(), found["value"].as_f64())
     };
-    assert_eq!(most("metric=concurrent_sandboxes").await, (Some(first + 60), Some(4.0)));
-    assert_eq!(most("metric=sandbox_start_rate").await, (Some(first + 60), Some(0.1)));
-    assert_eq!(most(&format!("metric=concurrent_sandboxes&end={first}")).await, (Some(first), Some(1.0)));
-    assert_eq!(most(&format!("metric=sandbox_start_rate&end={}", first - 9)).await, (Some(first - 9), Some(0.0)));
+    assert_eq!(max("metric=concurrent_sandboxes").await, (Some(first + 60), Some(4.0)));
+    assert_eq!(max("metric=sandbox_start_rate").await, (Some(first + 60), Some(0.1)));
+    assert_eq!(max(&format!("metric=concurrent_sandboxes&end={first}")).await, (Some(first), Some(1.0)));
+    assert_eq!(max(&format!("metric=sandbox_start_rate&end={}", first - 9)).await, (Some(first - 9), Some(0.0)));
 }
 
 #[tokio::test]
-async fn what_teams_do_is_counted() {
+async fn running_and_started_sandboxes_of_teams_are_counted() {
     let mut world = World::with(Config { usage_interval: Duration::from_millis(50), ..config() }).await;
     let team_id = world.team.id;
     let (_, stranger) = world.other_team("stranger", LIMITS).await;
@@ -201,11 +206,11 @@ async fn what_teams_do_is_counted() {
         world.client.delete(&format!("/sandboxes/{id}")).await.assert_status(204);
     }
     let read = async |world: &World| {
-        world.kept.usages(team_id, ago(60), Timestamp::MAX, Duration::from_nanos(1)).await.expect("read")
+        world.analytics.usages(team_id, ago(60), Timestamp::MAX, Duration::from_nanos(1)).await.expect("read")
     };
     world
-        .eventually("two were started, and the curve ends at zero", async || {
-            // By the second, several may be in one.
+        .eventually("two starts are counted", async || {
+            // Several samples may fall into one second.
             let shown = world.client.get(&format!("/teams/{team_id}/metrics/max?metric=concurrent_sandboxes")).await;
             let usages = read(&world).await;
             let starts: u32 = usages.iter().map(|usage| usage.starts).sum();
@@ -214,9 +219,9 @@ async fn what_teams_do_is_counted() {
         })
         .await;
     let own = stranger.get("/v2/sandboxes").await.assert_status(200).json();
-    assert_eq!(own, json!([]), "somebody else had nothing");
-    world.assert_nothing_left().await;
-    // What was counted since the last time is kept when the server stops.
+    assert_eq!(own, json!([]), "another team has no sandboxes");
+    world.assert_no_leftovers().await;
+    // Counts since the last interval are stored at shutdown.
     world.stop_server().await;
     world.start_server().await;
     world.running().await;
@@ -227,9 +232,9 @@ async fn what_teams_do_is_counted() {
 }
 
 #[tokio::test]
-async fn metrics_that_cannot_be_read_cost_nothing_else() {
+async fn a_failing_metrics_store_affects_only_metrics() {
     let world = World::start().await;
-    world.kept.close().await;
+    world.analytics.close().await;
     let (id, team) = (world.running().await, world.team.id);
     for path in [
         format!("/sandboxes/{id}/metrics"),

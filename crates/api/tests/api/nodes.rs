@@ -1,31 +1,31 @@
-//! What operators see of nodes, and what they want of them.
+//! Routes for operators to read and change nodes.
 
 use serde_json::{Value, json};
 
-use crate::client::Answer;
+use crate::client::Reply;
 use crate::world::{ADMIN_TOKEN, World, config};
 
 const CLUSTER: &str = "00000000-0000-0000-0000-000000000000";
 const BASE: &str = r#"{"templateID":"base"}"#;
 
 impl World {
-    async fn operate(&self, method: &str, path: &str, body: &str) -> Answer {
+    async fn as_operator(&self, method: &str, path: &str, body: &str) -> Reply {
         self.client.send(method, path, &[("x-admin-token", ADMIN_TOKEN)], body.to_owned()).await
     }
 
-    async fn set(&self, node: &str, status: &str) -> Answer {
-        self.operate("POST", &format!("/nodes/{node}"), &json!({"status": status}).to_string()).await
+    async fn set_status(&self, node: &str, status: &str) -> Reply {
+        self.as_operator("POST", &format!("/nodes/{node}"), &json!({"status": status}).to_string()).await
     }
 
     async fn node(&self, node: &str) -> Value {
-        self.operate("GET", &format!("/nodes/{node}"), "").await.assert_status(200).json()
+        self.as_operator("GET", &format!("/nodes/{node}"), "").await.assert_status(200).json()
     }
 
-    /// Waits until a node is in a status.
-    async fn until(&self, node: &str, status: &str) -> Value {
+    /// Waits until a node has a status.
+    async fn wait_for_status(&self, node: &str, status: &str) -> Value {
         self.eventually(status, async || {
-            let seen = self.node(node).await;
-            if seen["status"] == status { Ok(()) } else { Err(seen.to_string()) }
+            let current = self.node(node).await;
+            if current["status"] == status { Ok(()) } else { Err(current.to_string()) }
         })
         .await;
         self.node(node).await
@@ -33,9 +33,9 @@ impl World {
 }
 
 #[tokio::test]
-async fn a_node_is_shown_as_it_says() {
+async fn a_node_is_described_as_reported() {
     let world = World::start().await;
-    let mut node = world.until("node-1", "ready").await;
+    let mut node = world.wait_for_status("node-1", "ready").await;
     let since = node["statusChangedAt"].take();
     assert!(since.as_str().is_some_and(|time| time.parse::<jiff::Timestamp>().is_ok()), "{since}");
     let expected = json!({
@@ -50,7 +50,7 @@ async fn a_node_is_shown_as_it_says() {
         },
     });
     assert_eq!(node, expected);
-    let listed = world.operate("GET", "/nodes", "").await.assert_status(200).json();
+    let listed = world.as_operator("GET", "/nodes", "").await.assert_status(200).json();
     let mut expected = expected;
     expected["sandboxStartingCount"] = json!(1);
     expected["statusChangedAt"] = since;
@@ -58,9 +58,9 @@ async fn a_node_is_shown_as_it_says() {
 }
 
 #[tokio::test]
-async fn only_what_is_there_can_be_asked_and_changed() {
+async fn only_existing_nodes_can_be_read_and_changed() {
     let world = World::start().await;
-    world.until("node-1", "ready").await;
+    world.wait_for_status("node-1", "ready").await;
     let other = "11111111-1111-1111-1111-111111111111";
     let ready = r#"{"status":"ready"}"#;
     let of_other = json!({"status": "ready", "clusterID": other}).to_string();
@@ -81,38 +81,38 @@ async fn only_what_is_there_can_be_asked_and_changed() {
         ("POST", "/nodes/node-1".to_owned(), &of_other, 404),
         ("POST", "/nodes/node-2".to_owned(), ready, 404),
     ] {
-        let answer = world.operate(method, &path, body).await;
+        let reply = world.as_operator(method, &path, body).await;
         if status < 300 {
-            answer.assert_status(status)
+            reply.assert_status(status)
         } else {
-            answer.assert_error(status, "")
+            reply.assert_error(status, "")
         };
     }
-    let elsewhere = world.operate("GET", &format!("/nodes?clusterID={other}"), "").await;
+    let elsewhere = world.as_operator("GET", &format!("/nodes?clusterID={other}"), "").await;
     assert_eq!(elsewhere.assert_status(200).json(), json!([]));
 }
 
 #[tokio::test]
-async fn a_draining_node_keeps_what_it_has_and_gets_nothing_new() {
+async fn a_draining_node_retains_its_sandboxes_and_gets_no_new_ones() {
     let mut world = World::with_nodes(config(), &["node-1", "node-2"]).await;
     let id = world.running().await;
-    assert_eq!(world.node.state().creates.len(), 1, "the first of equals");
-    world.set("node-1", "draining").await.assert_status(204);
+    assert_eq!(world.node.state().creates.len(), 1, "the first of two equal nodes is selected");
+    world.set_status("node-1", "draining").await.assert_status(204);
     let draining = world.node("node-1").await;
     for _ in 0..3 {
         world.client.post("/v2/sandboxes", BASE).await.assert_status(201);
     }
     assert_eq!(world.node.state().creates.len(), 1);
     world.client.get(&format!("/sandboxes/{id}")).await.assert_status(200);
-    world.set("node-2", "standby").await.assert_status(204);
+    world.set_status("node-2", "standby").await.assert_status(204);
     let full = world.client.post("/v2/sandboxes", BASE).await.assert_error(503, "");
     assert_eq!(full.text_of("error_code"), "sandbox_capacity_unavailable");
-    // It is what it was after a restart of this server.
+    // The desired state survives a restart of the control role.
     world.restart().await;
-    world.until("node-1", "draining").await;
-    world.until("node-2", "standby").await;
+    world.wait_for_status("node-1", "draining").await;
+    world.wait_for_status("node-2", "standby").await;
     world.client.post("/v2/sandboxes", BASE).await.assert_error(503, "");
-    world.set("node-1", "ready").await.assert_status(204);
+    world.set_status("node-1", "ready").await.assert_status(204);
     let ready = world.node("node-1").await;
     assert!(ready["statusChangedAt"].as_str() > draining["statusChangedAt"].as_str(), "{ready} {draining}");
     world.client.post("/v2/sandboxes", BASE).await.assert_status(201);
@@ -120,14 +120,14 @@ async fn a_draining_node_keeps_what_it_has_and_gets_nothing_new() {
 }
 
 #[tokio::test]
-async fn a_node_that_cannot_be_reached_says_so() {
+async fn an_unreachable_node_is_unhealthy() {
     let world = World::with_nodes(config(), &["node-1", "node-2"]).await;
-    world.until("node-1", "ready").await;
-    world.node.die().await;
-    let lost = world.until("node-1", "unhealthy").await;
-    assert_eq!(lost["version"], "1.2.3", "what it said last is shown");
-    world.set("node-1", "draining").await.assert_status(204);
-    world.until("node-1", "unhealthy").await;
+    world.wait_for_status("node-1", "ready").await;
+    world.node.crash().await;
+    let lost = world.wait_for_status("node-1", "unhealthy").await;
+    assert_eq!(lost["version"], "1.2.3", "the last report is shown");
+    world.set_status("node-1", "draining").await.assert_status(204);
+    world.wait_for_status("node-1", "unhealthy").await;
     world.node.listen();
-    world.until("node-1", "draining").await;
+    world.wait_for_status("node-1", "draining").await;
 }

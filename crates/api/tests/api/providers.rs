@@ -1,4 +1,4 @@
-//! Users log in at an OpenID Connect provider: a real one, of another maker.
+//! Logins at an OpenID Connect provider, with a real third-party provider.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,22 +15,22 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::client::Answer;
+use crate::client::Reply;
 use crate::world::{World, config};
 
 const TARGET: &str = "http://localhost:4711";
 
-/// The provider's process. It ends with its standard input.
+/// Process of the provider. It exits when its standard input is closed.
 struct Issuer {
     url: String,
     stdin: ChildStdin,
-    /// Kept open: it says more than its address.
+    /// Stays open, because the process writes more than its address.
     _stdout: Lines<BufReader<ChildStdout>>,
     process: Child,
 }
 
 impl Issuer {
-    /// `None`: what it consists of is not installed, which is said.
+    /// Starts the provider. Prints a message and returns `None` if it is not installed.
     async fn start() -> Option<Self> {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../sdk-tests/js");
         if !folder.join("node_modules/oidc-provider").exists() {
@@ -52,14 +52,14 @@ impl Issuer {
         Some(Self { url, stdin, _stdout: lines, process })
     }
 
-    /// Lets it know its client, and begins to serve.
+    /// Registers the client and waits until the provider serves requests.
     async fn register(&mut self, client: serde_json::Value) {
         self.stdin.write_all(format!("{client}\n").as_bytes()).await.expect("writes");
         let browser = Browser::new();
         let configuration = format!("{}/.well-known/openid-configuration", self.url);
         let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
         while browser.get(&configuration).await.status != 200 {
-            assert!(tokio::time::Instant::now() < deadline, "it does not serve");
+            assert!(tokio::time::Instant::now() < deadline, "the provider does not serve requests");
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     }
@@ -67,11 +67,11 @@ impl Issuer {
     async fn stop(self) {
         let Self { stdin, mut process, .. } = self;
         drop(stdin);
-        process.wait().await.expect("it ends");
+        process.wait().await.expect("the process exits");
     }
 }
 
-/// The Node.js that the journeys use: the machine's, unless `cargo xtask sdk-tests` had to install a newer one.
+/// Returns the Node.js of the SDK tests: the one on the machine, unless `cargo xtask sdk-tests` installed a newer one.
 fn node() -> PathBuf {
     let libraries = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../sdk-tests/.venv/lib");
     let pythons = std::fs::read_dir(libraries).into_iter().flatten().flatten();
@@ -79,7 +79,7 @@ fn node() -> PathBuf {
     installed.find(|node| node.exists()).unwrap_or_else(|| PathBuf::from("node"))
 }
 
-/// Follows redirects and keeps cookies.
+/// Minimal browser that follows redirects and stores cookies.
 struct Browser {
     http: hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>,
     cookies: std::sync::Mutex<BTreeMap<(String, String), String>>,
@@ -91,7 +91,7 @@ impl Browser {
         Self { http, cookies: std::sync::Mutex::default() }
     }
 
-    async fn get(&self, url: &str) -> Answer {
+    async fn get(&self, url: &str) -> Reply {
         let uri: http::Uri = url.parse().expect(url);
         let site = uri.authority().expect("an absolute address").to_string();
         let cookies: Vec<String> = {
@@ -103,24 +103,24 @@ impl Browser {
                 .collect()
         };
         let request = http::Request::get(uri).header("cookie", cookies.join("; "));
-        let response = self.http.request(request.body(Full::default()).expect("a request")).await.expect("an answer");
+        let response = self.http.request(request.body(Full::default()).expect("a request")).await.expect("a reply");
         let (parts, body) = response.into_parts();
-        let text = body.collect().await.expect("a whole answer").to_bytes();
+        let text = body.collect().await.expect("a whole reply").to_bytes();
         for cookie in parts.headers.get_all("set-cookie") {
             let pair = cookie.to_str().expect("text").split(';').next().expect("a pair");
             let (name, value) = pair.split_once('=').expect("a pair");
             self.cookies.lock().expect("no panic").insert((site.clone(), name.to_owned()), value.to_owned());
         }
         let text = String::from_utf8(text.to_vec()).expect("text");
-        Answer { status: parts.status, headers: parts.headers, text }
+        Reply { status: parts.status, headers: parts.headers, text }
     }
 
-    /// Follows redirects, but not to the command line; returns where it came to, and what was there.
-    async fn visit(&self, url: &str) -> (String, Option<Answer>) {
+    /// Follows redirects, except to the command line. Returns the last URL, and its reply if it was requested.
+    async fn visit(&self, url: &str) -> (String, Option<Reply>) {
         let mut url = url.to_owned();
         for _ in 0..12 {
-            let answer = self.get(&url).await;
-            let Some(location) = answer.header("location") else { return (url, Some(answer)) };
+            let reply = self.get(&url).await;
+            let Some(location) = reply.header("location") else { return (url, Some(reply)) };
             let absolute = match location.strip_prefix('/') {
                 Some(path) => {
                     let uri: http::Uri = url.parse().expect("an address");
@@ -136,17 +136,17 @@ impl Browser {
         panic!("too many redirects, the last to {url}");
     }
 
-    /// Logs in, and returns what the command line is told.
+    /// Logs in and returns the parameters of the redirect to the command line.
     async fn log_in(&self, start: &str) -> BTreeMap<String, String> {
-        let (url, answer) = self.visit(start).await;
+        let (url, reply) = self.visit(start).await;
         let query = url.strip_prefix("http://localhost:4711/?");
-        let query = query.unwrap_or_else(|| panic!("{url}: {answer:?}"));
+        let query = query.unwrap_or_else(|| panic!("{url}: {reply:?}"));
         form_urlencoded::parse(query.as_bytes()).into_owned().collect()
     }
 }
 
 #[tokio::test]
-async fn the_provider_s_word_lets_users_in() {
+async fn users_log_in_at_the_provider() {
     for secret in [None, Some("a-secret-of-the-client")] {
         let Some(mut issuer) = Issuer::start().await else { return };
         let provider = Provider {
@@ -160,8 +160,8 @@ async fn the_provider_s_word_lets_users_in() {
         let base = world.client_with(None).url("/docs/api/cli");
         let start = format!("{base}/start?next=http%3A%2F%2Flocalhost%3A4711");
 
-        // A provider that is not there yet.
-        assert!(Browser::new().get(&start).await.assert_status(502).text.contains("cannot be reached"));
+        // The provider does not serve requests yet.
+        assert!(Browser::new().get(&start).await.assert_status(502).text.contains("unreachable"));
         issuer.register(json!({"id": "hearth", "secret": secret, "callback": format!("{base}/callback")})).await;
 
         let page = Browser::new().get(&format!("{base}?next=http://localhost:4711")).await.assert_status(200);
@@ -170,69 +170,69 @@ async fn the_provider_s_word_lets_users_in() {
         let form = "next=http%3A%2F%2Flocalhost%3A4711&email=ada%40example.com&password=x";
         world.client_with(None).send("POST", "/docs/api/cli", &kind, form).await.assert_status(403);
 
-        // Nobody here is called so.
-        let told = Browser::new().log_in(&start).await;
-        assert!(told["error"].contains("hearth user create ada@example.com --subject ada"), "{told:?}");
+        // The server has no user with this subject.
+        let parameters = Browser::new().log_in(&start).await;
+        assert!(parameters["error"].contains("hearth user create ada@example.com --subject ada"), "{parameters:?}");
         let new = NewUser { email: "ada@example.org".to_owned(), subject: Some("ada".to_owned()) };
-        let ada = world.store.create_user(new).await.expect("nobody has the address");
-        let told = Browser::new().log_in(&start).await;
-        assert!(told["error"].contains("hearth user join ada@example.org TEAM"), "{told:?}");
-        world.store.join_team(ada.id, world.team.id).await.expect("both are there");
+        let ada = world.store.create_user(new).await.expect("the address is unused");
+        let parameters = Browser::new().log_in(&start).await;
+        assert!(parameters["error"].contains("hearth user join ada@example.org TEAM"), "{parameters:?}");
+        world.store.join_team(ada.id, world.team.id).await.expect("user and team exist");
 
-        let told = Browser::new().log_in(&start).await;
-        assert_eq!(told.get("error"), None, "{told:?}");
-        assert_eq!((told["email"].as_str(), told["clientId"].as_str()), ("ada@example.org", "hearth-cli"));
-        let bearer = format!("Bearer {}", told["accessToken"]);
+        let parameters = Browser::new().log_in(&start).await;
+        assert_eq!(parameters.get("error"), None, "{parameters:?}");
+        assert_eq!((parameters["email"].as_str(), parameters["clientId"].as_str()), ("ada@example.org", "hearth-cli"));
+        let bearer = format!("Bearer {}", parameters["accessToken"]);
         let teams = world.client_with(None).send("GET", "/teams", &[("authorization", &bearer)], "").await;
         assert_eq!(teams.assert_status(200).json()[0]["teamID"], world.team.id.to_string());
 
-        what_comes_back_is_looked_at(&world, &issuer, &start).await;
+        invalid_callbacks_are_rejected(&world, &issuer, &start).await;
         issuer.stop().await;
     }
 }
 
-async fn what_comes_back_is_looked_at(world: &World, issuer: &Issuer, start: &str) {
+async fn invalid_callbacks_are_rejected(world: &World, issuer: &Issuer, start: &str) {
     let callback = world.client_with(None).url("/docs/api/cli/callback");
-    let refused = "not begun in this browser";
+    let rejected = "not started in this browser";
     for query in ["", "?code=a", "?state=b", "?code=a&state=b", "?error=access_denied"] {
-        let answer = Browser::new().get(&format!("{callback}{query}")).await.assert_status(400);
-        assert!(answer.text.contains(refused), "{query}: {}", answer.text);
+        let reply = Browser::new().get(&format!("{callback}{query}")).await.assert_status(400);
+        assert!(reply.text.contains(rejected), "{query}: {}", reply.text);
     }
-    // What one browser began another one cannot end, and nobody twice.
+    // Only the browser that started a login can finish it, and only once.
     let (victim, attacker) = (Browser::new(), Browser::new());
     let to_provider = attacker.get(start).await.assert_status(303);
     let to_provider: http::Uri = to_provider.header("location").expect("a redirect").parse().expect("an address");
     let state = form_urlencoded::parse(to_provider.query().expect("parameters").as_bytes());
     let state = state.into_owned().find(|(name, _)| name == "state").expect("a state").1;
     let stolen = format!("{callback}?code=x&state={state}");
-    assert!(victim.get(&stolen).await.assert_status(400).text.contains(refused));
-    // A code that the provider did not issue, and an answer of another provider.
-    let told = attacker.log_in(&stolen).await;
-    assert!(told["error"].contains("could not be verified"), "{told:?}");
-    assert!(attacker.get(&stolen).await.assert_status(400).text.contains(refused));
-    // The user says no at the provider.
+    assert!(victim.get(&stolen).await.assert_status(400).text.contains(rejected));
+    // The provider did not issue the code.
+    let parameters = attacker.log_in(&stolen).await;
+    assert!(parameters["error"].contains("could not be verified"), "{parameters:?}");
+    assert!(attacker.get(&stolen).await.assert_status(400).text.contains(rejected));
+    // The user denies the login at the provider.
     Browser::new().get(&format!("{}/as/nobody", issuer.url)).await.assert_status(204);
-    let told = Browser::new().log_in(start).await;
-    assert!(told["error"].contains("said no"), "{told:?}");
+    let parameters = Browser::new().log_in(start).await;
+    assert!(parameters["error"].contains("rejected the login"), "{parameters:?}");
     Browser::new().get(&format!("{}/as/ada", issuer.url)).await.assert_status(204);
-    // Pages of others begin nothing unseen.
+    // Pages of other sites cannot start a login without user interaction.
     let headers = [("sec-fetch-site", "cross-site")];
     let path = "/docs/api/cli/start?next=http%3A%2F%2Flocalhost%3A4711";
-    let answer = world.client_with(None).send("GET", path, &headers, "").await.assert_status(303);
-    assert_eq!(answer.header("location"), Some("/docs/api/cli?next=http%3A%2F%2Flocalhost%3A4711"));
+    let reply = world.client_with(None).send("GET", path, &headers, "").await.assert_status(303);
+    assert_eq!(reply.header("location"), Some("/docs/api/cli?next=http%3A%2F%2Flocalhost%3A4711"));
     for next in ["", "?next=http://evil.example:1"] {
         world.client_with(None).get(&format!("/docs/api/cli/start{next}")).await.assert_status(400);
     }
 }
 
 #[tokio::test]
-async fn names_that_are_no_provider_are_told_at_start() {
+async fn invalid_provider_settings_fail_the_start() {
     for issuer in ["", "login.example.com", "http://login.example.com", "ftp://login.example.com", "https://"] {
         let provider = Provider { issuer: issuer.to_owned(), client_id: "hearth".to_owned(), client_secret: None };
         let identity = Identity { provider: Some(provider), ..config().identity };
-        let message = World::refuses(Config { identity, ..config() }).await;
-        assert!(message.contains("no OpenID Connect issuer"), "{issuer}: {message}");
+        let message = World::start_error(Config { identity, ..config() }).await;
+        assert!(message.contains("not the URL of an OpenID Connect issuer"), "{issuer}: {message}");
     }
     let identity = Identity { signing_key: Secret::new("short"), ..config().identity };
-    assert!(World::refuses(Config { identity, ..config() }).await.contains("fewer than 32 bytes"));
+    assert!(World::start_error(Config { identity, ..config() }).await.contains("fewer than 32 bytes"));
 }

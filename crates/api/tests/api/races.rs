@@ -1,48 +1,48 @@
-//! What happens at the same time.
+//! Concurrent requests.
 
 use futures::future::join_all;
 use hearth_types::SandboxId;
 
-use crate::client::Answer;
+use crate::client::Reply;
 use crate::fake_node::{OnCreate, OnDelete};
 use crate::world::{LIMITS, World};
 
 const BASE: &str = r#"{"templateID":"base"}"#;
 
-fn count(answers: &[Answer], status: u16) -> usize {
-    answers.iter().filter(|answer| answer.status.as_u16() == status).count()
+fn count(replies: &[Reply], status: u16) -> usize {
+    replies.iter().filter(|reply| reply.status.as_u16() == status).count()
 }
 
-/// A create that hangs on the node; returns the id that nobody was told, and the answer to come.
-async fn hanging(world: &World) -> (SandboxId, tokio::task::JoinHandle<Answer>) {
+/// Starts a create that hangs on the node. Returns the sandbox ID and the task that receives the reply.
+async fn hanging_create(world: &World) -> (SandboxId, tokio::task::JoinHandle<Reply>) {
     world.node.change(|state| state.on_create = OnCreate::Hang);
     let before = world.node.state().creates.len();
     let client = world.client.clone();
     let creating = tokio::spawn(async move { client.post("/v2/sandboxes", BASE).await });
-    let state = world.node.until("a create arrived", |state| state.creates.len() > before).await;
+    let state = world.node.wait_for("a create arrived", |state| state.creates.len() > before).await;
     (state.creates[before].sandbox_id.clone(), creating)
 }
 
 #[tokio::test]
-async fn a_kill_during_a_create_wins() {
+async fn a_kill_during_a_create_takes_precedence() {
     let world = World::start().await;
-    let (id, creating) = hanging(&world).await;
+    let (id, creating) = hanging_create(&world).await;
     world.client.delete(&format!("/sandboxes/{id}")).await.assert_status(204);
     creating.await.expect("no panic").assert_error(409, "killed");
-    world.assert_nothing_left().await;
+    world.assert_no_leftovers().await;
     world.client.delete(&format!("/sandboxes/{id}")).await.assert_error(404, "sandbox not found");
 }
 
 #[tokio::test]
-async fn a_sandbox_that_is_being_created_is_not_seen_yet() {
+async fn a_sandbox_in_creation_is_not_visible() {
     let world = World::start().await;
-    let (id, creating) = hanging(&world).await;
+    let (id, creating) = hanging_create(&world).await;
     let path = format!("/sandboxes/{id}");
     world.client.get(&path).await.assert_error(404, "sandbox not found");
     assert_eq!(world.client.get("/v2/sandboxes").await.json(), serde_json::json!([]));
     world.client.post(&format!("{path}/timeout"), r#"{"timeout":5}"#).await.assert_error(409, "being started");
     world.client.post(&format!("{path}/refreshes"), "").await.assert_error(409, "being started");
-    // A connect waits for it.
+    // A connect waits until the sandbox is created.
     let (client, connect) = (world.client.clone(), format!("/v2{path}/connect"));
     let connecting = tokio::spawn(async move { client.post(&connect, "").await });
     world.client.get("/health").await.assert_status(200);
@@ -53,33 +53,33 @@ async fn a_sandbox_that_is_being_created_is_not_seen_yet() {
 }
 
 #[tokio::test]
-async fn a_connect_that_waits_for_a_sandbox_that_fails_finds_none() {
+async fn a_waiting_connect_fails_when_the_sandbox_is_killed() {
     let world = World::start().await;
-    let (id, creating) = hanging(&world).await;
+    let (id, creating) = hanging_create(&world).await;
     let (client, connect) = (world.client.clone(), format!("/v2/sandboxes/{id}/connect"));
     let connecting = tokio::spawn(async move { client.post(&connect, "").await });
     world.client.get("/health").await.assert_status(200);
     world.client.delete(&format!("/sandboxes/{id}")).await.assert_status(204);
     creating.await.expect("no panic").assert_error(409, "killed");
-    let answer = connecting.await.expect("no panic");
-    // Depending on when it looks: in the middle of the kill, or after it.
-    assert!([404, 409].contains(&answer.status.as_u16()), "{answer:?}");
+    let reply = connecting.await.expect("no panic");
+    // The connect checks the state either during the kill or after it.
+    assert!([404, 409].contains(&reply.status.as_u16()), "{reply:?}");
 }
 
 #[tokio::test]
-async fn exactly_the_limit_wins() {
+async fn concurrent_creates_succeed_up_to_the_limit() {
     let world = World::start().await;
-    let answers = join_all((0..50).map(|_| world.create(BASE))).await;
-    assert_eq!((count(&answers, 201), count(&answers, 429)), (20, 30));
-    let refused = answers.iter().find(|answer| answer.status == 429).expect("thirty").clone();
-    let refused = refused.assert_error(429, "maximum number of concurrent sandboxes, 20");
-    assert_eq!(refused.header("should-retry"), Some("false"));
-    assert_eq!(refused.header("retry-after"), None);
+    let replies = join_all((0..50).map(|_| world.create(BASE))).await;
+    assert_eq!((count(&replies, 201), count(&replies, 429)), (20, 30));
+    let rejected = replies.iter().find(|reply| reply.status == 429).expect("thirty").clone();
+    let rejected = rejected.assert_error(429, "maximum number of concurrent sandboxes, 20");
+    assert_eq!(rejected.header("should-retry"), Some("false"));
+    assert_eq!(rejected.header("retry-after"), None);
     assert_eq!(world.node.state().creates.len(), 20, "the others never reached a node");
-    // Another team is not concerned.
+    // Another team is not affected.
     let (_, other) = world.other_team("other", LIMITS).await;
     other.post("/v2/sandboxes", BASE).await.assert_status(201);
-    // A place is free with the answer to the kill.
+    // A killed sandbox no longer counts when its kill was answered.
     let id = world.store.sandboxes().await.expect("reads")[0].sandbox_id.clone();
     world.client.delete(&format!("/sandboxes/{id}")).await.assert_status(204);
     world.create(BASE).await.assert_status(201);
@@ -87,15 +87,15 @@ async fn exactly_the_limit_wins() {
 }
 
 #[tokio::test]
-async fn kills_of_one_sandbox_at_once_end_it_once() {
+async fn concurrent_kills_of_one_sandbox_delete_it_once() {
     let world = World::start().await;
     let id = world.running().await;
     world.node.change(|state| state.on_delete = OnDelete::Hang);
     let path = format!("/sandboxes/{id}");
     let (client, first) = (world.client.clone(), path.clone());
     let first = tokio::spawn(async move { client.delete(&first).await });
-    world.node.until("the kill reached the node", |state| !state.deletes.is_empty()).await;
-    // In the middle of the kill: as good as gone for everybody, and a second kill does not wait for the node.
+    world.node.wait_for("the kill reached the node", |state| !state.deletes.is_empty()).await;
+    // During the kill, clients do not see the sandbox, and a second kill does not wait for the node.
     world.client.delete(&path).await.assert_status(204);
     assert_eq!(world.catalog.find(&id).await.expect("reads"), None);
     world.client.get(&path).await.assert_error(404, "sandbox not found");
@@ -104,52 +104,52 @@ async fn kills_of_one_sandbox_at_once_end_it_once() {
     world.client.post(&format!("{path}/refreshes"), "").await.assert_error(409, "being killed");
     world.client.post(&format!("/v2{path}/connect"), "").await.assert_error(409, "being killed");
     assert!(!first.is_finished());
-    world.node.change(|state| state.on_delete = OnDelete::End);
+    world.node.change(|state| state.on_delete = OnDelete::Succeed);
     first.await.expect("no panic").assert_status(204);
     world.client.delete(&path).await.assert_error(404, "sandbox not found");
     assert_eq!(world.node.state().deletes.len(), 1);
-    // Truly at the same time.
+    // Ten kills at the same time.
     let id = world.running().await;
     let path = format!("/sandboxes/{id}");
-    let answers = join_all((0..10).map(|_| world.client.delete(&path))).await;
-    assert!(count(&answers, 204) >= 1);
-    assert_eq!(count(&answers, 204) + count(&answers, 404), 10, "{answers:?}");
-    world.assert_nothing_left().await;
+    let replies = join_all((0..10).map(|_| world.client.delete(&path))).await;
+    assert!(count(&replies, 204) >= 1);
+    assert_eq!(count(&replies, 204) + count(&replies, 404), 10, "{replies:?}");
+    world.assert_no_leftovers().await;
 }
 
 #[tokio::test]
-async fn requests_that_meet_a_kill_are_answered() {
+async fn requests_during_a_kill_are_answered() {
     let world = World::start().await;
     for _ in 0..5 {
         let id = world.running().await;
         let path = format!("/sandboxes/{id}");
-        let ask = |method: &'static str, suffix: &str, body: &'static str| {
+        let send = |method: &'static str, suffix: &str, body: &'static str| {
             let (client, path) = (world.client.clone(), format!("{path}{suffix}"));
             async move { client.send(method, &path, &[], body).await }
         };
-        let answers = tokio::join!(
-            ask("POST", "/timeout", r#"{"timeout":100}"#),
-            ask("POST", "/connect", r#"{"timeout":100}"#),
-            ask("POST", "/refreshes", ""),
-            ask("DELETE", "", ""),
-            ask("POST", "/timeout", r#"{"timeout":0}"#),
-            ask("GET", "", ""),
+        let replies = tokio::join!(
+            send("POST", "/timeout", r#"{"timeout":100}"#),
+            send("POST", "/connect", r#"{"timeout":100}"#),
+            send("POST", "/refreshes", ""),
+            send("DELETE", "", ""),
+            send("POST", "/timeout", r#"{"timeout":0}"#),
+            send("GET", "", ""),
         );
-        let (timeout, connect, refresh, kill, zero, get) = answers;
-        for answer in [timeout, connect, refresh, zero, get] {
-            assert!([200, 204, 404, 409].contains(&answer.status.as_u16()), "{answer:?}");
+        let (timeout, connect, refresh, kill, zero, get) = replies;
+        for reply in [timeout, connect, refresh, zero, get] {
+            assert!([200, 204, 404, 409].contains(&reply.status.as_u16()), "{reply:?}");
         }
         assert!([204, 404].contains(&kill.status.as_u16()), "{kill:?}");
-        world.assert_nothing_left().await;
+        world.assert_no_leftovers().await;
     }
 }
 
 #[tokio::test]
-async fn timeouts_and_connects_at_once_leave_one_of_their_ends() {
+async fn concurrent_timeouts_and_connects_set_one_of_their_end_times() {
     let world = World::start().await;
     let id = world.running().await;
     let path = format!("/sandboxes/{id}");
-    let answers = join_all((0..40).map(|index| {
+    let replies = join_all((0..40).map(|index| {
         let client = world.client.clone();
         let (path, body) = if index % 2 == 0 {
             (format!("{path}/timeout"), format!(r#"{{"timeout":{}}}"#, 500 + index))
@@ -159,10 +159,10 @@ async fn timeouts_and_connects_at_once_leave_one_of_their_ends() {
         async move { client.post(&path, &body).await }
     }))
     .await;
-    assert_eq!((count(&answers, 204), count(&answers, 200)), (20, 20));
+    assert_eq!((count(&replies, 204), count(&replies, 200)), (20, 20));
     let detail = world.client.get(&path).await.assert_status(200).json();
     let at = |member: &str| detail[member].as_str().expect(member).parse::<jiff::Timestamp>().expect(member);
-    // Every timeout is longer than every connect, so no connect can be the one that counts.
+    // Every timeout is longer than every connect, so the end time is that of a timeout.
     assert!(at("endAt").duration_since(at("startedAt")).as_secs() >= 500);
 }
 
@@ -170,19 +170,19 @@ async fn timeouts_and_connects_at_once_leave_one_of_their_ends() {
 async fn many_creates_and_kills_leave_nothing() {
     let world = World::start().await;
     for round in 0..5 {
-        // Every other round some of the creates fail.
+        // Creates fail in every other round.
         let on_create = if round % 2 == 0 { OnCreate::Start } else { OnCreate::Fail };
         world.node.change(|state| state.on_create = on_create);
-        let answers = join_all((0..10).map(|_| world.create(BASE))).await;
-        let ids = answers.iter().filter(|answer| answer.status == 201).map(|answer| answer.text_of("sandboxID"));
-        for answer in join_all(ids.map(|id| {
+        let replies = join_all((0..10).map(|_| world.create(BASE))).await;
+        let ids = replies.iter().filter(|reply| reply.status == 201).map(|reply| reply.text_of("sandboxID"));
+        for reply in join_all(ids.map(|id| {
             let client = world.client.clone();
             async move { client.delete(&format!("/sandboxes/{id}")).await }
         }))
         .await
         {
-            answer.assert_status(204);
+            reply.assert_status(204);
         }
-        world.assert_nothing_left().await;
+        world.assert_no_leftovers().await;
     }
 }

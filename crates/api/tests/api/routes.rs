@@ -1,12 +1,12 @@
-//! Every route of the contract answers, built or not; who may ask.
+//! All routes of the contract, implemented or not, and their credentials.
 
 use hearth_store::Limits;
 use serde_json::Value;
 
 use crate::world::{ADMIN_TOKEN, LIMITS, World};
 
-/// Routes of the contract that are not built: method, path, status with an API key, status without.
-pub(crate) const UNBUILT: &[(&str, &str, u16, u16)] = &[
+/// Routes of the contract that are not implemented: method, path, status with an API key, status without one.
+pub(crate) const UNIMPLEMENTED: &[(&str, &str, u16, u16)] = &[
     ("POST", "/sandboxes/i1/pause", 501, 401),
     ("POST", "/sandboxes/i1/resume", 501, 401),
     ("POST", "/sandboxes/i1/fork", 501, 401),
@@ -56,11 +56,11 @@ pub(crate) const UNBUILT: &[(&str, &str, u16, u16)] = &[
     ("DELETE", "/secrets/x", 403, 401),
 ];
 
-/// The same, for operators: method, path.
-pub(crate) const UNBUILT_FOR_OPERATORS: &[(&str, &str)] = &[("POST", "/admin/teams/x/builds/cancel")];
+/// Routes for operators that are not implemented: method, path.
+pub(crate) const UNIMPLEMENTED_OPERATOR: &[(&str, &str)] = &[("POST", "/admin/teams/x/builds/cancel")];
 
-/// Routes that are built, with a body that gets past the schema: method, path, body, whether it changes something.
-pub(crate) const BUILT: &[(&str, &str, &str, bool)] = &[
+/// Implemented routes: method, path, valid body, true if the route creates or changes something.
+pub(crate) const IMPLEMENTED: &[(&str, &str, &str, bool)] = &[
     ("POST", "/sandboxes", r#"{"templateID":"base"}"#, true),
     ("POST", "/v2/sandboxes", r#"{"templateID":"base"}"#, true),
     ("GET", "/sandboxes", "", false),
@@ -78,29 +78,29 @@ pub(crate) const BUILT: &[(&str, &str, &str, bool)] = &[
     ("GET", "/templates/aliases/base", "", false),
 ];
 
-/// Whether a route answers for sandboxes that are unknown, as for those that said nothing: they may be gone since.
+/// Returns true for a route that replies for deleted sandboxes, and so for unknown ones too.
 fn outlives_sandboxes(path: &str) -> bool {
     path.ends_with("/logs") || path.ends_with("/metrics")
 }
 
 #[tokio::test]
-async fn what_is_not_built_says_so() {
+async fn unimplemented_routes_name_the_feature() {
     let world = World::start().await;
-    let nobody = world.client_with(None);
-    for (method, path, with_key, without) in UNBUILT {
-        let answer = world.client.send(method, path, &[], "").await.assert_error(*with_key, "does not support");
-        assert_eq!(answer.json()["error_code"], "feature_not_supported", "{method} {path}");
-        nobody.send(method, path, &[], "").await.assert_error(*without, "");
+    let anonymous = world.client_with(None);
+    for (method, path, with_key, without) in UNIMPLEMENTED {
+        let reply = world.client.send(method, path, &[], "").await.assert_error(*with_key, "does not support");
+        assert_eq!(reply.json()["error_code"], "feature_not_supported", "{method} {path}");
+        anonymous.send(method, path, &[], "").await.assert_error(*without, "");
     }
-    for (method, path) in UNBUILT_FOR_OPERATORS {
+    for (method, path) in UNIMPLEMENTED_OPERATOR {
         let headers = [("x-admin-token", ADMIN_TOKEN)];
-        nobody.send(method, path, &headers, "").await.assert_error(501, "does not support");
+        anonymous.send(method, path, &headers, "").await.assert_error(501, "does not support");
         world.client.send(method, path, &[], "").await.assert_error(401, "admin token");
     }
 }
 
 #[tokio::test]
-async fn what_nobody_knows_is_not_found() {
+async fn unknown_routes_are_not_found() {
     let world = World::start().await;
     for path in ["/", "/sandbox", "/sandboxes/", "/v3/sandboxes", "/sandboxes/i1/x", "/%73andboxes", "//sandboxes"] {
         world.client.get(path).await.assert_error(404, "no such route");
@@ -111,17 +111,17 @@ async fn what_nobody_knows_is_not_found() {
 }
 
 #[tokio::test]
-async fn health_is_open_and_plain() {
+async fn health_needs_no_credentials_and_is_plain_text() {
     let world = World::start().await;
-    let answer = world.client_with(None).get("/health").await.assert_status(200);
-    assert_eq!(answer.text, "Health check successful");
-    assert!(answer.header("content-type").is_some_and(|text| text.starts_with("text/plain")), "{answer:?}");
+    let reply = world.client_with(None).get("/health").await.assert_status(200);
+    assert_eq!(reply.text, "Health check successful");
+    assert!(reply.header("content-type").is_some_and(|text| text.starts_with("text/plain")), "{reply:?}");
     world.store.close().await;
     world.client_with(None).get("/health").await.assert_error(503, "database");
 }
 
 #[tokio::test]
-async fn only_known_keys_get_in() {
+async fn only_valid_keys_are_accepted() {
     let world = World::start().await;
     let wrong = format!("e2b_{}", "0".repeat(40));
     let own = world.client.key();
@@ -136,48 +136,48 @@ async fn only_known_keys_get_in() {
         (Some(&own[..own.len() - 1]), "invalid API key"),
     ] {
         let client = world.client_with(key.map(str::to_owned));
-        for (method, path, body, _) in BUILT {
+        for (method, path, body, _) in IMPLEMENTED {
             let path = path.replace("{id}", "i1");
             client.send(method, &path, &[], *body).await.assert_error(401, message);
         }
         let bearer = [("authorization", "Bearer sk_e2b_0123456789012345678901234567890123456789")];
         client.send("GET", "/v2/sandboxes", &bearer, "").await.assert_error(401, message);
     }
-    // Credentials come before everything else about a request.
+    // Credentials are checked before the path and the body.
     world.client_with(None).post("/v2/sandboxes", "{").await.assert_error(401, "no API key");
     world.client_with(None).get("/sandboxes/A-B-C").await.assert_error(401, "no API key");
 }
 
 #[tokio::test]
-async fn the_use_of_a_key_is_noted() {
+async fn the_use_of_a_key_is_stored() {
     let world = World::start().await;
     world.client.get("/v2/sandboxes").await.assert_status(200);
     let secret: hearth_store::KeySecret = world.client.key().parse().expect("a key");
     world
-        .eventually("the key was used", async || {
+        .eventually("the use of the key is stored", async || {
             let (_, key) = world.store.authenticate(&secret.hash()).await.expect("reads").expect("known");
-            key.last_used_at.map(drop).ok_or_else(|| "not noted".to_owned())
+            key.last_used_at.map(drop).ok_or_else(|| "not stored".to_owned())
         })
         .await;
 }
 
 #[tokio::test]
-async fn blocked_teams_may_look_and_delete_and_banned_ones_nothing() {
+async fn blocked_teams_may_read_and_delete_and_banned_teams_nothing() {
     let world = World::start().await;
     let id = world.running().await;
     world.sql("UPDATE team SET standing = 'blocked', standing_reason = 'unpaid bill' WHERE slug = 'first'").await;
-    for (method, path, body, changes) in BUILT.iter().filter(|(method, ..)| *method != "DELETE") {
-        let answer = world.client.send(method, &path.replace("{id}", id.as_str()), &[], *body).await;
+    for (method, path, body, changes) in IMPLEMENTED.iter().filter(|(method, ..)| *method != "DELETE") {
+        let reply = world.client.send(method, &path.replace("{id}", id.as_str()), &[], *body).await;
         match *changes {
-            true => drop(answer.assert_error(403, "unpaid bill")),
-            // 403 for an alias tells that the name is taken.
-            false if path.contains("aliases") => drop(answer.assert_error(403, "another team")),
-            false => drop(answer.assert_status(200)),
+            true => drop(reply.assert_error(403, "unpaid bill")),
+            // For an alias, 403 means that the name is in use.
+            false if path.contains("aliases") => drop(reply.assert_error(403, "another team")),
+            false => drop(reply.assert_status(200)),
         }
     }
     world.client.delete(&format!("/sandboxes/{id}")).await.assert_status(204);
     world.sql("UPDATE team SET standing = 'banned' WHERE slug = 'first'").await;
-    for (method, path, body, _) in BUILT {
+    for (method, path, body, _) in IMPLEMENTED {
         world.client.send(method, &path.replace("{id}", id.as_str()), &[], *body).await.assert_error(403, "banned");
     }
 }
@@ -189,11 +189,11 @@ async fn another_team_s_sandbox_does_not_exist() {
     let (_, stranger) = world.other_team("stranger", LIMITS).await;
     let before = world.client.get(&format!("/sandboxes/{id}")).await.assert_status(200).json();
     for (method, path, body, _) in
-        BUILT.iter().filter(|(_, path, ..)| path.contains("{id}") && !outlives_sandboxes(path))
+        IMPLEMENTED.iter().filter(|(_, path, ..)| path.contains("{id}") && !outlives_sandboxes(path))
     {
         for (client, id) in [(&stranger, id.as_str()), (&world.client, "i0unknown")] {
-            let answer = client.send(method, &path.replace("{id}", id), &[], *body).await;
-            assert_eq!(answer.assert_error(404, "").text_of("message"), "sandbox not found", "{method} {path}");
+            let reply = client.send(method, &path.replace("{id}", id), &[], *body).await;
+            assert_eq!(reply.assert_error(404, "").text_of("message"), "sandbox not found", "{method} {path}");
         }
     }
     for path in ["/sandboxes", "/v2/sandboxes"] {
@@ -203,21 +203,21 @@ async fn another_team_s_sandbox_does_not_exist() {
 }
 
 #[tokio::test]
-async fn sandbox_ids_may_be_long_and_must_be_well_formed() {
+async fn sandbox_ids_may_have_a_client_id_and_must_be_well_formed() {
     let world = World::start().await;
     let id = world.running().await;
     world.client.get(&format!("/sandboxes/{id}-6532622b")).await.assert_status(200);
     for wrong in ["A", "a-b-c", "-b", "a_b", "a%2Fb", "%ff", "%00", "..", "a%20b"] {
-        for (method, path, body, _) in BUILT.iter().filter(|(_, path, ..)| path.contains("{id}")) {
-            let answer = world.client.send(method, &path.replace("{id}", wrong), &[], *body).await;
-            answer.assert_error(400, "invalid sandbox");
+        for (method, path, body, _) in IMPLEMENTED.iter().filter(|(_, path, ..)| path.contains("{id}")) {
+            let reply = world.client.send(method, &path.replace("{id}", wrong), &[], *body).await;
+            reply.assert_error(400, "invalid sandbox");
         }
     }
     world.client.delete(&format!("/sandboxes/{id}-6532622b")).await.assert_status(204);
 }
 
 #[tokio::test]
-async fn aliases_tell_whether_a_name_is_taken() {
+async fn alias_lookup_shows_if_a_name_is_in_use() {
     let world = World::start().await;
     let (other, stranger) = world.other_team("other", Limits { sandboxes_max: 0, ..LIMITS }).await;
     let own = world.template(&world.team, false, "own", "0.6.4").await;
@@ -242,17 +242,17 @@ async fn aliases_tell_whether_a_name_is_taken() {
         ("%20", 400),
         ("%ff", 400),
     ] {
-        let answer = world.client.get(&format!("/templates/aliases/{alias}")).await;
+        let reply = world.client.get(&format!("/templates/aliases/{alias}")).await;
         match status {
             200 => {
                 let expected = serde_json::json!({"templateID": own.as_str(), "public": false});
-                assert_eq!(answer.assert_status(200).json(), expected, "{alias}");
+                assert_eq!(reply.assert_status(200).json(), expected, "{alias}");
             }
-            status => drop(answer.assert_error(status, "")),
+            status => drop(reply.assert_error(status, "")),
         }
     }
-    // Each finds its own.
-    let ours = world.client.get("/templates/aliases/both").await.assert_status(200);
-    let theirs = stranger.get("/templates/aliases/both").await.assert_status(200);
-    assert_eq!((ours.json()["public"].clone(), theirs.json()["public"].clone()), (true.into(), false.into()));
+    // Each team finds its own template.
+    let first = world.client.get("/templates/aliases/both").await.assert_status(200);
+    let second = stranger.get("/templates/aliases/both").await.assert_status(200);
+    assert_eq!((first.json()["public"].clone(), second.json()["public"].clone()), (true.into(), false.into()));
 }

@@ -1,4 +1,4 @@
-//! Which tokens of users are believed.
+//! Verification of user tokens.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::world::{USER_SECRET, World, claims, config, token};
 
-/// A key for these tests: PKCS #1.
+/// RSA test key in PKCS #1 format.
 const RSA: &str = "\
     MIIEowIBAAKCAQEAqPWlwIVi3u1r4fFBB+AX+tBolKb/d3Du40D/ut22TUs5ZhP/ZxcUzCghOezH8KzQrjzDvdyN4OO2ZhkZ24TQK/dxdQNd\
     I1SAd5ArqSsgUCEqHl2rysH3y5+6+zujCBNPhBjRK0K65VSTTHu8bgpWpCTt/lMpSHMnamd//kbmlgPHXLij5EBNbPGgkBfteFbdWwdt5/9L\
@@ -30,7 +30,7 @@ const RSA: &str = "\
     1m/k38uz2QKBgA07X9KeccNGlHTjNFQHg/guzBOsk1z8mnWgysln9bdVrqQb9vrX3eDeivLMliQu9ZeWi9chERnQe5i1/OzunPKNZUmjhmGL\
     fAz8uDTuG1tjL9H1jKNO3nhj8Fe9kKVw/RuQ50ceV679cYE/p823iraKe5jgp7bTJzlHPuVM37oG";
 
-/// A key for these tests: PKCS #8, P-256.
+/// EC test key (P-256) in PKCS #8 format.
 const EC: &str = "\
     MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg6kyuLrvVlFA+CqPPC4XGqDd2ECMVo+BpE6u/O50DzhqhRANCAATdmvbEb/wd\
     y/Bht/Cjgnc1ZEmBcMcFAq2nJ3CkuEMq0YfGPTjO81j+kt+LonaxCa9jJ1zq2NjEmIOLG25zFK/B";
@@ -47,7 +47,7 @@ fn ec() -> EncodingKey {
     key(EC, EncodingKey::from_ec_der)
 }
 
-/// What the issuer publishes of a key.
+/// Returns the public key in JWK format, as an issuer publishes it.
 fn published(key: &EncodingKey, algorithm: Algorithm, id: Option<&str>) -> Value {
     let mut jwk = Jwk::from_encoding_key(key, algorithm).expect("a key that can be published");
     jwk.common.key_id = id.map(str::to_owned);
@@ -63,20 +63,20 @@ fn with(user_tokens: UserTokens) -> Config {
     Config { user_tokens, ..config() }
 }
 
-async fn is_believed(world: &World, token: &str) -> bool {
+async fn is_accepted(world: &World, token: &str) -> bool {
     let header = format!("Bearer {token}");
-    let answer = world.client_with(None).send("GET", "/teams", &[("authorization", &header)], "").await;
-    match answer.status.as_u16() {
+    let reply = world.client_with(None).send("GET", "/teams", &[("authorization", &header)], "").await;
+    match reply.status.as_u16() {
         200 => true,
         401 => {
-            answer.assert_error(401, "invalid user token");
+            reply.assert_error(401, "invalid user token");
             false
         }
-        _ => panic!("{answer:?}"),
+        _ => panic!("{reply:?}"),
     }
 }
 
-/// The claims with one changed, or (null) without it.
+/// Returns the claims with one claim changed, or removed if the value is null.
 fn but(claims: &Value, name: &str, value: Value) -> Value {
     let mut claims = claims.clone();
     let members = claims.as_object_mut().expect("an object");
@@ -107,13 +107,13 @@ async fn claims_are_checked() {
         ("iss", Value::Null, false),
         ("sub", Value::Null, false),
         ("sub", json!(""), false),
-        ("sub", json!("somebody else"), false),
+        ("sub", json!("caller else"), false),
         ("sub", json!(7), false),
         ("sub", json!("\u{0}"), false),
         ("exp", Value::Null, false),
         ("exp", json!("tomorrow"), false),
         ("exp", json!(now - 3600), false),
-        // Clocks differ, by less than a minute.
+        // Clocks may differ by up to one minute.
         ("exp", json!(now - 30), true),
         ("exp", json!(now - 90), false),
         ("nbf", json!(now - 3600), true),
@@ -121,16 +121,16 @@ async fn claims_are_checked() {
         ("nbf", json!(now + 90), false),
     ] {
         let token = token(&but(&good, name, value.clone()));
-        assert_eq!(is_believed(&world, &token).await, expected, "{name}: {value}");
+        assert_eq!(is_accepted(&world, &token).await, expected, "{name}: {value}");
     }
 }
 
 #[tokio::test]
-async fn only_tokens_of_the_issuer_are_believed() {
+async fn only_tokens_of_the_issuer_are_accepted() {
     let world = World::start().await;
     let (user, good) = world.user("ada@example.com", &[&world.team]).await;
     let claims = claims(&user.subject);
-    assert!(is_believed(&world, &good).await);
+    assert!(is_accepted(&world, &good).await);
     let (head, rest) = good.split_once('.').expect("three parts");
     let (body, signature) = rest.split_once('.').expect("three parts");
     let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
@@ -140,7 +140,7 @@ async fn only_tokens_of_the_issuer_are_believed() {
         |secret: &str, algorithm| signed(&EncodingKey::from_secret(secret.as_bytes()), algorithm, None, &claims);
     let critical = Header { crit: Some(vec!["exp".to_owned()]), ..Header::default() };
     let critical = encode(&critical, &claims, &EncodingKey::from_secret(USER_SECRET.as_bytes())).expect("a token");
-    for wrong in [
+    for invalid in [
         critical,
         String::new(),
         "x".to_owned(),
@@ -158,12 +158,12 @@ async fn only_tokens_of_the_issuer_are_believed() {
         with_secret(USER_SECRET, Algorithm::HS512),
         signed(&rsa(), Algorithm::RS256, None, &claims),
     ] {
-        assert!(!is_believed(&world, &wrong).await, "{wrong}");
+        assert!(!is_accepted(&world, &invalid).await, "{invalid}");
     }
 }
 
 #[tokio::test]
-async fn published_keys_are_believed_for_their_own_algorithm() {
+async fn published_keys_are_accepted_only_for_their_algorithm() {
     let set = json!({"keys": [
         published(&rsa(), Algorithm::RS256, Some("rsa-1")),
         published(&ec(), Algorithm::ES256, Some("ec-1")),
@@ -181,30 +181,30 @@ async fn published_keys_are_believed_for_their_own_algorithm() {
     for (token, expected, what) in [
         (signed(&rsa(), Algorithm::RS256, Some("rsa-1"), &claims), true, "RSA"),
         (signed(&ec(), Algorithm::ES256, Some("ec-1"), &claims), true, "EC"),
-        (signed(&rsa(), Algorithm::RS256, None, &claims), true, "without the key's name"),
-        (signed(&rsa(), Algorithm::RS256, Some("rsa-2"), &claims), false, "a key that is not there"),
-        (signed(&rsa(), Algorithm::RS256, Some("ec-1"), &claims), false, "a key of another kind"),
-        (signed(&rsa(), Algorithm::RS512, Some("rsa-1"), &claims), false, "an algorithm that the key is not for"),
-        (shared, false, "no secret is shared"),
-        // What is published must never serve as a shared secret.
+        (signed(&rsa(), Algorithm::RS256, None, &claims), true, "without a key ID"),
+        (signed(&rsa(), Algorithm::RS256, Some("rsa-2"), &claims), false, "an unknown key ID"),
+        (signed(&rsa(), Algorithm::RS256, Some("ec-1"), &claims), false, "a key of another type"),
+        (signed(&rsa(), Algorithm::RS512, Some("rsa-1"), &claims), false, "an algorithm that the key does not allow"),
+        (shared, false, "no shared secret is configured"),
+        // A public key must never be usable as a shared secret.
         (
             signed(&EncodingKey::from_secret(modulus.as_bytes()), Algorithm::HS256, Some("rsa-1"), &claims),
             false,
             "the public key as a secret",
         ),
     ] {
-        assert_eq!(is_believed(&world, &token).await, expected, "{what}");
+        assert_eq!(is_accepted(&world, &token).await, expected, "{what}");
     }
 }
 
 #[tokio::test]
-async fn keys_that_cannot_be_used_are_told_at_start() {
+async fn unusable_keys_fail_the_start() {
     let secret = json!({"keys": [{"kty": "oct", "k": "c2VjcmV0", "alg": "HS256"}]}).to_string();
     let text = |text: &str| KeySet::Text(text.to_owned());
     let address = |text: &str| KeySet::Address(text.to_owned());
     for (jwks, message) in [
-        (text("{"), "reading the set"),
-        (text("[]"), "reading the set"),
+        (text("{"), "parsing the key set"),
+        (text("[]"), "parsing the key set"),
         (text(r#"{"keys":[]}"#), "no RSA"),
         (text(&secret), "symmetric"),
         (address("ftp://example.com/keys"), "https://"),
@@ -213,13 +213,13 @@ async fn keys_that_cannot_be_used_are_told_at_start() {
         (KeySet::Issuer("login.example.com".to_owned()), "https://"),
     ] {
         let tokens = UserTokens { jwks: Some(jwks), leeway: Duration::ZERO, ..UserTokens::default() };
-        let cause = World::refuses(Config { user_tokens: tokens, ..Config::new(Secret::new("x"), None) }).await;
+        let cause = World::start_error(Config { user_tokens: tokens, ..Config::new(Secret::new("x"), None) }).await;
         assert!(cause.contains(message), "{message}: {cause}");
     }
 }
 
 #[tokio::test]
-async fn keys_are_fetched_again_when_the_issuer_changes_them() {
+async fn keys_are_fetched_again_when_the_issuer_rotates_them() {
     let keys = std::sync::Arc::new(std::sync::Mutex::new(json!({"keys": []})));
     let shown = std::sync::Arc::clone(&keys);
     let show = move || async move { axum::Json(shown.lock().expect("no panic").clone()) };
@@ -229,7 +229,7 @@ async fn keys_are_fetched_again_when_the_issuer_changes_them() {
     let serving = tokio::spawn(async move { axum::serve(listener, issuer).await.expect("serving") });
     let tokens = UserTokens {
         jwks: Some(KeySet::Address(address)),
-        refetch_pause: Duration::from_millis(50),
+        refetch_interval_min: Duration::from_millis(50),
         ..UserTokens::default()
     };
     let world = World::with(with(tokens)).await;
@@ -239,28 +239,28 @@ async fn keys_are_fetched_again_when_the_issuer_changes_them() {
     let second = signed(&ec(), Algorithm::ES256, Some("ec-1"), &claims);
     let eventually = async |token: &str| {
         world
-            .eventually("the token is believed", async || match is_believed(&world, token).await {
+            .eventually("the token is accepted", async || match is_accepted(&world, token).await {
                 true => Ok(()),
                 false => Err("not yet".to_owned()),
             })
             .await;
     };
-    assert!(!is_believed(&world, &first).await, "nothing is published yet");
+    assert!(!is_accepted(&world, &first).await, "nothing is published yet");
     *keys.lock().expect("no panic") = json!({"keys": [published(&rsa(), Algorithm::RS256, Some("rsa-1"))]});
     eventually(&first).await;
-    assert!(!is_believed(&world, &second).await);
+    assert!(!is_accepted(&world, &second).await);
     *keys.lock().expect("no panic") = json!({"keys": [published(&ec(), Algorithm::ES256, Some("ec-1"))]});
     eventually(&second).await;
-    assert!(!is_believed(&world, &first).await, "a key that is withdrawn is nothing");
-    // An issuer that is away for a while changes nothing.
+    assert!(!is_accepted(&world, &first).await, "a withdrawn key is no longer accepted");
+    // The last keys stay valid while the issuer is unreachable.
     serving.abort();
     let unknown = signed(&rsa(), Algorithm::RS256, Some("rsa-2"), &claims);
-    assert!(!is_believed(&world, &unknown).await);
-    assert!(is_believed(&world, &second).await);
+    assert!(!is_accepted(&world, &unknown).await);
+    assert!(is_accepted(&world, &second).await);
 }
 
 #[tokio::test]
-async fn an_issuer_tells_where_its_keys_are() {
+async fn the_issuer_s_configuration_has_the_address_of_its_keys() {
     let named = std::sync::Arc::new(std::sync::Mutex::new("https://other.example.com".to_owned()));
     let shown = std::sync::Arc::clone(&named);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -278,22 +278,22 @@ async fn an_issuer_tells_where_its_keys_are() {
     let tokens = UserTokens {
         jwks: Some(KeySet::Issuer(issuer.clone())),
         issuer: Some(issuer.clone()),
-        refetch_pause: Duration::from_millis(50),
+        refetch_interval_min: Duration::from_millis(50),
         ..UserTokens::default()
     };
     let world = World::with(with(tokens)).await;
     let (user, _) = world.user("ada@example.com", &[&world.team]).await;
     let claims = but(&claims(&user.subject), "iss", json!(issuer));
     let token = signed(&rsa(), Algorithm::RS256, Some("rsa-1"), &claims);
-    assert!(!is_believed(&world, &token).await, "whoever is asked speaks for another one");
+    assert!(!is_accepted(&world, &token).await, "the configuration names another issuer");
     *named.lock().expect("no panic") = issuer;
     world
-        .eventually("the token is believed", async || match is_believed(&world, &token).await {
+        .eventually("the token is accepted", async || match is_accepted(&world, &token).await {
             true => Ok(()),
             false => Err("not yet".to_owned()),
         })
         .await;
     let foreign = but(&claims, "iss", json!("https://other.example.com"));
-    assert!(!is_believed(&world, &signed(&rsa(), Algorithm::RS256, Some("rsa-1"), &foreign)).await);
+    assert!(!is_accepted(&world, &signed(&rsa(), Algorithm::RS256, Some("rsa-1"), &foreign)).await);
     serving.abort();
 }

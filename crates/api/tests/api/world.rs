@@ -1,4 +1,4 @@
-//! One control role with a node, a team and a template, on free ports and in a temporary folder.
+//! Fixture: a control role with a node, a team and a template, on free ports and in a temporary folder.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -16,35 +16,35 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::client::{Answer, Client};
+use crate::client::{Client, Reply};
 use crate::fake_node::FakeNode;
 
 pub(crate) const ADMIN_TOKEN: &str = "admin-token-for-tests";
 pub(crate) const USER_SECRET: &str = "a-secret-of-at-least-32-characters";
 pub(crate) const SEED: &str = "seed-for-tests";
 pub(crate) const DOMAIN: &str = "hearth.test:3002";
-/// A header of these tests: where a request seems to come from.
-pub(crate) const COMES_FROM: &str = "test-comes-from";
+/// Header that sets the peer address of a single request.
+pub(crate) const PEER_HEADER: &str = "test-peer-address";
 pub(crate) const LIMITS: Limits = Limits::STANDARD;
 
 pub(crate) struct World {
     folder: TempDir,
     pub(crate) store: Store,
     pub(crate) catalog: Catalog,
-    /// Where nodes would append what sandboxes say.
+    /// Store to which nodes would append the logs of sandboxes.
     pub(crate) logs: Arc<dyn Logs>,
-    /// Where it is kept what sandboxes and teams use.
-    pub(crate) kept: Arc<Embedded>,
+    /// Store for the metrics of sandboxes and teams.
+    pub(crate) analytics: Arc<Embedded>,
     pub(crate) node: FakeNode,
     /// Nodes besides the first.
     others: Vec<FakeNode>,
     pub(crate) team: Team,
-    /// The platform's template `base`.
+    /// Template `base`, which belongs to no team.
     pub(crate) base: TemplateId,
     pub(crate) client: Client,
     config: Config,
-    /// Where all requests seem to come from.
-    pub(crate) comes_from: Option<SocketAddr>,
+    /// Peer address of all requests without [`PEER_HEADER`]. Takes effect at the next start of the server.
+    pub(crate) peer: Option<SocketAddr>,
     server: Option<Server>,
 }
 
@@ -54,7 +54,7 @@ struct Server {
     listening: JoinHandle<()>,
 }
 
-/// The contract's values, but impatient where a test would have to wait.
+/// Returns the contract's values, with a short reconcile interval.
 pub(crate) fn config() -> Config {
     Config {
         reconcile_interval: Duration::from_millis(100),
@@ -90,50 +90,50 @@ impl World {
         let base = register(&store, None, true, None, "base", "0.6.4").await;
         let catalog = Catalog::in_memory();
         let analytics = hearth_analytics::Config::new(folder.path().join("analytics.db"));
-        let kept = Arc::new(Embedded::open(analytics).await.expect("opens"));
-        let logs = kept.clone();
+        let analytics = Arc::new(Embedded::open(analytics).await.expect("opens"));
+        let logs = analytics.clone();
         let client = Client::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Some(key));
         let mut world = Self {
             folder,
             store,
             catalog,
             logs,
-            kept,
+            analytics,
             node,
             others: nodes,
             team,
             base,
             client,
             config,
-            comes_from: None,
+            peer: None,
             server: None,
         };
         world.start_server().await;
         world
     }
 
-    /// Why it does not start.
-    pub(crate) async fn refuses(config: Config) -> String {
+    /// Returns the cause of the error with which the server fails to start.
+    pub(crate) async fn start_error(config: Config) -> String {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let store = open(folder.path()).await;
         let analytics = hearth_analytics::Config::new(folder.path().join("analytics.db"));
         let analytics = Analytics::new(Arc::new(Embedded::open(analytics).await.expect("opens")));
         let started = Api::start(config, store, Catalog::in_memory(), analytics, Vec::new()).await;
-        let error = started.map(drop).expect_err("it refuses");
+        let error = started.map(drop).expect_err("the server rejects the configuration");
         std::error::Error::source(&error).expect("a cause").to_string()
     }
 
     pub(crate) async fn start_server(&mut self) {
         let nodes = [&self.node].into_iter().chain(&self.others).map(FakeNode::as_node).collect();
         let (store, catalog, logs) = (self.store.clone(), self.catalog.clone(), Arc::clone(&self.logs));
-        let analytics = Analytics { logs, ..Analytics::new(Arc::clone(&self.kept)) };
+        let analytics = Analytics { logs, ..Analytics::new(Arc::clone(&self.analytics)) };
         let api = Api::start(self.config.clone(), store, catalog, analytics, nodes).await.expect("starts");
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let usual = self.comes_from;
+        let default = self.peer;
         let router = api.router().layer(axum::middleware::map_request(move |mut request: Request| async move {
-            let named = request.headers().get(COMES_FROM).map(|address| address.to_str().expect("an address"));
-            let address = named.map(|address| SocketAddr::new(address.parse().expect("an address"), 4711)).or(usual);
+            let named = request.headers().get(PEER_HEADER).map(|address| address.to_str().expect("an address"));
+            let address = named.map(|address| SocketAddr::new(address.parse().expect("an address"), 4711)).or(default);
             if let Some(address) = address {
                 request.extensions_mut().insert(Peer::tcp(address, Scheme::Http));
             }
@@ -144,21 +144,21 @@ impl World {
         self.server = Some(Server { api, address, listening });
     }
 
-    /// The daemon stops in order, as for an update.
+    /// Shuts the server down and closes its listener, as for an update.
     pub(crate) async fn stop_server(&mut self) {
         let Server { api, listening, .. } = self.server.take().expect("a running server");
-        assert_eq!(api.shutdown().await, Vec::<&str>::new(), "no task is left behind");
+        assert_eq!(api.shutdown().await, Vec::<&str>::new(), "all tasks stop in time");
         listening.abort();
         let _ = listening.await;
     }
 
-    /// The daemon is about to stop, and still answers.
+    /// Shuts the server down, but leaves its listener open.
     pub(crate) async fn shut_down(&self) {
         let server = self.server.as_ref().expect("a running server");
-        assert_eq!(server.api.shutdown().await, Vec::<&str>::new(), "no task is left behind");
+        assert_eq!(server.api.shutdown().await, Vec::<&str>::new(), "all tasks stop in time");
     }
 
-    /// Also what the memory held is gone.
+    /// Restarts the server with an empty catalog. Only the folder is retained.
     pub(crate) async fn restart(&mut self) {
         self.stop_server().await;
         self.store.close().await;
@@ -171,57 +171,57 @@ impl World {
         Client::new(self.server.as_ref().expect("a running server").address, key)
     }
 
-    /// Another team, and a client that speaks for it.
+    /// Creates another team, and a client with its API key.
     pub(crate) async fn other_team(&self, slug: &str, limits: Limits) -> (Team, Client) {
         let (team, key) = create_team(&self.store, slug, limits).await;
         (team, self.client_with(Some(key)))
     }
 
-    /// A user who is a member of these teams, and their token.
+    /// Creates a user who is a member of these teams, and a user token.
     pub(crate) async fn user(&self, email: &str, teams: &[&Team]) -> (User, String) {
         let new = NewUser { email: email.to_owned(), subject: None };
-        let user = self.store.create_user(new).await.expect("nobody has the address");
+        let user = self.store.create_user(new).await.expect("the address is unused");
         for team in teams {
-            self.store.join_team(user.id, team.id).await.expect("both are there");
+            self.store.join_team(user.id, team.id).await.expect("user and team exist");
         }
         let token = token(&claims(&user.subject));
         (user, token)
     }
 
-    /// A template of a team.
+    /// Registers a template of a team.
     pub(crate) async fn template(&self, team: &Team, public: bool, alias: &str, envd_version: &str) -> TemplateId {
         register(&self.store, Some(team.id), public, Some(team.slug.clone()), alias, envd_version).await
     }
 
-    /// Where the rows are.
+    /// Returns the folder with the databases.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// What no interface offers yet.
+    /// Executes an SQL statement that changes exactly one row, for a change without an API.
     pub(crate) async fn sql(&self, statement: &str) {
         use sea_orm::ConnectionTrait as _;
         let config = hearth_store::Config::sqlite(&self.folder.path().join("hearth.db")).expect("UTF-8");
         let database = sea_orm::Database::connect(config.url).await.expect("opens");
-        let done = database.execute_unprepared(statement).await.expect(statement);
-        assert_eq!(done.rows_affected(), 1, "{statement}");
+        let result = database.execute_unprepared(statement).await.expect(statement);
+        assert_eq!(result.rows_affected(), 1, "{statement}");
         database.close().await.expect("closes");
     }
 
-    /// A sandbox from `body`, through the second generation.
-    pub(crate) async fn create(&self, body: &str) -> Answer {
+    /// Sends a create with `body` to the second generation of the route.
+    pub(crate) async fn create(&self, body: &str) -> Reply {
         self.client.post("/v2/sandboxes", body).await
     }
 
-    /// A running sandbox.
+    /// Creates a running sandbox.
     pub(crate) async fn running(&self) -> SandboxId {
-        let answer = self.create(r#"{"templateID":"base"}"#).await.assert_status(201);
-        answer.text_of("sandboxID").parse().expect("an id")
+        let reply = self.create(r#"{"templateID":"base"}"#).await.assert_status(201);
+        reply.text_of("sandboxID").parse().expect("an id")
     }
 
-    /// Nothing of any sandbox is left anywhere: on the node, as a row, as a route.
-    pub(crate) async fn assert_nothing_left(&self) {
-        self.eventually("nothing is left", async || {
+    /// Waits until there are no rows, no routes and no sandboxes on nodes.
+    pub(crate) async fn assert_no_leftovers(&self) {
+        self.eventually("all sandboxes are deleted", async || {
             let rows = self.store.sandboxes().await.expect("reads");
             let routes = self.catalog.list().await.expect("reads");
             let nodes = [&self.node].into_iter().chain(&self.others);
@@ -235,7 +235,7 @@ impl World {
         .await;
     }
 
-    /// Waits for a condition that nothing announces.
+    /// Polls a condition until it holds, for at most 20 seconds.
     pub(crate) async fn eventually(&self, what: &str, mut check: impl AsyncFnMut() -> Result<(), String>) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         loop {
@@ -247,17 +247,17 @@ impl World {
         }
     }
 
-    /// Waits until the API says that there is no such sandbox.
-    pub(crate) async fn until_gone(&self, sandbox_id: &SandboxId) {
-        self.eventually("the sandbox is gone", async || {
-            let answer = self.client.get(&format!("/sandboxes/{sandbox_id}")).await;
-            if answer.status == 404 { Ok(()) } else { Err(format!("{answer:?}")) }
+    /// Waits until the API replies 404 for the sandbox.
+    pub(crate) async fn wait_until_deleted(&self, sandbox_id: &SandboxId) {
+        self.eventually("the sandbox is deleted", async || {
+            let reply = self.client.get(&format!("/sandboxes/{sandbox_id}")).await;
+            if reply.status == 404 { Ok(()) } else { Err(format!("{reply:?}")) }
         })
         .await;
     }
 }
 
-/// What Supabase says about a user.
+/// Returns claims of a user token in the format of Supabase.
 pub(crate) fn claims(subject: &str) -> serde_json::Value {
     let now = jiff::Timestamp::now().as_second();
     serde_json::json!({
@@ -266,7 +266,7 @@ pub(crate) fn claims(subject: &str) -> serde_json::Value {
     })
 }
 
-/// A token that says so, with the shared secret.
+/// Signs claims with the shared secret.
 pub(crate) fn token(claims: &serde_json::Value) -> String {
     let key = jsonwebtoken::EncodingKey::from_secret(USER_SECRET.as_bytes());
     jsonwebtoken::encode(&jsonwebtoken::Header::default(), claims, &key).expect("a token")

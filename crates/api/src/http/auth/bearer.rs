@@ -1,13 +1,16 @@
-//! Tokens of users: JWTs of whoever identifies them, with a shared secret or a published key; or our own, of users who
-//! are logged in here.
+//! Verification of user tokens.
 //!
-//! A token is held to the rules of the issuer it names, and only keys of that issuer are tried: a secret that is shared
-//! with somebody makes no token that says it is ours, and ours makes none of theirs. Our own tokens lead to a login
-//! ([`Holder::Login`]), and all others to a subject, which no token of ours can name.
+//! User tokens are JWTs. An external issuer signs them with a shared secret or a published key, or Hearth signs them
+//! for users who logged in to it.
 //!
-//! What is checked of others: the signature, by an algorithm that belongs to the key and not merely to the token's own word; the
-//! expiry, which must be there; the time before which it is not valid; audience and issuer, where the operator named
-//! them. What is believed of it then is the subject.
+//! A token is verified by the rules of the issuer in its claim `iss`, and only with that issuer's keys: a secret that
+//! is shared with an external issuer cannot sign a token of Hearth, and Hearth's key cannot sign an external one. A
+//! token of Hearth refers to a login ([`Principal::Login`]), an external token to a subject ([`Principal::Subject`]),
+//! which no token of Hearth can contain.
+//!
+//! An external token is valid if its signature matches with an algorithm that belongs to the key (not only to the
+//! token's header), it has an expiry time that has not passed, its `nbf` time has passed, and audience and issuer match
+//! where the operator configured them. The subject is the only claim that is used.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -26,44 +29,44 @@ use crate::config::{KeySet, UserTokens};
 use crate::control::Control;
 use crate::identity::Signer;
 
-/// Longest token that is looked at: some issuers put groups and photographs in.
+/// Longest token that is parsed. Some issuers include groups and photographs.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
-/// Time between two looks at the issuer's keys when nothing asks for one.
+/// Interval for fetching the issuer's keys while all tokens name known keys.
 const REFETCH_PERIOD: Duration = Duration::from_secs(600);
-/// Most keys that are tried for a token that does not name one. Issuers have two or three.
+/// Maximum number of keys tried for one token. Issuers have two or three keys.
 const KEYS_TRIED_MAX: usize = 8;
 
-/// The keys for users' tokens cannot be used.
+/// Error for keys that cannot verify user tokens.
 #[derive(Debug, thiserror::Error)]
-pub enum WrongKeys {
-    /// The text is no set of keys.
-    #[error("reading the set of keys (JWKS)")]
+pub enum KeySetError {
+    /// The text is not a JSON Web Key Set.
+    #[error("parsing the key set (JWKS)")]
     Unreadable(#[source] serde_json::Error),
-    /// A key that everybody may read must not be one that signs.
-    #[error("the set of keys (JWKS) has a symmetric key: it belongs into the secrets")]
+    /// The set has a symmetric key. A key set is public, so anyone could sign tokens with that key.
+    #[error("the key set (JWKS) has a symmetric key: configure it as a secret")]
     Symmetric,
-    /// Keys cannot be fetched from there.
-    #[error("`{0}` is no address of an issuer or its set of keys (JWKS): `https://…` is expected")]
+    /// The address is not an HTTP URL.
+    #[error("`{0}` is not the address of an issuer or its key set (JWKS): `https://…` is expected")]
     Address(String),
-    /// The host trusts nobody, so that no address can be asked.
-    #[error("reading which certificates this host trusts")]
+    /// The trusted certificates of the host cannot be read.
+    #[error("reading the trusted certificates of this host")]
     Certificates(#[source] std::io::Error),
-    /// None of the keys can be used.
-    #[error("the set of keys (JWKS) has no RSA, EC or Ed25519 key for signatures")]
+    /// The set has no usable key.
+    #[error("the key set (JWKS) has no RSA, EC or Ed25519 key for signatures")]
     NoKey,
 }
 
-/// Knows the tokens that are to be believed.
+/// Verifies user tokens.
 pub(crate) struct Verifier {
-    /// Our own.
+    /// Verifies Hearth's own tokens.
     own: Arc<Signer>,
-    /// The secrets.
+    /// Secrets shared with the issuer.
     shared: Vec<Arc<Key>>,
-    /// The keys of the issuer, as far as they are known.
+    /// Public keys of the issuer, as of the last successful fetch.
     published: RwLock<Vec<Arc<Key>>>,
     publisher: Option<Publisher>,
-    refetch_pause: Duration,
-    /// Asks for the keys again.
+    refetch_interval_min: Duration,
+    /// Triggers a fetch of the issuer's keys.
     nudge: Notify,
     audience: Option<String>,
     issuer: Option<String>,
@@ -76,32 +79,32 @@ struct Key {
     key: DecodingKey,
 }
 
-/// What is read of a token.
+/// Claims of an external token that are used.
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
 }
 
-/// What is read of a token to know whose rules it is held to.
+/// Issuer claim of an unverified token, which selects the rules for verifying it.
 #[derive(Deserialize)]
-struct Issued {
-    /// Of any kind: only a text can be ours.
+struct IssuerClaim {
+    /// Any JSON value; only a string can be Hearth's issuer.
     #[serde(default)]
     iss: serde_json::Value,
 }
 
-/// Whom a token is about.
+/// Identity that a token proves.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Holder {
-    /// Whoever is logged in so.
+pub(crate) enum Principal {
+    /// Login of a user at this server.
     Login(LoginId),
-    /// Whom the issuer calls so.
+    /// Subject of an external issuer.
     Subject(String),
 }
 
 impl Verifier {
-    pub(crate) fn new(config: &UserTokens, own: Arc<Signer>) -> Result<Self, WrongKeys> {
-        let UserTokens { secrets, jwks, refetch_pause, audience, issuer, leeway } = config;
+    pub(crate) fn new(config: &UserTokens, own: Arc<Signer>) -> Result<Self, KeySetError> {
+        let UserTokens { secrets, jwks, refetch_interval_min, audience, issuer, leeway } = config;
         let shared = secrets
             .iter()
             .map(|secret| {
@@ -111,14 +114,14 @@ impl Verifier {
             .collect();
         let (published, publisher) = match jwks {
             None => (Vec::new(), None),
-            Some(KeySet::Text(text)) => (read(text.as_bytes())?, None),
+            Some(KeySet::Text(text)) => (parse_key_set(text.as_bytes())?, None),
             Some(KeySet::Address(text)) => {
-                let address = published::parse(text).ok_or_else(|| WrongKeys::Address(text.clone()))?;
-                (Vec::new(), Some(Publisher::at(address).map_err(WrongKeys::Certificates)?))
+                let address = published::parse(text).ok_or_else(|| KeySetError::Address(text.clone()))?;
+                (Vec::new(), Some(Publisher::at(address).map_err(KeySetError::Certificates)?))
             }
             Some(KeySet::Issuer(text)) => {
-                published::parse(text).ok_or_else(|| WrongKeys::Address(text.clone()))?;
-                (Vec::new(), Some(Publisher::of(text).map_err(WrongKeys::Certificates)?))
+                published::parse(text).ok_or_else(|| KeySetError::Address(text.clone()))?;
+                (Vec::new(), Some(Publisher::of(text).map_err(KeySetError::Certificates)?))
             }
         };
         Ok(Self {
@@ -126,7 +129,7 @@ impl Verifier {
             shared,
             published: RwLock::new(published),
             publisher,
-            refetch_pause: *refetch_pause,
+            refetch_interval_min: *refetch_interval_min,
             nudge: Notify::new(),
             audience: audience.clone(),
             issuer: issuer.clone(),
@@ -134,39 +137,39 @@ impl Verifier {
         })
     }
 
-    /// Whom a token is about; `None`: it is not to be believed.
-    pub(crate) fn holder(&self, token: &str) -> Option<Holder> {
+    /// Returns the identity that a token proves, or `None` if the token is invalid.
+    pub(crate) fn principal(&self, token: &str) -> Option<Principal> {
         if token.len() > TOKEN_BYTES_MAX {
             return None;
         }
-        // Nothing is believed of this yet: it chooses the rules, and they decide.
-        let issued: Issued = insecure_decode_claims(token).ok()?;
-        if Signer::is_named(&issued.iss) {
-            return self.own.login(token).map(Holder::Login);
+        // This claim is not verified. It only selects the rules that verify the token.
+        let claim: IssuerClaim = insecure_decode_claims(token).ok()?;
+        if Signer::is_own_issuer(&claim.iss) {
+            return self.own.login(token).map(Principal::Login);
         }
-        self.subject(token).map(Holder::Subject)
+        self.subject(token).map(Principal::Subject)
     }
 
-    /// Whom the issuer's token is about.
+    /// Returns the subject of an external token, or `None` if the token is invalid.
     fn subject(&self, token: &str) -> Option<String> {
         let header = decode_header(token).ok()?;
         if header.crit.is_some() {
-            // The issuer wants something to be understood that is not (RFC 7515, section 4.1.11).
+            // The token requires extensions that this verifier does not implement (RFC 7515, section 4.1.11).
             return None;
         }
-        let fits = |key: &&Arc<Key>| {
+        let is_candidate = |key: &&Arc<Key>| {
             key.algorithms.contains(&header.alg)
-                // A token that names a key means that one, unless ours has no name.
+                // A token that names a key is verified with that key, or with keys that have no name.
                 && (header.kid.is_none() || key.id.is_none() || header.kid == key.id)
         };
         let mut reason = None;
         let published = self.published.read().unwrap_or_else(PoisonError::into_inner).clone();
-        for key in self.shared.iter().chain(&published).filter(fits).take(KEYS_TRIED_MAX) {
+        for key in self.shared.iter().chain(&published).filter(is_candidate).take(KEYS_TRIED_MAX) {
             match decode::<Claims>(token, &key.key, &self.validation(header.alg)) {
                 Ok(data) => {
                     return Some(data.claims.sub).filter(|subject| !subject.is_empty() && !subject.contains('\0'));
                 }
-                // The next one may be the right one.
+                // Another key may match.
                 Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => {}
                 Err(error) => reason = Some(error),
             }
@@ -175,7 +178,7 @@ impl Verifier {
         if header.kid.is_some() && !published.iter().any(is_named) {
             self.nudge.notify_one();
         }
-        tracing::debug!(reason = reason.map(tracing::field::display), "a user token was not believed");
+        tracing::debug!(reason = reason.map(tracing::field::display), "user token rejected");
         None
     }
 
@@ -200,49 +203,49 @@ impl Verifier {
     }
 }
 
-/// Keeps the issuer's keys, until the server stops.
-pub(crate) async fn keep(control: Arc<Control>) {
-    let Verifier { published, publisher: Some(publisher), refetch_pause, nudge, .. } = &control.verifier else {
+/// Fetches the issuer's keys repeatedly until the server stops.
+pub(crate) async fn refresh_keys(control: Arc<Control>) {
+    let Verifier { published, publisher: Some(publisher), refetch_interval_min, nudge, .. } = &control.verifier else {
         return;
     };
     let stop = control.tasks.token();
-    let keeping = async {
+    let refreshing = async {
         loop {
             let read = match publisher.fetch().await {
-                Ok(text) => read(&text).map_err(|error| chain(&error).to_string()),
+                Ok(text) => parse_key_set(&text).map_err(|error| chain(&error).to_string()),
                 Err(error) => Err(chain(&error).to_string()),
             };
             match read {
                 Ok(keys) => *published.write().unwrap_or_else(PoisonError::into_inner) = keys,
                 Err(error) => {
-                    tracing::warn!(%publisher, error, "the keys for users' tokens were not fetched");
+                    tracing::warn!(%publisher, error, "fetching the keys for user tokens failed");
                 }
             }
-            tokio::time::sleep(*refetch_pause).await;
-            // Either way: it is time.
+            tokio::time::sleep(*refetch_interval_min).await;
+            // The next fetch follows either a notification or the timeout.
             let _ = tokio::time::timeout(REFETCH_PERIOD, nudge.notified()).await;
         }
     };
-    stop.run_until_cancelled(keeping).await;
+    stop.run_until_cancelled(refreshing).await;
 }
 
-/// The keys of a set.
-fn read(text: &[u8]) -> Result<Vec<Arc<Key>>, WrongKeys> {
-    let set: JwkSet = serde_json::from_slice(text).map_err(WrongKeys::Unreadable)?;
+/// Parses a key set and returns its usable keys.
+fn parse_key_set(text: &[u8]) -> Result<Vec<Arc<Key>>, KeySetError> {
+    let set: JwkSet = serde_json::from_slice(text).map_err(KeySetError::Unreadable)?;
     let mut keys = Vec::new();
     for jwk in &set.keys {
         keys.extend(usable(jwk)?.map(Arc::new));
     }
-    if keys.is_empty() { Err(WrongKeys::NoKey) } else { Ok(keys) }
+    if keys.is_empty() { Err(KeySetError::NoKey) } else { Ok(keys) }
 }
 
-/// A key of a set; `None`: it is for something else, or of a kind that is not known here.
-fn usable(jwk: &Jwk) -> Result<Option<Key>, WrongKeys> {
+/// Converts a key of a set. Returns `None` for a key with another purpose or of an unsupported type.
+fn usable(jwk: &Jwk) -> Result<Option<Key>, KeySetError> {
     if matches!(jwk.common.public_key_use, Some(PublicKeyUse::Encryption)) {
         return Ok(None);
     }
     let mut algorithms = match &jwk.algorithm {
-        AlgorithmParameters::OctetKey(_) => return Err(WrongKeys::Symmetric),
+        AlgorithmParameters::OctetKey(_) => return Err(KeySetError::Symmetric),
         AlgorithmParameters::RSA(_) => vec![Algorithm::RS256, Algorithm::RS384, Algorithm::RS512],
         AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => vec![Algorithm::ES256],
         AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P384 => vec![Algorithm::ES384],

@@ -1,30 +1,32 @@
-//! Keys that an issuer publishes at an address. Issuers change them, so they are fetched again from time to time, and soon
-//! after a token names a key that is not known. What was fetched last counts until something better comes.
+//! Client for the key set that an issuer publishes.
+//!
+//! Issuers rotate keys, so the set is fetched periodically, and soon after a token names an unknown key. The last set
+//! that was fetched stays in use until the next successful fetch.
 
 use std::{fmt, io};
 
 use http::Uri;
 use serde::Deserialize;
 
-use crate::outbound::{FetchError, Outbound};
+use crate::outbound::{FetchError, IssuerClient};
 
-/// Below an issuer's name (OpenID Connect Discovery 1.0, 4).
+/// Path of the configuration below the issuer's URL (OpenID Connect Discovery 1.0, section 4).
 const CONFIGURATION: &str = "/.well-known/openid-configuration";
 
-/// Where an issuer publishes its keys.
+/// Publisher of a key set.
 pub(super) struct Publisher {
-    place: Place,
-    outbound: Outbound,
+    source: Source,
+    client: IssuerClient,
 }
 
-enum Place {
-    /// There.
+enum Source {
+    /// Address of the key set.
     Address(Uri),
-    /// The issuer of this name tells where.
+    /// URL of an issuer, whose configuration has the address of the key set.
     Issuer(String),
 }
 
-/// What is read of an issuer's configuration.
+/// Members of an issuer's configuration that are used.
 #[derive(Deserialize)]
 struct Configuration {
     issuer: String,
@@ -32,34 +34,38 @@ struct Configuration {
 }
 
 impl Publisher {
+    /// Fetches the key set from a fixed address.
+    ///
     /// # Errors
-    /// The host has no certificates that could be trusted.
+    /// The trusted certificates of the host cannot be read.
     pub(super) fn at(address: Uri) -> io::Result<Self> {
-        Ok(Self { place: Place::Address(address), outbound: Outbound::new()? })
+        Ok(Self { source: Source::Address(address), client: IssuerClient::new()? })
     }
 
+    /// Fetches the key set from the address in the issuer's configuration.
+    ///
     /// # Errors
-    /// The host has no certificates that could be trusted.
+    /// The trusted certificates of the host cannot be read.
     pub(super) fn of(issuer: &str) -> io::Result<Self> {
-        Ok(Self { place: Place::Issuer(issuer.to_owned()), outbound: Outbound::new()? })
+        Ok(Self { source: Source::Issuer(issuer.to_owned()), client: IssuerClient::new()? })
     }
 
-    /// The text of the set. Cancel safe.
+    /// Fetches the text of the key set. Cancel safe.
     pub(super) async fn fetch(&self) -> Result<Vec<u8>, FetchError> {
-        let issuer = match &self.place {
-            Place::Address(address) => return self.outbound.get(address).await,
-            Place::Issuer(issuer) => issuer,
+        let issuer = match &self.source {
+            Source::Address(address) => return self.client.get(address).await,
+            Source::Issuer(issuer) => issuer,
         };
         let address = format!("{}{CONFIGURATION}", issuer.trim_end_matches('/'));
         let address = parse(&address).ok_or(FetchError::Address(address))?;
-        let text = self.outbound.get(&address).await?;
+        let text = self.client.get(&address).await?;
         let configuration: Configuration = serde_json::from_slice(&text).map_err(FetchError::Configuration)?;
-        // Whoever is asked must not speak for another one (section 4.3).
+        // The configuration must be that of the requested issuer (section 4.3).
         if configuration.issuer != *issuer {
             return Err(FetchError::OtherIssuer(configuration.issuer));
         }
         match parse(&configuration.jwks_uri) {
-            Some(keys) => self.outbound.get(&keys).await,
+            Some(keys) => self.client.get(&keys).await,
             None => Err(FetchError::Address(configuration.jwks_uri)),
         }
     }
@@ -67,14 +73,14 @@ impl Publisher {
 
 impl fmt::Display for Publisher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Place::Address(address) => address.fmt(f),
-            Place::Issuer(issuer) => issuer.fmt(f),
+        match &self.source {
+            Source::Address(address) => address.fmt(f),
+            Source::Issuer(issuer) => issuer.fmt(f),
         }
     }
 }
 
-/// Whether something can be fetched from there.
+/// Parses an HTTP or HTTPS URL with a host.
 pub(super) fn parse(text: &str) -> Option<Uri> {
     let uri: Uri = text.parse().ok()?;
     let is_known = matches!(uri.scheme_str(), Some("http" | "https"));

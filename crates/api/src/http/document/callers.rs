@@ -1,5 +1,6 @@
-//! Who may call a route, as the document says it. That it is so, extractors of [`auth`](super::super::auth) see to; that
-//! both are the same, a test does.
+//! Accepted credentials of a route, as described in the document.
+//!
+//! Extractors of [`auth`](super::super::auth) enforce them. A test checks that the description matches the extractors.
 
 use std::collections::BTreeMap;
 
@@ -13,31 +14,36 @@ const USER: &str = "UserToken";
 const ADMIN: &str = "AdminToken";
 const TEAM: &str = "Team";
 
-/// Whom a route lets in.
+/// Callers that a route accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Callers {
-    /// No credentials are asked for.
-    Anybody,
-    /// Whoever speaks for a team: [`Reader`](crate::http::auth::Reader), [`Writer`](crate::http::auth::Writer).
+    /// Any caller, without credentials.
+    Anyone,
+    /// Any credentials for a team.
+    ///
+    /// Extractors are [`UnbannedTeam`](crate::http::auth::UnbannedTeam) and
+    /// [`ActiveTeam`](crate::http::auth::ActiveTeam).
     Team,
-    /// People and operators who look after a team: [`Keeper`](crate::http::auth::Keeper),
-    /// [`Editor`](crate::http::auth::Editor).
-    People,
-    /// People who do: [`Member`](crate::http::auth::Member).
+    /// Members of a team, and operators, but no API keys.
+    ///
+    /// Extractors are [`ManagedUnbannedTeam`](crate::http::auth::ManagedUnbannedTeam) and
+    /// [`ManagedActiveTeam`](crate::http::auth::ManagedActiveTeam).
+    Managers,
+    /// Members of a team: [`Member`](crate::http::auth::Member).
     Members,
-    /// People: [`Caller`](crate::http::auth::Caller).
+    /// Users without a team: [`AuthenticatedUser`](crate::http::auth::AuthenticatedUser).
     Users,
-    /// [`Operator`](crate::http::auth::Operator)s.
+    /// Operators without a team: [`Operator`](crate::http::auth::Operator).
     Operators,
 }
 
 impl Callers {
-    /// The sets of credentials of which one is enough.
+    /// Returns the sets of credentials. A request needs one of the sets.
     pub(super) fn credentials(self) -> Vec<SecurityRequirement> {
         let any_of: &[&[&str]] = match self {
-            Self::Anybody => &[],
+            Self::Anyone => &[],
             Self::Team => &[&[KEY], &[USER, TEAM], &[ADMIN, TEAM]],
-            Self::People => &[&[USER, TEAM], &[ADMIN, TEAM]],
+            Self::Managers => &[&[USER, TEAM], &[ADMIN, TEAM]],
             Self::Members => &[&[USER, TEAM]],
             Self::Users => &[&[USER]],
             Self::Operators => &[&[ADMIN]],
@@ -49,33 +55,33 @@ impl Callers {
             .collect()
     }
 
-    /// Whether a team is found out, which may be banned, or call too often.
-    pub(super) fn speak_for_a_team(self) -> bool {
-        matches!(self, Self::Team | Self::People | Self::Members)
+    /// Returns true if authentication selects a team, which may be banned or exceed its rate limit.
+    pub(super) fn select_a_team(self) -> bool {
+        matches!(self, Self::Team | Self::Managers | Self::Members)
     }
 
-    /// Whether the store is asked who it is, which can fail and take too long.
-    pub(super) fn are_looked_up(self) -> bool {
-        self.speak_for_a_team() || self == Self::Users
+    /// Returns true if authentication queries the store, which can fail or time out.
+    pub(super) fn need_the_store(self) -> bool {
+        self.select_a_team() || self == Self::Users
     }
 
-    /// Whether it may be a team that there is not: only operators may name such a one.
+    /// Returns true if an operator may name a team, which may not exist.
     pub(super) fn may_name_any_team(self) -> bool {
-        matches!(self, Self::Team | Self::People)
+        matches!(self, Self::Team | Self::Managers)
     }
 }
 
-/// The credentials themselves.
+/// Returns the security schemes by name.
 pub(super) fn schemes() -> BTreeMap<String, RefOr<SecurityScheme>> {
     let header =
         |name: &str, about: &str| SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description(name, about)));
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT");
-    let bearer = bearer.description(Some("Token of a user, from the issuer that the operator configured."));
+    let bearer = bearer.description(Some("Token of a user, from this server or from the configured issuer."));
     [
-        (KEY, header("X-API-Key", "Speaks for a team: `e2b_` and hexadecimal digits.")),
+        (KEY, header("X-API-Key", "API key of a team: `e2b_` followed by hexadecimal digits.")),
         (USER, SecurityScheme::Http(bearer.build())),
-        (ADMIN, header("X-Admin-Token", "The secret of whoever runs this server.")),
-        (TEAM, header("X-Team-ID", "For which team a user or an operator acts. Not a secret.")),
+        (ADMIN, header("X-Admin-Token", "Admin token of this server, for its operators.")),
+        (TEAM, header("X-Team-ID", "Team for which a user or an operator acts. Not a secret.")),
     ]
     .into_iter()
     .map(|(name, scheme)| (name.to_owned(), RefOr::T(scheme)))

@@ -1,4 +1,4 @@
-//! Routes and their descriptions, registered together.
+//! Table that registers routes together with their descriptions.
 
 use std::sync::Arc;
 
@@ -14,15 +14,15 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{Deprecated, OpenApi, RefOr, Required, ResponseBuilder};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
-use super::{Callers, answers, empty, tag};
+use super::{Callers, empty, responses, tag};
 use crate::control::Control;
 
-/// Marks a route that only says that it is not supported.
+/// OpenAPI extension that marks a route as not supported.
 const NOT_SUPPORTED: &str = "x-not-supported";
-/// Who watches over this server must not be told to come again later: see [`rate`](crate::http::rate).
-const NEVER_COUNTED: &str = "/health";
+/// Route without a rate limit, see [`rate`](crate::http::rate).
+const UNLIMITED_PATH: &str = "/health";
 
-/// The router, and the document about it.
+/// Router and its document.
 pub(crate) struct Table(OpenApiRouter<Arc<Control>>);
 
 impl Table {
@@ -30,13 +30,13 @@ impl Table {
         Self(OpenApiRouter::with_openapi(empty()))
     }
 
-    /// A route of `routes!`, which takes only handlers that describe themselves.
+    /// Adds a route of `routes!`, which accepts only handlers with a description.
     pub(crate) fn add(self, callers: Callers, route: UtoipaMethodRouter<Arc<Control>>) -> Self {
         let (schemas, mut paths, handlers) = route;
         for (path, item) in &mut paths.paths {
             for operation in operations(item) {
                 let is_supported = operation.extensions.as_ref().is_none_or(|found| !found.contains_key(NOT_SUPPORTED));
-                answers::surround(operation, callers, path != NEVER_COUNTED, is_supported);
+                responses::add_common(operation, callers, path != UNLIMITED_PATH, is_supported);
             }
         }
         Self(self.0.routes((schemas, paths, handlers)))
@@ -47,32 +47,35 @@ impl Table {
     }
 }
 
-/// A route of the contract that this server does not have (yet).
+/// Description of a contract route that this server does not implement (yet).
 pub(crate) struct NotSupported {
     pub(crate) method: HttpMethod,
     pub(crate) path: &'static str,
-    pub(crate) what: &'static str,
-    /// How it says so.
+    /// Name of the feature in the summary.
+    pub(crate) feature: &'static str,
+    /// Status of the reply.
     pub(crate) status: StatusCode,
 }
 
 impl NotSupported {
-    /// The route, with what answers it.
+    /// Combines the description with the handler of the route.
     pub(crate) fn route(self, handler: MethodRouter<Arc<Control>>) -> UtoipaMethodRouter<Arc<Control>> {
-        let Self { method, path, what, status } = self;
+        let Self { method, path, feature, status } = self;
         let is_retired = status == StatusCode::GONE;
         let (summary, about) = if is_retired {
-            (format!("Retired: {what}"), "Clients use this route no more. It says so with `feature_not_supported`.")
+            let about = "Removed from the E2B API. Replies with the error code `feature_not_supported`.";
+            (format!("Removed: {feature}"), about)
         } else {
-            let about = "The contract has this route, this server does not: it says so with `feature_not_supported`.";
-            (format!("Not supported: {what}"), about)
+            let about = "This server does not support this route of the E2B API. Replies with the error code \
+                         `feature_not_supported`.";
+            (format!("Not supported: {feature}"), about)
         };
         let mut operation = OperationBuilder::new()
             .operation_id(Some(operation_id(&method, path)))
             .tag(group(path))
             .summary(Some(summary))
             .description(Some(about))
-            .response(status.as_str(), ResponseBuilder::new().description("It is not supported."))
+            .response(status.as_str(), ResponseBuilder::new().description("Not supported."))
             .extensions(Some(ExtensionsBuilder::new().add(NOT_SUPPORTED, json!(true)).build()))
             .build();
         operation.parameters = Some(parameters(path)).filter(|parameters| !parameters.is_empty());
@@ -88,7 +91,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [get, put, post, delete, patch].into_iter().flatten()
 }
 
-/// The words of a method and a path in one: `postSandboxesSandboxIDPause`.
+/// Joins the words of a method and a path, for example to `postSandboxesSandboxIDPause`.
 fn operation_id(method: &HttpMethod, path: &str) -> String {
     let words = path.split(|character: char| !character.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     let words = words.map(|word| word[..1].to_uppercase() + &word[1..]);
@@ -108,7 +111,7 @@ fn method_name(method: &HttpMethod) -> &'static str {
     }
 }
 
-/// The group of routes to which a path belongs.
+/// Returns the route group of a path.
 fn group(path: &str) -> &'static str {
     let mut words = path.split('/').filter(|word| !matches!(*word, "" | "v2" | "v3"));
     match words.next() {
@@ -121,7 +124,7 @@ fn group(path: &str) -> &'static str {
     }
 }
 
-/// What stands in braces in a path. What it means is not looked at.
+/// Returns the names in braces in a path as text parameters.
 fn parameters(path: &str) -> Vec<RefOr<Parameter>> {
     let names = path.split('/').filter_map(|word| word.strip_prefix('{')?.strip_suffix('}'));
     names

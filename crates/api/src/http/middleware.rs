@@ -1,4 +1,4 @@
-//! What surrounds every request: a span, a deadline, and the headers that browsers ask for.
+//! Middleware of every request: the tracing span, the deadline and CORS.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::control::Control;
 use crate::failure::{Failure, SHOULD_RETRY};
 use crate::sandboxes::list::{NEXT_TOKEN, TOTAL_RUNNING};
 
-/// How long a browser may rely on a preflight.
+/// Time for which a browser may cache a preflight response.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(60 * 60);
 
-/// Headers of requests that scripts of any origin may set.
+/// Request headers that scripts of any origin may set.
 const REQUEST_HEADERS: [&str; 20] = [
     "origin",
     "content-length",
@@ -42,7 +42,9 @@ const REQUEST_HEADERS: [&str; 20] = [
     "idempotency-key",
 ];
 
-/// Scripts of any origin may call: the credential is a header that no browser sends by itself.
+/// Returns the CORS layer, which allows any origin.
+///
+/// That is safe, because credentials are in headers that browsers do not add by themselves.
 pub(super) fn cors() -> CorsLayer {
     let rate_limit = [rate::LIMIT, rate::REMAINING, rate::RESET];
     let exposed = [NEXT_TOKEN, TOTAL_RUNNING, header::RETRY_AFTER, SHOULD_RETRY].into_iter().chain(rate_limit);
@@ -54,9 +56,10 @@ pub(super) fn cors() -> CorsLayer {
         .max_age(PREFLIGHT_AGE)
 }
 
-/// Opens the request's span and holds it to the deadline. A request that is cut leaves nothing half done: what changes
-/// something is done by tasks of its own.
-pub(super) async fn surround(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
+/// Opens the request's span and applies the deadline.
+///
+/// A request that exceeds the deadline leaves no partial change, because separate tasks perform all changes.
+pub(super) async fn span_and_deadline(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
     let span = tracing::info_span!(
@@ -68,21 +71,21 @@ pub(super) async fn surround(State(control): State<Arc<Control>>, request: Reque
     async {
         let response = match tokio::time::timeout(deadline, next.run(request)).await {
             Ok(response) => response,
-            Err(_) => too_late(&method, deadline),
+            Err(_) => deadline_exceeded(&method, deadline),
         };
         tracing::Span::current().record("status", response.status().as_u16());
-        tracing::debug!("answered");
+        tracing::debug!("request answered");
         response
     }
     .instrument(span)
     .await
 }
 
-fn too_late(method: &Method, deadline: Duration) -> Response {
-    tracing::warn!("a request took longer than its deadline");
+fn deadline_exceeded(method: &Method, deadline: Duration) -> Response {
+    tracing::warn!("request exceeded its deadline");
     let failure =
         Failure::new(StatusCode::GATEWAY_TIMEOUT, format!("the request took longer than {} s", deadline.as_secs()));
-    // What was asked for may still happen, so only what changes nothing may be asked again.
+    // The requested change may still happen, so only a request with a safe method may be retried.
     let failure = if method.is_safe() { failure.worth_retrying_after(Duration::from_secs(1)) } else { failure };
     failure.into_response()
 }

@@ -1,13 +1,13 @@
-//! A disk that is full, and then is not.
+//! Behaviour with a full disk, and after space was freed.
 
 use crate::small_disk::SmallDisk;
 use crate::world::{World, config};
 
-/// Requests of each kind while the disk is full, and after.
+/// Number of requests of each kind while the disk is full, and afterwards.
 const TIMES: usize = 8;
 
 #[tokio::test]
-async fn a_full_disk_is_told_and_harms_nothing_later() {
+async fn a_full_disk_is_reported_and_has_no_lasting_effect() {
     let Some(disk) = SmallDisk::mount(16) else { return };
     let folder = tempfile::tempdir_in(disk.path()).expect("a folder");
     let world = World::in_folder(config(), &["node-1"], folder).await;
@@ -18,9 +18,9 @@ async fn a_full_disk_is_told_and_harms_nothing_later() {
     let create = r#"{"templateID":"base"}"#;
     disk.fill();
     for _ in 0..TIMES {
-        let refused = world.create(create).await.assert_error(503, "disk of the server's database is full");
-        assert_eq!(refused.json()["error_code"], "storage_full");
-        assert_eq!(refused.header("should-retry"), Some("false"));
+        let rejected = world.create(create).await.assert_error(503, "disk of the server's database is full");
+        assert_eq!(rejected.json()["error_code"], "storage_full");
+        assert_eq!(rejected.header("should-retry"), Some("false"));
         let path = format!("/sandboxes/{id}");
         world.client.post(&format!("{path}/timeout"), r#"{"timeout":60}"#).await.assert_error(503, "is full");
         let named = [("content-type", "application/json"), ("idempotency-key", "a-1")];
@@ -29,7 +29,7 @@ async fn a_full_disk_is_told_and_harms_nothing_later() {
         world.client.get(&path).await.assert_status(200);
         world.client.get("/v2/sandboxes").await.assert_status(200);
     }
-    // The node ends it all the same; its row goes when there is room.
+    // The node kills the sandbox anyway. Its row is deleted when there is space.
     world.client.delete(&format!("/sandboxes/{killed}")).await.assert_error(503, "is full");
     assert_eq!(world.node.state().sandboxes.len(), 1);
     disk.make_room();
@@ -39,7 +39,7 @@ async fn a_full_disk_is_told_and_harms_nothing_later() {
         world.client.post(&format!("/sandboxes/{id}/timeout"), r#"{"timeout":60}"#).await.assert_status(204);
     }
     world
-        .eventually("the killed one is released", async || {
+        .eventually("the killed sandbox is released", async || {
             let rows = world.store.sandboxes().await.expect("reads");
             if rows.iter().any(|row| row.sandbox_id == killed) { Err(format!("{rows:?}")) } else { Ok(()) }
         })
