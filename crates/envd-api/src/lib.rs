@@ -16,6 +16,3 @@ pub use client::{Client, Dial, Error, Init, Output};
 pub use generated::{filesystem, process};
 pub use logs::{Batch, GuestLine, LINE_COST, LogStream, Room};
 pub use metrics::GuestMetrics;
-
-/// The port the guest daemon listens on.
-pub const PORT: u16 = 49_983;

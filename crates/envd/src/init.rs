@@ -23,8 +23,8 @@ use axum::body::Bytes;
 use axum::extract::State as Extract;
 use axum::extract::rejection::BytesRejection;
 use axum::response::{IntoResponse, Response};
-use hearth_envd_api::PORT;
 use hearth_types::Secret;
+use hearth_types::guest::DAEMON_PORT;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
@@ -223,7 +223,7 @@ fn name(state: &State, id: &str) {
         }
         // Unless the host has a service for it, the daemon itself tells programs who they are.
         if !state.envs().contains_key(EVENTS_ADDRESS) {
-            state.set_internal(EVENTS_ADDRESS, &format!("http://127.0.0.1:{PORT}"), 0o644);
+            state.set_internal(EVENTS_ADDRESS, &format!("http://127.0.0.1:{DAEMON_PORT}"), 0o644);
         }
     }
     state.set_internal(SANDBOX_ID, id, 0o644);

@@ -11,18 +11,15 @@
 
 use std::collections::BTreeSet;
 
+use hearth_types::guest::{ADDRESS, GATEWAY, MAC};
 use ipnet::Ipv4Net;
 
 use crate::instance::{Instance, SLOTS};
 
-/// Addresses of the guest and of its gateway, the same in every slot.
-pub(crate) const GUEST: &str = "169.254.0.21";
-pub(crate) const GATEWAY: &str = "169.254.0.22";
-/// Ethernet addresses of both, also the same in every slot.
+/// Ethernet address of the guest's gateway, the same in every slot.
 ///
-/// A restored guest remembers its gateway's from the slot it was saved in, and neither side needs ARP before the first
-/// packet. VMMs assign the guest's address to its network device.
-pub(crate) const GUEST_MAC: &str = "02:fc:00:00:00:05";
+/// A restored guest remembers it from the slot it was saved in, and the gateway has the guest's as a permanent
+/// neighbour: neither side needs ARP before the first packet.
 pub(crate) const GATEWAY_MAC: &str = "02:fc:00:00:00:06";
 /// Ethernet addresses of the two ends of the link to the host. Each end has the other as a permanent neighbour.
 pub(crate) const HOST_MAC: &str = "02:fc:00:00:00:07";
@@ -105,22 +102,22 @@ pub(crate) fn namespace(address: &str, limits: &GuestLimits) -> String {
         "table arp hearth {{
   chain input {{
     type filter hook input priority filter; policy drop;
-    iifname {TAP} arp operation request arp saddr ether {GUEST_MAC} arp saddr ip {GUEST} arp daddr ip {GATEWAY} accept
+    iifname {TAP} arp operation request arp saddr ether {MAC} arp saddr ip {ADDRESS} arp daddr ip {GATEWAY} accept
   }}
 }}
 table inet hearth {{
   {denied_set}
   chain to_guest {{
     type nat hook prerouting priority dstnat;
-    iifname {UPLINK} ip daddr {address} dnat ip to {GUEST}
+    iifname {UPLINK} ip daddr {address} dnat ip to {ADDRESS}
   }}
   chain from_guest {{
     type nat hook postrouting priority srcnat;
-    oifname {UPLINK} ip saddr {GUEST} snat ip to {address}
+    oifname {UPLINK} ip saddr {ADDRESS} snat ip to {address}
   }}
   chain spoofed {{
     type filter hook prerouting priority raw;
-    iifname {TAP} ip saddr != {GUEST} drop
+    iifname {TAP} ip saddr != {ADDRESS} drop
     iifname {TAP} meta protocol ip6 drop
   }}
   chain forward {{

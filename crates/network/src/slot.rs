@@ -6,6 +6,7 @@ use std::sync::Once;
 
 use hearth_host::exhaustion::is_exhaustion;
 use hearth_host::{conntrack, namespace};
+use hearth_types::guest;
 
 use crate::config::Error;
 use crate::instance::Instance;
@@ -139,17 +140,18 @@ fn set_up_inside(limits: &GuestLimits, host: Ipv4Addr, address: Ipv4Addr) -> Res
     namespace::ip(&format!(
         "tuntap add {tap} mode tap\n\
          link set {tap} address {gateway_mac} up\n\
-         addr add {gateway}/30 dev {tap}\n\
+         addr add {gateway}/{prefix} dev {tap}\n\
          neigh add {guest} lladdr {guest_mac} dev {tap} nud permanent\n\
          addr add {address}/31 dev {uplink}\n\
          link set {uplink} up\n\
          neigh replace {host} lladdr {host_mac} dev {uplink} nud permanent\n\
          route add default via {host}\n",
         tap = rules::TAP,
-        gateway = rules::GATEWAY,
+        gateway = guest::GATEWAY,
+        prefix = guest::PREFIX_LENGTH,
         gateway_mac = rules::GATEWAY_MAC,
-        guest = rules::GUEST,
-        guest_mac = rules::GUEST_MAC,
+        guest = guest::ADDRESS,
+        guest_mac = guest::MAC,
         uplink = rules::UPLINK,
         host_mac = rules::HOST_MAC,
     ))

@@ -9,6 +9,10 @@ use std::time::Duration;
 
 use hearth_host::{namespace, requirement};
 use hearth_network::{Config, Mode, Pool, Slot};
+use hearth_types::guest::{ADDRESS, GATEWAY, MAC, PREFIX_LENGTH};
+
+/// Ethernet address of the gateway, which slots set on their tap device.
+const GATEWAY_MAC: &str = "02:fc:00:00:00:06";
 
 /// Long enough for a handshake on one machine, and short enough to wait for a dropped packet.
 const TIMEOUT: Duration = Duration::from_millis(700);
@@ -143,15 +147,17 @@ fn guest_behind(slot: &Slot) -> Computer {
     namespace::inside(slot.namespace().expect("a slot with a namespace"), || {
         namespace::ip(&format!(
             "link del tap0\n\
-             link add tap0 address 02:fc:00:00:00:06 type veth peer name eth0 address 02:fc:00:00:00:05 netns {name}\n\
-             addr add 169.254.0.22/30 dev tap0\nlink set tap0 up\n\
-             neigh add 169.254.0.21 lladdr 02:fc:00:00:00:05 dev tap0 nud permanent\n"
+             link add tap0 address {GATEWAY_MAC} type veth peer name eth0 address {MAC} netns {name}\n\
+             addr add {GATEWAY}/{PREFIX_LENGTH} dev tap0\nlink set tap0 up\n\
+             neigh add {ADDRESS} lladdr {MAC} dev tap0 nud permanent\n"
         ))
     })
     .expect("replaces the tap device");
     guest.run(|| {
-        namespace::ip("addr add 169.254.0.21/30 dev eth0\nlink set eth0 up\nroute add default via 169.254.0.22\n")
-            .expect("configures");
+        namespace::ip(&format!(
+            "addr add {ADDRESS}/{PREFIX_LENGTH} dev eth0\nlink set eth0 up\nroute add default via {GATEWAY}\n"
+        ))
+        .expect("configures");
     });
     guest
 }
@@ -166,8 +172,8 @@ fn neighbours() -> Vec<String> {
 
 /// Sends an ARP request for the gateway from each of `senders` and prints the number of replies.
 const ARP: &str = "import socket, struct, sys
-gateway, senders = socket.inet_aton('169.254.0.22'), sys.argv[1:]
-mac = bytes.fromhex('02fc00000005')
+gateway, mac = socket.inet_aton(sys.argv[1]), bytes.fromhex(sys.argv[2].replace(':', ''))
+senders = sys.argv[3:]
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806))
 s.bind(('eth0', 0x0806))
 s.settimeout(0.5)
@@ -185,7 +191,7 @@ print(replies)";
 
 fn arp_replies(guest: &Computer, senders: &[String]) -> usize {
     let output = guest.run(|| {
-        Command::new("python3").args(["-c", ARP]).args(senders).output().expect("runs")
+        Command::new("python3").args(["-c", ARP, &GATEWAY.to_string(), MAC]).args(senders).output().expect("runs")
     });
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number")
@@ -208,7 +214,7 @@ fn an_arp_flood_creates_no_neighbours() {
         assert_eq!(arp_replies(&guest, &flood), 0, "the flood was answered");
         assert_eq!(in_slot(), before);
         // The guest itself gets a reply.
-        assert_eq!(arp_replies(&guest, &["169.254.0.21".to_owned()]), 1);
+        assert_eq!(arp_replies(&guest, &[ADDRESS.to_string()]), 1);
 
         // Traffic creates no neighbours either: both ends of the link have each other as permanent ones.
         let port = TestNetwork::listen(&network.internet);

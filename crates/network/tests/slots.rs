@@ -7,6 +7,10 @@ use std::time::Duration;
 
 use hearth_host::{namespace, requirement};
 use hearth_network::{Config, Mode, Pool, Slot};
+use hearth_types::guest::{ADDRESS, GATEWAY, MAC, PREFIX_LENGTH};
+
+/// Ethernet address of the gateway, which slots set on their tap device.
+const GATEWAY_MAC: &str = "02:fc:00:00:00:06";
 
 /// Long enough for a handshake on one machine, and short enough to wait for a dropped packet.
 const TIMEOUT: Duration = Duration::from_millis(700);
@@ -44,18 +48,18 @@ impl Guest {
         namespace::inside(&slot, || {
             namespace::ip(&format!(
                 "link del tap0\n\
-                 link add tap0 address 02:fc:00:00:00:06 type veth peer name eth0 address 02:fc:00:00:00:05 netns {name}\n\
-                 addr add 169.254.0.22/30 dev tap0\nlink set tap0 up\n\
-                 neigh add 169.254.0.21 lladdr 02:fc:00:00:00:05 dev tap0 nud permanent\n"
+                 link add tap0 address {GATEWAY_MAC} type veth peer name eth0 address {MAC} netns {name}\n\
+                 addr add {GATEWAY}/{PREFIX_LENGTH} dev tap0\nlink set tap0 up\n\
+                 neigh add {ADDRESS} lladdr {MAC} dev tap0 nud permanent\n"
             ))
         })
         .expect("replaces the tap device");
         let guest = Self { name: name.to_owned() };
         guest.run(|| {
-            namespace::ip(
-                "link set lo up\naddr add 169.254.0.21/30 dev eth0\nlink set eth0 up\n\
-                 route add default via 169.254.0.22\n",
-            )
+            namespace::ip(&format!(
+                "link set lo up\naddr add {ADDRESS}/{PREFIX_LENGTH} dev eth0\nlink set eth0 up\n\
+                 route add default via {GATEWAY}\n",
+            ))
             .expect("configures");
         });
         guest
@@ -124,7 +128,7 @@ async fn guests_are_reachable_from_the_host_and_reach_no_private_address() {
     let host_end = Ipv4Addr::from(u32::from(uplink) - 1).to_string();
     for (address, port) in [
         (host_end.as_str(), port),
-        ("169.254.0.22", port),
+        (&GATEWAY.to_string(), port),
         (&to_b.to_string(), 8080),
         (&to_a.to_string(), 8080),
         ("127.0.0.1", port),

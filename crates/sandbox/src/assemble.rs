@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_artifact::ArtifactSet;
-use hearth_envd_api::{Client, Init, PORT};
+use hearth_envd_api::{Client, Init};
 use hearth_host::cgroup::Group;
 use hearth_network::{Attachment, Slot};
 use hearth_types::SandboxSpec;
+use hearth_types::guest::DAEMON_PORT;
 use hearth_vmm::{Machine, Nic, Running, Snapshot};
 use http::HeaderName;
 use tokio::sync::mpsc;
@@ -196,9 +197,9 @@ impl Restored {
         if let Some(address) = self.slotted.slot.guest_address() {
             return Ok(Reachable { restored: self, connector: GuestConnector::direct(address), forwards: None });
         }
-        match self.vm.forward(PORT).await {
+        match self.vm.forward(DAEMON_PORT).await {
             Ok(host_port) => {
-                let (connector, forwards) = GuestConnector::forwarded(PORT, host_port);
+                let (connector, forwards) = GuestConnector::forwarded(DAEMON_PORT, host_port);
                 Ok(Reachable { restored: self, connector, forwards: Some(forwards) })
             }
             Err(error) => {
@@ -327,12 +328,12 @@ fn daemon_client(spec: &SandboxSpec, connector: &GuestConnector) -> Client {
     let connector = connector.clone();
     let dial = move || -> std::pin::Pin<Box<dyn Future<Output = std::io::Result<tokio::net::TcpStream>> + Send>> {
         let connector = connector.clone();
-        Box::pin(async move { connector.connect(PORT).await })
+        Box::pin(async move { connector.connect(DAEMON_PORT).await })
     };
     // Hearth makes the tokens, of characters that are valid in a header.
     let token = spec.envd_access_token.as_ref().and_then(|token| token.expose().parse().ok());
     let headers = token.into_iter().map(|token| (HeaderName::from_static("x-access-token"), token));
-    Client::new(Box::new(dial), &format!("localhost:{PORT}"), headers.collect())
+    Client::new(Box::new(dial), &format!("localhost:{DAEMON_PORT}"), headers.collect())
 }
 
 /// Identity that the guest daemon receives.

@@ -109,6 +109,7 @@ impl Forwards {
 
 #[cfg(test)]
 mod tests {
+    use hearth_types::guest::DAEMON_PORT;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -134,7 +135,7 @@ mod tests {
     #[tokio::test]
     async fn a_forward_is_requested_once_and_their_number_is_limited() {
         let host_port = served().await;
-        let (connector, mut requests) = GuestConnector::forwarded(49_983, host_port);
+        let (connector, mut requests) = GuestConnector::forwarded(DAEMON_PORT, host_port);
         let asked = tokio::spawn(async move {
             let mut asked = Vec::new();
             while let Some(ForwardRequest { guest_port, reply }) = requests.recv().await {
@@ -143,7 +144,7 @@ mod tests {
             }
             asked
         });
-        for port in [49_983, 8000, 8000] {
+        for port in [DAEMON_PORT, 8000, 8000] {
             assert_eq!(read(&connector, port).await, "guest");
         }
         for port in 1..FORWARDS_MAX {
@@ -154,12 +155,12 @@ mod tests {
         drop(connector);
         let asked = asked.await.expect("ends");
         assert_eq!(asked.iter().filter(|port| **port == 8000).count(), 1);
-        assert!(!asked.contains(&49_983));
+        assert!(!asked.contains(&DAEMON_PORT));
     }
 
     #[tokio::test]
     async fn an_ended_sandbox_is_not_connected() {
-        let (connector, requests) = GuestConnector::forwarded(49_983, 1);
+        let (connector, requests) = GuestConnector::forwarded(DAEMON_PORT, 1);
         drop(requests);
         assert_eq!(connector.connect(80).await.expect_err("ended").kind(), io::ErrorKind::NotConnected);
     }

@@ -209,7 +209,7 @@ mod tests {
             let _silent = listener.accept().await.expect("a connection");
             std::future::pending::<()>().await;
         });
-        Arc::new(Client::new(Box::new(move || Box::pin(TcpStream::connect(address))), "localhost:49983", HeaderMap::new()))
+        Arc::new(Client::new(Box::new(move || Box::pin(TcpStream::connect(address))), "guest", HeaderMap::new()))
     }
 
     fn reply(status: &str, body: &str) -> String {

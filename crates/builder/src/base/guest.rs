@@ -6,10 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use hearth_artifact::Draft;
-use hearth_envd_api::{Client, Init, PORT};
+use hearth_envd_api::{Client, Init};
 use hearth_host::process::Process;
 use hearth_network::{Attachment, Slot};
 use hearth_types::Resources;
+use hearth_types::guest::DAEMON_PORT;
 use hearth_vmm::{Boot, Driver, Kernel, Machine, Nic, Running};
 use http::HeaderMap;
 use tokio::net::TcpStream;
@@ -75,9 +76,9 @@ impl Guest {
         let mut vm = driver.boot(&machine, &boot).await.map_err(error("starting the template's VM"))?;
         let guard = KillOnDrop(vm.process().clone());
         let address = match slot.guest_address() {
-            Some(address) => SocketAddr::new(address, PORT),
+            Some(address) => SocketAddr::new(address, DAEMON_PORT),
             None => {
-                let port = vm.forward(PORT).await.map_err(error("reaching the template's VM"))?;
+                let port = vm.forward(DAEMON_PORT).await.map_err(error("reaching the template's VM"))?;
                 SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
             }
         };

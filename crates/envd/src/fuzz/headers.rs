@@ -1,13 +1,13 @@
 //! A request's headers, and every judgement that is made of them.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::middleware;
 use base64::Engine as _;
 use connectrpc::RequestContext;
-use hearth_types::Secret;
+use hearth_types::{Secret, guest};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
 use tower::ServiceExt as _;
 
@@ -140,9 +140,9 @@ fn guarded(asked: &Asked, state: &Arc<State>) {
     *request.method_mut() = asked.method.clone();
     *request.uri_mut() = asked.uri.clone();
     *request.headers_mut() = asked.headers.clone();
-    let host = if asked.is_inside { [127, 0, 0, 1] } else { [169, 254, 0, 21] };
+    let host = if asked.is_inside { Ipv4Addr::LOCALHOST } else { guest::ADDRESS };
     let (connection, _entry): (Connection, _) =
-        state.connections.enter(SocketAddr::from((host, 49_983)), SocketAddr::from((host, 1)));
+        state.connections.enter(SocketAddr::from((host, guest::DAEMON_PORT)), SocketAddr::from((host, 1)));
     request.extensions_mut().insert(connection);
     let router = axum::Router::new()
         .fallback(|| async { PASSED })

@@ -7,13 +7,13 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use hearth_types::guest::{ADDRESS, GATEWAY, MAC, NETWORK, PREFIX_LENGTH};
+
 use crate::machine::{Boot, Machine, Nic};
 use crate::{Accelerator, Snapshot};
 
 /// Revision of the device layout.
 pub(super) const LAYOUT: u32 = 1;
-/// Ethernet address of every guest, since each has a network of its own. Locally administered, unicast.
-const GUEST_MAC: &str = "02:fc:00:00:00:05";
 /// Cache of translated code per VM under emulation. A larger one speeds up long computations and costs memory per VM.
 const TRANSLATION_BUFFER_MIB: u32 = 64;
 /// Retained part of a restored guest's console. The guest writes to it, so it must be bounded.
@@ -139,14 +139,14 @@ fn network(line: &mut CommandLine, nic: &Nic) {
         Nic::User { forwards } => {
             // The guest has the addresses that it has behind a tap. IPv6 is off, as it is there.
             let mut option =
-                "user,id=net,ipv6=off,net=169.254.0.20/30,host=169.254.0.22,dhcpstart=169.254.0.21".to_owned();
+                format!("user,id=net,ipv6=off,net={NETWORK}/{PREFIX_LENGTH},host={GATEWAY},dhcpstart={ADDRESS}");
             for (host, guest) in forwards {
-                option.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-169.254.0.21:{guest}"));
+                option.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-{ADDRESS}:{guest}"));
             }
             line.option("-netdev", &option);
         }
     }
-    line.option("-device", &format!("virtio-net-device,netdev=net,mac={GUEST_MAC}"));
+    line.option("-device", &format!("virtio-net-device,netdev=net,mac={MAC}"));
 }
 
 /// A command line under construction.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hearth_host::process::{Process, Spawn};
+use hearth_types::guest::ADDRESS;
 use serde_json::{Value, json};
 
 use super::command::{self, Start};
@@ -188,7 +189,7 @@ impl Vm {
         // QEMU rejects the command.
         let free = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
         let host_port = free.map_err(|source| Error::Monitor { action: "finding a free port", source })?.port();
-        let line = format!("hostfwd_add net tcp:127.0.0.1:{host_port}-169.254.0.21:{guest_port}");
+        let line = format!("hostfwd_add net tcp:127.0.0.1:{host_port}-{ADDRESS}:{guest_port}");
         let reply = self.execute("human-monitor-command", json!({ "command-line": line })).await?;
         match reply.as_str().unwrap_or_default().trim() {
             "" => Ok(host_port),
