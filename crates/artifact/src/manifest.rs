@@ -1,58 +1,47 @@
-//! What an artifact set is: the manifest beside its files.
+//! The manifest of an artifact set.
 
 use hearth_types::{BuildId, Platform, Resources, TemplateId};
 use serde::{Deserialize, Serialize};
 
-/// Version of the manifest's form; a reader refuses others.
+/// Version of the manifest's format; a reader rejects all others.
 const FORMAT: u32 = 1;
 
-/// Describes an artifact set.
+/// Description of an artifact set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
-    /// The build that owns the set.
     pub build_id: BuildId,
-    /// The template it is a build of.
     pub template_id: TemplateId,
-    /// What went into the build, as one hash: an equal one need not be built again.
+    /// Hash over all inputs of the build. A build with an equal key need not be repeated.
     pub content_key: String,
-    /// Virtual hardware at the time of the snapshot, so of every restore.
+    /// Virtual hardware at the time of the snapshot, and of every restore.
     pub resources: Resources,
-    /// Where the snapshot can be restored.
+    /// Platform on which the snapshot can be restored.
     pub platform: Platform,
-    /// Version of the guest kernel.
+    /// Release of the guest kernel, as `uname -r` prints it.
     pub kernel_version: String,
-    /// Version of the guest daemon.
     pub envd_version: String,
-    /// When the snapshot was taken.
+    /// Time of the snapshot.
     pub created_at: jiff::Timestamp,
 }
 
-/// Why a text is not a manifest.
+/// Failure to read a manifest.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// Not the JSON that was expected.
+    /// Not valid JSON, or not the expected fields.
     #[error("the manifest cannot be read")]
     Syntax(#[source] serde_json::Error),
     /// Written by another version of Hearth.
     #[error("the manifest has format {found}, this version reads format {FORMAT}")]
-    Format {
-        /// The manifest's format.
-        found: u32,
-    },
-    /// A field has no valid value.
+    Format { found: u32 },
+    /// A field has an invalid value.
     #[error("the manifest's {field} is invalid: {text}")]
-    Field {
-        /// The field.
-        field: &'static str,
-        /// Its text.
-        text: String,
-    },
+    Field { field: &'static str, text: String },
 }
 
-/// The JSON form. Only this module sees it.
+/// JSON form of a manifest. Only this module uses it.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Form {
+struct ManifestFile {
     format: u32,
     build_id: String,
     template_id: String,
@@ -71,9 +60,9 @@ struct Form {
     created_at: String,
 }
 
-/// Read first, so that a manifest of another format is called that and not a syntax error.
+/// Read first, so that another format is reported as [`ManifestError::Format`] and not as a syntax error.
 #[derive(Deserialize)]
-struct Header {
+struct FormatHeader {
     format: u32,
 }
 
@@ -83,7 +72,7 @@ impl Manifest {
             self.clone();
         let Resources { vcpus, memory_mib, disk_mib } = resources;
         let Platform { driver, vmm_version, machine, cpu_model, accelerator, nic } = platform;
-        let form = Form {
+        let file = ManifestFile {
             format: FORMAT,
             build_id: build_id.to_string(),
             template_id: template_id.to_string(),
@@ -101,32 +90,32 @@ impl Manifest {
             envd_version,
             created_at: created_at.to_string(),
         };
-        serde_json::to_vec_pretty(&form).expect("a struct of texts and numbers has a JSON form")
+        serde_json::to_vec_pretty(&file).expect("strings and numbers can be serialized")
     }
 
     pub(crate) fn from_json(json: &[u8]) -> Result<Self, ManifestError> {
-        let header: Header = serde_json::from_slice(json).map_err(ManifestError::Syntax)?;
+        let header: FormatHeader = serde_json::from_slice(json).map_err(ManifestError::Syntax)?;
         if header.format != FORMAT {
             return Err(ManifestError::Format { found: header.format });
         }
-        let form: Form = serde_json::from_slice(json).map_err(ManifestError::Syntax)?;
+        let file: ManifestFile = serde_json::from_slice(json).map_err(ManifestError::Syntax)?;
         let field = |field: &'static str, text: &str| ManifestError::Field { field, text: text.to_owned() };
         Ok(Self {
-            build_id: form.build_id.parse().map_err(|_| field("build_id", &form.build_id))?,
-            template_id: form.template_id.parse().map_err(|_| field("template_id", &form.template_id))?,
-            content_key: form.content_key,
-            resources: Resources { vcpus: form.vcpus, memory_mib: form.memory_mib, disk_mib: form.disk_mib },
+            build_id: file.build_id.parse().map_err(|_| field("build_id", &file.build_id))?,
+            template_id: file.template_id.parse().map_err(|_| field("template_id", &file.template_id))?,
+            content_key: file.content_key,
+            resources: Resources { vcpus: file.vcpus, memory_mib: file.memory_mib, disk_mib: file.disk_mib },
             platform: Platform {
-                driver: form.driver,
-                vmm_version: form.vmm_version,
-                machine: form.machine,
-                cpu_model: form.cpu_model,
-                accelerator: form.accelerator,
-                nic: form.nic,
+                driver: file.driver,
+                vmm_version: file.vmm_version,
+                machine: file.machine,
+                cpu_model: file.cpu_model,
+                accelerator: file.accelerator,
+                nic: file.nic,
             },
-            kernel_version: form.kernel_version,
-            envd_version: form.envd_version,
-            created_at: form.created_at.parse().map_err(|_| field("created_at", &form.created_at))?,
+            kernel_version: file.kernel_version,
+            envd_version: file.envd_version,
+            created_at: file.created_at.parse().map_err(|_| field("created_at", &file.created_at))?,
         })
     }
 }
@@ -156,13 +145,13 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_manifest_survives_its_json() {
+    fn a_manifest_is_read_back_from_its_json() {
         let manifest = manifest();
-        assert_eq!(Manifest::from_json(&manifest.to_json()).expect("own form"), manifest);
+        assert_eq!(Manifest::from_json(&manifest.to_json()).expect("reads"), manifest);
     }
 
     #[test]
-    fn other_formats_and_unknown_fields_are_refused() {
+    fn other_formats_and_unknown_fields_are_rejected() {
         let text = String::from_utf8(manifest().to_json()).expect("JSON");
         let newer = text.replace("\"format\": 1", "\"format\": 2");
         assert!(matches!(Manifest::from_json(newer.as_bytes()), Err(ManifestError::Format { found: 2 })));

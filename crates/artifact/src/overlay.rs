@@ -1,10 +1,10 @@
-//! A sandbox's writable blocks: an empty qcow2 image, made without a child process.
+//! Empty qcow2 images for the blocks that a sandbox writes, created without a child process.
 //!
-//! The image names no backing file; whoever opens it puts it over the base by reference. So the overlay holds no path that
-//! could go stale or be steered, and overlays of one size are byte for byte the same.
+//! The image names no backing file; the VMM is given the base separately. So the overlay contains no path that could
+//! become stale or be manipulated, and overlays of the same size are byte-for-byte equal.
 //!
-//! Layout of the four clusters of an empty image (QEMU, `docs/interop/qcow2.txt`): header, refcount table, first refcount
-//! block, first cluster of the L1 table.
+//! An empty image has four clusters (QEMU, `docs/interop/qcow2.txt`): header, refcount table, first refcount block,
+//! first cluster of the L1 table.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -20,27 +20,24 @@ const L2_ENTRIES: u64 = CLUSTER / 8;
 /// 16-bit reference counts, the default of version 3.
 const REFCOUNT_ORDER: u32 = 4;
 const HEADER_BYTES: u32 = 104;
-/// So that the L1 table stays in one cluster: 8192 entries of 512 MiB each.
+/// Largest disk whose L1 table fits into one cluster: 8192 entries of 512 MiB each.
 const SIZE_MAX: u64 = (CLUSTER / 8) * L2_ENTRIES * CLUSTER;
 
-/// Why no overlay was made.
+/// Failure to create an overlay.
 #[derive(Debug, thiserror::Error)]
 pub enum OverlayError {
-    /// Zero, not a multiple of 512, or beyond what the layout holds.
-    #[error("a disk cannot have {0} bytes: it takes a multiple of 512 up to {SIZE_MAX}")]
+    /// Zero, not a multiple of 512, or larger than the layout allows.
+    #[error("{0} is no valid disk size in bytes: it must be a multiple of 512 and at most {SIZE_MAX}")]
     Size(u64),
-    /// The operating system refused.
+    /// A file operation failed.
     #[error("writing the overlay `{path}`")]
-    Io {
-        /// The overlay.
-        path: String,
-        /// Why it failed.
-        source: io::Error,
-    },
+    Io { path: String, source: io::Error },
 }
 
-/// Writes an empty overlay for a base of `size_bytes` to `path`, which must not exist; the file is private to its owner.
-/// It is not fsynced: an overlay is worth nothing without the memory of the VM that writes to it.
+/// Writes an empty overlay for a base of `size_bytes` to `path`, which must not exist.
+///
+/// Only the owner can access the file. It is not fsynced: an overlay is useless without the memory of the VM that
+/// writes to it.
 pub fn create_overlay(path: &Path, size_bytes: u64) -> Result<(), OverlayError> {
     use std::os::unix::fs::OpenOptionsExt;
 
@@ -49,7 +46,7 @@ pub fn create_overlay(path: &Path, size_bytes: u64) -> Result<(), OverlayError> 
     options.write(true).create_new(true).mode(0o600);
     let write = options.open(path).and_then(|mut file| {
         file.write_all(&image)?;
-        // The image covers its four clusters whole, as the reference counts say.
+        // The file covers its four clusters completely, as the reference counts require.
         file.set_len(4 * CLUSTER)
     });
     write.map_err(|source| OverlayError::Io { path: path.display().to_string(), source })
@@ -100,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn odd_sizes_are_refused() {
+    fn invalid_sizes_are_rejected() {
         for size in [0, 1, 511, SIZE_MAX + 512] {
             assert!(matches!(empty_image(size), Err(OverlayError::Size(_))), "{size}");
         }
@@ -115,7 +112,7 @@ mod tests {
         assert!(create_overlay(&path, 1 << 30).is_err());
     }
 
-    /// The format's own tool must find nothing wrong.
+    /// QEMU's own tool must find no error.
     #[test]
     fn qemu_img_accepts_the_image() {
         let folder = tempfile::tempdir().expect("temporary folder");

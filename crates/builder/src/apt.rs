@@ -1,7 +1,7 @@
-//! Debian's packages, fetched by an apt that has nothing to do with the host's: its own sources, lists and cache.
+//! Debian's packages, fetched by an apt with its own sources, lists and cache, separate from the host's.
 //!
-//! So a host of any distribution that has apt gets the same packages, nothing is installed on it, and no hook of its apt
-//! runs. Of the host's settings only those count that say how the network is reached.
+//! So a host of any distribution with apt gets the same packages, nothing is installed on it, and no hook of its apt
+//! runs. Only the host's settings for reaching the network are used.
 
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::mirror::Mirror;
 use crate::progress::{Progress, Unit};
 use crate::tool::Tool;
 
-/// Settings of the host that are taken over: how it reaches mirrors, and whether it trusts its clock.
+/// The host's settings that are used: proxies and certificates for reaching mirrors, retries, and checks of the clock.
 const NETWORK_SETTINGS: &[&str] = &[
     "Acquire::http::Proxy",
     "Acquire::https::Proxy",
@@ -24,7 +24,7 @@ const NETWORK_SETTINGS: &[&str] = &[
     "Acquire::Retries",
 ];
 
-/// An apt of our own, in a folder.
+/// A separate apt in a folder.
 #[derive(Debug)]
 pub(crate) struct Apt {
     folder: PathBuf,
@@ -33,7 +33,7 @@ pub(crate) struct Apt {
 }
 
 impl Apt {
-    /// Sets it up in `folder`. Lists and packages that an earlier run fetched there are used.
+    /// Sets up apt in `folder`. Lists and packages that an earlier run fetched there are reused.
     pub(crate) async fn open(folder: &Path, mirror: Mirror) -> Result<Self, Error> {
         let settings = host_settings().await?;
         let apt = Self { folder: folder.to_owned(), mirror, settings };
@@ -41,7 +41,7 @@ impl Apt {
             let path = apt.folder.join(part);
             fs::create_dir_all(&path).map_err(Error::file("creating the folder", &path))?;
         }
-        // Nothing is installed here, so everything that a package needs is fetched with it.
+        // No package counts as installed, so everything that a package needs is fetched with it.
         apt.write("state/status", "")?;
         apt.write("sources.list", &(apt.mirror.lines().join("\n") + "\n"))?;
         apt.write("apt.conf", &apt.configuration())?;
@@ -79,44 +79,44 @@ Acquire::Languages \"none\";
         text
     }
 
-    /// The network settings, as lines of an apt configuration.
+    /// Returns the network settings, as lines of an apt configuration.
     pub(crate) fn settings(&self) -> &[String] {
         &self.settings
     }
 
-    /// The sources, as lines of a `sources.list`.
+    /// Returns the sources, as lines of a `sources.list`.
     pub(crate) fn sources(&self) -> Vec<String> {
         self.mirror.lines()
     }
 
-    /// Where fetched packages are.
+    /// Returns the folder of fetched packages.
     pub(crate) fn archives(&self) -> PathBuf {
         self.folder.join("cache/archives")
     }
 
     fn tool(&self, program: &'static str) -> Tool {
         let configuration = self.folder.join("apt.conf");
-        // Named on the command line too: what a killed run left is found by it.
+        // Also on the command line, because leftover processes of a killed run are found by their arguments.
         Tool::new(program, "apt").env("APT_CONFIG", &configuration).arg("-q").arg("-c").arg(configuration)
     }
 
-    /// Fetches the lists of packages.
+    /// Fetches the package lists.
     pub(crate) async fn update(&self, progress: &dyn Progress) -> Result<(), Error> {
         progress.phase("package lists", Unit::Steps, None);
         let tool = self.tool("apt-get").args(["-o", "APT::Update::Error-Mode=any", "update"]);
         tool.run("fetching Debian's package lists", |_| {}, || {}).await
     }
 
-    /// One field of the newest version of a package.
+    /// Returns one field of the newest version of a package.
     pub(crate) async fn field(&self, package: &str, field: &str) -> Result<String, Error> {
-        let action = "looking a package up";
+        let action = "looking up a package";
         let lines = self.tool("apt-cache").args(["--no-all-versions", "show", package]).lines(action).await?;
         let value = lines.iter().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         let missing = || Error::Unexpected { action, reason: format!("the package {package} has no {field}") };
         Ok(value.ok_or_else(missing)?.trim().to_owned())
     }
 
-    /// Fetches one package into `into`, which gets nothing else.
+    /// Fetches one package into `into`, without its dependencies.
     pub(crate) async fn download(&self, package: &str, into: &Path, progress: &dyn Progress) -> Result<(), Error> {
         let size: u64 = self.field(package, "Size").await?.parse().unwrap_or(0);
         progress.phase("kernel download", Unit::Bytes, Some(size));
@@ -124,7 +124,7 @@ Acquire::Languages \"none\";
         tool.run("fetching the kernel", |_| {}, || progress.advance(bytes_in(into), size)).await
     }
 
-    /// Fetches packages and all that they need into [`archives`](Self::archives), as far as they are not there.
+    /// Fetches packages and their dependencies into [`archives`](Self::archives), except those already there.
     pub(crate) async fn fetch(&self, packages: &[&str], progress: &dyn Progress) -> Result<(), Error> {
         let mut install = vec!["-y", "--download-only", "install"];
         install.extend(packages);
@@ -139,25 +139,25 @@ Acquire::Languages \"none\";
     }
 }
 
-/// A line of `--print-uris`: `'uri' name size hash`.
+/// Parses the size in a line of `--print-uris`: `'uri' name size hash`.
 fn size_in_plan(line: &str) -> Option<u64> {
     line.strip_prefix('\'')?.rsplit_once('\'')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Bytes of all files below a folder that other processes write to.
+/// Returns the size of all files below a folder to which other processes write.
 fn bytes_in(folder: &Path) -> u64 {
     let entries = WalkDir::new(folder).into_iter().flatten();
     let files = entries.filter_map(|entry| entry.metadata().ok()).filter(Metadata::is_file);
     files.map(|file| file.len()).sum()
 }
 
-/// The host's network settings, as lines of an apt configuration.
+/// Returns the host's network settings, as lines of an apt configuration.
 async fn host_settings() -> Result<Vec<String>, Error> {
     let dump = Tool::new("apt-config", "apt").arg("dump").lines("reading apt's settings").await?;
     Ok(dump.into_iter().filter(|line| is_network_setting(line)).collect())
 }
 
-/// A line of `apt-config dump`: `Name "value";`. Settings for single hosts are named below the general ones.
+/// Checks a line of `apt-config dump`: `Name "value";`. Settings for single hosts are named below the general ones.
 fn is_network_setting(line: &str) -> bool {
     let Some((name, value)) = line.split_once(' ') else { return false };
     let known = |setting: &str| {
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_settings_of_the_network_are_taken_over() {
+    fn only_network_settings_of_the_host_are_used() {
         for (line, taken) in [
             ("Acquire::http::Proxy \"http://proxy.example:3128\";", true),
             ("Acquire::http::Proxy::mirror.example \"DIRECT\";", true),
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_stand_behind_the_quoted_uri() {
+    fn sizes_follow_the_quoted_uri() {
         let line = "'http://m.example/p/a%20b_1.deb' a_1_all.deb 12345 SHA256:abc";
         assert_eq!(size_in_plan(line), Some(12345));
         assert_eq!(size_in_plan("Reading package lists..."), None);

@@ -1,41 +1,40 @@
-//! The base template: its root filesystem, booted, made ready and saved while it runs.
+//! The base template: its root filesystem, booted, prepared, and saved while it runs.
 //!
 //! ```text
 //!   root filesystem (cached) ──copy──> draft ──boot──> ready ──pause──> saved ──commit──> artifact set
 //! ```
 //!
-//! A set has a *content key*: a hash over everything that went into it. A set of the current key for this platform is used
-//! as it is, so a second run only computes the key.
+//! An artifact set has a *content key*: a hash over all inputs of the build. A set with the current key for this
+//! platform is reused, so a second run only computes the key.
 
 use std::time::Duration;
 
-use hearth_artifact::{ArtifactSet, Cache, Draft, Manifest};
+use hearth_artifact::{ArtifactSet, ArtifactStore, Draft, Manifest};
 use hearth_envd_api::Init;
 use hearth_types::{BuildId, Platform, TemplateId};
 use hearth_vmm::{Driver, Kernel};
 use tokio::task::spawn_blocking;
 
+use crate::build_folder::BuildFolder;
 use crate::files::{hash, read, remove};
 use crate::progress::{Progress, Unit};
 use crate::rootfs::{self, RootFilesystem};
-use crate::workshop::Workshop;
 use crate::{Config, Error};
 
 mod guest;
 
 use guest::Guest;
 
-/// Raised when the same inputs become another snapshot.
+/// Incremented when the same inputs give another snapshot.
 const REVISION: &str = "2";
-/// The copy of the root filesystem and the memory of its VM.
+/// Bytes for the copy of the root filesystem and the memory of its VM.
 const NEEDED_BYTES: u64 = 3 << 30;
-/// Who commands run as when nobody is named.
+/// User of commands for which the client names none.
 const DEFAULT_USER: &str = "user";
-/// How long the guest may take from its first instruction to an answering daemon. Emulated on a busy host it takes 30 s.
+/// Limit from the guest's first instruction to a reply of its daemon. An emulated guest on a busy host takes 30 s.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
-/// What everybody's first commands need: run once, so that it is in the guest's memory when a sandbox begins. Runs as
-/// [`DEFAULT_USER`].
+/// Commands that load the programs of typical first commands into the guest's memory. Run as [`DEFAULT_USER`].
 const WARM_UP: &[&str] = &[
     "true",
     "python3 -c 'import asyncio, http.client, json, os, subprocess, sys, urllib.request'",
@@ -43,43 +42,43 @@ const WARM_UP: &[&str] = &[
     "git --version && curl --version && pip --version && ls -l /usr/bin > /dev/null && sudo -n true",
 ];
 
-/// The base template, ready.
+/// The finished base template.
 #[derive(Debug, Clone)]
-pub struct Base {
-    /// The artifacts to restore sandboxes from.
+pub struct BaseTemplate {
+    /// Artifact set to restore sandboxes from.
     pub set: ArtifactSet,
-    /// The template's id: the same for the life of the data directory.
+    /// Id of the template, which is the same for the life of the data directory.
     pub template_id: TemplateId,
-    /// Earlier builds, which nobody needs once this one is known.
+    /// Earlier builds, which are not needed once this one is registered.
     pub superseded: Vec<BuildId>,
 }
 
-/// Makes sure that the base template is there for this driver and kind of network.
+/// Builds the base template for this driver and kind of network, unless a current build exists.
 ///
-/// Cancel safe: what an interrupted run leaves is removed by the next one. A network slot is then only free again when the
-/// pool is opened anew.
+/// Cancel safe: the next run removes leftovers of an interrupted one. A network slot in use then stays allocated until
+/// the pool is opened again.
 ///
 /// # Errors
-/// A tool, its mirror or the VM failed; nothing that was there before is lost.
+/// A tool, its mirror or the VM failed; earlier results are unchanged.
 pub async fn ensure_base(
     config: &Config,
     driver: &Driver,
     pool: &hearth_network::Pool,
-    cache: &Cache,
+    artifacts: &ArtifactStore,
     kernel: &Kernel,
     progress: &dyn Progress,
-) -> Result<Base, Error> {
-    let workshop = Workshop::open(config).await?;
-    let template_id = workshop.base_template_id()?;
-    let root = rootfs::ensure(&workshop, config, kernel, progress).await?;
+) -> Result<BaseTemplate, Error> {
+    let build_folder = BuildFolder::open(config).await?;
+    let template_id = build_folder.base_template_id()?;
+    let root = rootfs::ensure(&build_folder, config, kernel, progress).await?;
     let slot = pool.acquire(true).await.map_err(Error::Network)?;
     let platform = driver.platform(guest::nic(&slot).kind());
     let content_key = content_key(config, kernel, &root, &platform)?;
-    let (found, _) = sets(cache, &template_id, &content_key, &platform)?;
+    let (found, _) = sets(artifacts, &template_id, &content_key, &platform)?;
     let result = match found {
         Some(set) => Ok(set),
         None => {
-            let work = Snapshot { config, driver, kernel, root: &root, workshop: &workshop };
+            let job = SnapshotJob { config, driver, kernel, root: &root, build_folder: &build_folder };
             let manifest = |envd_version| Manifest {
                 build_id: BuildId::generate(),
                 template_id: template_id.clone(),
@@ -90,14 +89,14 @@ pub async fn ensure_base(
                 envd_version,
                 created_at: jiff::Timestamp::now(),
             };
-            work.take(&slot, cache, manifest, progress).await
+            job.run(&slot, artifacts, manifest, progress).await
         }
     };
     pool.release(slot).await;
     let set = result?;
     progress.finished();
-    let (_, superseded) = sets(cache, &template_id, &content_key, &platform)?;
-    Ok(Base { set, template_id, superseded })
+    let (_, superseded) = sets(artifacts, &template_id, &content_key, &platform)?;
+    Ok(BaseTemplate { set, template_id, superseded })
 }
 
 fn content_key(config: &Config, kernel: &Kernel, root: &RootFilesystem, platform: &Platform) -> Result<String, Error> {
@@ -110,15 +109,15 @@ fn content_key(config: &Config, kernel: &Kernel, root: &RootFilesystem, platform
     Ok(hash(texts.into_iter().map(str::as_bytes).chain([initramfs.as_slice()])))
 }
 
-/// The template's current set, if there is one, and its other builds.
+/// Returns the template's current set, if there is one, and the ids of its other builds.
 fn sets(
-    cache: &Cache,
+    artifacts: &ArtifactStore,
     template_id: &TemplateId,
     content_key: &str,
     platform: &Platform,
 ) -> Result<(Option<ArtifactSet>, Vec<BuildId>), Error> {
     let (mut current, mut others) = (None, Vec::new());
-    for set in cache.list().map_err(Error::Artifact)? {
+    for set in artifacts.list().map_err(Error::Artifact)? {
         let manifest = set.manifest();
         if manifest.template_id != *template_id {
             continue;
@@ -132,43 +131,43 @@ fn sets(
     Ok((current, others))
 }
 
-/// What a snapshot is made of.
-struct Snapshot<'a> {
+/// Inputs of a snapshot.
+struct SnapshotJob<'a> {
     config: &'a Config,
     driver: &'a Driver,
     kernel: &'a Kernel,
     root: &'a RootFilesystem,
-    workshop: &'a Workshop,
+    build_folder: &'a BuildFolder,
 }
 
-impl Snapshot<'_> {
-    async fn take(
+impl SnapshotJob<'_> {
+    async fn run(
         &self,
         slot: &hearth_network::Slot,
-        cache: &Cache,
+        artifacts: &ArtifactStore,
         manifest: impl FnOnce(String) -> Manifest,
         progress: &dyn Progress,
     ) -> Result<ArtifactSet, Error> {
-        crate::require_space(self.workshop.folder(), NEEDED_BYTES, "boot and save the base template")?;
+        crate::require_space(self.build_folder.path(), NEEDED_BYTES, "boot and save the base template")?;
         let mut manifest = manifest(String::new());
-        let draft = cache.begin(manifest.build_id).map_err(Error::Artifact)?;
+        let draft = artifacts.create_draft(manifest.build_id).map_err(Error::Artifact)?;
         progress.phase("copy of the root filesystem", Unit::Steps, None);
         let (from, to) = (self.root.image.clone(), draft.rootfs());
         let path = to.clone();
         blocking(move || hearth_host::disk::copy_sparse(&from, &to).map_err(Error::file("copying to", path))).await?;
-        manifest.envd_version = self.ready_state(slot, &draft, &manifest, progress).await?;
+        manifest.envd_version = self.prepare_and_save(slot, &draft, &manifest, progress).await?;
         blocking(move || draft.commit(manifest).map_err(Error::Artifact)).await
     }
 
-    /// Boots the draft's disk, gets the guest ready and saves it. The version of the guest's daemon.
-    async fn ready_state(
+    /// Boots the draft's disk, prepares the guest and saves it; returns the version of the guest daemon.
+    async fn prepare_and_save(
         &self,
         slot: &hearth_network::Slot,
         draft: &Draft,
         manifest: &Manifest,
         progress: &dyn Progress,
     ) -> Result<String, Error> {
-        let folder = self.workshop.boot();
+        let folder = self.build_folder.boot();
         std::fs::create_dir(&folder).map_err(Error::file("creating the folder", &folder))?;
         progress.phase("boot", Unit::Steps, None);
         let mut guest = Guest::boot(self.driver, self.kernel, self.config.resources, &folder, draft, slot).await?;
@@ -178,9 +177,9 @@ impl Snapshot<'_> {
             ..Init::default()
         };
         let prepared = async {
-            let version = guest.identify(&init, BOOT_LIMIT).await?;
+            let version = guest.initialize(&init, BOOT_LIMIT).await?;
             progress.phase("warm-up", Unit::Steps, Some((guest::PREPARATION.len() + WARM_UP.len()) as u64));
-            guest.mark(manifest.template_id.as_str(), &manifest.build_id.to_string()).await?;
+            guest.write_ids(manifest.template_id.as_str(), &manifest.build_id.to_string()).await?;
             let commands = WARM_UP.iter().chain(guest::PREPARATION);
             for (done, command) in (1..).zip(commands) {
                 guest.run(command).await?;
@@ -203,7 +202,7 @@ impl Snapshot<'_> {
     }
 }
 
-/// Runs work that blocks on the disk.
+/// Runs work that blocks on the disk on a blocking thread.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
     match spawn_blocking(work).await {
         Ok(result) => result,

@@ -1,17 +1,17 @@
-//! Archives in the form that a Linux kernel unpacks into its first root filesystem: `newc` (Linux,
-//! `Documentation/driver-api/early-userspace/buffer-format.rst`).
+//! Archives in the `newc` format, which a Linux kernel unpacks into its initial root filesystem.
 //!
-//! Bytes follow from the contents alone: entries are sorted, belong to root and have no time.
+//! See Linux, `Documentation/driver-api/early-userspace/buffer-format.rst`. Equal contents give equal bytes: entries
+//! are sorted, belong to root and have no time.
 
 use std::collections::BTreeMap;
 use std::io;
 
 const MAGIC: &str = "070701";
-/// Ends the archive.
+/// Name of the entry that ends the archive.
 const TRAILER: &str = "TRAILER!!!";
-/// Header and contents begin at multiples of this.
+/// Alignment of headers and contents, in bytes.
 const ALIGNMENT: usize = 4;
-/// File types of a mode (inode(7)).
+/// File types in a mode (inode(7)).
 const FOLDER: u32 = 0o040_000;
 const FILE: u32 = 0o100_000;
 const CHARACTER_DEVICE: u32 = 0o020_000;
@@ -30,19 +30,19 @@ struct Entry {
 }
 
 impl Archive {
-    /// Adds a folder, and those above it.
+    /// Adds a folder and its parents.
     pub(crate) fn folder(&mut self, path: &str) -> &mut Self {
         self.parents(path);
         self.put(path, FOLDER | 0o755, (0, 0), Vec::new())
     }
 
-    /// Adds a file with permissions `mode`, and the folders above it.
+    /// Adds a file with permissions `mode`, and its parent folders.
     pub(crate) fn file(&mut self, path: &str, mode: u32, contents: Vec<u8>) -> &mut Self {
         self.parents(path);
         self.put(path, FILE | mode, (0, 0), contents)
     }
 
-    /// Adds a character device for root, and the folders above it.
+    /// Adds a character device for root, and its parent folders.
     pub(crate) fn character_device(&mut self, path: &str, major: u32, minor: u32) -> &mut Self {
         self.parents(path);
         self.put(path, CHARACTER_DEVICE | 0o600, (major, minor), Vec::new())
@@ -63,13 +63,13 @@ impl Archive {
         self
     }
 
-    /// The archive's bytes.
+    /// Returns the archive's bytes.
     ///
     /// # Errors
-    /// A file is larger than the format's 4 GiB.
+    /// A file is larger than the format's limit of 4 GiB.
     pub(crate) fn into_bytes(self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        // A folder sorts before what is in it, which is all the kernel asks for.
+        // A folder sorts before its contents, as the kernel requires.
         for (index, (path, entry)) in (1..).zip(&self.entries) {
             append(&mut bytes, index, path, entry)?;
         }
@@ -125,7 +125,7 @@ mod tests {
         assert_eq!(archive().into_bytes().expect("small"), other.into_bytes().expect("small"));
     }
 
-    /// The format's own tool reads what was written.
+    /// The format's own tool reads the archive.
     #[test]
     fn bsdtar_lists_and_unpacks_the_archive() {
         let bytes = archive().into_bytes().expect("small");
@@ -156,7 +156,7 @@ mod tests {
             .spawn()
             .expect("bsdtar is installed (package libarchive-tools)");
         child.stdin.take().expect("piped").write_all(input).expect("is read");
-        let output = child.wait_with_output().expect("ends");
+        let output = child.wait_with_output().expect("exits");
         assert!(output.status.success());
         String::from_utf8(output.stdout).expect("text")
     }

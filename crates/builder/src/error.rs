@@ -1,62 +1,56 @@
-//! Why something could not be built.
+//! Errors of building a template.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why something could not be built. What is missing on the host is told with the way to get it.
+/// Failure to build a template. The message names the package of a missing program.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A program is not installed.
     #[error("`{program}` was not found: install the package {package}")]
     ToolMissing {
-        /// The program.
         program: String,
-        /// The package that has it, on Debian and Ubuntu.
+        /// Package on Debian and Ubuntu.
         package: &'static str,
     },
-    /// A program did not do its work.
+    /// A program exited with an error.
     #[error("{action}: {program} ended with {status}{}", quoted(tail))]
     Tool {
-        /// What was being done.
+        /// Action under way.
         action: &'static str,
-        /// The program.
         program: String,
-        /// How it ended.
+        /// Exit status.
         status: String,
-        /// The end of what it wrote.
+        /// End of its output.
         tail: String,
     },
     /// A program printed something unexpected.
     #[error("{action}: {reason}")]
     Unexpected {
-        /// What was being done.
+        /// Action under way.
         action: &'static str,
-        /// What was not as expected.
+        /// Difference from the expected output.
         reason: String,
     },
-    /// The operating system refused.
+    /// A file operation failed.
     #[error("{action} `{}`", path.display())]
     File {
-        /// What was tried.
+        /// Attempted action.
         action: &'static str,
-        /// On what.
         path: PathBuf,
-        /// Why it failed.
         source: io::Error,
     },
-    /// The disk is too full to begin.
+    /// The disk has too little free space to start.
     #[error(
         "{} has {} MiB free, and {} MiB are needed to {purpose}: free some, or choose another data directory",
         path.display(), free_bytes >> 20, needed_bytes >> 20
     )]
     NoSpace {
-        /// Where.
+        /// Folder on the disk.
         path: PathBuf,
-        /// What is there.
         free_bytes: u64,
-        /// What the work takes.
         needed_bytes: u64,
-        /// The work.
+        /// WorkFolder that needs the space.
         purpose: &'static str,
     },
     /// Another process builds in the same folder.
@@ -64,61 +58,52 @@ pub enum Error {
     Busy(#[source] hearth_host::lock::Error),
     /// A kernel module cannot be used.
     #[error("kernel module {module}: {reason}")]
-    Module {
-        /// The module.
-        module: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// No place on the network.
+    Module { module: String, reason: String },
+    /// No network slot was acquired.
     #[error("connecting the template's VM")]
     Network(#[source] hearth_network::Error),
-    /// The VM could not be driven.
+    /// Driving the VM failed.
     #[error("{action}")]
     Vm {
-        /// What was being done.
+        /// Action under way.
         action: &'static str,
-        /// Why it failed.
         source: hearth_vmm::Error,
     },
-    /// The template's VM ended by itself.
-    #[error("the template's VM ended while {action}; its console: {console}")]
-    VmEnded {
-        /// What was being done.
+    /// The template's VM exited by itself.
+    #[error("the template's VM exited while {action}; its console: {console}")]
+    VmExited {
+        /// Action under way.
         action: &'static str,
-        /// The end of its console.
+        /// End of its console.
         console: String,
     },
-    /// The guest daemon did not do what it was asked.
+    /// A request to the guest daemon failed.
     #[error("{action} in the template's VM; its console: {console}")]
     Guest {
-        /// What was being done.
+        /// Action under way.
         action: &'static str,
-        /// The end of the guest's console.
+        /// End of the guest's console.
         console: String,
-        /// Why it failed.
         source: hearth_envd_api::Error,
     },
     /// A command in the guest failed.
     #[error("`{command}` ended with {exit_code} in the template's VM{}", quoted(output))]
     Command {
-        /// The command.
         command: &'static str,
-        /// Its exit code.
         exit_code: i32,
-        /// The end of its output.
+        /// End of its output.
         output: String,
     },
-    /// Artifacts could not be kept.
-    #[error("keeping the template's artifacts")]
+    /// The artifact store failed.
+    #[error("storing the template's artifacts")]
     Artifact(#[source] hearth_artifact::Error),
-    /// The runtime is going down.
+    /// The runtime is shutting down.
     #[error("the process is shutting down")]
     Stopped,
 }
 
 impl Error {
-    /// For `map_err`: what was tried on a path.
+    /// Creates a [`File`](Self::File) error of an action on a path, for `map_err`.
     pub(crate) fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::File { action, path, source }
@@ -126,5 +111,5 @@ impl Error {
 }
 
 fn quoted(text: &str) -> String {
-    if text.is_empty() { String::new() } else { format!("; its last words:\n{text}") }
+    if text.is_empty() { String::new() } else { format!("; end of its output:\n{text}") }
 }

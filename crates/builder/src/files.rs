@@ -1,4 +1,4 @@
-//! Files that appear whole or not at all: written under another name, fsynced, renamed.
+//! Files that appear as a whole or not at all: written under another name, fsynced, renamed.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -8,17 +8,17 @@ use sha2::{Digest, Sha256};
 
 use crate::Error;
 
-/// Begins the names of what is not finished. [`sweep`] removes them.
+/// Prefix of the names of unfinished files and folders, which [`sweep`] removes.
 pub(crate) const SCRATCH_PREFIX: &str = ".new-";
 
-/// A folder that is being filled; removed unless it is published.
+/// A folder that is being filled. It is removed on drop, unless it was published.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     path: PathBuf,
     published: bool,
 }
 
-/// Makes an empty folder in `folder`.
+/// Creates an empty folder in `folder`.
 pub(crate) fn scratch(folder: &Path) -> Result<Scratch, Error> {
     let path = folder.join(format!("{SCRATCH_PREFIX}{}", std::process::id()));
     remove(&path)?;
@@ -31,7 +31,7 @@ impl Scratch {
         &self.path
     }
 
-    /// Makes the folder visible as `target`, in place of what may be there.
+    /// Makes the folder visible as `target` and replaces an existing one.
     pub(crate) fn publish(mut self, target: &Path) -> Result<(), Error> {
         remove(target)?;
         sync_tree(&self.path)?;
@@ -52,7 +52,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Removes what interrupted runs left in `folder`.
+/// Removes leftovers of interrupted runs in `folder`.
 pub(crate) fn sweep(folder: &Path) -> Result<(), Error> {
     for entry in fs::read_dir(folder).map_err(Error::file("listing", folder))?.flatten() {
         if entry.file_name().to_string_lossy().starts_with(SCRATCH_PREFIX) {
@@ -62,7 +62,7 @@ pub(crate) fn sweep(folder: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes a file or a folder with all that is in it; none is success.
+/// Removes a file, or a folder with its contents. A missing one is success.
 pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     let removed = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
@@ -73,13 +73,13 @@ pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     removed.map_err(Error::file("removing", path))
 }
 
-/// Where a file is written before it gets its name.
+/// Returns the path for writing a file that will be renamed to `target`.
 pub(crate) fn unfinished(target: &Path) -> PathBuf {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     target.with_file_name(format!("{SCRATCH_PREFIX}{name}"))
 }
 
-/// Gives a file that was written at [`unfinished`] its name.
+/// Syncs the file written at [`unfinished`] and renames it to `target`.
 pub(crate) fn finish(target: &Path) -> Result<(), Error> {
     let fresh = unfinished(target);
     let finish = File::open(&fresh).and_then(|file| file.sync_all()).and_then(|()| fs::rename(&fresh, target));
@@ -87,7 +87,7 @@ pub(crate) fn finish(target: &Path) -> Result<(), Error> {
     sync_folder(target.parent().unwrap_or(Path::new("/")))
 }
 
-/// Writes a file in place of what may be there.
+/// Writes a file as a whole and replaces an existing one.
 pub(crate) fn publish(target: &Path, bytes: &[u8]) -> Result<(), Error> {
     let fresh = unfinished(target);
     let write = File::create(&fresh).and_then(|mut file| file.write_all(bytes));
@@ -95,23 +95,25 @@ pub(crate) fn publish(target: &Path, bytes: &[u8]) -> Result<(), Error> {
     finish(target)
 }
 
-/// Reads a file whole.
+/// Reads a whole file.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Error> {
     fs::read(path).map_err(Error::file("reading", path))
 }
 
-/// fsync(2) of a folder: its names are on the disk then.
+/// Syncs a folder with fsync(2), so that the names in it are on the disk.
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), Error> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::file("syncing", folder))
 }
 
-/// All files of a folder are on the disk. One syncfs(2) instead of thousands of fsyncs.
+/// Syncs all files of a folder with one syncfs(2), instead of thousands of fsyncs.
 fn sync_tree(folder: &Path) -> Result<(), Error> {
     let opened = File::open(folder).map_err(Error::file("opening", folder))?;
     rustix::fs::syncfs(&opened).map_err(|errno| Error::file("syncing", folder)(errno.into()))
 }
 
-/// One hash over texts, in hex. Each is preceded by its length, so that no two lists have the same bytes.
+/// Returns a hash over texts, in hex.
+///
+/// Each text is preceded by its length, so that different lists give different bytes.
 pub(crate) fn hash<'a>(texts: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut sha = Sha256::new();
     for text in texts {
@@ -126,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_appears_whole_and_leftovers_go() {
+    fn a_folder_appears_as_a_whole_and_leftovers_are_removed() {
         let root = tempfile::tempdir().expect("temporary folder");
         let target = root.path().join("target");
         let fresh = scratch(root.path()).expect("creates");
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_with_other_borders_have_other_hashes() {
+    fn lists_with_other_boundaries_have_other_hashes() {
         let one: [&[u8]; 2] = [b"ab", b"c"];
         let other: [&[u8]; 2] = [b"a", b"bc"];
         assert_ne!(hash(one), hash(other));

@@ -3,11 +3,11 @@
 //! ```text
 //! kernel/current-<suite>          the version in use, one line
 //! kernel/<version>/boot/...       the package's files
-//! kernel/<version>/initramfs-<h>  made by us, named by its contents
+//! kernel/<version>/initramfs-<h>  made by Hearth, named by a hash of its contents
 //! ```
 //!
-//! The version stays until somebody removes `current-<suite>`: templates are snapshots of a running kernel, and a new one
-//! means to build them anew.
+//! The version changes only after an operator removes `current-<suite>`: templates are snapshots of a running kernel,
+//! and a new kernel requires building them again.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,57 +15,59 @@ use std::path::{Path, PathBuf};
 use hearth_vmm::Kernel;
 
 use crate::apt::Apt;
+use crate::build_folder::BuildFolder;
 use crate::files::{hash, publish, read, scratch, sync_folder};
 use crate::progress::{Progress, Unit};
 use crate::tool::Tool;
-use crate::workshop::Workshop;
 use crate::{Config, Error, cpio, mirror::Mirror};
 
 mod modules;
 
 use modules::Modules;
 
-/// Depends on the newest kernel for virtual machines.
+/// Meta package that depends on the newest kernel for virtual machines.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
-/// What every guest needs before its root filesystem is there, and what the daemon ends dead connections with. Others are loaded
-/// on demand, from the root filesystem.
+/// Modules in the initramfs.
+///
+/// A guest needs the first three before its root filesystem is mounted, and the daemon uses `tcp_diag` to close dead
+/// connections. Other modules are loaded on demand from the root filesystem.
 const MODULES: &[&str] = &["virtio_mmio", "virtio_blk", "virtio_net", "tcp_diag"];
 
-/// Makes sure that the kernel and the first root filesystem with our programs are there. Without a need for either it takes
-/// as long as reading our programs.
+/// Makes the kernel and the initramfs with Hearth's guest programs, unless current ones exist.
 ///
-/// Cancel safe: what an interrupted run leaves is removed by the next one.
+/// If both exist, it takes as long as reading the programs. Cancel safe: the next run removes leftovers of an
+/// interrupted one.
 ///
 /// # Errors
-/// A tool or its mirror failed; nothing that was there before is lost.
+/// A tool or its mirror failed; earlier results are unchanged.
 pub async fn ensure_kernel(config: &Config, progress: &dyn Progress) -> Result<Kernel, Error> {
-    let workshop = Workshop::open(config).await?;
-    let unpacked = match Unpacked::current(&workshop, &config.suite)? {
+    let build_folder = BuildFolder::open(config).await?;
+    let unpacked = match UnpackedKernel::current(&build_folder, &config.suite)? {
         Some(unpacked) => unpacked,
-        None => fetch(&workshop, config, progress).await?,
+        None => fetch(&build_folder, config, progress).await?,
     };
     let initramfs = ensure_initramfs(&unpacked, config, progress)?;
     progress.finished();
     Ok(Kernel { version: unpacked.version, image: unpacked.image, initramfs })
 }
 
-/// A kernel's folder.
+/// An unpacked kernel package.
 #[derive(Debug)]
-struct Unpacked {
+struct UnpackedKernel {
     version: String,
     folder: PathBuf,
     image: PathBuf,
 }
 
-impl Unpacked {
-    fn current(workshop: &Workshop, suite: &str) -> Result<Option<Self>, Error> {
-        let Ok(version) = fs::read_to_string(current_file(workshop, suite)) else { return Ok(None) };
-        let folder = workshop.kernels().join(version.trim());
-        // Somebody may have removed the folder.
+impl UnpackedKernel {
+    fn current(build_folder: &BuildFolder, suite: &str) -> Result<Option<Self>, Error> {
+        let Ok(version) = fs::read_to_string(current_file(build_folder, suite)) else { return Ok(None) };
+        let folder = build_folder.kernels().join(version.trim());
+        // An operator may have removed the folder.
         if folder.is_dir() { Self::read(&folder).map(Some) } else { Ok(None) }
     }
 
-    /// Finds the image in a folder that a kernel package was unpacked into.
+    /// Finds the kernel image in a folder with an unpacked kernel package.
     fn read(folder: &Path) -> Result<Self, Error> {
         let boot = folder.join("boot");
         let entries = fs::read_dir(&boot).map_err(Error::file("listing", &boot))?;
@@ -81,7 +83,7 @@ impl Unpacked {
     }
 }
 
-/// The folder of a kernel's modules, where the package has it: below `/usr` since Debian 13.
+/// Returns the folder of a kernel's modules: below `/usr` since Debian 13, below `/lib` before.
 pub(crate) fn modules_folder(kernel: &Kernel) -> Result<PathBuf, Error> {
     let root = kernel.image.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
     let candidates = ["usr/lib/modules", "lib/modules"].map(|folder| root.join(folder).join(&kernel.version));
@@ -92,34 +94,34 @@ pub(crate) fn modules_folder(kernel: &Kernel) -> Result<PathBuf, Error> {
     candidates.into_iter().find(|folder| folder.is_dir()).ok_or_else(missing)
 }
 
-fn current_file(workshop: &Workshop, suite: &str) -> PathBuf {
-    workshop.kernels().join(format!("current-{suite}"))
+fn current_file(build_folder: &BuildFolder, suite: &str) -> PathBuf {
+    build_folder.kernels().join(format!("current-{suite}"))
 }
 
-async fn fetch(workshop: &Workshop, config: &Config, progress: &dyn Progress) -> Result<Unpacked, Error> {
+async fn fetch(build_folder: &BuildFolder, config: &Config, progress: &dyn Progress) -> Result<UnpackedKernel, Error> {
     let mirror = Mirror::choose(&config.suite, config.mirror.as_deref())?;
-    let apt = Apt::open(&workshop.apt(), mirror).await?;
+    let apt = Apt::open(&build_folder.apt(), mirror).await?;
     apt.update(progress).await?;
     let depends = apt.field(META_PACKAGE, "Depends").await?;
     let package = image_package(&depends).ok_or_else(|| Error::Unexpected {
         action: "looking for the newest kernel",
         reason: format!("{META_PACKAGE} depends on no image: {depends}"),
     })?;
-    let fresh = scratch(&workshop.kernels())?;
+    let fresh = scratch(&build_folder.kernels())?;
     apt.download(package, fresh.path(), progress).await?;
     let archive = only_entry(fresh.path())?;
     progress.phase("kernel unpacking", Unit::Steps, None);
     let unpack = Tool::new("dpkg-deb", "dpkg").arg("-x").args([archive.as_path(), fresh.path()]);
     unpack.lines("unpacking the kernel").await?;
     fs::remove_file(&archive).map_err(Error::file("removing", &archive))?;
-    let version = Unpacked::read(fresh.path())?.version;
-    let folder = workshop.kernels().join(&version);
+    let version = UnpackedKernel::read(fresh.path())?.version;
+    let folder = build_folder.kernels().join(&version);
     fresh.publish(&folder)?;
-    publish(&current_file(workshop, &config.suite), version.as_bytes())?;
-    Unpacked::read(&folder)
+    publish(&current_file(build_folder, &config.suite), version.as_bytes())?;
+    UnpackedKernel::read(&folder)
 }
 
-/// The image among the dependencies of the meta package: `linux-image-<version>-cloud-amd64 (= ...)`.
+/// Returns the image among the dependencies of the meta package: `linux-image-<version>-cloud-amd64 (= ...)`.
 fn image_package(depends: &str) -> Option<&str> {
     let names = depends.split(',').filter_map(|dependency| dependency.split_whitespace().next());
     names.into_iter().find(|name| name.starts_with("linux-image-"))
@@ -136,8 +138,8 @@ fn only_entry(folder: &Path) -> Result<PathBuf, Error> {
     }
 }
 
-/// The first root filesystem: PID 1, the guest daemon and the modules.
-fn ensure_initramfs(kernel: &Unpacked, config: &Config, progress: &dyn Progress) -> Result<PathBuf, Error> {
+/// Makes the initramfs with PID 1, the guest daemon and the modules, unless it exists.
+fn ensure_initramfs(kernel: &UnpackedKernel, config: &Config, progress: &dyn Progress) -> Result<PathBuf, Error> {
     let init = read(&config.guest.init)?;
     let envd = read(&config.guest.envd)?;
     let name = format!("initramfs-{}", &hash([REVISION.as_bytes(), &init, &envd])[..16]);
@@ -151,7 +153,7 @@ fn ensure_initramfs(kernel: &Unpacked, config: &Config, progress: &dyn Progress)
     for entry in fs::read_dir(&kernel.folder).map_err(Error::file("listing", &kernel.folder))?.flatten() {
         let old = entry.file_name();
         if old.to_string_lossy().starts_with("initramfs-") && old.to_string_lossy() != name {
-            // A VM that boots from it has read it long ago.
+            // A VM that boots from it has read it already.
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -159,10 +161,10 @@ fn ensure_initramfs(kernel: &Unpacked, config: &Config, progress: &dyn Progress)
     Ok(path)
 }
 
-/// Raised when an initramfs of the same programs gets other contents.
+/// Incremented when an initramfs of the same programs gets other contents.
 const REVISION: &str = "1";
 
-/// Uncompressed: the kernel would spend longer on unpacking than the host saves on reading.
+/// Builds the archive, uncompressed: the kernel would need more time to decompress it than the host saves on reading.
 fn initramfs(init: Vec<u8>, envd: Vec<u8>, modules: &Modules) -> Result<Vec<u8>, Error> {
     let mut archive = cpio::Archive::default();
     // The kernel opens it for PID 1 before anything is mounted.

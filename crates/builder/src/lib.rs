@@ -1,22 +1,23 @@
-//! A recipe becomes a template build. So far there is one recipe: the base template.
+//! Builds templates. So far there is one: the base template.
 //!
-//! - [`ensure_kernel`]: the guest's kernel (Debian's, unpacked and not installed) and the first root filesystem with our
-//!   programs in it.
-//! - [`ensure_base`]: the root filesystem of the base template from Debian's packages, booted, warmed up and saved as an
-//!   artifact set.
+//! - [`ensure_kernel`]: the guest's kernel (Debian's, unpacked and not installed), and an initramfs with Hearth's guest
+//!   programs.
+//! - [`ensure_base`]: the root filesystem of the base template from Debian's packages, booted, warmed up and saved as
+//!   an artifact set.
 //!
-//! Both are idempotent and resumable: what is there and current is used, what an interrupted run left is removed. Everything
-//! that is kept is written under another name and renamed. Neighbours: `host` and the distribution's own tools do the work
-//! on files, `vmm` runs the VM in which a template gets ready, `artifact` keeps the result.
+//! Both are idempotent and resumable: current results are reused, leftovers of an interrupted run are removed. Every
+//! result is written under another name and then renamed. Neighbours: `host` and the distribution's own tools work on
+//! files, `vmm` runs the VM in which a template is prepared, `artifact` stores the result.
 //!
-//! Our two guest programs come with the initramfs, and PID 1 puts the daemon into the root filesystem when it boots. So a
-//! root filesystem, which takes minutes and the network to make, does not depend on them; a build of a new daemon repeats
-//! only the boot and the snapshot.
+//! The two guest programs (PID 1 and the daemon) are in the initramfs, and PID 1 copies the daemon into the root
+//! filesystem at boot. So a root filesystem, which takes minutes and the network to make, does not depend on them; a
+//! new version of the daemon requires only the boot and the snapshot again.
 
 #![forbid(unsafe_code)]
 
 mod apt;
 mod base;
+mod build_folder;
 mod config;
 mod cpio;
 mod error;
@@ -26,18 +27,17 @@ mod mirror;
 mod progress;
 mod rootfs;
 mod tool;
-mod workshop;
 
-pub use base::{Base, ensure_base};
+pub use base::{BaseTemplate, ensure_base};
 pub use config::{Config, GuestPrograms, NAMESERVER, RESOURCES, SUITE};
 pub use error::Error;
 pub use kernel::ensure_kernel;
-pub use progress::{Progress, Silent, Unit};
+pub use progress::{NoProgress, Progress, Unit};
 
-/// Refuses to begin what would fill the disk.
+/// Checks that the disk has enough free space for the work.
 fn require_space(folder: &std::path::Path, needed_bytes: u64, purpose: &'static str) -> Result<(), Error> {
     let free = hearth_host::disk::free_bytes(folder);
-    let free_bytes = free.map_err(Error::file("looking at the free space of", folder))?;
+    let free_bytes = free.map_err(Error::file("reading the free space of", folder))?;
     if free_bytes >= needed_bytes {
         return Ok(());
     }

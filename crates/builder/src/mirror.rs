@@ -1,21 +1,21 @@
-//! Where Debian's packages come from.
+//! Source of Debian's packages.
 //!
-//! A Debian host knows a mirror that it can reach, so that one is used; any other host asks Debian's own. In either case
-//! apt verifies what it gets by Debian's keys.
+//! A Debian host has a mirror configured that it can reach, so that one is used; other hosts use Debian's own. In both
+//! cases apt verifies the packages with Debian's keys.
 
 use std::fs;
 use std::path::Path;
 
 use crate::Error;
 
-/// Debian's own mirror network, which apt's tools have as their default too.
+/// Debian's own mirror network, which is also the default of apt's tools.
 const DEFAULT: &str = "http://deb.debian.org/debian";
 const DEFAULT_SECURITY: &str = "http://deb.debian.org/debian-security";
 /// Debian's keys, from the package of this name.
 pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const KEYRING_PACKAGE: &str = "debian-archive-keyring";
 
-/// Where a release comes from.
+/// Mirrors of a release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mirror {
     suite: String,
@@ -24,28 +24,29 @@ pub(crate) struct Mirror {
 }
 
 impl Mirror {
-    /// The mirror to use for `suite`: the configured one, the host's or Debian's.
+    /// Returns the mirror for `suite`: the configured one, the host's, or Debian's.
     pub(crate) fn choose(suite: &str, configured: Option<&str>) -> Result<Self, Error> {
         if !Path::new(KEYRING).exists() {
             return Err(Error::ToolMissing { program: KEYRING.to_owned(), package: KEYRING_PACKAGE });
         }
-        Ok(Self::of(suite, configured, Host::read(Path::new("/etc"))))
+        Ok(Self::of(suite, configured, HostMirrors::read(Path::new("/etc"))))
     }
 
-    fn of(suite: &str, configured: Option<&str>, host: Host) -> Self {
+    fn of(suite: &str, configured: Option<&str>, host: HostMirrors) -> Self {
         let suite = suite.to_owned();
         let Some(configured) = configured else {
             let main = host.main.unwrap_or_else(|| DEFAULT.to_owned());
             let security = host.security.unwrap_or_else(|| DEFAULT_SECURITY.to_owned());
             return Self { suite, main, security: Some(security) };
         };
-        // Who names a mirror may reach no other. Mirrors have the two archives beside each other.
+        // An operator who configures a mirror may be unable to reach others. Mirrors have both archives beside each
+        // other.
         let main = trimmed(configured);
         let security = main.ends_with("/debian").then(|| format!("{main}-security"));
         Self { suite, main, security }
     }
 
-    /// The lines of a `sources.list` (sources.list(5)).
+    /// Returns the lines of a `sources.list` (sources.list(5)).
     pub(crate) fn lines(&self) -> Vec<String> {
         let Self { suite, main, security } = self;
         let mut sources = vec![format!("{main} {suite}"), format!("{main} {suite}-updates")];
@@ -54,15 +55,15 @@ impl Mirror {
     }
 }
 
-/// Debian's mirrors as the host's own apt has them.
+/// Debian's mirrors in the configuration of the host's apt.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Host {
+struct HostMirrors {
     main: Option<String>,
     security: Option<String>,
 }
 
-impl Host {
-    /// Reads the host's sources below `etc`; a host that is no Debian has none for us.
+impl HostMirrors {
+    /// Reads the host's sources below `etc`; empty if the host does not run Debian.
     fn read(etc: &Path) -> Self {
         let release = fs::read_to_string(etc.join("os-release")).unwrap_or_default();
         let value = |key: &str| {
@@ -87,14 +88,14 @@ impl Host {
                 _ => continue,
             };
             for source in sources {
-                host.take(&codename, source);
+                host.add_source(&codename, source);
             }
         }
         host
     }
 
-    /// Other archives have other suites, so the suite tells which ones are Debian's.
-    fn take(&mut self, codename: &str, source: Source) {
+    /// Records a source if it is Debian's. Other archives have other suites, so the suite identifies Debian's.
+    fn add_source(&mut self, codename: &str, source: Source) {
         if !source.components.iter().any(|component| component == "main") {
             return;
         }
@@ -113,7 +114,7 @@ struct Source {
     components: Vec<String>,
 }
 
-/// The one-line form: `deb [options] uri suite component...`.
+/// Parses the one-line format: `deb [options] uri suite component...`.
 fn lines(text: &str) -> Vec<Source> {
     text.lines().filter_map(line).collect()
 }
@@ -128,7 +129,7 @@ fn line(line: &str) -> Option<Source> {
     Some(Source { uri: trimmed(&words.next()?), suites: vec![words.next()?], components: words.collect() })
 }
 
-/// The deb822 form: stanzas of `Key: value`, continued by indented lines.
+/// Parses the deb822 format: stanzas of `Key: value`, continued by indented lines.
 fn stanzas(text: &str) -> Vec<Source> {
     let uncommented: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
     uncommented.split(|line| line.trim().is_empty()).filter_map(stanza).collect()
@@ -158,20 +159,20 @@ fn trimmed(uri: &str) -> String {
 mod tests {
     use super::*;
 
-    fn host(release: &str, files: &[(&str, &str)]) -> Host {
+    fn host(release: &str, files: &[(&str, &str)]) -> HostMirrors {
         let etc = tempfile::tempdir().expect("temporary folder");
         fs::create_dir_all(etc.path().join("apt/sources.list.d")).expect("creates");
         fs::write(etc.path().join("os-release"), release).expect("writes");
         for (name, text) in files {
             fs::write(etc.path().join("apt").join(name), text).expect("writes");
         }
-        Host::read(etc.path())
+        HostMirrors::read(etc.path())
     }
 
     const DEBIAN: &str = "NAME=\"Debian GNU/Linux\"\nID=debian\nVERSION_CODENAME=bookworm\n";
 
     #[test]
-    fn a_debian_host_s_mirrors_are_found_in_both_forms() {
+    fn a_debian_host_s_mirrors_are_found_in_both_formats() {
         let one_line = "# comment\ndeb [arch=amd64 signed-by=/k] https://other.example/apt stable main\n\
                         deb [signed-by=/k] http://mirror.example/debian/ bookworm main contrib\n\
                         deb-src http://mirror.example/source bookworm main\n";
@@ -184,16 +185,16 @@ mod tests {
     }
 
     #[test]
-    fn another_distribution_has_none_for_us() {
+    fn another_distribution_s_mirrors_are_ignored() {
         let ubuntu = "ID=ubuntu\nID_LIKE=debian\nVERSION_CODENAME=noble\n";
         let found = host(ubuntu, &[("sources.list", "deb http://archive.example/ubuntu noble main\n")]);
-        assert_eq!(found, Host::default());
-        assert_eq!(host("", &[]), Host::default());
+        assert_eq!(found, HostMirrors::default());
+        assert_eq!(host("", &[]), HostMirrors::default());
     }
 
     #[test]
     fn a_release_has_three_suites() {
-        let lines = Mirror::of("s", None, Host::default()).lines();
+        let lines = Mirror::of("s", None, HostMirrors::default()).lines();
         let expected = [
             format!("{DEFAULT} s main"),
             format!("{DEFAULT} s-updates main"),
@@ -204,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_configured_mirror_is_the_only_one() {
-        let host = || Host { main: Some("http://h/debian".into()), security: Some("http://h/security".into()) };
+        let host = || HostMirrors { main: Some("http://h/debian".into()), security: Some("http://h/security".into()) };
         let security = |configured| Mirror::of("s", Some(configured), host()).security;
         assert_eq!(security("http://m.example/debian/").as_deref(), Some("http://m.example/debian-security"));
         assert_eq!(security("http://m.example/copy"), None);

@@ -1,31 +1,30 @@
-//! Telling a person how far things are.
+//! Progress reports of a build.
 
-/// What the numbers of a phase count.
+/// Unit of a phase's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
-    /// Bytes.
     Bytes,
-    /// Things done.
+    /// Finished steps.
     Steps,
 }
 
-/// Watches a build. Calls come from one task at a time and must not block.
+/// Receiver of progress reports. Calls come from one task at a time and must not block.
 pub trait Progress: Send + Sync {
-    /// A phase begins, and with it the one before ends. `total` is known where there is something to count.
+    /// Starts a phase and ends the previous one. `total` is `None` if the phase has nothing to count.
     fn phase(&self, name: &'static str, unit: Unit, total: Option<u64>);
 
-    /// So much of the phase is done, of so much. Both may be corrected later.
+    /// Reports the finished part of the phase. Later calls may correct both numbers.
     fn advance(&self, done: u64, total: u64);
 
-    /// Nothing more comes.
+    /// Ends the last phase.
     fn finished(&self);
 }
 
-/// Nobody watches.
+/// Receiver that ignores all reports.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Silent;
+pub struct NoProgress;
 
-impl Progress for Silent {
+impl Progress for NoProgress {
     fn phase(&self, _name: &'static str, _unit: Unit, _total: Option<u64>) {}
     fn advance(&self, _done: u64, _total: u64) {}
     fn finished(&self) {}

@@ -1,13 +1,13 @@
-//! The root filesystem of the base template: Debian's packages, furnished, in an ext4 image.
+//! The root filesystem of the base template: Debian's packages, configured, in an ext4 image.
 //!
 //! ```text
 //! rootfs/base-<key>.ext4   a finished image, sparse
-//! rootfs/making/           where one is made
+//! rootfs/making/           folder in which one is made
 //! ```
 //!
-//! `mmdebstrap` installs the packages; the image is filled by `mkfs.ext4 -d`, so nothing is mounted on the host. What has to
-//! be done as root of the new system happens in namespaces of its own ([`Privilege`]), which end with their processes: a
-//! killed build leaves no mount. Without root, a user namespace stands in (subuid(5)).
+//! `mmdebstrap` installs the packages, and `mkfs.ext4 -d` fills the image, so nothing is mounted on the host.
+//! WorkFolder that needs root of the new system runs in separate namespaces ([`Privilege`]), which end with their
+//! processes: a killed build leaves no mount. Without root, it runs in a user namespace (subuid(5)).
 
 use std::ffi::OsString;
 use std::fs;
@@ -17,25 +17,27 @@ use std::path::{Path, PathBuf};
 use hearth_vmm::Kernel;
 
 use crate::apt::Apt;
+use crate::build_folder::BuildFolder;
 use crate::files::{finish, hash, publish, remove, unfinished};
 use crate::kernel::modules_folder;
 use crate::mirror::Mirror;
 use crate::progress::{Progress, Unit};
 use crate::tool::Tool;
-use crate::workshop::Workshop;
 use crate::{Config, Error};
 
 const PACKAGES: &str = include_str!("../../../guest/base/packages");
 const PROVISION: &str = include_str!("../../../guest/base/provision.sh");
 const PACK: &str = include_str!("rootfs/pack.sh");
-/// Raised when the same inputs become another image.
+/// Incremented when the same inputs give another image.
 const REVISION: &str = "1";
 
-/// Archive, its tree and the image exist at the same time.
+/// Bytes for the archive, its tree and the image, which exist at the same time.
 const NEEDED_BYTES: u64 = 5 << 30;
 
-/// What dpkg leaves out of the image and always will in it: a sandbox has no readers of manuals, and no use for waiting
-/// until a package is safely on the disk.
+/// Options of dpkg during the build and, later, in the image.
+///
+/// They leave out documentation, which is not needed in a sandbox, and do not wait until a package is safely on the
+/// disk.
 const DPKG_OPTIONS: &[&str] = &[
     "force-unsafe-io",
     "path-exclude=/usr/share/doc/*",
@@ -49,31 +51,35 @@ const DPKG_OPTIONS: &[&str] = &[
 /// A finished image.
 #[derive(Debug)]
 pub(crate) struct RootFilesystem {
-    /// Over all that went into it.
+    /// Hash over all inputs.
     pub(crate) key: String,
     pub(crate) image: PathBuf,
 }
 
-/// Makes sure that the image is there; images of other keys are removed.
+/// Makes the image unless it exists; images of other keys are removed.
 pub(crate) async fn ensure(
-    workshop: &Workshop,
+    build_folder: &BuildFolder,
     config: &Config,
     kernel: &Kernel,
     progress: &dyn Progress,
 ) -> Result<RootFilesystem, Error> {
-    let work = Work { folder: workshop.work(), privilege: Privilege::of_this_process() };
+    let work = WorkFolder { folder: build_folder.work(), privilege: Privilege::of_this_process() };
     work.clear().await?;
     let key = key(config, kernel);
-    let image = workshop.root_filesystems().join(format!("base-{}.ext4", &key[..16]));
+    let image = build_folder.root_filesystems().join(format!("base-{}.ext4", &key[..16]));
     if !image.exists() {
-        crate::require_space(&workshop.root_filesystems(), NEEDED_BYTES, "make the base template's root filesystem")?;
+        crate::require_space(
+            &build_folder.root_filesystems(),
+            NEEDED_BYTES,
+            "make the base template's root filesystem",
+        )?;
         work.create()?;
-        let archive = install(workshop, config, &work, progress).await?;
+        let archive = install(build_folder, config, &work, progress).await?;
         pack(config, kernel, &work, &archive, &image, progress).await?;
         work.clear().await?;
-        workshop.forget_packages()?;
+        build_folder.remove_packages()?;
     }
-    for entry in read_folder(&workshop.root_filesystems())? {
+    for entry in read_folder(&build_folder.root_filesystems())? {
         if entry != image && entry.extension().is_some_and(|extension| extension == "ext4") {
             remove(&entry)?;
         }
@@ -98,32 +104,35 @@ fn packages() -> Vec<&'static str> {
     PACKAGES.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
 }
 
-/// Whether the system that is being made may be in memory, of which it takes a third of this. A disk that is busy makes
-/// tens of thousands of small files slow.
-fn memory_is_plenty() -> bool {
-    const PLENTY_KIB: u64 = 6 << 20;
+/// Returns true if there is enough memory to make the system in memory.
+///
+/// A system takes a third of the checked amount. On a busy disk, tens of thousands of small files are slow.
+fn has_plenty_of_memory() -> bool {
+    const NEEDED_KIB: u64 = 6 << 20;
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let available = memory.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    available.and_then(|text| text.split_whitespace().next()?.parse().ok()).is_some_and(|kib: u64| kib >= PLENTY_KIB)
+    available.and_then(|text| text.split_whitespace().next()?.parse().ok()).is_some_and(|kib: u64| kib >= NEEDED_KIB)
 }
 
-/// Where an image is made.
-struct Work {
+/// Folder in which an image is made.
+struct WorkFolder {
     folder: PathBuf,
     privilege: Privilege,
 }
 
-impl Work {
+impl WorkFolder {
     fn create(&self) -> Result<(), Error> {
         fs::create_dir_all(&self.folder).map_err(Error::file("creating the folder", &self.folder))?;
         let temporary = self.temporary();
         fs::create_dir_all(&temporary).map_err(Error::file("creating the folder", &temporary))?;
-        // In a user namespace, its root is not this user.
+        // Root of a user namespace is another user than this process's.
         let mode = fs::Permissions::from_mode(0o1777);
         fs::set_permissions(&temporary, mode).map_err(Error::file("opening for all", &temporary))
     }
 
-    /// Where mmdebstrap installs: a place that the root of a user namespace can reach, as a home folder often is not.
+    /// Returns the folder in which mmdebstrap installs.
+    ///
+    /// Root of a user namespace must be able to reach it, which it often cannot in a home folder.
     fn temporary(&self) -> PathBuf {
         match self.privilege {
             Privilege::Root => self.folder.join("tmp"),
@@ -134,7 +143,7 @@ impl Work {
         }
     }
 
-    /// Removes what is there, also what a killed run left.
+    /// Removes the folders with their contents, also leftovers of a killed run.
     async fn clear(&self) -> Result<(), Error> {
         for folder in [&self.folder, &self.temporary()] {
             if folder.exists() {
@@ -146,7 +155,7 @@ impl Work {
     }
 }
 
-/// How this process becomes root of a new system.
+/// Way in which this process becomes root of a new system.
 #[derive(Debug, Clone, Copy)]
 enum Privilege {
     Root,
@@ -158,7 +167,7 @@ impl Privilege {
         if hearth_host::requirement::is_root() { Self::Root } else { Self::UserNamespace }
     }
 
-    /// A command line that runs what follows with mounts and processes of its own, which end with it (unshare(1)).
+    /// Returns a command line that runs a program with its own mounts and processes, which end with it (unshare(1)).
     fn tool(self) -> Tool {
         let tool = Tool::new("unshare", "util-linux");
         let tool = match self {
@@ -168,7 +177,7 @@ impl Privilege {
         tool.args(["--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc", "--"])
     }
 
-    /// The same for mmdebstrap, which makes a user namespace itself, with its `TMPDIR` in memory if that is wanted.
+    /// Returns the same for mmdebstrap, which creates a user namespace itself; `in_memory` puts its `TMPDIR` in memory.
     fn mmdebstrap(self, in_memory: bool) -> Tool {
         const PROGRAM: &str = "mmdebstrap";
         const IN_MEMORY: &str = "mount -t tmpfs tmpfs \"$TMPDIR\"; exec \"$0\" \"$@\"";
@@ -180,68 +189,73 @@ impl Privilege {
     }
 }
 
-/// Installs the packages into an archive.
-async fn install(workshop: &Workshop, config: &Config, work: &Work, progress: &dyn Progress) -> Result<PathBuf, Error> {
-    // The program is looked up first: it is the one that people lack, and the packages are many.
-    Tool::new("mmdebstrap", "mmdebstrap").arg("--version").lines("looking at mmdebstrap").await?;
+/// Installs the packages into an archive and returns its path.
+async fn install(
+    build_folder: &BuildFolder,
+    config: &Config,
+    work: &WorkFolder,
+    progress: &dyn Progress,
+) -> Result<PathBuf, Error> {
+    // The program is checked first: it is often missing, and fetching the packages takes long.
+    Tool::new("mmdebstrap", "mmdebstrap").arg("--version").lines("checking mmdebstrap").await?;
     let mirror = Mirror::choose(&config.suite, config.mirror.as_deref())?;
-    let apt = Apt::open(&workshop.apt(), mirror).await?;
+    let apt = Apt::open(&build_folder.apt(), mirror).await?;
     apt.update(progress).await?;
-    // The first ones are what mmdebstrap begins with.
+    // mmdebstrap begins with these three.
     let mut wanted = vec!["?essential", "?priority(required)", "apt"];
     wanted.extend(packages());
     apt.fetch(&wanted, progress).await?;
 
     let archive = work.folder.join("root.tar");
     progress.phase("package installation", Unit::Steps, None);
-    let mut steps = Steps::default();
+    let mut steps = DpkgProgress::default();
     let tool = work
         .privilege
-        .mmdebstrap(memory_is_plenty())
+        .mmdebstrap(has_plenty_of_memory())
         .env("TMPDIR", work.temporary())
         .args(["--variant=minbase", "--format=tar", "--architectures=amd64", "--verbose"])
         .arg(format!("--include={}", packages().join(",")))
         .args(DPKG_OPTIONS.iter().map(|option| format!("--dpkgopt={option}")))
         .args(apt.settings().iter().map(|setting| format!("--aptopt={setting}")))
-        // What is fetched already need not be fetched again.
+        // Packages that are fetched already are not fetched again.
         .args(["--skip=download/empty", "--skip=essential/unlink"])
         .arg("--setup-hook=mkdir -p \"$1\"/var/cache/apt/archives")
         .arg(sync_in(&apt.archives())?)
         .arg(&config.suite)
         .arg(&archive)
         .args(apt.sources());
-    let see = |line: &str| {
-        if let Some((done, total)) = steps.see(line) {
+    let on_line = |line: &str| {
+        if let Some((done, total)) = steps.parse_line(line) {
             progress.advance(done, total);
         }
     };
-    tool.run("installing the base template's packages", see, || {}).await?;
+    tool.run("installing the base template's packages", on_line, || {}).await?;
     Ok(archive)
 }
 
-/// A hook that copies the packages of `archives` in. mmdebstrap splits it like a shell.
+/// Returns a hook that copies the packages of `archives` into the system. mmdebstrap splits it like a shell.
 fn sync_in(archives: &Path) -> Result<OsString, Error> {
     let path = archives.to_str().filter(|path| !path.contains(['\'', '\n']));
-    let odd = || Error::Unexpected {
+    let invalid = || Error::Unexpected {
         action: "installing the base template's packages",
         reason: format!("the path {} has characters that a shell command cannot have", archives.display()),
     };
-    Ok(format!("--setup-hook=sync-in '{}' /var/cache/apt/archives", path.ok_or_else(odd)?).into())
+    Ok(format!("--setup-hook=sync-in '{}' /var/cache/apt/archives", path.ok_or_else(invalid)?).into())
 }
 
-/// Counts what dpkg tells: every package is unpacked and then set up.
+/// Counts dpkg's steps: every package is unpacked and then set up.
 #[derive(Debug, Default)]
-struct Steps {
+struct DpkgProgress {
     done: u64,
     total: u64,
 }
 
-impl Steps {
-    /// Looks at a line of apt's or dpkg's; the new numbers, if they changed.
-    fn see(&mut self, line: &str) -> Option<(u64, u64)> {
+impl DpkgProgress {
+    /// Parses a line of apt's or dpkg's output; returns the done and total steps if they changed.
+    fn parse_line(&mut self, line: &str) -> Option<(u64, u64)> {
         if let Some((_, rest)) = line.split_once(" upgraded, ") {
             let packages: u64 = rest.split_whitespace().next()?.parse().ok()?;
-            // Told by more than one run of apt: the largest is the one that installs.
+            // Several runs of apt print it: the largest number is of the run that installs.
             self.total = self.total.max(packages * 2);
         } else if line.starts_with("Unpacking ") || line.starts_with("Setting up ") {
             self.done += 1;
@@ -252,11 +266,11 @@ impl Steps {
     }
 }
 
-/// Furnishes the system and puts it into the image.
+/// Configures the system and writes it into the image.
 async fn pack(
     config: &Config,
     kernel: &Kernel,
-    work: &Work,
+    work: &WorkFolder,
     archive: &Path,
     image: &Path,
     progress: &dyn Progress,
@@ -274,9 +288,9 @@ async fn pack(
         .arg(config.nameserver.to_string())
         .arg(unfinished(image))
         .arg(format!("{}M", config.resources.disk_mib))
-        .arg(if memory_is_plenty() { "memory" } else { "disk" });
-    // Not there under every PATH: tune2fs(8) and its kin are an administrator's tools.
-    Tool::new("mkfs.ext4", "e2fsprogs").arg("-V").lines("looking at mkfs.ext4").await?;
+        .arg(if has_plenty_of_memory() { "memory" } else { "disk" });
+    // May be missing in a user's PATH, because it is an administrator's tool.
+    Tool::new("mkfs.ext4", "e2fsprogs").arg("-V").lines("checking mkfs.ext4").await?;
     tool.lines("making the base template's root filesystem").await?;
     finish(image)
 }
@@ -286,7 +300,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_package_list_is_sound() {
+    fn the_package_list_is_valid() {
         let packages = packages();
         assert!(packages.contains(&"python3") && packages.contains(&"nodejs"));
         for package in &packages {
@@ -296,18 +310,18 @@ mod tests {
                     .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte)),
                 "{package}"
             );
-            assert_eq!(packages.iter().filter(|other| *other == package).count(), 1, "{package} stands twice");
+            assert_eq!(packages.iter().filter(|other| *other == package).count(), 1, "{package} is listed twice");
         }
     }
 
     #[test]
-    fn steps_are_counted_from_what_the_tools_say() {
-        let mut steps = Steps::default();
-        assert_eq!(steps.see("Reading package lists..."), None);
-        assert_eq!(steps.see("0 upgraded, 2 newly installed, 0 to remove and 0 not upgraded."), Some((0, 4)));
-        assert_eq!(steps.see("Unpacking bash (5.2) ..."), Some((1, 4)));
-        assert_eq!(steps.see("Setting up bash (5.2) ..."), Some((2, 4)));
-        assert_eq!(steps.see("0 upgraded, 1 newly installed, 0 to remove and 0 not upgraded."), Some((2, 4)));
+    fn steps_are_counted_from_the_tools_output() {
+        let mut steps = DpkgProgress::default();
+        assert_eq!(steps.parse_line("Reading package lists..."), None);
+        assert_eq!(steps.parse_line("0 upgraded, 2 newly installed, 0 to remove and 0 not upgraded."), Some((0, 4)));
+        assert_eq!(steps.parse_line("Unpacking bash (5.2) ..."), Some((1, 4)));
+        assert_eq!(steps.parse_line("Setting up bash (5.2) ..."), Some((2, 4)));
+        assert_eq!(steps.parse_line("0 upgraded, 1 newly installed, 0 to remove and 0 not upgraded."), Some((2, 4)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Programs of the host that do parts of a build.
 //!
-//! A program runs in a process group of its own, which is killed when the future that waits for it is dropped. Its output is
-//! read line by line, for progress; the end of it is kept, for the error.
+//! A program runs in its own process group, which is killed when the future that waits for it is dropped. Its output is
+//! read line by line for progress reports; the end of it is retained for errors.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -18,13 +18,13 @@ use tokio::sync::mpsc;
 
 use crate::Error;
 
-/// Lines of output that an error quotes.
+/// Number of lines of output that an error quotes.
 const TAIL_LINES: usize = 12;
-/// Longest line that is kept: a tool may draw its progress on one.
+/// Maximum length of a retained line: a tool may draw its progress on one.
 const LINE_BYTES_MAX: usize = 400;
-/// Lines that wait to be looked at; the program waits then.
+/// Maximum number of unread lines; with more, the program blocks.
 const LINES_BUFFERED: usize = 64;
-/// Between two looks at how far a download is.
+/// Pause between two progress reports of a download.
 const TICK: Duration = Duration::from_millis(200);
 
 /// A program with its arguments.
@@ -38,7 +38,7 @@ pub(crate) struct Tool {
 }
 
 impl Tool {
-    /// A program to be looked up, and the package that has it.
+    /// Creates a tool of a program to look up; `package` is the one that contains it.
     pub(crate) fn new(program: &'static str, package: &'static str) -> Self {
         Self { program, package, arguments: Vec::new(), environment: Vec::new(), folder: None }
     }
@@ -58,14 +58,16 @@ impl Tool {
         self
     }
 
-    /// Where it runs.
+    /// Sets the working directory.
     pub(crate) fn folder(mut self, folder: &Path) -> Self {
         self.folder = Some(folder.to_owned());
         self
     }
 
-    /// Runs to success. `line` sees every line of both outputs, `tick` is called now and then. Dropping the future kills
-    /// the program and all that it started in its group.
+    /// Runs the program until it succeeds or fails.
+    ///
+    /// `line` receives every line of both outputs, `tick` is called every [`TICK`]. Dropping the future kills the
+    /// program and all processes in its group.
     pub(crate) async fn run(
         self,
         action: &'static str,
@@ -78,8 +80,8 @@ impl Tool {
             .envs(self.environment)
             .env("LC_ALL", "C.UTF-8")
             .env("DEBIAN_FRONTEND", "noninteractive");
-        // One pipe for both outputs: what is said last on either comes last.
-        let pipe = || Error::file("making a pipe for", self.program);
+        // One pipe for both outputs, so that their lines keep their order.
+        let pipe = || Error::file("creating a pipe for", self.program);
         let (output, input) = std::io::pipe().map_err(pipe())?;
         command.stdout(input.try_clone().map_err(pipe())?).stderr(input);
         command.stdin(Stdio::null()).process_group(0).kill_on_drop(true);
@@ -87,8 +89,8 @@ impl Tool {
             command.current_dir(folder);
         }
         let mut child = command.spawn().map_err(Error::file("starting", self.program))?;
-        let mut group = Group::of(&child);
-        // It holds our copies of the pipe's other end.
+        let mut group = ProcessGroup::of(&child);
+        // Drops this process's copies of the pipe's write end, which `command` holds.
         drop(command);
         let output = Receiver::from_owned_fd(output.into()).map_err(pipe())?;
         let (sender, mut lines) = mpsc::channel(LINES_BUFFERED);
@@ -97,16 +99,16 @@ impl Tool {
         let mut tail = VecDeque::new();
         let mut clock = tokio::time::interval(TICK);
         let mut still_reading = true;
-        // The output ends when the last process that holds it does. All arms are cancel safe.
+        // The output ends when the last process that holds the pipe exits. All arms are cancel safe.
         while still_reading {
             tokio::select! {
                 () = &mut reading => still_reading = false,
-                Some(text) = lines.recv() => keep(&mut tail, text, &mut line),
+                Some(text) = lines.recv() => record_line(&mut tail, text, &mut line),
                 _ = clock.tick() => tick(),
             }
         }
         while let Ok(text) = lines.try_recv() {
-            keep(&mut tail, text, &mut line);
+            record_line(&mut tail, text, &mut line);
         }
         let status = child.wait().await.map_err(Error::file("waiting for", self.program))?;
         group.leader = None;
@@ -117,7 +119,7 @@ impl Tool {
         Err(Error::Tool { action, program: self.program.to_owned(), status: status.to_string(), tail })
     }
 
-    /// Runs to success and returns the lines of both outputs.
+    /// Runs the program and returns the lines of both outputs.
     pub(crate) async fn lines(self, action: &'static str) -> Result<Vec<String>, Error> {
         let mut lines = Vec::new();
         self.run(action, |line| lines.push(line.to_owned()), || {}).await?;
@@ -130,7 +132,7 @@ impl Tool {
     }
 }
 
-fn keep(tail: &mut VecDeque<String>, text: String, line: &mut impl FnMut(&str)) {
+fn record_line(tail: &mut VecDeque<String>, text: String, line: &mut impl FnMut(&str)) {
     line(&text);
     if tail.len() == TAIL_LINES {
         tail.pop_front();
@@ -138,11 +140,11 @@ fn keep(tail: &mut VecDeque<String>, text: String, line: &mut impl FnMut(&str)) 
     tail.push_back(text);
 }
 
-/// Sends what is read, line by line, to the end.
+/// Sends the output line by line until it ends.
 async fn forward(output: Receiver, lines: mpsc::Sender<String>) {
     let mut reader = BufReader::new(output);
     let mut bytes = Vec::new();
-    // A tool that writes no text or breaks off is judged by its exit status.
+    // A tool that writes invalid text or closes its output is judged by its exit status.
     while reader.read_until(b'\n', &mut bytes).await.is_ok_and(|count| count > 0) {
         bytes.truncate(LINE_BYTES_MAX);
         let line = String::from_utf8_lossy(&bytes).trim().to_owned();
@@ -153,21 +155,21 @@ async fn forward(output: Receiver, lines: mpsc::Sender<String>) {
     }
 }
 
-/// A process group that does not outlive this, unless its leader ended by itself.
-struct Group {
+/// A process group that is killed on drop, unless its leader has exited by itself.
+struct ProcessGroup {
     leader: Option<Pid>,
 }
 
-impl Group {
+impl ProcessGroup {
     fn of(child: &tokio::process::Child) -> Self {
         let leader = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         Self { leader }
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
-        // The number is not another's yet: the leader has not been waited for.
+        // The leader has not been waited for, so its process id cannot belong to another process yet.
         if let Some(leader) = self.leader {
             let _ = kill_process_group(leader, Signal::KILL);
         }
@@ -183,7 +185,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_quotes_the_last_words() {
+    async fn a_failure_quotes_the_end_of_the_output() {
         let script = "for i in $(seq 1 100); do echo line $i; done; echo sorry >&2; exit 7";
         let error = shell(script).lines("counting").await.expect_err("fails");
         let text = error.to_string();
@@ -208,7 +210,7 @@ mod tests {
             _ = is_started.recv() => {}
         }
         for process in hearth_host::process::Process::find_by_argument(&mark) {
-            // It was killed; that it is gone is a matter of scheduling.
+            // It was killed, but may take some time to exit.
             process.wait().await;
         }
         assert!(hearth_host::process::Process::find_by_argument(&mark).is_empty());

@@ -18,6 +18,3 @@ pub use client::{Client, Dial, Error, Init, Output};
 pub use generated::{filesystem, process};
 pub use logs::{Batch, BatchSize, GuestLine, LINE_COST, LogStream};
 pub use metrics::GuestMetrics;
-
-/// Port on which the guest daemon listens.
-pub const PORT: u16 = 49_983;

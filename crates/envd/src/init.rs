@@ -24,8 +24,8 @@ use axum::body::Bytes;
 use axum::extract::State as Extract;
 use axum::extract::rejection::BytesRejection;
 use axum::response::{IntoResponse, Response};
-use hearth_envd_api::PORT;
 use hearth_types::Secret;
+use hearth_types::guest::DAEMON_PORT;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
@@ -226,7 +226,7 @@ fn set_sandbox_id(state: &State, id: &str) {
         }
         // Unless the host provides this service, the daemon itself serves `/me`.
         if !state.envs().contains_key(EVENTS_ADDRESS) {
-            state.set_internal(EVENTS_ADDRESS, &format!("http://127.0.0.1:{PORT}"), 0o644);
+            state.set_internal(EVENTS_ADDRESS, &format!("http://127.0.0.1:{DAEMON_PORT}"), 0o644);
         }
     }
     state.set_internal(SANDBOX_ID, id, 0o644);

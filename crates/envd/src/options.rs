@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use hearth_envd_api::PORT;
+use hearth_types::guest::DAEMON_PORT;
 
 use crate::VERSION;
 
@@ -26,7 +26,7 @@ pub(crate) struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            port: PORT,
+            port: DAEMON_PORT,
             in_microvm: true,
             is_restart: false,
             cgroup_root: Some(PathBuf::from(CGROUP_ROOT)),

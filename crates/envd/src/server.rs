@@ -11,6 +11,7 @@ use axum::routing::{any, get, post};
 use axum::{Extension, Json, Router, middleware};
 use hearth_envd_api::filesystem::FilesystemExt as _;
 use hearth_envd_api::process::ProcessExt as _;
+use hearth_types::guest;
 use http::{Request, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -40,8 +41,6 @@ const HEADERS_MAX: usize = 512;
 /// Longer than the proxy's idle timeout (620 s), so that the proxy never sends on a connection that the daemon is
 /// closing. Measured by the monotonic clock, so a pause does not count.
 const IDLE_MAX: Duration = Duration::from_secs(640);
-/// Address of the guest's interface; the same in every guest.
-const INTERFACE: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 21);
 /// Pause after a failed accept, which is usually caused by a lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -49,7 +48,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) async fn serve(port: u16, state: Arc<State>) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?;
     if state.in_microvm() {
-        tokio::spawn(relay::run(INTERFACE, Arc::clone(&state)));
+        tokio::spawn(relay::run(guest::ADDRESS, Arc::clone(&state)));
     }
     let processes = Arc::new(ProcessService::new(Arc::clone(&state)));
     tokio::spawn(Arc::clone(&processes).release_idle_memory());

@@ -1,13 +1,14 @@
-//! Control groups: one per VMM, so that all of it can be found and ended together.
+//! Control groups: one per VMM, so that all its processes can be found and killed together.
 //!
-//! Only the unified hierarchy (cgroups(7), version 2) is used. A host may have it without controllers, or not at all; a
-//! group then limits nothing, or there is none, and [`Groups::limits`] says so for people.
+//! Only the unified hierarchy (cgroups(7), version 2) is used. A host may have it without controllers, in which case
+//! groups limit nothing, or not at all, in which case there are no groups. [`Groups::support`] describes the situation
+//! for operators.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a group could not be made.
+/// Failure to create a control group.
 #[derive(Debug, thiserror::Error)]
 #[error("creating the control group `{}`", path.display())]
 pub struct Error {
@@ -15,46 +16,48 @@ pub struct Error {
     source: io::Error,
 }
 
-/// The groups of one instance. Cheap to clone.
+/// Control groups of one instance. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Groups {
     root: Option<PathBuf>,
-    limits: String,
+    support: String,
 }
 
-/// One group.
+/// A control group of one VMM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
     path: PathBuf,
 }
 
 impl Groups {
-    /// The groups below `hearth-<instance>`. What an earlier daemon left there is for [`sweep`](Self::sweep).
+    /// Opens the groups below `hearth-<instance>`.
+    ///
+    /// Groups that an earlier daemon left there are removed by [`sweep`](Self::sweep).
     #[must_use]
     pub fn open(instance: &str) -> Self {
         let Some(mount) = unified_mount() else {
-            return Self { root: None, limits: "no unified control group hierarchy is mounted".to_owned() };
+            return Self { root: None, support: "no unified control group hierarchy is mounted".to_owned() };
         };
         let controllers = fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
         let root = mount.join(format!("hearth-{instance}"));
         if let Err(error) = fs::create_dir_all(&root) {
-            let limits = format!("control groups cannot be made in {} ({error})", mount.display());
-            return Self { root: None, limits };
+            let support = format!("control groups cannot be created in {} ({error})", mount.display());
+            return Self { root: None, support };
         }
-        let limits = match controllers.trim() {
+        let support = match controllers.trim() {
             "" => "the unified hierarchy has no controllers: processes are grouped, not limited".to_owned(),
             names => format!("controllers available: {names}"),
         };
-        Self { root: Some(root), limits }
+        Self { root: Some(root), support }
     }
 
-    /// What groups can and cannot do here, for people.
+    /// Describes, for operators, what control groups can do on this host.
     #[must_use]
-    pub fn limits(&self) -> &str {
-        &self.limits
+    pub fn support(&self) -> &str {
+        &self.support
     }
 
-    /// Makes a group; `None` where there are no groups.
+    /// Creates a group or returns an existing one of that name; `None` if the host has no groups.
     pub fn create(&self, name: &str) -> Result<Option<Group>, Error> {
         let Some(root) = &self.root else { return Ok(None) };
         let path = root.join(name);
@@ -65,7 +68,7 @@ impl Groups {
         }
     }
 
-    /// Ends and removes what an earlier daemon left. Only before the first group is made.
+    /// Kills and removes the groups that an earlier daemon left. Call it before the first `create`.
     pub async fn sweep(&self) {
         let Some(root) = &self.root else { return };
         let groups = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -76,7 +79,7 @@ impl Groups {
         }
     }
 
-    /// Removes the instance's own group once nothing is in it.
+    /// Removes the instance's own group if it is empty.
     pub fn close(&self) {
         if let Some(root) = &self.root {
             let _ = fs::remove_dir(root);
@@ -85,19 +88,19 @@ impl Groups {
 }
 
 impl Group {
-    /// The file that takes process numbers.
+    /// The file that accepts process ids.
     pub(crate) fn procs(&self) -> PathBuf {
         self.path.join("cgroup.procs")
     }
 
-    /// Kills what is still in the group and removes it. A group that is gone is success.
+    /// Kills all processes in the group and removes it. A group that does not exist is success.
     ///
     /// # Errors
-    /// It is still there, and so may be what is in it.
+    /// The group still exists, and possibly processes in it.
     pub async fn remove(self) -> Result<(), (Self, io::Error)> {
-        /// A killed process leaves its group once the kernel has torn it down.
+        /// A killed process leaves its group only after the kernel has torn it down.
         const ATTEMPTS: u32 = 50;
-        // cgroup.kill is there since Linux 5.14; its absence shows in the removal.
+        // cgroup.kill exists since Linux 5.14. Without it the removal fails while processes are in the group.
         let _ = fs::write(self.path.join("cgroup.kill"), "1");
         for attempt in 0..ATTEMPTS {
             match fs::remove_dir(&self.path) {
@@ -111,7 +114,9 @@ impl Group {
     }
 }
 
-/// Where the unified hierarchy is mounted (proc(5), mountinfo: the type follows the separator `-`).
+/// Returns the mount point of the unified hierarchy.
+///
+/// In mountinfo the type follows the separator `-` (proc(5)).
 fn unified_mount() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     mounts.lines().find_map(parse_mount).filter(|path: &PathBuf| Path::new(path).is_dir())
@@ -134,10 +139,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_group_holds_a_process_and_goes() {
+    async fn a_group_holds_a_process_and_is_removed() {
         let groups = Groups::open(&format!("test-{}", std::process::id()));
         let Some(group) = groups.create("one").expect("creates") else {
-            println!("skipped: {}", groups.limits());
+            println!("skipped: {}", groups.support());
             return;
         };
         let mut spawn = crate::process::Spawn::new("sleep");
@@ -150,8 +155,8 @@ mod tests {
         let path = group.path.clone();
         group.remove().await.expect("removes");
         assert!(!path.exists());
-        // A daemon that dies leaves a group with a process in it.
-        let lost = groups.create("two").expect("creates").expect("groups are there");
+        // A daemon that crashes leaves a group with a process in it.
+        let lost = groups.create("two").expect("creates").expect("the host has groups");
         let mut spawn = crate::process::Spawn::new("sleep");
         spawn.args(["1000".into()]).cgroup(&lost);
         let process = spawn.spawn().expect("starts");

@@ -1,14 +1,14 @@
-//! The CPU's time stamp counter, which emulated guests see as it is.
+//! The CPU's time stamp counter, which emulated guests see unchanged.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How long the counter is watched: the error is then below a millionth.
+/// Duration of a measurement. The error is then below a millionth.
 const WATCHED: Duration = Duration::from_millis(20);
-/// Readings at each end, of which the least disturbed counts.
+/// Readings at each end; the one with the least delay counts.
 const READINGS: u32 = 5;
 
-/// The frequency of the time stamp counter in kHz. Blocks for about 20 ms.
+/// Returns the frequency of the time stamp counter in kHz. Blocks for about 20 ms.
 #[must_use]
 pub fn tsc_khz() -> u64 {
     let (first_ticks, first) = reading();
@@ -19,20 +19,20 @@ pub fn tsc_khz() -> u64 {
     u64::try_from(ticks * 1_000_000 / nanoseconds).unwrap_or(u64::MAX)
 }
 
-/// The counter at an instant.
+/// Reads the counter and the time at which it had that value.
 fn reading() -> (u64, Instant) {
     let readings = (0..READINGS).map(|_| {
         let before = counter();
         let now = Instant::now();
         (counter().saturating_sub(before), before, now)
     });
-    // A reading that took long was interrupted; the instant lies in the middle of it.
+    // A slow reading was interrupted. The time is taken in the middle of the two counter reads.
     let best = readings.min_by_key(|(width, _, _)| *width);
     best.map_or_else(|| (counter(), Instant::now()), |(width, before, now)| (before + width / 2, now))
 }
 
 fn counter() -> u64 {
-    // SAFETY: reads a register; every CPU that this target is for has the instruction.
+    // SAFETY: reads a register; every x86-64 CPU has the instruction.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 

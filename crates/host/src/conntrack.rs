@@ -1,7 +1,7 @@
-//! Connection tracking of the current network namespace: the deletion of an address's entries (libnetfilter_conntrack's
-//! protocol, `linux/netfilter/nfnetlink_conntrack.h`).
+//! Deletion of tracked connections of an address, in the current network namespace.
 //!
-//! The kernel keeps an entry of an established TCP connection for days, and nothing removes it when its peer's link goes.
+//! Speaks the protocol of libnetfilter_conntrack (`linux/netfilter/nfnetlink_conntrack.h`). The kernel retains the
+//! entry of an established TCP connection for days, and nothing removes it when the peer's link is removed.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -16,23 +16,24 @@ use rustix::fd::OwnedFd;
 use rustix::net::netlink::NETFILTER;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-/// Size of the buffer for one read; the kernel fills at most 32 KiB of a dump at a time.
-const ANSWER_BYTES: usize = 64 * 1024;
+/// Buffer for one read; the kernel sends at most 32 KiB of a dump at a time.
+const REPLY_BYTES: usize = 64 * 1024;
 /// Attributes of `linux/netfilter/nfnetlink_conntrack.h` that the library does not export.
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_FILTER: u16 = 25;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_REPLY_FLAGS: u16 = 2;
 
-/// The side of a connection that an address has, as seen by its first packet.
+/// Side of an address in a connection, as seen by the first packet.
 #[derive(Debug, Clone, Copy)]
 enum Side {
     Source,
     Destination,
 }
 
-/// Deletes all entries whose original direction comes from or leads to `address`, and returns their number. Blocks for as
-/// long as one walk through the table takes.
+/// Deletes all entries whose original direction has `address` as source or destination; returns their number.
+///
+/// Blocks for one walk through the table per side.
 ///
 /// # Errors
 /// The kernel has no connection tracking over netlink (`nf_conntrack_netlink`), or this process may not use it.
@@ -44,21 +45,21 @@ pub fn delete(address: Ipv4Addr) -> io::Result<usize> {
         for original in entries(&socket, side, address)? {
             let request = ConntrackMessage::Delete(vec![ConntrackAttribute::CtaTupleOrig(original)]);
             send(&socket, request, NLM_F_REQUEST | NLM_F_ACK)?;
-            // An entry that expired in between is an error of its own, and none of ours.
+            // Deleting an entry that expired meanwhile is an error, which is not counted.
             deleted += usize::from(acknowledged(&socket)?);
         }
     }
     Ok(deleted)
 }
 
-/// The original direction of every entry that has the address on that side.
+/// Returns the original direction of every entry with the address on that side.
 fn entries(socket: &OwnedFd, side: Side, address: Ipv4Addr) -> io::Result<Vec<Vec<Tuple>>> {
     let (tuple, flag) = match side {
         Side::Source => (IPTuple::SourceAddress(address.into()), 1u32),
         Side::Destination => (IPTuple::DestinationAddress(address.into()), 2),
     };
-    // The kernel selects by the flagged fields of the tuple (since Linux 5.8; an older one sends all). The library's own
-    // attribute would lose the mark of nesting, without which the kernel refuses the filter.
+    // The kernel filters by the flagged fields of the tuple (since Linux 5.8; older kernels send all entries). The
+    // library's own attribute lacks the nesting flag, without which the kernel rejects the filter.
     let flags = [(CTA_FILTER_ORIG_FLAGS, flag), (CTA_FILTER_REPLY_FLAGS, 0)];
     let flags = flags.map(|(kind, flags)| DefaultNla::new(kind, flags.to_ne_bytes().to_vec()));
     let addresses = Tuple::Ip(vec![tuple.clone()]);
@@ -113,15 +114,15 @@ fn send(socket: &OwnedFd, message: ConntrackMessage, flags: u16) -> io::Result<(
     Ok(())
 }
 
-/// Whether the kernel did what it was asked.
+/// Receives a reply and returns true if the kernel acknowledged the request.
 fn acknowledged(socket: &OwnedFd) -> io::Result<bool> {
-    let answers = receive(socket)?;
-    Ok(answers.iter().any(|answer| matches!(&answer.payload, NetlinkPayload::Error(error) if error.code.is_none())))
+    let replies = receive(socket)?;
+    Ok(replies.iter().any(|reply| matches!(&reply.payload, NetlinkPayload::Error(error) if error.code.is_none())))
 }
 
-/// The messages of one read.
+/// Receives the messages of one read.
 fn receive(socket: &OwnedFd) -> io::Result<Vec<NetlinkMessage<NetfilterMessage>>> {
-    let mut buffer = vec![0; ANSWER_BYTES];
+    let mut buffer = vec![0; REPLY_BYTES];
     let (length, _) = rustix::net::recv(socket, &mut buffer[..], RecvFlags::empty())?;
     let mut rest = &buffer[..length];
     let mut messages = Vec::new();

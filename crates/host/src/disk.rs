@@ -1,4 +1,4 @@
-//! Files and the disks they are on.
+//! Disk space and sparse files.
 
 use std::fs::{self, File};
 use std::io;
@@ -6,22 +6,25 @@ use std::path::Path;
 
 use rustix::fs::{FallocateFlags, SeekFrom};
 
-/// Bytes that an unprivileged process may still write below `path`.
+/// Returns the bytes that an unprivileged process may still write below `path`.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(path)?;
     Ok(stat.f_bavail * stat.f_frsize)
 }
 
-/// Bytes that a file takes on its disk, also those that are allocated and not written. Takes no descriptor.
+/// Returns the bytes that a file occupies on its disk, including allocated but unwritten ones.
+///
+/// Opens no descriptor.
 pub fn allocated_bytes(path: &Path) -> io::Result<u64> {
     use std::os::unix::fs::MetadataExt;
 
-    // In units of 512 bytes on every file system (stat(2)).
+    // `st_blocks` counts 512-byte units on every file system (stat(2)).
     Ok(fs::metadata(path)?.blocks().saturating_mul(512))
 }
 
-/// Allocates the first `bytes` of a file without changing its length (fallocate(2)): writes there cannot find the disk full.
-/// Returns whether the file system can.
+/// Allocates the first `bytes` of a file without changing its length (fallocate(2)).
+///
+/// Later writes to that range cannot fail for lack of space. Returns false if the file system does not support it.
 pub fn allocate(path: &Path, bytes: u64) -> io::Result<bool> {
     let file = File::options().write(true).open(path)?;
     match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, bytes) {
@@ -31,8 +34,10 @@ pub fn allocate(path: &Path, bytes: u64) -> io::Result<bool> {
     }
 }
 
-/// Copies a file that is mostly holes. Shares the blocks where the file system can (FICLONE, ioctl_ficlone(2)); otherwise
-/// copies only what holds data. The copy must not exist; a failed one is removed.
+/// Copies a sparse file without filling its holes.
+///
+/// Shares the blocks if the file system supports it (FICLONE, ioctl_ficlone(2)); otherwise copies only the ranges that
+/// hold data. `to` must not exist; after an error it is removed.
 pub fn copy_sparse(from: &Path, to: &Path) -> io::Result<()> {
     let source = File::open(from)?;
     let target = File::options().write(true).create_new(true).open(to)?;
@@ -53,7 +58,7 @@ fn copy_into(source: &File, target: &File) -> io::Result<()> {
     while position < length {
         let data = match rustix::fs::seek(source, SeekFrom::Data(position)) {
             Ok(data) => data,
-            // Only a hole is left.
+            // ENXIO: only a hole follows.
             Err(rustix::io::Errno::NXIO) => break,
             Err(error) => return Err(error.into()),
         };
@@ -97,7 +102,7 @@ mod tests {
             assert!(allocated_bytes(&to).expect("exists") >= before + (8 << 20) - (1 << 16));
         }
         assert_eq!(fs::metadata(&to).expect("exists").len(), 64 << 20);
-        assert!(copy_sparse(&from, &to).is_err(), "an existing file is kept");
-        assert!(free_bytes(folder.path()).expect("tells") > 0);
+        assert!(copy_sparse(&from, &to).is_err(), "an existing file was overwritten");
+        assert!(free_bytes(folder.path()).expect("reads") > 0);
     }
 }

@@ -1,12 +1,13 @@
-//! Errors that say the host has run out of something that comes back: open files, processes, memory, disk
-//! space.
+//! Errors of temporary resource exhaustion: open files, processes, memory, disk space.
 
 use std::error::Error;
 use std::io;
 
 use nix::libc;
 
-/// Whether an error, or one below it, says so. The same call may succeed a moment later; nobody has to mend anything.
+/// Returns true if an error, or a source of it, means that the host has run out of a resource.
+///
+/// The same call may succeed later without an operator's action.
 #[must_use]
 pub fn is_exhaustion(error: &(dyn Error + 'static)) -> bool {
     // Too many open files in the process and on the host, too many processes (fork(2)), no memory, no space.

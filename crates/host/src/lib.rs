@@ -1,9 +1,13 @@
-//! Every privileged or unsafe Linux call of the host side, and nothing else.
+//! Privileged and unsafe Linux calls of the host side, and nothing else.
 //!
-//! [`process`] starts VMMs that outlive the daemon, [`namespace`] makes network namespaces and what is in them, [`conntrack`]
-//! deletes their tracked connections, [`cgroup`] groups processes, [`disk`] and [`lock`] deal with files, [`clock`] with the CPU's counter, [`machine`](mod@machine) says what this host has and
-//! how busy it is, [`requirement`] what it can do, [`exhaustion`] which errors say that it has run out of something. The other crates forbid unsafe code; here every unsafe block is one call with its
-//! reason.
+//! [`process`] starts VMMs that outlive the daemon, [`namespace`] creates and configures network namespaces,
+//! [`conntrack`] deletes tracked connections, [`cgroup`] groups processes, [`disk`] and [`lock`] operate on files,
+//! [`clock`] measures the CPU's time stamp counter, [`machine`](mod@machine) reads the host's hardware and load,
+//! [`requirement`] checks what Hearth needs of a host, and [`exhaustion`] recognises errors that mean a temporary lack
+//! of resources.
+//!
+//! All other crates of the host side forbid unsafe code; each unsafe block here is one call, with the reason why it is
+//! sound.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 

@@ -1,40 +1,37 @@
-//! One owner at a time, across processes.
+//! Lock files: one owner at a time, across processes.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 
-/// A lock file that is held until this is dropped or the process ends, however it ends. It tells its owner.
+/// A held lock file. It is released when this is dropped or the process exits for any reason.
+///
+/// The file contains the owner's name.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
 }
 
-/// Why a lock was not got.
+/// Failure to acquire a lock.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Somebody else has it.
+    /// Another process holds the lock.
     #[error("`{path}` is held by {owner}")]
     Held {
-        /// The lock file.
         path: String,
-        /// What its owner wrote into it.
+        /// Text that the owner wrote into the file.
         owner: String,
     },
-    /// The file cannot be used.
+    /// The file cannot be opened, locked or written.
     #[error("locking `{path}`")]
-    Io {
-        /// The lock file.
-        path: String,
-        /// Why not.
-        source: io::Error,
-    },
+    Io { path: String, source: io::Error },
 }
 
 impl Lock {
-    /// Takes the lock at `path` (flock(2)), writing `owner` into it for people. The file stays when the lock goes: removing
-    /// it would let two owners lock two files of one name.
-    pub fn take(path: &Path, owner: &str) -> Result<Self, Error> {
+    /// Acquires the lock at `path` (flock(2)) and writes `owner` into it, for operators.
+    ///
+    /// The file remains after release: removing it would let two owners lock two files of the same name.
+    pub fn acquire(path: &Path, owner: &str) -> Result<Self, Error> {
         let name = || path.display().to_string();
         let io = |source| Error::Io { path: name(), source };
         let mut file = File::options().create(true).read(true).write(true).truncate(false).open(path).map_err(io)?;
@@ -58,13 +55,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_learns_who_is_first() {
+    fn a_held_lock_names_its_owner() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("lock");
-        let first = Lock::take(&path, "the first").expect("free");
-        let error = Lock::take(&path, "the second").expect_err("held");
+        let first = Lock::acquire(&path, "the first").expect("free");
+        let error = Lock::acquire(&path, "the second").expect_err("held");
         assert!(matches!(error, Error::Held { owner, .. } if owner == "the first"));
         drop(first);
-        Lock::take(&path, "the third").expect("free again");
+        Lock::acquire(&path, "the third").expect("free again");
     }
 }

@@ -1,4 +1,4 @@
-//! What machine this is and how busy it is, from `/proc` (proc(5)).
+//! Hardware and load of this machine, from `/proc` (proc(5)).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,18 +7,18 @@ use hearth_types::{Disk, HugePages, Load, Machine};
 use procfs::process::Process;
 use procfs::{CpuInfo, CpuTime, Current as _, CurrentSI as _, KernelStats, Meminfo, ProcError};
 
-/// What cannot be read of this machine.
+/// Failure to read a property of this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file in `/proc` is missing or has another form.
+    /// A file in `/proc` is missing or has an unknown format.
     #[error("reading {0} of this machine")]
     Proc(&'static str, #[source] ProcError),
-    /// A file system does not say how full it is.
-    #[error("asking how full the file system of `{}` is", .0.display())]
+    /// The usage of a file system cannot be read.
+    #[error("reading the usage of the file system of `{}`", .0.display())]
     Disk(PathBuf, #[source] io::Error),
 }
 
-/// What this machine's processors are. What the kernel does not tell is empty.
+/// Returns the processor model of this machine. Fields that the kernel does not report are empty.
 ///
 /// # Errors
 /// [`Error::Proc`].
@@ -33,7 +33,7 @@ pub fn machine() -> Result<Machine, Error> {
     })
 }
 
-/// Reads how busy this machine is, again and again.
+/// Samples the load of this machine.
 #[derive(Debug)]
 pub struct Meter {
     folder: PathBuf,
@@ -41,7 +41,9 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// A meter that looks at the file system of `folder`. Processors are measured between two looks.
+    /// Creates a meter that reports the file system of `folder`.
+    ///
+    /// Processor load is measured between two calls of [`read`](Self::read).
     ///
     /// # Errors
     /// [`Error::Proc`].
@@ -49,7 +51,7 @@ impl Meter {
         Ok(Self { folder: folder.to_owned(), before: Ticks::now()?.0 })
     }
 
-    /// How busy it is, the processors since the last look. Blocks for as long as the file system takes to answer.
+    /// Returns the load now, and the processor load since the last call. Blocks on the file system.
     ///
     /// # Errors
     /// [`Error`].
@@ -75,7 +77,7 @@ impl Meter {
     }
 }
 
-/// Time that all processors together spent, in ticks of the kernel.
+/// Time of all processors together, in kernel ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Ticks {
     busy: u64,
@@ -83,18 +85,18 @@ struct Ticks {
 }
 
 impl Ticks {
-    /// And how many processors there are.
+    /// Returns the ticks since boot and the number of processors.
     fn now() -> Result<(Self, u32), Error> {
         let stats = KernelStats::current().map_err(|error| Error::Proc("the times of processors", error))?;
         let CpuTime { user, nice, system, idle, iowait, irq, softirq, steal, .. } = stats.total;
-        // Time of guests is a part of `user` already.
+        // `user` includes the time of guests.
         let busy = user + nice + system + irq.unwrap_or(0) + softirq.unwrap_or(0) + steal.unwrap_or(0);
         let all = busy + idle + iowait.unwrap_or(0);
         Ok((Self { busy, all }, u32::try_from(stats.cpu_time.len()).unwrap_or(u32::MAX)))
     }
 
     fn percent_since(self, before: Self) -> u32 {
-        // The kernel's counters of waiting may go back (proc(5)).
+        // The kernel's counter of I/O wait may decrease (proc(5)).
         let all = self.all.saturating_sub(before.all).max(1);
         let busy = self.busy.saturating_sub(before.busy).min(all);
         u32::try_from(busy.saturating_mul(100) / all).unwrap_or(100)
@@ -107,7 +109,7 @@ fn disk(folder: &Path) -> Result<Disk, Error> {
     let mounts = Process::myself()
         .and_then(|process| process.mountinfo())
         .map_err(|error| Error::Proc("the mounted file systems", error))?;
-    // Of several on one folder the last covers the others.
+    // Of several mounts on one folder the last covers the others.
     let mounted = mounts.0.into_iter().filter(|mount| whole.starts_with(&mount.mount_point));
     let mount = mounted.max_by_key(|mount| mount.mount_point.components().count());
     let stat = rustix::fs::statvfs(&whole).map_err(|error| failed(error.into()))?;
@@ -131,23 +133,23 @@ mod tests {
 
     #[test]
     fn this_machine_has_processors_memory_and_a_disk() {
-        let machine = machine().expect("/proc is there");
+        let machine = machine().expect("/proc is mounted");
         assert_eq!(machine.cpu_architecture, std::env::consts::ARCH);
-        let mut meter = Meter::new(Path::new("/proc/self/cwd")).expect("/proc is there");
+        let mut meter = Meter::new(Path::new("/proc/self/cwd")).expect("/proc is mounted");
         let Load { cpu_count, cpu_percent, memory_total_bytes, memory_used_bytes, huge_pages, disks } =
-            meter.read().expect("/proc is there");
+            meter.read().expect("/proc is mounted");
         assert!(cpu_count >= 1 && cpu_percent <= 100, "{cpu_count} {cpu_percent}");
         assert!(memory_used_bytes > 0 && memory_used_bytes < memory_total_bytes);
         assert!(huge_pages.used <= huge_pages.total);
         let [disk] = disks.as_slice() else { panic!("{disks:?}") };
-        let here = std::env::current_dir().expect("there is one");
+        let here = std::env::current_dir().expect("has a current folder");
         assert!(here.starts_with(&disk.mount_point) && !disk.filesystem_type.is_empty(), "{disk:?}");
         assert!(disk.used_bytes > 0 && disk.used_bytes <= disk.total_bytes, "{disk:?}");
         assert!(matches!(Meter { folder: "/nowhere".into(), ..meter }.read(), Err(Error::Disk(..))));
     }
 
     #[test]
-    fn processors_are_measured_between_two_looks() {
+    fn processor_load_is_measured_between_two_reads() {
         let before = Ticks { busy: 100, all: 1000 };
         for (busy, all, percent) in [(150, 1100, 50), (100, 1100, 0), (200, 1100, 100), (100, 1000, 0), (90, 990, 0)] {
             assert_eq!(Ticks { busy, all }.percent_since(before), percent, "{busy} {all}");

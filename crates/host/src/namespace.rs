@@ -1,7 +1,7 @@
-//! Network namespaces and what is in them, through the tools of their own projects: `ip` (iproute2) in batch mode and `nft`.
+//! Network namespaces and their contents, configured with `ip` (iproute2) in batch mode and `nft`.
 //!
-//! Both apply a whole script in one process and say what they refused; a script is all a slot needs, so there is one child
-//! per script and no netlink code of ours.
+//! Each tool applies a whole script in one process and reports what it rejected. A slot needs nothing else, so there is
+//! one child process per script and no netlink code.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -17,64 +17,61 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::process::find_program;
 
-/// Where `ip netns` keeps named namespaces.
-const NAMED: &str = "/run/netns";
+/// Directory of the namespaces that `ip netns` names.
+const NAMESPACES: &str = "/run/netns";
 
-/// Why a network operation failed.
+/// Failure of a network operation.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A tool is not installed.
     #[error("`{program}` was not found: install the package {package}")]
     ProgramMissing {
-        /// The tool.
         program: &'static str,
-        /// Debian's package of it.
+        /// Debian's package that contains it.
         package: &'static str,
     },
-    /// A tool refused.
-    #[error("{program} refused: {reason}")]
-    Refused {
-        /// The tool.
+    /// The tool rejected the script or ended with an error.
+    #[error("{program} failed: {reason}")]
+    ToolFailed {
         program: &'static str,
-        /// In its own words.
+        /// Standard error of the tool.
         reason: String,
     },
-    /// The operating system refused.
+    /// A system call failed.
     #[error("{action} `{}`", path.display())]
     Io {
-        /// What was tried.
+        /// Attempted action.
         action: &'static str,
-        /// On what.
         path: PathBuf,
-        /// Why not.
         source: io::Error,
     },
 }
 
-/// The path of a named namespace.
+/// Returns the path of a named namespace.
 #[must_use]
 pub fn path(name: &str) -> PathBuf {
-    Path::new(NAMED).join(name)
+    Path::new(NAMESPACES).join(name)
 }
 
-/// The named namespaces that begin with `prefix`.
+/// Returns the named namespaces whose names begin with `prefix`.
 #[must_use]
 pub fn list(prefix: &str) -> Vec<String> {
-    let entries = fs::read_dir(NAMED).into_iter().flatten().flatten();
+    let entries = fs::read_dir(NAMESPACES).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     names.filter(|name| name.starts_with(prefix)).collect()
 }
 
-/// The network links of the current namespace that begin with `prefix`.
+/// Returns the network links of the current namespace whose names begin with `prefix`.
 #[must_use]
 pub fn links(prefix: &str) -> Vec<String> {
-    // Not /sys, which shows the namespace it was mounted in. Two lines of headings (proc_pid_net(5)).
+    // Not /sys, which shows the namespace it was mounted in. The table begins with two header lines (proc_pid_net(5)).
     let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
     let names = table.lines().skip(2).filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim());
     names.filter(|name| name.starts_with(prefix)).map(str::to_owned).collect()
 }
 
-/// Removes a link of the current namespace. One that is not there is success. Blocks.
+/// Removes a link of the current namespace. Blocks.
+///
+/// A link that does not exist is success.
 pub fn remove_link(name: &str) -> Result<(), Error> {
     if if_nametoindex(name) == Err(Errno::ENODEV) {
         return Ok(());
@@ -82,13 +79,15 @@ pub fn remove_link(name: &str) -> Result<(), Error> {
     ip(&format!("link del {name}\n"))
 }
 
-/// Removes the name of a namespace, and the namespace itself once no process is in it. One that is not there is success.
-/// Takes no descriptor and no child process, so that a daemon that has run out of both can still do it.
+/// Removes the name of a namespace. The kernel frees the namespace once no process is in it.
+///
+/// A name that does not exist is success. Opens no descriptor and starts no child process, so a daemon that has run out
+/// of both can still call it.
 pub fn remove(name: &str) -> Result<(), Error> {
     let path = path(name);
     let failed = |action, source| Error::Io { action, path: path.clone(), source };
     match umount2(&path, MntFlags::MNT_DETACH) {
-        // EINVAL: a file that nothing is mounted on, left by an `ip netns add` that was cut off.
+        // EINVAL: a file that nothing is mounted on, left by an interrupted `ip netns add`.
         Ok(()) | Err(Errno::EINVAL) => {}
         Err(Errno::ENOENT) => return Ok(()),
         Err(errno) => return Err(failed("unmounting the network namespace", errno.into())),
@@ -99,7 +98,9 @@ pub fn remove(name: &str) -> Result<(), Error> {
     }
 }
 
-/// Identity of the current namespace: equal numbers mean the same one.
+/// Returns the identity (inode number) of the current namespace.
+///
+/// Equal numbers mean the same namespace.
 pub fn current() -> Result<u64, Error> {
     use std::os::unix::fs::MetadataExt;
 
@@ -110,8 +111,9 @@ pub fn current() -> Result<u64, Error> {
     }
 }
 
-/// The links of the current namespace that lead to other networks: those of default routes and of routes with a gateway,
-/// in all routing tables. Blocks.
+/// Returns the links of the current namespace that lead to other networks. Blocks.
+///
+/// These are the links of default routes and of routes with a gateway, in all routing tables.
 pub fn uplinks() -> Result<BTreeSet<String>, Error> {
     let routes = run("ip", "iproute2", &["-oneline", "-4", "route", "show", "table", "all"], "")?;
     Ok(parse_uplinks(&routes))
@@ -121,34 +123,38 @@ fn parse_uplinks(routes: &str) -> BTreeSet<String> {
     let leads_out = |line: &&str| line.starts_with("default ") || line.split_whitespace().any(|word| word == "via");
     let links = routes.lines().filter(leads_out).flat_map(|line| {
         let words = line.split_whitespace();
-        // Several, where a route has several next hops.
+        // A route may have several next hops.
         words.clone().zip(words.skip(1)).filter(|(key, _)| *key == "dev").map(|(_, name)| name.to_owned())
     });
     links.filter(|name| name != "lo").collect()
 }
 
-/// Runs `ip` commands, one a line, in the current namespace; stops at the first that fails. Blocks.
+/// Runs `ip` commands, one per line, in the current namespace. Blocks.
+///
+/// Stops at the first command that fails; those before it stay applied.
 pub fn ip(script: &str) -> Result<(), Error> {
     run("ip", "iproute2", &["-batch", "-"], script).map(drop)
 }
 
-/// Applies an nftables script in the current namespace, whole or not at all. Blocks.
+/// Applies an nftables script in the current namespace as one transaction. Blocks.
 pub fn nft(script: &str) -> Result<(), Error> {
     run("nft", "nftables", &["-f", "-"], script).map(drop)
 }
 
-/// Whether an nftables table, named with its family, exists in the current namespace. Blocks.
+/// Returns true if an nftables table exists in the current namespace. Blocks.
+///
+/// `table` is the family and the name, separated by a space.
 pub fn nft_table_exists(table: &str) -> Result<bool, Error> {
     Ok(nft_tables()?.iter().any(|name| name == table))
 }
 
-/// The nftables tables of the current namespace, with their families. Blocks.
+/// Returns the nftables tables of the current namespace, with their families. Blocks.
 pub fn nft_tables() -> Result<Vec<String>, Error> {
     let tables = run("nft", "nftables", &["list", "tables"], "")?;
     Ok(tables.lines().filter_map(|line| line.strip_prefix("table ")).map(str::to_owned).collect())
 }
 
-/// Runs `work` in a namespace, on a thread of its own that ends with it. Blocks.
+/// Runs `work` in a namespace, on a dedicated thread. Blocks until the thread has ended.
 pub fn inside<T: Send>(path: &Path, work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
     let error = |action| {
         let path = path.to_owned();
@@ -165,13 +171,13 @@ pub fn inside<T: Send>(path: &Path, work: impl FnOnce() -> Result<T, Error> + Se
     })
 }
 
-/// Sets a kernel parameter of the current namespace (sysctl(8), with slashes).
+/// Sets a kernel parameter of the current namespace. `name` uses slashes (sysctl(8)).
 pub fn sysctl(name: &str, value: &str) -> Result<(), Error> {
     let path = Path::new("/proc/sys").join(name);
     fs::write(&path, value).map_err(|source| Error::Io { action: "setting", path, source })
 }
 
-/// Whether this kernel has a parameter.
+/// Returns true if this kernel has the parameter.
 #[must_use]
 pub fn has_sysctl(name: &str) -> bool {
     Path::new("/proc/sys").join(name).exists()
@@ -197,7 +203,7 @@ fn run(program: &'static str, package: &'static str, args: &[&str], script: &str
         .spawn()
         .map_err(io)?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A tool that refuses early closes its input; its words are then in its output.
+        // A tool that rejects its input early closes the pipe; the reason is then on its standard error.
         let _ = stdin.write_all(script.as_bytes());
     }
     let output = child.wait_with_output().map_err(io)?;
@@ -205,7 +211,7 @@ fn run(program: &'static str, package: &'static str, args: &[&str], script: &str
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Error::Refused { program, reason })
+    Err(Error::ToolFailed { program, reason })
 }
 
 #[cfg(test)]
@@ -213,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn uplinks_are_what_routes_with_gateways_lead_to() {
+    fn uplinks_are_links_of_default_routes_and_gateways() {
         let routes = "default via 192.0.2.1 dev eth0 proto dhcp metric 100 \n\
              default dev wg0 table 51820 scope link \n\
              0.0.0.0/1 via 10.8.0.1 dev tun0 \n\
@@ -226,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_is_removed() {
-        remove("hearth-test-none").expect("is gone");
+    fn removing_a_missing_namespace_succeeds() {
+        remove("hearth-test-none").expect("removes");
     }
 }

@@ -1,8 +1,8 @@
 //! Processes that outlive the daemon.
 //!
-//! A VMM is started into its own session, network namespace and control group, with its output in a file, so that nothing
-//! ties it to the daemon. It is held by a pidfd (pidfd_open(2)): signals cannot hit a process that got the same number
-//! later, and its end is an event.
+//! A VMM starts in its own session, network namespace and control group, with its output in a file, so nothing ties it
+//! to the daemon. The daemon holds it by a pidfd (pidfd_open(2)): a signal cannot reach another process that got the
+//! same process id later, and the exit is an event.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -21,42 +21,31 @@ use tokio::io::unix::AsyncFd;
 
 use crate::cgroup::Group;
 
-/// Why a process was not started.
+/// Failure to start a process.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
-    /// No such program.
     #[error("`{program}` was not found")]
     ProgramMissing {
-        /// What was looked for.
+        /// Path or name of the program.
         program: String,
     },
-    /// What was to be prepared for it could not be opened.
+    /// A file that the process needs could not be opened.
     #[error("opening `{}` for a new process", path.display())]
-    Prepare {
-        /// What.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The operating system refused.
+    Prepare { path: PathBuf, source: io::Error },
+    /// A system call failed.
     #[error("starting `{program}`")]
-    Start {
-        /// The program.
-        program: String,
-        /// Why it refused.
-        source: io::Error,
-    },
+    Start { program: String, source: io::Error },
 }
 
 impl SpawnError {
-    /// Whether the program is not there, which an operator mends by installing it.
+    /// Returns true if the program is not installed, which an operator can fix.
     #[must_use]
     pub fn is_program_missing(&self) -> bool {
         matches!(self, Self::ProgramMissing { .. })
     }
 }
 
-/// A process to be started.
+/// A process to start.
 #[derive(Debug)]
 pub struct Spawn {
     program: PathBuf,
@@ -68,7 +57,7 @@ pub struct Spawn {
 }
 
 impl Spawn {
-    /// The program: a path, or a name to be looked up in `PATH`.
+    /// Creates a process of `program`: a path, or a name to look up in `PATH`.
     #[must_use]
     pub fn new(program: impl Into<PathBuf>) -> Self {
         Self {
@@ -81,41 +70,44 @@ impl Spawn {
         }
     }
 
-    /// Its arguments.
+    /// Adds arguments.
     pub fn args(&mut self, args: impl IntoIterator<Item = OsString>) -> &mut Self {
         self.args.extend(args);
         self
     }
 
-    /// Where standard output and error go; otherwise they are dropped.
+    /// Sets the file for standard output and standard error; without it both are `/dev/null`.
     pub fn output(&mut self, file: OwnedFd) -> &mut Self {
         self.output = Some(file);
         self
     }
 
-    /// A descriptor the process gets under the number it has here.
+    /// Passes a descriptor to the process under the number that it has here.
     pub fn inherit(&mut self, descriptor: OwnedFd) -> &mut Self {
         self.inherited.push(descriptor);
         self
     }
 
-    /// The network namespace it starts in.
+    /// Sets the network namespace in which the process starts.
     pub fn namespace(&mut self, path: &Path) -> &mut Self {
         self.namespace = Some(path.to_owned());
         self
     }
 
-    /// The control group it starts in.
+    /// Sets the control group in which the process starts.
     pub fn cgroup(&mut self, group: &Group) -> &mut Self {
         self.cgroup = Some(group.clone());
         self
     }
 
-    /// Starts it. All descriptors but the inherited ones are closed, its environment is empty, its standard input is
-    /// `/dev/null`, it cannot gain privileges (`no_new_privs`, prctl(2)) and leaves no core file.
+    /// Starts the process.
+    ///
+    /// All descriptors except the inherited ones are closed, the environment is empty, standard input is `/dev/null`,
+    /// the process cannot gain privileges (`no_new_privs`, prctl(2)) and leaves no core file. Must be called within a
+    /// tokio runtime.
     ///
     /// # Errors
-    /// Nothing runs then. Must be called within a tokio runtime.
+    /// No process runs.
     pub fn spawn(self) -> Result<Process, SpawnError> {
         let name = self.program.display().to_string();
         let prepare = |path: &Path| {
@@ -145,8 +137,8 @@ impl Spawn {
             }
         }
         let numbers: Vec<RawFd> = self.inherited.iter().map(AsRawFd::as_raw_fd).collect();
-        // SAFETY: the closure runs between fork and exec and makes only system calls: it allocates nothing, takes no lock
-        // and touches no memory but its own captures, which the fork copied.
+        // SAFETY: the closure runs between fork and exec and makes only system calls: it allocates nothing, takes no
+        // lock and accesses no memory except its own captures, which the fork copied.
         unsafe {
             command.pre_exec(move || in_child(namespace.as_ref(), group.as_ref(), &numbers));
         }
@@ -154,20 +146,20 @@ impl Spawn {
             io::ErrorKind::NotFound => SpawnError::ProgramMissing { program: name.clone() },
             _ => SpawnError::Start { program: name.clone(), source },
         })?;
-        // The child is ours until it is waited for, so its number cannot be another's yet.
+        // The child has not been waited for, so its process id cannot belong to another process yet.
         let pid = Pid::from_child(&child);
         drop(self.inherited);
         Process::open(pid, true).map_err(|source| SpawnError::Start { program: name, source })
     }
 }
 
-/// What a child does before its program. Only system calls: see the caller.
+/// Prepares the child between fork and exec. Makes only system calls: see the caller.
 fn in_child(namespace: Option<&File>, group: Option<&File>, inherited: &[RawFd]) -> io::Result<()> {
     use std::io::Write;
 
     nix::unistd::setsid()?;
     if let Some(mut group) = group {
-        // 0: the writing process (cgroups(7)).
+        // 0 means the writing process (cgroups(7)).
         group.write_all(b"0")?;
     }
     if let Some(namespace) = namespace {
@@ -175,30 +167,32 @@ fn in_child(namespace: Option<&File>, group: Option<&File>, inherited: &[RawFd])
     }
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)?;
     nix::sys::prctl::set_no_new_privs()?;
-    // Whoever started the daemon may have left descriptors open that it does not know of.
+    // The daemon's parent may have left descriptors open that the daemon does not know of.
     close_on_exec()?;
     for number in inherited {
-        // SAFETY: the parent holds the descriptor open until the fork is over, and the child has its own table.
+        // SAFETY: the parent keeps the descriptor open until the fork is over, and the child has its own descriptor
+        // table.
         let descriptor = unsafe { std::os::fd::BorrowedFd::borrow_raw(*number) };
         fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
     }
     Ok(())
 }
 
-/// Marks every descriptor but the three standard ones to be closed in programs that this process starts, also those it was
-/// itself started with. Makes only system calls.
+/// Marks all descriptors except the three standard ones as close-on-exec.
+///
+/// This includes descriptors that this process inherited. Makes only system calls.
 pub fn close_on_exec() -> io::Result<()> {
     const FIRST: libc::c_uint = 3;
-    // SAFETY: the call takes no memory, and marking changes nothing for this process.
+    // SAFETY: the call takes no pointers, and the mark has no effect on this process.
     let result = unsafe { libc::close_range(FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
     let error = io::Error::last_os_error();
     match (result, error.raw_os_error()) {
         (0, _) => Ok(()),
-        // Before Linux 5.11 there is no such call, or not with this flag.
+        // Linux before 5.9 has no such call, before 5.11 not this flag.
         (_, Some(libc::ENOSYS | libc::EINVAL)) => {
             let (open_max, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
             for number in 3..RawFd::try_from(open_max).unwrap_or(RawFd::MAX) {
-                // SAFETY: the call takes no memory; a number that is not open is an error, which is ignored.
+                // SAFETY: the call takes no pointers; a number that is not open is an error, which is ignored.
                 unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
             }
             Ok(())
@@ -207,8 +201,10 @@ pub fn close_on_exec() -> io::Result<()> {
     }
 }
 
-/// Lets this process, and those it starts, open as many files as it is allowed to (`RLIMIT_NOFILE`, getrlimit(2)): each connection
-/// is one, and what processes get without asking is meant for programs that use `select(2)`. Returns how many that is.
+/// Raises the soft limit of open files to the hard limit (`RLIMIT_NOFILE`, getrlimit(2)); returns the limit.
+///
+/// Child processes inherit it. Each connection needs a descriptor, and the default soft limit is for programs that use
+/// `select(2)`.
 pub fn raise_open_files() -> io::Result<u64> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -217,7 +213,7 @@ pub fn raise_open_files() -> io::Result<u64> {
     Ok(allowed)
 }
 
-/// A process, held by a pidfd. Cheap to clone. Dropping it leaves the process alone.
+/// A process held by a pidfd. Cheap to clone. Dropping it does not affect the process.
 #[derive(Debug, Clone)]
 pub struct Process {
     inner: Arc<Inner>,
@@ -233,13 +229,16 @@ struct Inner {
 impl Process {
     fn open(pid: Pid, is_child: bool) -> io::Result<Self> {
         let descriptor = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
-        // SAFETY: the reactor must see the descriptor open until it is deregistered; `AsyncFd` owns it and closes it last.
+        // SAFETY: the descriptor must stay open until the reactor has deregistered it; `AsyncFd` owns it and closes it
+        // last.
         let descriptor = unsafe { AsyncFd::register(descriptor) }?;
         Ok(Self { inner: Arc::new(Inner { pid, descriptor, is_child }) })
     }
 
-    /// All processes that have an argument containing `text`, except this one. Processes come and go meanwhile; one that
-    /// is returned did have the argument when its pidfd was already held.
+    /// Returns all processes with an argument that contains `text`, except this process.
+    ///
+    /// Processes start and exit during the search. Each returned process had the argument while its pidfd was already
+    /// held.
     #[must_use]
     pub fn find_by_argument(text: &str) -> Vec<Self> {
         let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
@@ -249,29 +248,33 @@ impl Process {
             .filter(|number| *number != own && has_argument(*number, text))
             .filter_map(|number| {
                 let process = Self::open(Pid::from_raw(number)?, false).ok()?;
-                // Looked at again under the pidfd: now the number cannot have changed its owner unnoticed.
+                // Checked again with the pidfd held: from here on the process id cannot pass to another process
+                // unnoticed.
                 has_argument(number, text).then_some(process)
             })
             .collect()
     }
 
-    /// Its number.
+    /// Returns the process id.
     #[must_use]
     pub fn pid(&self) -> i32 {
         self.inner.pid.as_raw_nonzero().get()
     }
 
-    /// Waits until it has ended, and reaps it if it is a child. Returns at once when it had. Cancel safe.
+    /// Waits until the process has exited, and reaps it if it is a child. Cancel safe.
+    ///
+    /// Returns immediately if it has exited already.
     pub async fn wait(&self) {
-        // A pidfd becomes readable when its process ends. An error of the reactor means that the runtime is going.
+        // A pidfd becomes readable when its process exits. An error of the reactor means that the runtime is shutting
+        // down.
         let _ = self.inner.descriptor.readable().await;
         if self.inner.is_child {
-            // Fails when it was reaped already, by a clone of this.
+            // Fails if a clone of this has reaped the process already.
             let _ = waitid(WaitId::PidFd(self.descriptor()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         }
     }
 
-    /// SIGKILL. A process that has ended already is success.
+    /// Sends SIGKILL. A process that has exited already is success.
     pub fn kill(&self) -> io::Result<()> {
         match pidfd_send_signal(self.inner.descriptor.get_ref(), Signal::KILL) {
             Err(rustix::io::Errno::SRCH) | Ok(()) => Ok(()),
@@ -294,7 +297,9 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     !needle.is_empty() && haystack.windows(needle.len()).any(|window| window == needle)
 }
 
-/// Looks a program up: a path as it is, a name in `PATH` and the administrator's folders, which a user's `PATH` may lack.
+/// Finds a program: a path is checked as it is, a name is searched in `PATH`, `/usr/sbin` and `/sbin`.
+///
+/// A user's `PATH` may lack the last two.
 #[must_use]
 pub fn find_program(name: &OsStr) -> Option<PathBuf> {
     let path = Path::new(name);
@@ -314,30 +319,30 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_killed_process_is_gone_and_reaped() {
+    async fn a_killed_process_exits_and_is_reaped() {
         let mut spawn = Spawn::new("sleep");
         spawn.args(["1000".into()]);
         let process = spawn.spawn().expect("sleep exists");
         assert!(Path::new(&format!("/proc/{}", process.pid())).exists());
         process.kill().expect("kills");
-        tokio::time::timeout(Duration::from_secs(10), process.wait()).await.expect("ends");
-        assert!(!Path::new(&format!("/proc/{}", process.pid())).exists(), "a zombie is left");
+        tokio::time::timeout(Duration::from_secs(10), process.wait()).await.expect("exits");
+        assert!(!Path::new(&format!("/proc/{}", process.pid())).exists(), "a zombie remains");
         process.kill().expect("killing twice is success");
         process.wait().await;
     }
 
     #[tokio::test]
-    async fn a_missing_program_is_called_missing() {
+    async fn a_missing_program_is_reported_as_missing() {
         let error = Spawn::new("/nonexistent/program").spawn().expect_err("missing");
         assert!(error.is_program_missing(), "{error}");
     }
 
     #[tokio::test]
-    async fn only_what_is_inherited_is_inherited() {
+    async fn only_inherited_descriptors_reach_the_child() {
         let (mut reader, writer) = io::pipe().expect("pipe");
         let (mut secret_reader, secret) = io::pipe().expect("pipe");
         let number = writer.as_raw_fd();
-        // Not every shell knows descriptors of two digits.
+        // Not every shell accepts descriptors of two digits.
         let mut spawn = Spawn::new("bash");
         let script = format!("echo hello >&{number}; echo leak >&{} 2>/dev/null", secret.as_raw_fd());
         spawn.args(["-c".into(), script.into()]).inherit(writer.into());
@@ -353,9 +358,9 @@ mod tests {
         assert_eq!(text, "own");
     }
 
-    /// As when a shell or a supervisor starts the daemon with files of its own open.
+    /// A shell or a supervisor may start the daemon with files of its own open.
     #[tokio::test]
-    async fn what_this_process_was_started_with_is_not_passed_on() {
+    async fn descriptors_of_the_daemon_s_parent_are_not_passed_on() {
         let (mut reader, stray) = io::pipe().expect("pipe");
         fcntl(&stray, FcntlArg::F_SETFD(FdFlag::empty())).expect("is inheritable");
         let mut spawn = Spawn::new("bash");

@@ -1,4 +1,4 @@
-//! What this host has of what Hearth needs, for `hearth doctor`.
+//! Requirements of Hearth on a host, checked for `hearth doctor`.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -6,33 +6,31 @@ use std::path::Path;
 
 use crate::process::find_program;
 
-/// How much is lost without something.
+/// Importance of a requirement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
-    /// No sandbox runs.
+    /// No sandbox runs without it.
     Required,
-    /// Sandboxes run, slower or with less protection.
+    /// Without it sandboxes run slower or with less protection.
     Recommended,
 }
 
-/// One thing that was looked at.
+/// Result of one check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What.
     pub name: &'static str,
-    /// How much it matters.
     pub need: Need,
-    /// Whether it is there.
+    /// The requirement is met.
     pub found: bool,
-    /// What was seen.
+    /// Observed facts.
     pub detail: String,
-    /// What is lost when it is missing.
+    /// Effect for users when the requirement is not met.
     pub cost: &'static str,
-    /// How to mend it; empty when there is nothing to mend.
+    /// Instruction for the operator; empty when there is nothing to do.
     pub fix: &'static str,
 }
 
-/// A program in the search path.
+/// Checks that a program is in the search path.
 #[must_use]
 pub fn program(name: &'static str, need: Need, cost: &'static str, fix: &'static str) -> Finding {
     let found = find_program(OsStr::new(name));
@@ -40,19 +38,19 @@ pub fn program(name: &'static str, need: Need, cost: &'static str, fix: &'static
     Finding { name, need, found: found.is_some(), detail, cost, fix }
 }
 
-/// Whether this process is root.
+/// Returns true if this process runs as root.
 #[must_use]
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// The right to make network namespaces, and the devices for it.
+/// Checks that this process can create network namespaces and tap devices.
 #[must_use]
 pub fn network_namespaces() -> Finding {
     let tun = Path::new("/dev/net/tun").exists();
     let found = is_root() && tun;
     let detail = match (is_root(), tun) {
-        (true, true) => "running as root, /dev/net/tun is there".to_owned(),
+        (true, true) => "running as root, /dev/net/tun exists".to_owned(),
         (true, false) => "/dev/net/tun is missing".to_owned(),
         (false, _) => "not running as root".to_owned(),
     };
@@ -67,7 +65,7 @@ pub fn network_namespaces() -> Finding {
     }
 }
 
-/// Hardware virtualization, as far as files tell; the proof is a boot.
+/// Checks for hardware virtualization by device file and modules. Only booting a guest proves that it works.
 #[must_use]
 pub fn kvm() -> Finding {
     let modules: Vec<&str> = ["kvm_intel", "kvm_amd", "kvm_pvm"]
@@ -96,7 +94,9 @@ pub fn kvm() -> Finding {
     }
 }
 
-/// Whether packets of guests may leave: a daemon that runs as root lets the uplinks forward while it runs.
+/// Checks that packets of guests can be forwarded.
+///
+/// A daemon that runs as root enables forwarding on the uplinks while it runs.
 #[must_use]
 pub fn forwarding() -> Finding {
     let value = fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap_or_default();
@@ -115,7 +115,7 @@ pub fn forwarding() -> Finding {
     }
 }
 
-/// The host's memory in MiB, all of it (proc(5), meminfo); `None` where the kernel does not tell.
+/// Returns the host's total memory in MiB (proc(5), meminfo); `None` if the kernel does not report it.
 #[must_use]
 pub fn memory_mib() -> Option<u64> {
     let table = fs::read_to_string("/proc/meminfo").ok()?;
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_program_is_told_with_its_fix() {
+    fn a_missing_program_is_reported_with_its_fix() {
         let finding = program("hearth-no-such-program", Need::Required, "nothing works", "install it");
         assert!(!finding.found);
         assert_eq!((finding.detail.as_str(), finding.fix), ("not found", "install it"));

@@ -1,12 +1,13 @@
-//! Packet forwarding, on the interfaces that need it and nowhere else.
+//! Packet forwarding on the interfaces that need it, and on no others.
 //!
-//! A packet is forwarded if the interface it *arrives* on forwards (ip-sysctl, `conf/interface/forwarding`): a guest's comes
-//! in on its slot's link, and the answer on an uplink of the host. The global switch `ip_forward` would turn the host into a
-//! router between all its networks, and stay on. Only uplinks that did not forward before are switched, each is recorded
-//! first, and the instance's rules keep others from using it (`rules::host`).
+//! The kernel forwards a packet if forwarding is enabled on the interface where the packet *arrives* (ip-sysctl,
+//! `conf/interface/forwarding`): a guest's packet arrives on its slot's link, the answer on an uplink of the host. The
+//! global switch `ip_forward` would turn the host into a router between all its networks, and would stay on. Therefore
+//! only uplinks with forwarding off are switched on, each is recorded first, and the instance's rules prevent other
+//! traffic from using it (`rules::host`).
 //!
-//! The record is a file for each interface in the lock folder, which a start of the machine empties like the switches
-//! themselves. It outlives a daemon that is killed; whichever instance stops last restores what is recorded.
+//! The record is one file per interface in the lock folder. A reboot empties that folder and resets the switches. The
+//! record survives a killed daemon; the instance that stops last restores all recorded interfaces.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -17,31 +18,31 @@ use hearth_host::namespace;
 
 use crate::config::Error;
 
-/// The switch of all interfaces at once. Whoever turns it on wants a router, and keeps it.
+/// Forwarding switch for all interfaces. If an operator turns it on, the host is meant to be a router and stays one.
 const GLOBAL: &str = "net/ipv4/ip_forward";
 
-/// Forwarding of the host's uplinks.
 #[derive(Debug)]
 pub(crate) struct Forwarding {
     folder: PathBuf,
-    /// Interfaces of another network namespace may have the same names.
+    /// Inode number of the network namespace: interfaces of other namespaces may have the same names.
     namespace: u64,
 }
 
 impl Forwarding {
-    /// With records in `folder`, for the current network namespace.
+    /// Creates an instance for the current network namespace, with records in `folder`.
     pub(crate) fn new(folder: &Path) -> Result<Self, Error> {
         let setup = |source| Error::Setup { action: "identifying the network namespace", source };
         Ok(Self { folder: folder.to_owned(), namespace: namespace::current().map_err(setup)? })
     }
 
-    /// Switches forwarding on for every uplink of the host that does not forward, and returns all uplinks that only forward
-    /// because of Hearth. Blocks.
+    /// Enables forwarding on every uplink of the host where it is off. Blocks.
+    ///
+    /// Returns all uplinks that forward only because of Hearth.
     pub(crate) fn ensure(&self) -> Result<BTreeSet<String>, Error> {
         let setup = |source| Error::Setup { action: "switching IPv4 forwarding on", source };
         for link in namespace::uplinks().map_err(setup)? {
-            if !is_plain(&link) {
-                tracing::warn!(link, "an uplink with an unusual name does not forward");
+            if !is_safe_name(&link) {
+                tracing::warn!(link, "uplink skipped: its name is unusual");
                 continue;
             }
             let switch = switch(&link);
@@ -49,17 +50,17 @@ impl Forwarding {
                 Ok(value) if value == "0" => {
                     self.record(&link)?;
                     namespace::sysctl(&switch, "1").map_err(setup)?;
-                    tracing::info!(link, "IPv4 forwarding of an uplink switched on");
+                    tracing::info!(link, "IPv4 forwarding enabled on an uplink");
                 }
                 Ok(_) => {}
-                // It went away since the routes were read.
-                Err(error) => tracing::debug!(link, %error, "an uplink is gone"),
+                // The uplink was removed since the routes were read.
+                Err(error) => tracing::debug!(link, %error, "uplink removed"),
             }
         }
         Ok(self.recorded())
     }
 
-    /// Restores every recorded interface, unless somebody has made the whole host a router meanwhile. Blocks.
+    /// Disables forwarding on every recorded interface, unless the whole host has become a router meanwhile. Blocks.
     pub(crate) fn restore(&self) {
         let is_router = namespace::read_sysctl(GLOBAL).is_ok_and(|value| value == "1");
         for link in self.recorded() {
@@ -68,7 +69,7 @@ impl Forwarding {
                 && namespace::has_sysctl(&switch)
                 && let Err(error) = namespace::sysctl(&switch, "0")
             {
-                tracing::warn!(link, %error, "could not switch IPv4 forwarding of an uplink off");
+                tracing::warn!(link, %error, "could not disable IPv4 forwarding of an uplink");
                 continue;
             }
             let path = self.path(&link);
@@ -106,8 +107,8 @@ fn switch(link: &str) -> String {
     format!("net/ipv4/conf/{link}/forwarding")
 }
 
-/// Whether a name means the same as a file, in a path below `/proc/sys` and between quotes of nftables.
-fn is_plain(link: &str) -> bool {
+/// Returns true if the name is safe as a file name, in a path below `/proc/sys`, and between quotes in nftables.
+fn is_safe_name(link: &str) -> bool {
     let usual = |character: char| character.is_ascii_alphanumeric() || "-_.:@".contains(character);
     !link.is_empty() && link != "." && link != ".." && link.chars().all(usual)
 }
@@ -117,9 +118,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_would_mean_something_else_are_left_alone() {
-        for (name, plain) in [("eth0", true), ("eth0.12", true), ("..", false), ("a\"b", false), ("a*", false)] {
-            assert_eq!(is_plain(name), plain, "{name}");
+    fn unsafe_names_are_rejected() {
+        for (name, safe) in [("eth0", true), ("eth0.12", true), ("..", false), ("a\"b", false), ("a*", false)] {
+            assert_eq!(is_safe_name(name), safe, "{name}");
         }
     }
 }

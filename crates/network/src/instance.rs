@@ -1,4 +1,4 @@
-//! The number of this daemon among those of the machine, and what follows from it.
+//! The instance number of this daemon on its machine, and the names and addresses derived from it.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -9,16 +9,18 @@ use hearth_host::namespace;
 
 use crate::config::{Config, Error};
 
-/// Daemons on one machine: one for each /20 of the block.
+/// Daemons on one machine: one per /20 of the block.
 const INSTANCES: u32 = 16;
-/// Slots of an instance: two addresses each.
+/// Slots of an instance, with two addresses each.
 pub(crate) const SLOTS: u32 = 2048;
 
-/// Where daemons lock their numbers. Names and addresses follow from the number alone, so this is one place for all of a
-/// machine, emptied by its start (hier(7), `/run/lock`).
+/// Folder in which daemons lock their instance numbers.
+///
+/// Names and addresses follow from the number alone, so all daemons of a machine use the same folder. It is empty after
+/// a reboot (hier(7), `/run/lock`).
 pub const LOCK_FOLDER: &str = "/run/lock/hearth";
 
-/// An instance number, held for the life of the daemon.
+/// An instance number, held until the daemon exits.
 #[derive(Debug)]
 pub(crate) struct Instance {
     number: u32,
@@ -27,8 +29,10 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    /// Takes a number: the one this owner had before, if it is free, so that what it left is removed; then one nobody used;
-    /// then any that is free.
+    /// Claims a number that no other daemon holds.
+    ///
+    /// Prefers the number that this owner had before, so that its leftovers are removed; then one that was never used;
+    /// then any free one.
     pub(crate) fn claim(folder: &Path, config: &Config) -> Result<Self, Error> {
         fs::create_dir_all(folder).map_err(|source| Error::LockFolder { path: folder.to_owned(), source })?;
         let path = |number: u32| lock_path(folder, number);
@@ -40,7 +44,7 @@ impl Instance {
             _ => 2,
         });
         for number in numbers {
-            match Lock::take(&path(number), &config.owner) {
+            match Lock::acquire(&path(number), &config.owner) {
                 Ok(lock) => return Ok(Self { number, block: config.block, _lock: lock }),
                 Err(lock::Error::Held { .. }) => {}
                 Err(error) => return Err(Error::Lock(error)),
@@ -49,51 +53,51 @@ impl Instance {
         Err(Error::InstancesExhausted(INSTANCES))
     }
 
-    /// The prefix of all namespaces of the instance.
+    /// Prefix of all namespaces of the instance.
     pub(crate) fn namespace_prefix(&self) -> String {
         format!("hearth-{}-", self.number)
     }
 
-    /// The name of a slot's namespace.
+    /// Name of a slot's namespace.
     pub(crate) fn namespace(&self, slot: u32) -> String {
         format!("{}{slot}", self.namespace_prefix())
     }
 
-    /// The prefix of all links of the instance on the host.
+    /// Prefix of all links of the instance on the host.
     pub(crate) fn link_prefix(&self) -> String {
         format!("hrt{}-", self.number)
     }
 
-    /// The host's end of a slot's link: at most 15 characters (IFNAMSIZ, netdevice(7)).
+    /// Name of the host's end of a slot's link: at most 15 characters (IFNAMSIZ, netdevice(7)).
     pub(crate) fn link(&self, slot: u32) -> String {
         format!("{}{slot}", self.link_prefix())
     }
 
-    /// The host's table of the instance.
+    /// Name of the instance's nftables table on the host.
     pub(crate) fn table(&self) -> String {
         format!("hearth-{}", self.number)
     }
 
-    /// The addresses of a slot's link: the host's end and the slot's, a /31 (RFC 3021).
+    /// Addresses of the host's end and the slot's end of a link, a /31 (RFC 3021).
     pub(crate) fn addresses(&self, slot: u32) -> (Ipv4Addr, Ipv4Addr) {
         let first = u32::from(self.block) + (self.number * SLOTS + slot) * 2;
         (Ipv4Addr::from(first), Ipv4Addr::from(first + 1))
     }
 
-    /// Whether another instance works in the current network namespace. Blocks.
-    pub(crate) fn has_neighbour(&self, folder: &Path) -> Result<bool, namespace::Error> {
+    /// Returns true if another instance runs in the current network namespace. Blocks.
+    pub(crate) fn has_other_instance(&self, folder: &Path) -> Result<bool, namespace::Error> {
         let tables = namespace::nft_tables()?;
         let numbers = tables.iter().filter_map(|table| table.strip_prefix("inet hearth-")?.parse::<u32>().ok());
-        // The table of a daemon that was killed has no lock any more. Its name stays in the file.
+        // The table of a killed daemon remains, but its lock is free. The owner's name stays in the lock file.
         let is_held = |number: u32| {
             let path = lock_path(folder, number);
             let owner = fs::read_to_string(&path).unwrap_or_default();
-            matches!(Lock::take(&path, &owner), Err(lock::Error::Held { .. }))
+            matches!(Lock::acquire(&path, &owner), Err(lock::Error::Held { .. }))
         };
         Ok(numbers.filter(|number| *number != self.number && *number < INSTANCES).any(is_held))
     }
 
-    /// The range of the instance, in CIDR form.
+    /// Address range of the instance, in CIDR notation.
     pub(crate) fn range(&self) -> String {
         format!("{}/20", self.addresses(0).0)
     }
@@ -120,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn instances_do_not_meet_and_owners_return() {
+    fn numbers_are_unique_and_an_owner_gets_its_number_again() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let a = Instance::claim(folder.path(), &config("a")).expect("free");
         let b = Instance::claim(folder.path(), &config("b")).expect("free");

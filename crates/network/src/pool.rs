@@ -1,7 +1,7 @@
-//! Slots kept ready.
+//! A pool of prepared slots.
 //!
-//! One task prepares slots whenever fewer than the target are ready. A slot is used once: what its guest left in it (NAT
-//! state, rules, addresses in use) goes with its namespace, and a fresh one takes its place.
+//! One task prepares slots while fewer than the target are ready. A slot is used once: its guest's traces (NAT state,
+//! rules, addresses in use) are removed with its namespace, and the pool prepares a new slot.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::mem;
@@ -17,27 +17,30 @@ use tokio::task::spawn_blocking;
 use crate::config::{Config, Error, Mode};
 use crate::forwarding::Forwarding;
 use crate::instance::{Instance, LOCK_FOLDER, SLOTS};
-use crate::rules::{self, Bounds, Timeouts};
+use crate::rules::{self, GuestLimits, Timeouts};
 use crate::slot::{Slot, remove};
 
-/// How long the preparing task may take to stop: one slot.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// Limit for the preparing task to stop: it finishes at most one slot.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a failure to prepare a slot.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// Pauses between attempts to remove what could not be removed: what stands in the way, such as too many open descriptors,
-/// may pass at once or only with a sandbox that ends.
+/// Pauses between attempts to remove slots whose removal failed.
+///
+/// The obstacle, such as too many open descriptors, may pass immediately or only when a sandbox ends.
 const REMOVAL_PAUSE_MIN: Duration = Duration::from_millis(100);
 const REMOVAL_PAUSE_MAX: Duration = Duration::from_secs(30);
-/// How long a stop tries to remove what could not be removed before. The next start finds the rest.
-const REMOVAL_PATIENCE: Duration = Duration::from_secs(2);
-/// Share of the host's connection tracking that guests get together: the rest is the host's own.
-const TRACKED_SHARE: u32 = 2;
-/// Tracked connections of one guest. Below the first, ordinary programs (a browser, a package manager) would notice; above
-/// the second, the search through them costs the host time for each new one.
+/// Limit for removing such slots at shutdown. The next start finds the remaining ones.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Divisor of the host's connection tracking table: all guests together get half, the host itself the rest.
+const TRACKED_DIVISOR: u32 = 2;
+/// Bounds of the tracked connections of one guest.
+///
+/// With fewer than the minimum, ordinary programs (a browser, a package manager) would fail; above the maximum, the
+/// kernel's search through them costs the host time for each new one.
 const CONNECTIONS_MIN: u32 = 1024;
 const CONNECTIONS_MAX: u32 = 8192;
-/// Of the host's connection tracking, all namespaces together.
-const TRACKED_MAX: &str = "net/netfilter/nf_conntrack_max";
+/// Size of the host's connection tracking table, for all namespaces together.
+const CONNTRACK_MAX: &str = "net/netfilter/nf_conntrack_max";
 
 /// A pool of network slots. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -48,11 +51,11 @@ pub struct Pool {
 #[derive(Debug)]
 struct Inner {
     instance: Instance,
-    bounds: Bounds,
+    limits: GuestLimits,
     forwarding: Forwarding,
     target: usize,
     state: Mutex<State>,
-    wanted: Notify,
+    slot_taken: Notify,
     unremoved: Notify,
     tasks: TaskSet,
 }
@@ -61,12 +64,14 @@ struct Inner {
 struct State {
     ready: VecDeque<Slot>,
     taken: BTreeSet<u32>,
-    /// Slots that could not be removed, also among `taken`.
+    /// Slots whose removal failed; they are also in `taken`.
     unremoved: BTreeSet<u32>,
-    /// Uplinks of the host that the rules know as forwarding only for Hearth.
+    /// Uplinks in the rules' set of interfaces that forward only for Hearth.
     opened: BTreeSet<String>,
-    /// Where the search for a free index begins: indices are used in turn, so that a connection that outlived its guest
-    /// does not meet the next one at once.
+    /// Index at which the search for a free one begins.
+    ///
+    /// Indices are used in turn, so that a connection that outlived its guest does not reach the next guest
+    /// immediately.
     next: u32,
     closed: bool,
 }
@@ -82,8 +87,9 @@ impl State {
 }
 
 impl Pool {
-    /// Opens the pool: takes an instance number, removes what an earlier daemon left under it, sets the host's rules, and
-    /// begins to prepare slots.
+    /// Opens the pool and starts to prepare slots.
+    ///
+    /// Claims an instance number, removes leftovers of an earlier daemon with that number, and sets the host's rules.
     pub async fn open(config: Config) -> Result<Self, Error> {
         let octets = config.block.octets();
         if !config.block.is_private() || octets[2..] != [0, 0] {
@@ -97,8 +103,8 @@ impl Pool {
             Mode::Auto | Mode::Namespaces => {}
         }
         let inner = Arc::new(blocking(move || Inner::open(&config)).await?);
-        inner.tasks.spawn("network slots", Arc::clone(&inner).keep_ready());
-        inner.tasks.spawn("network slot removal", Arc::clone(&inner).keep_removing());
+        inner.tasks.spawn("network slots", Arc::clone(&inner).prepare_slots());
+        inner.tasks.spawn("network slot removal", Arc::clone(&inner).retry_removals());
         Ok(Self { inner: Some(inner) })
     }
 
@@ -110,21 +116,22 @@ impl Pool {
         }
     }
 
-    /// Whether guests get namespaces, or the VMM's user-mode network.
+    /// Returns true if guests get namespaces, false if they get the VMM's user-mode network.
     #[must_use]
     pub fn has_namespaces(&self) -> bool {
         self.inner.is_some()
     }
 
-    /// How many slots are ready to be taken.
+    /// Returns the number of slots that are ready to be acquired.
     #[must_use]
     pub fn ready(&self) -> usize {
         self.inner.as_ref().map_or(usize::MAX, |inner| inner.state().ready.len())
     }
 
-    /// Takes a slot: a ready one, or one made now. Without `internet_access` its guest can only answer the host.
+    /// Acquires a ready slot, or a new one if none is ready.
     ///
-    /// Cancel safe as far as leaks go: a slot that was made for nobody is removed at the next start.
+    /// Without `internet_access` its guest can only answer the host. Dropping the future may leave a prepared slot that
+    /// nobody owns; the next start removes it.
     pub async fn acquire(&self, internet_access: bool) -> Result<Slot, Error> {
         let Some(inner) = &self.inner else { return Ok(Slot::user()) };
         let ready = {
@@ -134,7 +141,7 @@ impl Pool {
             }
             state.ready.pop_front()
         };
-        inner.wanted.notify_one();
+        inner.slot_taken.notify_one();
         let slot = match ready {
             Some(slot) => slot,
             None => inner.prepare().await?,
@@ -143,7 +150,7 @@ impl Pool {
             return Ok(slot);
         }
         let inner = Arc::clone(inner);
-        blocking(move || match slot.forbid_internet() {
+        blocking(move || match slot.deny_internet() {
             Ok(()) => Ok(slot),
             Err(error) => {
                 inner.discard(&slot);
@@ -153,8 +160,9 @@ impl Pool {
         .await
     }
 
-    /// Gives a slot back; returns when nothing of it is left. The VMM in it must have ended. A slot that cannot be removed is
-    /// tried again in the background until it is gone.
+    /// Releases a slot; returns when it is removed. The VMM in it must have exited.
+    ///
+    /// If the removal fails, it is retried in the background until it succeeds.
     pub async fn release(&self, slot: Slot) {
         let Some(inner) = &self.inner else { return };
         let inner = Arc::clone(inner);
@@ -165,18 +173,20 @@ impl Pool {
         .await;
     }
 
-    /// How many slots could not be removed yet.
+    /// Returns the number of slots whose removal failed and is being retried.
     #[must_use]
     pub fn unremoved(&self) -> usize {
         self.inner.as_ref().map_or(0, |inner| inner.state().unremoved.len())
     }
 
-    /// Removes all slots that are not taken, and the host's rules. Slots given back later are still removed. What cannot be
-    /// removed within some seconds is left to the next start.
+    /// Removes all slots that are not in use, and the host's rules.
+    ///
+    /// Slots released later are still removed. Slots that cannot be removed within some seconds remain for the next
+    /// start.
     pub async fn shutdown(&self) {
         let Some(inner) = &self.inner else { return };
         inner.state().closed = true;
-        inner.tasks.shutdown(STOP_PATIENCE).await;
+        inner.tasks.shutdown(STOP_TIMEOUT).await;
         let inner = Arc::clone(inner);
         let _ = blocking(move || {
             inner.close();
@@ -194,29 +204,29 @@ impl Inner {
         let forwarding = Forwarding::new(folder)?;
         let opened = forwarding.ensure()?;
         let guests_max = u32::try_from(config.guests_max).unwrap_or(u32::MAX);
-        let mut bounds = Bounds { connections_max: CONNECTIONS_MIN, denied: config.egress_denied.clone() };
-        // The kernel loads connection tracking with the first rule that needs it, and then says how much it tracks.
-        apply(&instance, &bounds, &opened)?;
-        let tracked_max = namespace::read_sysctl(TRACKED_MAX).ok().and_then(|text| text.parse().ok());
-        bounds.connections_max = connections_max(tracked_max.unwrap_or(0), guests_max);
-        apply(&instance, &bounds, &opened)?;
+        let mut limits = GuestLimits { connections_max: CONNECTIONS_MIN, denied: config.egress_denied.clone() };
+        // The kernel loads connection tracking with the first rule that needs it. Only then can its size be read.
+        apply(&instance, &limits, &opened)?;
+        let tracked_max = namespace::read_sysctl(CONNTRACK_MAX).ok().and_then(|text| text.parse().ok());
+        limits.connections_max = connections_max(tracked_max.unwrap_or(0), guests_max);
+        apply(&instance, &limits, &opened)?;
         let state = Mutex::new(State { opened, ..State::default() });
-        let (wanted, unremoved) = (Notify::new(), Notify::new());
+        let (slot_taken, unremoved) = (Notify::new(), Notify::new());
         let target = config.prepared_target;
-        Ok(Self { instance, bounds, forwarding, target, state, wanted, unremoved, tasks: TaskSet::new() })
+        Ok(Self { instance, limits, forwarding, target, state, slot_taken, unremoved, tasks: TaskSet::new() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every section is one step on valid state, so a panic elsewhere leaves it valid.
+        // Every critical section is one step on valid state, so a panic elsewhere leaves it valid.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn keep_ready(self: Arc<Self>) {
+    async fn prepare_slots(self: Arc<Self>) {
         let stop = self.tasks.token();
         while !stop.is_cancelled() {
             if self.state().ready.len() >= self.target {
                 tokio::select! {
-                    () = self.wanted.notified() => {}
+                    () = self.slot_taken.notified() => {}
                     () = stop.cancelled() => {}
                 }
                 continue;
@@ -239,18 +249,18 @@ impl Inner {
         blocking(move || {
             inner.follow_uplinks();
             let index = inner.state().take_index()?;
-            Slot::prepare(&inner.instance, &inner.bounds, index)
-                .inspect_err(|_| inner.given_back(index, remove(&inner.instance, index)))
+            Slot::prepare(&inner.instance, &inner.limits, index)
+                .inspect_err(|_| inner.finish_removal(index, remove(&inner.instance, index)))
         })
         .await
     }
 
-    /// Lets uplinks forward that the host got since the last look: a laptop changes its network.
+    /// Enables forwarding on uplinks that are new since the last call, for example after a laptop changes its network.
     fn follow_uplinks(&self) {
         let result = self.forwarding.ensure().and_then(|uplinks| {
             let new: Vec<String> = uplinks.difference(&self.state().opened).cloned().collect();
             for link in new {
-                namespace::nft(&rules::open(&self.instance, &link))
+                namespace::nft(&rules::open_uplink(&self.instance, &link))
                     .map_err(|source| Error::Setup { action: "adding an uplink to the host's packet rules", source })?;
                 self.state().opened.insert(link);
             }
@@ -263,12 +273,12 @@ impl Inner {
 
     fn discard(&self, slot: &Slot) {
         if let Some(index) = slot.index() {
-            self.given_back(index, remove(&self.instance, index));
+            self.finish_removal(index, remove(&self.instance, index));
         }
     }
 
-    /// Frees the number of a slot that was removed, or has its removal tried again.
-    fn given_back(&self, index: u32, removed: Result<(), Error>) {
+    /// Frees the index of a removed slot, or schedules another attempt to remove it.
+    fn finish_removal(&self, index: u32, removed: Result<(), Error>) {
         match removed {
             Ok(()) => {
                 let mut state = self.state();
@@ -276,11 +286,11 @@ impl Inner {
                 state.taken.remove(&index);
             }
             Err(error) => {
-                // The first failure is worth a warning, repetitions are not.
+                // Only the first failure is logged as a warning.
                 let is_new = self.state().unremoved.insert(index);
                 let error = hearth_stdx::chain(&error);
                 if is_new {
-                    tracing::warn!(index, %error, "could not remove a network slot, trying again");
+                    tracing::warn!(index, %error, "could not remove a network slot, retrying");
                 } else {
                     tracing::debug!(index, %error, "could not remove a network slot again");
                 }
@@ -289,16 +299,16 @@ impl Inner {
         }
     }
 
-    /// One attempt at every slot that could not be removed; whether all are gone. Blocks.
-    fn remove_again(&self) -> bool {
+    /// Tries once to remove every slot whose removal failed; returns true if none remains. Blocks.
+    fn retry_removals_once(&self) -> bool {
         let all: Vec<u32> = self.state().unremoved.iter().copied().collect();
         for index in all {
-            self.given_back(index, remove(&self.instance, index));
+            self.finish_removal(index, remove(&self.instance, index));
         }
         self.state().unremoved.is_empty()
     }
 
-    async fn keep_removing(self: Arc<Self>) {
+    async fn retry_removals(self: Arc<Self>) {
         let stop = self.tasks.token();
         let mut backoff = Backoff::new(REMOVAL_PAUSE_MIN, REMOVAL_PAUSE_MAX);
         loop {
@@ -314,30 +324,32 @@ impl Inner {
                 () = stop.cancelled() => return,
             }
             let inner = Arc::clone(&self);
-            if blocking(move || Ok(inner.remove_again())).await.unwrap_or(false) {
+            if blocking(move || Ok(inner.retry_removals_once())).await.unwrap_or(false) {
                 backoff.reset();
             }
         }
     }
 
-    /// Removes what is ready, what could not be removed, and the host's rules. Blocks.
+    /// Removes ready slots, slots whose removal failed, and the host's rules. Blocks.
     fn close(&self) {
         let ready = mem::take(&mut self.state().ready);
         for slot in &ready {
             self.discard(slot);
         }
-        let until = Instant::now() + REMOVAL_PATIENCE;
-        while !self.remove_again() && Instant::now() < until {
+        let until = Instant::now() + REMOVAL_TIMEOUT;
+        while !self.retry_removals_once() && Instant::now() < until {
             std::thread::sleep(REMOVAL_PAUSE_MIN);
         }
         let unremoved = self.state().unremoved.len();
         if unremoved > 0 {
-            tracing::warn!(unremoved, "network slots could not be removed: the next start removes them");
+            tracing::warn!(unremoved, "network slots remain, the next start removes them");
         }
-        match self.instance.has_neighbour(Path::new(LOCK_FOLDER)) {
+        match self.instance.has_other_instance(Path::new(LOCK_FOLDER)) {
             Ok(false) => self.forwarding.restore(),
             Ok(true) => {}
-            Err(error) => tracing::warn!(%error, "could not look for other instances, uplinks keep forwarding"),
+            Err(error) => {
+                tracing::warn!(%error, "could not look for other instances, forwarding of uplinks stays enabled");
+            }
         }
         if let Err(error) = namespace::nft(&format!("delete table inet {}\n", self.instance.table())) {
             tracing::warn!(%error, "could not remove the host's packet rules");
@@ -345,42 +357,42 @@ impl Inner {
     }
 }
 
-/// Sets the host's rules, with as much as this kernel has.
-fn apply(instance: &Instance, bounds: &Bounds, opened: &BTreeSet<String>) -> Result<(), Error> {
-    let rules = |timeouts| namespace::nft(&rules::host(instance, bounds, opened, timeouts));
-    let result = rules(Timeouts::OfSlots).or_else(|error| {
-        rules(Timeouts::OfHost)?;
-        tracing::warn!(%error, "this kernel has no timeouts for connections of guests, the host's own apply");
+/// Sets the host's rules, without connection timeouts if this kernel does not support them.
+fn apply(instance: &Instance, limits: &GuestLimits, opened: &BTreeSet<String>) -> Result<(), Error> {
+    let rules = |timeouts| namespace::nft(&rules::host(instance, limits, opened, timeouts));
+    let result = rules(Timeouts::Slots).or_else(|error| {
+        rules(Timeouts::Host)?;
+        tracing::warn!(%error, "no connection timeouts for guests in this kernel, the host's apply");
         Ok(())
     });
     result.map_err(|source| Error::Setup { action: "setting the host's packet rules", source })
 }
 
-/// A guest's share of the connections that the host tracks.
+/// Returns a guest's share of the host's connection tracking table.
 fn connections_max(tracked_max: u32, guests_max: u32) -> u32 {
-    (tracked_max / TRACKED_SHARE / guests_max.max(1)).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX)
+    (tracked_max / TRACKED_DIVISOR / guests_max.max(1)).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX)
 }
 
-/// Removes everything of an instance that is not running: its number is ours.
+/// Removes all leftovers of this instance. Its number is locked, so no other daemon uses them.
 fn sweep(instance: &Instance) {
     let prefix = instance.namespace_prefix();
     let leftovers = namespace::list(&prefix);
     if !leftovers.is_empty() {
-        tracing::info!(count = leftovers.len(), "removing network slots that an earlier daemon left");
+        tracing::info!(count = leftovers.len(), "removing network slots of an earlier daemon");
     }
     for index in leftovers.iter().filter_map(|name| name.strip_prefix(&prefix)?.parse().ok()) {
         if let Err(error) = remove(instance, index) {
-            tracing::warn!(index, error = %hearth_stdx::chain(&error), "could not remove a slot that an earlier daemon left");
+            tracing::warn!(index, error = %hearth_stdx::chain(&error), "could not remove an earlier daemon's slot");
         }
     }
     for link in namespace::links(&instance.link_prefix()) {
         if let Err(error) = namespace::remove_link(&link) {
-            tracing::warn!(link, %error, "could not remove a link that an earlier daemon left");
+            tracing::warn!(link, %error, "could not remove an earlier daemon's link");
         }
     }
 }
 
-/// Runs blocking work to its end, also when the caller goes away.
+/// Runs blocking work to completion, even if the caller's future is dropped.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
     match spawn_blocking(work).await {
         Ok(result) => result,
@@ -395,7 +407,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn guests_together_leave_the_host_its_half() {
+    fn guests_together_get_half_of_the_tracked_connections() {
         for (tracked_max, guests_max, expected) in [
             (262_144, 94, 1394),
             (262_144, 1, CONNECTIONS_MAX),

@@ -1,4 +1,4 @@
-//! One guest's place on the network.
+//! A network slot of one guest.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -6,24 +6,22 @@ use std::sync::Once;
 
 use hearth_host::exhaustion::is_exhaustion;
 use hearth_host::{conntrack, namespace};
+use hearth_types::guest;
 
 use crate::config::Error;
 use crate::instance::Instance;
-use crate::rules::{self, Bounds};
+use crate::rules::{self, GuestLimits};
 
-/// How the VMM connects its guest.
+/// Connection between the VMM and the guest's network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attachment {
-    /// Through a tap device that exists in the slot's namespace.
-    Tap {
-        /// Its name.
-        name: &'static str,
-    },
-    /// By itself, as an ordinary process.
+    /// A tap device that exists in the slot's namespace.
+    Tap { name: &'static str },
+    /// The VMM's user-mode network; the VMM needs no privileges.
     User,
 }
 
-/// A place on the network. Give it back with [`Pool::release`](crate::Pool::release).
+/// A network slot. Release it with [`Pool::release`](crate::Pool::release).
 #[derive(Debug, PartialEq, Eq)]
 pub struct Slot {
     kind: Kind,
@@ -40,21 +38,21 @@ impl Slot {
         Self { kind: Kind::User }
     }
 
-    /// Makes the namespace, its links, addresses and rules. Blocks for about 15 ms.
+    /// Creates the namespace, its links, addresses and rules. Blocks for about 15 ms.
     ///
     /// # Errors
-    /// The caller [removes](remove) what there is.
-    pub(crate) fn prepare(instance: &Instance, bounds: &Bounds, index: u32) -> Result<Self, Error> {
-        furnish(instance, bounds, index)?;
+    /// Parts of the slot may exist; the caller [removes](remove) them.
+    pub(crate) fn prepare(instance: &Instance, limits: &GuestLimits, index: u32) -> Result<Self, Error> {
+        set_up(instance, limits, index)?;
         let path = namespace::path(&instance.namespace(index));
         let (_, address) = instance.addresses(index);
         Ok(Self { kind: Kind::Namespace { index, path, address } })
     }
 
-    /// Cuts the guest off from everything but answers to the host. Blocks.
-    pub(crate) fn forbid_internet(&self) -> Result<(), Error> {
+    /// Denies the guest all traffic except replies to the host. Blocks.
+    pub(crate) fn deny_internet(&self) -> Result<(), Error> {
         match &self.kind {
-            Kind::Namespace { path, .. } => namespace::inside(path, || namespace::nft(&rules::without_internet()))
+            Kind::Namespace { path, .. } => namespace::inside(path, || namespace::nft(&rules::deny_internet()))
                 .map_err(|source| Error::Setup { action: "denying a slot's internet access", source }),
             Kind::User => Ok(()),
         }
@@ -67,7 +65,7 @@ impl Slot {
         }
     }
 
-    /// The namespace the VMM belongs into.
+    /// Returns the namespace in which the VMM must run; `None` for user-mode network.
     #[must_use]
     pub fn namespace(&self) -> Option<&Path> {
         match &self.kind {
@@ -76,7 +74,7 @@ impl Slot {
         }
     }
 
-    /// How the VMM connects its guest.
+    /// Returns the connection between the VMM and the guest's network.
     #[must_use]
     pub fn attachment(&self) -> Attachment {
         match &self.kind {
@@ -85,7 +83,7 @@ impl Slot {
         }
     }
 
-    /// Where the host reaches every port of the guest; `None` where only the VMM can.
+    /// Returns the address at which the host reaches every port of the guest; `None` for user-mode network.
     #[must_use]
     pub fn guest_address(&self) -> Option<IpAddr> {
         match &self.kind {
@@ -95,7 +93,7 @@ impl Slot {
     }
 }
 
-fn furnish(instance: &Instance, bounds: &Bounds, index: u32) -> Result<(), Error> {
+fn set_up(instance: &Instance, limits: &GuestLimits, index: u32) -> Result<(), Error> {
     let name = instance.namespace(index);
     let link = instance.link(index);
     let (host, address) = instance.addresses(index);
@@ -107,9 +105,9 @@ fn furnish(instance: &Instance, bounds: &Bounds, index: u32) -> Result<(), Error
         uplink = rules::UPLINK,
         uplink_mac = rules::UPLINK_MAC,
     ))
-    .map_err(setup("making a network namespace"))?;
-    // Before the link is up: no address of IPv6 ever appears.
-    without_ipv6(&link).map_err(setup("disabling IPv6 on a slot's link"))?;
+    .map_err(setup("creating a network namespace"))?;
+    // Set before the link is up, so that it never gets an IPv6 address.
+    disable_ipv6(&link).map_err(setup("disabling IPv6 on a slot's link"))?;
     for (switch, value) in [("forwarding", "1"), ("rp_filter", "1"), ("accept_redirects", "0")] {
         namespace::sysctl(&format!("net/ipv4/conf/{link}/{switch}"), value)
             .map_err(setup("setting up a slot's link"))?;
@@ -121,66 +119,69 @@ fn furnish(instance: &Instance, bounds: &Bounds, index: u32) -> Result<(), Error
         uplink_mac = rules::UPLINK_MAC,
     ))
     .map_err(setup("connecting a network namespace"))?;
-    namespace::inside(&namespace::path(&name), || furnish_inside(bounds, host, address))
-        .map_err(setup("furnishing a namespace"))
+    namespace::inside(&namespace::path(&name), || set_up_inside(limits, host, address))
+        .map_err(setup("setting up a network namespace"))
 }
 
-/// One warning is enough for a kernel without `nf_conntrack_netlink`.
-static NOT_DELETED: Once = Once::new();
+/// A kernel without `nf_conntrack_netlink` fails for every slot; one warning is enough.
+static DELETE_UNSUPPORTED: Once = Once::new();
 
-/// What is done inside of a fresh namespace.
-fn furnish_inside(bounds: &Bounds, host: Ipv4Addr, address: Ipv4Addr) -> Result<(), namespace::Error> {
-    // Before any link is up: no router advertisement or address of IPv6 ever appears.
-    without_ipv6("all")?;
-    without_ipv6("default")?;
+/// Configures a new namespace from inside.
+fn set_up_inside(limits: &GuestLimits, host: Ipv4Addr, address: Ipv4Addr) -> Result<(), namespace::Error> {
+    // Set before any link is up, so that no router advertisement is accepted and no IPv6 address assigned.
+    disable_ipv6("all")?;
+    disable_ipv6("default")?;
     namespace::sysctl("net/ipv4/ip_forward", "1")?;
-    // The rules stand before the first packet can pass.
-    namespace::nft(&rules::namespace(&address.to_string(), bounds))?;
+    // The rules are set before the first packet can pass.
+    namespace::nft(&rules::namespace(&address.to_string(), limits))?;
     for (name, value) in rules::slot_sysctls() {
         namespace::sysctl(name, &value.to_string())?;
     }
     namespace::ip(&format!(
         "tuntap add {tap} mode tap\n\
          link set {tap} address {gateway_mac} up\n\
-         addr add {gateway}/30 dev {tap}\n\
+         addr add {gateway}/{prefix} dev {tap}\n\
          neigh add {guest} lladdr {guest_mac} dev {tap} nud permanent\n\
          addr add {address}/31 dev {uplink}\n\
          link set {uplink} up\n\
          neigh replace {host} lladdr {host_mac} dev {uplink} nud permanent\n\
          route add default via {host}\n",
         tap = rules::TAP,
-        gateway = rules::GATEWAY,
+        gateway = guest::GATEWAY,
+        prefix = guest::PREFIX_LENGTH,
         gateway_mac = rules::GATEWAY_MAC,
-        guest = rules::GUEST,
-        guest_mac = rules::GUEST_MAC,
+        guest = guest::ADDRESS,
+        guest_mac = guest::MAC,
         uplink = rules::UPLINK,
         host_mac = rules::HOST_MAC,
     ))
 }
 
-/// Switches IPv6 off for links of the current namespace; a kernel may not have it at all.
-fn without_ipv6(links: &str) -> Result<(), namespace::Error> {
+/// Disables IPv6 for links of the current namespace, if the kernel has IPv6.
+fn disable_ipv6(links: &str) -> Result<(), namespace::Error> {
     let switch = format!("net/ipv6/conf/{links}/disable_ipv6");
     if namespace::has_sysctl(&switch) { namespace::sysctl(&switch, "1") } else { Ok(()) }
 }
 
-/// Removes whatever there is of a slot, and what the host remembers of its connections. Blocks. Idempotent: what could not
-/// be removed is tried again with the same call.
+/// Removes all existing parts of a slot, and the host's tracked connections of its guest. Blocks.
+///
+/// Idempotent: after an error the same call tries again.
 pub(crate) fn remove(instance: &Instance, index: u32) -> Result<(), Error> {
     let setup = |action| move |source| Error::Setup { action, source };
-    // The link first: it goes now, and not when the kernel gets to tearing the namespace down.
+    // The link first: it is removed immediately, not when the kernel tears the namespace down.
     let link = namespace::remove_link(&instance.link(index)).map_err(setup("removing a slot's link"));
-    // Also after a failure: this takes no descriptor, and the link goes with the namespace.
+    // Also after a failure: this opens no descriptor, and the kernel removes the link with the namespace.
     let namespace = namespace::remove(&instance.namespace(index)).map_err(setup("removing a slot's namespace"));
-    // When no packet can come any more. The next guest with this address must not meet them.
+    // Deleted when no packet can arrive any more. The next guest with this address must not receive packets of these
+    // connections.
     let (_, address) = instance.addresses(index);
     let connections = conntrack::delete(address);
     link.and(namespace)?;
     match connections {
         Ok(count) => tracing::debug!(count, %address, "tracked connections of a slot deleted"),
         Err(error) if is_exhaustion(&error) => return Err(Error::Conntrack(error)),
-        // A kernel that cannot never will: the slot is not held for it.
-        Err(error) => NOT_DELETED.call_once(|| {
+        // A kernel without support never deletes them, so the slot is freed without it.
+        Err(error) => DELETE_UNSUPPORTED.call_once(|| {
             tracing::warn!(%error, "could not delete tracked connections of a slot, they stay until they expire");
         }),
     }

@@ -1,4 +1,6 @@
-//! Removal of slots in a process that may open no more files. Alone in its program: the limit is the whole process's.
+//! Removal of slots in a process that cannot open more files.
+//!
+//! The only test in its program, because the limit applies to the whole process.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -7,13 +9,13 @@ use hearth_host::{namespace, requirement};
 use hearth_network::{Config, Mode, Pool};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-fn may_open(current: Option<u64>) {
+fn set_open_files_limit(current: Option<u64>) {
     let limit = Rlimit { current, ..getrlimit(Resource::Nofile) };
     setrlimit(Resource::Nofile, limit).expect("sets");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slot_that_cannot_be_removed_is_tried_again() {
+async fn a_failed_removal_of_a_slot_is_retried() {
     let finding = requirement::network_namespaces();
     if !finding.found {
         println!("skipped: {}", finding.detail);
@@ -32,13 +34,13 @@ async fn a_slot_that_cannot_be_removed_is_tried_again() {
     let slots = [pool.acquire(true).await.expect("slot"), pool.acquire(true).await.expect("slot")];
     let paths = slots.each_ref().map(|slot| slot.namespace().expect("namespace").to_owned());
     let before = getrlimit(Resource::Nofile).current;
-    may_open(Some(3));
+    set_open_files_limit(Some(3));
     let [first, second] = slots;
     pool.release(first).await;
     let while_exhausted = (paths[0].exists(), pool.unremoved());
     let refused = pool.acquire(true).await;
-    may_open(before);
-    assert_eq!(while_exhausted, (false, 1), "the namespace takes no descriptor, the rest does");
+    set_open_files_limit(before);
+    assert_eq!(while_exhausted, (false, 1), "the namespace was not removed, or the rest was");
     assert!(refused.is_err_and(|error| error.is_exhaustion()), "a slot was made without descriptors");
     let removed = async {
         while pool.unremoved() > 0 {
@@ -47,10 +49,10 @@ async fn a_slot_that_cannot_be_removed_is_tried_again() {
     };
     tokio::time::timeout(Duration::from_secs(30), removed).await.expect("is removed");
 
-    // At a stop as well, for as long as it may take.
-    may_open(Some(3));
+    // At shutdown as well, up to its limit.
+    set_open_files_limit(Some(3));
     pool.release(second).await;
-    may_open(before);
+    set_open_files_limit(before);
     pool.shutdown().await;
     assert_eq!(pool.unremoved(), 0);
     let links = namespace::links("hrt");

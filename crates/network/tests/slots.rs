@@ -1,4 +1,4 @@
-//! Real slots with a guest played by a second namespace, whose link takes the place of the tap device.
+//! Real slots, with a second namespace as the guest. Its link replaces the tap device.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -7,15 +7,19 @@ use std::time::Duration;
 
 use hearth_host::{namespace, requirement};
 use hearth_network::{Config, Mode, Pool, Slot};
+use hearth_types::guest::{ADDRESS, GATEWAY, MAC, PREFIX_LENGTH};
 
-/// Long enough for a handshake on one machine, short enough to wait for a packet that is dropped.
-const PATIENCE: Duration = Duration::from_millis(700);
+/// Ethernet address of the gateway, which slots set on their tap device.
+const GATEWAY_MAC: &str = "02:fc:00:00:00:06";
+
+/// Long enough for a handshake on one machine, and short enough to wait for a dropped packet.
+const TIMEOUT: Duration = Duration::from_millis(700);
 
 fn config(folder: &Path, prepared_target: usize) -> Config {
     Config {
         mode: Mode::Namespaces,
         owner: folder.display().to_string(),
-        // Not the default; with the number, which is locked machine-wide, it keeps apart from daemons on this machine.
+        // Not the default block. With the machine-wide locked number it cannot collide with daemons on this machine.
         block: Ipv4Addr::new(10, 251, 0, 0),
         prepared_target,
         guests_max: 1,
@@ -23,7 +27,7 @@ fn config(folder: &Path, prepared_target: usize) -> Config {
     }
 }
 
-/// Whether this machine lets the test run; says so when not.
+/// Returns true if this machine can run the test; otherwise prints the reason.
 fn permitted() -> bool {
     let finding = requirement::network_namespaces();
     if !finding.found {
@@ -44,18 +48,18 @@ impl Guest {
         namespace::inside(&slot, || {
             namespace::ip(&format!(
                 "link del tap0\n\
-                 link add tap0 address 02:fc:00:00:00:06 type veth peer name eth0 address 02:fc:00:00:00:05 netns {name}\n\
-                 addr add 169.254.0.22/30 dev tap0\nlink set tap0 up\n\
-                 neigh add 169.254.0.21 lladdr 02:fc:00:00:00:05 dev tap0 nud permanent\n"
+                 link add tap0 address {GATEWAY_MAC} type veth peer name eth0 address {MAC} netns {name}\n\
+                 addr add {GATEWAY}/{PREFIX_LENGTH} dev tap0\nlink set tap0 up\n\
+                 neigh add {ADDRESS} lladdr {MAC} dev tap0 nud permanent\n"
             ))
         })
         .expect("replaces the tap device");
         let guest = Self { name: name.to_owned() };
         guest.run(|| {
-            namespace::ip(
-                "link set lo up\naddr add 169.254.0.21/30 dev eth0\nlink set eth0 up\n\
-                 route add default via 169.254.0.22\n",
-            )
+            namespace::ip(&format!(
+                "link set lo up\naddr add {ADDRESS}/{PREFIX_LENGTH} dev eth0\nlink set eth0 up\n\
+                 route add default via {GATEWAY}\n",
+            ))
             .expect("configures");
         });
         guest
@@ -71,7 +75,7 @@ impl Guest {
 
     fn reaches(&self, address: &str, port: u16) -> bool {
         let address = SocketAddr::new(address.parse().expect("an address"), port);
-        self.run(|| TcpStream::connect_timeout(&address, PATIENCE).is_ok())
+        self.run(|| TcpStream::connect_timeout(&address, TIMEOUT).is_ok())
     }
 }
 
@@ -92,14 +96,14 @@ fn serve(guest: &Guest, word: &'static str) {
 }
 
 fn read(address: IpAddr) -> String {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, 8080), PATIENCE).expect("reaches the guest");
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, 8080), TIMEOUT).expect("reaches the guest");
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("reads");
     text
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn guests_answer_the_host_and_reach_nothing_private() {
+async fn guests_are_reachable_from_the_host_and_reach_no_private_address() {
     if !permitted() {
         return;
     }
@@ -114,8 +118,8 @@ async fn guests_answer_the_host_and_reach_nothing_private() {
     assert_eq!(read(to_a), "I am a");
     assert_eq!(read(to_b), "I am b");
 
-    // A closed port is refused at once, not timed out.
-    let closed = TcpStream::connect_timeout(&SocketAddr::new(to_a, 81), PATIENCE).expect_err("closed");
+    // A closed port is refused immediately and does not time out.
+    let closed = TcpStream::connect_timeout(&SocketAddr::new(to_a, 81), TIMEOUT).expect_err("closed");
     assert_eq!(closed.kind(), ErrorKind::ConnectionRefused);
 
     let host = TcpListener::bind("0.0.0.0:0").expect("binds");
@@ -124,7 +128,7 @@ async fn guests_answer_the_host_and_reach_nothing_private() {
     let host_end = Ipv4Addr::from(u32::from(uplink) - 1).to_string();
     for (address, port) in [
         (host_end.as_str(), port),
-        ("169.254.0.22", port),
+        (&GATEWAY.to_string(), port),
         (&to_b.to_string(), 8080),
         (&to_a.to_string(), 8080),
         ("127.0.0.1", port),
@@ -133,9 +137,9 @@ async fn guests_answer_the_host_and_reach_nothing_private() {
         assert!(!a.reaches(address, port), "the guest reached {address}:{port}");
     }
 
-    // A datagram from an address that is not the guest's does not come out.
+    // A datagram from an address that is not the guest's is dropped.
     let host_udp = UdpSocket::bind((to_a_host(to_a), 0)).expect("binds");
-    host_udp.set_read_timeout(Some(PATIENCE)).expect("sets");
+    host_udp.set_read_timeout(Some(TIMEOUT)).expect("sets");
     let target = host_udp.local_addr().expect("address");
     a.run(|| {
         namespace::ip("addr add 8.8.4.4/32 dev eth0\n").expect("adds");
@@ -154,9 +158,9 @@ fn to_a_host(guest: IpAddr) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from(u32::from(address) - 1))
 }
 
-/// Two uplinks played by namespaces would need a routed internet; what counts is the packet's fate in the slot.
+/// Two uplinks in namespaces would need a routed internet; the test only checks that packets do not leave the slot.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slot_without_internet_only_answers() {
+async fn a_slot_without_internet_only_replies() {
     if !permitted() {
         return;
     }
@@ -174,19 +178,19 @@ async fn a_slot_without_internet_only_answers() {
     pool.shutdown().await;
 }
 
-/// Packets that left the slot towards the host.
+/// Returns the number of packets that left the slot towards the host.
 fn forwarded(slot: &Slot) -> u64 {
     namespace::inside(slot.namespace().expect("namespace"), || {
         let table = std::fs::read_to_string("/proc/thread-self/net/dev").expect("reads");
-        let line = table.lines().find_map(|line| line.trim().strip_prefix("uplink:")).expect("there is an uplink");
-        // proc_pid_net(5): eight fields of receiving, then bytes and packets sent.
+        let line = table.lines().find_map(|line| line.trim().strip_prefix("uplink:")).expect("has an uplink");
+        // proc_pid_net(5): eight columns of received counters, then bytes and packets sent.
         Ok(line.split_whitespace().nth(9).and_then(|field| field.parse().ok()).expect("a number"))
     })
     .expect("enters")
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_left_after_use_or_after_a_crash() {
+async fn slots_are_removed_after_release_and_after_a_crash() {
     if !permitted() {
         return;
     }
@@ -198,9 +202,9 @@ async fn nothing_is_left_after_use_or_after_a_crash() {
         names.push(slot.namespace().expect("namespace").to_owned());
         pool.release(slot).await;
     }
-    assert!(names.iter().all(|name| !name.exists()), "a released slot is still there");
+    assert!(names.iter().all(|name| !name.exists()), "a released slot still exists");
 
-    // A daemon that dies gives nothing back; the next one of the same owner finds it.
+    // A daemon that crashes releases nothing; the next daemon of the same owner finds the slot.
     let lost = pool.acquire(true).await.expect("slot");
     let lost = lost.namespace().expect("namespace").to_owned();
     let prefix =
@@ -214,5 +218,5 @@ async fn nothing_is_left_after_use_or_after_a_crash() {
     next.shutdown().await;
     assert_eq!(namespace::list(&prefix), Vec::<String>::new());
     let table = format!("inet {}", prefix.trim_end_matches('-'));
-    assert!(!namespace::nft_table_exists(&table).expect("lists"), "the host's rules are still there");
+    assert!(!namespace::nft_table_exists(&table).expect("lists"), "the host's rules still exist");
 }

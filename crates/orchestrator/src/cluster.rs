@@ -1,4 +1,4 @@
-//! The cluster API of this node: gRPC in, registry calls out.
+//! The cluster API of this node: gRPC requests become registry calls.
 
 use std::sync::Arc;
 
@@ -19,20 +19,20 @@ use tokio_stream::wrappers::{BroadcastStream, WatchStream};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::registry::{Ended, Refusal, Registry};
-use crate::status::Surveyor;
+use crate::registry::{CreateError, EndEvent, Registry};
+use crate::status::LoadMonitor;
 
-/// The service.
+/// Service of the cluster API.
 pub(crate) struct Cluster {
     registry: Registry,
-    surveyor: Arc<Surveyor>,
+    monitor: Arc<LoadMonitor>,
     stop: CancellationToken,
 }
 
 impl Cluster {
-    /// The service as something that answers HTTP requests; its streams end when `stop` is cancelled.
-    pub(crate) fn routes(registry: Registry, surveyor: Arc<Surveyor>, stop: CancellationToken) -> axum::Router {
-        let router = Arc::new(Self { registry, surveyor, stop }).register(connectrpc::Router::new());
+    /// Returns the service as an HTTP router; its streams end when `stop` is cancelled.
+    pub(crate) fn routes(registry: Registry, monitor: Arc<LoadMonitor>, stop: CancellationToken) -> axum::Router {
+        let router = Arc::new(Self { registry, monitor, stop }).register(connectrpc::Router::new());
         axum::Router::new().fallback_service(ConnectRpcService::new(router))
     }
 }
@@ -46,8 +46,8 @@ impl NodeService for Cluster {
         let spec = SandboxSpec::try_from(request.to_owned_message()).map_err(|error| invalid(&error))?;
         let span = tracing::info_span!("create", sandbox = %spec.sandbox_id, execution = %spec.execution_id);
         let started = async {
-            let handle = self.registry.ensure(spec).await.map_err(|refusal| refused(&refusal))?;
-            handle.started().await.map_err(|error| failed(&error))
+            let handle = self.registry.ensure(spec).await.map_err(|error| create_error(&error))?;
+            handle.started().await.map_err(|error| start_error(&error))
         };
         let envd_version = started.instrument(span).await?;
         Response::ok(CreateSandboxResponse { envd_version, ..Default::default() })
@@ -60,7 +60,7 @@ impl NodeService for Cluster {
     ) -> ServiceResult<impl Encodable<DeleteSandboxResponse> + Send + use<'a>> {
         let sandbox_id = parse_id("sandbox_id", request.sandbox_id).map_err(|error| invalid(&error))?;
         let execution_id = parse_id("execution_id", request.execution_id).map_err(|error| invalid(&error))?;
-        match self.registry.end(&sandbox_id, execution_id).await {
+        match self.registry.kill(&sandbox_id, execution_id).await {
             Ok(existed) => Response::ok(DeleteSandboxResponse { existed, ..Default::default() }),
             Err(running) => Err(ConnectError::failed_precondition(format!(
                 "sandbox {sandbox_id} runs as execution {running}, not {execution_id}"
@@ -82,12 +82,12 @@ impl NodeService for Cluster {
         _context: RequestContext,
         _request: ServiceRequest<'_, WatchNodeRequest>,
     ) -> ServiceResult<ServiceStream<impl Encodable<NodeEvent> + Send + use<>>> {
-        // Subscribed before the status is taken, so that nothing falls between the two.
-        let events = BroadcastStream::new(self.registry.events()).map(told);
-        let (registry, surveyor) = (self.registry.clone(), Arc::clone(&self.surveyor));
-        let looks = WatchStream::new(self.surveyor.looks());
-        let mut statuses = looks.map(move |load| {
-            let status = surveyor.status(registry.sandboxes(), load);
+        // Subscribed before the status is read, so that no event between the two is missed.
+        let events = BroadcastStream::new(self.registry.events()).map(to_wire);
+        let (registry, monitor) = (self.registry.clone(), Arc::clone(&self.monitor));
+        let loads = WatchStream::new(self.monitor.loads());
+        let mut statuses = loads.map(move |load| {
+            let status = monitor.status(registry.sandboxes(), load);
             Ok(NodeEvent { event: Some(Event::from(proto::NodeStatus::from(status))), ..Default::default() })
         });
         let first = statuses.next().await;
@@ -97,11 +97,11 @@ impl NodeService for Cluster {
     }
 }
 
-/// An event in its wire form; a watcher that was too slow is sent away to compare lists.
-fn told(
-    event: Result<Ended, tokio_stream::wrappers::errors::BroadcastStreamRecvError>,
+/// Converts an event to its wire form. A watcher that was too slow gets an error and has to list sandboxes again.
+fn to_wire(
+    event: Result<EndEvent, tokio_stream::wrappers::errors::BroadcastStreamRecvError>,
 ) -> Result<NodeEvent, ConnectError> {
-    let Ended { sandbox_id, execution_id, reason } =
+    let EndEvent { sandbox_id, execution_id, reason } =
         event.map_err(|_| ConnectError::aborted("the watcher was too slow and missed events"))?;
     let ended = SandboxEnded {
         sandbox_id: sandbox_id.to_string(),
@@ -116,39 +116,39 @@ fn invalid(error: &ConvertError) -> ConnectError {
     ConnectError::invalid_argument(error.to_string())
 }
 
-/// The one place where refusals become codes.
-fn refused(refusal: &Refusal) -> ConnectError {
-    let text = chain(refusal).to_string();
-    match refusal {
-        Refusal::Full(_) => ConnectError::resource_exhausted(text),
-        Refusal::Runs { .. } | Refusal::Ended(_) => ConnectError::failed_precondition(text),
-        Refusal::Stopping => ConnectError::unavailable(text),
-        Refusal::Artifacts(hearth_artifact::Error::Unknown(_)) => ConnectError::not_found(text),
-        Refusal::Disk(SandboxError::NoRoom(_)) => no_room(text),
-        Refusal::Artifacts(_) | Refusal::Disk(_) => ConnectError::internal(text),
+/// Maps each [`CreateError`] to its gRPC code.
+fn create_error(error: &CreateError) -> ConnectError {
+    let text = chain(error).to_string();
+    match error {
+        CreateError::Full(_) => ConnectError::resource_exhausted(text),
+        CreateError::AlreadyRunning { .. } | CreateError::AlreadyEnded(_) => ConnectError::failed_precondition(text),
+        CreateError::Stopping => ConnectError::unavailable(text),
+        CreateError::Artifacts(hearth_artifact::Error::Unknown(_)) => ConnectError::not_found(text),
+        CreateError::Disk(SandboxError::InsufficientDisk(_)) => insufficient_disk(text),
+        CreateError::Artifacts(_) | CreateError::Disk(_) => ConnectError::internal(text),
     }
 }
 
-/// The one place where failures to start become codes.
-fn failed(error: &SandboxError) -> ConnectError {
+/// Maps each failure of a start to its gRPC code.
+fn start_error(error: &SandboxError) -> ConnectError {
     let text = chain(error).to_string();
     match error {
         SandboxError::Network(hearth_network::Error::SlotsExhausted(_)) => ConnectError::resource_exhausted(text),
-        SandboxError::NoRoom(_) => no_room(text),
+        SandboxError::InsufficientDisk(_) => insufficient_disk(text),
         error if error.is_exhaustion() => {
-            tracing::warn!(error = %chain(error), "a sandbox could not be started now");
+            tracing::warn!(error = %chain(error), "could not start a sandbox, resources exhausted");
             ConnectError::aborted(text)
         }
         SandboxError::Platform { .. } | SandboxError::Killed => ConnectError::failed_precondition(text),
         error => {
-            tracing::error!(error = %chain(error), "a sandbox could not be started");
+            tracing::error!(error = %chain(error), "could not start a sandbox");
             ConnectError::internal(text)
         }
     }
 }
 
-/// Operators have to hear of it: clients are told that there is no room, and not of what.
-fn no_room(text: String) -> ConnectError {
-    tracing::warn!(error = text, "a sandbox was refused");
+/// Logs a lack of disk space for operators; clients learn only that there is no capacity.
+fn insufficient_disk(text: String) -> ConnectError {
+    tracing::warn!(error = text, "sandbox rejected, not enough disk space");
     ConnectError::resource_exhausted(text)
 }

@@ -6,9 +6,9 @@
 //! edge ── HTTP ──▶ reverse_proxy ──▶ engine ──▶ guest ports
 //! ```
 //!
-//! [`Orchestrator::start`] first ends what an earlier daemon of this node left (until adoption is built), then listens on two
-//! sockets. [`Orchestrator::shutdown`] refuses new sandboxes, ends those there are, and stops listening. The node knows
-//! nothing of teams' limits, templates or routes: it holds no database credential.
+//! [`Orchestrator::start`] kills the VMs of an earlier daemon of this node (adoption is planned), then listens on two
+//! sockets. [`Orchestrator::shutdown`] rejects new sandboxes, stops the running ones, and closes the sockets. The node
+//! knows nothing of teams' limits, templates or routes, and holds no database credential.
 
 #![forbid(unsafe_code)]
 
@@ -25,9 +25,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_artifact::Cache;
+use hearth_artifact::ArtifactStore;
 use hearth_proxy::{Engine, serve};
-use hearth_sandbox::Parts;
+use hearth_sandbox::NodeResources;
 use hearth_stdx::TaskSet;
 use hearth_types::{ExecutionId, NodeAddress, NodeId};
 use tokio::net::UnixListener;
@@ -36,149 +36,142 @@ use tower::service_fn;
 use cluster::Cluster;
 use registry::{Capacity, Registry};
 use reverse_proxy::ReverseProxy;
-use status::Surveyor;
+use status::LoadMonitor;
 
-/// Connections of control planes: each has one, and a new one after a loss.
+/// Maximum number of connections of control planes: each has one, and a new one after a loss.
 const CLUSTER_CONNECTIONS_MAX: u32 = 64;
-/// Connections of edges: one for each request under way and each stream.
+/// Maximum number of connections of edges: one for each request under way and each stream.
 const PROXY_CONNECTIONS_MAX: u32 = 16 * 1024;
-/// How long all sandboxes together may take to end at shutdown; what is left is found by the next start.
-const SANDBOXES_PATIENCE: Duration = Duration::from_secs(7);
-/// How long connections may take to end once there is no sandbox.
-const DRAIN_PATIENCE: Duration = Duration::from_millis(500);
+/// Limit for all sandboxes together to stop at shutdown; the next start kills the remaining ones.
+const SANDBOXES_LIMIT: Duration = Duration::from_secs(7);
+/// Limit for connections to close after all sandboxes have stopped.
+const DRAIN_LIMIT: Duration = Duration::from_millis(500);
 
-/// How long what could not be removed may take once more; usually there is nothing.
-const REMAINS_PATIENCE: Duration = Duration::from_millis(1500);
+/// Limit for the last retries to remove leftovers of sandboxes; usually there are none.
+const LEFTOVERS_LIMIT: Duration = Duration::from_millis(1500);
 
-/// How a node works.
+/// Configuration of a node.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Its name.
     pub node_id: NodeId,
-    /// The version of this program.
+    /// Version of this program.
     pub version: String,
-    /// What this program was built from.
+    /// Source revision of this program.
     pub commit: String,
-    /// Sandboxes it runs at most.
+    /// Maximum number of sandboxes at a time.
     pub sandboxes_max: usize,
-    /// The disk of most sandboxes: how many of them have room is told to control planes.
+    /// Disk size of most sandboxes, in MiB. The capacity reported to control planes is computed with it.
     pub typical_disk_mib: u32,
-    /// How sandboxes are run.
     pub sandbox: hearth_sandbox::Config,
-    /// Bounds of requests to guests.
+    /// Limits of requests to guests.
     pub traffic: hearth_proxy::Config,
-    /// The socket of the cluster API. Only its owner can connect.
+    /// Path of the cluster API's socket. Only the user of this process can connect.
     pub cluster_socket: PathBuf,
-    /// The socket of the node-side proxy. Only its owner can connect.
+    /// Path of the node-side proxy's socket. Only the user of this process can connect.
     pub proxy_socket: PathBuf,
 }
 
-/// Why a node does not start.
+/// Failure to start a node.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// What an earlier daemon left cannot be looked through.
-    #[error("ending what an earlier daemon left")]
+    /// Sandboxes of an earlier daemon cannot be listed or removed.
+    #[error("cleaning up after an earlier daemon")]
     Reclaim(#[source] hearth_sandbox::Error),
-    /// What this machine is cannot be found out.
-    #[error("looking at this machine")]
+    /// The hardware or load of this machine cannot be read.
+    #[error("reading the properties of this machine")]
     Machine(#[source] hearth_host::machine::Error),
-    /// A socket cannot be made.
+    /// A socket cannot be created.
     #[error("listening on `{}`", path.display())]
-    Listen {
-        /// The socket.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    Listen { path: PathBuf, source: io::Error },
 }
 
-/// A node at work.
+/// A running node.
 #[derive(Debug)]
 pub struct Orchestrator {
     registry: Registry,
     engine: Engine<ExecutionId>,
     servers: TaskSet,
-    remains: TaskSet,
+    leftovers: TaskSet,
     sockets: [PathBuf; 2],
 }
 
 impl Orchestrator {
-    /// Ends what an earlier daemon left and begins to serve.
+    /// Cleans up after an earlier daemon and starts to serve.
     ///
     /// # Errors
-    /// Nothing runs then.
-    pub async fn start(config: Config, parts: Parts, cache: Cache) -> Result<Self, Error> {
+    /// Nothing runs.
+    pub async fn start(config: Config, node: NodeResources, artifacts: ArtifactStore) -> Result<Self, Error> {
         let reclaimed = hearth_sandbox::reclaim(&config.sandbox).await.map_err(Error::Reclaim)?;
-        parts.groups.sweep().await;
+        node.groups.sweep().await;
         if reclaimed > 0 {
-            tracing::warn!(reclaimed, "ended sandboxes that an earlier daemon left");
+            tracing::warn!(reclaimed, "removed sandboxes of an earlier daemon");
         }
-        let surveyor = Surveyor::new(config.node_id, config.version, config.commit, &config.sandbox.folder)?;
-        let surveyor = Arc::new(surveyor);
+        let monitor = LoadMonitor::new(config.node_id, config.version, config.commit, &config.sandbox.folder)?;
+        let monitor = Arc::new(monitor);
         let cluster_listener = listen(&config.cluster_socket)?;
         let proxy_listener = listen(&config.proxy_socket)?;
         let engine = Engine::new(config.traffic);
         let capacity = Capacity { sandboxes_max: config.sandboxes_max, typical_disk_mib: config.typical_disk_mib };
-        let remains = TaskSet::new();
-        remains.spawn("remains of sandboxes", parts.remains.clone().run(remains.token()));
+        let leftovers = TaskSet::new();
+        leftovers.spawn("leftovers of sandboxes", node.leftovers.clone().run(leftovers.token()));
         let servers = TaskSet::new();
-        servers.spawn("disk space", parts.disk.clone().run(servers.token()));
-        let registry = Registry::new(config.sandbox, parts, cache, capacity, engine.clone());
-        servers.spawn("surveyor", Arc::clone(&surveyor).run(servers.token()));
-        let routes = Cluster::routes(registry.clone(), surveyor, servers.token());
-        let cluster = bounds(CLUSTER_CONNECTIONS_MAX);
+        servers.spawn("disk space", node.disk.clone().run(servers.token()));
+        let registry = Registry::new(config.sandbox, node, artifacts, capacity, engine.clone());
+        servers.spawn("load monitor", Arc::clone(&monitor).run(servers.token()));
+        let routes = Cluster::routes(registry.clone(), monitor, servers.token());
+        let cluster = server_config(CLUSTER_CONNECTIONS_MAX);
         servers.spawn("cluster API", serve::serve(cluster_listener, routes, cluster, servers.token()));
         let proxy = ReverseProxy::new(registry.clone(), engine.clone());
         let handler = service_fn(move |request| {
             let proxy = proxy.clone();
-            // Whatever holds it moves it several times, and it is large.
-            Box::pin(async move { Ok::<_, Infallible>(proxy.answer(request).await) })
+            // Boxed because the future is large and is moved several times.
+            Box::pin(async move { Ok::<_, Infallible>(proxy.handle(request).await) })
         });
-        let config_of_proxy = bounds(PROXY_CONNECTIONS_MAX);
-        servers.spawn("node-side proxy", serve::serve(proxy_listener, handler, config_of_proxy, servers.token()));
-        Ok(Self { registry, engine, servers, remains, sockets: [config.cluster_socket, config.proxy_socket] })
+        let proxy_config = server_config(PROXY_CONNECTIONS_MAX);
+        servers.spawn("node-side proxy", serve::serve(proxy_listener, handler, proxy_config, servers.token()));
+        Ok(Self { registry, engine, servers, leftovers, sockets: [config.cluster_socket, config.proxy_socket] })
     }
 
-    /// Where its cluster API is.
+    /// Returns the address of the cluster API.
     #[must_use]
     pub fn cluster_address(&self) -> NodeAddress {
         NodeAddress::Unix(self.sockets[0].clone())
     }
 
-    /// Where its proxy is.
+    /// Returns the address of the node-side proxy.
     #[must_use]
     pub fn proxy_address(&self) -> NodeAddress {
         NodeAddress::Unix(self.sockets[1].clone())
     }
 
-    /// Sandboxes it can run at once, by its limit and by the disk.
+    /// Returns the number of sandboxes that can run at a time, by the configured limit and the disk.
     #[must_use]
     pub fn capacity(&self) -> u32 {
         self.registry.sandboxes().max
     }
 
-    /// Ends all sandboxes. The control plane is told of each; nothing new is accepted.
-    pub async fn end_sandboxes(&self) {
-        self.registry.shutdown(SANDBOXES_PATIENCE).await;
+    /// Stops all sandboxes and reports each to the control plane. New sandboxes are rejected.
+    pub async fn stop_sandboxes(&self) {
+        self.registry.shutdown(SANDBOXES_LIMIT).await;
     }
 
-    /// Ends all sandboxes and stops listening; returns when that is done or out of patience, which is logged.
+    /// Stops all sandboxes and listeners. Returns when that is done or after a time limit, which is logged.
     pub async fn shutdown(self) {
-        self.end_sandboxes().await;
+        self.stop_sandboxes().await;
         self.engine.shutdown().await;
-        self.servers.shutdown(2 * DRAIN_PATIENCE).await;
-        self.remains.shutdown(REMAINS_PATIENCE).await;
+        self.servers.shutdown(2 * DRAIN_LIMIT).await;
+        self.leftovers.shutdown(LEFTOVERS_LIMIT).await;
         for socket in &self.sockets {
             let _ = fs::remove_file(socket);
         }
     }
 }
 
-fn bounds(connections_max: u32) -> serve::Config {
-    serve::Config { connections_max, idle_timeout: serve::IDLE_TIMEOUT, drain_patience: DRAIN_PATIENCE }
+fn server_config(connections_max: u32) -> serve::Config {
+    serve::Config { connections_max, idle_timeout: serve::IDLE_TIMEOUT, drain_patience: DRAIN_LIMIT }
 }
 
-/// Listens on a socket that only its owner can connect to, in the place of one that a killed daemon left.
+/// Listens on a socket that only its owner can connect to, and replaces the socket of a killed daemon.
 fn listen(path: &Path) -> Result<UnixListener, Error> {
     let error = |source| Error::Listen { path: path.to_owned(), source };
     match fs::remove_file(path) {

@@ -1,63 +1,64 @@
-//! The node's own map of live sandboxes.
+//! The node's map of live sandboxes.
 //!
-//! A sandbox is in the map from the moment it is asked for until nothing of it is left. One small task per sandbox takes it
-//! out again and tells the watchers when it ended without having been asked to. The lock covers map operations only.
+//! A sandbox is in the map from the request to start it until its resources are released. One small task per sandbox
+//! removes it from the map, and sends an event to the watchers if it ended without a request. The lock covers map
+//! operations only.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hearth_artifact::{ArtifactSet, Cache};
+use hearth_artifact::{ArtifactSet, ArtifactStore};
 use hearth_cluster_api::{RunningSandbox, Sandboxes};
 use hearth_proxy::Engine;
-use hearth_sandbox::{EndReason, Error as SandboxError, Handle, Parts, State};
+use hearth_sandbox::{EndReason, Error as SandboxError, Handle, NodeResources, State};
 use hearth_stdx::TaskSet;
 use hearth_types::{ExecutionId, Resources, SandboxId, SandboxSpec};
 use tokio::sync::broadcast;
 
-/// Ended executions that are remembered: a delete that overtakes its create must still win. Creates and deletes of one
-/// execution are milliseconds apart.
-const ENDED_REMEMBERED: usize = 1024;
-/// Events that wait for a slow watcher; one that misses some is told so and compares lists.
+/// Number of ended executions that are remembered, so that a delete takes effect even if it overtakes its create.
+///
+/// Creates and deletes of one execution are milliseconds apart.
+const ENDED_REMEMBERED_MAX: usize = 1024;
+/// Maximum number of events queued for a slow watcher. A watcher that misses some gets an error and lists sandboxes
+/// again.
 const EVENTS_QUEUED_MAX: usize = 1024;
 
-/// Bytes of a MiB.
 const MIB: u64 = 1 << 20;
 
-/// Why a sandbox was not started.
+/// Failure to create a sandbox.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refusal {
-    /// As many as are allowed run.
+pub(crate) enum CreateError {
+    /// The node has its maximum number of sandboxes.
     #[error("the node runs {0} sandboxes already, which is its limit")]
     Full(usize),
     /// Another execution of the same sandbox runs.
     #[error("sandbox {sandbox_id} runs already, as execution {running}")]
-    Runs { sandbox_id: SandboxId, running: ExecutionId },
-    /// The execution was ended before it began.
+    AlreadyRunning { sandbox_id: SandboxId, running: ExecutionId },
+    /// The execution was deleted before its create arrived.
     #[error("execution {0} has ended already")]
-    Ended(ExecutionId),
-    /// The node is stopping.
+    AlreadyEnded(ExecutionId),
     #[error("the node is stopping")]
     Stopping,
-    /// The build cannot be used.
+    /// The build's artifacts cannot be used.
     #[error("looking up the build's artifacts")]
     Artifacts(#[source] hearth_artifact::Error),
-    /// The disk has no room.
-    #[error("looking for disk space")]
+    /// The disk has no space for the sandbox's share.
+    #[error("checking for disk space")]
     Disk(#[source] SandboxError),
 }
 
-/// How much a node takes.
+/// Capacity of a node.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Capacity {
-    /// Sandboxes at once.
+    /// Maximum number of sandboxes at a time.
     pub(crate) sandboxes_max: usize,
-    /// What the disk's capacity is told for.
+    /// Disk size of most sandboxes, with which the disk's capacity is computed.
     pub(crate) typical_disk_mib: u32,
 }
 
-/// A sandbox that ended by itself.
+/// Event of a sandbox that ended without a request.
 #[derive(Debug, Clone)]
-pub(crate) struct Ended {
+pub(crate) struct EndEvent {
     pub(crate) sandbox_id: SandboxId,
     pub(crate) execution_id: ExecutionId,
     pub(crate) reason: String,
@@ -67,7 +68,7 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-/// The map. Cheap to clone.
+/// Registry of live sandboxes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Registry {
     inner: Arc<Inner>,
@@ -76,18 +77,18 @@ pub(crate) struct Registry {
 #[derive(Debug)]
 struct Inner {
     config: Arc<hearth_sandbox::Config>,
-    parts: Parts,
-    cache: Cache,
+    node: NodeResources,
+    artifacts: ArtifactStore,
     sandboxes_max: usize,
     typical_disk_mib: u32,
-    live: Mutex<Live>,
+    state: Mutex<RegistryState>,
     engine: Engine<ExecutionId>,
-    events: broadcast::Sender<Ended>,
+    events: broadcast::Sender<EndEvent>,
     tasks: TaskSet,
 }
 
 #[derive(Debug, Default)]
-struct Live {
+struct RegistryState {
     handles: HashMap<SandboxId, Handle>,
     ended: VecDeque<ExecutionId>,
     creates_succeeded: u64,
@@ -95,9 +96,9 @@ struct Live {
     stopping: bool,
 }
 
-impl Live {
-    fn remember_ended(&mut self, execution_id: ExecutionId) {
-        if self.ended.len() == ENDED_REMEMBERED {
+impl RegistryState {
+    fn record_ended(&mut self, execution_id: ExecutionId) {
+        if self.ended.len() == ENDED_REMEMBERED_MAX {
             self.ended.pop_front();
         }
         self.ended.push_back(execution_id);
@@ -105,11 +106,11 @@ impl Live {
 }
 
 impl Registry {
-    /// An empty map. The streams of a sandbox that ends are cut in `engine`.
+    /// Creates an empty registry. When a sandbox ends, its streams are closed in `engine`.
     pub(crate) fn new(
         config: hearth_sandbox::Config,
-        parts: Parts,
-        cache: Cache,
+        node: NodeResources,
+        artifacts: ArtifactStore,
         capacity: Capacity,
         engine: Engine<ExecutionId>,
     ) -> Self {
@@ -117,11 +118,11 @@ impl Registry {
         let (events, _) = broadcast::channel(EVENTS_QUEUED_MAX);
         let inner = Inner {
             config: Arc::new(config),
-            parts,
-            cache,
+            node,
+            artifacts,
             sandboxes_max,
             typical_disk_mib,
-            live: Mutex::default(),
+            state: Mutex::default(),
             engine,
             events,
             tasks: TaskSet::new(),
@@ -129,98 +130,105 @@ impl Registry {
         Self { inner: Arc::new(inner) }
     }
 
-    fn live(&self) -> MutexGuard<'_, Live> {
-        // Every section is one step on a valid map, so a panic elsewhere leaves it valid.
-        self.inner.live.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, RegistryState> {
+        // Every critical section is one step on a valid map, so a panic elsewhere leaves it valid.
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a sandbox, or finds the one that the same execution id started. Follow [`Handle::started`].
-    pub(crate) async fn ensure(&self, spec: SandboxSpec) -> Result<Handle, Refusal> {
-        let (cache, disk, build_id) = (self.inner.cache.clone(), self.inner.parts.disk.clone(), spec.build_id);
-        let looked = tokio::task::spawn_blocking(move || {
-            let set = cache.get(build_id).map_err(Refusal::Artifacts)?;
-            // The room is taken when the sandbox is assembled; most of what has none is known before anything is made.
-            let room = disk.check(u64::from(set.manifest().resources.disk_mib) * MIB).map_err(Refusal::Disk);
-            Ok((set, room))
+    /// Starts a sandbox, or returns the one that the same execution id started. Wait with [`Handle::started`].
+    pub(crate) async fn ensure(&self, spec: SandboxSpec) -> Result<Handle, CreateError> {
+        let (artifacts, disk, build_id) = (self.inner.artifacts.clone(), self.inner.node.disk.clone(), spec.build_id);
+        let checked = tokio::task::spawn_blocking(move || {
+            let set = artifacts.get(build_id).map_err(CreateError::Artifacts)?;
+            // The space is allocated during assembly. This check rejects most sandboxes without space before anything
+            // is created.
+            let space = disk.check(u64::from(set.manifest().resources.disk_mib) * MIB).map_err(CreateError::Disk);
+            Ok((set, space))
         });
-        // The closure does not panic; it is not run when the runtime stops.
-        let (set, room) = looked.await.map_err(|_| Refusal::Stopping)??;
-        let mut live = self.live();
-        if live.stopping {
-            return Err(Refusal::Stopping);
+        // The closure does not panic; it does not run if the runtime is shutting down.
+        let (set, space) = checked.await.map_err(|_| CreateError::Stopping)??;
+        let mut state = self.state();
+        if state.stopping {
+            return Err(CreateError::Stopping);
         }
-        if live.ended.contains(&spec.execution_id) {
-            return Err(Refusal::Ended(spec.execution_id));
+        if state.ended.contains(&spec.execution_id) {
+            return Err(CreateError::AlreadyEnded(spec.execution_id));
         }
-        if let Some(handle) = live.handles.get(&spec.sandbox_id) {
+        if let Some(handle) = state.handles.get(&spec.sandbox_id) {
             let running = handle.execution_id();
             if running == spec.execution_id {
                 return Ok(handle.clone());
             }
-            return Err(Refusal::Runs { sandbox_id: spec.sandbox_id, running });
+            return Err(CreateError::AlreadyRunning { sandbox_id: spec.sandbox_id, running });
         }
-        if live.handles.len() >= self.inner.sandboxes_max {
-            return Err(Refusal::Full(self.inner.sandboxes_max));
+        if state.handles.len() >= self.inner.sandboxes_max {
+            return Err(CreateError::Full(self.inner.sandboxes_max));
         }
-        room?;
+        space?;
         let handle = self.start(spec, set);
-        live.handles.insert(handle.sandbox_id().clone(), handle.clone());
+        state.handles.insert(handle.sandbox_id().clone(), handle.clone());
         Ok(handle)
     }
 
     fn start(&self, spec: SandboxSpec, set: ArtifactSet) -> Handle {
         let inner = &self.inner;
-        let handle = hearth_sandbox::start(Arc::clone(&inner.config), inner.parts.clone(), spec, set, &inner.tasks);
+        let handle = hearth_sandbox::start(Arc::clone(&inner.config), inner.node.clone(), spec, set, &inner.tasks);
         inner.tasks.spawn("sandbox end", self.clone().follow(handle.clone()));
         handle
     }
 
-    /// Counts how the start went, cuts the sandbox's streams when it begins to end, waits until nothing is left of it, and
-    /// forgets it.
+    /// Follows a sandbox until its end and removes it from the map.
+    ///
+    /// Counts the result of the start, closes the sandbox's streams when it begins to stop, and waits until its
+    /// resources are released.
     async fn follow(self, handle: Handle) {
         let closed = handle.closed();
-        // Both may be dropped at any time. One that ends before anybody saw it run must not keep its streams until it has ended.
+        // Both futures may be dropped at any time. A sandbox that ends before it was seen running must not keep its
+        // streams until its end.
         tokio::select! {
             Ok(_) = handle.started() => {
-                self.live().creates_succeeded += 1;
+                self.state().creates_succeeded += 1;
                 closed.cancelled().await;
             }
             () = closed.cancelled() => {}
         }
         self.inner.engine.close(&handle.execution_id());
-        let mut state = handle.state();
-        // An error means that the owner is gone, so nothing of the sandbox is left either.
-        let last = state.wait_for(State::is_final).await.map(|state| state.clone());
-        let mut live = self.live();
-        live.remember_ended(handle.execution_id());
-        // Whoever ends one that starts has not seen it fail.
-        live.creates_failed +=
+        let mut watched = handle.state();
+        // An error means that the owner has ended, so its resources are released.
+        let last = watched.wait_for(State::is_final).await.map(|state| state.clone());
+        let mut state = self.state();
+        state.record_ended(handle.execution_id());
+        // A sandbox that was killed while it started does not count as failed.
+        state.creates_failed +=
             u64::from(matches!(&last, Ok(State::Failed(error)) if !matches!(**error, SandboxError::Killed)));
-        if live.handles.get(handle.sandbox_id()).is_some_and(|known| known.execution_id() == handle.execution_id()) {
-            live.handles.remove(handle.sandbox_id());
+        if state.handles.get(handle.sandbox_id()).is_some_and(|known| known.execution_id() == handle.execution_id()) {
+            state.handles.remove(handle.sandbox_id());
         }
-        drop(live);
-        if let Ok(State::Stopped(reason @ (EndReason::VmEnded | EndReason::DiskFull | EndReason::NodeStopped))) = last {
-            let ended = Ended {
+        drop(state);
+        if let Ok(State::Stopped(reason @ (EndReason::VmExited | EndReason::DiskFull | EndReason::NodeStopped))) = last
+        {
+            let ended = EndEvent {
                 sandbox_id: handle.sandbox_id().clone(),
                 execution_id: handle.execution_id(),
                 reason: reason.to_string(),
             };
-            // Nobody may be watching.
+            // Sending fails if there is no watcher.
             let _ = self.inner.events.send(ended);
         }
     }
 
-    /// Ends an execution; returns when nothing of it is left, and whether it was there. `Err` has the execution that runs
-    /// instead.
-    pub(crate) async fn end(&self, sandbox_id: &SandboxId, execution_id: ExecutionId) -> Result<bool, ExecutionId> {
+    /// Kills an execution; returns true if it existed, after its resources are released.
+    ///
+    /// # Errors
+    /// The execution that runs instead.
+    pub(crate) async fn kill(&self, sandbox_id: &SandboxId, execution_id: ExecutionId) -> Result<bool, ExecutionId> {
         let handle = {
-            let mut live = self.live();
-            match live.handles.get(sandbox_id).cloned() {
+            let mut state = self.state();
+            match state.handles.get(sandbox_id).cloned() {
                 Some(handle) if handle.execution_id() == execution_id => handle,
                 Some(handle) => return Err(handle.execution_id()),
                 None => {
-                    live.remember_ended(execution_id);
+                    state.record_ended(execution_id);
                     return Ok(false);
                 }
             }
@@ -229,15 +237,15 @@ impl Registry {
         Ok(true)
     }
 
-    /// A sandbox that is known, whatever it is doing.
-    pub(crate) fn find(&self, sandbox_id: &SandboxId) -> Option<Handle> {
-        self.live().handles.get(sandbox_id).cloned()
+    /// Returns a sandbox in the map, in any state.
+    pub(crate) fn get(&self, sandbox_id: &SandboxId) -> Option<Handle> {
+        self.state().handles.get(sandbox_id).cloned()
     }
 
-    /// Everything that is not yet gone.
+    /// Returns all sandboxes in the map.
     pub(crate) fn list(&self) -> Vec<RunningSandbox> {
-        let live = self.live();
-        let handles = live.handles.values();
+        let state = self.state();
+        let handles = state.handles.values();
         let running = handles.map(|handle| RunningSandbox {
             sandbox_id: handle.sandbox_id().clone(),
             execution_id: handle.execution_id(),
@@ -246,18 +254,18 @@ impl Registry {
         running.collect()
     }
 
-    /// How many there are and may be, and what they were given.
+    /// Returns the number of sandboxes, their maximum, and the resources allocated to them.
     pub(crate) fn sandboxes(&self) -> Sandboxes {
-        let more = self.inner.parts.disk.more(u64::from(self.inner.typical_disk_mib) * MIB);
-        let live = self.live();
+        let fitting = self.inner.node.disk.fitting_sandboxes(u64::from(self.inner.typical_disk_mib) * MIB);
+        let state = self.state();
         let mut sandboxes = Sandboxes {
-            running: count(live.handles.len()),
-            max: count(self.inner.sandboxes_max.min(live.handles.len().saturating_add(more))),
-            creates_succeeded: live.creates_succeeded,
-            creates_failed: live.creates_failed,
+            running: count(state.handles.len()),
+            max: count(self.inner.sandboxes_max.min(state.handles.len().saturating_add(fitting))),
+            creates_succeeded: state.creates_succeeded,
+            creates_failed: state.creates_failed,
             ..Sandboxes::default()
         };
-        for handle in live.handles.values() {
+        for handle in state.handles.values() {
             let Resources { vcpus, memory_mib, disk_mib: _ } = handle.resources();
             sandboxes.vcpus_allocated = sandboxes.vcpus_allocated.saturating_add(vcpus);
             sandboxes.memory_allocated_bytes += u64::from(memory_mib) * 1024 * 1024;
@@ -266,14 +274,14 @@ impl Registry {
         sandboxes
     }
 
-    /// News of sandboxes that end by themselves, from now on.
-    pub(crate) fn events(&self) -> broadcast::Receiver<Ended> {
+    /// Returns a receiver of events from now on.
+    pub(crate) fn events(&self) -> broadcast::Receiver<EndEvent> {
         self.inner.events.subscribe()
     }
 
-    /// Refuses new sandboxes, ends all there are, and waits until nothing of them is left or the patience is over.
-    pub(crate) async fn shutdown(&self, patience: std::time::Duration) {
-        self.live().stopping = true;
-        self.inner.tasks.shutdown(patience).await;
+    /// Rejects new sandboxes, stops all others, and waits until their resources are released or the limit is reached.
+    pub(crate) async fn shutdown(&self, limit: std::time::Duration) {
+        self.state().stopping = true;
+        self.inner.tasks.shutdown(limit).await;
     }
 }

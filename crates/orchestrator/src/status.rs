@@ -1,6 +1,6 @@
-//! How this node is: what it tells of itself, and how busy its machine is.
+//! Status of this node: its identity, sandboxes, hardware and load.
 //!
-//! One task looks at the machine every few seconds; whoever watches the node is told then.
+//! One task measures the load every few seconds; watchers of the node then get a new status.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,12 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 
-/// Between two looks at the machine. Placement counts sandboxes itself; this is for people and for slow decisions.
-const LOOK_PERIOD: Duration = Duration::from_secs(5);
+/// Pause between two measurements. Placement counts sandboxes itself; this is for operators and slow decisions.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Looks at the machine.
+/// Monitor of the node's load.
 #[derive(Debug)]
-pub(crate) struct Surveyor {
+pub(crate) struct LoadMonitor {
     node_id: NodeId,
     daemon: Daemon,
     machine: Machine,
@@ -28,8 +28,8 @@ pub(crate) struct Surveyor {
     load: watch::Sender<Option<Load>>,
 }
 
-impl Surveyor {
-    /// `folder` is where sandboxes are kept.
+impl LoadMonitor {
+    /// Creates a monitor that reports the file system of `folder`, which contains the sandboxes.
     pub(crate) fn new(node_id: NodeId, version: String, commit: String, folder: &Path) -> Result<Self, Error> {
         let machine = machine::machine().map_err(Error::Machine)?;
         let mut meter = Meter::new(folder).map_err(Error::Machine)?;
@@ -39,12 +39,12 @@ impl Surveyor {
         Ok(Self { node_id, daemon, machine, meter, load: watch::Sender::new(Some(load)) })
     }
 
-    /// The last look at the machine, and those to come.
-    pub(crate) fn looks(&self) -> watch::Receiver<Option<Load>> {
+    /// Returns a receiver of the latest and all later measurements; `None` after a failed one.
+    pub(crate) fn loads(&self) -> watch::Receiver<Option<Load>> {
         self.load.subscribe()
     }
 
-    /// All that is known of the node.
+    /// Returns the status of the node.
     pub(crate) fn status(&self, sandboxes: Sandboxes, load: Option<Load>) -> NodeStatus {
         NodeStatus {
             node_id: self.node_id.clone(),
@@ -55,19 +55,20 @@ impl Surveyor {
         }
     }
 
-    /// Looks until `stop`.
+    /// Measures until `stop`.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(LOOK_PERIOD)).await.is_some() {
+        while stop.run_until_cancelled(tokio::time::sleep(MEASURE_INTERVAL)).await.is_some() {
             let meter = Arc::clone(&self.meter);
-            // A file system may take its time to answer.
-            let look = tokio::task::spawn_blocking(move || meter.lock().unwrap_or_else(PoisonError::into_inner).read());
-            let load = match look.await {
+            // A file system may be slow to reply.
+            let measured =
+                tokio::task::spawn_blocking(move || meter.lock().unwrap_or_else(PoisonError::into_inner).read());
+            let load = match measured.await {
                 Ok(Ok(load)) => Some(load),
                 Ok(Err(error)) => {
-                    tracing::warn!(error = %chain(&error), "how busy this machine is cannot be found out");
+                    tracing::warn!(error = %chain(&error), "could not measure the load of this machine");
                     None
                 }
-                // The runtime stops.
+                // The runtime is shutting down.
                 Err(_) => return,
             };
             self.load.send_replace(load);

@@ -7,10 +7,8 @@
 
 use std::borrow::Cow;
 
+pub use hearth_types::guest::DAEMON_PORT;
 use percent_encoding::percent_decode;
-
-/// The guest daemon's port. Other ports are the user's: nothing on them is reserved.
-pub const DAEMON_PORT: u16 = 49983;
 
 const RESERVED: [&str; 8] = ["/collapse", "/freeze", "/fsfreeze", "/fsthaw", "/init", "/logs", "/unfreeze", "/upgrade"];
 

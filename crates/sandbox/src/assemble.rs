@@ -1,6 +1,6 @@
-//! Putting a sandbox together, phase by phase, and taking it apart.
+//! Assembly of a sandbox in phases, and its release.
 //!
-//! Each phase holds everything acquired so far and knows how to give it back; the next phase takes the one before by value.
+//! Each phase owns everything acquired so far and can release it; the next phase takes it by value.
 //!
 //! ```text
 //!   Folder ──> Slotted ──> Restored ──> Reachable ──> Assembled
@@ -12,97 +12,106 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_artifact::ArtifactSet;
-use hearth_envd_api::{Client, Init, PORT};
+use hearth_envd_api::{Client, Init};
 use hearth_host::cgroup::Group;
 use hearth_network::{Attachment, Slot};
 use hearth_types::SandboxSpec;
-use hearth_vmm::{Machine, Nic, Running, Saved};
+use hearth_types::guest::DAEMON_PORT;
+use hearth_vmm::{Machine, Nic, Running, Snapshot};
 use http::HeaderName;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::reach::{ForwardRequest, Reach};
+use crate::connector::{ForwardRequest, GuestConnector};
 use crate::state::EndReason;
-use crate::{Config, DiskRoom, Error, Parts};
+use crate::{Config, DiskSpace, Error, NodeResources};
 
-/// Bytes of a MiB.
 const MIB: u64 = 1 << 20;
 
-/// How long a VM has to run before a lack of space counts as a new one.
-const SPACE_LASTS: Duration = Duration::from_secs(10);
-/// How long a VM may stop and go on by turns for a lack of space that the disk does not show, such as a quota.
-const SPACE_PATIENCE: Duration = Duration::from_secs(60);
+/// Time without a lack of space after which the next one counts as a new one.
+const SPACE_STABLE_AFTER: Duration = Duration::from_secs(10);
+/// Limit for a VM that alternates between stopping and running for a lack of space.
+///
+/// The disk may not show that lack, for example if it is a quota.
+const SPACE_RETRY_LIMIT: Duration = Duration::from_secs(60);
 
-/// A sandbox's folder, with its overlay. The first thing made and the last removed: what a killed daemon leaves is found by it.
+/// A sandbox's folder with its overlay.
+///
+/// It is created first and removed last, because the next daemon finds leftovers of a killed one by it.
 struct Folder {
     path: PathBuf,
 }
 
-/// With its place on the network and in the control groups.
+/// A sandbox with a network slot and a control group.
 struct Slotted {
     folder: Folder,
     slot: Slot,
     group: Option<Group>,
 }
 
-/// With a VM that was restored and runs.
+/// A sandbox with a restored VM that runs.
 struct Restored {
     slotted: Slotted,
     vm: Running,
 }
 
-/// With a way to its guest.
+/// A sandbox whose guest can be connected to.
 struct Reachable {
     restored: Restored,
-    reach: Reach,
-    /// Requests for more ways, where there is not one to all ports.
+    connector: GuestConnector,
+    /// Requests for more forwards; `None` if all ports are directly reachable.
     forwards: Option<mpsc::Receiver<ForwardRequest>>,
 }
 
-/// A sandbox whose guest answers.
+/// A sandbox whose guest daemon has accepted its identity.
 pub(crate) struct Assembled {
     reachable: Reachable,
     pub(crate) envd_version: String,
-    /// Its guest's daemon.
+    /// Client of the guest daemon.
     pub(crate) client: Arc<Client>,
-    /// What its guest was told.
+    /// Identity that the guest daemon received.
     pub(crate) init: Init,
 }
 
-/// Goes through all phases. Not cancel safe: end it by `kill`, upon which everything is undone.
+/// Runs all phases. Not cancel safe: cancel `kill` to stop the assembly, which then releases everything.
 pub(crate) async fn assemble(
     config: &Config,
-    parts: &Parts,
+    node: &NodeResources,
     spec: &SandboxSpec,
     set: &ArtifactSet,
     kill: &CancellationToken,
 ) -> Result<Assembled, Error> {
-    let folder = Folder::create(config, parts, spec, set).await?;
-    let slotted = folder.into_slotted(parts, spec).await?;
+    let folder = Folder::create(config, node, spec, set).await?;
+    let slotted = folder.into_slotted(node, spec).await?;
     if kill.is_cancelled() {
-        slotted.undo(parts).await;
+        slotted.undo(node).await;
         return Err(Error::Killed);
     }
-    let restored = slotted.into_restored(parts, set).await?;
-    let reachable = restored.into_reachable(parts).await?;
-    reachable.into_assembled(config, parts, spec, kill).await
+    let restored = slotted.into_restored(node, set).await?;
+    let reachable = restored.into_reachable(node).await?;
+    reachable.into_assembled(config, node, spec, kill).await
 }
 
 impl Folder {
-    async fn create(config: &Config, parts: &Parts, spec: &SandboxSpec, set: &ArtifactSet) -> Result<Self, Error> {
+    async fn create(
+        config: &Config,
+        node: &NodeResources,
+        spec: &SandboxSpec,
+        set: &ArtifactSet,
+    ) -> Result<Self, Error> {
         let path = config.folder.join(spec.execution_id.to_string());
         fs::create_dir(&path).map_err(|source| Error::File { action: "creating", path: path.clone(), source })?;
         let folder = Self { path };
-        let (disk, overlay) = (parts.disk.clone(), folder.overlay());
+        let (disk, overlay) = (node.disk.clone(), folder.overlay());
         let disk_bytes = u64::from(set.manifest().resources.disk_mib) * MIB;
         let made = spawn_blocking(move || disk.create_overlay(&overlay, disk_bytes)).await;
-        // The closure does not panic; it is not run when the runtime stops.
+        // The closure does not panic; it does not run if the runtime is shutting down.
         match made.unwrap_or(Err(Error::Killed)) {
             Ok(()) => Ok(folder),
             Err(error) => {
-                folder.undo(parts).await;
+                folder.undo(node).await;
                 Err(error)
             }
         }
@@ -112,45 +121,45 @@ impl Folder {
         self.path.join("overlay.qcow2")
     }
 
-    async fn into_slotted(self, parts: &Parts, spec: &SandboxSpec) -> Result<Slotted, Error> {
-        let slot = match parts.network.acquire(spec.internet_access).await {
+    async fn into_slotted(self, node: &NodeResources, spec: &SandboxSpec) -> Result<Slotted, Error> {
+        let slot = match node.network.acquire(spec.internet_access).await {
             Ok(slot) => slot,
             Err(error) => {
-                self.undo(parts).await;
+                self.undo(node).await;
                 return Err(Error::Network(error));
             }
         };
-        match parts.groups.create(&spec.execution_id.to_string()) {
+        match node.groups.create(&spec.execution_id.to_string()) {
             Ok(group) => Ok(Slotted { folder: self, slot, group }),
             Err(error) => {
-                parts.network.release(slot).await;
-                self.undo(parts).await;
+                node.network.release(slot).await;
+                self.undo(node).await;
                 Err(Error::Cgroup(error))
             }
         }
     }
 
-    async fn undo(self, parts: &Parts) {
-        parts.remains.remove_folder(self.path).await;
+    async fn undo(self, node: &NodeResources) {
+        node.leftovers.remove_folder(self.path).await;
     }
 }
 
 impl Slotted {
-    async fn into_restored(self, parts: &Parts, set: &ArtifactSet) -> Result<Restored, Error> {
-        match self.restore(parts, set).await {
+    async fn into_restored(self, node: &NodeResources, set: &ArtifactSet) -> Result<Restored, Error> {
+        match self.restore(node, set).await {
             Ok(vm) => Ok(Restored { slotted: self, vm }),
             Err(error) => {
-                self.undo(parts).await;
+                self.undo(node).await;
                 Err(error)
             }
         }
     }
 
-    async fn restore(&self, parts: &Parts, set: &ArtifactSet) -> Result<Running, Error> {
+    async fn restore(&self, node: &NodeResources, set: &ArtifactSet) -> Result<Running, Error> {
         let nic = nic(&self.slot);
-        let platform = parts.driver.platform(nic.kind());
-        if let Some((property, ours, theirs)) = platform.difference(&set.manifest().platform) {
-            return Err(Error::Platform { property, ours: ours.to_owned(), theirs: theirs.to_owned() });
+        let platform = node.driver.platform(nic.kind());
+        if let Some((property, this_node, theirs)) = platform.difference(&set.manifest().platform) {
+            return Err(Error::Platform { property, ours: this_node.to_owned(), theirs: theirs.to_owned() });
         }
         let resources = set.manifest().resources;
         let machine = Machine {
@@ -162,8 +171,8 @@ impl Slotted {
             namespace: self.slot.namespace().map(Path::to_owned),
             cgroup: self.group.clone(),
         };
-        let saved = Saved { memory: set.memory(), state: set.state() };
-        let paused = parts.driver.restore(&machine, &saved).await.map_err(Error::Vm)?;
+        let snapshot = Snapshot { memory: set.memory(), state: set.state() };
+        let paused = node.driver.restore(&machine, &snapshot).await.map_err(Error::Vm)?;
         match paused.resume().await {
             Ok(running) => Ok(running),
             Err((paused, error)) => {
@@ -173,36 +182,36 @@ impl Slotted {
         }
     }
 
-    async fn undo(self, parts: &Parts) {
+    async fn undo(self, node: &NodeResources) {
         let Self { folder, slot, group } = self;
         if let Some(group) = group {
-            parts.remains.remove_group(group).await;
+            node.leftovers.remove_group(group).await;
         }
-        parts.network.release(slot).await;
-        folder.undo(parts).await;
+        node.network.release(slot).await;
+        folder.undo(node).await;
     }
 }
 
 impl Restored {
-    async fn into_reachable(mut self, parts: &Parts) -> Result<Reachable, Error> {
+    async fn into_reachable(mut self, node: &NodeResources) -> Result<Reachable, Error> {
         if let Some(address) = self.slotted.slot.guest_address() {
-            return Ok(Reachable { restored: self, reach: Reach::direct(address), forwards: None });
+            return Ok(Reachable { restored: self, connector: GuestConnector::direct(address), forwards: None });
         }
-        match self.vm.forward(PORT).await {
+        match self.vm.forward(DAEMON_PORT).await {
             Ok(host_port) => {
-                let (reach, forwards) = Reach::forwarded(PORT, host_port);
-                Ok(Reachable { restored: self, reach, forwards: Some(forwards) })
+                let (connector, forwards) = GuestConnector::forwarded(DAEMON_PORT, host_port);
+                Ok(Reachable { restored: self, connector, forwards: Some(forwards) })
             }
             Err(error) => {
-                self.undo(parts).await;
+                self.undo(node).await;
                 Err(Error::Vm(error))
             }
         }
     }
 
-    async fn undo(self, parts: &Parts) {
+    async fn undo(self, node: &NodeResources) {
         self.vm.kill().await;
-        self.slotted.undo(parts).await;
+        self.slotted.undo(node).await;
     }
 }
 
@@ -210,17 +219,17 @@ impl Reachable {
     async fn into_assembled(
         mut self,
         config: &Config,
-        parts: &Parts,
+        node: &NodeResources,
         spec: &SandboxSpec,
         kill: &CancellationToken,
     ) -> Result<Assembled, Error> {
-        // All three arms are cancel safe: the first two only wait, the last only talks to a guest that is thrown away.
+        // All three arms are cancel safe: the first two only wait, and after the last is dropped the VM is killed.
         let init = identity(config, spec);
-        let client = Arc::new(daemon(spec, &self.reach));
+        let client = Arc::new(daemon_client(spec, &self.connector));
         let result = tokio::select! {
             biased;
             () = kill.cancelled() => Err(Error::Killed),
-            () = self.restored.vm.ended() => Err(Error::VmEnded),
+            () = self.restored.vm.exited() => Err(Error::VmExited),
             version = client.init(&init, config.init_attempt, config.init_budget) => version.map_err(Error::Guest),
         };
         match result {
@@ -230,7 +239,7 @@ impl Reachable {
                     let console = self.restored.vm.console().await;
                     tracing::warn!(console, "the guest did not become ready");
                 }
-                self.restored.undo(parts).await;
+                self.restored.undo(node).await;
                 Err(error)
             }
         }
@@ -238,32 +247,33 @@ impl Reachable {
 }
 
 impl Assembled {
-    /// How the guest is reached.
-    pub(crate) fn reach(&self) -> Reach {
-        self.reachable.reach.clone()
+    /// Returns the connector to the guest's ports.
+    pub(crate) fn connector(&self) -> GuestConnector {
+        self.reachable.connector.clone()
     }
 
-    /// Waits until the VM ends by itself or has to end, and meanwhile opens the ways to its guest that are asked for and holds
-    /// the VM while the disk has no room for it. Not cancel safe while a way is being opened or the VM is held: the caller
-    /// drops it only to release the sandbox.
-    pub(crate) async fn ended(&mut self, disk: &DiskRoom) -> EndReason {
+    /// Waits until the VM exits or must be killed; meanwhile opens requested forwards and waits for disk space.
+    ///
+    /// The CPUs are stopped while disk space is lacking. Not cancel safe while a forward is opened or the CPUs are
+    /// stopped: the caller drops it only to release the sandbox.
+    pub(crate) async fn ended(&mut self, disk: &DiskSpace) -> EndReason {
         let process = self.reachable.restored.vm.process().clone();
         let overlay = self.reachable.restored.slotted.folder.overlay();
-        // Since when the VM lacks space, and when it went on last.
+        // Start of the lack of space, and last time at which the CPUs were started again.
         let mut lack: Option<(Instant, Instant)> = None;
         loop {
             let Reachable { restored, forwards, .. } = &mut self.reachable;
             tokio::select! {
-                () = process.wait() => return EndReason::VmEnded,
+                () = process.wait() => return EndReason::VmExited,
                 request = next(forwards) => {
                     let result = restored.vm.forward(request.guest_port).await;
-                    // Whoever asked may have left.
+                    // The requester may have been dropped.
                     let _ = request.reply.send(result);
                     continue;
                 }
-                () = disk.over_share(&overlay) => {
-                    if let Err(error) = restored.vm.hold().await {
-                        tracing::warn!(%error, "could not hold a sandbox that takes more than its share of a full disk");
+                () = disk.exceeds_share(&overlay) => {
+                    if let Err(error) = restored.vm.stop_cpus().await {
+                        tracing::warn!(%error, "could not stop the CPUs of a sandbox above its share of a full disk");
                         return EndReason::DiskFull;
                     }
                 }
@@ -271,29 +281,29 @@ impl Assembled {
             }
             tracing::warn!("the sandbox waits for disk space");
             let since = match lack {
-                Some((since, went_on)) if went_on.elapsed() < SPACE_LASTS => since,
+                Some((since, started)) if started.elapsed() < SPACE_STABLE_AFTER => since,
                 _ => Instant::now(),
             };
-            let has_room = tokio::select! {
-                () = process.wait() => return EndReason::VmEnded,
-                has_room = disk.room(&overlay) => has_room,
+            let has_space = tokio::select! {
+                () = process.wait() => return EndReason::VmExited,
+                has_space = disk.wait_for_space(&overlay) => has_space,
             };
-            let is_in_vain = since.elapsed() > SPACE_PATIENCE && lack.is_some();
-            if !has_room || is_in_vain || restored.vm.go_on().await.is_err() {
+            let is_over_limit = since.elapsed() > SPACE_RETRY_LIMIT && lack.is_some();
+            if !has_space || is_over_limit || restored.vm.start_cpus().await.is_err() {
                 return EndReason::DiskFull;
             }
-            tracing::info!("the sandbox goes on, there is disk space again");
+            tracing::info!("the sandbox continues, disk space is available");
             lack = Some((since, Instant::now()));
         }
     }
 
-    /// Gives everything back, in reverse order of acquisition.
-    pub(crate) async fn release(self, parts: &Parts) {
-        self.reachable.restored.undo(parts).await;
+    /// Releases everything, in reverse order of acquisition.
+    pub(crate) async fn release(self, node: &NodeResources) {
+        self.reachable.restored.undo(node).await;
     }
 }
 
-/// The next request for a forward. Cancel safe; never ready where there are none.
+/// Returns the next request for a forward. Cancel safe; never ready if there is no channel.
 async fn next(forwards: &mut Option<mpsc::Receiver<ForwardRequest>>) -> ForwardRequest {
     let request = match forwards {
         Some(forwards) => forwards.recv().await,
@@ -305,7 +315,7 @@ async fn next(forwards: &mut Option<mpsc::Receiver<ForwardRequest>>) -> ForwardR
     }
 }
 
-/// The network device's backend that a slot asks for.
+/// Returns the network device's backend for a slot.
 fn nic(slot: &Slot) -> Nic {
     match slot.attachment() {
         Attachment::Tap { name } => Nic::Tap { name: name.to_owned() },
@@ -313,20 +323,20 @@ fn nic(slot: &Slot) -> Nic {
     }
 }
 
-/// The guest's daemon, as its host talks to it.
-fn daemon(spec: &SandboxSpec, reach: &Reach) -> Client {
-    let reach = reach.clone();
+/// Creates a client of the guest daemon.
+fn daemon_client(spec: &SandboxSpec, connector: &GuestConnector) -> Client {
+    let connector = connector.clone();
     let dial = move || -> std::pin::Pin<Box<dyn Future<Output = std::io::Result<tokio::net::TcpStream>> + Send>> {
-        let reach = reach.clone();
-        Box::pin(async move { reach.dial(PORT).await })
+        let connector = connector.clone();
+        Box::pin(async move { connector.connect(DAEMON_PORT).await })
     };
-    // Tokens are made by us, of characters that fit into a header.
+    // Hearth makes the tokens, of characters that are valid in a header.
     let token = spec.envd_access_token.as_ref().and_then(|token| token.expose().parse().ok());
     let headers = token.into_iter().map(|token| (HeaderName::from_static("x-access-token"), token));
-    Client::new(Box::new(dial), &format!("localhost:{PORT}"), headers.collect())
+    Client::new(Box::new(dial), &format!("localhost:{DAEMON_PORT}"), headers.collect())
 }
 
-/// What a guest is told about itself.
+/// Identity that the guest daemon receives.
 fn identity(config: &Config, spec: &SandboxSpec) -> Init {
     Init {
         access_token: spec.envd_access_token.as_ref().map(|token| token.expose().to_owned()),
@@ -339,10 +349,11 @@ fn identity(config: &Config, spec: &SandboxSpec) -> Init {
     }
 }
 
-/// Bytes for the guest's random pool: as many as a pool of 256 bits holds.
+/// Returns random bytes for the guest's random pool, in hex: 256 bits, the size of the pool.
 ///
 /// # Panics
-/// If the operating system has no random source (`getrandom(2)` fails), in which case no guest could be told apart.
+/// If the operating system has no random source (`getrandom(2)` fails). Restored guests could then have
+/// equal random numbers.
 pub(crate) fn random_seed() -> String {
     let mut bytes = [0u8; 32];
     getrandom::fill(&mut bytes).expect("the operating system has a random source");

@@ -1,36 +1,30 @@
-//! What a sandbox is assembled with.
+//! Configuration of sandboxes, and the node's resources that they use.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::{GuestLogs, GuestSamples};
 
-/// How sandboxes are run on this node.
+/// Configuration of all sandboxes on this node.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Every execution has a folder in here.
+    /// Folder that contains one folder per execution.
     pub folder: PathBuf,
-    /// One attempt to give the guest its identity.
+    /// Limit of one attempt to initialize the guest daemon.
     pub init_attempt: Duration,
-    /// All attempts together; a guest that has not answered by then never becomes ready.
+    /// Limit of all attempts together; a guest without a reply by then counts as failed.
     pub init_budget: Duration,
-    /// Where guests' logs go.
     pub logs: GuestLogs,
-    /// Where samples of what guests use go.
     pub samples: GuestSamples,
 }
 
-/// The rooms a sandbox takes its parts from. Cheap to clone.
+/// Resources of the node that sandboxes acquire. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Parts {
-    /// Network slots.
+pub struct NodeResources {
     pub network: hearth_network::Pool,
-    /// The VMM.
     pub driver: hearth_vmm::Driver,
-    /// Control groups.
     pub groups: hearth_host::cgroup::Groups,
-    /// Disk space.
-    pub disk: crate::DiskRoom,
-    /// What could not be removed yet.
-    pub remains: crate::Remains,
+    pub disk: crate::DiskSpace,
+    /// Folders and control groups whose removal failed.
+    pub leftovers: crate::Leftovers,
 }

@@ -1,16 +1,16 @@
-//! Disk space for what sandboxes write.
+//! Disk space for the overlays of sandboxes.
 //!
-//! Every sandbox has a *share*: the part of its disk that it is certain to get, `1 / overcommit` of it. The share is allocated
-//! when its overlay is made, so that neither other sandboxes nor other programs can take it. What it writes beyond comes from
-//! the free space that all have in common. A *reserve* belongs to nobody: rows and logs of the daemon are written there.
+//! Every sandbox has a *share*: the guaranteed part of its disk, `1 / overcommit` of it. The share is allocated with
+//! the overlay, so that neither other sandboxes nor other programs can take it. Writes beyond the share use free space
+//! that all sandboxes have in common. Sandboxes never get the *reserve*: the daemon writes its rows and logs there.
 //!
 //! ```text
 //!  | base images, rows … | share | share | share | free space in common | reserve |
 //! ```
 //!
-//! A new sandbox is refused when its share would come out of the reserve. When the space in common is used up, the sandboxes
-//! that took from it are held ([`DiskRoom::over_share`]) until there is room again; those within their shares notice nothing.
-//! One that was held for [`PATIENCE`] ends, the largest first.
+//! A new sandbox is rejected if its share would come out of the reserve. When the common space is used up, the CPUs of
+//! sandboxes that exceed their share are stopped ([`DiskSpace::exceeds_share`]) until space is free again; other
+//! sandboxes are not affected. A sandbox that has waited for [`WAIT_LIMIT`] is killed, the largest first.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,131 +27,139 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 
-/// Between two looks at the disk. A guest writes less than the smallest reserve in this time.
-const LOOK_PERIOD: Duration = Duration::from_millis(250);
-/// How long a sandbox waits for room. Its clients' requests, which wait as well, have given up by then.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks at who is the largest of those that wait.
-const TURN: Duration = Duration::from_secs(2);
-/// How long what a sandbox took may take to be free after its end, before the next one has to go.
-const RELEASE: Duration = Duration::from_secs(10);
-/// Besides the blocks, an overlay has its tables: less than a thousandth of what it holds, and this.
+/// Pause between two measurements of the disk. A guest writes less than the smallest reserve in this time.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// Limit for a sandbox to wait for space. Requests of its clients have timed out by then.
+const WAIT_LIMIT: Duration = Duration::from_secs(60);
+/// Pause between two checks of which waiting sandbox is the largest.
+const LARGEST_CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// Limit for the space of a killed sandbox to become free, before the next one is killed.
+const RELEASE_LIMIT: Duration = Duration::from_secs(10);
+/// Bytes of an overlay's tables, in addition to its blocks: less than a thousandth of its data, plus this.
 const METADATA_BYTES: u64 = 1 << 20;
 
-/// How disk space is shared.
+/// Configuration of the division of disk space.
 #[derive(Debug, Clone)]
 pub struct DiskConfig {
-    /// A folder on the disk.
+    /// Folder on the disk.
     pub folder: PathBuf,
     /// Bytes that sandboxes never get.
     pub reserve_bytes: u64,
-    /// A sandbox's disk is this many times its share.
+    /// Ratio of a sandbox's disk to its share.
     pub overcommit: u32,
 }
 
-/// There is no room for another sandbox.
+/// Lack of disk space for another sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a sandbox needs {share_mib} MiB of disk, and {free_mib} MiB are free besides the reserve: end sandboxes, free some space, \
+    "a sandbox needs {share_mib} MiB of disk, and {free_mib} MiB are free besides the reserve: kill sandboxes, free some space, \
      or raise --disk-overcommit"
 )]
-pub struct NoRoom {
-    /// What it would get for certain.
+pub struct InsufficientDisk {
+    /// Share of the sandbox.
     pub share_mib: u64,
-    /// What is free.
+    /// Free space outside of the reserve.
     pub free_mib: u64,
 }
 
-/// The disk space of a node. Cheap to clone.
+/// Disk space of a node. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct DiskRoom {
+pub struct DiskSpace {
     inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
 struct Inner {
     config: DiskConfig,
-    /// Held from the look at what is free until the share is taken: two overlays must not count on the same space. Only
-    /// blocking threads wait for it.
+    /// Locked from the measurement of free space until the share is allocated, so that two overlays cannot use the same
+    /// space.
+    ///
+    /// Only blocking threads wait for it.
     admission: Mutex<()>,
     overlays: Mutex<BTreeMap<PathBuf, Overlay>>,
-    /// Bytes neither reserved nor promised, at the last look.
-    unpromised_bytes: AtomicU64,
+    /// Bytes neither reserved nor committed, at the last measurement.
+    uncommitted_bytes: AtomicU64,
     is_short: watch::Sender<bool>,
-    /// When a sandbox ended last to make room.
-    last_to_go: Mutex<Option<Instant>>,
+    /// Time at which a sandbox was last selected to be killed for space.
+    last_selected: Mutex<Option<Instant>>,
 }
 
-/// An overlay that was made, until its file is gone.
+/// An overlay, from its creation until its file is removed.
 #[derive(Debug)]
 struct Overlay {
     share_bytes: u64,
-    /// Its sandbox waits for room; how much it takes.
-    waits_with: Option<u64>,
+    /// Allocated bytes, if its sandbox waits for space.
+    waiting_bytes: Option<u64>,
 }
 
-impl DiskRoom {
-    /// The room on a disk; [`run`](Self::run) has to be spawned for those that wait for it. Blocks for as long as the file
-    /// system takes to answer.
+impl DiskSpace {
+    /// Opens the disk space below the folder of `config`. Blocks on the file system.
+    ///
+    /// [`run`](Self::run) must be spawned for sandboxes to notice a lack of space.
     pub fn open(config: DiskConfig) -> io::Result<Self> {
         let (is_short, _) = watch::channel(false);
-        let unpromised_bytes = AtomicU64::new(0);
+        let uncommitted_bytes = AtomicU64::new(0);
         let inner = Inner {
             config,
             admission: Mutex::default(),
             overlays: Mutex::default(),
-            unpromised_bytes,
+            uncommitted_bytes,
             is_short,
-            last_to_go: Mutex::default(),
+            last_selected: Mutex::default(),
         };
-        let room = Self { inner: Arc::new(inner) };
-        room.look()?;
-        Ok(room)
+        let space = Self { inner: Arc::new(inner) };
+        space.measure()?;
+        Ok(space)
     }
 
     fn overlays(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Overlay>> {
-        // Every section is one step on a valid map, so a panic elsewhere leaves it valid.
+        // Every critical section is one step on a valid map, so a panic elsewhere leaves it valid.
         self.inner.overlays.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a sandbox with a disk of this size is certain to get.
+    /// Returns the share of a sandbox with a disk of this size, with its tables.
     fn share_bytes(&self, disk_bytes: u64) -> u64 {
         disk_bytes.div_ceil(u64::from(self.inner.config.overcommit.max(1))) + METADATA_BYTES
     }
 
-    /// Bytes that are neither reserved nor promised: where the file system cannot allocate, or a guest has given blocks back,
-    /// a share is not taken yet.
-    fn unpromised(&self) -> io::Result<u64> {
+    /// Returns the bytes that are neither reserved nor committed.
+    ///
+    /// Part of a share is committed but not allocated if the file system cannot allocate or a guest has discarded
+    /// blocks.
+    fn uncommitted(&self) -> io::Result<u64> {
         let shares: Vec<(PathBuf, u64)> =
             self.overlays().iter().map(|(path, overlay)| (path.clone(), overlay.share_bytes)).collect();
-        let mut promised = self.inner.config.reserve_bytes;
+        let mut committed = self.inner.config.reserve_bytes;
         for (path, share) in shares {
             match allocated_bytes(&path) {
-                Ok(allocated) => promised = promised.saturating_add(share.saturating_sub(allocated)),
-                // It was removed with its sandbox.
+                Ok(allocated) => committed = committed.saturating_add(share.saturating_sub(allocated)),
+                // The file was removed with its sandbox.
                 Err(_) => drop(self.overlays().remove(&path)),
             }
         }
-        Ok(free_bytes(&self.inner.config.folder)?.saturating_sub(promised))
+        Ok(free_bytes(&self.inner.config.folder)?.saturating_sub(committed))
     }
 
-    /// How many more sandboxes with disks of this size had room at the last look.
+    /// Returns how many more sandboxes with disks of this size would have fit at the last measurement.
     #[must_use]
-    pub fn more(&self, disk_bytes: u64) -> usize {
-        let unpromised = self.inner.unpromised_bytes.load(Ordering::Relaxed);
-        usize::try_from(unpromised / self.share_bytes(disk_bytes)).unwrap_or(usize::MAX)
+    pub fn fitting_sandboxes(&self, disk_bytes: u64) -> usize {
+        let uncommitted = self.inner.uncommitted_bytes.load(Ordering::Relaxed);
+        usize::try_from(uncommitted / self.share_bytes(disk_bytes)).unwrap_or(usize::MAX)
     }
 
-    /// Refuses what has no room. Blocks.
+    /// Checks that there is space for the share of a sandbox. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::InsufficientDisk`] if there is not.
     pub fn check(&self, disk_bytes: u64) -> Result<(), Error> {
         self.admit(disk_bytes).map(drop)
     }
 
     fn admit(&self, disk_bytes: u64) -> Result<u64, Error> {
-        let error = |source| Error::File { action: "asking for the free space of", path: self.folder(), source };
-        let (share, free) = (self.share_bytes(disk_bytes), self.unpromised().map_err(error)?);
+        let error = |source| Error::File { action: "reading the free space of", path: self.folder(), source };
+        let (share, free) = (self.share_bytes(disk_bytes), self.uncommitted().map_err(error)?);
         if share > free {
-            return Err(Error::NoRoom(NoRoom { share_mib: share >> 20, free_mib: free >> 20 }));
+            return Err(Error::InsufficientDisk(InsufficientDisk { share_mib: share >> 20, free_mib: free >> 20 }));
         }
         Ok(share)
     }
@@ -160,7 +168,9 @@ impl DiskRoom {
         self.inner.config.folder.clone()
     }
 
-    /// Makes an overlay with its share. Blocks. What fails leaves nothing but a file that its owner removes.
+    /// Creates an overlay and allocates its share. Blocks.
+    ///
+    /// After an error the file may exist; the caller removes it.
     pub fn create_overlay(&self, path: &Path, disk_bytes: u64) -> Result<(), Error> {
         let _admission = self.inner.admission.lock().unwrap_or_else(PoisonError::into_inner);
         let share_bytes = self.admit(disk_bytes)?;
@@ -170,109 +180,110 @@ impl DiskRoom {
             path: path.to_owned(),
             source,
         })?;
-        self.overlays().insert(path.to_owned(), Overlay { share_bytes, waits_with: None });
+        self.overlays().insert(path.to_owned(), Overlay { share_bytes, waiting_bytes: None });
         Ok(())
     }
 
-    /// Looks at the disk until `stop`.
+    /// Measures the disk until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(LOOK_PERIOD)).await.is_some() {
-            let room = self.clone();
-            // A file system may take its time to answer.
-            match tokio::task::spawn_blocking(move || room.look()).await {
-                Ok(Ok(free)) => self.note(free),
-                Ok(Err(error)) => tracing::warn!(%error, "the free space of the disk cannot be found out"),
-                // The runtime stops.
+        while stop.run_until_cancelled(tokio::time::sleep(POLL_INTERVAL)).await.is_some() {
+            let space = self.clone();
+            // A file system may be slow to reply.
+            match tokio::task::spawn_blocking(move || space.measure()).await {
+                Ok(Ok(free)) => self.update_shortage(free),
+                Ok(Err(error)) => tracing::warn!(%error, "could not read the free space of the disk"),
+                // The runtime is shutting down.
                 Err(_) => return,
             }
         }
     }
 
-    /// Returns what is free, the reserve included.
-    fn look(&self) -> io::Result<u64> {
-        let unpromised = self.unpromised()?;
-        self.inner.unpromised_bytes.store(unpromised, Ordering::Relaxed);
+    /// Updates the number of available bytes; returns the free bytes, including the reserve.
+    fn measure(&self) -> io::Result<u64> {
+        let uncommitted = self.uncommitted()?;
+        self.inner.uncommitted_bytes.store(uncommitted, Ordering::Relaxed);
         free_bytes(&self.inner.config.folder)
     }
 
-    fn note(&self, free_bytes: u64) {
+    fn update_shortage(&self, free_bytes: u64) {
         let reserve = self.inner.config.reserve_bytes;
         self.inner.is_short.send_if_modified(|is_short| {
-            // Room for a while, and not for the next moment only.
+            // A shortage ends only with an eighth of the reserve more, so that it does not return immediately.
             let was = std::mem::replace(is_short, free_bytes < if *is_short { reserve + reserve / 8 } else { reserve });
             if was != *is_short {
                 tracing::warn!(
                     free_mib = free_bytes >> 20,
                     reserve_mib = reserve >> 20,
                     short = *is_short,
-                    "disk space"
+                    "disk space shortage changed"
                 );
             }
             was != *is_short
         });
     }
 
-    /// Waits until the disk is short and this overlay takes more than its share. Cancel safe.
-    pub(crate) async fn over_share(&self, path: &Path) {
+    /// Waits until the disk is short of space and this overlay exceeds its share. Cancel safe.
+    pub(crate) async fn exceeds_share(&self, path: &Path) {
         let mut is_short = self.inner.is_short.subscribe();
         loop {
-            // The sender lives as long as this.
+            // The sender lives as long as `self`.
             let _ = is_short.wait_for(|is_short| *is_short).await;
             let share = self.overlays().get(path).map(|overlay| overlay.share_bytes);
             let allocated = allocated_bytes(path).unwrap_or(0);
             if share.is_some_and(|share| allocated > share) {
                 return;
             }
-            // It may grow while the disk is short.
-            tokio::time::sleep(LOOK_PERIOD).await;
+            // The overlay may grow during the shortage.
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Waits until the disk has room again; `false` when it is this overlay that has to go for it. Cancel safe.
-    pub(crate) async fn room(&self, path: &Path) -> bool {
-        let waiting = Waiting { room: self, path };
+    /// Waits until the disk has space again; returns false if this sandbox must be killed for it. Cancel safe.
+    pub(crate) async fn wait_for_space(&self, path: &Path) -> bool {
+        let waiting = Waiting { space: self, path };
         waiting.set(Some(allocated_bytes(path).unwrap_or(0)));
         let mut is_short = self.inner.is_short.subscribe();
-        // One look at least: a write that found no space came before the look that says so.
-        let until = Instant::now() + PATIENCE;
-        tokio::time::sleep(2 * LOOK_PERIOD).await;
+        // At least one measurement must follow: the write that found no space may precede the one that shows the
+        // shortage.
+        let until = Instant::now() + WAIT_LIMIT;
+        tokio::time::sleep(2 * POLL_INTERVAL).await;
         loop {
-            let turn = until.max(Instant::now() + TURN);
+            let turn = until.max(Instant::now() + LARGEST_CHECK_INTERVAL);
             if tokio::time::timeout_at(turn, is_short.wait_for(|is_short| !*is_short)).await.is_ok() {
                 return true;
             }
-            if self.has_to_go(path) {
+            if self.must_stop(path) {
                 return false;
             }
         }
     }
 
-    /// Whether this one ends to make room: the largest of those that wait, and one at a time.
-    fn has_to_go(&self, path: &Path) -> bool {
-        let mut last = self.inner.last_to_go.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_some_and(|last| last.elapsed() < RELEASE) {
+    /// Returns true if this sandbox must be killed for space: the largest that waits, one at a time.
+    fn must_stop(&self, path: &Path) -> bool {
+        let mut last = self.inner.last_selected.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|last| last.elapsed() < RELEASE_LIMIT) {
             return false;
         }
         let overlays = self.overlays();
-        let waiting = overlays.iter().filter_map(|(path, overlay)| Some((overlay.waits_with?, path)));
-        let goes = waiting.max().is_none_or(|(_, largest)| largest == path);
-        if goes {
+        let waiting = overlays.iter().filter_map(|(path, overlay)| Some((overlay.waiting_bytes?, path)));
+        let is_selected = waiting.max().is_none_or(|(_, largest)| largest == path);
+        if is_selected {
             *last = Some(Instant::now());
         }
-        goes
+        is_selected
     }
 }
 
-/// A sandbox that waits for room, until dropped.
+/// Mark of a sandbox that waits for space, removed on drop.
 struct Waiting<'a> {
-    room: &'a DiskRoom,
+    space: &'a DiskSpace,
     path: &'a Path,
 }
 
 impl Waiting<'_> {
-    fn set(&self, waits_with: Option<u64>) {
-        if let Some(overlay) = self.room.overlays().get_mut(self.path) {
-            overlay.waits_with = waits_with;
+    fn set(&self, waiting_bytes: Option<u64>) {
+        if let Some(overlay) = self.space.overlays().get_mut(self.path) {
+            overlay.waiting_bytes = waiting_bytes;
         }
     }
 }

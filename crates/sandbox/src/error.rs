@@ -1,41 +1,39 @@
-//! Why a sandbox could not be run.
+//! Errors of running a sandbox.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why a sandbox could not be run. Nothing of it is left when this is told.
+/// Failure to run a sandbox. Its resources are released before this is returned.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The snapshot was taken on another kind of machine.
+    /// The snapshot was taken on another platform.
     #[error("the build was made with {property} {theirs}, this node has {ours}: build the template again here")]
     Platform {
-        /// What differs.
+        /// Differing property.
         property: &'static str,
-        /// This node's.
+        /// Value of this node.
         ours: String,
-        /// The snapshot's.
+        /// Value of the snapshot.
         theirs: String,
     },
-    /// No network.
-    #[error("getting a network slot")]
+    /// No network slot was acquired.
+    #[error("acquiring a network slot")]
     Network(#[source] hearth_network::Error),
-    /// No control group.
-    #[error("making a control group")]
+    /// No control group was created.
+    #[error("creating a control group")]
     Cgroup(#[source] hearth_host::cgroup::Error),
-    /// No disk space.
+    /// The disk lacks space for the sandbox's share.
     #[error("reserving disk space")]
-    NoRoom(#[source] crate::NoRoom),
-    /// No writable disk.
-    #[error("making the disk overlay")]
+    InsufficientDisk(#[source] crate::InsufficientDisk),
+    /// No overlay was created.
+    #[error("creating the disk overlay")]
     Overlay(#[source] hearth_artifact::OverlayError),
-    /// A file could not be made.
+    /// A file operation failed.
     #[error("{action} `{}`", path.display())]
     File {
-        /// What was tried.
+        /// Attempted action.
         action: &'static str,
-        /// On what.
         path: PathBuf,
-        /// Why it failed.
         source: io::Error,
     },
     /// The VM could not be restored.
@@ -44,16 +42,16 @@ pub enum Error {
     /// The guest daemon did not accept the sandbox's identity.
     #[error("the guest did not become ready")]
     Guest(#[source] hearth_envd_api::Error),
-    /// The VM ended before the guest was ready.
-    #[error("the VM ended before its guest was ready")]
-    VmEnded,
-    /// It was killed while it was assembled.
+    /// The VM exited before the guest was ready.
+    #[error("the VM exited before its guest was ready")]
+    VmExited,
+    /// A kill was requested during assembly.
     #[error("the sandbox was killed while it was started")]
     Killed,
 }
 
 impl Error {
-    /// Whether the host has run out of something that comes back: the same request may succeed later.
+    /// Returns true if the host has temporarily run out of a resource: the same request may succeed later.
     #[must_use]
     pub fn is_exhaustion(&self) -> bool {
         hearth_host::exhaustion::is_exhaustion(self)

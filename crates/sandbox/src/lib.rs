@@ -1,47 +1,48 @@
-//! One sandbox on one node: assemble, drive, tear down.
+//! One sandbox on one node: assemble, run, tear down.
 //!
-//! [`start`] gives a [`Handle`] at once and a task that owns everything of the sandbox: folder, overlay, network slot,
-//! control group, VM. Others hold handles: they ask the task to end the sandbox, and watch its [`State`].
+//! [`start`] returns a [`Handle`] immediately and spawns a task that owns everything of the sandbox: folder, overlay,
+//! network slot, control group, VM. Handles request a kill of the sandbox and watch its [`State`].
 //!
 //! ```text
-//!   Assembling ──> Running ──> Stopping ──> Stopped(why)
-//!       └──────────────────────────┘
-//!   Assembling ──> Failed(why)          nothing is left of the attempt
+//!   Assembling ──> Running ──> Stopping ──> Stopped(reason)
+//!       └──> Failed(error)     also after a kill; nothing of the attempt remains
 //! ```
 //!
-//! Assembling goes through by-value phases ([`assemble`](mod@assemble)), each of which can undo itself; whatever fails or is
-//! killed half-way is released in reverse order before the failure is told. Release is explicit and awaited; nothing here
-//! relies on `Drop`. A kill outranks everything: it is looked at between phases and while waiting for the guest.
+//! Assembly goes through by-value phases ([`assemble`](mod@assemble)), each of which can undo itself. After a failure
+//! or a kill everything acquired so far is released in reverse order, before the failure is reported. Resources are
+//! released explicitly and the release is awaited; no `Drop` does it. A kill outranks everything: it is checked before
+//! the VM is restored and while waiting for the guest.
 //!
-//! While it runs, one connection to its daemon is kept: the guest's log comes over it ([`link`](mod@link)). Every few seconds
-//! the daemon is asked what the guest uses ([`metrics`](mod@metrics)).
+//! While the sandbox runs, a connection to the guest daemon stays open and carries the guest's log
+//! ([`guest_log`](mod@guest_log)). Every few seconds the node requests the guest's metrics ([`metrics`](mod@metrics)).
 //!
-//! Disk space is shared out by [`disk`](mod@disk); what cannot be removed at an end is tried again by [`remains`](mod@remains).
+//! [`disk`](mod@disk) divides the disk space among sandboxes; [`leftovers`](mod@leftovers) retries removals that
+//! failed.
 //!
-//! Neighbours: `orchestrator` keeps the handles in its registry; `network`, `artifact` and `vmm` give the parts;
-//! `envd-api` speaks to the guest; `analytics` keeps what guests say and use.
+//! Neighbours: `orchestrator` stores the handles in its registry; `network`, `artifact` and `vmm` provide slots,
+//! artifact sets and VMs; `envd-api` is the client of the guest daemon; `analytics` stores logs and metrics.
 
 #![forbid(unsafe_code)]
 
 mod assemble;
 mod config;
+mod connector;
 mod disk;
 mod error;
-mod link;
+mod guest_log;
+mod leftovers;
 mod metrics;
-mod reach;
 mod reclaim;
-mod remains;
 mod state;
 mod task;
 
-pub use config::{Config, Parts};
-pub use disk::{DiskConfig, DiskRoom, NoRoom};
+pub use config::{Config, NodeResources};
+pub use connector::GuestConnector;
+pub use disk::{DiskConfig, DiskSpace, InsufficientDisk};
 pub use error::Error;
-pub use link::GuestLogs;
+pub use guest_log::GuestLogs;
+pub use leftovers::Leftovers;
 pub use metrics::GuestSamples;
-pub use reach::Reach;
 pub use reclaim::reclaim;
-pub use remains::Remains;
 pub use state::{EndReason, State};
 pub use task::{Handle, start};

@@ -1,4 +1,4 @@
-//! What a daemon that died leaves behind.
+//! Cleanup after a daemon that crashed.
 
 use std::fs;
 use std::path::Path;
@@ -7,20 +7,20 @@ use hearth_host::process::Process;
 
 use crate::{Config, Error};
 
-/// Ends every VM that an earlier daemon of this node left, and removes its folder. Returns how many there were. Network
-/// slots and control groups are reclaimed by their own rooms.
+/// Kills every VM of an earlier daemon of this node and removes its folder; returns their number.
 ///
-/// A VMM is recognised by its folder's path among its arguments, which its guest cannot change.
+/// Network slots and control groups are reclaimed by `network` and `host`. A VMM is recognised by its folder's path
+/// among its arguments, which its guest cannot change.
 ///
 /// # Errors
-/// The folder of executions cannot be made or listed.
+/// The folder of executions cannot be created or listed.
 pub async fn reclaim(config: &Config) -> Result<usize, Error> {
     let error = |action| move |source| Error::File { action, path: config.folder.clone(), source };
     fs::create_dir_all(&config.folder).map_err(error("creating"))?;
     let mut reclaimed = 0;
     for entry in fs::read_dir(&config.folder).map_err(error("listing"))? {
         let folder = entry.map_err(error("listing"))?.path();
-        end_processes(&folder).await;
+        kill_processes(&folder).await;
         if let Err(error) = fs::remove_dir_all(&folder) {
             tracing::warn!(path = %folder.display(), %error, "could not remove a sandbox's folder");
         }
@@ -29,9 +29,9 @@ pub async fn reclaim(config: &Config) -> Result<usize, Error> {
     Ok(reclaimed)
 }
 
-async fn end_processes(folder: &Path) {
+async fn kill_processes(folder: &Path) {
     for process in Process::find_by_argument(&folder.to_string_lossy()) {
-        tracing::info!(pid = process.pid(), folder = %folder.display(), "ending the VM of a daemon that died");
+        tracing::info!(pid = process.pid(), folder = %folder.display(), "killing a VM of an earlier daemon");
         if let Err(error) = process.kill() {
             tracing::warn!(pid = process.pid(), %error, "could not kill a VMM");
         }

@@ -1,7 +1,7 @@
-//! The task that owns a sandbox, and the handle others hold.
+//! The task that owns a sandbox, and the handle that others hold.
 //!
-//! The task is the only one that touches the sandbox's parts. A handle sends it one kind of request (end), which is a token
-//! and so cannot queue up or be lost, and watches the state. The handle's reach of the guest is set once.
+//! Only the task touches the sandbox's resources. A handle can send one request (kill), a cancellation token that can
+//! neither queue up nor get lost; and it watches the state. The connector to the guest is set once.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -15,16 +15,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::assemble::{Assembled, assemble};
-use crate::link::Link;
-use crate::metrics::Meter;
-use crate::reach::Reach;
+use crate::connector::GuestConnector;
+use crate::guest_log::LogFollower;
+use crate::metrics::Sampler;
 use crate::state::{EndReason, State};
-use crate::{Config, Error, Parts};
+use crate::{Config, Error, NodeResources};
 
-/// How long the last lines of a sandbox's log may take to be kept when it ends.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
+/// Limit for storing the last lines of a sandbox's log at its end.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
-/// A sandbox, as its node's registry and proxy see it. Cheap to clone.
+/// Handle of a sandbox for its node's registry and proxy. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
     inner: Arc<Inner>,
@@ -37,14 +37,16 @@ struct Inner {
     team_id: TeamId,
     resources: Resources,
     state: watch::Receiver<State>,
-    reach: OnceLock<Reach>,
+    connector: OnceLock<GuestConnector>,
     kill: CancellationToken,
     closed: CancellationToken,
 }
 
-/// Starts a sandbox in a task of `tasks` and returns its handle; follow [`Handle::started`]. A cancelled `tasks` ends it.
+/// Starts a sandbox in a task of `tasks` and returns its handle; wait with [`Handle::started`].
+///
+/// Cancelling `tasks` stops the sandbox.
 #[must_use]
-pub fn start(config: Arc<Config>, parts: Parts, spec: SandboxSpec, set: ArtifactSet, tasks: &TaskSet) -> Handle {
+pub fn start(config: Arc<Config>, node: NodeResources, spec: SandboxSpec, set: ArtifactSet, tasks: &TaskSet) -> Handle {
     let (sender, receiver) = watch::channel(State::Assembling);
     let handle = Handle {
         inner: Arc::new(Inner {
@@ -53,7 +55,7 @@ pub fn start(config: Arc<Config>, parts: Parts, spec: SandboxSpec, set: Artifact
             team_id: spec.team_id,
             resources: set.manifest().resources,
             state: receiver,
-            reach: OnceLock::new(),
+            connector: OnceLock::new(),
             kill: CancellationToken::new(),
             closed: CancellationToken::new(),
         }),
@@ -62,49 +64,46 @@ pub fn start(config: Arc<Config>, parts: Parts, spec: SandboxSpec, set: Artifact
         "sandbox",
         team = %spec.team_id, sandbox = %spec.sandbox_id, execution = %spec.execution_id, build = %spec.build_id
     );
-    let owner = Owner { config, parts, state: sender, inner: Arc::clone(&handle.inner), node: tasks.token() };
+    let owner = Owner { config, node, state: sender, inner: Arc::clone(&handle.inner), shutdown: tasks.token() };
     tasks.spawn("sandbox", owner.run(spec, set).instrument(span));
     handle
 }
 
 impl Handle {
-    /// The sandbox.
     #[must_use]
     pub fn sandbox_id(&self) -> &SandboxId {
         &self.inner.sandbox_id
     }
 
-    /// This run of it.
+    /// Returns the id of this run of the sandbox.
     #[must_use]
     pub fn execution_id(&self) -> ExecutionId {
         self.inner.execution_id
     }
 
-    /// Whose it is.
     #[must_use]
     pub fn team_id(&self) -> TeamId {
         self.inner.team_id
     }
 
-    /// Its virtual hardware.
     #[must_use]
     pub fn resources(&self) -> Resources {
         self.inner.resources
     }
 
-    /// The state now and from now on.
+    /// Returns a receiver of the current and all later states.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<State> {
         self.inner.state.clone()
     }
 
-    /// How the guest is reached; `None` until it runs.
+    /// Returns the connector to the guest's ports; `None` until the sandbox runs.
     #[must_use]
-    pub fn reach(&self) -> Option<&Reach> {
-        self.inner.reach.get()
+    pub fn connector(&self) -> Option<&GuestConnector> {
+        self.inner.connector.get()
     }
 
-    /// Cancelled when the sandbox begins to end: connections to its guest are cut then.
+    /// Returns a token that is cancelled when the sandbox begins to stop; connections to its guest are closed then.
     #[must_use]
     pub fn closed(&self) -> CancellationToken {
         self.inner.closed.clone()
@@ -113,11 +112,11 @@ impl Handle {
     /// Waits until the sandbox runs and returns the guest daemon's version. Cancel safe.
     ///
     /// # Errors
-    /// Why it does not run, or no longer does.
+    /// The sandbox failed to start, or has stopped already.
     pub async fn started(&self) -> Result<String, Arc<Error>> {
         let mut state = self.state();
         let settled = state.wait_for(|state| !matches!(state, State::Assembling | State::Stopping)).await;
-        // The owner sets a final state before it ends, unless its runtime is torn down under it.
+        // The owner sets a final state before it returns, unless its runtime is shut down.
         match settled.as_deref() {
             Ok(State::Running { envd_version }) => Ok(envd_version.clone()),
             Ok(State::Failed(error)) => Err(Arc::clone(error)),
@@ -125,33 +124,35 @@ impl Handle {
         }
     }
 
-    /// Ends the sandbox and waits until nothing of it is left. Idempotent; the end goes on when the future is dropped.
+    /// Kills the sandbox and waits until its resources are released.
+    ///
+    /// Idempotent. The kill continues if the future is dropped.
     pub async fn kill(&self) {
         self.inner.kill.cancel();
         let mut state = self.state();
-        // An error means that the owner is gone, so nothing is left either.
+        // An error means that the owner has ended, so its resources are released.
         let _ = state.wait_for(State::is_final).await;
     }
 }
 
 struct Owner {
     config: Arc<Config>,
-    parts: Parts,
+    node: NodeResources,
     state: watch::Sender<State>,
     inner: Arc<Inner>,
-    node: CancellationToken,
+    shutdown: CancellationToken,
 }
 
 impl Owner {
     async fn run(self, spec: SandboxSpec, set: ArtifactSet) {
-        // The node's stop ends an assembly the same way a kill does.
+        // The node's shutdown stops an assembly in the same way as a kill.
         let kill = self.inner.kill.clone();
-        let node = self.node.clone();
-        let assembling = assemble(&self.config, &self.parts, &spec, &set, &kill);
+        let shutdown = self.shutdown.clone();
+        let assembling = assemble(&self.config, &self.node, &spec, &set, &kill);
         tokio::pin!(assembling);
         let result = tokio::select! {
             result = &mut assembling => result,
-            () = node.cancelled() => {
+            () = shutdown.cancelled() => {
                 kill.cancel();
                 assembling.await
             }
@@ -160,7 +161,7 @@ impl Owner {
             Ok(assembled) => self.drive(assembled, &spec).await,
             Err(error) => {
                 self.inner.closed.cancel();
-                self.become_(State::Failed(Arc::new(error)));
+                self.set_state(State::Failed(Arc::new(error)));
             }
         }
     }
@@ -172,36 +173,36 @@ impl Owner {
             template_id: Some(spec.template_id.clone()),
             execution_id: spec.execution_id,
         };
-        let mut link =
-            Link::new(Arc::clone(&assembled.client), assembled.init.clone(), Arc::clone(&self.config), source);
-        let mut meter = Meter::new(Arc::clone(&assembled.client), self.config.samples.clone(), spec);
+        let mut follower =
+            LogFollower::new(Arc::clone(&assembled.client), assembled.init.clone(), Arc::clone(&self.config), source);
+        let mut sampler = Sampler::new(Arc::clone(&assembled.client), self.config.samples.clone(), spec);
         let envd_version = assembled.envd_version.clone();
-        // The only place that sets it.
-        let _ = self.inner.reach.set(assembled.reach());
-        self.become_(State::Running { envd_version });
+        // This is the only place that sets it.
+        let _ = self.inner.connector.set(assembled.connector());
+        self.set_state(State::Running { envd_version });
         let reason = tokio::select! {
             biased;
             () = self.inner.kill.cancelled() => EndReason::Killed,
-            () = self.node.cancelled() => EndReason::NodeStopped,
-            reason = assembled.ended(&self.parts.disk) => reason,
-            () = link.run() => unreachable!("the guest is followed for ever"),
-            () = meter.run() => unreachable!("the guest is sampled for ever"),
+            () = self.shutdown.cancelled() => EndReason::NodeStopped,
+            reason = assembled.ended(&self.node.disk) => reason,
+            () = follower.run() => unreachable!("the log is followed for ever"),
+            () = sampler.run() => unreachable!("the guest is sampled for ever"),
         };
         self.inner.closed.cancel();
-        self.become_(State::Stopping);
-        // A disk that does not answer must not hold the release up.
-        let flushed = tokio::time::timeout(FLUSH_PATIENCE, link.flush());
-        let ((), _kept) = tokio::join!(assembled.release(&self.parts), flushed);
-        self.become_(State::Stopped(reason));
+        self.set_state(State::Stopping);
+        // A slow disk must not delay the release.
+        let flushed = tokio::time::timeout(FLUSH_LIMIT, follower.flush());
+        let ((), _kept) = tokio::join!(assembled.release(&self.node), flushed);
+        self.set_state(State::Stopped(reason));
     }
 
-    fn become_(&self, next: State) {
+    fn set_state(&self, next: State) {
         self.state.send_modify(|state| {
-            // A wrong move is a mistake in this file: no input leads here.
-            if let Err(reason) = state.may_become(&next) {
+            // An illegal transition is a bug in this file: no input leads to it.
+            if let Err(reason) = state.check_transition(&next) {
                 unreachable!("{reason}: {state:?} to {next:?}");
             }
-            tracing::info!(from = ?state, to = ?next, "sandbox state");
+            tracing::info!(from = ?state, to = ?next, "sandbox state changed");
             *state = next;
         });
     }

@@ -3,8 +3,9 @@
 use std::io;
 use std::pin::Pin;
 
-use hearth_envd_api::{Client as Guest, Output, PORT};
+use hearth_envd_api::{Client as Guest, Output};
 use hearth_types::Secret;
+use hearth_types::guest::DAEMON_PORT;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::net::TcpStream;
 
@@ -34,7 +35,8 @@ impl Sandbox {
 
     /// What tells the edge which sandbox is meant, and the guest daemon that we may.
     pub(crate) fn headers(&self) -> Vec<(&'static str, String)> {
-        let mut headers = vec![("e2b-sandbox-id", self.sandbox_id.clone()), ("e2b-sandbox-port", PORT.to_string())];
+        let mut headers =
+            vec![("e2b-sandbox-id", self.sandbox_id.clone()), ("e2b-sandbox-port", DAEMON_PORT.to_string())];
         if let Some(token) = &self.token {
             headers.push(("x-access-token", token.expose().to_owned()));
         }

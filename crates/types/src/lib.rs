@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod guest;
 pub mod id;
 mod ingress;
 mod machine;

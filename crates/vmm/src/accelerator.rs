@@ -1,24 +1,25 @@
-//! What executes a guest's instructions, decided by proof.
+//! Choice of the accelerator that executes a guest's instructions.
 //!
-//! A `/dev/kvm` that opens is not proof: a paravirtual KVM module (`kvm_pvm`) accepts every call and then emulates an
-//! ordinary kernel instruction by instruction until it dies. So `auto` looks at the host's modules first and then boots the
-//! guest kernel once, with a short deadline, and remembers the verdict for this boot of the host, this kernel and this VMM.
+//! A `/dev/kvm` that opens is no proof that KVM works: a paravirtual KVM module (`kvm_pvm`) accepts every call and then
+//! emulates an ordinary kernel instruction by instruction until it crashes. Unless emulation is configured, the driver
+//! checks the host's modules first, then boots the guest kernel once with a short deadline, and stores the verdict for
+//! this boot of the host, this kernel and this VMM.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-/// What executes guest instructions.
+/// Executor of guest instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accelerator {
     /// The CPU's virtualization, through `/dev/kvm`.
     Kvm,
-    /// QEMU's software emulation: works everywhere, several times slower.
+    /// QEMU's software emulation: works on every host, several times slower.
     Tcg,
 }
 
 impl Accelerator {
-    /// The name that configuration, manifests and people use.
+    /// Returns the name used in configuration, manifests and messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -32,80 +33,79 @@ impl Accelerator {
     }
 }
 
-/// What the operator wants.
+/// Accelerator that the operator requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AcceleratorChoice {
-    /// KVM if it proves itself, emulation otherwise.
+    /// KVM if a test boot succeeds, emulation otherwise.
     #[default]
     Auto,
-    /// KVM or an error.
+    /// KVM, or an error if it does not work.
     Kvm,
     /// Emulation.
     Tcg,
 }
 
-/// What was found out.
+/// Accelerator in use, and the reason for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// The accelerator in use.
     pub accelerator: Accelerator,
-    /// Why, in one sentence for people.
+    /// One sentence for operators.
     pub reason: String,
 }
 
-/// What the host's files say, before anything is booted.
+/// Result of the checks that boot nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Hint {
+pub(crate) enum KvmCheck {
     /// KVM cannot work, for this reason.
-    Impossible(String),
-    /// KVM may work: prove it.
-    Possible,
+    Unusable(String),
+    /// KVM may work; only a test boot proves it.
+    Untested,
 }
 
-/// Judges by the device file and the loaded modules below `sys_module` (normally `/sys/module`).
-pub(crate) fn hint(kvm_device: &Path, sys_module: &Path) -> Hint {
+/// Checks the device file and the loaded modules below `sys_module` (normally `/sys/module`).
+pub(crate) fn check_kvm(kvm_device: &Path, sys_module: &Path) -> KvmCheck {
     if !kvm_device.exists() {
-        return Hint::Impossible(format!(
+        return KvmCheck::Unusable(format!(
             "{} does not exist: the CPU's virtualization is off, or this is a VM without nested virtualization",
             kvm_device.display()
         ));
     }
     if let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open(kvm_device) {
-        return Hint::Impossible(format!(
+        return KvmCheck::Unusable(format!(
             "{} cannot be opened ({error}): run as root or join the group that owns it",
             kvm_device.display()
         ));
     }
     let hardware = ["kvm_intel", "kvm_amd"].iter().any(|module| sys_module.join(module).exists());
     if sys_module.join("kvm_pvm").exists() && !hardware {
-        return Hint::Impossible(
+        return KvmCheck::Unusable(
             "this host's KVM is paravirtual (module kvm_pvm): it cannot run an ordinary guest kernel".to_owned(),
         );
     }
-    // KVM may also be built into the kernel, without modules: only the proof tells.
-    Hint::Possible
+    // KVM may be built into the kernel, without modules: only a test boot proves that it works.
+    KvmCheck::Untested
 }
 
-/// For which circumstances a remembered verdict holds.
-pub(crate) struct Circumstances<'a> {
+/// Conditions under which a stored verdict is valid.
+pub(crate) struct VerdictKey<'a> {
     pub(crate) host_boot_id: &'a str,
     pub(crate) kernel_version: &'a str,
     pub(crate) vmm_version: &'a str,
 }
 
-impl Circumstances<'_> {
+impl VerdictKey<'_> {
     fn key(&self) -> String {
         format!("{} {} {}", self.host_boot_id, self.kernel_version, self.vmm_version)
     }
 
-    /// The verdict that was remembered for these circumstances.
-    pub(crate) fn recall(&self, file: &Path) -> Option<Verdict> {
+    /// Loads the verdict stored in `file`, if it was stored under the same conditions.
+    pub(crate) fn load(&self, file: &Path) -> Option<Verdict> {
         let (key, verdict) = read(file)?;
         (key == self.key()).then_some(verdict)
     }
 
-    /// Remembers a verdict. Not being able to is no failure: the next start proves again.
-    pub(crate) fn remember(&self, file: &Path, verdict: &Verdict) {
+    /// Stores a verdict. If that fails, the next start repeats the test boot.
+    pub(crate) fn store(&self, file: &Path, verdict: &Verdict) {
         let value = json!({
             "key": self.key(),
             "accelerator": verdict.accelerator.name(),
@@ -114,12 +114,12 @@ impl Circumstances<'_> {
         let fresh = file.with_extension("new");
         let write = std::fs::write(&fresh, value.to_string()).and_then(|()| std::fs::rename(&fresh, file));
         if let Err(error) = write {
-            tracing::warn!(path = %file.display(), %error, "could not remember which accelerator works");
+            tracing::warn!(path = %file.display(), %error, "could not store the accelerator verdict");
         }
     }
 }
 
-/// What is remembered in a file, and for which circumstances.
+/// Reads a stored verdict and the key of its conditions.
 fn read(file: &Path) -> Option<(String, Verdict)> {
     let value: Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
     let text = |name: &str| value.get(name)?.as_str().map(str::to_owned);
@@ -127,10 +127,11 @@ fn read(file: &Path) -> Option<(String, Verdict)> {
     Some((text("key")?, Verdict { accelerator, reason: text("reason")? }))
 }
 
-/// The verdict that the last proof left in `file`, whatever has changed since. For people who ask what was found out; nothing
-/// is booted.
+/// Returns the verdict stored in `file`, without checking its conditions and without booting anything.
+///
+/// For reports such as `hearth doctor`.
 #[must_use]
-pub fn remembered_verdict(file: &Path) -> Option<Verdict> {
+pub fn stored_verdict(file: &Path) -> Option<Verdict> {
     read(file).map(|(_, verdict)| verdict)
 }
 
@@ -141,33 +142,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_file_is_no_proof() {
+    fn a_device_file_alone_does_not_make_kvm_usable() {
         let root = tempfile::tempdir().expect("temporary folder");
         let device = root.path().join("kvm");
         let modules = root.path().join("module");
         fs::create_dir(&modules).expect("creates");
-        assert!(matches!(hint(&device, &modules), Hint::Impossible(reason) if reason.contains("does not exist")));
+        assert!(
+            matches!(check_kvm(&device, &modules), KvmCheck::Unusable(reason) if reason.contains("does not exist"))
+        );
         fs::write(&device, "").expect("writes");
-        assert_eq!(hint(&device, &modules), Hint::Possible);
+        assert_eq!(check_kvm(&device, &modules), KvmCheck::Untested);
         fs::create_dir(modules.join("kvm_pvm")).expect("creates");
-        assert!(matches!(hint(&device, &modules), Hint::Impossible(reason) if reason.contains("paravirtual")));
+        assert!(matches!(check_kvm(&device, &modules), KvmCheck::Unusable(reason) if reason.contains("paravirtual")));
         fs::create_dir(modules.join("kvm_amd")).expect("creates");
-        assert_eq!(hint(&device, &modules), Hint::Possible);
+        assert_eq!(check_kvm(&device, &modules), KvmCheck::Untested);
     }
 
     #[test]
-    fn a_verdict_holds_for_its_circumstances_only() {
+    fn a_verdict_is_valid_under_the_same_conditions_only() {
         let root = tempfile::tempdir().expect("temporary folder");
         let file = root.path().join("verdict");
-        let here = Circumstances { host_boot_id: "a", kernel_version: "b", vmm_version: "c" };
-        assert_eq!(here.recall(&file), None);
+        let here = VerdictKey { host_boot_id: "a", kernel_version: "b", vmm_version: "c" };
+        assert_eq!(here.load(&file), None);
         let verdict = Verdict { accelerator: Accelerator::Tcg, reason: "because".to_owned() };
-        here.remember(&file, &verdict);
-        assert_eq!(here.recall(&file), Some(verdict.clone()));
-        assert_eq!(remembered_verdict(&file), Some(verdict));
-        let rebooted = Circumstances { host_boot_id: "z", kernel_version: "b", vmm_version: "c" };
-        assert_eq!(rebooted.recall(&file), None);
+        here.store(&file, &verdict);
+        assert_eq!(here.load(&file), Some(verdict.clone()));
+        assert_eq!(stored_verdict(&file), Some(verdict));
+        let rebooted = VerdictKey { host_boot_id: "z", kernel_version: "b", vmm_version: "c" };
+        assert_eq!(rebooted.load(&file), None);
         fs::write(&file, "nonsense").expect("writes");
-        assert_eq!(here.recall(&file), None);
+        assert_eq!(here.load(&file), None);
     }
 }

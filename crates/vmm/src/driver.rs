@@ -6,21 +6,20 @@ use hearth_host::process::Process;
 use hearth_types::Platform;
 
 use crate::accelerator::{AcceleratorChoice, Verdict};
-use crate::machine::{Boot, Kernel, Machine, Saved};
+use crate::machine::{Boot, Kernel, Machine, Snapshot};
 use crate::{Error, qemu};
 
-/// How to drive VMs.
+/// Configuration of a driver.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The QEMU program: a path, or a name to be looked up.
+    /// Path of the QEMU program, or a name to look up.
     pub qemu_program: PathBuf,
-    /// What executes guest instructions.
     pub accelerator: AcceleratorChoice,
-    /// Where verdicts on accelerators are remembered.
+    /// File that stores the verdict on the accelerator.
     pub verdict_file: PathBuf,
 }
 
-/// A driver, proved to work on this host. Cheap to clone.
+/// A driver that works on this host. Cheap to clone.
 #[derive(Debug, Clone)]
 pub enum Driver {
     /// QEMU's `microvm` machine.
@@ -40,16 +39,17 @@ pub struct Paused {
 }
 
 impl Driver {
-    /// Finds the VMM program and settles on an accelerator, by proof where there is doubt: see
-    /// [`Verdict`]. Takes milliseconds, or the length of one probe boot after each start of the host.
+    /// Finds the VMM program and chooses an accelerator, by a test boot if necessary: see [`Verdict`].
+    ///
+    /// Takes milliseconds, or the duration of one test boot after each boot of the host.
     ///
     /// # Errors
-    /// The program is missing or too old, or the accelerator that was demanded does not work here.
+    /// The program is missing or too old, or the required accelerator does not work on this host.
     pub async fn open(config: &Config, kernel: &Kernel) -> Result<Self, Error> {
         Ok(Self::Qemu(qemu::Driver::open(config, kernel).await?))
     }
 
-    /// What was found out about this host's accelerators.
+    /// Returns the accelerator in use and the reason for it.
     #[must_use]
     pub fn verdict(&self) -> &Verdict {
         match self {
@@ -57,7 +57,9 @@ impl Driver {
         }
     }
 
-    /// What a snapshot of a machine with this kind of network backend is bound to (see [`crate::Nic::kind`]).
+    /// Returns the platform to which a snapshot with this kind of network backend is bound.
+    ///
+    /// `nic_kind` is [`crate::Nic::kind`].
     #[must_use]
     pub fn platform(&self, nic_kind: &str) -> Platform {
         match self {
@@ -65,23 +67,25 @@ impl Driver {
         }
     }
 
-    /// Starts a VM from its kernel. It runs when this returns; what its guest does is another question.
+    /// Starts a VM from its kernel. Returns when the VM runs; the guest may still be booting.
     ///
     /// # Errors
-    /// Nothing of the VM is left then but the files it wrote.
+    /// No process of the VM remains, but the files it wrote do.
     pub async fn boot(&self, machine: &Machine, boot: &Boot) -> Result<Running, Error> {
         match self {
             Self::Qemu(driver) => Ok(Running { vm: driver.boot(machine, boot).await? }),
         }
     }
 
-    /// Brings a saved VM back, stopped where it was saved. The machine must have the hardware it was saved with.
+    /// Restores a VM from a snapshot. Its CPUs are stopped at the instruction where it was saved.
+    ///
+    /// The machine must have the hardware of the snapshot.
     ///
     /// # Errors
-    /// Nothing of the VM is left then but the files it wrote.
-    pub async fn restore(&self, machine: &Machine, saved: &Saved) -> Result<Paused, Error> {
+    /// No process of the VM remains, but the files it wrote do.
+    pub async fn restore(&self, machine: &Machine, snapshot: &Snapshot) -> Result<Paused, Error> {
         match self {
-            Self::Qemu(driver) => Ok(Paused { vm: driver.restore(machine, saved).await? }),
+            Self::Qemu(driver) => Ok(Paused { vm: driver.restore(machine, snapshot).await? }),
         }
     }
 }
@@ -95,45 +99,46 @@ impl Running {
         }
     }
 
-    /// The VMM process.
     #[must_use]
     pub fn process(&self) -> &Process {
         self.vm.process()
     }
 
-    /// Waits until the VMM ends, which happens when the guest powers off, crashes or the VMM fails. Cancel safe.
-    pub async fn ended(&self) {
-        self.vm.ended().await;
+    /// Waits until the VMM exits: the guest powered off or crashed, or the VMM failed. Cancel safe.
+    pub async fn exited(&self) {
+        self.vm.exited().await;
     }
 
-    /// Waits until the VMM stops the CPUs because the disk below the overlay has no space for a write of the guest. The guest
-    /// notices nothing: the write is done again when the VM [goes on](Self::go_on). Cancel safe.
+    /// Waits until the VMM stops the CPUs because the disk below the overlay has no space for a write. Cancel safe.
+    ///
+    /// The guest does not notice: the write is repeated when the CPUs [run again](Self::start_cpus).
     pub async fn out_of_space(&mut self) {
         self.vm.out_of_space().await;
     }
 
-    /// Stops the CPUs until the VM [goes on](Self::go_on), which its owner still counts as running.
-    pub async fn hold(&mut self) -> Result<(), Error> {
+    /// Stops the CPUs until [`start_cpus`](Self::start_cpus). The VM still counts as running.
+    pub async fn stop_cpus(&mut self) -> Result<(), Error> {
         self.vm.stop().await
     }
 
-    /// Lets the CPUs run again, after [`hold`](Self::hold) or a lack of space. A VM that runs is success.
-    pub async fn go_on(&mut self) -> Result<(), Error> {
+    /// Lets the CPUs run again, after [`stop_cpus`](Self::stop_cpus) or a lack of space. CPUs that run are success.
+    pub async fn start_cpus(&mut self) -> Result<(), Error> {
         self.vm.resume().await
     }
 
-    /// Opens a way from a free loopback port of the host to a guest port, for a machine with user-mode network, and
-    /// returns the host's port.
+    /// Forwards a free loopback port of the host to a guest port and returns the host's port.
+    ///
+    /// Only for a machine with user-mode network.
     pub async fn forward(&mut self, guest_port: u16) -> Result<u16, Error> {
         self.vm.forward(guest_port).await
     }
 
-    /// The end of the guest's console, for people.
+    /// Returns the end of the guest's console, for error messages.
     pub async fn console(&mut self) -> String {
         self.vm.console().await
     }
 
-    /// Ends the VM and waits until its process is gone.
+    /// Kills the VMM and waits until its process has exited.
     pub async fn kill(self) {
         self.vm.kill().await;
     }
@@ -148,13 +153,15 @@ impl Paused {
         }
     }
 
-    /// Writes device and CPU state to `state`, which must not exist. With the memory file of a booted VM it is a
-    /// snapshot, provided the VM does not run again in between.
+    /// Writes device and CPU state to `state`, which must not exist.
+    ///
+    /// Together with the memory file of a booted VM it is a snapshot, provided that the VM does not run again in
+    /// between.
     pub async fn save_state(&mut self, state: &std::path::Path) -> Result<(), Error> {
         self.vm.save_state(state).await
     }
 
-    /// Ends the VM and waits until its process is gone.
+    /// Kills the VMM and waits until its process has exited.
     pub async fn kill(self) {
         self.vm.kill().await;
     }

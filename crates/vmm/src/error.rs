@@ -1,82 +1,64 @@
-//! Why a VM could not be driven.
+//! Errors of driving a VM.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why a VM could not be driven. The process log of the VM, where there is one, is quoted.
+/// Failure to drive a VM. Quotes the VMM's log, if there is one.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The VMM program is not there.
+    /// The VMM program is not installed.
     #[error("`{program}` was not found: install the package qemu-system-x86 (`hearth doctor` lists what is missing)")]
-    ProgramMissing {
-        /// What was looked for.
-        program: String,
-    },
-    /// The VMM program is not one that this driver knows.
+    ProgramMissing { program: String },
+    /// The VMM program is not a supported version of QEMU.
     #[error("`{program} --version` did not print a QEMU version of 7.2 or newer: {output}")]
     ProgramUnknown {
-        /// The program.
         program: String,
-        /// What it printed.
+        /// First line that it printed.
         output: String,
     },
     /// The VMM process could not be started.
     #[error("starting {program}")]
-    Spawn {
-        /// The program.
-        program: String,
-        /// Why it failed.
-        source: hearth_host::process::SpawnError,
-    },
-    /// The VMM process ended by itself.
-    #[error("the VMM ended while {action}: {log}")]
+    Spawn { program: String, source: hearth_host::process::SpawnError },
+    /// The VMM process exited by itself.
+    #[error("the VMM exited while {action}: {log}")]
     Exited {
-        /// What was being done.
+        /// Action under way.
         action: &'static str,
-        /// The end of its log.
+        /// End of the VMM's log.
         log: String,
     },
-    /// The VMM refused a command.
-    #[error("the VMM refused `{command}`: {reason}")]
-    Refused {
-        /// The monitor command.
+    /// The VMM rejected a command.
+    #[error("the VMM rejected `{command}`: {reason}")]
+    Rejected {
+        /// Monitor command.
         command: String,
-        /// In its own words.
+        /// Reason given by the VMM.
         reason: String,
     },
-    /// The VMM did not answer in time.
+    /// The VMM did not reply in time.
     #[error("the VMM did not finish {action} within {} ms", limit.as_millis())]
     Timeout {
-        /// What was being done.
+        /// Action under way.
         action: &'static str,
-        /// How long was waited.
         limit: Duration,
     },
-    /// The monitor connection broke or spoke nonsense.
-    #[error("talking to the VMM's monitor while {action}")]
+    /// The monitor connection broke or sent invalid data.
+    #[error("using the VMM's monitor while {action}")]
     Monitor {
-        /// What was being done.
+        /// Action under way.
         action: &'static str,
-        /// Why it failed.
         source: io::Error,
     },
-    /// A file could not be made or read.
+    /// A file operation failed.
     #[error("{action} `{}`", path.display())]
     File {
-        /// What was tried.
+        /// Attempted action.
         action: &'static str,
-        /// On what.
         path: PathBuf,
-        /// Why it failed.
         source: io::Error,
     },
-    /// The requested accelerator cannot run a guest here.
+    /// The required accelerator cannot run a guest on this host.
     #[error("this host cannot run guests with {accelerator}: {reason}")]
-    Accelerator {
-        /// What was asked for.
-        accelerator: &'static str,
-        /// Why not.
-        reason: String,
-    },
+    Accelerator { accelerator: &'static str, reason: String },
 }

@@ -4,8 +4,8 @@
 //! netlink (rtnetlink(7)), so that a root file system needs no tools for it.
 
 use std::io;
-use std::net::Ipv4Addr;
 
+use hearth_types::guest::{ADDRESS, GATEWAY, PREFIX_LENGTH};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
@@ -19,9 +19,6 @@ use rustix::net::{AddressFamily as Family, RecvFlags, SendFlags, SocketFlags, So
 use crate::Error;
 
 const INTERFACE: &str = "eth0";
-const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 21);
-const PREFIX: u8 = 30;
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 22);
 /// Longest reply to a request: an error that contains the request.
 const REPLY_BYTES_MAX: usize = 8192;
 
@@ -53,7 +50,7 @@ fn up(index: u32) -> RouteNetlinkMessage {
 fn address(index: u32) -> RouteNetlinkMessage {
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet;
-    message.header.prefix_len = PREFIX;
+    message.header.prefix_len = PREFIX_LENGTH;
     message.header.index = index;
     message.attributes = vec![AddressAttribute::Local(ADDRESS.into()), AddressAttribute::Address(ADDRESS.into())];
     RouteNetlinkMessage::NewAddress(message)

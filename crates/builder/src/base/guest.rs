@@ -1,4 +1,4 @@
-//! The VM in which a template gets ready.
+//! The VM in which a template is prepared.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -6,27 +6,28 @@ use std::path::Path;
 use std::time::Duration;
 
 use hearth_artifact::Draft;
-use hearth_envd_api::{Client, Init, PORT};
+use hearth_envd_api::{Client, Init};
 use hearth_host::process::Process;
 use hearth_network::{Attachment, Slot};
 use hearth_types::Resources;
+use hearth_types::guest::DAEMON_PORT;
 use hearth_vmm::{Boot, Driver, Kernel, Machine, Nic, Running};
 use http::HeaderMap;
 use tokio::net::TcpStream;
 
 use crate::Error;
 
-/// How long one attempt to reach a booting guest may take. It refuses or answers at once, or is not there yet.
+/// Limit of one attempt to reach a booting guest, which rejects or replies immediately, or is not up yet.
 const ATTEMPT: Duration = Duration::from_millis(500);
-/// How long a command of the preparation may take. Emulated on a busy host the slowest takes 30 s.
+/// Limit of one command. The slowest takes 30 s in an emulated guest on a busy host.
 const COMMAND_LIMIT: Duration = Duration::from_secs(300);
-/// How much of a failed command's output is quoted.
+/// Maximum part of a failed command's output that an error quotes.
 const OUTPUT_CHARS: usize = 1000;
 
-/// Run last: the disk has everything that the snapshot's memory believes it has.
+/// Last commands: they write everything to the disk that is cached in the snapshot's memory.
 pub(super) const PREPARATION: &[&str] = &["sync"];
 
-/// How the VM of a slot gets its network device.
+/// Returns the network device's backend for a slot.
 pub(super) fn nic(slot: &Slot) -> Nic {
     match slot.attachment() {
         Attachment::Tap { name } => Nic::Tap { name: name.to_owned() },
@@ -34,25 +35,25 @@ pub(super) fn nic(slot: &Slot) -> Nic {
     }
 }
 
-/// A running template.
+/// A running template VM.
 pub(super) struct Guest {
     vm: Running,
     client: Client,
     _guard: KillOnDrop,
 }
 
-/// A VMM outlives whoever started it; this one must not outlive a build that is cut short.
+/// Kills the VMM on drop. VMMs outlive their parent, and this one must not outlive a cancelled build.
 struct KillOnDrop(Process);
 
 impl Drop for KillOnDrop {
     fn drop(&mut self) {
-        // Its end was awaited where the build went its way.
+        // If the build finished, the VMM has exited already.
         let _ = self.0.kill();
     }
 }
 
 impl Guest {
-    /// Boots the draft's disk; guest memory becomes the draft's. Cancel safe.
+    /// Boots the draft's disk, with the draft's memory file as guest memory. Cancel safe.
     pub(super) async fn boot(
         driver: &Driver,
         kernel: &Kernel,
@@ -75,9 +76,9 @@ impl Guest {
         let mut vm = driver.boot(&machine, &boot).await.map_err(error("starting the template's VM"))?;
         let guard = KillOnDrop(vm.process().clone());
         let address = match slot.guest_address() {
-            Some(address) => SocketAddr::new(address, PORT),
+            Some(address) => SocketAddr::new(address, DAEMON_PORT),
             None => {
-                let port = vm.forward(PORT).await.map_err(error("reaching the template's VM"))?;
+                let port = vm.forward(DAEMON_PORT).await.map_err(error("reaching the template's VM"))?;
                 SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
             }
         };
@@ -88,27 +89,27 @@ impl Guest {
         Ok(Self { vm, client, _guard: guard })
     }
 
-    /// Waits for the daemon and tells it who it is; returns its version. Cancel safe.
-    pub(super) async fn identify(&mut self, init: &Init, limit: Duration) -> Result<String, Error> {
+    /// Waits for the guest daemon and initializes it; returns its version. Cancel safe.
+    pub(super) async fn initialize(&mut self, init: &Init, limit: Duration) -> Result<String, Error> {
         let action = "waiting for the guest daemon";
         let result = tokio::select! {
-            () = self.vm.ended() => None,
+            () = self.vm.exited() => None,
             result = self.client.init(init, ATTEMPT, limit) => Some(result),
         };
         match result {
             Some(Ok(version)) => Ok(version),
             Some(Err(source)) => Err(Error::Guest { action, console: self.vm.console().await, source }),
-            None => Err(self.ended(action).await),
+            None => Err(self.exit_error(action).await),
         }
     }
 
-    /// Writes which template and build this is, for programs in the guest.
-    pub(super) async fn mark(&mut self, template_id: &str, build_id: &str) -> Result<(), Error> {
+    /// Writes the ids of template and build to `/.e2b`, for programs in the guest.
+    pub(super) async fn write_ids(&mut self, template_id: &str, build_id: &str) -> Result<(), Error> {
         let text = format!("ENV_ID={template_id}\\nTEMPLATE_ID={template_id}\\nBUILD_ID={build_id}\\n");
         self.execute("marking the template", &format!("printf '{text}' | sudo tee /.e2b > /dev/null")).await
     }
 
-    /// Runs a command of the preparation to success. Cancel safe: it is then left running.
+    /// Runs a command and fails if it exits with an error. Cancel safe: the command then continues in the guest.
     pub(super) async fn run(&mut self, command: &'static str) -> Result<(), Error> {
         self.execute(command, command).await
     }
@@ -116,7 +117,7 @@ impl Guest {
     async fn execute(&mut self, name: &'static str, command: &str) -> Result<(), Error> {
         let action = "running a command";
         let output = tokio::select! {
-            () = self.vm.ended() => None,
+            () = self.vm.exited() => None,
             output = tokio::time::timeout(COMMAND_LIMIT, self.client.run(command)) => Some(output),
         };
         let output = match output {
@@ -128,7 +129,7 @@ impl Guest {
                 let source = hearth_envd_api::Error::Silent { budget: COMMAND_LIMIT };
                 return Err(Error::Guest { action, console: self.vm.console().await, source });
             }
-            None => return Err(self.ended(action).await),
+            None => return Err(self.exit_error(action).await),
         };
         if output.exit_code == 0 {
             return Ok(());
@@ -139,11 +140,11 @@ impl Guest {
         Err(Error::Command { command: name, exit_code: output.exit_code, output: text.chars().skip(skipped).collect() })
     }
 
-    async fn ended(&mut self, action: &'static str) -> Error {
-        Error::VmEnded { action, console: self.vm.console().await }
+    async fn exit_error(&mut self, action: &'static str) -> Error {
+        Error::VmExited { action, console: self.vm.console().await }
     }
 
-    /// Stops the VM, writes its state and ends it: what its memory file has is the memory image then.
+    /// Stops the VM, writes its state and kills it. Its memory file is then the memory image.
     pub(super) async fn save(self, state: &Path) -> Result<(), Error> {
         let mut paused = match self.vm.pause().await {
             Ok(paused) => paused,
@@ -157,7 +158,7 @@ impl Guest {
         saved.map_err(|source| Error::Vm { action: "saving the template's VM", source })
     }
 
-    /// Ends the VM and waits until it is gone.
+    /// Kills the VMM and waits until it has exited.
     pub(super) async fn kill(self) {
         self.vm.kill().await;
     }

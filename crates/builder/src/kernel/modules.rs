@@ -1,7 +1,7 @@
-//! A kernel's modules, and the order in which they can be loaded.
+//! Kernel modules and the order in which to load them.
 //!
-//! A package has no index of dependencies (`depmod` makes it where the package is installed), but every module names its own
-//! in the section `.modinfo`: texts `key=value`, each ended by a zero byte.
+//! A package has no index of dependencies (`depmod` makes it during installation), but every module names its own in
+//! the section `.modinfo`: texts `key=value`, each terminated by a zero byte.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,10 +14,10 @@ use walkdir::WalkDir;
 
 use crate::Error;
 
-/// Largest module that is unpacked. The largest of a distribution are a few MiB.
+/// Maximum size of an unpacked module. The largest of a distribution are a few MiB.
 const MODULE_BYTES_MAX: u64 = 64 << 20;
 
-/// The modules of a kernel by name.
+/// Modules of a kernel, by name.
 #[derive(Debug)]
 pub(super) struct Modules {
     files: BTreeMap<String, PathBuf>,
@@ -25,7 +25,7 @@ pub(super) struct Modules {
 }
 
 impl Modules {
-    /// Finds the modules below a folder that a kernel package was unpacked into.
+    /// Finds the modules below a folder with an unpacked kernel package.
     pub(super) fn read(folder: &Path) -> Result<Self, Error> {
         let mut files = BTreeMap::new();
         let mut built_in = BTreeSet::new();
@@ -41,8 +41,9 @@ impl Modules {
         Ok(Self { files, built_in })
     }
 
-    /// The wanted modules and all that they need, uncompressed, each after those it needs. What is built into the kernel
-    /// is left out.
+    /// Returns the wanted modules and their dependencies, uncompressed, each after its dependencies.
+    ///
+    /// Modules built into the kernel are left out.
     pub(super) fn in_load_order(&self, wanted: &[&str]) -> Result<Vec<(String, Vec<u8>)>, Error> {
         let mut seen = BTreeSet::new();
         let mut order = Vec::new();
@@ -68,7 +69,7 @@ impl Modules {
     }
 }
 
-/// The name by which modules call each other: without endings, with underscores.
+/// Returns the name by which other modules refer to a module: without extensions, with underscores.
 fn name(path: &Path) -> Option<String> {
     let file = path.file_name()?.to_str()?;
     let (stem, ending) = file.split_once(".ko")?;
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn modules_have_one_name_in_all_spellings() {
+    fn spellings_of_a_module_have_the_same_name() {
         for (path, expected) in [
             ("kernel/net/nf_tables.ko", Some("nf_tables")),
             ("a/virtio-mmio.ko.xz", Some("virtio_mmio")),
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_module_is_an_error_that_names_it() {
+    fn an_unusable_module_is_named_in_the_error() {
         let folder = tempfile::tempdir().expect("temporary folder");
         fs::write(folder.path().join("broken.ko"), "no ELF").expect("writes");
         fs::write(folder.path().join("modules.builtin"), "kernel/a/built-in.ko\n").expect("writes");

@@ -1,13 +1,13 @@
 //! A request's headers, and every decision based on them.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::middleware;
 use base64::Engine as _;
 use connectrpc::RequestContext;
-use hearth_types::Secret;
+use hearth_types::{Secret, guest};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
 use tower::ServiceExt as _;
 
@@ -141,9 +141,9 @@ fn check_guard(head: &RequestHead, state: &Arc<State>) {
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = head.uri.clone();
     *request.headers_mut() = head.headers.clone();
-    let host = if head.is_inside { [127, 0, 0, 1] } else { [169, 254, 0, 21] };
+    let host = if head.is_inside { Ipv4Addr::LOCALHOST } else { guest::ADDRESS };
     let (connection, _registration): (Connection, _) =
-        state.connections.register(SocketAddr::from((host, 49_983)), SocketAddr::from((host, 1)));
+        state.connections.register(SocketAddr::from((host, guest::DAEMON_PORT)), SocketAddr::from((host, 1)));
     request.extensions_mut().insert(connection);
     let router = axum::Router::new()
         .fallback(|| async { PASSED })

@@ -1,4 +1,4 @@
-//! QEMU's monitor: one JSON object a line over a Unix socket (QEMU, `docs/interop/qmp-spec.rst`).
+//! QEMU's monitor: one JSON object per line over a Unix socket (QEMU, `docs/interop/qmp-spec.rst`).
 
 use std::io;
 use std::path::Path;
@@ -11,28 +11,28 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::Error;
 
-/// Longest line that is read. Replies to our commands are a few hundred bytes; a VMM that its guest took over could send
-/// anything.
+/// Maximum length of a line. Replies are a few hundred bytes; a VMM taken over by its guest could send anything.
 const LINE_BYTES_MAX: usize = 1 << 20;
-/// Events that may stand before a reply before the connection counts as broken.
+/// Maximum number of events before a reply; with more, the connection counts as broken.
 const EVENTS_MAX: usize = 10_000;
-/// How long one command may take. The longest (saving device state) takes milliseconds.
+/// Limit for one command. The longest, saving device state, takes milliseconds.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// An open monitor.
+/// An open monitor connection.
 #[derive(Debug)]
 pub(super) struct Monitor {
     lines: BufReader<OwnedReadHalf>,
     writer: OwnedWriteHalf,
-    /// The beginning of the next line, when a reader was dropped in the middle.
+    /// Beginning of the next line, if reading it was cancelled.
     partial: Vec<u8>,
-    /// The VMM has stopped the CPUs because a write found no space, and nobody was told yet.
+    /// The VMM has stopped the CPUs because a write found no space, and `out_of_space` has not reported it yet.
     out_of_space: bool,
 }
 
 impl Monitor {
-    /// Connects to a monitor socket that already listens and finishes the greeting. The greeting comes when the VMM's main
-    /// loop first runs, so this is also how its start is waited for.
+    /// Connects to a monitor socket that already listens, and completes the greeting.
+    ///
+    /// The VMM sends the greeting when its main loop first runs, so this also waits for its start.
     pub(super) async fn connect(socket: &Path) -> Result<Self, Error> {
         let action = "connecting to the monitor";
         let monitor = |source| Error::Monitor { action, source };
@@ -47,7 +47,7 @@ impl Monitor {
         Ok(connection)
     }
 
-    /// Runs one command and returns what it returned.
+    /// Runs one command and returns its result.
     pub(super) async fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Error> {
         match tokio::time::timeout(COMMAND_TIMEOUT, self.exchange(command, arguments)).await {
             Ok(result) => result,
@@ -67,32 +67,33 @@ impl Monitor {
             }
             if let Some(error) = reply.get("error") {
                 let reason = error.get("desc").and_then(Value::as_str).unwrap_or("no reason given").to_owned();
-                return Err(Error::Refused { command: command.to_owned(), reason });
+                return Err(Error::Rejected { command: command.to_owned(), reason });
             }
-            self.note(&reply);
+            self.record_event(&reply);
         }
         Err(monitor(io::Error::new(io::ErrorKind::InvalidData, "only events, no reply")))
     }
 
-    /// Waits until the VMM stops the CPUs because a write of the guest found no space (`BLOCK_IO_ERROR`, QEMU,
-    /// `qapi/block-core.json`). Cancel safe.
+    /// Waits until the VMM stops the CPUs because a write of the guest found no space. Cancel safe.
+    ///
+    /// The event is `BLOCK_IO_ERROR` (QEMU, `qapi/block-core.json`).
     pub(super) async fn out_of_space(&mut self) -> Result<(), Error> {
         while !self.out_of_space {
             let action = "waiting for events";
             let event = self.line().await.map_err(|source| Error::Monitor { action, source })?;
-            self.note(&event);
+            self.record_event(&event);
         }
         self.out_of_space = false;
         Ok(())
     }
 
-    fn note(&mut self, event: &Value) {
+    fn record_event(&mut self, event: &Value) {
         let is_disk_error = event.get("event").and_then(Value::as_str) == Some("BLOCK_IO_ERROR");
         let action = event.get("data").and_then(|data| data.get("action")).and_then(Value::as_str);
         self.out_of_space |= is_disk_error && action == Some("stop");
     }
 
-    /// The next line. Cancel safe: what was read of it is kept.
+    /// Reads the next line. Cancel safe: the part already read is retained.
     async fn line(&mut self) -> io::Result<Value> {
         loop {
             let chunk = self.lines.fill_buf().await?;
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn events_are_skipped_and_refusals_told() {
+    async fn events_are_skipped_and_errors_are_returned() {
         let (_folder, path) = served(concat!(
             "{\"QMP\":{}}\n{\"return\":{}}\n",
             "{\"event\":\"STOP\"}\n{\"return\":{\"status\":\"paused\"}}\n",
@@ -144,14 +145,14 @@ mod tests {
         ))
         .await;
         let mut monitor = Monitor::connect(&path).await.expect("greets");
-        let status = monitor.execute("query-status", json!({})).await.expect("answers");
+        let status = monitor.execute("query-status", json!({})).await.expect("replies");
         assert_eq!(status["status"], "paused");
-        let refused = monitor.execute("cont", json!({})).await.expect_err("refused");
-        assert!(matches!(refused, Error::Refused { reason, .. } if reason == "no"));
+        let rejected = monitor.execute("cont", json!({})).await.expect_err("rejected");
+        assert!(matches!(rejected, Error::Rejected { reason, .. } if reason == "no"));
     }
 
     #[tokio::test]
-    async fn a_full_disk_is_told_once_whenever_it_is_asked_for() {
+    async fn each_lack_of_space_is_reported_once() {
         const FULL: &str = "{\"event\":\"BLOCK_IO_ERROR\",\"data\":{\"action\":\"stop\",\"nospace\":true}}\n";
         const REPORTED: &str = "{\"event\":\"BLOCK_IO_ERROR\",\"data\":{\"action\":\"report\"}}\n";
         // Between a command and its reply, and afterwards.
@@ -160,15 +161,15 @@ mod tests {
         );
         let (_folder, path) = served(Box::leak(script.into_boxed_str())).await;
         let mut monitor = Monitor::connect(&path).await.expect("greets");
-        monitor.execute("query-status", json!({})).await.expect("answers");
-        monitor.out_of_space().await.expect("told");
-        monitor.out_of_space().await.expect("told again");
+        monitor.execute("query-status", json!({})).await.expect("replies");
+        monitor.out_of_space().await.expect("reported");
+        monitor.out_of_space().await.expect("reported again");
         let third = tokio::time::timeout(Duration::from_millis(50), monitor.out_of_space()).await;
-        assert!(third.is_err(), "a third one was made up: {third:?}");
+        assert!(third.is_err(), "a third one was reported: {third:?}");
     }
 
     #[tokio::test]
-    async fn nonsense_is_an_error() {
+    async fn invalid_data_is_an_error() {
         for script in ["{\"QMP\":{}}\nnonsense\n", "{}\n", "\u{0}\n"] {
             let (_folder, path) = served(script).await;
             assert!(matches!(Monitor::connect(&path).await, Err(Error::Monitor { .. })), "{script:?}");

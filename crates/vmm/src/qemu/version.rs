@@ -1,4 +1,4 @@
-//! Which QEMU this is.
+//! Version check of the QEMU program.
 
 use std::fmt;
 use std::io;
@@ -7,17 +7,17 @@ use std::process::Stdio;
 
 use crate::Error;
 
-/// The first version whose `microvm` machine, monitor and options this driver was measured with.
+/// Oldest version with which this driver's `microvm` machine, monitor commands and options were tested.
 const OLDEST: QemuVersion = QemuVersion { major: 7, minor: 2, micro: 0 };
 
 /// A QEMU version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QemuVersion {
-    /// Changes with every year's first release.
+    /// Incremented with the first release of each year.
     pub major: u32,
-    /// Releases of a year.
+    /// Incremented with each release of a year.
     pub minor: u32,
-    /// Fixes.
+    /// Incremented with each bug-fix release.
     pub micro: u32,
 }
 
@@ -27,10 +27,10 @@ impl fmt::Display for QemuVersion {
     }
 }
 
-/// Asks a QEMU program for its version.
+/// Runs a QEMU program to get its version. Cancel safe.
 ///
 /// # Errors
-/// It is missing, does not run, or is too old. Cancel safe.
+/// The program is missing, does not run, or is too old.
 pub async fn version(program: &Path) -> Result<QemuVersion, Error> {
     let name = program.display().to_string();
     let output = tokio::process::Command::new(program)
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_as_distributions_print_them() {
+    fn versions_of_distributions_are_parsed() {
         let debian = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright (c) 2003-2022";
         assert_eq!(parse(debian), Some(QemuVersion { major: 7, minor: 2, micro: 22 }));
         assert_eq!(parse("QEMU emulator version 10.0.2"), Some(QemuVersion { major: 10, minor: 0, micro: 2 }));
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_missing_program_is_called_missing() {
+    async fn a_missing_program_is_reported_as_missing() {
         let error = version(Path::new("/nonexistent/qemu")).await.expect_err("missing");
         assert!(matches!(error, Error::ProgramMissing { .. }), "{error}");
         let error = version(Path::new("/bin/true")).await.expect_err("not QEMU");

@@ -9,23 +9,26 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hearth_host::process::{Process, Spawn};
+use hearth_types::guest::ADDRESS;
 use serde_json::{Value, json};
 
-use super::command::{self, Origin};
+use super::command::{self, Start};
 use super::qmp::Monitor;
 use super::{CONSOLE, LOG, MONITOR};
 use crate::machine::Machine;
 use crate::{Accelerator, Error};
 
-/// How long a VMM may take until its main loop runs. It takes 30 ms; with many starting at once on a busy host, seconds.
+/// Limit for a VMM to run its main loop.
+///
+/// It takes 30 ms, or seconds if many start at the same time on a busy host.
 const START_LIMIT: Duration = Duration::from_secs(30);
-/// How long device state may take to load: it takes milliseconds.
+/// Limit for loading device state, which takes milliseconds.
 const LOAD_LIMIT: Duration = Duration::from_secs(30);
-/// Between looks at whether device state is loaded.
+/// Pause between two checks of whether device state is loaded.
 const LOAD_POLL: Duration = Duration::from_micros(500);
-/// How long a killed process may take to be gone before that is logged as odd.
+/// Limit for a killed process to exit; a longer time is logged as an error.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
-/// How much of a log is quoted in an error.
+/// Maximum part of a log that an error quotes.
 const LOG_QUOTE_BYTES: usize = 600;
 
 /// A QEMU process.
@@ -34,30 +37,27 @@ pub(crate) struct Vm {
     process: Process,
     monitor: Option<Monitor>,
     folder: PathBuf,
-    /// The number under which the process has the device state to load.
+    /// Number of the descriptor from which the process reads the device state.
     state_fd: Option<RawFd>,
 }
 
 impl Vm {
-    /// Starts QEMU. The monitor socket listens before QEMU exists, so connecting needs no retries.
+    /// Starts QEMU. The monitor socket listens before QEMU starts, so connecting needs no retries.
     pub(super) fn start(
         program: &Path,
         accelerator: Accelerator,
         machine: &Machine,
-        origin: &Origin<'_>,
+        start: &Start<'_>,
     ) -> Result<Self, Error> {
         let folder = machine.folder.clone();
         let listener = OwnedFd::from(listen(&folder)?);
         let log = open_log(&folder.join(LOG))?;
         let mut spawn = Spawn::new(program);
-        spawn
-            .args(command::arguments(machine, accelerator, origin, listener.as_raw_fd()))
-            .output(log)
-            .inherit(listener);
-        let state_fd = match origin {
-            Origin::Boot(_) => None,
-            Origin::Restore(saved) => {
-                let state = open_state(&saved.state)?;
+        spawn.args(command::arguments(machine, accelerator, start, listener.as_raw_fd())).output(log).inherit(listener);
+        let state_fd = match start {
+            Start::Boot(_) => None,
+            Start::Restore(snapshot) => {
+                let state = open_state(&snapshot.state)?;
                 let number = state.as_raw_fd();
                 spawn.inherit(state);
                 Some(number)
@@ -79,12 +79,12 @@ impl Vm {
         Ok(Self { process, monitor: None, folder, state_fd })
     }
 
-    /// Connects the monitor of a VM that was just started; a VM that cannot be used is ended.
-    pub(super) async fn connected(&mut self, action: &'static str) -> Result<(), Error> {
+    /// Connects the monitor of a VM that was just started. On failure the VM is killed.
+    pub(super) async fn connect(&mut self, action: &'static str) -> Result<(), Error> {
         let result = tokio::select! {
-            // The process's end is looked at first: then its log says more than the broken socket.
+            // The exit is checked first: the log then explains more than the broken socket.
             biased;
-            () = self.process.wait() => Err(self.exited(action)),
+            () = self.process.wait() => Err(self.exit_error(action)),
             monitor = tokio::time::timeout(START_LIMIT, self.open_monitor()) => match monitor {
                 Ok(result) => result,
                 Err(_) => Err(Error::Timeout { action, limit: START_LIMIT }),
@@ -96,26 +96,26 @@ impl Vm {
                 Ok(())
             }
             Err(error) => {
-                let error = self.explained(error, action).await;
-                self.end().await;
+                let error = self.or_exited(error, action).await;
+                self.kill_process().await;
                 Err(error)
             }
         }
     }
 
-    /// A broken monitor most often means that the process is going: its log then says why.
-    async fn explained(&self, error: Error, action: &'static str) -> Error {
+    /// Replaces an error by [`Error::Exited`] if the process exits: its log explains a broken monitor.
+    async fn or_exited(&self, error: Error, action: &'static str) -> Error {
         let grace = Duration::from_millis(200);
         let ended = tokio::time::timeout(grace, self.process.wait()).await.is_ok();
-        if ended { self.exited(action) } else { error }
+        if ended { self.exit_error(action) } else { error }
     }
 
     async fn open_monitor(&self) -> Result<Monitor, Error> {
         let folder = open_folder(&self.folder)?;
-        Monitor::connect(&through(&folder, MONITOR)).await
+        Monitor::connect(&path_through(&folder, MONITOR)).await
     }
 
-    fn exited(&self, action: &'static str) -> Error {
+    fn exit_error(&self, action: &'static str) -> Error {
         Error::Exited { action, log: tail(&self.folder.join(LOG)) }
     }
 
@@ -124,21 +124,21 @@ impl Vm {
         let monitor = self.monitor.as_mut().ok_or_else(gone)?;
         let result = monitor.execute(command, arguments).await;
         if let Err(Error::Monitor { .. } | Error::Timeout { .. }) = &result {
-            // Replies may be out of step from here on.
+            // The next reply may belong to this command, so the connection cannot be used any more.
             self.monitor = None;
         }
         result
     }
 
-    /// Loads the device state that [`start`](Self::start) handed over; a VM that cannot be used is ended.
+    /// Loads the device state that [`start`](Self::start) passed to the process. On failure the VM is killed.
     pub(super) async fn load_state(&mut self) -> Result<(), Error> {
         let loaded = match tokio::time::timeout(LOAD_LIMIT, self.load()).await {
             Ok(result) => result,
             Err(_) => Err(Error::Timeout { action: "loading device state", limit: LOAD_LIMIT }),
         };
         if let Err(error) = loaded {
-            let error = self.explained(error, "loading device state").await;
-            self.end().await;
+            let error = self.or_exited(error, "loading device state").await;
+            self.kill_process().await;
             return Err(error);
         }
         Ok(())
@@ -154,7 +154,7 @@ impl Vm {
                 Some("paused" | "prelaunch") => return Ok(()),
                 other => {
                     let reason = format!("the VM is in state {} after loading", other.unwrap_or("unknown"));
-                    return Err(Error::Refused { command: "migrate-incoming".to_owned(), reason });
+                    return Err(Error::Rejected { command: "migrate-incoming".to_owned(), reason });
                 }
             }
         }
@@ -172,8 +172,8 @@ impl Vm {
     pub(crate) async fn out_of_space(&mut self) {
         let Some(monitor) = self.monitor.as_mut() else { return std::future::pending().await };
         if let Err(error) = monitor.out_of_space().await {
-            // The process is going, which is waited for elsewhere, or it cannot be talked to any more.
-            tracing::debug!(pid = self.process.pid(), %error, "the monitor of a VM is lost");
+            // Either the process is exiting, which another future waits for, or the connection is unusable.
+            tracing::debug!(pid = self.process.pid(), %error, "VMM monitor connection lost");
             self.monitor = None;
             std::future::pending::<()>().await;
         }
@@ -185,15 +185,15 @@ impl Vm {
     }
 
     pub(crate) async fn forward(&mut self, guest_port: u16) -> Result<u16, Error> {
-        // QEMU cannot be asked which port it was given, so one is found for it; another process may take it first, which
-        // is then QEMU's refusal.
+        // QEMU does not report the port it chose, so a free one is found first. If another process takes it meanwhile,
+        // QEMU rejects the command.
         let free = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
         let host_port = free.map_err(|source| Error::Monitor { action: "finding a free port", source })?.port();
-        let line = format!("hostfwd_add net tcp:127.0.0.1:{host_port}-169.254.0.21:{guest_port}");
+        let line = format!("hostfwd_add net tcp:127.0.0.1:{host_port}-{ADDRESS}:{guest_port}");
         let reply = self.execute("human-monitor-command", json!({ "command-line": line })).await?;
         match reply.as_str().unwrap_or_default().trim() {
             "" => Ok(host_port),
-            reason => Err(Error::Refused { command: "hostfwd_add".to_owned(), reason: reason.to_owned() }),
+            reason => Err(Error::Rejected { command: "hostfwd_add".to_owned(), reason: reason.to_owned() }),
         }
     }
 
@@ -208,7 +208,7 @@ impl Vm {
     }
 
     /// Waits until a booting guest's console contains `text`.
-    pub(super) async fn console_shows(&mut self, text: &str, limit: Duration) -> Result<(), Error> {
+    pub(super) async fn wait_for_console(&mut self, text: &str, limit: Duration) -> Result<(), Error> {
         let action = "booting to its first program";
         let console = self.folder.join(CONSOLE);
         let has_text = || std::fs::read(&console).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(text));
@@ -218,8 +218,8 @@ impl Vm {
             }
         };
         tokio::select! {
-            // A guest may say its word and power off between two looks.
-            () = self.process.wait() => if has_text() { Ok(()) } else { Err(self.exited(action)) },
+            // A guest may write the text and power off between two checks.
+            () = self.process.wait() => if has_text() { Ok(()) } else { Err(self.exit_error(action)) },
             shown = tokio::time::timeout(limit, shown) => shown.map_err(|_| Error::Timeout { action, limit }),
         }
     }
@@ -228,32 +228,34 @@ impl Vm {
         &self.process
     }
 
-    pub(crate) async fn ended(&self) {
+    pub(crate) async fn exited(&self) {
         self.process.wait().await;
     }
 
     pub(crate) async fn kill(mut self) {
-        self.end().await;
+        self.kill_process().await;
     }
 
-    async fn end(&mut self) {
+    async fn kill_process(&mut self) {
         self.monitor = None;
         if let Err(error) = self.process.kill() {
             tracing::warn!(pid = self.process.pid(), %error, "could not kill the VMM");
         }
         if tokio::time::timeout(KILL_LIMIT, self.process.wait()).await.is_err() {
-            tracing::error!(pid = self.process.pid(), "the VMM is still there after SIGKILL");
+            tracing::error!(pid = self.process.pid(), "VMM still running after SIGKILL");
         }
         let _ = std::fs::remove_file(self.folder.join(MONITOR));
     }
 }
 
-/// Listens on the monitor socket in `folder`. The name goes through a descriptor of the folder, because a socket's path has
-/// at most 107 characters (unix(7)) and a data directory may be longer.
+/// Listens on the monitor socket in `folder`.
+///
+/// The path goes through a descriptor of the folder: a socket's path has at most 107 characters (unix(7)), and the path
+/// of a data directory may be longer.
 fn listen(folder: &Path) -> Result<UnixListener, Error> {
     let error = |source| Error::File { action: "listening in", path: folder.to_owned(), source };
     let descriptor = open_folder(folder)?;
-    let path = through(&descriptor, MONITOR);
+    let path = path_through(&descriptor, MONITOR);
     match std::fs::remove_file(&path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(error(source)),
         _ => {}
@@ -265,7 +267,7 @@ fn open_folder(folder: &Path) -> Result<File, Error> {
     File::open(folder).map_err(|source| Error::File { action: "opening the folder", path: folder.to_owned(), source })
 }
 
-fn through(folder: &impl AsFd, name: &str) -> PathBuf {
+fn path_through(folder: &impl AsFd, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{name}", folder.as_fd().as_raw_fd()))
 }
 
@@ -279,7 +281,7 @@ fn open_log(path: &Path) -> Result<OwnedFd, Error> {
     opened.map_err(|source| Error::File { action: "opening the log", path: path.to_owned(), source })
 }
 
-/// The end of a log, for people.
+/// Returns the end of a log, for error messages.
 fn tail(path: &Path) -> String {
     let bytes = std::fs::read(path).unwrap_or_default();
     let start = bytes.len().saturating_sub(LOG_QUOTE_BYTES);

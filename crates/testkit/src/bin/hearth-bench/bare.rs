@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use hearth_artifact::{ArtifactSet, Cache, create_overlay};
-use hearth_envd_api::{Client, Init, PORT};
+use hearth_envd_api::{Client, Init};
 use hearth_network::{Attachment, Config, Mode, Pool, Slot};
 use hearth_testkit::PreparedDataDir;
+use hearth_types::guest::DAEMON_PORT;
 use hearth_vmm::{AcceleratorChoice, Driver, Kernel, Machine, Nic, Running, Saved};
 use http::HeaderMap;
 use tokio::net::TcpStream;
@@ -120,7 +121,7 @@ impl BareDriver {
 
 impl Vm {
     fn client(&self) -> Client {
-        let address = SocketAddr::new(self.address, PORT);
+        let address = SocketAddr::new(self.address, DAEMON_PORT);
         let dial = move || -> Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>> {
             Box::pin(async move {
                 let stream = TcpStream::connect(address).await?;
@@ -148,6 +149,6 @@ impl Vm {
 
     /// Returns the URL of the guest daemon, for transfers.
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", SocketAddr::new(self.address, PORT))
+        format!("http://{}", SocketAddr::new(self.address, DAEMON_PORT))
     }
 }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use hearth_envd_api::PORT;
 use hearth_sdk::NewSandbox;
 use hearth_testkit::Instance;
+use hearth_types::guest::DAEMON_PORT;
 use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -96,7 +96,7 @@ impl TlsEndpoint {
     }
 
     async fn connect(&self, sandbox_id: &str) -> Result<HealthClient> {
-        let host = format!("{PORT}-{sandbox_id}.{}", self.domain);
+        let host = format!("{DAEMON_PORT}-{sandbox_id}.{}", self.domain);
         let name = host.split(':').next().unwrap_or_default().to_owned();
         let stream = self.connector.connect(ServerName::try_from(name)?, connect(self.address).await?).await?;
         HealthClient::over(stream, &host).await
@@ -113,7 +113,7 @@ pub(crate) async fn requests(
     let sandbox = instance.client().create(&NewSandbox::of("base")).await?;
     let (vm, _) = bare.restore(4000).await?;
     let endpoint = TlsEndpoint::of(instance)?;
-    let host = format!("{PORT}-{}.example.com", sandbox.id());
+    let host = format!("{DAEMON_PORT}-{}.example.com", sandbox.id());
     let mut direct = HealthClient::over(connect(address_of(&vm.url())?).await?, "guest").await?;
     let mut clear = HealthClient::over(connect(address_of(instance.sandbox_url())?).await?, &host).await?;
     let mut encrypted = endpoint.connect(sandbox.id()).await?;

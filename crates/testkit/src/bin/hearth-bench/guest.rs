@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use hearth_envd_api::PORT;
+use hearth_types::guest::DAEMON_PORT;
 
 use crate::bare::BareDriver;
 use crate::report::{Goal, Report};
@@ -70,7 +70,7 @@ struct Guest {
 
 impl Guest {
     async fn connect(&self) -> Result<Connection> {
-        Connection::open(SocketAddr::new(self.address, PORT)).await
+        Connection::open(SocketAddr::new(self.address, DAEMON_PORT)).await
     }
 }
 

@@ -1,11 +1,11 @@
-//! The builder's folder, held by one process at a time.
+//! The builder's folder, locked by one process at a time.
 //!
 //! ```text
-//! lock           held while something is built
-//! apt/           lists and packages
+//! lock           held during a build
+//! apt/           package lists and packages
 //! kernel/        see `kernel`
 //! rootfs/        see `rootfs`
-//! boot/          folder of the template's VM while it is built
+//! boot/          folder of the template's VM during a build
 //! base-template  the id of the base template
 //! ```
 
@@ -20,44 +20,45 @@ use hearth_types::TemplateId;
 use crate::files::{SCRATCH_PREFIX, publish, remove, sweep};
 use crate::{Config, Error};
 
-/// The builder's folder.
+/// The builder's folder, with its lock.
 #[derive(Debug)]
-pub(crate) struct Workshop {
+pub(crate) struct BuildFolder {
     folder: PathBuf,
     _lock: Lock,
 }
 
-impl Workshop {
-    /// Takes the folder, ends what a killed run left running and removes what it left in the folder.
+impl BuildFolder {
+    /// Locks the folder, kills processes of a killed run and removes its leftovers.
     pub(crate) async fn open(config: &Config) -> Result<Self, Error> {
         let folder = config.folder.clone();
         for part in ["", "apt", "kernel", "rootfs"] {
             let path = folder.join(part);
             fs::create_dir_all(&path).map_err(Error::file("creating the folder", &path))?;
         }
-        let lock = take_lock(&folder.join("lock")).await?;
-        let workshop = Self { folder, _lock: lock };
-        workshop.end_leftovers().await?;
-        for folder in [&workshop.folder, &workshop.kernels(), &workshop.root_filesystems()] {
+        let lock = acquire_lock(&folder.join("lock")).await?;
+        let build_folder = Self { folder, _lock: lock };
+        build_folder.kill_leftovers().await?;
+        for folder in [&build_folder.folder, &build_folder.kernels(), &build_folder.root_filesystems()] {
             sweep(folder)?;
         }
-        Ok(workshop)
+        Ok(build_folder)
     }
 
-    /// The tools and the VM of a killed run outlive it. They are found by the paths they work on, which nobody else works on
-    /// while the lock is held.
-    async fn end_leftovers(&self) -> Result<(), Error> {
+    /// Kills the tools and the VM of a killed run, which outlive it.
+    ///
+    /// They are found by the paths in their arguments. While the lock is held, no other process uses these paths.
+    async fn kill_leftovers(&self) -> Result<(), Error> {
         for folder in [self.apt(), self.kernels().join(SCRATCH_PREFIX), self.work(), self.boot()] {
             for process in Process::find_by_argument(&folder.to_string_lossy()) {
-                tracing::info!(pid = process.pid(), "ending a process that an interrupted run left");
-                process.kill().map_err(Error::file("ending what works on", &folder))?;
+                tracing::info!(pid = process.pid(), "killing a process of an interrupted run");
+                process.kill().map_err(Error::file("killing a process that uses", &folder))?;
                 process.wait().await;
             }
         }
         remove(&self.boot())
     }
 
-    pub(crate) fn folder(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.folder
     }
 
@@ -73,7 +74,9 @@ impl Workshop {
         self.folder.join("rootfs")
     }
 
-    /// Where a root filesystem is made. It may have files that only root of a user namespace can remove.
+    /// Folder in which a root filesystem is made.
+    ///
+    /// It may contain files that only root of a user namespace can remove.
     pub(crate) fn work(&self) -> PathBuf {
         self.root_filesystems().join("making")
     }
@@ -82,7 +85,7 @@ impl Workshop {
         self.folder.join("boot")
     }
 
-    /// The id of the base template: chosen once in the life of a data directory.
+    /// Returns the id of the base template, which is chosen once in the life of a data directory.
     pub(crate) fn base_template_id(&self) -> Result<TemplateId, Error> {
         let path = self.folder.join("base-template");
         if let Ok(text) = fs::read_to_string(&path)
@@ -95,22 +98,26 @@ impl Workshop {
         Ok(id)
     }
 
-    /// Fetched packages are of no use once they are in a root filesystem; the lists are fetched anew anyway.
-    pub(crate) fn forget_packages(&self) -> Result<(), Error> {
+    /// Removes fetched packages, which are not needed once they are in a root filesystem.
+    ///
+    /// Package lists are removed too; each build fetches them again.
+    pub(crate) fn remove_packages(&self) -> Result<(), Error> {
         remove(&self.apt())
     }
 }
 
-/// A process that is being started has copies of all descriptors until it runs its program (flock(2)), so a lock that was
-/// just given back may seem held for a moment.
-async fn take_lock(path: &Path) -> Result<Lock, Error> {
-    const PATIENCE: Duration = Duration::from_millis(500);
+/// Acquires the lock, with retries.
+///
+/// A child process has copies of all descriptors until it executes its program (flock(2)), so a released lock may seem
+/// held for a short time.
+async fn acquire_lock(path: &Path) -> Result<Lock, Error> {
+    const LIMIT: Duration = Duration::from_millis(500);
     const PAUSE: Duration = Duration::from_millis(10);
     let start = Instant::now();
     loop {
-        match Lock::take(path, &format!("process {}", std::process::id())) {
+        match Lock::acquire(path, &format!("process {}", std::process::id())) {
             Ok(lock) => return Ok(lock),
-            Err(hearth_host::lock::Error::Held { .. }) if start.elapsed() < PATIENCE => tokio::time::sleep(PAUSE).await,
+            Err(hearth_host::lock::Error::Held { .. }) if start.elapsed() < LIMIT => tokio::time::sleep(PAUSE).await,
             Err(error) => return Err(Error::Busy(error)),
         }
     }
@@ -133,7 +140,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_killed_run_left_running_is_ended() {
+    async fn processes_of_a_killed_run_are_killed() {
         let root = tempfile::tempdir().expect("temporary folder");
         let config = config(root.path());
         let archive = config.folder.join("rootfs/making/root.tar");
@@ -142,19 +149,19 @@ mod tests {
         let mut spawn = hearth_host::process::Spawn::new("tail");
         spawn.args(["-f".into(), archive.into()]);
         let process = spawn.spawn().expect("starts");
-        Workshop::open(&config).await.expect("opens");
-        tokio::time::timeout(Duration::from_secs(10), process.wait()).await.expect("was ended");
+        BuildFolder::open(&config).await.expect("opens");
+        tokio::time::timeout(Duration::from_secs(10), process.wait()).await.expect("was killed");
     }
 
     #[tokio::test]
-    async fn one_process_at_a_time_and_one_template_id_for_ever() {
+    async fn the_folder_is_locked_and_the_template_id_is_permanent() {
         let root = tempfile::tempdir().expect("temporary folder");
         let config = config(root.path());
-        let workshop = Workshop::open(&config).await.expect("opens");
-        assert!(matches!(Workshop::open(&config).await, Err(Error::Busy(_))));
-        let id = workshop.base_template_id().expect("chooses");
-        drop(workshop);
-        let workshop = Workshop::open(&config).await.expect("opens again");
-        assert_eq!(workshop.base_template_id().expect("remembers"), id);
+        let build_folder = BuildFolder::open(&config).await.expect("opens");
+        assert!(matches!(BuildFolder::open(&config).await, Err(Error::Busy(_))));
+        let id = build_folder.base_template_id().expect("chooses");
+        drop(build_folder);
+        let build_folder = BuildFolder::open(&config).await.expect("opens again");
+        assert_eq!(build_folder.base_template_id().expect("remembers"), id);
     }
 }

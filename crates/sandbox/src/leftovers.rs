@@ -1,7 +1,8 @@
 //! Folders and control groups that could not be removed when their sandbox ended.
 //!
-//! What stands in the way, such as too many open descriptors, passes; until then everything else of the sandbox is gone, and
-//! its end is not held up. A stop tries for a moment longer; the next start finds the rest.
+//! The obstacle, such as too many open descriptors, usually passes. Everything else of the sandbox is released
+//! meanwhile, and its end is not delayed. At shutdown the removal is retried for a short time; the next start removes
+//! the remaining leftovers.
 
 use std::fs;
 use std::io;
@@ -19,69 +20,71 @@ use tokio_util::sync::CancellationToken;
 /// Pauses between attempts.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// How long a stop goes on trying.
-const STOP_PATIENCE: Duration = Duration::from_secs(1);
+/// Limit for retries at shutdown.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
 
-/// What is left of sandboxes that have ended. Cheap to clone. At most as many as network slots: each sandbox had one.
+/// Folders and control groups whose removal failed. Cheap to clone.
+///
+/// Their number is bounded by the number of network slots, because each sandbox had one.
 #[derive(Debug, Clone, Default)]
-pub struct Remains {
+pub struct Leftovers {
     inner: Arc<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    left: Mutex<Vec<Remain>>,
+    list: Mutex<Vec<Leftover>>,
     added: Notify,
 }
 
 #[derive(Debug)]
-enum Remain {
+enum Leftover {
     Folder(PathBuf),
     Group(Group),
 }
 
-impl Remains {
-    fn left(&self) -> MutexGuard<'_, Vec<Remain>> {
-        // Every section is one step on a valid list, so a panic elsewhere leaves it valid.
-        self.inner.left.lock().unwrap_or_else(PoisonError::into_inner)
+impl Leftovers {
+    fn list(&self) -> MutexGuard<'_, Vec<Leftover>> {
+        // Every critical section is one step on a valid list, so a panic elsewhere leaves it valid.
+        self.inner.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many there are.
+    /// Returns the number of leftovers.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.left().len()
+        self.list().len()
     }
 
-    /// Removes a folder, now or later.
+    /// Removes a folder. If that fails, it is retried in the background.
     pub(crate) async fn remove_folder(&self, path: PathBuf) {
-        self.remove(Remain::Folder(path)).await;
+        self.remove(Leftover::Folder(path)).await;
     }
 
-    /// Kills what is in a group and removes it, now or later.
+    /// Kills the processes in a group and removes it. If that fails, it is retried in the background.
     pub(crate) async fn remove_group(&self, group: Group) {
-        self.remove(Remain::Group(group)).await;
+        self.remove(Leftover::Group(group)).await;
     }
 
-    async fn remove(&self, remain: Remain) {
-        if let Err((remain, error)) = remain.remove().await {
-            tracing::warn!(?remain, %error, "could not remove a part of a sandbox, trying again");
-            self.left().push(remain);
+    async fn remove(&self, leftover: Leftover) {
+        if let Err((leftover, error)) = leftover.remove().await {
+            tracing::warn!(?leftover, %error, "could not remove a leftover of a sandbox, retrying");
+            self.list().push(leftover);
             self.inner.added.notify_one();
         }
     }
 
-    /// One attempt at all that are left.
-    async fn remove_again(&self) {
-        let all = std::mem::take(&mut *self.left());
-        for remain in all {
-            if let Err((remain, error)) = remain.remove().await {
-                tracing::debug!(?remain, %error, "could not remove a part of a sandbox again");
-                self.left().push(remain);
+    /// Tries once to remove each leftover.
+    async fn retry_once(&self) {
+        let all = std::mem::take(&mut *self.list());
+        for leftover in all {
+            if let Err((leftover, error)) = leftover.remove().await {
+                tracing::debug!(?leftover, %error, "could not remove a leftover of a sandbox again");
+                self.list().push(leftover);
             }
         }
     }
 
-    /// Tries again until `stop`, and then for a moment longer.
+    /// Retries removals until `stop`, and then for at most [`STOP_LIMIT`].
     pub async fn run(self, stop: CancellationToken) {
         let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
         loop {
@@ -95,23 +98,23 @@ impl Remains {
             if stop.run_until_cancelled(wait).await.is_none() {
                 break;
             }
-            self.remove_again().await;
+            self.retry_once().await;
             if self.count() == 0 {
                 backoff.reset();
             }
         }
-        let until = Instant::now() + STOP_PATIENCE;
+        let until = Instant::now() + STOP_LIMIT;
         while self.count() > 0 && Instant::now() < until {
-            self.remove_again().await;
+            self.retry_once().await;
             tokio::time::sleep(PAUSE_MIN).await;
         }
         if self.count() > 0 {
-            tracing::warn!(left = self.count(), "parts of sandboxes could not be removed: the next start removes them");
+            tracing::warn!(count = self.count(), "leftovers of sandboxes remain, the next start removes them");
         }
     }
 }
 
-impl Remain {
+impl Leftover {
     async fn remove(self) -> Result<(), (Self, io::Error)> {
         match self {
             Self::Folder(path) => match remove_folder(&path).await {
@@ -123,10 +126,10 @@ impl Remain {
     }
 }
 
-/// Removes a folder. One that is gone is success.
+/// Removes a folder. A missing folder is success.
 async fn remove_folder(path: &Path) -> io::Result<()> {
     let path = path.to_owned();
-    // A large overlay takes the file system a while.
+    // Removing a large overlay takes the file system some time.
     match spawn_blocking(move || fs::remove_dir_all(path)).await {
         Ok(Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(_) => Ok(()),
@@ -139,29 +142,29 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_cannot_be_removed_is_tried_until_it_can() {
+    async fn a_failed_removal_is_retried_until_it_succeeds() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        // Not a folder: removing it as one fails, for root as well.
+        // A file at the folder's path makes the removal fail, also for root.
         let path = folder.path().join("sandbox");
         fs::write(&path, "").expect("writes");
-        let remains = Remains::default();
-        remains.remove_folder(path.clone()).await;
-        assert_eq!(remains.count(), 1);
+        let leftovers = Leftovers::default();
+        leftovers.remove_folder(path.clone()).await;
+        assert_eq!(leftovers.count(), 1);
         let stop = CancellationToken::new();
-        let running = tokio::spawn(remains.clone().run(stop.clone()));
+        let running = tokio::spawn(leftovers.clone().run(stop.clone()));
         tokio::time::sleep(Duration::from_secs(60)).await;
-        assert_eq!(remains.count(), 1);
+        assert_eq!(leftovers.count(), 1);
         fs::remove_file(&path).expect("removes");
         fs::create_dir(&path).expect("creates");
         tokio::time::sleep(PAUSE_MAX * 2).await;
-        assert_eq!(remains.count(), 0);
+        assert_eq!(leftovers.count(), 0);
         assert!(!path.exists());
 
         fs::write(&path, "").expect("writes");
-        remains.remove_folder(path).await;
+        leftovers.remove_folder(path).await;
         stop.cancel();
-        // The stop does not wait for ever.
+        // The retries at shutdown are limited.
         running.await.expect("ends");
-        assert_eq!(remains.count(), 1);
+        assert_eq!(leftovers.count(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! How the host reaches a guest's ports.
+//! Connections from the host to a guest's ports.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,69 +9,72 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
-/// How long a guest may take to accept a connection. Its kernel answers in milliseconds; a paused or dead VM never does.
+/// Limit for a guest to accept a connection. Its kernel replies in milliseconds; a paused or dead VM never does.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Ports of one guest that can be opened on the host's loopback. Each is a listener of the VMM; a guest's visitors choose
-/// the numbers, so they must not be able to ask for all of them.
+/// Maximum number of forwarded ports of one guest.
+///
+/// Each is a listener of the VMM on the host's loopback. A guest's visitors choose the ports, so they must not be able
+/// to open all of them.
 const FORWARDS_MAX: usize = 256;
-/// Requests for forwards that wait for the sandbox's task. It answers in milliseconds.
+/// Maximum number of queued requests for forwards. The sandbox's task handles each in milliseconds.
 const FORWARD_REQUESTS_MAX: usize = 32;
 
-/// How one guest is reached. Cheap to clone.
+/// Connector to the ports of one guest. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Reach {
-    way: Way,
+pub struct GuestConnector {
+    access: Access,
 }
 
 #[derive(Debug, Clone)]
-enum Way {
+enum Access {
     /// Every port, at the slot's address.
     Direct(IpAddr),
     /// Single ports, through listeners of the VMM.
     Forwarded(Forwards),
 }
 
-/// The listeners that the VMM opened so far, and how to ask for more.
+/// Open listeners of the VMM by guest port, and a channel to request more.
 #[derive(Debug, Clone)]
 struct Forwards {
     open: Arc<Mutex<BTreeMap<u16, u16>>>,
     requests: mpsc::Sender<ForwardRequest>,
 }
 
-/// Asks the owner of the VM for a way to a guest port; the answer is a port of the host's loopback.
+/// Request to the owner of the VM to forward a guest port. The reply is a port of the host's loopback.
 pub(crate) struct ForwardRequest {
     pub(crate) guest_port: u16,
     pub(crate) reply: oneshot::Sender<Result<u16, hearth_vmm::Error>>,
 }
 
-impl Reach {
-    /// A guest with an address that the host can connect to.
+impl GuestConnector {
+    /// Creates a connector to a guest with an address that the host can connect to.
     pub(crate) fn direct(address: IpAddr) -> Self {
-        Self { way: Way::Direct(address) }
+        Self { access: Access::Direct(address) }
     }
 
-    /// A guest behind the VMM's user-mode network, with the forward that exists from the start; requests for others come
-    /// out of the receiver.
+    /// Creates a connector to a guest behind the VMM's user-mode network, with one forward that exists already.
+    ///
+    /// Requests for other forwards arrive at the receiver.
     pub(crate) fn forwarded(guest_port: u16, host_port: u16) -> (Self, mpsc::Receiver<ForwardRequest>) {
         let (requests, receiver) = mpsc::channel(FORWARD_REQUESTS_MAX);
         let open = Arc::new(Mutex::new(BTreeMap::from([(guest_port, host_port)])));
-        (Self { way: Way::Forwarded(Forwards { open, requests }) }, receiver)
+        (Self { access: Access::Forwarded(Forwards { open, requests }) }, receiver)
     }
 
     /// Connects to a port of the guest. Cancel safe.
     ///
     /// # Errors
-    /// [`io::ErrorKind::ConnectionRefused`] when nothing listens there (behind user-mode network the connection is closed
-    /// instead), [`io::ErrorKind::TimedOut`] when the guest does not answer, [`io::ErrorKind::NotConnected`] when the
+    /// [`io::ErrorKind::ConnectionRefused`] if nothing listens there (behind user-mode network the connection is closed
+    /// instead), [`io::ErrorKind::TimedOut`] if the guest does not reply, [`io::ErrorKind::NotConnected`] if the
     /// sandbox has ended.
-    pub async fn dial(&self, port: u16) -> io::Result<TcpStream> {
-        let address = match &self.way {
-            Way::Direct(address) => SocketAddr::new(*address, port),
-            Way::Forwarded(forwards) => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), forwards.host_port(port).await?),
+    pub async fn connect(&self, port: u16) -> io::Result<TcpStream> {
+        let address = match &self.access {
+            Access::Direct(address) => SocketAddr::new(*address, port),
+            Access::Forwarded(forwards) => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), forwards.host_port(port).await?),
         };
         let connect = TcpStream::connect(address);
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| io::ErrorKind::TimedOut)??;
-        // Small frames go both ways: a keystroke must not wait for the next.
+        // Small frames go both ways: a keystroke must not wait for the next one.
         stream.set_nodelay(true)?;
         Ok(stream)
     }
@@ -79,7 +82,7 @@ impl Reach {
 
 impl Forwards {
     fn open(&self) -> MutexGuard<'_, BTreeMap<u16, u16>> {
-        // The map is valid after a panic of another holder: every change of it is one call.
+        // Every change of the map is one call, so it is valid after a panic elsewhere.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -98,7 +101,7 @@ impl Forwards {
         let (reply, answer) = oneshot::channel();
         self.requests.send(ForwardRequest { guest_port, reply }).await.map_err(|_| ended())?;
         let host_port = answer.await.map_err(|_| ended())?.map_err(io::Error::other)?;
-        // Two requests at once both get a listener that works; the later one is remembered.
+        // Two concurrent requests both get a listener that works; the later one is stored.
         self.open().insert(guest_port, host_port);
         Ok(host_port)
     }
@@ -106,6 +109,7 @@ impl Forwards {
 
 #[cfg(test)]
 mod tests {
+    use hearth_types::guest::DAEMON_PORT;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -122,42 +126,42 @@ mod tests {
         port
     }
 
-    async fn read(reach: &Reach, port: u16) -> String {
+    async fn read(connector: &GuestConnector, port: u16) -> String {
         let mut text = String::new();
-        reach.dial(port).await.expect("connects").read_to_string(&mut text).await.expect("reads");
+        connector.connect(port).await.expect("connects").read_to_string(&mut text).await.expect("reads");
         text
     }
 
     #[tokio::test]
-    async fn a_forward_is_asked_for_once_and_the_number_is_bounded() {
+    async fn a_forward_is_requested_once_and_their_number_is_limited() {
         let host_port = served().await;
-        let (reach, mut requests) = Reach::forwarded(49_983, host_port);
+        let (connector, mut requests) = GuestConnector::forwarded(DAEMON_PORT, host_port);
         let asked = tokio::spawn(async move {
             let mut asked = Vec::new();
             while let Some(ForwardRequest { guest_port, reply }) = requests.recv().await {
                 asked.push(guest_port);
-                reply.send(Ok(host_port)).expect("is waited for");
+                reply.send(Ok(host_port)).expect("is awaited");
             }
             asked
         });
-        for port in [49_983, 8000, 8000] {
-            assert_eq!(read(&reach, port).await, "guest");
+        for port in [DAEMON_PORT, 8000, 8000] {
+            assert_eq!(read(&connector, port).await, "guest");
         }
         for port in 1..FORWARDS_MAX {
-            let _ = reach.dial(u16::try_from(port).expect("small")).await;
+            let _ = connector.connect(u16::try_from(port).expect("small")).await;
         }
-        let refused = reach.dial(9999).await.expect_err("too many");
+        let refused = connector.connect(9999).await.expect_err("too many");
         assert_eq!(refused.kind(), io::ErrorKind::QuotaExceeded);
-        drop(reach);
+        drop(connector);
         let asked = asked.await.expect("ends");
         assert_eq!(asked.iter().filter(|port| **port == 8000).count(), 1);
-        assert!(!asked.contains(&49_983));
+        assert!(!asked.contains(&DAEMON_PORT));
     }
 
     #[tokio::test]
     async fn an_ended_sandbox_is_not_connected() {
-        let (reach, requests) = Reach::forwarded(49_983, 1);
+        let (connector, requests) = GuestConnector::forwarded(DAEMON_PORT, 1);
         drop(requests);
-        assert_eq!(reach.dial(80).await.expect_err("ended").kind(), io::ErrorKind::NotConnected);
+        assert_eq!(connector.connect(80).await.expect_err("ended").kind(), io::ErrorKind::NotConnected);
     }
 }

@@ -1,8 +1,8 @@
 //! The artifact sets of a node, as folders.
 //!
 //! ```text
-//! <cache>/<build id>/manifest.json  rootfs.ext4  memory  state
-//! <cache>/.draft-<build id>/...     being written; swept at start
+//! <store>/<build id>/manifest.json  rootfs.ext4  memory  state
+//! <store>/.draft-<build id>/...     being written; removed at start
 //! ```
 
 use std::fs::{self, File};
@@ -19,28 +19,21 @@ const MEMORY: &str = "memory";
 const STATE: &str = "state";
 const DRAFT_PREFIX: &str = ".draft-";
 
-/// Why the cache could not do what it was asked.
+/// Failure of an operation on the store.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No such set here.
+    /// The store has no set of this build.
     #[error("no artifacts of build {0} on this node")]
     Unknown(BuildId),
-    /// A set whose manifest cannot be used.
+    /// The manifest of a set cannot be used.
     #[error("artifacts of build {build_id} are damaged")]
-    Damaged {
-        /// The set.
-        build_id: BuildId,
-        /// What is wrong with its manifest.
-        source: ManifestError,
-    },
-    /// The operating system refused.
+    Damaged { build_id: BuildId, source: ManifestError },
+    /// A file operation failed.
     #[error("{action} `{}`", path.display())]
     Io {
-        /// What was tried.
+        /// Attempted action.
         action: &'static str,
-        /// On what.
         path: PathBuf,
-        /// Why it failed.
         source: io::Error,
     },
 }
@@ -49,20 +42,20 @@ fn io_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) 
     move |source| Error::Io { action, path: path.to_owned(), source }
 }
 
-/// The artifact sets of a node. Cheap to clone.
+/// Store of a node's artifact sets, each of which is the only copy on the node. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Cache {
+pub struct ArtifactStore {
     root: PathBuf,
 }
 
-/// A complete set.
+/// A complete artifact set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArtifactSet {
     folder: PathBuf,
     manifest: Manifest,
 }
 
-/// A set that is being written. Dropped without [`commit`](Draft::commit), it is removed.
+/// An artifact set that is being written. If it is dropped without [`commit`](Draft::commit), it is deleted.
 #[derive(Debug)]
 pub struct Draft {
     folder: PathBuf,
@@ -70,29 +63,31 @@ pub struct Draft {
     committed: bool,
 }
 
-impl Cache {
-    /// Opens the cache in `root`, which is made when missing; removes drafts that an interrupted run left.
+impl ArtifactStore {
+    /// Opens the store in `root` and creates that folder if it is missing. Deletes drafts of interrupted runs.
     ///
-    /// One process at a time may write sets below one root.
+    /// Only one process at a time may write sets in one root.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, Error> {
         let root = root.into();
         fs::create_dir_all(&root).map_err(io_error("creating the artifact folder", &root))?;
-        let cache = Self { root };
-        cache.sweep_drafts()?;
-        Ok(cache)
+        let store = Self { root };
+        store.sweep_drafts()?;
+        Ok(store)
     }
 
-    /// A cache in `root` for looking only: nothing is made or removed, so its owner may be at work. A missing root is empty.
+    /// Opens the store in `root` for reading. A missing root is an empty store.
+    ///
+    /// Creates and deletes nothing, so the owner may write sets at the same time.
     #[must_use]
-    pub fn view(root: impl Into<PathBuf>) -> Self {
+    pub fn open_read_only(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
     fn sweep_drafts(&self) -> Result<(), Error> {
         for entry in self.entries()? {
             if entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with(DRAFT_PREFIX)) {
-                fs::remove_dir_all(&entry).map_err(io_error("removing the unfinished artifacts", &entry))?;
-                tracing::info!(path = %entry.display(), "removed artifacts that an interrupted run left unfinished");
+                fs::remove_dir_all(&entry).map_err(io_error("deleting unfinished artifacts", &entry))?;
+                tracing::info!(path = %entry.display(), "deleted unfinished artifacts of an interrupted run");
             }
         }
         Ok(())
@@ -112,7 +107,7 @@ impl Cache {
         self.root.join(build_id.to_string())
     }
 
-    /// The set of a build.
+    /// Returns the set of a build.
     pub fn get(&self, build_id: BuildId) -> Result<ArtifactSet, Error> {
         let folder = self.folder(build_id);
         let path = folder.join(MANIFEST);
@@ -125,62 +120,61 @@ impl Cache {
         Ok(ArtifactSet { folder, manifest })
     }
 
-    /// All complete sets. Damaged ones are skipped and logged.
+    /// Returns all complete sets. Damaged ones are skipped and logged.
     pub fn list(&self) -> Result<Vec<ArtifactSet>, Error> {
         let mut sets = Vec::new();
         for entry in self.entries()? {
             let Some(build_id) = entry.file_name().and_then(|name| name.to_str()?.parse().ok()) else { continue };
             match self.get(build_id) {
                 Ok(set) => sets.push(set),
-                Err(error) => tracing::warn!(%build_id, %error, "skipped an artifact set"),
+                Err(error) => tracing::warn!(%build_id, %error, "artifact set skipped"),
             }
         }
         Ok(sets)
     }
 
-    /// Begins the set of a build. An earlier draft of it is thrown away.
-    pub fn begin(&self, build_id: BuildId) -> Result<Draft, Error> {
+    /// Starts the set of a build. An earlier draft of it is deleted.
+    pub fn create_draft(&self, build_id: BuildId) -> Result<Draft, Error> {
         let folder = self.root.join(format!("{DRAFT_PREFIX}{build_id}"));
         if folder.exists() {
-            fs::remove_dir_all(&folder).map_err(io_error("removing the unfinished artifacts", &folder))?;
+            fs::remove_dir_all(&folder).map_err(io_error("deleting unfinished artifacts", &folder))?;
         }
         fs::create_dir(&folder).map_err(io_error("creating the artifact folder", &folder))?;
         Ok(Draft { folder, root: self.root.clone(), committed: false })
     }
 
-    /// Removes a set; an unknown one is success. Sandboxes that use it keep their open files.
-    pub fn remove(&self, build_id: BuildId) -> Result<(), Error> {
+    /// Deletes a set; an unknown one is success. Sandboxes that use it retain their open files.
+    pub fn delete(&self, build_id: BuildId) -> Result<(), Error> {
         let folder = self.folder(build_id);
-        // First under a name that no reader looks for, so that nobody sees half a set.
+        // Renamed first to a name that readers ignore, so that no reader sees an incomplete set.
         let doomed = self.root.join(format!("{DRAFT_PREFIX}{build_id}"));
         match fs::rename(&folder, &doomed) {
-            Ok(()) => fs::remove_dir_all(&doomed).map_err(io_error("removing artifacts", &doomed)),
+            Ok(()) => fs::remove_dir_all(&doomed).map_err(io_error("deleting artifacts", &doomed)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(io_error("removing artifacts", &folder)(error)),
+            Err(error) => Err(io_error("deleting artifacts", &folder)(error)),
         }
     }
 }
 
 impl ArtifactSet {
-    /// What the set is.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// The read-only base of the root disk: a raw ext4 image.
+    /// Returns the path of the root disk's read-only base: a raw ext4 image.
     #[must_use]
     pub fn rootfs(&self) -> PathBuf {
         self.folder.join(ROOTFS)
     }
 
-    /// Guest memory, byte for byte, sparse.
+    /// Returns the path of the guest memory: a byte-for-byte image, sparse.
     #[must_use]
     pub fn memory(&self) -> PathBuf {
         self.folder.join(MEMORY)
     }
 
-    /// Device and CPU state in the driver's own form.
+    /// Returns the path of the device and CPU state, in the driver's own format.
     #[must_use]
     pub fn state(&self) -> PathBuf {
         self.folder.join(STATE)
@@ -188,38 +182,38 @@ impl ArtifactSet {
 }
 
 impl Draft {
-    /// Where the root filesystem goes.
+    /// Returns the path to write the root filesystem to.
     #[must_use]
     pub fn rootfs(&self) -> PathBuf {
         self.folder.join(ROOTFS)
     }
 
-    /// Where the memory image goes.
+    /// Returns the path to write the memory image to.
     #[must_use]
     pub fn memory(&self) -> PathBuf {
         self.folder.join(MEMORY)
     }
 
-    /// Where the device state goes.
+    /// Returns the path to write the device state to.
     #[must_use]
     pub fn state(&self) -> PathBuf {
         self.folder.join(STATE)
     }
 
-    /// Where a VMM may keep its socket and logs while the set is made; removed by [`commit`](Self::commit).
+    /// Returns a folder for the VMM's socket and logs while the set is made. [`commit`](Self::commit) deletes it.
     #[must_use]
     pub fn scratch(&self) -> PathBuf {
         self.folder.join("scratch")
     }
 
-    /// Makes the set visible, once all its files are on the disk.
+    /// Syncs all files and makes the set visible.
     ///
     /// # Errors
-    /// A file is missing or the disk refuses; then nothing is visible and the draft is removed.
+    /// A file is missing or a file operation failed. No set is visible then, and the draft is deleted.
     pub fn commit(mut self, manifest: Manifest) -> Result<ArtifactSet, Error> {
         let scratch = self.scratch();
         if scratch.exists() {
-            fs::remove_dir_all(&scratch).map_err(io_error("removing the scratch folder", &scratch))?;
+            fs::remove_dir_all(&scratch).map_err(io_error("deleting the scratch folder", &scratch))?;
         }
         let path = self.folder.join(MANIFEST);
         fs::write(&path, manifest.to_json()).map_err(io_error("writing the manifest", &path))?;
@@ -240,12 +234,12 @@ impl Drop for Draft {
             return;
         }
         if let Err(error) = fs::remove_dir_all(&self.folder) {
-            tracing::warn!(path = %self.folder.display(), %error, "could not remove unfinished artifacts");
+            tracing::warn!(path = %self.folder.display(), %error, "could not delete unfinished artifacts");
         }
     }
 }
 
-/// fsync(2), which also works on folders and on files opened for reading.
+/// Syncs a file or folder with fsync(2), which needs only a descriptor opened for reading.
 fn sync(path: &Path) -> Result<(), Error> {
     File::open(path).and_then(|file| file.sync_all()).map_err(io_error("syncing", path))
 }
@@ -262,52 +256,52 @@ mod tests {
     }
 
     #[test]
-    fn a_set_appears_whole_and_goes_whole() {
+    fn a_set_appears_and_disappears_as_a_whole() {
         let root = tempfile::tempdir().expect("temporary folder");
-        let cache = Cache::open(root.path()).expect("opens");
+        let store = ArtifactStore::open(root.path()).expect("opens");
         let manifest = manifest();
         let id = manifest.build_id;
-        assert!(matches!(cache.get(id), Err(Error::Unknown(unknown)) if unknown == id));
-        let draft = cache.begin(id).expect("begins");
+        assert!(matches!(store.get(id), Err(Error::Unknown(unknown)) if unknown == id));
+        let draft = store.create_draft(id).expect("creates");
         fill(&draft);
-        assert!(cache.list().expect("lists").is_empty());
+        assert!(store.list().expect("lists").is_empty());
         let set = draft.commit(manifest.clone()).expect("commits");
-        assert_eq!(cache.list().expect("lists"), std::slice::from_ref(&set));
-        assert_eq!(cache.get(id).expect("known").manifest(), &manifest);
+        assert_eq!(store.list().expect("lists"), std::slice::from_ref(&set));
+        assert_eq!(store.get(id).expect("known").manifest(), &manifest);
         assert!(set.memory().exists());
-        cache.remove(id).expect("removes");
-        cache.remove(id).expect("removes twice");
+        store.delete(id).expect("deletes");
+        store.delete(id).expect("deletes twice");
         assert_eq!(fs::read_dir(root.path()).expect("readable").count(), 0);
     }
 
     #[test]
-    fn a_view_leaves_the_owner_s_draft_alone() {
+    fn a_read_only_store_keeps_the_owner_s_draft() {
         let root = tempfile::tempdir().expect("temporary folder");
-        assert!(Cache::view(root.path().join("missing")).list().expect("lists").is_empty());
-        let cache = Cache::open(root.path()).expect("opens");
-        let draft = cache.begin(BuildId::generate()).expect("begins");
-        assert!(Cache::view(root.path()).list().expect("lists").is_empty());
+        assert!(ArtifactStore::open_read_only(root.path().join("missing")).list().expect("lists").is_empty());
+        let store = ArtifactStore::open(root.path()).expect("opens");
+        let draft = store.create_draft(BuildId::generate()).expect("creates");
+        assert!(ArtifactStore::open_read_only(root.path()).list().expect("lists").is_empty());
         assert!(draft.rootfs().parent().expect("a folder").exists());
     }
 
     #[test]
     fn an_incomplete_draft_is_never_published() {
         let root = tempfile::tempdir().expect("temporary folder");
-        let cache = Cache::open(root.path()).expect("opens");
+        let store = ArtifactStore::open(root.path()).expect("opens");
         let manifest = manifest();
-        let draft = cache.begin(manifest.build_id).expect("begins");
+        let draft = store.create_draft(manifest.build_id).expect("creates");
         fs::write(draft.rootfs(), "x").expect("writable");
         assert!(matches!(draft.commit(manifest), Err(Error::Io { .. })));
         assert_eq!(fs::read_dir(root.path()).expect("readable").count(), 0);
     }
 
     #[test]
-    fn a_draft_of_a_killed_run_is_swept() {
+    fn a_draft_of_a_killed_run_is_deleted() {
         let root = tempfile::tempdir().expect("temporary folder");
-        let cache = Cache::open(root.path()).expect("opens");
-        std::mem::forget(cache.begin(BuildId::generate()).expect("begins"));
+        let store = ArtifactStore::open(root.path()).expect("opens");
+        std::mem::forget(store.create_draft(BuildId::generate()).expect("creates"));
         assert_eq!(fs::read_dir(root.path()).expect("readable").count(), 1);
-        Cache::open(root.path()).expect("opens again");
+        ArtifactStore::open(root.path()).expect("opens again");
         assert_eq!(fs::read_dir(root.path()).expect("readable").count(), 0);
     }
 }

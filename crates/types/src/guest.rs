@@ -1,0 +1,34 @@
+//! Addresses that are the same in every guest.
+//!
+//! The guest's own programs (PID 1 and the daemon), the packet rules of its slot, its VMM and the proxies all use these
+//! values. They are part of every snapshot: a restored guest keeps the addresses it booted with.
+
+use std::net::Ipv4Addr;
+
+/// Network of the guest and its gateway.
+pub const NETWORK: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 20);
+/// Prefix length of [`NETWORK`], in bits.
+pub const PREFIX_LENGTH: u8 = 30;
+/// Address of the guest's interface.
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 21);
+/// Address of the guest's gateway: the tap device, or the VMM's user-mode network.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 22);
+/// Ethernet address of the guest's interface. Locally administered, unicast.
+pub const MAC: &str = "02:fc:00:00:00:05";
+
+/// Port of the guest daemon. All other ports belong to the user.
+pub const DAEMON_PORT: u16 = 49_983;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guest_and_gateway_are_the_hosts_of_the_network() {
+        let mask = u32::MAX << (32 - u32::from(PREFIX_LENGTH));
+        for (address, host) in [(ADDRESS, 1), (GATEWAY, 2)] {
+            assert_eq!(u32::from(address) & mask, u32::from(NETWORK));
+            assert_eq!(u32::from(address) & !mask, host);
+        }
+    }
+}
