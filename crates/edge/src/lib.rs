@@ -28,7 +28,7 @@ use hearth_proxy::hop::{Address, Forwarded, set_forwarded, set_host};
 use hearth_proxy::pages::{Audience, Page};
 use hearth_proxy::serve::{self, Listener, Peer};
 use hearth_proxy::target::{Target, Unroutable};
-use hearth_proxy::{Body, Engine, Error, Key, body, dial, internal, pages};
+use hearth_proxy::{Body, Engine, Error, Key, UpstreamRequest, body, dial, internal, pages};
 use hearth_types::{NodeAddress, Route};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
 use subtle::ConstantTimeEq;
@@ -179,8 +179,9 @@ impl Edge {
         Address { sandbox_id, execution_id: route.execution_id, port: target.port, tls }.write(&mut parts.headers);
 
         let key = Key { group: route.node_proxy.clone(), port: None };
-        let dial = || dial::node(&key.group);
-        match self.engine.forward_holding(&key, dial, Request::from_parts(parts, body), Some(Box::new(seat))).await {
+        let dial = |_| async { Ok(dial::node(&key.group).await?.into()) };
+        let request = Request::from_parts(parts, body);
+        match self.engine.forward(UpstreamRequest { key: &key, dial, request, guard: Some(Box::new(seat)) }).await {
             Ok(response) => response,
             Err(error) => {
                 log(&error, target, &key.group);

@@ -42,13 +42,6 @@ pub struct Dialled {
     pub(crate) protocol: Option<Protocol>,
 }
 
-impl Dialled {
-    /// A connection on which nothing was agreed.
-    pub fn plain(io: impl Io) -> Self {
-        Self { io: Box::new(io), protocol: None }
-    }
-}
-
 impl From<Stream> for Dialled {
     fn from(stream: Stream) -> Self {
         let protocol = match &stream {

@@ -43,7 +43,6 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use futures::TryFutureExt;
 use hearth_stdx::TaskSet;
 use hearth_types::SandboxId;
 use http::{Method, Request, Response};
@@ -51,7 +50,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::body::Body;
-use crate::dial::{Dialled, Io, Protocol};
+use crate::dial::{Dialled, Protocol};
 use crate::engine::group::{Group, Totals};
 use crate::pages::Page;
 
@@ -190,9 +189,23 @@ struct Inner<G> {
     tasks: TaskSet,
 }
 
-/// What a caller counts for a request. It is dropped when the request and its answer, or the stream that became of them, have
-/// ended.
-pub type Held = Box<dyn Any + Send + Sync>;
+/// Value that lives as long as a forwarded request: until the request and its response, or the upgraded stream, have
+/// ended. Its `Drop` undoes what the caller counted or reserved.
+pub type RequestGuard = Box<dyn Any + Send + Sync>;
+
+/// Request to forward, and the way to its upstream.
+#[derive(Debug)]
+pub struct UpstreamRequest<'a, G, D> {
+    /// Selects the group that counts the request, and the connections that can be reused.
+    pub key: &'a Key<G>,
+    /// Opens a connection. Its argument is the newest HTTP version that the connection may negotiate, as TLS does. Called
+    /// when no idle connection is available, and again if an idle one turns out to be closed.
+    pub dial: D,
+    /// The request, as the client sent it or as the caller changed it.
+    pub request: Request<Body>,
+    /// Dropped when the request is over.
+    pub guard: Option<RequestGuard>,
+}
 
 #[derive(Debug)]
 struct Groups<G> {
@@ -227,78 +240,26 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
         Self { inner }
     }
 
-    /// Sends a request to what `key` stands for and returns its answer, whose body streams. `dial` connects there; it is called
-    /// when no idle connection is at hand, and again if an idle one turns out to be closed.
+    /// Sends a request to an upstream and returns its response, whose body streams.
     ///
-    /// The request goes out with the path, headers and body it has, without what [ends at a proxy](crate::hop); a request to
-    /// upgrade is passed on, and on `101` both sides are spliced.
+    /// The request is sent with the path, headers and body it has, except for headers that
+    /// [end at a proxy](crate::hop). An upgrade request is passed on; on `101` both connections are spliced.
     ///
     /// Cancel safe in the sense of HTTP: the upstream sees its connection close.
     ///
     /// # Errors
-    /// See [`Error`]. Once the answer has begun, errors are in its body.
-    pub async fn forward<D, F, S>(&self, key: &Key<G>, dial: D, request: Request<Body>) -> Result<Response<Body>, Error>
-    where
-        D: Fn() -> F,
-        F: Future<Output = io::Result<S>>,
-        S: Io,
-    {
-        self.forward_holding(key, dial, request, None).await
-    }
-
-    /// Like [`forward`](Self::forward), and holds something as long as the request lasts.
-    ///
-    /// # Errors
-    /// See [`Error`]. Once the answer has begun, errors are in its body.
-    pub async fn forward_holding<D, F, S>(
-        &self,
-        key: &Key<G>,
-        dial: D,
-        request: Request<Body>,
-        held: Option<Held>,
-    ) -> Result<Response<Body>, Error>
-    where
-        D: Fn() -> F,
-        F: Future<Output = io::Result<S>>,
-        S: Io,
-    {
-        self.admit(key, |_| dial().map_ok(Dialled::plain), request, held).await
-    }
-
-    /// Like [`forward`](Self::forward), where `dial` may agree on a version of HTTP with the other side, as in TLS: it gets the
-    /// newest one that can be spoken.
-    ///
-    /// # Errors
-    /// See [`Error`]. Once the answer has begun, errors are in its body.
-    pub async fn forward_agreed<D, F>(
-        &self,
-        key: &Key<G>,
-        dial: D,
-        request: Request<Body>,
-    ) -> Result<Response<Body>, Error>
+    /// See [`Error`]. Errors after the head of the response are in its body.
+    pub async fn forward<D, F>(&self, forwarded: UpstreamRequest<'_, G, D>) -> Result<Response<Body>, Error>
     where
         D: Fn(Protocol) -> F,
         F: Future<Output = io::Result<Dialled>>,
     {
-        self.admit(key, dial, request, None).await
-    }
-
-    async fn admit<D, F>(
-        &self,
-        key: &Key<G>,
-        dial: D,
-        request: Request<Body>,
-        held: Option<Held>,
-    ) -> Result<Response<Body>, Error>
-    where
-        D: Fn(Protocol) -> F,
-        F: Future<Output = io::Result<Dialled>>,
-    {
+        let UpstreamRequest { key, dial, request, guard } = forwarded;
         if request.method() == Method::CONNECT {
             return Err(Error::Tunnel);
         }
         let group = self.group(&key.group).ok_or(Error::Closed)?;
-        let admission = Group::admit(&group, key.port, &self.inner.config, held)?;
+        let admission = Group::admit(&group, key.port, &self.inner.config, guard)?;
         let cut = admission.cut();
         // Pinned here, because by value it would be kept twice.
         let exchange = pin!(self.exchange(admission, dial, request));

@@ -36,4 +36,4 @@ mod turn;
 
 pub use body::{Body, BoxError};
 pub use descriptors::Descriptors;
-pub use engine::{Config, Destination, Engine, Error, Held, Key};
+pub use engine::{Config, Destination, Engine, Error, Key, RequestGuard, UpstreamRequest};

@@ -15,7 +15,7 @@ use hearth_proxy::hop::Address;
 use hearth_proxy::pages::{Audience, Page};
 use hearth_proxy::serve::Listener;
 use hearth_proxy::tls::{Acceptor, Connector};
-use hearth_proxy::{Engine, Key, dial, serve};
+use hearth_proxy::{Engine, Key, UpstreamRequest, dial, serve};
 use hearth_types::{ExecutionId, Ingress, NodeAddress, Route, TeamId};
 use http::{Request, Response};
 use http_body::Frame;
@@ -146,7 +146,7 @@ pub(crate) fn serve_node(
                 let stream = if tls { connector.connect(stream, best).await? } else { Stream::Tcp(stream) };
                 Ok(stream.into())
             };
-            let forwarded = engine.forward_agreed(&key, dial, request).await;
+            let forwarded = engine.forward(UpstreamRequest { key: &key, dial, request, guard: None }).await;
             Ok(forwarded.unwrap_or_else(|error| error.page(sandbox_id, address.port).response(audience)))
         }
     });

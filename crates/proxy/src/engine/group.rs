@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::dial::Protocol;
 use crate::engine::link::Link;
 use crate::engine::protocol::{Ports, Spoken};
-use crate::engine::{Config, Error, Held};
+use crate::engine::{Config, Error, RequestGuard};
 
 /// Idle connections of one key that are kept for as long as they may be. Steady use by a few clients needs no more.
 const STEADY_MAX: usize = 16;
@@ -83,7 +83,7 @@ impl Group {
         group: &Arc<Self>,
         port: Option<u16>,
         config: &Config,
-        held: Option<Held>,
+        guard: Option<RequestGuard>,
     ) -> Result<Admission, Error> {
         count(&group.requests, config.requests_per_group_max)?;
         if let Err(error) = count(&group.totals.requests, config.requests_max) {
@@ -93,7 +93,7 @@ impl Group {
         let state = group.state();
         let (cut, spoken) = (Arc::clone(&state.cut), state.ports.get(port));
         drop(state);
-        Ok(Admission { cut, port, spoken, group: Arc::clone(group), _held: held })
+        Ok(Admission { cut, port, spoken, group: Arc::clone(group), _guard: guard })
     }
 
     pub(super) fn requests(&self) -> usize {
@@ -141,8 +141,7 @@ impl Group {
 #[derive(Debug)]
 pub(super) struct Admission {
     group: Arc<Group>,
-    /// What its caller counts.
-    _held: Option<Held>,
+    _guard: Option<RequestGuard>,
     /// Shared as a whole: a clone of a token takes locks of the tree that it is in.
     cut: Arc<CancellationToken>,
     port: Option<u16>,

@@ -12,7 +12,7 @@ use futures::channel::mpsc;
 use futures::{SinkExt, StreamExt};
 use hearth_proxy::body::{Body, boxed};
 use hearth_proxy::pages::Audience;
-use hearth_proxy::{Config, Engine, Error, Key, dial, serve};
+use hearth_proxy::{Config, Engine, Error, Key, UpstreamRequest, dial, serve};
 use hearth_types::{NodeAddress, SandboxId};
 use http::{Request, Response};
 use http_body::Frame;
@@ -107,7 +107,8 @@ async fn answer(
         dial::node(upstream)
     };
     let key = Key { group: GROUP, port: Some(8080) };
-    let forwarded = engine.forward(&key, || dial::retry_refused(connect), request).await;
+    let dial = |_| async { Ok(dial::retry_refused(connect).await?.into()) };
+    let forwarded = engine.forward(UpstreamRequest { key: &key, dial, request, guard: None }).await;
     forwarded.unwrap_or_else(|error: Error| error.page(&sandbox_id(), 8080).response(audience))
 }
 
