@@ -24,10 +24,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_catalog::Catalog;
-use hearth_proxy::hop::{Address, Forwarded, set_forwarded, set_host};
+use hearth_proxy::headers::{ForwardedPolicy, TargetHeader, set_forwarded, set_host};
 use hearth_proxy::pages::{Audience, Page};
 use hearth_proxy::serve::{self, Listener, Peer};
-use hearth_proxy::target::{Target, Unroutable};
+use hearth_proxy::target::{Target, TargetError};
 use hearth_proxy::{Body, Engine, Error, Key, UpstreamRequest, body, dial, internal, pages};
 use hearth_types::{NodeAddress, Route};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
@@ -39,7 +39,7 @@ use crate::shares::{Full, Shares};
 /// Most connections of clients at a time. Each takes two file descriptors, one towards its node.
 const CONNECTIONS_MAX: u32 = 16_384;
 /// How long requests under way may take when the edge stops. Streams last longer anyway: their clients connect again.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What visitors of a sandbox without public traffic show. It ends here: it is nothing for the guest.
 const TRAFFIC_TOKEN: HeaderName = HeaderName::from_static("e2b-traffic-access-token");
@@ -54,9 +54,9 @@ pub struct Config {
     /// Of these, requests to the sandboxes of one team.
     pub team_requests_max: usize,
     /// How long requests under way may take after shutdown began.
-    pub drain_patience: Duration,
+    pub drain_timeout: Duration,
     /// Whether what requests say about earlier proxies is believed: only when there is one of the operator's own.
-    pub forwarded: Forwarded,
+    pub forwarded: ForwardedPolicy,
 }
 
 impl Default for Config {
@@ -66,8 +66,8 @@ impl Default for Config {
             connections_max: CONNECTIONS_MAX,
             requests_max: CONNECTIONS_MAX as usize,
             team_requests_max: CONNECTIONS_MAX as usize / 2,
-            drain_patience: DRAIN_PATIENCE,
-            forwarded: Forwarded::Replace,
+            drain_timeout: DRAIN_TIMEOUT,
+            forwarded: ForwardedPolicy::Replace,
         }
     }
 }
@@ -110,8 +110,8 @@ impl Edge {
     /// The bounds of a server of it.
     #[must_use]
     pub fn bounds(&self) -> serve::Config {
-        let Config { connections_max, drain_patience, .. } = *self.config;
-        serve::Config { connections_max, idle_timeout: serve::IDLE_TIMEOUT, drain_patience }
+        let Config { connections_max, drain_timeout, .. } = *self.config;
+        serve::Config { connections_max, idle_timeout: serve::IDLE_TIMEOUT, drain_timeout }
     }
 
     /// Cuts whatever is left of the way to the nodes, upgraded streams above all.
@@ -124,8 +124,8 @@ impl Edge {
     pub async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let target = match Target::of(&request) {
             Ok(target) => target,
-            Err(Unroutable::Host) if asks_health(&request) => return Response::new(body::empty()),
-            Err(error) => return preflight::answer(&request).unwrap_or_else(|| pages::unroutable(error)),
+            Err(TargetError::Host) if asks_health(&request) => return Response::new(body::empty()),
+            Err(error) => return preflight::answer(&request).unwrap_or_else(|| pages::target_error(error)),
         };
         let audience = Audience::of(request.headers());
         if target.port == internal::DAEMON_PORT
@@ -176,7 +176,7 @@ impl Edge {
                 set_host(&mut parts, host);
             }
         }
-        Address { sandbox_id, execution_id: route.execution_id, port: target.port, tls }.write(&mut parts.headers);
+        TargetHeader { sandbox_id, execution_id: route.execution_id, port: target.port, tls }.write(&mut parts.headers);
 
         let key = Key { group: route.node_proxy.clone(), port: None };
         let dial = |_| async { Ok(dial::node(&key.group).await?.into()) };
@@ -213,7 +213,7 @@ fn asks_health(request: &Request<Body>) -> bool {
 fn log(error: &Error, target: &Target, node: &NodeAddress) {
     let (sandbox, chain) = (&target.sandbox_id, hearth_stdx::chain(error));
     match error {
-        Error::Dial(_) | Error::NoAnswer(_) | Error::UnaskedUpgrade => {
+        Error::Dial(_) | Error::NoResponse(_) | Error::UnexpectedUpgrade => {
             tracing::warn!(%sandbox, %node, error = %chain, "a node gave no answer");
         }
         Error::Closed | Error::TooManyRequests { .. } | Error::Tunnel => {

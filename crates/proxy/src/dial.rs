@@ -36,13 +36,13 @@ pub enum Protocol {
 }
 
 /// A connection, and the version that was agreed on.
-pub struct Dialled {
+pub struct NewConnection {
     pub(crate) io: Box<dyn Io>,
     /// `None`: nothing was agreed on, as without TLS.
     pub(crate) protocol: Option<Protocol>,
 }
 
-impl From<Stream> for Dialled {
+impl From<Stream> for NewConnection {
     fn from(stream: Stream) -> Self {
         let protocol = match &stream {
             Stream::Tcp(_) | Stream::Unix(_) => None,

@@ -21,16 +21,16 @@
 //! request goes on beside its answer, those of [`http2`], one for each upgraded stream, one that sweeps what was idle too long; all belong to the
 //! engine. Locks are held for a few map operations and a look at an idle socket, and never across an await.
 
-mod answer;
 mod connection;
-mod drive;
+mod connection_io;
 mod exchange;
 mod group;
-mod guard;
+mod http1;
 mod http2;
-mod link;
 mod protocol;
 mod replay;
+mod response;
+mod response_limits;
 mod splice;
 
 use std::any::Any;
@@ -50,7 +50,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::body::Body;
-use crate::dial::{Dialled, Protocol};
+use crate::dial::{NewConnection, Protocol};
 use crate::engine::group::{Group, Totals};
 use crate::pages::Page;
 
@@ -60,7 +60,7 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(15);
 /// again. Such a request is at most moments behind.
 const CLOSED_MAX: usize = 16_384;
 /// How long the engine's tasks may take to end after they were cut. They only have to be polled once.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Servers at the other end of an engine's connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,10 +145,10 @@ pub enum Error {
     Dial(#[source] io::Error),
     /// The connection ended, or something came that is no HTTP. The request may have had its effect.
     #[error("waiting for the upstream's answer")]
-    NoAnswer(#[source] hyper::Error),
+    NoResponse(#[source] hyper::Error),
     /// The upstream changed the protocol without having been asked to.
     #[error("the upstream switched protocols unasked")]
-    UnaskedUpgrade,
+    UnexpectedUpgrade,
     /// `CONNECT` asks for a tunnel to anywhere, which nobody gets here. Nothing was sent.
     #[error("refusing to open a tunnel")]
     Tunnel,
@@ -164,7 +164,9 @@ impl Error {
             Self::Dial(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 Page::PortClosed { sandbox_id, port }
             }
-            Self::Dial(_) | Self::NoAnswer(_) | Self::UnaskedUpgrade | Self::Tunnel => Page::Unreachable { sandbox_id },
+            Self::Dial(_) | Self::NoResponse(_) | Self::UnexpectedUpgrade | Self::Tunnel => {
+                Page::Unreachable { sandbox_id }
+            }
         }
     }
 }
@@ -243,7 +245,7 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
     /// Sends a request to an upstream and returns its response, whose body streams.
     ///
     /// The request is sent with the path, headers and body it has, except for headers that
-    /// [end at a proxy](crate::hop). An upgrade request is passed on; on `101` both connections are spliced.
+    /// [end at a proxy](crate::headers). An upgrade request is passed on; on `101` both connections are spliced.
     ///
     /// Cancel safe in the sense of HTTP: the upstream sees its connection close.
     ///
@@ -252,21 +254,21 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
     pub async fn forward<D, F>(&self, forwarded: UpstreamRequest<'_, G, D>) -> Result<Response<Body>, Error>
     where
         D: Fn(Protocol) -> F,
-        F: Future<Output = io::Result<Dialled>>,
+        F: Future<Output = io::Result<NewConnection>>,
     {
         let UpstreamRequest { key, dial, request, guard } = forwarded;
         if request.method() == Method::CONNECT {
             return Err(Error::Tunnel);
         }
         let group = self.group(&key.group).ok_or(Error::Closed)?;
-        let admission = Group::admit(&group, key.port, &self.inner.config, guard)?;
-        let cut = admission.cut();
+        let admitted = Group::admit(&group, key.port, &self.inner.config, guard)?;
+        let abort = admitted.abort_token();
         // Pinned here, because by value it would be kept twice.
-        let exchange = pin!(self.exchange(admission, dial, request));
-        let answered = cut.run_until_cancelled(exchange).await;
+        let exchange = pin!(self.exchange(admitted, dial, request));
+        let answered = abort.run_until_cancelled(exchange).await;
         match answered {
             // Being cut shows as a broken connection, too.
-            Some(Err(_)) | None if cut.is_cancelled() => Err(Error::Closed),
+            Some(Err(_)) | None if abort.is_cancelled() => Err(Error::Closed),
             Some(result) => result,
             None => Err(Error::Closed),
         }
@@ -274,10 +276,10 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
 
     /// Ends every connection, stream and waiting request of a group at once: whoever reads from it sees an abort. Requests that
     /// come later are served anew.
-    pub fn cut(&self, group: &G) {
+    pub fn abort(&self, group: &G) {
         let open = self.inner.groups().open.get(group).cloned();
         if let Some(group) = open {
-            group.cut(self.inner.tasks.token().child_token());
+            group.abort(self.inner.tasks.token().child_token());
         }
     }
 
@@ -299,7 +301,7 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
 
     /// Cuts everything and waits until it has ended. Later requests get [`Error::Closed`].
     pub async fn shutdown(&self) {
-        self.inner.tasks.shutdown(STOP_PATIENCE).await;
+        self.inner.tasks.shutdown(STOP_TIMEOUT).await;
         self.inner.groups().open.clear();
     }
 

@@ -10,8 +10,8 @@
 //! * [`target`]: which sandbox and port a request is for, from its host or its headers.
 //! * [`internal`]: the routes of the guest daemon that are not for clients, in every spelling.
 //! * [`pages`]: the answers of the proxy itself, whose sentences clients rely on.
-//! * [`hop`]: which headers end at a proxy, and how an edge tells a node what a request is for.
-//! * [`Descriptors`]: how many connections of each kind there may be.
+//! * [`headers`]: which headers end at a proxy, and how an edge tells a node what a request is for.
+//! * [`DescriptorBudget`]: how many connections of each kind there may be.
 //! * [`dial`]: connecting to an upstream, patiently where a server may just be starting.
 //! * [`Engine`]: one request to an upstream and its answer back, over pooled connections that can be cut.
 //! * [`serve`](mod@serve): accepting connections, HTTP/1.1 and HTTP/2, until they are drained.
@@ -23,17 +23,17 @@
 #![forbid(unsafe_code)]
 
 pub mod body;
-mod descriptors;
+mod byte_budget;
+mod descriptor_budget;
 pub mod dial;
 mod engine;
-pub mod hop;
+pub mod headers;
 pub mod internal;
 pub mod pages;
 pub mod serve;
 pub mod target;
 pub mod tls;
-mod turn;
 
 pub use body::{Body, BoxError};
-pub use descriptors::Descriptors;
+pub use descriptor_budget::DescriptorBudget;
 pub use engine::{Config, Destination, Engine, Error, Key, RequestGuard, UpstreamRequest};

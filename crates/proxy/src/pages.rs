@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
 use crate::body::{self, Body};
-use crate::target::Unroutable;
+use crate::target::TargetError;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
@@ -198,7 +198,7 @@ impl Page<'_> {
 
 /// The plain-text answer to a request that names no target.
 #[must_use]
-pub fn unroutable(error: Unroutable) -> Response<Body> {
+pub fn target_error(error: TargetError) -> Response<Body> {
     let mut response = Response::new(body::full(error.to_string()));
     *response.status_mut() = StatusCode::BAD_REQUEST;
     response.headers_mut().insert(CONTENT_TYPE, TEXT);

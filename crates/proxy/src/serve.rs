@@ -76,11 +76,11 @@ const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a client that has just connected may take to greet and to ask, once a drain began. Its request is on its way,
 /// most likely, and a closed connection would lose it.
-const LAST_HEAD_PATIENCE: Duration = Duration::from_millis(500);
+const LAST_HEAD_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often a connection that found no room looks for an idle one again.
 const ROOM_PERIOD: Duration = Duration::from_millis(100);
 /// How long tasks may take to end after they were cut. They only have to be polled once.
-const CUT_PATIENCE: Duration = Duration::from_secs(5);
+const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Bounds of a server.
 #[derive(Debug, Clone)]
@@ -92,7 +92,7 @@ pub struct Config {
     /// How long a connection may be idle.
     pub idle_timeout: Duration,
     /// How long requests under way may take after shutdown began.
-    pub drain_patience: Duration,
+    pub drain_timeout: Duration,
 }
 
 /// Serves until `shutdown`, then drains. Returns how many connections had to be cut, when none is left.
@@ -147,11 +147,11 @@ where
     // New connections are refused while the others end.
     drop(listener);
     let all_ended = room.acquire_many(config.connections_max);
-    let cut = match tokio::time::timeout(config.drain_patience, all_ended).await {
+    let cut = match tokio::time::timeout(config.drain_timeout, all_ended).await {
         Ok(_) => 0,
         Err(_) => config.connections_max as usize - room.available_permits(),
     };
-    tasks.shutdown(CUT_PATIENCE).await;
+    tasks.shutdown(ABORT_TIMEOUT).await;
     cut
 }
 
@@ -198,7 +198,7 @@ async fn connection<S, B>(
 {
     let too_late = async {
         drain.cancelled().await;
-        tokio::time::sleep(LAST_HEAD_PATIENCE).await;
+        tokio::time::sleep(LAST_HEAD_TIMEOUT).await;
     };
     let opened = tokio::select! {
         opened = cut.run_until_cancelled(accepted.open()) => opened,
@@ -219,7 +219,7 @@ async fn connection<S, B>(
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(socket), border));
     let winding_down = Seldom::new(async {
         drain.cancelled().await;
-        let _ = tokio::time::timeout(LAST_HEAD_PATIENCE, conversation.head_is_over()).await;
+        let _ = tokio::time::timeout(LAST_HEAD_TIMEOUT, conversation.head_is_over()).await;
     });
     let served = async {
         tokio::select! {

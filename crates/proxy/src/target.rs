@@ -23,7 +23,7 @@ pub struct Target {
 
 /// Why a request names no target. The texts are what clients read, as plain text with status 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unroutable {
+pub enum TargetError {
     /// The host has no dot or its first label no dash, and no header names a sandbox either.
     #[error("Invalid host")]
     Host,
@@ -42,8 +42,8 @@ impl Target {
     /// The target of a request.
     ///
     /// # Errors
-    /// See [`Unroutable`].
-    pub fn of<B>(request: &Request<B>) -> Result<Self, Unroutable> {
+    /// See [`TargetError`].
+    pub fn of<B>(request: &Request<B>) -> Result<Self, TargetError> {
         // HTTP/2 and absolute URIs name the host in the URI, which then outranks the header (RFC 9112, 3.2.2).
         let host = match request.uri().authority() {
             Some(authority) => authority.as_str(),
@@ -54,27 +54,27 @@ impl Target {
             .or_else(|error| Self::from_headers(text(headers, SANDBOX_ID), text(headers, SANDBOX_PORT), error))
     }
 
-    fn from_headers(sandbox_id: Option<&str>, port: Option<&str>, by_host: Unroutable) -> Result<Self, Unroutable> {
+    fn from_headers(sandbox_id: Option<&str>, port: Option<&str>, by_host: TargetError) -> Result<Self, TargetError> {
         match (sandbox_id, port) {
             (None, None) => Err(by_host),
             (Some(sandbox_id), Some(port)) => Self::from_parts(port, sandbox_id),
-            _ => Err(Unroutable::MissingHeader),
+            _ => Err(TargetError::MissingHeader),
         }
     }
 
-    fn from_host(host: &str) -> Result<Self, Unroutable> {
-        let (label, _domain) = host.split_once('.').ok_or(Unroutable::Host)?;
-        let (port, sandbox_id) = label.split_once('-').ok_or(Unroutable::Host)?;
+    fn from_host(host: &str) -> Result<Self, TargetError> {
+        let (label, _domain) = host.split_once('.').ok_or(TargetError::Host)?;
+        let (port, sandbox_id) = label.split_once('-').ok_or(TargetError::Host)?;
         // Host names have no case; ids are lowercase.
         Self::from_parts(port, &sandbox_id.to_ascii_lowercase())
     }
 
     /// `sandbox_id` may be a long one, `<id>-<client>`: only the first part counts.
-    fn from_parts(port: &str, sandbox_id: &str) -> Result<Self, Unroutable> {
+    fn from_parts(port: &str, sandbox_id: &str) -> Result<Self, TargetError> {
         let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-        let port = port.parse().ok().filter(|port| digits && *port != 0).ok_or(Unroutable::Port)?;
+        let port = port.parse().ok().filter(|port| digits && *port != 0).ok_or(TargetError::Port)?;
         let sandbox_id = sandbox_id.split('-').next().unwrap_or_default();
-        let sandbox_id = sandbox_id.parse().map_err(|_| Unroutable::SandboxId)?;
+        let sandbox_id = sandbox_id.parse().map_err(|_| TargetError::SandboxId)?;
         Ok(Self { sandbox_id, port })
     }
 }
@@ -90,12 +90,12 @@ mod tests {
 
     use super::*;
 
-    fn parse(host: &str, sandbox_id: Option<&str>, port: Option<&str>) -> Result<Target, Unroutable> {
+    fn parse(host: &str, sandbox_id: Option<&str>, port: Option<&str>) -> Result<Target, TargetError> {
         Target::from_host(host).or_else(|error| Target::from_headers(sandbox_id, port, error))
     }
 
     /// Host, the two headers, and what they name.
-    type Case = (&'static str, Option<&'static str>, Option<&'static str>, Result<(&'static str, u16), Unroutable>);
+    type Case = (&'static str, Option<&'static str>, Option<&'static str>, Result<(&'static str, u16), TargetError>);
 
     #[test]
     fn hosts_and_headers_name_targets() {
@@ -122,27 +122,27 @@ mod tests {
             ("", Some("i9"), Some("49983"), Ok(("i9", 49983))),
             ("localhost", Some("i9-6532622b"), Some("49983"), Ok(("i9", 49983))),
             // Refused.
-            ("localhost", Some("i9"), None, Err(Unroutable::MissingHeader)),
-            ("localhost", None, Some("49983"), Err(Unroutable::MissingHeader)),
-            ("my-server.example.com", None, Some("49983"), Err(Unroutable::MissingHeader)),
-            ("localhost", Some("I9"), Some("49983"), Err(Unroutable::SandboxId)),
-            ("localhost", Some(""), Some("49983"), Err(Unroutable::SandboxId)),
-            ("localhost", Some("i9"), Some("0"), Err(Unroutable::Port)),
-            ("localhost", Some("i9"), Some("+80"), Err(Unroutable::Port)),
-            ("localhost", Some("i9"), Some(""), Err(Unroutable::Port)),
-            ("localhost", None, None, Err(Unroutable::Host)),
-            ("", None, None, Err(Unroutable::Host)),
-            ("example.com", None, None, Err(Unroutable::Host)),
-            ("49983-i123", None, None, Err(Unroutable::Host)),
-            ("127.0.0.1:3002", None, None, Err(Unroutable::Host)),
-            ("sandbox.example.com", None, None, Err(Unroutable::Host)),
-            ("my-server.example.com", None, None, Err(Unroutable::Port)),
-            ("65536-i123.example.com", None, None, Err(Unroutable::Port)),
-            ("0-i123.example.com", None, None, Err(Unroutable::Port)),
-            ("-i123.example.com", None, None, Err(Unroutable::Port)),
-            ("80-.example.com", None, None, Err(Unroutable::SandboxId)),
-            ("80--i123.example.com", None, None, Err(Unroutable::SandboxId)),
-            ("80-i_3.example.com", None, None, Err(Unroutable::SandboxId)),
+            ("localhost", Some("i9"), None, Err(TargetError::MissingHeader)),
+            ("localhost", None, Some("49983"), Err(TargetError::MissingHeader)),
+            ("my-server.example.com", None, Some("49983"), Err(TargetError::MissingHeader)),
+            ("localhost", Some("I9"), Some("49983"), Err(TargetError::SandboxId)),
+            ("localhost", Some(""), Some("49983"), Err(TargetError::SandboxId)),
+            ("localhost", Some("i9"), Some("0"), Err(TargetError::Port)),
+            ("localhost", Some("i9"), Some("+80"), Err(TargetError::Port)),
+            ("localhost", Some("i9"), Some(""), Err(TargetError::Port)),
+            ("localhost", None, None, Err(TargetError::Host)),
+            ("", None, None, Err(TargetError::Host)),
+            ("example.com", None, None, Err(TargetError::Host)),
+            ("49983-i123", None, None, Err(TargetError::Host)),
+            ("127.0.0.1:3002", None, None, Err(TargetError::Host)),
+            ("sandbox.example.com", None, None, Err(TargetError::Host)),
+            ("my-server.example.com", None, None, Err(TargetError::Port)),
+            ("65536-i123.example.com", None, None, Err(TargetError::Port)),
+            ("0-i123.example.com", None, None, Err(TargetError::Port)),
+            ("-i123.example.com", None, None, Err(TargetError::Port)),
+            ("80-.example.com", None, None, Err(TargetError::SandboxId)),
+            ("80--i123.example.com", None, None, Err(TargetError::SandboxId)),
+            ("80-i_3.example.com", None, None, Err(TargetError::SandboxId)),
         ];
         for (host, sandbox_id, port, expected) in cases {
             let target = parse(host, *sandbox_id, *port);
@@ -165,7 +165,7 @@ mod tests {
         request.headers_mut().insert(header::HOST, http::HeaderValue::from_static("localhost"));
         request.headers_mut().insert(SANDBOX_PORT, http::HeaderValue::from_static("80"));
         request.headers_mut().insert(SANDBOX_ID, http::HeaderValue::from_bytes(b"i\xff").expect("opaque bytes"));
-        assert_eq!(Target::of(&request), Err(Unroutable::SandboxId));
+        assert_eq!(Target::of(&request), Err(TargetError::SandboxId));
     }
 
     proptest! {

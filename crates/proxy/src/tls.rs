@@ -58,7 +58,7 @@ pub enum CertificateError {
     Key(#[source] pem::Error),
     /// The key is of an unknown kind, or belongs to another certificate.
     #[error("the private key does not fit the certificate")]
-    Unfit(#[source] rustls::Error),
+    KeyMismatch(#[source] rustls::Error),
 }
 
 impl Certificate {
@@ -73,7 +73,7 @@ impl Certificate {
             return Err(CertificateError::Empty);
         }
         let key = PrivateKeyDer::from_pem_slice(key).map_err(CertificateError::Key)?;
-        let certified = CertifiedKey::from_der(chain, key, &provider()).map_err(CertificateError::Unfit)?;
+        let certified = CertifiedKey::from_der(chain, key, &provider()).map_err(CertificateError::KeyMismatch)?;
         Ok(Self(Arc::new(certified)))
     }
 }

@@ -7,7 +7,7 @@ mod world;
 use futures::SinkExt;
 use hearth_edge::Config;
 use hearth_proxy::body::{self, Body, boxed};
-use hearth_proxy::hop::Forwarded;
+use hearth_proxy::headers::ForwardedPolicy;
 use hearth_types::{ExecutionId, NodeAddress, Route, SandboxId, TeamId};
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -80,7 +80,7 @@ async fn a_team_has_a_share_of_the_requests_and_leaves_the_rest_to_others() {
 
 #[tokio::test]
 async fn what_a_load_balancer_says_is_passed_on() {
-    let config = Config { forwarded: Forwarded::Believe, ..Config::default() };
+    let config = Config { forwarded: ForwardedPolicy::Trust, ..Config::default() };
     let world = World::with(guest(mirror).await, config).await;
     let request = Request::get("/").header("host", "8080-i123.example.com").header("x-forwarded-proto", "https");
     let request = request.header("x-forwarded-for", "9.9.9.9").body(body::empty()).expect("a request");

@@ -197,7 +197,7 @@ fn certificates_that_cannot_be_used_are_refused() {
     let ((chain, key), (_, other)) = (authority.issue_pem("a.example.com"), authority.issue_pem("b.example.com"));
     let check = |chain: &str, key: &str| Certificate::from_pem(chain.as_bytes(), key.as_bytes());
     check(&chain, &key).expect("they fit");
-    assert!(matches!(check(&chain, &other), Err(CertificateError::Unfit(_))));
+    assert!(matches!(check(&chain, &other), Err(CertificateError::KeyMismatch(_))));
     assert!(matches!(check("", &key), Err(CertificateError::Empty)));
     assert!(matches!(check(&key, &key), Err(CertificateError::Empty)));
     assert!(matches!(check(&chain, &chain), Err(CertificateError::Key(_))));

@@ -11,7 +11,7 @@ use hearth_catalog::Catalog;
 use hearth_edge::{Config, Edge};
 use hearth_proxy::body::{self, Body, boxed};
 use hearth_proxy::dial::Stream;
-use hearth_proxy::hop::Address;
+use hearth_proxy::headers::TargetHeader;
 use hearth_proxy::pages::{Audience, Page};
 use hearth_proxy::serve::Listener;
 use hearth_proxy::tls::{Acceptor, Connector};
@@ -133,7 +133,7 @@ pub(crate) fn serve_node(
         let engine = engine.clone();
         async move {
             let audience = Audience::of(request.headers());
-            let address = Address::take(request.headers_mut()).expect("an edge of ours");
+            let address = TargetHeader::take(request.headers_mut()).expect("an edge of ours");
             let sandbox_id = &address.sandbox_id;
             if address.execution_id != running {
                 return Ok::<_, Infallible>(Page::NotFound { sandbox_id }.response(audience));
@@ -152,7 +152,7 @@ pub(crate) fn serve_node(
     });
     let shutdown = CancellationToken::new();
     let bounds =
-        serve::Config { connections_max: 100, idle_timeout: serve::IDLE_TIMEOUT, drain_patience: Duration::ZERO };
+        serve::Config { connections_max: 100, idle_timeout: serve::IDLE_TIMEOUT, drain_timeout: Duration::ZERO };
     let listener = UnixListener::bind(path).expect("a free path");
     tokio::spawn(serve::serve(listener, handler, bounds, shutdown.clone()));
     shutdown

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::dial::Protocol;
-use crate::engine::link::Link;
-use crate::engine::protocol::{Ports, Spoken};
+use crate::engine::connection::Connection;
+use crate::engine::protocol::{PortSupport, Ports};
 use crate::engine::{Config, Error, RequestGuard};
 
 /// Idle connections of one key that are kept for as long as they may be. Steady use by a few clients needs no more.
@@ -43,7 +43,7 @@ pub(super) struct Group {
 #[derive(Debug)]
 struct State {
     /// Ends everything that was begun under it. Replaced when the group is cut.
-    cut: Arc<CancellationToken>,
+    abort: Arc<CancellationToken>,
     idle: HashMap<(Option<u16>, Protocol), Vec<Idle>>,
     ports: Ports,
 }
@@ -51,7 +51,7 @@ struct State {
 /// A connection that waits for the next request.
 #[derive(Debug)]
 struct Idle {
-    connection: Link,
+    connection: Connection,
     _counted: CountedIdle,
     since: Instant,
     until: Instant,
@@ -68,8 +68,8 @@ impl Drop for CountedIdle {
 }
 
 impl Group {
-    pub(super) fn new(cut: CancellationToken, totals: Arc<Totals>) -> Self {
-        let state = State { cut: Arc::new(cut), idle: HashMap::new(), ports: Ports::default() };
+    pub(super) fn new(abort: CancellationToken, totals: Arc<Totals>) -> Self {
+        let state = State { abort: Arc::new(abort), idle: HashMap::new(), ports: Ports::default() };
         Self { requests: AtomicUsize::new(0), totals, state: Mutex::new(state) }
     }
 
@@ -84,16 +84,16 @@ impl Group {
         port: Option<u16>,
         config: &Config,
         guard: Option<RequestGuard>,
-    ) -> Result<Admission, Error> {
+    ) -> Result<AdmittedRequest, Error> {
         count(&group.requests, config.requests_per_group_max)?;
         if let Err(error) = count(&group.totals.requests, config.requests_max) {
             group.requests.fetch_sub(1, Ordering::Relaxed);
             return Err(error);
         }
         let state = group.state();
-        let (cut, spoken) = (Arc::clone(&state.cut), state.ports.get(port));
+        let (abort, port_support) = (Arc::clone(&state.abort), state.ports.get(port));
         drop(state);
-        Ok(Admission { cut, port, spoken, group: Arc::clone(group), _guard: guard })
+        Ok(AdmittedRequest { abort, port, port_support, group: Arc::clone(group), _guard: guard })
     }
 
     pub(super) fn requests(&self) -> usize {
@@ -109,16 +109,16 @@ impl Group {
     }
 
     /// Ends everything that runs; what comes later runs under `next`.
-    pub(super) fn cut(&self, next: CancellationToken) {
+    pub(super) fn abort(&self, next: CancellationToken) {
         let mut state = self.state();
-        std::mem::replace(&mut state.cut, Arc::new(next)).cancel();
+        std::mem::replace(&mut state.abort, Arc::new(next)).cancel();
         state.idle.clear();
     }
 
     /// Ends everything, also what comes later.
     pub(super) fn close(&self) {
         let mut state = self.state();
-        state.cut.cancel();
+        state.abort.cancel();
         state.idle.clear();
     }
 
@@ -139,33 +139,33 @@ impl Group {
 
 /// A request that was let in: counted until it is dropped, and ended with its group.
 #[derive(Debug)]
-pub(super) struct Admission {
+pub(super) struct AdmittedRequest {
     group: Arc<Group>,
     _guard: Option<RequestGuard>,
     /// Shared as a whole: a clone of a token takes locks of the tree that it is in.
-    cut: Arc<CancellationToken>,
+    abort: Arc<CancellationToken>,
     port: Option<u16>,
     /// What the port spoke when the request was let in.
-    pub(super) spoken: Option<Spoken>,
+    pub(super) port_support: Option<PortSupport>,
 }
 
-impl Admission {
+impl AdmittedRequest {
     /// Cancelled when the request is to end at once.
-    pub(super) fn cut(&self) -> Arc<CancellationToken> {
-        Arc::clone(&self.cut)
+    pub(super) fn abort_token(&self) -> Arc<CancellationToken> {
+        Arc::clone(&self.abort)
     }
 
     /// Takes note of what the port speaks.
-    pub(super) fn note(&self, spoken: Spoken) {
-        self.group.state().ports.note(self.port, spoken);
+    pub(super) fn record_support(&self, support: PortSupport) {
+        self.group.state().ports.set(self.port, support);
     }
 
     /// The idle connection that was used last, so that those that are not needed grow old. If even that one was idle for longer
     /// than `idle_max` it is closed: the caller's new connection takes its place, and there are not more and more of them.
-    pub(super) fn take_idle(&self, protocol: Protocol, idle_max: Duration) -> Option<Link> {
+    pub(super) fn take_idle(&self, protocol: Protocol, idle_max: Duration) -> Option<Connection> {
         let now = Instant::now();
         let mut state = self.group.state();
-        if self.cut.is_cancelled() {
+        if self.abort.is_cancelled() {
             return None;
         }
         let waiting = state.idle.get_mut(&(self.port, protocol))?;
@@ -182,17 +182,22 @@ impl Admission {
         found
     }
 
-    /// Keeps a connection for the next request, for at most `keep`. When there are `of_port_max` already the oldest goes; when all
+    /// Keeps a connection for the next request, for at most `idle_timeout`. When there are `of_port_max` already the oldest goes; when all
     /// groups have `in_all_max`, it is closed.
-    pub(super) fn put_idle(&self, connection: Link, keep: Duration, [of_port_max, in_all_max]: [usize; 2]) {
-        let place = (self.port, connection.protocol());
+    pub(super) fn put_idle(
+        &self,
+        connection: Connection,
+        idle_timeout: Duration,
+        [of_port_max, in_all_max]: [usize; 2],
+    ) {
+        let key = (self.port, connection.protocol());
         let now = Instant::now();
         let mut state = self.group.state();
         // Checked under the lock: after a cut nothing of before comes back.
-        if self.cut.is_cancelled() || of_port_max == 0 {
+        if self.abort.is_cancelled() || of_port_max == 0 {
             return;
         }
-        if let Some(waiting) = state.idle.get_mut(&place)
+        if let Some(waiting) = state.idle.get_mut(&key)
             && waiting.len() >= of_port_max
         {
             waiting.remove(0);
@@ -200,13 +205,13 @@ impl Admission {
         if count(&self.group.totals.idle, in_all_max).is_err() {
             return;
         }
-        connection.rest();
+        connection.clear_waker();
         let _counted = CountedIdle(Arc::clone(&self.group.totals));
-        state.idle.entry(place).or_default().push(Idle { connection, _counted, since: now, until: now + keep });
+        state.idle.entry(key).or_default().push(Idle { connection, _counted, since: now, until: now + idle_timeout });
     }
 }
 
-impl Drop for Admission {
+impl Drop for AdmittedRequest {
     fn drop(&mut self) {
         self.group.requests.fetch_sub(1, Ordering::Relaxed);
         self.group.totals.requests.fetch_sub(1, Ordering::Relaxed);

@@ -52,7 +52,7 @@ struct Head {
     has_host: bool,
     length: Option<u64>,
     is_chunked: bool,
-    asks_upgrade: bool,
+    requests_upgrade: bool,
 }
 
 /// A line that is answered with 400.
@@ -78,7 +78,7 @@ impl Framing {
     pub(super) fn check(&mut self, bytes: &mut [u8], is_busy: bool) {
         let mut at = 0;
         while at < bytes.len() {
-            if self.place == Place::RequestLine && self.head.asks_upgrade {
+            if self.place == Place::RequestLine && self.head.requests_upgrade {
                 // Whether this is HTTP depends on an answer that was not given yet, unless that was a refusal.
                 if is_busy || at > 0 {
                     return self.stop();
@@ -190,7 +190,7 @@ impl Head {
                 return Err(Bad);
             }
         } else if name.eq_ignore_ascii_case(b"upgrade") {
-            self.asks_upgrade = true;
+            self.requests_upgrade = true;
         }
         Ok(())
     }

@@ -14,10 +14,10 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 use tokio::time::{Instant, Sleep};
 
+use crate::byte_budget::ByteBudget;
 use crate::dial::Stream;
 use crate::serve::conversation::Conversation;
 use crate::serve::framing::Framing;
-use crate::turn::Turn;
 
 /// Longest time between a request and the end of the client's bytes that still counts as half a close. Programs that half-close
 /// do it at once, in the same packet or the next one; those that give up wait longer first, and their upstream is closed at once.
@@ -31,7 +31,7 @@ pub(super) struct Socket {
     /// Limited for each read to what is left of the turn.
     stream: Take<Stream>,
     conversation: Arc<Conversation>,
-    turn: Turn,
+    budget: ByteBudget,
     framing: Framing,
     /// The client's half may be closed before the answer is over.
     may_half_close: bool,
@@ -53,7 +53,7 @@ impl Socket {
         Self {
             // Only proxies of ours may open our sockets, which frame what they send.
             framing: if is_client { Framing::new() } else { Framing::lenient() },
-            turn: Turn::default(),
+            budget: ByteBudget::default(),
             may_half_close: is_client,
             is_read: false,
             ahead: None,
@@ -116,7 +116,7 @@ impl AsyncRead for Socket {
         if let Some(byte) = this.ahead.take() {
             buffer.put_slice(&[byte]);
         }
-        let polled = this.turn.poll_read(&mut this.stream, cx, buffer);
+        let polled = this.budget.poll_read(&mut this.stream, cx, buffer);
         if buffer.filled().len() > before {
             this.quiet_since = None;
             let is_busy = this.conversation.bytes_arrived();
@@ -141,10 +141,10 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        ready!(this.turn.poll(cx));
+        ready!(this.budget.poll(cx));
         let result = Pin::new(this.stream.get_mut()).poll_write(cx, bytes);
         this.written(&result);
-        this.turn.written(result)
+        this.budget.charge_written(result)
     }
 
     fn poll_write_vectored(
@@ -153,10 +153,10 @@ impl AsyncWrite for Socket {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        ready!(this.turn.poll(cx));
+        ready!(this.budget.poll(cx));
         let result = Pin::new(this.stream.get_mut()).poll_write_vectored(cx, slices);
         this.written(&result);
-        this.turn.written(result)
+        this.budget.charge_written(result)
     }
 
     fn is_write_vectored(&self) -> bool {

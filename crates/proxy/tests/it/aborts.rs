@@ -81,7 +81,7 @@ async fn a_client_that_only_knows_the_end_of_the_connection_gets_a_reset() {
     source.send("part").await;
     let mut part = [0; 4];
     client.read_exact(&mut part).await.expect("the part");
-    stage.engine.cut(&GROUP);
+    stage.engine.abort(&GROUP);
     let error = soon("the reset", client.read(&mut part)).await.expect_err("no proper end");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
@@ -155,7 +155,7 @@ async fn check_cut(cut: impl Fn(&Stage), then: Result<&str, &str>) {
 
 #[tokio::test]
 async fn a_cut_ends_everything_at_once_and_later_requests_are_served() {
-    check_cut(|stage| stage.engine.cut(&GROUP), Ok("fine")).await;
+    check_cut(|stage| stage.engine.abort(&GROUP), Ok("fine")).await;
 }
 
 #[tokio::test]

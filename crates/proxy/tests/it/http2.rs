@@ -284,7 +284,7 @@ async fn a_cut_ends_calls_and_idle_connections() {
     let mut response = client.send(grpc("/", body)).await;
     source.send("part").await;
     assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("part"));
-    node.engine.cut(&GROUP);
+    node.engine.abort(&GROUP);
     abort(response.body_mut()).await;
     until("the places to be free", || node.engine.requests(&GROUP) == 0).await;
     assert_eq!(node.engine.idle_connections(), 0);

@@ -62,7 +62,7 @@ async fn a_drain_lets_answers_end_and_takes_no_new_connections() {
 async fn what_outlives_the_patience_is_cut() {
     for http2 in [false, true] {
         let mut sources = Handed::new();
-        let serving = serve::Config { drain_patience: Duration::from_millis(50), ..serving() };
+        let serving = serve::Config { drain_timeout: Duration::from_millis(50), ..serving() };
         let stage = Stage::with(fed(&sources).await, Config::for_guests(), serving).await;
         let mut client = if http2 { Client::connect_http2(stage.address).await } else { stage.client().await };
         let mut response = client.get("/").await;

@@ -113,7 +113,7 @@ async fn answer(
 }
 
 pub(crate) fn serving() -> serve::Config {
-    serve::Config { connections_max: 1000, idle_timeout: serve::IDLE_TIMEOUT, drain_patience: PATIENCE }
+    serve::Config { connections_max: 1000, idle_timeout: serve::IDLE_TIMEOUT, drain_timeout: PATIENCE }
 }
 
 pub(crate) async fn listen() -> (TcpListener, SocketAddr) {

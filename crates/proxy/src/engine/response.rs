@@ -14,31 +14,31 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::body::{self, Body, BoxError};
 use crate::dial::Protocol;
-use crate::engine::group::Admission;
-use crate::engine::link::Link;
+use crate::engine::connection::Connection;
+use crate::engine::group::AdmittedRequest;
 use crate::engine::{Config, Error};
-use crate::hop;
+use crate::headers;
 
 /// How much earlier than the upstream says (`Keep-Alive: timeout=`) a connection is given up.
 const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
 /// What an exchange holds while it lasts: its place in its group, and its connection. Dropped before the end, it closes the
 /// connection.
-pub(super) struct Lease {
-    admission: Admission,
-    connection: Link,
-    keep: Duration,
+pub(super) struct ActiveExchange {
+    admitted: AdmittedRequest,
+    connection: Connection,
+    idle_timeout: Duration,
     idle_per_key_max: usize,
     idle_max: usize,
     tasks: TaskSet,
     /// From when on the answer is waited for.
-    cut: Option<Seldom<WaitForCancellationFutureOwned>>,
+    abort: Option<Seldom<WaitForCancellationFutureOwned>>,
 }
 
-impl Lease {
-    pub(super) fn new(admission: Admission, connection: Link, config: &Config, tasks: &TaskSet) -> Self {
-        let Config { idle_timeout: keep, idle_per_key_max, idle_max, .. } = *config;
-        Self { admission, connection, keep, idle_per_key_max, idle_max, tasks: tasks.clone(), cut: None }
+impl ActiveExchange {
+    pub(super) fn new(admitted: AdmittedRequest, connection: Connection, config: &Config, tasks: &TaskSet) -> Self {
+        let Config { idle_timeout, idle_per_key_max, idle_max, .. } = *config;
+        Self { admitted, connection, idle_timeout, idle_per_key_max, idle_max, tasks: tasks.clone(), abort: None }
     }
 
     pub(super) fn is_http1(&self) -> bool {
@@ -46,37 +46,37 @@ impl Lease {
     }
 
     /// Closes the connection after the answer instead of using it again.
-    pub(super) fn close_at_end(&mut self) {
+    pub(super) fn close_after_response(&mut self) {
         self.idle_per_key_max = 0;
     }
 
     /// The answer has been read to its end: keeps the connection for the next request as soon as it is ready for it. Until
     /// then, the rest of the request may still be on its way.
-    fn end(mut self) {
+    fn finish(mut self) {
         if self.connection.is_ready() {
-            self.keep_idle();
+            self.return_to_pool();
         } else if self.connection.is_open() && tokio::runtime::Handle::try_current().is_ok() {
             let tasks = self.tasks.clone();
             tasks.spawn("end of an exchange", async move {
-                let cut = self.admission.cut();
-                if cut.run_until_cancelled(self.connection.ready()).await == Some(true) {
-                    self.keep_idle();
+                let abort = self.admitted.abort_token();
+                if abort.run_until_cancelled(self.connection.ready()).await == Some(true) {
+                    self.return_to_pool();
                 }
             });
         }
     }
 
     /// Whether it is to end at once. `cx` is woken then.
-    fn is_cut(&mut self, cx: &mut Context<'_>) -> bool {
-        let cut = self.cut.get_or_insert_with(|| {
-            let cut = CancellationToken::clone(&self.admission.cut());
-            Seldom::new(cut.cancelled_owned())
+    fn is_aborted(&mut self, cx: &mut Context<'_>) -> bool {
+        let abort = self.abort.get_or_insert_with(|| {
+            let abort = CancellationToken::clone(&self.admitted.abort_token());
+            Seldom::new(abort.cancelled_owned())
         });
-        Pin::new(cut).poll(cx).is_ready()
+        Pin::new(abort).poll(cx).is_ready()
     }
 
-    fn keep_idle(self) {
-        self.admission.put_idle(self.connection, self.keep, [self.idle_per_key_max, self.idle_max]);
+    fn return_to_pool(self) {
+        self.admitted.put_idle(self.connection, self.idle_timeout, [self.idle_per_key_max, self.idle_max]);
     }
 }
 
@@ -89,76 +89,77 @@ fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
 
 /// Whether a program that does not know HTTP well may send a body behind this head, where there must be none (RFC 9110, 9.3.2,
 /// 15.3.5 and 15.4.5). Those bytes would be taken for the next answer.
-pub(super) fn may_be_overlong(asked_head: bool, response: &Response<Incoming>) -> bool {
+pub(super) fn may_have_excess_body(is_head: bool, response: &Response<Incoming>) -> bool {
     let headers = response.headers();
-    let is_bare = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let announces = headers.contains_key(header::TRANSFER_ENCODING)
+    let has_no_body = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let announces_body = headers.contains_key(header::TRANSFER_ENCODING)
         || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
-    asked_head || is_bare && announces
+    is_head || has_no_body && announces_body
 }
 
 /// The answer, with its body streaming. `is_sent`: so is the request, to its end.
-pub(super) fn stream(mut lease: Lease, response: Response<Incoming>, is_sent: bool) -> Response<Body> {
+pub(super) fn stream(mut exchange: ActiveExchange, response: Response<Incoming>, is_sent: bool) -> Response<Body> {
     if !is_sent {
         // Clients may read the answer only after they have sent everything.
-        lease.connection.detach(&lease.tasks, lease.admission.cut());
+        exchange.connection.detach(&exchange.tasks, exchange.admitted.abort_token());
     }
     let (mut parts, incoming) = response.into_parts();
-    lease.keep = keep_alive(&parts.headers).map_or(lease.keep, |told| told.min(lease.keep));
-    hop::prepare_response(&mut parts);
-    let mut answer = Answer { incoming, lease: Some(lease) };
+    exchange.idle_timeout =
+        keep_alive(&parts.headers).map_or(exchange.idle_timeout, |told| told.min(exchange.idle_timeout));
+    headers::prepare_response(&mut parts);
+    let mut body = UpstreamBody { incoming, exchange: Some(exchange) };
     // Nobody reads a body that is not there.
-    answer.end_if_over();
-    Response::from_parts(parts, answer.boxed_unsync())
+    body.finish_if_ended();
+    Response::from_parts(parts, body.boxed_unsync())
 }
 
 /// The answer of an upstream that has switched protocols.
 pub(super) fn head_only(response: Response<Incoming>) -> Response<Body> {
     let (mut parts, _) = response.into_parts();
-    hop::prepare_response(&mut parts);
+    headers::prepare_response(&mut parts);
     Response::from_parts(parts, body::empty())
 }
 
-struct Answer {
+struct UpstreamBody {
     incoming: Incoming,
     /// Until the body has ended.
-    lease: Option<Lease>,
+    exchange: Option<ActiveExchange>,
 }
 
-impl Answer {
-    fn end_if_over(&mut self) {
+impl UpstreamBody {
+    fn finish_if_ended(&mut self) {
         if self.incoming.is_end_stream() {
-            self.end();
+            self.finish();
         }
     }
 
-    fn end(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            lease.end();
+    fn finish(&mut self) {
+        if let Some(exchange) = self.exchange.take() {
+            exchange.finish();
         }
     }
 }
 
-impl http_body::Body for Answer {
+impl http_body::Body for UpstreamBody {
     type Data = Bytes;
     type Error = BoxError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        let Some(lease) = &mut this.lease else { return Poll::Ready(None) };
+        let Some(exchange) = &mut this.exchange else { return Poll::Ready(None) };
         let incoming = &mut this.incoming;
-        let polled = lease.connection.poll(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx));
+        let polled = exchange.connection.poll(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx));
         if polled.is_ready() {
-            lease.connection.advanced();
+            exchange.connection.frame_received();
         }
         match &polled {
             // Nothing comes after trailers, and after the last byte of a known length; nobody polls again to be told so.
-            Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => this.end(),
-            Poll::Ready(Some(Ok(_))) => this.end_if_over(),
-            Poll::Ready(Some(Err(_))) => drop(this.lease.take()),
-            Poll::Ready(None) => this.end(),
-            Poll::Pending if lease.is_cut(cx) => {
-                drop(this.lease.take());
+            Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => this.finish(),
+            Poll::Ready(Some(Ok(_))) => this.finish_if_ended(),
+            Poll::Ready(Some(Err(_))) => drop(this.exchange.take()),
+            Poll::Ready(None) => this.finish(),
+            Poll::Pending if exchange.is_aborted(cx) => {
+                drop(this.exchange.take());
                 return Poll::Ready(Some(Err(Error::Closed.into())));
             }
             Poll::Pending => {}

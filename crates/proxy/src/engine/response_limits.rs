@@ -1,7 +1,7 @@
 //! Bounds of what an upstream sends before its answer begins.
 //!
 //! An upstream may send any number of informational answers (1xx) before the final one (RFC 9110, 15.2). hyper reads over them,
-//! in a loop without a bound. The guard looks at the bytes before hyper does and fails the connection at the bound. From the
+//! in a loop without a bound. The limits looks at the bytes before hyper does and fails the connection at the bound. From the
 //! final head on, hyper's own limit for one head applies.
 //!
 //! Later, an upstream may send framing without end: a chunk's size may begin with any number of zeros. So bytes are bounded that
@@ -10,7 +10,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::turn::Turn;
+use crate::byte_budget::ByteBudget;
 
 /// Most informational answers before the final one. A server sends one `100 Continue` and one or two `103 Early Hints`; some
 /// report progress by `102 Processing` every few seconds.
@@ -19,7 +19,7 @@ pub(super) const INFORMATIONAL_MAX: usize = 64;
 pub(super) const INFORMATIONAL_BYTES_MAX: usize = 64 << 10;
 /// Most bytes of an answer without a frame of its body. A head and two frames of at most one read each may be on their way
 /// to whoever reads the body.
-const UNPRODUCTIVE_BYTES_MAX: usize = 1 << 20;
+const FRAMELESS_BYTES_MAX: usize = 1 << 20;
 /// As much of a head as tells its kind: `HTTP/1.1 103`.
 const STATUS_BYTES: usize = 12;
 
@@ -27,79 +27,79 @@ const STATUS_BYTES: usize = 12;
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     /// Anything came back since the last request was sent.
-    pub(super) answered: AtomicBool,
+    pub(super) received: AtomicBool,
     /// A request was sent, and the final head of its answer did not begin.
-    awaiting: AtomicBool,
+    awaiting_head: AtomicBool,
     /// Bytes that may still come before a frame does.
-    unproductive: AtomicUsize,
-    pub(super) turn: Turn,
+    frameless_bytes_left: AtomicUsize,
+    pub(super) budget: ByteBudget,
 }
 
 impl Shared {
     /// A request is about to be sent.
     pub(super) fn begin_exchange(&self) {
-        self.answered.store(false, Ordering::Relaxed);
-        self.awaiting.store(true, Ordering::Relaxed);
-        self.advanced();
+        self.received.store(false, Ordering::Relaxed);
+        self.awaiting_head.store(true, Ordering::Relaxed);
+        self.frame_received();
     }
 
     /// A frame of the answer's body came out of the connection.
-    pub(super) fn advanced(&self) {
-        self.unproductive.store(UNPRODUCTIVE_BYTES_MAX, Ordering::Relaxed);
+    pub(super) fn frame_received(&self) {
+        self.frameless_bytes_left.store(FRAMELESS_BYTES_MAX, Ordering::Relaxed);
     }
 
     /// The bytes are not hyper's any more.
-    pub(super) fn switch(&self) {
-        self.unproductive.store(usize::MAX, Ordering::Relaxed);
+    pub(super) fn switch_protocols(&self) {
+        self.frameless_bytes_left.store(usize::MAX, Ordering::Relaxed);
     }
 
-    fn take_unproductive(&self, bytes: usize) -> io::Result<()> {
-        let left = self.unproductive.load(Ordering::Relaxed);
+    fn charge_frameless(&self, bytes: usize) -> io::Result<()> {
+        let left = self.frameless_bytes_left.load(Ordering::Relaxed);
         if left == usize::MAX {
             return Ok(());
         }
         let left = left.checked_sub(bytes).ok_or_else(|| invalid("too many bytes without content"))?;
-        self.unproductive.store(left, Ordering::Relaxed);
+        self.frameless_bytes_left.store(left, Ordering::Relaxed);
         Ok(())
     }
 }
 
 /// Position in what comes before the final head of an answer.
 #[derive(Debug, Default)]
-pub(super) struct Guard {
-    place: Place,
+pub(super) struct ResponseLimits {
+    position: Position,
     heads: usize,
     bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Place {
+enum Position {
     /// In the first bytes of a head.
     Status { seen: [u8; STATUS_BYTES], count: usize },
     /// In an informational head, up to its empty line.
     Informational { is_line_empty: bool },
 }
 
-impl Default for Place {
+impl Default for Position {
     fn default() -> Self {
         Self::Status { seen: [0; STATUS_BYTES], count: 0 }
     }
 }
 
-impl Guard {
+impl ResponseLimits {
     /// Looks at bytes that were just read.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] beyond a bound.
     pub(super) fn check(&mut self, shared: &Shared, bytes: &[u8]) -> io::Result<()> {
-        if !shared.awaiting.load(Ordering::Relaxed) {
-            return shared.take_unproductive(bytes.len());
+        if !shared.awaiting_head.load(Ordering::Relaxed) {
+            return shared.charge_frameless(bytes.len());
         }
         for byte in bytes {
             self.bytes += 1;
             if self.step(*byte) {
                 *self = Self::default();
-                shared.awaiting.store(false, Ordering::Relaxed);
+                shared.awaiting_head.store(false, Ordering::Relaxed);
                 return Ok(());
             }
             if self.heads > INFORMATIONAL_MAX || self.bytes > INFORMATIONAL_BYTES_MAX {
@@ -111,10 +111,10 @@ impl Guard {
 
     /// Whether the final head has begun.
     fn step(&mut self, byte: u8) -> bool {
-        match &mut self.place {
+        match &mut self.position {
             // A parser passes over empty lines before a head.
-            Place::Status { count: 0, .. } if matches!(byte, b'\r' | b'\n') => {}
-            Place::Status { seen, count } => {
+            Position::Status { count: 0, .. } if matches!(byte, b'\r' | b'\n') => {}
+            Position::Status { seen, count } => {
                 seen[*count] = byte;
                 *count += 1;
                 if *count == STATUS_BYTES {
@@ -122,11 +122,11 @@ impl Guard {
                         return true;
                     }
                     self.heads += 1;
-                    self.place = Place::Informational { is_line_empty: false };
+                    self.position = Position::Informational { is_line_empty: false };
                 }
             }
-            Place::Informational { is_line_empty } => match byte {
-                b'\n' if *is_line_empty => self.place = Place::default(),
+            Position::Informational { is_line_empty } => match byte {
+                b'\n' if *is_line_empty => self.position = Position::default(),
                 b'\n' => *is_line_empty = true,
                 b'\r' => {}
                 _ => *is_line_empty = false,
@@ -150,12 +150,12 @@ mod tests {
 
     /// Reads `text` in pieces; whether the final head began, or `None` beyond a bound.
     fn read(text: &[u8], piece: usize) -> Option<bool> {
-        let (mut guard, shared) = (Guard::default(), Shared::default());
+        let (mut limits, shared) = (ResponseLimits::default(), Shared::default());
         shared.begin_exchange();
         for bytes in text.chunks(piece) {
-            guard.check(&shared, bytes).ok()?;
+            limits.check(&shared, bytes).ok()?;
         }
-        Some(!shared.awaiting.load(Ordering::Relaxed))
+        Some(!shared.awaiting_head.load(Ordering::Relaxed))
     }
 
     #[test]
@@ -174,12 +174,12 @@ mod tests {
 
     #[test]
     fn each_exchange_has_its_own_bounds() {
-        let (mut guard, shared) = (Guard::default(), Shared::default());
+        let (mut limits, shared) = (ResponseLimits::default(), Shared::default());
         let answer = format!("{}HTTP/1.1 200 OK\r\n\r\n", CONTINUE.repeat(INFORMATIONAL_MAX));
         for _ in 0..3 {
             shared.begin_exchange();
-            guard.check(&shared, answer.as_bytes()).expect("within the bounds");
-            guard.check(&shared, CONTINUE.repeat(1000).as_bytes()).expect("a body may have anything in it");
+            limits.check(&shared, answer.as_bytes()).expect("within the bounds");
+            limits.check(&shared, CONTINUE.repeat(1000).as_bytes()).expect("a body may have anything in it");
         }
     }
 
@@ -195,16 +195,16 @@ mod tests {
 
     #[test]
     fn an_answer_without_content_is_ended() {
-        let (mut guard, shared) = (Guard::default(), Shared::default());
+        let (mut limits, shared) = (ResponseLimits::default(), Shared::default());
         shared.begin_exchange();
-        guard.check(&shared, b"HTTP/1.1 200 OK\r\n\r\n").expect("a head");
+        limits.check(&shared, b"HTTP/1.1 200 OK\r\n\r\n").expect("a head");
         let zeros = [b'0'; 1 << 10];
-        let reads = (0..UNPRODUCTIVE_BYTES_MAX).take_while(|_| guard.check(&shared, &zeros).is_ok()).count();
-        assert_eq!(reads, UNPRODUCTIVE_BYTES_MAX >> 10);
-        shared.advanced();
-        guard.check(&shared, &zeros).expect("a frame came");
-        shared.switch();
-        assert!((0..2 * reads).all(|_| guard.check(&shared, &zeros).is_ok()));
+        let reads = (0..FRAMELESS_BYTES_MAX).take_while(|_| limits.check(&shared, &zeros).is_ok()).count();
+        assert_eq!(reads, FRAMELESS_BYTES_MAX >> 10);
+        shared.frame_received();
+        limits.check(&shared, &zeros).expect("a frame came");
+        shared.switch_protocols();
+        assert!((0..2 * reads).all(|_| limits.check(&shared, &zeros).is_ok()));
     }
 
     proptest! {

@@ -42,7 +42,7 @@ const CONNECTION_BOUND: [HeaderName; 7] = [
 /// Where in the cluster a request is to go, as an edge tells a node. The execution id is the fence: a node whose sandbox runs
 /// under another one refuses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address {
+pub struct TargetHeader {
     /// The sandbox.
     pub sandbox_id: SandboxId,
     /// The run of it that the edge's route speaks of.
@@ -56,9 +56,9 @@ pub struct Address {
 /// A request to a node that does not say where it is to go. It did not come from an edge of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the header `hearth-target` is missing or malformed")]
-pub struct AddressError;
+pub struct TargetHeaderError;
 
-impl Address {
+impl TargetHeader {
     /// Removes every private header that came from outside and writes this address.
     ///
     /// # Panics
@@ -74,33 +74,33 @@ impl Address {
     ///
     /// # Errors
     /// When it is missing or malformed. The headers are removed in any case.
-    pub fn take(headers: &mut HeaderMap) -> Result<Self, AddressError> {
+    pub fn take(headers: &mut HeaderMap) -> Result<Self, TargetHeaderError> {
         let target = headers.remove(TARGET);
         strip_private(headers);
-        target.as_ref().and_then(|target| target.to_str().ok()).ok_or(AddressError)?.parse()
+        target.as_ref().and_then(|target| target.to_str().ok()).ok_or(TargetHeaderError)?.parse()
     }
 }
 
-impl Display for Address {
+impl Display for TargetHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { sandbox_id, execution_id, port, tls } = self;
         write!(f, "{sandbox_id}/{execution_id}/{port}{}", if *tls { "/tls" } else { "" })
     }
 }
 
-impl FromStr for Address {
-    type Err = AddressError;
+impl FromStr for TargetHeader {
+    type Err = TargetHeaderError;
 
-    fn from_str(text: &str) -> Result<Self, AddressError> {
+    fn from_str(text: &str) -> Result<Self, TargetHeaderError> {
         let mut parts = text.split('/');
-        let mut next = || parts.next().ok_or(AddressError);
-        let sandbox_id = next()?.parse().map_err(|_| AddressError)?;
-        let execution_id = next()?.parse().map_err(|_| AddressError)?;
-        let port = next()?.parse().map_err(|_| AddressError)?;
+        let mut next = || parts.next().ok_or(TargetHeaderError);
+        let sandbox_id = next()?.parse().map_err(|_| TargetHeaderError)?;
+        let execution_id = next()?.parse().map_err(|_| TargetHeaderError)?;
+        let port = next()?.parse().map_err(|_| TargetHeaderError)?;
         let tls = match (parts.next(), parts.next()) {
             (None, _) => false,
             (Some("tls"), None) => true,
-            _ => return Err(AddressError),
+            _ => return Err(TargetHeaderError),
         };
         Ok(Self { sandbox_id, execution_id, port, tls })
     }
@@ -121,18 +121,18 @@ fn remove_all(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
 
 /// Whether what a request says about earlier proxies is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Forwarded {
+pub enum ForwardedPolicy {
     /// A load balancer of the operator is in front: it is believed, and the peer is added to the chain.
-    Believe,
+    Trust,
     /// Clients connect directly: whatever they say is replaced.
     Replace,
 }
 
 /// Tells the service behind us who asked, by which name and how: `X-Forwarded-For`, `-Host`, `-Proto`.
-pub fn set_forwarded(parts: &mut request::Parts, forwarded: Forwarded, peer: &Peer) {
+pub fn set_forwarded(parts: &mut request::Parts, forwarded: ForwardedPolicy, peer: &Peer) {
     let host = host_of(parts);
     let headers = &mut parts.headers;
-    if forwarded == Forwarded::Replace {
+    if forwarded == ForwardedPolicy::Replace {
         remove_all(headers, |name| [FORWARDED, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO].contains(name));
     }
     // It is unknown behind a Unix socket.
@@ -173,7 +173,7 @@ fn host_of(parts: &request::Parts) -> Option<HeaderValue> {
 }
 
 /// Whether a request asks to speak another protocol after its answer. Only HTTP/1.1 can.
-pub(crate) fn asks_upgrade<B>(request: &Request<B>) -> bool {
+pub(crate) fn requests_upgrade<B>(request: &Request<B>) -> bool {
     is_upgrade(request.version(), request.headers())
 }
 
@@ -408,11 +408,11 @@ mod tests {
     fn an_address_survives_the_hop_and_nothing_private_else() {
         for tls in [false, true] {
             let (sandbox_id, execution_id) = (SandboxId::generate(), ExecutionId::generate());
-            check_hop(Address { sandbox_id, execution_id, port: 49983, tls });
+            check_hop(TargetHeader { sandbox_id, execution_id, port: 49983, tls });
         }
     }
 
-    fn check_hop(address: Address) {
+    fn check_hop(address: TargetHeader) {
         let mut headers = HeaderMap::new();
         headers.insert(TARGET, HeaderValue::from_static("1"));
         headers.append(TARGET, HeaderValue::from_static("2"));
@@ -420,7 +420,7 @@ mod tests {
         headers.insert("x-kept", HeaderValue::from_static("1"));
         address.write(&mut headers);
         assert_eq!(headers.len(), 2);
-        assert_eq!(Address::take(&mut headers), Ok(address));
+        assert_eq!(TargetHeader::take(&mut headers), Ok(address));
         assert_eq!(lines(&headers), ["x-kept: 1"]);
     }
 
@@ -432,10 +432,10 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(TARGET, HeaderValue::try_from(&text).expect("visible ASCII"));
             headers.insert("hearth-anything", HeaderValue::from_static("1"));
-            assert_eq!(Address::take(&mut headers), Err(AddressError), "{text}");
+            assert_eq!(TargetHeader::take(&mut headers), Err(TargetHeaderError), "{text}");
             assert!(headers.is_empty());
         }
-        assert_eq!(Address::take(&mut HeaderMap::new()), Err(AddressError));
+        assert_eq!(TargetHeader::take(&mut HeaderMap::new()), Err(TargetHeaderError));
     }
 
     #[test]
@@ -448,11 +448,11 @@ mod tests {
             assert_eq!(lines(&parts.headers), expected);
         };
         check(
-            Forwarded::Replace,
+            ForwardedPolicy::Replace,
             &["host: a", "x-forwarded-for: 2.2.2.2", "x-forwarded-host: a", "x-forwarded-proto: http"],
         );
         check(
-            Forwarded::Believe,
+            ForwardedPolicy::Trust,
             &[
                 "forwarded: for=1.1.1.1",
                 "host: a",

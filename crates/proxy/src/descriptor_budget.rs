@@ -8,7 +8,7 @@
 const DAEMON: u64 = 1024;
 /// For each sandbox: its machine's sockets and process, its namespace and disks, the connection to its daemon.
 const EACH_SANDBOX: u64 = 16;
-/// Descriptors of a request besides its client's connection: both ends of the way to the node, and the way to the guest.
+/// DescriptorBudget of a request besides its client's connection: both ends of the way to the node, and the way to the guest.
 const EACH_REQUEST: u64 = 3;
 /// More connections than this are of no use to one process.
 const CONNECTIONS_MAX: u64 = 16 * 1024;
@@ -19,7 +19,7 @@ const SANDBOX_REQUESTS_MAX: u64 = 1024;
 
 /// What of a process's descriptors may be used for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Descriptors {
+pub struct DescriptorBudget {
     /// Connections to the API.
     pub api_connections: u32,
     /// Connections of one listener for sandboxes, of which there are two at most.
@@ -34,10 +34,10 @@ pub struct Descriptors {
     pub idle_connections: usize,
 }
 
-impl Descriptors {
+impl DescriptorBudget {
     /// Shares out `limit` descriptors, on a node that runs so many sandboxes.
     #[must_use]
-    pub fn share_out(limit: u64, sandboxes_max: usize) -> Self {
+    pub fn split(limit: u64, sandboxes_max: usize) -> Self {
         // What is left when there are few is little for everything.
         let reserve = (DAEMON + EACH_SANDBOX * sandboxes_max as u64).min(limit / 2);
         let traffic = limit - reserve;
@@ -61,8 +61,8 @@ impl Descriptors {
 mod tests {
     use super::*;
 
-    fn used(shares: &Descriptors) -> u64 {
-        let Descriptors { api_connections, client_connections, requests, idle_connections, .. } = *shares;
+    fn used(budget: &DescriptorBudget) -> u64 {
+        let DescriptorBudget { api_connections, client_connections, requests, idle_connections, .. } = *budget;
         u64::from(api_connections)
             + 2 * u64::from(client_connections)
             + EACH_REQUEST * requests as u64
@@ -72,20 +72,20 @@ mod tests {
     #[test]
     fn clients_and_guests_leave_a_reserve() {
         for (limit, sandboxes) in [(256, 1), (1024, 8), (4096, 500), (20_000, 94), (65_536, 500), (1 << 20, 1000)] {
-            let shares = Descriptors::share_out(limit, sandboxes);
+            let budget = DescriptorBudget::split(limit, sandboxes);
             let reserve = (DAEMON + EACH_SANDBOX * sandboxes as u64).min(limit / 2);
-            assert!(used(&shares) + reserve <= limit, "{limit}: {shares:?}");
+            assert!(used(&budget) + reserve <= limit, "{limit}: {budget:?}");
             assert!(
-                shares.sandbox_requests < shares.team_requests && shares.team_requests < shares.requests,
-                "{shares:?}"
+                budget.sandbox_requests < budget.team_requests && budget.team_requests < budget.requests,
+                "{budget:?}"
             );
         }
     }
 
     #[test]
     fn a_large_limit_is_not_used_up() {
-        let shares = Descriptors::share_out(1 << 20, 100);
-        assert_eq!((shares.client_connections, shares.requests, shares.sandbox_requests), (16_384, 16_384, 1024));
-        assert_eq!((shares.api_connections, shares.team_requests), (4096, 8192));
+        let budget = DescriptorBudget::split(1 << 20, 100);
+        assert_eq!((budget.client_connections, budget.requests, budget.sandbox_requests), (16_384, 16_384, 1024));
+        assert_eq!((budget.api_connections, budget.team_requests), (4096, 8192));
     }
 }
