@@ -17,7 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod preflight;
-mod shares;
+mod request_limits;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Versio
 use subtle::ConstantTimeEq;
 use tokio_util::sync::CancellationToken;
 
-use crate::shares::{Full, Shares};
+use crate::request_limits::{LimitReached, RequestLimits};
 
 /// Most connections of clients at a time. Each takes two file descriptors, one towards its node.
 const CONNECTIONS_MAX: u32 = 16_384;
@@ -77,7 +77,7 @@ impl Default for Config {
 pub struct Edge {
     config: Arc<Config>,
     catalog: Catalog,
-    shares: Arc<Shares>,
+    limits: Arc<RequestLimits>,
     engine: Engine<NodeAddress>,
 }
 
@@ -88,9 +88,9 @@ impl Edge {
     /// Outside of a tokio runtime.
     #[must_use]
     pub fn new(config: Config, catalog: Catalog) -> Self {
-        let shares = Arc::new(Shares::new(config.requests_max, config.team_requests_max));
+        let limits = Arc::new(RequestLimits::new(config.requests_max, config.team_requests_max));
         let engine = Engine::new(hearth_proxy::Config::for_nodes());
-        Self { config: Arc::new(config), catalog, shares, engine }
+        Self { config: Arc::new(config), catalog, limits, engine }
     }
 
     /// Serves HTTP/1.1 and HTTP/2 until `shutdown`, then drains; returns how many connections had to be cut.
@@ -102,14 +102,14 @@ impl Edge {
         let handler = tower::service_fn(move |request| {
             let edge = edge.clone();
             // Whatever holds it moves it several times, and it is large.
-            Box::pin(async move { Ok::<_, Infallible>(edge.answer(request).await) })
+            Box::pin(async move { Ok::<_, Infallible>(edge.handle(request).await) })
         });
-        serve::serve(listener, handler, self.bounds(), shutdown).await
+        serve::serve(listener, handler, self.server_config(), shutdown).await
     }
 
     /// The bounds of a server of it.
     #[must_use]
-    pub fn bounds(&self) -> serve::Config {
+    pub fn server_config(&self) -> serve::Config {
         let Config { connections_max, drain_timeout, .. } = *self.config;
         serve::Config { connections_max, idle_timeout: serve::IDLE_TIMEOUT, drain_timeout }
     }
@@ -121,11 +121,11 @@ impl Edge {
 
     /// The answer to one request, for servers that have others to ask, too. Cancel safe in the sense of HTTP: the guest sees
     /// its connection close.
-    pub async fn answer(&self, request: Request<Body>) -> Response<Body> {
+    pub async fn handle(&self, request: Request<Body>) -> Response<Body> {
         let target = match Target::of(&request) {
             Ok(target) => target,
-            Err(TargetError::Host) if asks_health(&request) => return Response::new(body::empty()),
-            Err(error) => return preflight::answer(&request).unwrap_or_else(|| pages::target_error(error)),
+            Err(TargetError::Host) if is_health_check(&request) => return Response::new(body::empty()),
+            Err(error) => return preflight::respond(&request).unwrap_or_else(|| pages::target_error(error)),
         };
         let audience = Audience::of(request.headers());
         if target.port == internal::DAEMON_PORT
@@ -135,7 +135,7 @@ impl Edge {
         }
         let sandbox_id = &target.sandbox_id;
         match self.catalog.find(sandbox_id).await {
-            Ok(Some(route)) => match refusal(&route, &target, request.headers()) {
+            Ok(Some(route)) => match rejection(&route, &target, request.headers()) {
                 Some(page) => page.response(audience),
                 None => self.forward(&route, &target, request, audience).await,
             },
@@ -154,9 +154,9 @@ impl Edge {
         request: Request<Body>,
         audience: Audience,
     ) -> Response<Body> {
-        let seat = match self.shares.admit(route, http_body::Body::size_hint(request.body()).upper()) {
-            Ok(seat) => seat,
-            Err(Full { limit }) => {
+        let permit = match self.limits.admit(route, http_body::Body::size_hint(request.body()).upper()) {
+            Ok(permit) => permit,
+            Err(LimitReached { limit }) => {
                 return Page::TooManyConnections { sandbox_id: &target.sandbox_id, limit }.response(audience);
             }
         };
@@ -181,10 +181,10 @@ impl Edge {
         let key = Key { group: route.node_proxy.clone(), port: None };
         let dial = |_| async { Ok(dial::node(&key.group).await?.into()) };
         let request = Request::from_parts(parts, body);
-        match self.engine.forward(UpstreamRequest { key: &key, dial, request, guard: Some(Box::new(seat)) }).await {
+        match self.engine.forward(UpstreamRequest { key: &key, dial, request, guard: Some(Box::new(permit)) }).await {
             Ok(response) => response,
             Err(error) => {
-                log(&error, target, &key.group);
+                log_failure(&error, target, &key.group);
                 Page::Unreachable { sandbox_id: &target.sandbox_id }.response(audience)
             }
         }
@@ -192,7 +192,7 @@ impl Edge {
 }
 
 /// Why a visitor is not let in, if that is so.
-fn refusal<'a>(route: &Route, target: &'a Target, headers: &HeaderMap) -> Option<Page<'a>> {
+fn rejection<'a>(route: &Route, target: &'a Target, headers: &HeaderMap) -> Option<Page<'a>> {
     // The daemon's port has a token of its own, which the daemon checks.
     if route.ingress.public || target.port == internal::DAEMON_PORT {
         return None;
@@ -205,12 +205,12 @@ fn refusal<'a>(route: &Route, target: &'a Target, headers: &HeaderMap) -> Option
 }
 
 /// Whether somebody asks the edge itself how it is: a load balancer, by address.
-fn asks_health(request: &Request<Body>) -> bool {
+fn is_health_check(request: &Request<Body>) -> bool {
     matches!(*request.method(), Method::GET | Method::HEAD) && request.uri().path() == "/health"
 }
 
 /// A node answers for its sandboxes, also when they cannot be reached: silence is about the node.
-fn log(error: &Error, target: &Target, node: &NodeAddress) {
+fn log_failure(error: &Error, target: &Target, node: &NodeAddress) {
     let (sandbox, chain) = (&target.sandbox_id, hearth_stdx::chain(error));
     match error {
         Error::Dial(_) | Error::NoResponse(_) | Error::UnexpectedUpgrade => {

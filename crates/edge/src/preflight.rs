@@ -7,13 +7,13 @@ use hearth_proxy::{Body, body};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 
 /// What the request that will follow is to be routed by.
-const ROUTING: [&str; 2] = ["e2b-sandbox-id", "e2b-sandbox-port"];
+const ROUTING_HEADERS: [&str; 2] = ["e2b-sandbox-id", "e2b-sandbox-port"];
 /// How long a browser need not ask again, in seconds: as long as the daemon says.
 const MAX_AGE: &str = "7200";
 const VARY: &str = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers";
 
 /// The answer, if it is such a question.
-pub(crate) fn answer(request: &Request<Body>) -> Option<Response<Body>> {
+pub(crate) fn respond(request: &Request<Body>) -> Option<Response<Body>> {
     let headers = request.headers();
     if request.method() != Method::OPTIONS || !headers.contains_key(header::ORIGIN) {
         return None;
@@ -21,7 +21,7 @@ pub(crate) fn answer(request: &Request<Body>) -> Option<Response<Body>> {
     let method = headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
     let names = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS)?;
     let listed: Vec<_> = names.to_str().ok()?.split(',').map(str::trim).collect();
-    if !ROUTING.iter().all(|wanted| listed.iter().any(|name| name.eq_ignore_ascii_case(wanted))) {
+    if !ROUTING_HEADERS.iter().all(|wanted| listed.iter().any(|name| name.eq_ignore_ascii_case(wanted))) {
         return None;
     }
     let mut response = Response::new(body::empty());
@@ -39,12 +39,12 @@ pub(crate) fn answer(request: &Request<Body>) -> Option<Response<Body>> {
 mod tests {
     use super::*;
 
-    fn asked(method: &str, headers: &[(&str, &str)]) -> Option<Response<Body>> {
+    fn respond_to(method: &str, headers: &[(&str, &str)]) -> Option<Response<Body>> {
         let mut request = Request::builder().method(method).uri("/process.Process/Start");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        answer(&request.body(body::empty()).expect("a request"))
+        respond(&request.body(body::empty()).expect("a request"))
     }
 
     #[test]
@@ -52,7 +52,7 @@ mod tests {
         let origin = ("origin", "https://page.example");
         let method = ("access-control-request-method", "POST");
         let names = ("access-control-request-headers", "content-type,E2b-Sandbox-Id, e2b-sandbox-port");
-        let response = asked("OPTIONS", &[origin, method, names]).expect("answered");
+        let response = respond_to("OPTIONS", &[origin, method, names]).expect("answered");
         assert_eq!(response.status(), StatusCode::NO_CONTENT);
         assert_eq!(response.headers()["access-control-allow-origin"], "*");
         assert_eq!(response.headers()["access-control-allow-headers"], names.1);
@@ -65,7 +65,7 @@ mod tests {
             ("OPTIONS", &[origin, method]),
             ("OPTIONS", &[origin, method, one_missing]),
         ] {
-            assert!(asked(verb, headers).is_none(), "{verb} {headers:?}");
+            assert!(respond_to(verb, headers).is_none(), "{verb} {headers:?}");
         }
     }
 }

@@ -16,9 +16,9 @@
 //! Tasks: one for each connection, each HTTP/2 stream and each body that is thrown away, all owned by [`serve`]. An upgraded
 //! stream belongs to whoever took it.
 
-mod admission;
 mod body;
-mod conversation;
+mod connection_limit;
+mod connection_state;
 mod framing;
 mod listener;
 mod socket;
@@ -41,9 +41,9 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::body::{Body, BoxError, boxed, empty};
-use crate::serve::admission::Admission;
-use crate::serve::body::{AnswerBody, RequestBody};
-use crate::serve::conversation::{Conversation, Exchange};
+use crate::serve::body::{RequestBody, ResponseBody};
+use crate::serve::connection_limit::ConnectionLimit;
+use crate::serve::connection_state::{ConnectionState, Exchange};
 use crate::serve::listener::Accepted;
 use crate::serve::socket::Socket;
 
@@ -60,7 +60,7 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const BUFFER_BYTES_MAX: usize = 256 << 10;
 /// Bytes of headers of one HTTP/2 request, as much as fits into an HTTP/1.1 head.
 const HTTP2_HEADER_BYTES_MAX: u32 = 256 << 10;
-/// Streams of one HTTP/2 connection at a time. A client may hold hundreds of silent ones.
+/// StreamExecutor of one HTTP/2 connection at a time. A client may hold hundreds of silent ones.
 const HTTP2_STREAMS_MAX: u32 = 1024;
 /// Bytes on their way in one HTTP/2 stream, which are held here when the handler does not read them. A link of 40 Mbit/s and 50 ms
 /// is full with it.
@@ -77,7 +77,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a client that has just connected may take to greet and to ask, once a drain began. Its request is on its way,
 /// most likely, and a closed connection would lose it.
 const LAST_HEAD_TIMEOUT: Duration = Duration::from_millis(500);
-/// How often a connection that found no room looks for an idle one again.
+/// How often a connection that acquired no permits looks for an idle one again.
 const ROOM_PERIOD: Duration = Duration::from_millis(100);
 /// How long tasks may take to end after they were cut. They only have to be polled once.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -115,29 +115,29 @@ where
 {
     let listener = listener.into();
     let tasks = TaskSet::new();
-    let _cut_when_dropped = tasks.token().drop_guard();
+    let _abort_on_drop = tasks.token().drop_guard();
     let builder = Arc::new(protocols(&tasks, !matches!(listener, Listener::Unix(_))));
-    let room = Arc::new(Semaphore::new(config.connections_max as usize));
-    let admission = Arc::new(Admission::new(config.connections_max));
+    let permits = Arc::new(Semaphore::new(config.connections_max as usize));
+    let limit = Arc::new(ConnectionLimit::new(config.connections_max));
     while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((accepted, peer)) => {
-                let found = shutdown.run_until_cancelled(find_room(&room, &admission)).await;
-                let Some(seat) = found else { break };
-                let conversation = Arc::new(Conversation::new(config.idle_timeout));
-                let cut = tasks.token().child_token();
-                let Some(place) = Admission::admit(&admission, peer.ip(), &conversation, &cut) else {
+                let acquired = shutdown.run_until_cancelled(acquire_permit(&permits, &limit)).await;
+                let Some(permit) = acquired else { break };
+                let connection_state = Arc::new(ConnectionState::new(config.idle_timeout));
+                let abort = tasks.token().child_token();
+                let Some(registration) = ConnectionLimit::admit(&limit, peer.ip(), &connection_state, &abort) else {
                     tracing::debug!(peer = ?peer.ip(), "closed a connection: its address has its share, and uses all of it");
                     continue;
                 };
-                let border = Border { handler: handler.clone(), peer, conversation, tasks: tasks.clone() };
-                let served = connection(Arc::clone(&builder), accepted, border, shutdown.clone(), cut);
+                let service = HandlerService { handler: handler.clone(), peer, connection_state, tasks: tasks.clone() };
+                let served = connection(Arc::clone(&builder), accepted, service, shutdown.clone(), abort);
                 tasks.spawn("connection", async move {
                     served.await;
-                    drop((seat, place));
+                    drop((permit, registration));
                 });
             }
-            Err(error) if listener::is_of_one_connection(&error) => {}
+            Err(error) if listener::is_connection_error(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "could not accept a connection");
                 let _ = shutdown.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
@@ -146,30 +146,30 @@ where
     }
     // New connections are refused while the others end.
     drop(listener);
-    let all_ended = room.acquire_many(config.connections_max);
-    let cut = match tokio::time::timeout(config.drain_timeout, all_ended).await {
+    let all_ended = permits.acquire_many(config.connections_max);
+    let abort = match tokio::time::timeout(config.drain_timeout, all_ended).await {
         Ok(_) => 0,
-        Err(_) => config.connections_max as usize - room.available_permits(),
+        Err(_) => config.connections_max as usize - permits.available_permits(),
     };
     tasks.shutdown(ABORT_TIMEOUT).await;
-    cut
+    abort
 }
 
-/// Waits for a place, for which the connection that was idle for longest is closed. Cancel safe.
-async fn find_room(room: &Arc<Semaphore>, admission: &Admission) -> OwnedSemaphorePermit {
+/// Waits for a registration, for which the connection that was idle for longest is closed. Cancel safe.
+async fn acquire_permit(permits: &Arc<Semaphore>, limit: &ConnectionLimit) -> OwnedSemaphorePermit {
     loop {
-        if room.available_permits() == 0 {
-            admission.make_room();
+        if permits.available_permits() == 0 {
+            limit.evict_idle();
         }
-        if let Ok(seat) = tokio::time::timeout(ROOM_PERIOD, Arc::clone(room).acquire_owned()).await {
-            return seat.expect("the semaphore is never closed");
+        if let Ok(permit) = tokio::time::timeout(ROOM_PERIOD, Arc::clone(permits).acquire_owned()).await {
+            return permit.expect("the semaphore is never closed");
         }
     }
 }
 
 /// `half_close`: clients may close their half of a connection behind a request, which [`Socket`] judges.
-fn protocols(tasks: &TaskSet, half_close: bool) -> auto::Builder<Streams> {
-    let mut builder = auto::Builder::new(Streams { tasks: tasks.clone() });
+fn protocols(tasks: &TaskSet, half_close: bool) -> auto::Builder<StreamExecutor> {
+    let mut builder = auto::Builder::new(StreamExecutor { tasks: tasks.clone() });
     builder.http1().max_headers(HEADERS_MAX).max_buf_size(BUFFER_BYTES_MAX).half_close(half_close);
     builder
         .http2()
@@ -185,11 +185,11 @@ fn protocols(tasks: &TaskSet, half_close: bool) -> auto::Builder<Streams> {
 }
 
 async fn connection<S, B>(
-    builder: Arc<auto::Builder<Streams>>,
+    builder: Arc<auto::Builder<StreamExecutor>>,
     accepted: Accepted,
-    mut border: Border<S>,
+    mut service: HandlerService<S>,
     drain: CancellationToken,
-    cut: CancellationToken,
+    abort: CancellationToken,
 ) where
     S: tower::Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
@@ -201,14 +201,14 @@ async fn connection<S, B>(
         tokio::time::sleep(LAST_HEAD_TIMEOUT).await;
     };
     let opened = tokio::select! {
-        opened = cut.run_until_cancelled(accepted.open()) => opened,
+        opened = abort.run_until_cancelled(accepted.open()) => opened,
         () = too_late => None,
     };
-    let conversation = Arc::clone(&border.conversation);
+    let connection_state = Arc::clone(&service.connection_state);
     let socket = match opened {
         Some(Ok(stream)) => {
-            border.peer = border.peer.over(stream.scheme());
-            Socket::new(stream, Arc::clone(&conversation))
+            service.peer = service.peer.with_scheme(stream.scheme());
+            Socket::new(stream, Arc::clone(&connection_state))
         }
         Some(Err(error)) => {
             tracing::debug!(%error, "a client gave no proper greeting");
@@ -216,23 +216,23 @@ async fn connection<S, B>(
         }
         None => return,
     };
-    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(socket), border));
+    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(socket), service));
     let winding_down = Seldom::new(async {
         drain.cancelled().await;
-        let _ = tokio::time::timeout(LAST_HEAD_TIMEOUT, conversation.head_is_over()).await;
+        let _ = tokio::time::timeout(LAST_HEAD_TIMEOUT, connection_state.wait_for_head()).await;
     });
     let served = async {
         tokio::select! {
-            result = poll_fn(|cx| conversation.during(|| connection.as_mut().poll(cx))) => result,
+            result = poll_fn(|cx| connection_state.poll_connection(|| connection.as_mut().poll(cx))) => result,
             () = winding_down => {
                 connection.as_mut().graceful_shutdown();
-                poll_fn(|cx| conversation.during(|| connection.as_mut().poll(cx))).await
+                poll_fn(|cx| connection_state.poll_connection(|| connection.as_mut().poll(cx))).await
             }
         }
     };
     let served = tokio::select! {
         served = served => served,
-        () = Seldom::new(cut.cancelled()) => return,
+        () = Seldom::new(abort.cancelled()) => return,
     };
     if let Err(error) = served {
         // Clients leave as they like, and whoever broke off an answer has said why.
@@ -242,47 +242,47 @@ async fn connection<S, B>(
 
 /// Runs HTTP/2 streams: their requests are answered at the same time.
 #[derive(Clone)]
-struct Streams {
+struct StreamExecutor {
     tasks: TaskSet,
 }
 
-impl<F> hyper::rt::Executor<F> for Streams
+impl<F> hyper::rt::Executor<F> for StreamExecutor
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        let cut = self.tasks.token();
+        let abort = self.tasks.token();
         self.tasks.spawn("stream", async move {
-            cut.run_until_cancelled(stream).await;
+            abort.run_until_cancelled(stream).await;
         });
     }
 }
 
 /// Between hyper and the handler: tells the connection what happens, and the handler who asks.
-struct Border<S> {
+struct HandlerService<S> {
     handler: S,
     peer: Peer,
-    conversation: Arc<Conversation>,
+    connection_state: Arc<ConnectionState>,
     tasks: TaskSet,
 }
 
-impl<S, B> hyper::service::Service<Request<Incoming>> for Border<S>
+impl<S, B> hyper::service::Service<Request<Incoming>> for HandlerService<S>
 where
     S: tower::Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    type Response = Response<AnswerBody<B>>;
+    type Response = Response<ResponseBody<B>>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let version = request.version();
         let has_body = !http_body::Body::is_end_stream(request.body());
-        let exchange = Arc::new(Exchange::begin(Arc::clone(&self.conversation), version, has_body));
-        if framing::names_two_hosts(&request) {
-            let mut response = Response::new(AnswerBody::new(None, exchange, false));
+        let exchange = Arc::new(Exchange::begin(Arc::clone(&self.connection_state), version, has_body));
+        if framing::has_conflicting_hosts(&request) {
+            let mut response = Response::new(ResponseBody::new(None, exchange, false));
             *response.status_mut() = StatusCode::BAD_REQUEST;
             return Box::pin(std::future::ready(Ok(response)));
         }
@@ -295,9 +295,9 @@ where
         let handled = self.handler.clone().oneshot(Request::from_parts(parts, body));
         Box::pin(handled.map_ok(move |response| {
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                exchange.switch();
+                exchange.switch_protocols();
             }
-            response.map(|body| AnswerBody::new(Some(body), exchange, version == Version::HTTP_10))
+            response.map(|body| ResponseBody::new(Some(body), exchange, version == Version::HTTP_10))
         }))
     }
 }

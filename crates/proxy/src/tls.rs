@@ -32,7 +32,7 @@ use crate::dial::{Protocol, Stream};
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// How long a guest may take to greet. Longer than any that works, shorter than the patience of whoever waits for the answer.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A certificate with its chain and its key.
 #[derive(Clone)]
@@ -82,7 +82,7 @@ impl Certificate {
 #[derive(Clone)]
 pub struct Acceptor {
     acceptor: TlsAcceptor,
-    current: Arc<Current>,
+    current: Arc<CurrentCertificate>,
 }
 
 impl fmt::Debug for Acceptor {
@@ -98,8 +98,8 @@ impl Acceptor {
     /// Never: the cryptography we chose knows both versions.
     #[must_use]
     pub fn new(certificate: Certificate) -> Self {
-        let current = Arc::new(Current(RwLock::new(certificate)));
-        let resolver = Arc::<Current>::clone(&current);
+        let current = Arc::new(CurrentCertificate(RwLock::new(certificate)));
+        let resolver = Arc::<CurrentCertificate>::clone(&current);
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .expect("ring knows TLS 1.2 and 1.3")
@@ -152,16 +152,16 @@ impl Connector {
             .with_safe_default_protocol_versions()
             .expect("ring knows TLS 1.2 and 1.3")
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Believing { schemes }))
+            .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate { schemes }))
             .with_no_client_auth();
         // Guests have no names to tell their sessions apart by: one would be shown what another one gave us to remember.
         config.resumption = Resumption::disabled();
-        let offering = |protocols: &[&[u8]]| {
+        let connector = |protocols: &[&[u8]]| {
             let mut config = config.clone();
             config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
             TlsConnector::from(Arc::new(config))
         };
-        Self { http1: offering(&PROTOCOLS[1..]), either: offering(&PROTOCOLS) }
+        Self { http1: connector(&PROTOCOLS[1..]), either: connector(&PROTOCOLS) }
     }
 
     /// The handshake, over a connection to the guest. The server chooses a version of HTTP, `best` at most. Cancel safe: the
@@ -173,7 +173,7 @@ impl Connector {
         // An address sends no name: the one that was asked for is not the guest's.
         let nameless = ServerName::IpAddress(IpAddr::from(Ipv4Addr::LOCALHOST).into());
         let connector = if best == Protocol::Http2 { &self.either } else { &self.http1 };
-        let handshake = tokio::time::timeout(GREETING_TIMEOUT, connector.connect(nameless, stream));
+        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, connector.connect(nameless, stream));
         let stream = handshake.await.map_err(|_| io::ErrorKind::TimedOut)??;
         Ok(Stream::Tls(Box::new(TlsStream::from(stream))))
     }
@@ -182,11 +182,11 @@ impl Connector {
 /// Takes whatever a guest shows. Its signatures are not looked at either: they would prove that it has the key of a certificate
 /// that says nothing.
 #[derive(Debug)]
-struct Believing {
+struct AcceptAnyCertificate {
     schemes: Vec<SignatureScheme>,
 }
 
-impl ServerCertVerifier for Believing {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -223,9 +223,9 @@ impl ServerCertVerifier for Believing {
 
 /// The certificate that is shown.
 #[derive(Debug)]
-struct Current(RwLock<Certificate>);
+struct CurrentCertificate(RwLock<Certificate>);
 
-impl ResolvesServerCert for Current {
+impl ResolvesServerCert for CurrentCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner).0))
     }

@@ -14,11 +14,11 @@ use hyper::body::Incoming;
 use tokio::task::coop;
 
 use crate::body::BoxError;
-use crate::serve::conversation::Exchange;
+use crate::serve::connection_state::Exchange;
 
 /// How much of a body nobody wants is read, and for how long, so that the client gets to read the answer.
-const UNWANTED_BYTES_MAX: usize = 64 << 20;
-const UNWANTED_TIME_MAX: Duration = Duration::from_secs(30);
+const DISCARD_BYTES_MAX: usize = 64 << 20;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The body of a request.
 pub(super) struct RequestBody {
@@ -27,7 +27,7 @@ pub(super) struct RequestBody {
     /// Whether the rest is to be thrown away when nobody wants it. HTTP/2 can refuse a body without closing the connection.
     discard: bool,
     /// The client asks before it sends anything, and reading would tell it to.
-    asks_first: bool,
+    expects_continue: bool,
     exchange: Arc<Exchange>,
     tasks: TaskSet,
 }
@@ -36,8 +36,8 @@ impl RequestBody {
     pub(super) fn new(incoming: Incoming, parts: &request::Parts, exchange: Arc<Exchange>, tasks: TaskSet) -> Self {
         let incoming = Some(incoming).filter(|incoming| !incoming.is_end_stream());
         let discard = parts.version != Version::HTTP_2;
-        let asks_first = parts.headers.contains_key(header::EXPECT);
-        Self { incoming, discard, asks_first, exchange, tasks }
+        let expects_continue = parts.headers.contains_key(header::EXPECT);
+        Self { incoming, discard, expects_continue, exchange, tasks }
     }
 }
 
@@ -48,14 +48,14 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
         let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
-        this.asks_first = false;
+        this.expects_continue = false;
         // A peer decides how small its frames are, and HTTP/2 has them ready without a look at a socket.
         let budget = ready!(coop::poll_proceed(cx));
         let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
         budget.made_progress();
         if !matches!(frame, Some(Ok(_))) || incoming.is_end_stream() {
             this.incoming = None;
-            this.exchange.body_is_over();
+            this.exchange.body_finished();
         }
         Poll::Ready(frame)
     }
@@ -72,19 +72,19 @@ impl Body for RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         let Some(incoming) = self.incoming.take() else { return };
-        self.exchange.body_is_over();
+        self.exchange.body_finished();
         if !self.discard
-            || self.asks_first
+            || self.expects_continue
             || incoming.is_end_stream()
             || tokio::runtime::Handle::try_current().is_err()
         {
             return;
         }
         let exchange = Arc::clone(&self.exchange);
-        let cut = self.tasks.token();
-        self.tasks.spawn("unwanted body", async move {
-            let discarded = tokio::time::timeout(UNWANTED_TIME_MAX, discard(incoming));
-            let _ = cut.run_until_cancelled(discarded).await;
+        let abort = self.tasks.token();
+        self.tasks.spawn("discarded body", async move {
+            let discarded = tokio::time::timeout(DISCARD_TIMEOUT, discard(incoming));
+            let _ = abort.run_until_cancelled(discarded).await;
             drop(exchange);
         });
     }
@@ -94,7 +94,7 @@ async fn discard(mut incoming: Incoming) {
     let mut bytes = 0;
     while let Some(Ok(frame)) = incoming.frame().await {
         bytes += frame.data_ref().map_or(0, Bytes::len);
-        if bytes > UNWANTED_BYTES_MAX {
+        if bytes > DISCARD_BYTES_MAX {
             return;
         }
         coop::consume_budget().await;
@@ -102,7 +102,7 @@ async fn discard(mut incoming: Incoming) {
 }
 
 /// The body of an answer.
-pub(super) struct AnswerBody<B> {
+pub(super) struct ResponseBody<B> {
     /// `None`: nothing.
     body: Option<B>,
     exchange: Arc<Exchange>,
@@ -111,13 +111,13 @@ pub(super) struct AnswerBody<B> {
     failure: Option<BoxError>,
 }
 
-impl<B> AnswerBody<B> {
+impl<B> ResponseBody<B> {
     pub(super) fn new(body: Option<B>, exchange: Arc<Exchange>, close_delimited: bool) -> Self {
         Self { body, exchange, close_delimited, failure: None }
     }
 }
 
-impl<B> Body for AnswerBody<B>
+impl<B> Body for ResponseBody<B>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
@@ -138,7 +138,7 @@ where
         match frame {
             Some(Err(failure)) => {
                 if this.close_delimited {
-                    this.exchange.set_broken();
+                    this.exchange.require_reset();
                 }
                 // hyper drops at once what it has not written yet. The chunks before the failure are the client's: they are
                 // written while hyper believes that nothing is ready.

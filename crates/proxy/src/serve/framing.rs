@@ -21,8 +21,8 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
 /// Position in the bytes that a client sends.
 #[derive(Debug)]
-pub(super) struct Framing {
-    place: Place,
+pub(super) struct FramingCheck {
+    position: Position,
     /// Beginning of the line that the next bytes continue.
     line: Vec<u8>,
     /// Length of that line as far as it came.
@@ -33,7 +33,7 @@ pub(super) struct Framing {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Position {
     RequestLine,
     Headers,
     /// Bytes of a body of known length.
@@ -43,7 +43,7 @@ enum Place {
     Chunk(u64),
     Trailers,
     /// HTTP/2, another protocol, or what hyper refuses: nothing of it is looked at.
-    Over,
+    Unchecked,
 }
 
 /// What the lines of a head say so far.
@@ -56,21 +56,21 @@ struct Head {
 }
 
 /// A line that is answered with 400.
-struct Bad;
+struct Malformed;
 
-impl Framing {
+impl FramingCheck {
     /// From the first byte of a connection on.
     pub(super) fn new() -> Self {
-        Self { place: Place::RequestLine, line: Vec::new(), line_bytes: 0, last: 0, head: Head::default() }
+        Self { position: Position::RequestLine, line: Vec::new(), line_bytes: 0, last: 0, head: Head::default() }
     }
 
     /// For a peer that is believed.
-    pub(super) fn lenient() -> Self {
-        Self { place: Place::Over, ..Self::new() }
+    pub(super) fn disabled() -> Self {
+        Self { position: Position::Unchecked, ..Self::new() }
     }
 
     fn stop(&mut self) {
-        self.place = Place::Over;
+        self.position = Position::Unchecked;
     }
 
     /// Looks at bytes that were just read, and spoils the first that is wrong. `is_busy`: an exchange is under way, or the
@@ -78,21 +78,21 @@ impl Framing {
     pub(super) fn check(&mut self, bytes: &mut [u8], is_busy: bool) {
         let mut at = 0;
         while at < bytes.len() {
-            if self.place == Place::RequestLine && self.head.requests_upgrade {
+            if self.position == Position::RequestLine && self.head.requests_upgrade {
                 // Whether this is HTTP depends on an answer that was not given yet, unless that was a refusal.
                 if is_busy || at > 0 {
                     return self.stop();
                 }
                 self.head = Head::default();
             }
-            match self.place {
-                Place::Over => return,
-                Place::Body(left) => at += self.skip(left, bytes.len() - at, Place::Body, Place::RequestLine),
-                Place::Chunk(left) => at += self.skip(left, bytes.len() - at, Place::Chunk, Place::ChunkSize),
-                Place::RequestLine | Place::Headers | Place::ChunkSize | Place::Trailers => {
+            match self.position {
+                Position::Unchecked => return,
+                Position::Body(left) => at += self.skip(left, bytes.len() - at, Position::Body, Position::RequestLine),
+                Position::Chunk(left) => at += self.skip(left, bytes.len() - at, Position::Chunk, Position::ChunkSize),
+                Position::RequestLine | Position::Headers | Position::ChunkSize | Position::Trailers => {
                     let end = memchr::memchr(b'\n', &bytes[at..]).map(|offset| at + offset);
-                    let Some(end) = end else { return self.hold(&mut bytes[at..]) };
-                    if self.line_end(&bytes[at..end]).is_err() {
+                    let Some(end) = end else { return self.retain_partial(&mut bytes[at..]) };
+                    if self.finish_line(&bytes[at..end]).is_err() {
                         bytes[end] = 0;
                         return self.stop();
                     }
@@ -103,63 +103,63 @@ impl Framing {
     }
 
     /// Passes over bytes of a body; how many.
-    fn skip(&mut self, left: u64, available: usize, rest: fn(u64) -> Place, next: Place) -> usize {
+    fn skip(&mut self, left: u64, available: usize, rest: fn(u64) -> Position, next: Position) -> usize {
         let skipped = usize::try_from(left).unwrap_or(usize::MAX).min(available);
         let left = left - skipped as u64;
-        self.place = if left == 0 { next } else { rest(left) };
+        self.position = if left == 0 { next } else { rest(left) };
         skipped
     }
 
     /// Keeps the beginning of a line that has not ended.
-    fn hold(&mut self, part: &mut [u8]) {
+    fn retain_partial(&mut self, part: &mut [u8]) {
         let Some(last) = part.last() else { return };
         self.last = *last;
         self.line_bytes = self.line_bytes.saturating_add(part.len());
         let room = LINE_BYTES_MAX.saturating_sub(self.line.len()).min(part.len());
         self.line.extend_from_slice(&part[..room]);
-        if self.place == Place::ChunkSize && self.line_bytes > CHUNK_LINE_BYTES_MAX {
+        if self.position == Position::ChunkSize && self.line_bytes > CHUNK_LINE_BYTES_MAX {
             part[0] = 0;
             self.stop();
         }
     }
 
     /// Takes a line of which `part` is the last piece, without its LF.
-    fn line_end(&mut self, part: &[u8]) -> Result<(), Bad> {
+    fn finish_line(&mut self, part: &[u8]) -> Result<(), Malformed> {
         let before_lf = part.last().copied().unwrap_or(if self.line_bytes > 0 { self.last } else { 0 });
         if before_lf != b'\r' {
-            return Err(Bad);
+            return Err(Malformed);
         }
         let line_bytes = self.line_bytes + part.len() - 1;
         if self.line_bytes == 0 {
-            return self.take_line(&part[..line_bytes], line_bytes);
+            return self.check_line(&part[..line_bytes], line_bytes);
         }
         let mut line = std::mem::take(&mut self.line);
         self.line_bytes = 0;
         line.extend_from_slice(&part[..part.len().min(LINE_BYTES_MAX.saturating_sub(line.len()))]);
         line.truncate(line_bytes);
-        let result = self.take_line(&line, line_bytes);
+        let result = self.check_line(&line, line_bytes);
         line.clear();
         self.line = line;
         result
     }
 
     /// `line` is the whole line of `line_bytes`, or the beginning of a long one.
-    fn take_line(&mut self, line: &[u8], line_bytes: usize) -> Result<(), Bad> {
-        match self.place {
+    fn check_line(&mut self, line: &[u8], line_bytes: usize) -> Result<(), Malformed> {
+        match self.position {
             // A parser passes over empty lines before a head.
-            Place::RequestLine if line.is_empty() => {}
-            Place::RequestLine => {
+            Position::RequestLine if line.is_empty() => {}
+            Position::RequestLine => {
                 self.head = Head::default();
-                self.place = if line == HTTP2_PREFACE { Place::Over } else { Place::Headers };
+                self.position = if line == HTTP2_PREFACE { Position::Unchecked } else { Position::Headers };
             }
-            Place::Headers if line.is_empty() => self.place = self.head.body(),
-            Place::Headers => self.head.take_header(line, line_bytes)?,
-            Place::ChunkSize => {
-                let size = chunk_size(line).filter(|_| line_bytes <= CHUNK_LINE_BYTES_MAX).ok_or(Bad)?;
-                self.place = if size == 0 { Place::Trailers } else { Place::Chunk(size.saturating_add(2)) };
+            Position::Headers if line.is_empty() => self.position = self.head.body_position(),
+            Position::Headers => self.head.check_header(line, line_bytes)?,
+            Position::ChunkSize => {
+                let size = chunk_size(line).filter(|_| line_bytes <= CHUNK_LINE_BYTES_MAX).ok_or(Malformed)?;
+                self.position = if size == 0 { Position::Trailers } else { Position::Chunk(size.saturating_add(2)) };
             }
-            Place::Trailers if line.is_empty() => self.place = Place::RequestLine,
-            Place::Trailers | Place::Body(_) | Place::Chunk(_) | Place::Over => {}
+            Position::Trailers if line.is_empty() => self.position = Position::RequestLine,
+            Position::Trailers | Position::Body(_) | Position::Chunk(_) | Position::Unchecked => {}
         }
         Ok(())
     }
@@ -167,7 +167,7 @@ impl Framing {
 
 impl Head {
     /// Looks at a header, if it is one of those that say where a request ends and whom it is for.
-    fn take_header(&mut self, line: &[u8], line_bytes: usize) -> Result<(), Bad> {
+    fn check_header(&mut self, line: &[u8], line_bytes: usize) -> Result<(), Malformed> {
         // Most lines are told apart by this.
         if !matches!(line.first().map(u8::to_ascii_lowercase), Some(b'h' | b'c' | b't' | b'u')) {
             return Ok(());
@@ -177,17 +177,17 @@ impl Head {
         let is_whole = line_bytes <= LINE_BYTES_MAX;
         if name.eq_ignore_ascii_case(b"host") {
             if std::mem::replace(&mut self.has_host, true) {
-                return Err(Bad);
+                return Err(Malformed);
             }
         } else if name.eq_ignore_ascii_case(b"content-length") {
-            let length = decimal(value).filter(|_| is_whole).ok_or(Bad)?;
+            let length = decimal(value).filter(|_| is_whole).ok_or(Malformed)?;
             if self.is_chunked || self.length.replace(length).is_some() {
-                return Err(Bad);
+                return Err(Malformed);
             }
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             let is_known = is_whole && value.eq_ignore_ascii_case(b"chunked");
             if !is_known || self.length.is_some() || std::mem::replace(&mut self.is_chunked, true) {
-                return Err(Bad);
+                return Err(Malformed);
             }
         } else if name.eq_ignore_ascii_case(b"upgrade") {
             self.requests_upgrade = true;
@@ -195,18 +195,18 @@ impl Head {
         Ok(())
     }
 
-    fn body(&self) -> Place {
+    fn body_position(&self) -> Position {
         match self.length {
-            _ if self.is_chunked => Place::ChunkSize,
-            None | Some(0) => Place::RequestLine,
-            Some(length) => Place::Body(length),
+            _ if self.is_chunked => Position::ChunkSize,
+            None | Some(0) => Position::RequestLine,
+            Some(length) => Position::Body(length),
         }
     }
 }
 
 /// Whether a request of HTTP/2 names two hosts: such a request is malformed (RFC 9113, 8.3.1). One of HTTP/1.1 does not come here,
 /// but for an absolute address, which outranks `Host` (RFC 9112, 3.2.2).
-pub(super) fn names_two_hosts<B>(request: &Request<B>) -> bool {
+pub(super) fn has_conflicting_hosts<B>(request: &Request<B>) -> bool {
     if request.version() != Version::HTTP_2 {
         return false;
     }
@@ -235,9 +235,9 @@ mod tests {
 
     use super::*;
 
-    /// Reads `text` in pieces; where it was spoilt.
-    fn spoilt(text: &str, piece: usize) -> Option<usize> {
-        let (mut framing, mut bytes) = (Framing::new(), text.as_bytes().to_vec());
+    /// Reads `text` in pieces; where it was invalidated.
+    fn invalidated(text: &str, piece: usize) -> Option<usize> {
+        let (mut framing, mut bytes) = (FramingCheck::new(), text.as_bytes().to_vec());
         for part in bytes.chunks_mut(piece) {
             framing.check(part, false);
         }
@@ -263,7 +263,7 @@ mod tests {
             format!("{}\r\n\r\nSM\r\n\r\n\n\n\n", "PRI * HTTP/2.0"),
         ] {
             for piece in [1, 2, 7, 1 << 20] {
-                assert_eq!(spoilt(&text, piece), None, "{text:?} by {piece}");
+                assert_eq!(invalidated(&text, piece), None, "{text:?} by {piece}");
             }
         }
     }
@@ -298,13 +298,13 @@ mod tests {
             for before in ["", GET] {
                 let text = format!("{before}{wrong}");
                 for piece in [1, 2, 7, 1 << 20] {
-                    assert_eq!(spoilt(&text, piece), Some(text.len() - 1), "{text:?} by {piece}");
+                    assert_eq!(invalidated(&text, piece), Some(text.len() - 1), "{text:?} by {piece}");
                 }
             }
         }
         let endless = format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{long}");
         for piece in [1, 100, 1 << 20] {
-            assert!(spoilt(&endless, piece).is_some(), "by {piece}");
+            assert!(invalidated(&endless, piece).is_some(), "by {piece}");
         }
     }
 
@@ -312,7 +312,7 @@ mod tests {
     fn another_protocol_is_not_looked_at() {
         const UPGRADE: &str = "GET / HTTP/1.1\r\nhost: a\r\nUpgrade: websocket\r\n\r\n";
         let check = |early: &str, late: &str, is_busy: bool| {
-            let (mut framing, mut early) = (Framing::new(), format!("{UPGRADE}{early}").into_bytes());
+            let (mut framing, mut early) = (FramingCheck::new(), format!("{UPGRADE}{early}").into_bytes());
             framing.check(&mut early, false);
             let mut checked = late.as_bytes().to_vec();
             framing.check(&mut checked, is_busy);
@@ -330,12 +330,12 @@ mod tests {
             piece in 1..40_usize,
         ) {
             let text = lines.concat();
-            prop_assert_eq!(spoilt(&text, piece), spoilt(&text, usize::MAX));
+            prop_assert_eq!(invalidated(&text, piece), invalidated(&text, usize::MAX));
         }
 
         #[test]
         fn any_bytes_are_read(bytes in prop::collection::vec(prop::sample::select(b"\r\n:0aGhct ".to_vec()), 0..300), piece in 1..50_usize) {
-            let mut framing = Framing::new();
+            let mut framing = FramingCheck::new();
             let mut bytes = bytes;
             for part in bytes.chunks_mut(piece) {
                 framing.check(part, false);

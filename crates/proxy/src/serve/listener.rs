@@ -106,7 +106,7 @@ impl Peer {
     }
 
     /// The same client, as one that speaks so.
-    pub(super) fn over(self, scheme: Scheme) -> Self {
+    pub(super) fn with_scheme(self, scheme: Scheme) -> Self {
         match self.0.address {
             Some(address) if self.0.scheme != scheme => Self::tcp(address, scheme),
             _ => self,
@@ -124,7 +124,7 @@ impl Listener {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                prepare(&stream);
+                set_options(&stream);
                 Ok((Accepted::Clear(Stream::Tcp(stream)), Peer::tcp(address, Scheme::Http)))
             }
             Self::Unix(listener) => {
@@ -133,8 +133,8 @@ impl Listener {
             }
             Self::Tls(listener, acceptor) => {
                 let (stream, address) = listener.accept().await?;
-                prepare(&stream);
-                Ok((Accepted::Encrypted(stream, acceptor.clone()), Peer::tcp(address, Scheme::Https)))
+                set_options(&stream);
+                Ok((Accepted::MaybeTls(stream, acceptor.clone()), Peer::tcp(address, Scheme::Https)))
             }
         }
     }
@@ -147,7 +147,7 @@ const TLS_HANDSHAKE: u8 = 0x16;
 pub(super) enum Accepted {
     Clear(Stream),
     /// Or in clear: its first byte tells.
-    Encrypted(TcpStream, Acceptor),
+    MaybeTls(TcpStream, Acceptor),
 }
 
 impl Accepted {
@@ -156,8 +156,8 @@ impl Accepted {
     pub(super) async fn open(self) -> io::Result<Stream> {
         match self {
             Self::Clear(stream) => Ok(stream),
-            Self::Encrypted(stream, acceptor) => {
-                let opened = tokio::time::timeout(HEAD_TIMEOUT, either(stream, acceptor));
+            Self::MaybeTls(stream, acceptor) => {
+                let opened = tokio::time::timeout(HEAD_TIMEOUT, detect_tls(stream, acceptor));
                 opened.await.map_err(|_| io::ErrorKind::TimedOut)?
             }
         }
@@ -165,7 +165,7 @@ impl Accepted {
 }
 
 /// Clients may take an explicit port for one without TLS, and are answered there as well.
-async fn either(stream: TcpStream, acceptor: Acceptor) -> io::Result<Stream> {
+async fn detect_tls(stream: TcpStream, acceptor: Acceptor) -> io::Result<Stream> {
     let mut first = [0];
     match stream.peek(&mut first).await? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -175,14 +175,14 @@ async fn either(stream: TcpStream, acceptor: Acceptor) -> io::Result<Stream> {
 }
 
 /// Whether a failure to accept says something about one connection only, which ended before it was accepted (accept(2)).
-pub(super) fn is_of_one_connection(error: &io::Error) -> bool {
+pub(super) fn is_connection_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
     )
 }
 
-fn prepare(stream: &TcpStream) {
+fn set_options(stream: &TcpStream) {
     let set = || {
         // Small frames go both ways: a keystroke must not wait for the next.
         sockopt::set_tcp_nodelay(stream, true)?;

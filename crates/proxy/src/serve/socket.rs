@@ -16,8 +16,8 @@ use tokio::time::{Instant, Sleep};
 
 use crate::byte_budget::ByteBudget;
 use crate::dial::Stream;
-use crate::serve::conversation::Conversation;
-use crate::serve::framing::Framing;
+use crate::serve::connection_state::ConnectionState;
+use crate::serve::framing::FramingCheck;
 
 /// Longest time between a request and the end of the client's bytes that still counts as half a close. Programs that half-close
 /// do it at once, in the same packet or the next one; those that give up wait longer first, and their upstream is closed at once.
@@ -26,21 +26,21 @@ const HALF_CLOSE_DELAY_MAX: Duration = Duration::from_millis(100);
 /// has gone in truth holds its upstream for no longer than this.
 const HALF_CLOSED_SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// The bytes of a connection that ends when its [conversation](Conversation) has been silent for too long.
+/// The bytes of a connection that ends when its [connection_state](ConnectionState) has been silent for too long.
 pub(super) struct Socket {
     /// Limited for each read to what is left of the turn.
     stream: Take<Stream>,
-    conversation: Arc<Conversation>,
+    connection_state: Arc<ConnectionState>,
     budget: ByteBudget,
-    framing: Framing,
+    framing: FramingCheck,
     /// The client's half may be closed before the answer is over.
     may_half_close: bool,
     /// hyper waits for bytes, so it sees their end itself.
-    is_read: bool,
+    hyper_reads: bool,
     /// A byte of the next request, read while looking for the end.
-    ahead: Option<u8>,
+    read_ahead: Option<u8>,
     /// Since when a request is read whole and nothing came behind it.
-    quiet_since: Option<Instant>,
+    complete_since: Option<Instant>,
     /// When the last byte of the answer was written since the client's half was closed, or when it was closed.
     half_closed: Option<Instant>,
     /// Runs out at the deadline that was last asked for; made when there is first something to wait for.
@@ -48,40 +48,43 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(stream: Stream, conversation: Arc<Conversation>) -> Self {
+    pub(super) fn new(stream: Stream, connection_state: Arc<ConnectionState>) -> Self {
         let is_client = stream.as_tcp().is_some();
         Self {
             // Only proxies of ours may open our sockets, which frame what they send.
-            framing: if is_client { Framing::new() } else { Framing::lenient() },
+            framing: if is_client { FramingCheck::new() } else { FramingCheck::disabled() },
             budget: ByteBudget::default(),
             may_half_close: is_client,
-            is_read: false,
-            ahead: None,
-            quiet_since: None,
+            hyper_reads: false,
+            read_ahead: None,
+            complete_since: None,
             half_closed: None,
             timer: None,
             stream: stream.take(0),
-            conversation,
+            connection_state,
         }
     }
 
     /// Fails when the client has gone while its request is being answered.
-    fn poll_presence(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if std::mem::take(&mut self.is_read) || !self.may_half_close || !self.conversation.is_answering(cx.waker()) {
+    fn check_client(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if std::mem::take(&mut self.hyper_reads)
+            || !self.may_half_close
+            || !self.connection_state.is_awaiting_response(cx.waker())
+        {
             return Ok(());
         }
-        if self.half_closed.is_none() && self.ahead.is_none() {
+        if self.half_closed.is_none() && self.read_ahead.is_none() {
             let mut byte = [0];
             let mut buffer = ReadBuf::new(&mut byte);
             let looked = Pin::new(self.stream.get_mut()).poll_read(cx, &mut buffer)?;
-            let quiet_since = *self.quiet_since.get_or_insert_with(Instant::now);
+            let complete_since = *self.complete_since.get_or_insert_with(Instant::now);
             if looked.is_pending() {
                 return Ok(());
             }
-            self.ahead = buffer.filled().first().copied();
-            if self.ahead.is_none() {
+            self.read_ahead = buffer.filled().first().copied();
+            if self.read_ahead.is_none() {
                 let now = Instant::now();
-                if now.duration_since(quiet_since) > HALF_CLOSE_DELAY_MAX {
+                if now.duration_since(complete_since) > HALF_CLOSE_DELAY_MAX {
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
                 self.half_closed = Some(now);
@@ -94,7 +97,7 @@ impl Socket {
         Ok(())
     }
 
-    fn written(&mut self, result: &Poll<io::Result<usize>>) {
+    fn note_written(&mut self, result: &Poll<io::Result<usize>>) {
         if self.half_closed.is_some() && matches!(result, Poll::Ready(Ok(1..))) {
             self.half_closed = Some(Instant::now());
         }
@@ -113,22 +116,22 @@ impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
-        if let Some(byte) = this.ahead.take() {
+        if let Some(byte) = this.read_ahead.take() {
             buffer.put_slice(&[byte]);
         }
         let polled = this.budget.poll_read(&mut this.stream, cx, buffer);
         if buffer.filled().len() > before {
-            this.quiet_since = None;
-            let is_busy = this.conversation.bytes_arrived();
+            this.complete_since = None;
+            let is_busy = this.connection_state.bytes_received();
             this.framing.check(&mut buffer.filled_mut()[before..], is_busy);
-            // A failure behind the byte that was read ahead is there for the next read, too.
+            // A failure behind the byte that was read read_ahead is there for the next read, too.
             return Poll::Ready(Ok(()));
         }
         if polled.is_ready() {
             return polled;
         }
-        this.is_read = true;
-        match this.conversation.deadline(cx.waker()) {
+        this.hyper_reads = true;
+        match this.connection_state.deadline(cx.waker()) {
             Some(until) => {
                 ready!(this.poll_timer(until, cx));
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
@@ -143,7 +146,7 @@ impl AsyncWrite for Socket {
         let this = self.get_mut();
         ready!(this.budget.poll(cx));
         let result = Pin::new(this.stream.get_mut()).poll_write(cx, bytes);
-        this.written(&result);
+        this.note_written(&result);
         this.budget.charge_written(result)
     }
 
@@ -155,7 +158,7 @@ impl AsyncWrite for Socket {
         let this = self.get_mut();
         ready!(this.budget.poll(cx));
         let result = Pin::new(this.stream.get_mut()).poll_write_vectored(cx, slices);
-        this.written(&result);
+        this.note_written(&result);
         this.budget.charge_written(result)
     }
 
@@ -167,13 +170,13 @@ impl AsyncWrite for Socket {
         let this = self.get_mut();
         let flushed = Pin::new(this.stream.get_mut()).poll_flush(cx);
         // hyper flushes whenever it is polled, after it has read what it wants.
-        this.poll_presence(cx)?;
+        this.check_client(cx)?;
         flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.conversation.is_broken() {
+        if this.connection_state.needs_reset() {
             // It is reset when it is dropped. A proper end first would hide that.
             return Poll::Ready(Ok(()));
         }
@@ -183,7 +186,7 @@ impl AsyncWrite for Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if self.conversation.is_broken()
+        if self.connection_state.needs_reset()
             && let Some(stream) = self.stream.get_ref().as_tcp()
             && let Err(error) = stream.set_zero_linger()
         {

@@ -19,17 +19,17 @@ const BODIES_BYTES_MAX: usize = 1 << 30;
 /// Unread bodies of one sandbox.
 const SANDBOX_BODIES_BYTES_MAX: usize = BODIES_BYTES_MAX / 8;
 /// Below so many entries nobody looks for unused ones.
-const TIDY_MIN: usize = 1024;
+const PRUNE_MIN: usize = 1024;
 
 /// The bound that was reached, as requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Full {
+pub(crate) struct LimitReached {
     pub(crate) limit: usize,
 }
 
 /// Counts requests under way.
 #[derive(Debug)]
-pub(crate) struct Shares {
+pub(crate) struct RequestLimits {
     requests_max: usize,
     team_requests_max: usize,
     requests: Counter,
@@ -42,12 +42,12 @@ type Counter = Arc<AtomicUsize>;
 
 /// A part of a counter, given back when it is dropped.
 #[derive(Debug)]
-struct Taken {
+struct Counted {
     counter: Counter,
     amount: usize,
 }
 
-impl Taken {
+impl Counted {
     fn take(counter: &Counter, amount: usize, max: usize) -> Option<Self> {
         let more = |used: usize| used.checked_add(amount).filter(|used| *used <= max);
         counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
@@ -55,7 +55,7 @@ impl Taken {
     }
 }
 
-impl Drop for Taken {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.counter.fetch_sub(self.amount, Ordering::Relaxed);
     }
@@ -67,33 +67,33 @@ struct Counters<K>(Mutex<(HashMap<K, Counter>, usize)>);
 
 impl<K: Hash + Eq + Clone> Counters<K> {
     fn new() -> Self {
-        Self(Mutex::new((HashMap::new(), TIDY_MIN)))
+        Self(Mutex::new((HashMap::new(), PRUNE_MIN)))
     }
 
-    fn take(&self, key: &K, amount: usize, max: usize) -> Option<Taken> {
+    fn take(&self, key: &K, amount: usize, max: usize) -> Option<Counted> {
         // Every section leaves valid state also where it panics.
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (counters, tidy_at) = &mut *state;
+        let (counters, prune_at) = &mut *state;
         if let Some(counter) = counters.get(key) {
-            return Taken::take(counter, amount, max);
+            return Counted::take(counter, amount, max);
         }
-        if counters.len() >= *tidy_at {
+        if counters.len() >= *prune_at {
             // Who holds one is counted in it, and new ones are made only under the lock.
             counters.retain(|_, counter| Arc::strong_count(counter) > 1);
-            *tidy_at = (2 * counters.len()).max(TIDY_MIN);
+            *prune_at = (2 * counters.len()).max(PRUNE_MIN);
         }
-        Taken::take(counters.entry(key.clone()).or_default(), amount, max)
+        Counted::take(counters.entry(key.clone()).or_default(), amount, max)
     }
 }
 
 /// A request that was let in, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Seat {
-    _taken: [Taken; 2],
-    _body: Option<[Taken; 2]>,
+pub(crate) struct RequestPermit {
+    _counted: [Counted; 2],
+    _body: Option<[Counted; 2]>,
 }
 
-impl Shares {
+impl RequestLimits {
     pub(crate) fn new(requests_max: usize, team_requests_max: usize) -> Self {
         Self {
             requests_max,
@@ -106,18 +106,19 @@ impl Shares {
     }
 
     /// Counts a request with a body of so many bytes at most, if that is known.
-    pub(crate) fn admit(&self, route: &Route, body_bytes: Option<u64>) -> Result<Seat, Full> {
-        let in_all = Taken::take(&self.requests, 1, self.requests_max).ok_or(Full { limit: self.requests_max })?;
+    pub(crate) fn admit(&self, route: &Route, body_bytes: Option<u64>) -> Result<RequestPermit, LimitReached> {
+        let in_all =
+            Counted::take(&self.requests, 1, self.requests_max).ok_or(LimitReached { limit: self.requests_max })?;
         let limit = self.team_requests_max;
-        let of_team = self.teams.take(&route.team_id, 1, limit).ok_or(Full { limit })?;
+        let of_team = self.teams.take(&route.team_id, 1, limit).ok_or(LimitReached { limit })?;
         let bytes = usize::try_from(body_bytes.unwrap_or(u64::MAX).min(BODY_BYTES_MAX)).unwrap_or(usize::MAX);
         let body = if bytes > 0 { Some(self.take_body(&route.sandbox_id, bytes)?) } else { None };
-        Ok(Seat { _taken: [in_all, of_team], _body: body })
+        Ok(RequestPermit { _counted: [in_all, of_team], _body: body })
     }
 
-    fn take_body(&self, sandbox_id: &SandboxId, bytes: usize) -> Result<[Taken; 2], Full> {
-        let full = |max: usize| Full { limit: max / bytes };
-        let in_all = Taken::take(&self.bodies_bytes, bytes, BODIES_BYTES_MAX).ok_or(full(BODIES_BYTES_MAX))?;
+    fn take_body(&self, sandbox_id: &SandboxId, bytes: usize) -> Result<[Counted; 2], LimitReached> {
+        let full = |max: usize| LimitReached { limit: max / bytes };
+        let in_all = Counted::take(&self.bodies_bytes, bytes, BODIES_BYTES_MAX).ok_or(full(BODIES_BYTES_MAX))?;
         let max = SANDBOX_BODIES_BYTES_MAX;
         let of_sandbox = self.sandboxes.take(sandbox_id, bytes, max).ok_or(full(max))?;
         Ok([in_all, of_sandbox])
@@ -144,43 +145,43 @@ mod tests {
 
     #[test]
     fn a_team_leaves_room_for_others_until_all_is_taken() {
-        let (shares, one, two) = (Shares::new(3, 2), route(), route());
-        let seats = [shares.admit(&one, Some(0)), shares.admit(&one, Some(0))];
-        assert_eq!(shares.admit(&one, Some(0)).expect_err("its share"), Full { limit: 2 });
-        let other = shares.admit(&two, Some(0)).expect("room");
-        assert_eq!(shares.admit(&two, Some(0)).expect_err("all"), Full { limit: 3 });
-        drop(seats);
-        let _seats = [shares.admit(&two, Some(0)).expect("room"), shares.admit(&one, Some(0)).expect("room")];
+        let (limits, one, two) = (RequestLimits::new(3, 2), route(), route());
+        let permits = [limits.admit(&one, Some(0)), limits.admit(&one, Some(0))];
+        assert_eq!(limits.admit(&one, Some(0)).expect_err("its share"), LimitReached { limit: 2 });
+        let other = limits.admit(&two, Some(0)).expect("room");
+        assert_eq!(limits.admit(&two, Some(0)).expect_err("all"), LimitReached { limit: 3 });
+        drop(permits);
+        let _seats = [limits.admit(&two, Some(0)).expect("room"), limits.admit(&one, Some(0)).expect("room")];
         drop(other);
-        assert!(shares.admit(&two, Some(0)).is_ok());
+        assert!(limits.admit(&two, Some(0)).is_ok());
     }
 
     #[test]
     fn unread_bodies_are_bounded_for_each_sandbox_and_in_all() {
-        let (shares, one) = (Shares::new(usize::MAX, usize::MAX), route());
+        let (limits, one) = (RequestLimits::new(usize::MAX, usize::MAX), route());
         let unread = SANDBOX_BODIES_BYTES_MAX >> 19;
-        let mut seats: Vec<_> = (0..unread).map(|_| shares.admit(&one, None).expect("room")).collect();
-        assert_eq!(shares.admit(&one, None).expect_err("its share"), Full { limit: unread });
+        let mut permits: Vec<_> = (0..unread).map(|_| limits.admit(&one, None).expect("room")).collect();
+        assert_eq!(limits.admit(&one, None).expect_err("its share"), LimitReached { limit: unread });
         for _ in 1..BODIES_BYTES_MAX / SANDBOX_BODIES_BYTES_MAX {
             let route = route();
-            seats.extend((0..unread).map(|_| shares.admit(&route, None).expect("room")));
-            assert!(shares.admit(&route, Some(u64::MAX)).is_err(), "its share");
-            assert!(shares.admit(&route, Some(0)).is_ok(), "without a body");
+            permits.extend((0..unread).map(|_| limits.admit(&route, None).expect("room")));
+            assert!(limits.admit(&route, Some(u64::MAX)).is_err(), "its share");
+            assert!(limits.admit(&route, Some(0)).is_ok(), "without a body");
         }
-        assert!(shares.admit(&route(), Some(1)).is_err());
-        seats.pop();
-        assert!(shares.admit(&route(), Some(1)).is_ok());
+        assert!(limits.admit(&route(), Some(1)).is_err());
+        permits.pop();
+        assert!(limits.admit(&route(), Some(1)).is_ok());
     }
 
     #[test]
     fn counters_of_what_is_gone_are_removed() {
-        let shares = Shares::new(usize::MAX, usize::MAX);
+        let limits = RequestLimits::new(usize::MAX, usize::MAX);
         let kept = route();
-        let _seat = shares.admit(&kept, None).expect("room");
-        for _ in 0..3 * TIDY_MIN {
-            drop(shares.admit(&route(), None).expect("room"));
+        let _seat = limits.admit(&kept, None).expect("room");
+        for _ in 0..3 * PRUNE_MIN {
+            drop(limits.admit(&route(), None).expect("room"));
         }
-        let teams = shares.teams.0.lock().expect("no panic");
-        assert!(teams.0.len() <= TIDY_MIN && teams.0.contains_key(&kept.team_id));
+        let teams = limits.teams.0.lock().expect("no panic");
+        assert!(teams.0.len() <= PRUNE_MIN && teams.0.contains_key(&kept.team_id));
     }
 }

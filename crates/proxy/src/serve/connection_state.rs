@@ -37,31 +37,31 @@ struct State {
     phase: Phase,
     /// The end of the last exchange, or the beginning of the connection.
     idle_since: Instant,
-    /// HTTP/2 peers talk about the connection itself between requests: bytes do not mean that a head has begun.
+    /// HTTP/2 peers talk about the connection itself between requests: bytes do not mean that a head has exchange_begun.
     multiplexed: bool,
     /// A body of a request is still on its way: of the last one that began.
-    has_body: bool,
+    body_pending: bool,
     /// The connection's task is just polling it.
     is_polled: bool,
     /// The deadline changed after it was last asked for.
-    is_news: bool,
+    deadline_changed: bool,
 }
 
 /// The state of one connection.
 #[derive(Debug)]
-pub(super) struct Conversation {
+pub(super) struct ConnectionState {
     state: Mutex<State>,
     /// The task that waits for bytes: it learns of a new deadline.
     reader: AtomicWaker,
     /// Told when an exchange begins.
-    begun: Notify,
+    exchange_begun: Notify,
     /// The last answer broke off, and only a reset connection can tell.
-    broken: AtomicBool,
+    needs_reset: AtomicBool,
     /// How long it may be idle.
     idle_timeout: Duration,
 }
 
-impl Conversation {
+impl ConnectionState {
     pub(super) fn new(idle_timeout: Duration) -> Self {
         let idle_since = Instant::now();
         let phase = Phase::Head { until: idle_since + HEAD_TIMEOUT };
@@ -70,14 +70,14 @@ impl Conversation {
                 phase,
                 idle_since,
                 multiplexed: false,
-                has_body: false,
+                body_pending: false,
                 is_polled: false,
-                is_news: false,
+                deadline_changed: false,
             }),
             idle_timeout,
             reader: AtomicWaker::new(),
-            begun: Notify::new(),
-            broken: AtomicBool::new(false),
+            exchange_begun: Notify::new(),
+            needs_reset: AtomicBool::new(false),
         }
     }
 
@@ -90,7 +90,7 @@ impl Conversation {
     pub(super) fn deadline(&self, reader: &Waker) -> Option<Instant> {
         self.reader.register(reader);
         let mut state = self.state();
-        state.is_news = false;
+        state.deadline_changed = false;
         match state.phase {
             Phase::Head { until } | Phase::Idle { until } => Some(until),
             Phase::Busy { .. } | Phase::Switched => None,
@@ -99,23 +99,23 @@ impl Conversation {
 
     /// Polls the connection, once more whenever its deadline changed meanwhile and it did not ask again. An exchange that ends
     /// while the connection's task polls need not wake that task then, which would have another thread look for work.
-    pub(super) fn during<T>(&self, mut poll: impl FnMut() -> Poll<T>) -> Poll<T> {
+    pub(super) fn poll_connection<T>(&self, mut poll: impl FnMut() -> Poll<T>) -> Poll<T> {
         loop {
             {
                 let mut state = self.state();
-                (state.is_polled, state.is_news) = (true, false);
+                (state.is_polled, state.deadline_changed) = (true, false);
             }
             let polled = poll();
             let mut state = self.state();
             state.is_polled = false;
-            if polled.is_ready() || !state.is_news {
+            if polled.is_ready() || !state.deadline_changed {
                 return polled;
             }
         }
     }
 
     /// Notes that bytes came. Returns whether an exchange is under way, or another protocol spoken.
-    pub(super) fn bytes_arrived(&self) -> bool {
+    pub(super) fn bytes_received(&self) -> bool {
         let mut state = self.state();
         if matches!(state.phase, Phase::Idle { .. }) {
             state.phase = if state.multiplexed {
@@ -134,44 +134,44 @@ impl Conversation {
     }
 
     /// Waits while a head is awaited or on its way. Cancel safe.
-    pub(super) async fn head_is_over(&self) {
+    pub(super) async fn wait_for_head(&self) {
         loop {
             // It learns of what happens after this line.
-            let begun = self.begun.notified();
+            let exchange_begun = self.exchange_begun.notified();
             if !matches!(self.state().phase, Phase::Head { .. }) {
                 return;
             }
-            begun.await;
+            exchange_begun.await;
         }
     }
 
     /// Whether an HTTP/1 request was read whole and is being answered. `reader` is woken when that becomes so.
-    pub(super) fn is_answering(&self, reader: &Waker) -> bool {
+    pub(super) fn is_awaiting_response(&self, reader: &Waker) -> bool {
         let state = self.state();
         if !matches!(state.phase, Phase::Busy { .. }) || state.multiplexed {
             return false;
         }
-        if state.has_body {
+        if state.body_pending {
             self.reader.register(reader);
         }
-        !state.has_body
+        !state.body_pending
     }
 
     /// Whether the connection is to be reset instead of closed.
-    pub(super) fn is_broken(&self) -> bool {
-        self.broken.load(Ordering::Relaxed)
+    pub(super) fn needs_reset(&self) -> bool {
+        self.needs_reset.load(Ordering::Relaxed)
     }
 
-    fn begin(&self, multiplexed: bool, has_body: bool) {
+    fn begin(&self, multiplexed: bool, body_pending: bool) {
         let mut state = self.state();
-        (state.multiplexed, state.has_body) = (multiplexed, has_body);
+        (state.multiplexed, state.body_pending) = (multiplexed, body_pending);
         state.phase = match state.phase {
             Phase::Head { .. } | Phase::Idle { .. } => Phase::Busy { exchanges: 1 },
             Phase::Busy { exchanges } => Phase::Busy { exchanges: exchanges + 1 },
             Phase::Switched => Phase::Switched,
         };
         drop(state);
-        self.begun.notify_waiters();
+        self.exchange_begun.notify_waiters();
     }
 
     fn end(&self) {
@@ -184,7 +184,7 @@ impl Conversation {
             Phase::Busy { exchanges } => Phase::Busy { exchanges: exchanges - 1 },
             other => other,
         };
-        state.is_news = true;
+        state.deadline_changed = true;
         let is_polled = state.is_polled;
         drop(state);
         if !is_polled {
@@ -196,40 +196,40 @@ impl Conversation {
 /// A request and its answer: lasts until both bodies are gone.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    conversation: Arc<Conversation>,
+    connection_state: Arc<ConnectionState>,
 }
 
 impl Exchange {
-    pub(super) fn begin(conversation: Arc<Conversation>, version: Version, has_body: bool) -> Self {
-        conversation.begin(version == Version::HTTP_2, has_body);
-        Self { conversation }
+    pub(super) fn begin(connection_state: Arc<ConnectionState>, version: Version, body_pending: bool) -> Self {
+        connection_state.begin(version == Version::HTTP_2, body_pending);
+        Self { connection_state }
     }
 
     /// The request was read whole, or nobody reads the rest.
-    pub(super) fn body_is_over(&self) {
-        let mut state = self.conversation.state();
-        state.has_body = false;
+    pub(super) fn body_finished(&self) {
+        let mut state = self.connection_state.state();
+        state.body_pending = false;
         let is_polled = state.is_polled;
         drop(state);
         if !is_polled {
-            self.conversation.reader.wake();
+            self.connection_state.reader.wake();
         }
     }
 
     /// The connection stops speaking HTTP.
-    pub(super) fn switch(&self) {
-        self.conversation.state().phase = Phase::Switched;
+    pub(super) fn switch_protocols(&self) {
+        self.connection_state.state().phase = Phase::Switched;
     }
 
     /// The answer broke off, and its proper end would look the same: the end of the connection.
-    pub(super) fn set_broken(&self) {
-        self.conversation.broken.store(true, Ordering::Relaxed);
+    pub(super) fn require_reset(&self) {
+        self.connection_state.needs_reset.store(true, Ordering::Relaxed);
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.conversation.end();
+        self.connection_state.end();
     }
 }
 
@@ -241,84 +241,84 @@ mod tests {
     use super::*;
     use crate::serve::IDLE_TIMEOUT;
 
-    fn left(conversation: &Conversation) -> Option<Duration> {
-        conversation.deadline(Waker::noop()).map(|until| until - Instant::now())
+    fn time_left(connection_state: &ConnectionState) -> Option<Duration> {
+        connection_state.deadline(Waker::noop()).map(|until| until - Instant::now())
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_head_has_its_time_from_its_first_byte_on() {
-        let conversation = Arc::new(Conversation::new(IDLE_TIMEOUT));
-        conversation.bytes_arrived();
+        let connection_state = Arc::new(ConnectionState::new(IDLE_TIMEOUT));
+        connection_state.bytes_received();
         tokio::time::advance(Duration::from_secs(1)).await;
-        conversation.bytes_arrived();
-        assert_eq!(left(&conversation), Some(HEAD_TIMEOUT - Duration::from_secs(1)));
+        connection_state.bytes_received();
+        assert_eq!(time_left(&connection_state), Some(HEAD_TIMEOUT - Duration::from_secs(1)));
 
-        let exchange = Exchange::begin(Arc::clone(&conversation), Version::HTTP_11, false);
-        assert_eq!(left(&conversation), None);
+        let exchange = Exchange::begin(Arc::clone(&connection_state), Version::HTTP_11, false);
+        assert_eq!(time_left(&connection_state), None);
         drop(exchange);
-        assert_eq!(left(&conversation), Some(IDLE_TIMEOUT));
+        assert_eq!(time_left(&connection_state), Some(IDLE_TIMEOUT));
 
         tokio::time::advance(Duration::from_secs(600)).await;
-        conversation.bytes_arrived();
-        assert_eq!(left(&conversation), Some(HEAD_TIMEOUT));
+        connection_state.bytes_received();
+        assert_eq!(time_left(&connection_state), Some(HEAD_TIMEOUT));
     }
 
     #[tokio::test(start_paused = true)]
     async fn nothing_is_late_while_an_exchange_lasts() {
-        let conversation = Arc::new(Conversation::new(IDLE_TIMEOUT));
-        let first = Exchange::begin(Arc::clone(&conversation), Version::HTTP_2, false);
-        let second = Exchange::begin(Arc::clone(&conversation), Version::HTTP_2, false);
+        let connection_state = Arc::new(ConnectionState::new(IDLE_TIMEOUT));
+        let first = Exchange::begin(Arc::clone(&connection_state), Version::HTTP_2, false);
+        let second = Exchange::begin(Arc::clone(&connection_state), Version::HTTP_2, false);
         drop(first);
-        conversation.bytes_arrived();
-        assert_eq!(left(&conversation), None);
+        connection_state.bytes_received();
+        assert_eq!(time_left(&connection_state), None);
         drop(second);
         tokio::time::advance(Duration::from_secs(1)).await;
         // A ping of an idle HTTP/2 peer, not the beginning of a head.
-        conversation.bytes_arrived();
-        assert_eq!(left(&conversation), Some(IDLE_TIMEOUT));
+        connection_state.bytes_received();
+        assert_eq!(time_left(&connection_state), Some(IDLE_TIMEOUT));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_head_is_waited_for() {
-        let conversation = Arc::new(Conversation::new(IDLE_TIMEOUT));
-        let (waiting, now) = (Arc::clone(&conversation), Instant::now());
-        let waiting = tokio::spawn(async move { waiting.head_is_over().await });
+        let connection_state = Arc::new(ConnectionState::new(IDLE_TIMEOUT));
+        let (waiting, now) = (Arc::clone(&connection_state), Instant::now());
+        let waiting = tokio::spawn(async move { waiting.wait_for_head().await });
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(!waiting.is_finished());
-        drop(Exchange::begin(Arc::clone(&conversation), Version::HTTP_11, false));
+        drop(Exchange::begin(Arc::clone(&connection_state), Version::HTTP_11, false));
         waiting.await.expect("no panic");
-        conversation.head_is_over().await;
+        connection_state.wait_for_head().await;
         assert_eq!(now.elapsed(), Duration::from_secs(1), "nothing is awaited of an idle connection");
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_upgraded_stream_is_never_late() {
-        let conversation = Arc::new(Conversation::new(IDLE_TIMEOUT));
-        let exchange = Exchange::begin(Arc::clone(&conversation), Version::HTTP_11, false);
-        exchange.switch();
+        let connection_state = Arc::new(ConnectionState::new(IDLE_TIMEOUT));
+        let exchange = Exchange::begin(Arc::clone(&connection_state), Version::HTTP_11, false);
+        exchange.switch_protocols();
         drop(exchange);
-        conversation.bytes_arrived();
-        assert_eq!(left(&conversation), None);
+        connection_state.bytes_received();
+        assert_eq!(time_left(&connection_state), None);
     }
 
     #[test]
     fn the_reader_is_woken_unless_it_is_just_polled() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let _inside = runtime.enter();
-        let conversation = Arc::new(Conversation::new(IDLE_TIMEOUT));
+        let connection_state = Arc::new(ConnectionState::new(IDLE_TIMEOUT));
         let woken = Arc::new(Counted::default());
         let waker = Waker::from(Arc::clone(&woken));
-        let exchange = || Exchange::begin(Arc::clone(&conversation), Version::HTTP_11, false);
+        let exchange = || Exchange::begin(Arc::clone(&connection_state), Version::HTTP_11, false);
 
         let one = exchange();
-        assert_eq!(conversation.deadline(&waker), None);
+        assert_eq!(connection_state.deadline(&waker), None);
         drop(one);
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
 
         // It does not ask again by itself.
         let (mut two, mut deadlines) = (Some(exchange()), Vec::new());
-        let polled = conversation.during(|| {
-            deadlines.push(conversation.deadline(&waker));
+        let polled = connection_state.poll_connection(|| {
+            deadlines.push(connection_state.deadline(&waker));
             two = None;
             Poll::<()>::Pending
         });
@@ -327,10 +327,10 @@ mod tests {
 
         // It does.
         let (mut three, mut polls) = (Some(exchange()), 0);
-        let polled = conversation.during(|| {
+        let polled = connection_state.poll_connection(|| {
             polls += 1;
             three = None;
-            conversation.deadline(&waker);
+            connection_state.deadline(&waker);
             Poll::<()>::Pending
         });
         assert!(polled.is_pending());

@@ -15,12 +15,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::serve::conversation::Conversation;
+use crate::serve::connection_state::ConnectionState;
 
 /// How many connections are chosen by one look at all of them.
 const CANDIDATES_MAX: usize = 64;
 /// How long after a look in vain nobody looks again.
-const BARREN_TIME: Duration = Duration::from_millis(100);
+const SEARCH_PAUSE: Duration = Duration::from_millis(100);
 /// The part of the room that one network may have.
 const NETWORK_SHARE: usize = 2;
 
@@ -45,7 +45,7 @@ impl Network {
 
 /// The connections of a server.
 #[derive(Debug)]
-pub(super) struct Admission {
+pub(super) struct ConnectionLimit {
     network_max: usize,
     state: Mutex<State>,
 }
@@ -61,26 +61,26 @@ struct State {
 
 #[derive(Debug)]
 struct Open {
-    conversation: Arc<Conversation>,
-    cut: CancellationToken,
+    connection_state: Arc<ConnectionState>,
+    abort: CancellationToken,
     network: Option<Network>,
 }
 
 #[derive(Debug, Default)]
 struct Candidates {
     /// Id and since when it was idle, the longest last.
-    waiting: Vec<(u64, Instant)>,
-    barren_until: Option<Instant>,
+    idle: Vec<(u64, Instant)>,
+    pause_until: Option<Instant>,
 }
 
 /// A connection that is counted until this is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
-    admission: Arc<Admission>,
+pub(super) struct Registration {
+    limit: Arc<ConnectionLimit>,
     id: u64,
 }
 
-impl Admission {
+impl ConnectionLimit {
     pub(super) fn new(connections_max: u32) -> Self {
         Self { network_max: (connections_max as usize).div_ceil(NETWORK_SHARE), state: Mutex::default() }
     }
@@ -92,29 +92,29 @@ impl Admission {
 
     /// Counts a connection, which `cut` closes. `None`: its network has its share, and none of it is idle.
     pub(super) fn admit(
-        admission: &Arc<Self>,
+        limit: &Arc<Self>,
         address: Option<IpAddr>,
-        conversation: &Arc<Conversation>,
-        cut: &CancellationToken,
-    ) -> Option<Place> {
+        connection_state: &Arc<ConnectionState>,
+        abort: &CancellationToken,
+    ) -> Option<Registration> {
         let network = address.map(Network::of);
-        let mut state = admission.state();
+        let mut state = limit.state();
         if let Some(network) = network {
             let has = state.networks.get(&network).copied().unwrap_or_default();
-            if has >= admission.network_max && !state.evict(Some(network)) {
+            if has >= limit.network_max && !state.evict(Some(network)) {
                 return None;
             }
             *state.networks.entry(network).or_default() += 1;
         }
         let id = state.next_id;
         state.next_id += 1;
-        let open = Open { conversation: Arc::clone(conversation), cut: cut.clone(), network };
+        let open = Open { connection_state: Arc::clone(connection_state), abort: abort.clone(), network };
         state.open.insert(id, open);
-        Some(Place { admission: Arc::clone(admission), id })
+        Some(Registration { limit: Arc::clone(limit), id })
     }
 
     /// Closes the connection that was idle for longest. `false`: all are busy.
-    pub(super) fn make_room(&self) -> bool {
+    pub(super) fn evict_idle(&self) -> bool {
         self.state().evict(None)
     }
 }
@@ -123,16 +123,16 @@ impl State {
     fn evict(&mut self, of: Option<Network>) -> bool {
         let now = Instant::now();
         let mut candidates = self.candidates.remove(&of).unwrap_or_default();
-        if candidates.barren_until.is_some_and(|until| now < until) {
+        if candidates.pause_until.is_some_and(|until| now < until) {
             self.candidates.insert(of, candidates);
             return false;
         }
-        let mut evicted = self.evict_first(&mut candidates.waiting);
+        let mut evicted = self.evict_first(&mut candidates.idle);
         if !evicted {
-            candidates.waiting = self.longest_idle(of);
-            evicted = self.evict_first(&mut candidates.waiting);
+            candidates.idle = self.longest_idle(of);
+            evicted = self.evict_first(&mut candidates.idle);
         }
-        candidates.barren_until = (!evicted).then(|| now + BARREN_TIME);
+        candidates.pause_until = (!evicted).then(|| now + SEARCH_PAUSE);
         if of.is_none_or(|network| self.networks.contains_key(&network)) {
             self.candidates.insert(of, candidates);
         }
@@ -142,9 +142,9 @@ impl State {
     /// Closes the first that is still idle.
     fn evict_first(&mut self, waiting: &mut Vec<(u64, Instant)>) -> bool {
         while let Some((id, since)) = waiting.pop() {
-            if self.open.get(&id).is_some_and(|open| open.conversation.idle_since() == Some(since)) {
+            if self.open.get(&id).is_some_and(|open| open.connection_state.idle_since() == Some(since)) {
                 if let Some(open) = self.remove(id) {
-                    open.cut.cancel();
+                    open.abort.cancel();
                 }
                 return true;
             }
@@ -155,7 +155,7 @@ impl State {
     fn longest_idle(&self, of: Option<Network>) -> Vec<(u64, Instant)> {
         let of_network = self.open.iter().filter(|(_, open)| of.is_none() || open.network == of);
         let mut idle: Vec<_> =
-            of_network.filter_map(|(id, open)| Some((*id, open.conversation.idle_since()?))).collect();
+            of_network.filter_map(|(id, open)| Some((*id, open.connection_state.idle_since()?))).collect();
         if idle.len() > CANDIDATES_MAX {
             idle.select_nth_unstable_by_key(CANDIDATES_MAX, |(_, since)| *since);
             idle.truncate(CANDIDATES_MAX);
@@ -179,9 +179,9 @@ impl State {
     }
 }
 
-impl Drop for Place {
+impl Drop for Registration {
     fn drop(&mut self) {
-        self.admission.state().remove(self.id);
+        self.limit.state().remove(self.id);
     }
 }
 
@@ -191,19 +191,19 @@ mod tests {
 
     use super::*;
     use crate::serve::IDLE_TIMEOUT;
-    use crate::serve::conversation::Exchange;
+    use crate::serve::connection_state::Exchange;
 
     struct Client {
-        conversation: Arc<Conversation>,
-        cut: CancellationToken,
-        place: Option<Place>,
+        connection_state: Arc<ConnectionState>,
+        abort: CancellationToken,
+        registration: Option<Registration>,
     }
 
-    fn connect(admission: &Arc<Admission>, address: &str) -> Client {
-        let (conversation, cut) = (Arc::new(Conversation::new(IDLE_TIMEOUT)), CancellationToken::new());
+    fn connect(limit: &Arc<ConnectionLimit>, address: &str) -> Client {
+        let (connection_state, abort) = (Arc::new(ConnectionState::new(IDLE_TIMEOUT)), CancellationToken::new());
         let address = (!address.is_empty()).then(|| address.parse().expect("an address"));
-        let place = Admission::admit(admission, address, &conversation, &cut);
-        Client { conversation, cut, place }
+        let registration = ConnectionLimit::admit(limit, address, &connection_state, &abort);
+        Client { connection_state, abort, registration }
     }
 
     async fn later() {
@@ -212,58 +212,58 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_longest_idle_is_closed() {
-        let admission = Arc::new(Admission::new(1000));
+        let limit = Arc::new(ConnectionLimit::new(1000));
         let mut clients = Vec::new();
         for _ in 0..2 * CANDIDATES_MAX {
-            clients.push(connect(&admission, ""));
+            clients.push(connect(&limit, ""));
             later().await;
         }
         // Busy, idle again only now, and gone.
-        let exchange = |client: &Client| Exchange::begin(Arc::clone(&client.conversation), Version::HTTP_11, false);
+        let exchange = |client: &Client| Exchange::begin(Arc::clone(&client.connection_state), Version::HTTP_11, false);
         let _busy = exchange(&clients[0]);
         drop(exchange(&clients[1]));
-        clients[2].place = None;
+        clients[2].registration = None;
         later().await;
         // A head that does not end makes nobody less idle.
-        clients[3].conversation.bytes_arrived();
+        clients[3].connection_state.bytes_received();
         for expected in (3..clients.len()).chain([1]) {
-            assert!(admission.make_room());
-            assert!(clients[expected].cut.is_cancelled(), "{expected}");
-            let cut = clients.iter().filter(|client| client.cut.is_cancelled()).count();
-            assert_eq!(cut, if expected == 1 { clients.len() - 2 } else { expected - 2 });
+            assert!(limit.evict_idle());
+            assert!(clients[expected].abort.is_cancelled(), "{expected}");
+            let abort = clients.iter().filter(|client| client.abort.is_cancelled()).count();
+            assert_eq!(abort, if expected == 1 { clients.len() - 2 } else { expected - 2 });
         }
-        assert!(!admission.make_room(), "all are busy");
+        assert!(!limit.evict_idle(), "all are busy");
         drop(clients);
-        assert!(admission.state().open.is_empty());
+        assert!(limit.state().open.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_network_has_half_of_the_room() {
-        let admission = Arc::new(Admission::new(4));
-        let others = connect(&admission, "2001:db8:0:1::1");
+        let limit = Arc::new(ConnectionLimit::new(4));
+        let others = connect(&limit, "2001:db8:0:1::1");
         later().await;
-        let first = connect(&admission, "2001:db8::1");
+        let first = connect(&limit, "2001:db8::1");
         later().await;
-        let second = connect(&admission, "2001:db8::ffff:2");
+        let second = connect(&limit, "2001:db8::ffff:2");
         // Of its own, although another one's is idle for longer.
-        let third = connect(&admission, "2001:db8::3");
-        assert!(third.place.is_some() && first.cut.is_cancelled() && !others.cut.is_cancelled());
-        let busy =
-            [&second, &third].map(|client| Exchange::begin(Arc::clone(&client.conversation), Version::HTTP_11, false));
-        assert!(connect(&admission, "2001:db8::4").place.is_none());
+        let third = connect(&limit, "2001:db8::3");
+        assert!(third.registration.is_some() && first.abort.is_cancelled() && !others.abort.is_cancelled());
+        let busy = [&second, &third]
+            .map(|client| Exchange::begin(Arc::clone(&client.connection_state), Version::HTTP_11, false));
+        assert!(connect(&limit, "2001:db8::4").registration.is_none());
         drop(busy);
-        assert!(connect(&admission, "2001:db8::4").place.is_none(), "it was just looked for");
+        assert!(connect(&limit, "2001:db8::4").registration.is_none(), "it was just looked for");
         later().await;
-        assert!(connect(&admission, "2001:db8::4").place.is_some());
+        assert!(connect(&limit, "2001:db8::4").registration.is_some());
         // Addresses of IPv4 are counted by themselves, in both spellings; sockets of this machine are not counted.
         let many = ["::ffff:10.0.0.1", "10.0.0.1", "10.0.0.2", "10.0.0.2", "", "", ""];
-        assert!(many.map(|address| connect(&admission, address)).iter().all(|client| client.place.is_some()));
+        assert!(many.map(|address| connect(&limit, address)).iter().all(|client| client.registration.is_some()));
         assert_eq!(
             Network::of("::ffff:10.0.0.1".parse().expect("an address")),
             Network::V4(Ipv4Addr::new(10, 0, 0, 1))
         );
         drop((others, first, second, third));
-        let state = admission.state();
+        let state = limit.state();
         assert!(state.open.is_empty() && state.networks.is_empty() && state.candidates.is_empty(), "{state:?}");
     }
 }
