@@ -1,8 +1,8 @@
 //! Bodies of any size take the same memory. Alone in its process, whose memory it looks at.
 
-#[path = "it/stage.rs"]
+#[path = "it/test_proxy.rs"]
 #[allow(dead_code)]
-mod stage;
+mod test_proxy;
 
 use std::convert::Infallible;
 
@@ -14,7 +14,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
 
-use crate::stage::{Client, Stage, post, soon, upstream};
+use crate::test_proxy::{Client, TestProxy, post, upstream, with_timeout};
 
 const BODY_BYTES: usize = 100 << 20;
 const CHUNK_BYTES: usize = 64 << 10;
@@ -50,13 +50,13 @@ async fn large_bodies_take_no_memory() {
         }
         Response::new(body::full(count(request.into_body()).await.to_string()))
     };
-    let stage = Stage::before(upstream(handler).await).await;
+    let proxy = TestProxy::start(upstream(handler).await).await;
     let before = peak_bytes();
-    for mut client in [stage.client().await, Client::connect_http2(stage.address).await] {
+    for mut client in [proxy.client().await, Client::connect_http2(proxy.address).await] {
         let download = client.get("/").await;
-        assert_eq!(soon("the download", count(download.into_body())).await, BODY_BYTES);
+        assert_eq!(with_timeout("the download", count(download.into_body())).await, BODY_BYTES);
         let upload = client.send(post("/", large_body())).await;
-        assert_eq!(stage::text(upload).await, BODY_BYTES.to_string());
+        assert_eq!(test_proxy::text(upload).await, BODY_BYTES.to_string());
     }
     let growth = peak_bytes() - before;
     assert!(growth < GROWTH_BYTES_MAX, "grew by {growth} bytes for bodies of {BODY_BYTES}");

@@ -1,8 +1,8 @@
 //! Bodies that an upstream never reads take little memory. Alone in its process, whose memory it looks at.
 
-#[path = "it/stage.rs"]
+#[path = "it/test_proxy.rs"]
 #[allow(dead_code)]
-mod stage;
+mod test_proxy;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use hearth_proxy::body::{Body, boxed};
 use http_body::Frame;
 use http_body_util::StreamBody;
 
-use crate::stage::{Client, Stage, post, raw_upstream, read_head};
+use crate::test_proxy::{Client, TestProxy, post, raw_upstream, read_head};
 
 const CONNECTIONS: usize = 16;
 const STREAMS: usize = 8;
@@ -48,10 +48,10 @@ async fn bodies_that_nobody_reads_are_bounded_for_each_connection() {
         std::future::pending::<()>().await;
     })
     .await;
-    let stage = Stage::before(upstream).await;
+    let proxy = TestProxy::start(upstream).await;
     let (taken, before) = (Arc::new(AtomicUsize::new(0)), resident_bytes());
     for _ in 0..CONNECTIONS {
-        let Client::Http2(sender) = Client::connect_http2(stage.address).await else { unreachable!("asked for it") };
+        let Client::Http2(sender) = Client::connect_http2(proxy.address).await else { unreachable!("asked for it") };
         for _ in 0..STREAMS {
             let mut sender = sender.clone();
             let mut request = post("/", endless(Arc::clone(&taken)));

@@ -17,7 +17,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::TlsAcceptor;
 
-use crate::world::{LEASE, World, data, fed, guest, listen, mirror, soon, text};
+use crate::world::{LEASE, World, body_channel, data, guest, listen, mirror, text, with_timeout};
 
 const TOKEN: &str = "3a37c1e74e38d3f85a98eb2bca8690f3";
 const MISSING: &str = r#"{"sandboxId":"i123","message":"The sandbox takes no public traffic, and the e2b-traffic-access-token header is missing","code":403}"#;
@@ -93,7 +93,8 @@ async fn a_mask_is_the_host_that_programs_see() {
     for (port, host) in [(8080, "8080.internal:8080"), (49983, "49983-i123.example.com")] {
         let asked = format!("{port}-i123.example.com");
         let request = Request::get(format!("http://{asked}/a%2Fb?c")).body(body::empty()).expect("a request");
-        let by_http2: Response<Incoming> = soon("an answer", http2.send_request(request)).await.expect("an answer");
+        let by_http2: Response<Incoming> =
+            with_timeout("an answer", http2.send_request(request)).await.expect("an answer");
         for response in [by_http2, world.get(&asked, "/a%2Fb?c").await] {
             let seen = text(response).await;
             for line in ["GET /a%2Fb?c".to_owned(), format!("host: {host}"), format!("x-forwarded-host: {asked}")] {
@@ -166,7 +167,7 @@ async fn a_port_s_version_is_agreed_on_in_tls() {
         for kind in ["text/plain", "application/grpc", "text/plain"] {
             let request = Request::post("http://8443-i123.example.com/").header("content-type", kind);
             let request = request.body(body::full("body")).expect("a request");
-            let response = soon("an answer", sender.send_request(request)).await.expect("an answer");
+            let response = with_timeout("an answer", sender.send_request(request)).await.expect("an answer");
             assert_eq!(text(response).await, expected, "{protocols:?} {kind}");
         }
         // A client of HTTP/1.1 may upgrade its connection, so it gets one of HTTP/1.1 where there is one.
@@ -183,11 +184,11 @@ async fn a_sandbox_has_room_for_so_many_requests_at_a_time() {
     let world = World::with_room(guest(echo).await, 2).await;
     let mut held = Vec::new();
     for port in [8080, 8081] {
-        let (mut sender, upload) = fed();
+        let (mut sender, upload) = body_channel();
         let request = Request::post("/").header("host", format!("{port}-i123.example.com")).body(upload);
         sender.send(data("part")).await.expect("somebody reads");
         let mut response = world.send(request.expect("a request")).await;
-        soon("a part", response.body_mut().frame()).await.expect("a frame").expect("no abort");
+        with_timeout("a part", response.body_mut().frame()).await.expect("a frame").expect("no abort");
         held.push((sender, response));
     }
     let response = world.send(ask(8082, &[])).await;
@@ -200,9 +201,9 @@ async fn a_sandbox_has_room_for_so_many_requests_at_a_time() {
 
     let (sender, response) = held.pop().expect("two are held");
     drop(sender);
-    assert!(soon("the end", response.into_body().collect()).await.is_ok());
+    assert!(with_timeout("the end", response.into_body().collect()).await.is_ok());
     // The place is given back when the edge has seen the end of the answer.
-    soon("a place", async {
+    with_timeout("a place", async {
         while world.send(ask(8082, &[])).await.status() != 200 {
             tokio::task::yield_now().await;
         }

@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::world::{LEASE, World, data, fed, guest, listen, mirror, read_head, soon, text};
+use crate::world::{LEASE, World, body_channel, data, guest, listen, mirror, read_head, text, with_timeout};
 
 const DAEMON_PORT: u16 = 49983;
 const NOT_FOUND: &str = r#"{"sandboxId":"i123","message":"The sandbox was not found","code":502}"#;
@@ -49,7 +49,7 @@ async fn a_host_names_the_sandbox_and_the_guest_sees_what_the_client_sent() {
 
 #[tokio::test]
 async fn a_team_has_a_share_of_the_requests_and_leaves_the_rest_to_others() {
-    let (sender, body) = fed();
+    let (sender, body) = body_channel();
     let body = std::sync::Arc::new(std::sync::Mutex::new(Some(body)));
     let guest = guest(move |_: Request<Incoming>| {
         let body = body.lock().expect("no panic").take().unwrap_or_else(body::empty);
@@ -75,7 +75,7 @@ async fn a_team_has_a_share_of_the_requests_and_leaves_the_rest_to_others() {
     drop(sender);
     assert_eq!(text(stream).await, "");
     let admitted = async { while world.get("8080-i123.example.com", "/").await.status() != 200 {} };
-    soon("the share to be free", admitted).await;
+    with_timeout("the share to be free", admitted).await;
 }
 
 #[tokio::test]
@@ -201,17 +201,17 @@ async fn pieces_arrive_through_both_proxies_one_by_one_also_over_http_2() {
         hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.expect("a handshake");
     tokio::spawn(connection);
     for by_http2 in [false, true] {
-        let (mut sender, upload) = fed();
+        let (mut sender, upload) = body_channel();
         let mut response = if by_http2 {
             let request = Request::post("http://8080-i123.example.com/").body(upload).expect("a request");
-            soon("an answer", http2.send_request(request)).await.expect("an answer")
+            with_timeout("an answer", http2.send_request(request)).await.expect("an answer")
         } else {
             let request = Request::post("/").header("host", "8080-i123.example.com").body(upload);
             world.send(request.expect("a request")).await
         };
         for piece in ["one", "two", "three"] {
             sender.send(data(piece)).await.expect("somebody reads");
-            let frame = soon("a piece", response.body_mut().frame()).await.expect("a frame").expect("no abort");
+            let frame = with_timeout("a piece", response.body_mut().frame()).await.expect("a frame").expect("no abort");
             assert_eq!(frame.into_data().expect("data"), piece);
         }
     }
@@ -240,7 +240,7 @@ async fn upgraded(world: &World) -> TcpStream {
     assert!(read_head(&mut client).await.starts_with("HTTP/1.1 101 "));
     client.write_all(b"hello").await.expect("the edge reads");
     let mut echo = [0; 5];
-    soon("the echo", client.read_exact(&mut echo)).await.expect("the echo");
+    with_timeout("the echo", client.read_exact(&mut echo)).await.expect("the echo");
     assert_eq!(&echo, b"hello");
     client
 }
@@ -251,13 +251,13 @@ async fn a_websocket_is_half_closed_through_both_proxies() {
     let mut client = upgraded(&world).await;
     client.shutdown().await.expect("half a close");
     let mut rest = String::new();
-    soon("the goodbye", client.read_to_string(&mut rest)).await.expect("a proper end");
+    with_timeout("the goodbye", client.read_to_string(&mut rest)).await.expect("a proper end");
     assert_eq!(rest, "goodbye");
 }
 
 #[tokio::test]
 async fn a_killed_sandbox_ends_its_streams_and_is_not_found() {
-    let (mut sender, download) = fed();
+    let (mut sender, download) = body_channel();
     let download = std::sync::Arc::new(std::sync::Mutex::new(Some(download)));
     let world = World::with_guest(
         guest(move |request| {
@@ -275,15 +275,15 @@ async fn a_killed_sandbox_ends_its_streams_and_is_not_found() {
     let mut socket = upgraded(&world).await;
     let mut stream = world.get("8080-i123.example.com", "/").await;
     sender.send(data("part")).await.expect("somebody reads");
-    let part = soon("the part", stream.body_mut().frame()).await.expect("a frame").expect("no abort");
+    let part = with_timeout("the part", stream.body_mut().frame()).await.expect("a frame").expect("no abort");
     assert_eq!(part.into_data().expect("data"), "part");
 
     // What killing does, in its order: no route, no streams.
     assert!(world.catalog.remove(&world.route.sandbox_id, world.route.execution_id).await.expect("in memory"));
     world.node.close(&world.route.execution_id);
-    assert!(soon("the abort", stream.body_mut().frame()).await.expect("no proper end").is_err());
+    assert!(with_timeout("the abort", stream.body_mut().frame()).await.expect("no proper end").is_err());
     let mut rest = Vec::new();
-    let _ = soon("the end", socket.read_to_end(&mut rest)).await;
+    let _ = with_timeout("the end", socket.read_to_end(&mut rest)).await;
     assert!(rest.is_empty());
     let response = world.get("49983-i123.example.com", "/health").await;
     assert_eq!((response.status().as_u16(), text(response).await.as_str()), (502, NOT_FOUND));
@@ -312,7 +312,7 @@ async fn a_closed_port_and_a_dead_node_are_told_apart() {
 
     drop(world.node_end);
     let NodeAddress::Unix(path) = &world.route.node_proxy else { panic!("a Unix socket") };
-    soon("the node to be gone", async {
+    with_timeout("the node to be gone", async {
         while tokio::net::UnixStream::connect(path).await.is_ok() {
             tokio::task::yield_now().await;
         }
@@ -322,7 +322,8 @@ async fn a_closed_port_and_a_dead_node_are_told_apart() {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.expect("a handshake");
     tokio::spawn(connection);
     let request = Request::get("/").header("host", "8080-i123.example.com").body(body::empty()).expect("a request");
-    let response: Response<Incoming> = soon("an answer", sender.send_request(request)).await.expect("an answer");
+    let response: Response<Incoming> =
+        with_timeout("an answer", sender.send_request(request)).await.expect("an answer");
     assert_eq!(response.status(), 502);
     let page = text(response).await;
     assert!(!page.contains("was not found") && !page.contains("port is not open"), "{page}");
@@ -333,14 +334,14 @@ async fn shutdown_drains_requests_and_ends_upgraded_streams() {
     let world = World::with_guest(guest(upgrading).await).await;
     let mut socket = upgraded(&world).await;
     world.edge_shutdown.cancel();
-    assert_eq!(soon("the drain", world.edge_served).await.expect("no panic"), 0);
+    assert_eq!(with_timeout("the drain", world.edge_served).await.expect("no panic"), 0);
     // Upgraded streams are not connections of the server any more, and go on until the end.
     socket.write_all(b"still").await.expect("the edge reads");
     let mut echo = [0; 5];
-    soon("the echo", socket.read_exact(&mut echo)).await.expect("the echo");
+    with_timeout("the echo", socket.read_exact(&mut echo)).await.expect("the echo");
     world.edge.shutdown().await;
     let mut rest = Vec::new();
-    let _ = soon("the end", socket.read_to_end(&mut rest)).await;
+    let _ = with_timeout("the end", socket.read_to_end(&mut rest)).await;
     assert!(rest.is_empty());
 }
 
@@ -373,7 +374,7 @@ async fn requests_one_after_the_other_need_one_connection_to_the_guest() {
         for _ in 0..100 {
             client.write_all(b"GET / HTTP/1.1\r\nhost: 8080-i123.example.com\r\n\r\n").await.expect("the edge reads");
             assert!(read_head(&mut client).await.starts_with("HTTP/1.1 200 OK\r\n"));
-            soon("the answer", client.read_exact(&mut [0; 4])).await.expect("the answer");
+            with_timeout("the answer", client.read_exact(&mut [0; 4])).await.expect("the answer");
         }
     };
     tokio::join!(answers, questions);

@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::upgrading;
-use crate::world::{World, guest, mirror, soon, text};
+use crate::world::{World, guest, mirror, text, with_timeout};
 
 const HOST: &str = "8080-i123.example.com";
 
@@ -67,7 +67,7 @@ impl Authority {
 
 async fn connect(world: &World, client: &TlsConnector, host: &str) -> std::io::Result<TlsStream<TcpStream>> {
     let name = ServerName::try_from(host.to_owned()).expect("a name");
-    soon("a handshake", client.connect(name, world.raw().await)).await
+    with_timeout("a handshake", client.connect(name, world.raw().await)).await
 }
 
 async fn ask(stream: TlsStream<TcpStream>, host: &str) -> Response<Incoming> {
@@ -76,12 +76,12 @@ async fn ask(stream: TlsStream<TcpStream>, host: &str) -> Response<Incoming> {
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
         tokio::spawn(connection);
         let request = Request::get(format!("https://{host}/")).body(body::empty()).expect("a request");
-        return soon("an answer", sender.send_request(request)).await.expect("an answer");
+        return with_timeout("an answer", sender.send_request(request)).await.expect("an answer");
     }
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP/1.1");
     tokio::spawn(connection);
     let request = Request::get("/").header("host", host).body(body::empty()).expect("a request");
-    soon("an answer", sender.send_request(request)).await.expect("an answer")
+    with_timeout("an answer", sender.send_request(request)).await.expect("an answer")
 }
 
 #[tokio::test]
@@ -129,13 +129,13 @@ async fn an_upgraded_stream_is_half_closed_over_tls() {
     stream.write_all(request.as_bytes()).await.expect("the edge reads");
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        head.push(soon("a head", stream.read_u8()).await.expect("a head"));
+        head.push(with_timeout("a head", stream.read_u8()).await.expect("a head"));
     }
     assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
     stream.write_all(b"hello").await.expect("the edge reads");
     stream.shutdown().await.expect("half a close");
     let mut rest = String::new();
-    soon("the goodbye", stream.read_to_string(&mut rest)).await.expect("a proper end");
+    with_timeout("the goodbye", stream.read_to_string(&mut rest)).await.expect("a proper end");
     assert_eq!(rest, "hellogoodbye");
 }
 
@@ -156,7 +156,7 @@ async fn who_speaks_no_tls_is_answered_on_the_same_port() {
         hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.expect("HTTP/2");
     tokio::spawn(connection);
     let request = Request::get(format!("http://{HOST}/")).body(body::empty()).expect("a request");
-    assert_eq!(soon("an answer", sender.send_request(request)).await.expect("an answer").status(), 200);
+    assert_eq!(with_timeout("an answer", sender.send_request(request)).await.expect("an answer").status(), 200);
 
     // An upgrade.
     let mut stream = world.raw().await;
@@ -182,13 +182,13 @@ async fn nobody_waits_for_the_silent() {
     tokio::time::resume();
     for stream in [&mut silent, &mut greets, &mut asks] {
         let mut rest = Vec::new();
-        let _ = soon("the end", stream.read_to_end(&mut rest)).await;
+        let _ = with_timeout("the end", stream.read_to_end(&mut rest)).await;
         assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
     }
     // Who never greets does not hold the drain up.
     let _silent = world.raw().await;
     world.edge_shutdown.cancel();
-    assert_eq!(soon("the drain", world.edge_served).await.expect("no panic"), 0);
+    assert_eq!(with_timeout("the drain", world.edge_served).await.expect("no panic"), 0);
 }
 
 #[test]

@@ -28,11 +28,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How long anything may take before a test says that it hangs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const LEASE: Duration = Duration::from_secs(3600);
 
-pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
+pub(crate) async fn with_timeout<F: Future>(what: &str, future: F) -> F::Output {
+    tokio::time::timeout(TEST_TIMEOUT, future).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
 }
 
 pub(crate) async fn listen() -> (TcpListener, SocketAddr) {
@@ -114,7 +114,7 @@ impl World {
         let io = TokioIo::new(self.raw().await);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.expect("a handshake");
         tokio::spawn(connection.with_upgrades());
-        soon("an answer", sender.send_request(request)).await.expect("an answer")
+        with_timeout("an answer", sender.send_request(request)).await.expect("an answer")
     }
 
     pub(crate) async fn get(&self, host: &str, path: &str) -> Response<Incoming> {
@@ -151,10 +151,10 @@ pub(crate) fn serve_node(
         }
     });
     let shutdown = CancellationToken::new();
-    let bounds =
+    let serve_config =
         serve::Config { connections_max: 100, idle_timeout: serve::IDLE_TIMEOUT, drain_timeout: Duration::ZERO };
     let listener = UnixListener::bind(path).expect("a free path");
-    tokio::spawn(serve::serve(listener, handler, bounds, shutdown.clone()));
+    tokio::spawn(serve::serve(listener, handler, serve_config, shutdown.clone()));
     shutdown
 }
 
@@ -193,14 +193,14 @@ pub(crate) async fn mirror(request: Request<Incoming>) -> Response<Body> {
 }
 
 pub(crate) async fn text(response: Response<Incoming>) -> String {
-    let bytes = soon("a body", response.into_body().collect()).await.expect("the body ends").to_bytes();
+    let bytes = with_timeout("a body", response.into_body().collect()).await.expect("the body ends").to_bytes();
     String::from_utf8(bytes.to_vec()).expect("text")
 }
 
 pub(crate) async fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        match soon("a head", stream.read_u8()).await {
+        match with_timeout("a head", stream.read_u8()).await {
             Ok(byte) => head.push(byte),
             Err(_) => break,
         }
@@ -209,7 +209,7 @@ pub(crate) async fn read_head(stream: &mut TcpStream) -> String {
 }
 
 /// A body that the test feeds.
-pub(crate) fn fed() -> (mpsc::UnboundedSender<Result<Frame<Bytes>, Infallible>>, Body) {
+pub(crate) fn body_channel() -> (mpsc::UnboundedSender<Result<Frame<Bytes>, Infallible>>, Body) {
     let (sender, receiver) = mpsc::unbounded();
     (sender, boxed(StreamBody::new(receiver)))
 }

@@ -10,24 +10,26 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::stage::{Client, Handed, Stage, get, post, raw_upstream, read_head, soon, text, upstream, write};
+use crate::test_proxy::{
+    Channel, Client, TestProxy, get, post, raw_upstream, read_head, text, upstream, with_timeout, write,
+};
 
 /// The head that the upstream reads, its header lines sorted, when the client writes `request`.
-async fn passed_on(request: &str) -> Vec<String> {
-    let mut heads = Handed::new();
-    let hand = heads.hand();
+async fn forwarded_head(request: &str) -> Vec<String> {
+    let mut heads = Channel::new();
+    let send = heads.sender();
     let upstream = raw_upstream(move |_, mut stream| {
-        let hand = hand.clone();
+        let send = send.clone();
         async move {
-            hand(read_head(&mut stream).await);
+            send(read_head(&mut stream).await);
             write(&mut stream, "HTTP/1.1 204 No Content\r\n\r\n").await;
         }
     })
     .await;
-    let stage = Stage::before(upstream).await;
-    let mut client = stage.raw().await;
+    let proxy = TestProxy::start(upstream).await;
+    let mut client = proxy.raw().await;
     write(&mut client, request).await;
-    let head = heads.take().await;
+    let head = heads.recv().await;
     let mut lines: Vec<String> = head.trim_end().lines().map(str::to_owned).collect();
     lines[1..].sort();
     lines
@@ -35,7 +37,7 @@ async fn passed_on(request: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn connection_bound_headers_end_at_the_proxy_and_the_host_does_not() {
-    let head = passed_on(
+    let head = forwarded_head(
         "GET /a%2Fb/../c?d=%20&e HTTP/1.1\r\nHost: 8080-I123.Example.com:3002\r\nConnection: keep-alive, X-Mine\r\n\
          Keep-Alive: timeout=5\r\nX-Mine: 1\r\nProxy-Authorization: Basic x\r\nX-Yours: 1\r\nlang_version: 3\r\n\
          Authorization: Basic dXNlcjo=\r\nUser-Agent: t\r\n\r\n",
@@ -55,9 +57,9 @@ async fn connection_bound_headers_end_at_the_proxy_and_the_host_does_not() {
 
 #[tokio::test]
 async fn an_absolute_address_becomes_a_path_and_a_host() {
-    let head = passed_on("GET http://8080-i123.example.com/x?y HTTP/1.1\r\nHost: other\r\n\r\n").await;
+    let head = forwarded_head("GET http://8080-i123.example.com/x?y HTTP/1.1\r\nHost: other\r\n\r\n").await;
     assert_eq!(head, ["GET /x?y HTTP/1.1", "Host: 8080-i123.example.com"]);
-    let head = passed_on("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let head = forwarded_head("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!(head, ["OPTIONS * HTTP/1.1", "Host: a"]);
 }
 
@@ -65,7 +67,7 @@ async fn an_absolute_address_becomes_a_path_and_a_host() {
 async fn names_reach_guests_in_canonical_case_whatever_the_client_wrote() {
     let expected = ["GET / HTTP/1.1", "Content-Type: a", "Host: a", "Sec-Websocket-Key: k", "X-B3-Id: 1"];
     let head = "GET / HTTP/1.1\r\nHOST: a\r\ncontent-type: a\r\nSec-WebSocket-Key: k\r\nx-b3-ID: 1\r\n\r\n";
-    assert_eq!(passed_on(head).await, expected);
+    assert_eq!(forwarded_head(head).await, expected);
 }
 
 #[tokio::test]
@@ -84,7 +86,7 @@ async fn what_two_parsers_may_read_differently_is_refused_and_never_forwarded() 
         })
         .await
     };
-    let stage = Stage::before(upstream).await;
+    let proxy = TestProxy::start(upstream).await;
     for wrong in [
         "GET / HTTP/1.1\r\nhost: a\r\nHost: b\r\n\r\n",
         "GET / HTTP/1.1\r\nhost: a\r\nhost: a\r\n\r\n",
@@ -104,12 +106,12 @@ async fn what_two_parsers_may_read_differently_is_refused_and_never_forwarded() 
         "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: +3\r\n\r\nabc",
         "POST / HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
     ] {
-        let mut client = stage.raw().await;
+        let mut client = proxy.raw().await;
         // Also when it comes behind a request that is right, and nothing behind it counts.
         write(&mut client, "POST /right HTTP/1.1\r\nhost: a\r\ncontent-length: 6\r\n\r\na\nb\n\nc").await;
         write(&mut client, &format!("{wrong}{SMUGGLED}")).await;
         let mut answers = String::new();
-        soon("the end", client.read_to_string(&mut answers)).await.expect("a proper end");
+        with_timeout("the end", client.read_to_string(&mut answers)).await.expect("a proper end");
         let statuses: Vec<_> = answers.match_indices("HTTP/1.1 ").map(|(at, _)| &answers[at + 9..at + 12]).collect();
         assert_eq!(statuses, ["200", "400"], "{wrong:?}: {answers}");
         assert!(answers.contains("a\nb\n\nc"), "{answers}");
@@ -119,8 +121,8 @@ async fn what_two_parsers_may_read_differently_is_refused_and_never_forwarded() 
 
 #[tokio::test]
 async fn a_request_of_http_2_names_one_host() {
-    let stage = Stage::before(upstream(|_| async { Response::new(body::empty()) }).await).await;
-    let stream = TcpStream::connect(stage.address).await.expect("the proxy listens");
+    let proxy = TestProxy::start(upstream(|_| async { Response::new(body::empty()) }).await).await;
+    let stream = TcpStream::connect(proxy.address).await.expect("the proxy listens");
     let executor = hyper_util::rt::TokioExecutor::new();
     let handshake = hyper::client::conn::http2::handshake(executor, hyper_util::rt::TokioIo::new(stream));
     let (mut sender, connection) = handshake.await.expect("a handshake");
@@ -135,7 +137,7 @@ async fn a_request_of_http_2_names_one_host() {
         for host in hosts {
             request.headers_mut().append("host", host.parse().expect("a value"));
         }
-        let response = soon("an answer", sender.send_request(request)).await.expect("an answer");
+        let response = with_timeout("an answer", sender.send_request(request)).await.expect("an answer");
         assert_eq!(response.status(), status, "{hosts:?}");
     }
 }
@@ -147,8 +149,8 @@ async fn http_2_becomes_http_1() {
         let seen = (request.version(), request.uri().to_string(), header("host"), header("cookie"));
         Response::new(body::full(format!("{seen:?}")))
     };
-    let stage = Stage::before(upstream(handler).await).await;
-    let mut client = Client::connect_http2(stage.address).await;
+    let proxy = TestProxy::start(upstream(handler).await).await;
+    let mut client = Client::connect_http2(proxy.address).await;
     let mut request = get("/x?y");
     request.headers_mut().append("cookie", "a=1".parse().expect("a value"));
     request.headers_mut().append("cookie", "b=2".parse().expect("a value"));
@@ -165,10 +167,10 @@ async fn hundreds_of_headers_pass() {
         response.headers_mut().remove("host");
         response
     };
-    let stage = Stage::before(upstream_with_many_headers(handler).await).await;
+    let proxy = TestProxy::start(upstream_with_many_headers(handler).await).await;
     for http2 in [false, true] {
         // As many as hyper's client takes back in HTTP/1.1; what the proxy takes is more.
-        let mut client = if http2 { Client::connect_http2(stage.address).await } else { many_headers(&stage).await };
+        let mut client = if http2 { Client::connect_http2(proxy.address).await } else { many_headers(&proxy).await };
         let mut request = post("/", body::empty());
         for number in 0..400 {
             let name: http::HeaderName = format!("x-metadata-{number}").parse().expect("a name");
@@ -181,9 +183,9 @@ async fn hundreds_of_headers_pass() {
     }
 }
 
-async fn many_headers(stage: &Stage) -> Client {
+async fn many_headers(proxy: &TestProxy) -> Client {
     let mut builder = hyper::client::conn::http1::Builder::new();
-    let io = hyper_util::rt::TokioIo::new(stage.raw().await);
+    let io = hyper_util::rt::TokioIo::new(proxy.raw().await);
     let (sender, connection) = builder.max_headers(512).handshake(io).await.expect("a handshake");
     tokio::spawn(connection);
     Client::Http1(sender)
@@ -214,12 +216,12 @@ async fn a_client_that_asks_first_is_told_to_go_on() {
         assert!(!request.headers().contains_key("expect"));
         Response::new(body::boxed(request.into_body()))
     };
-    let stage = Stage::before(upstream(echo).await).await;
-    let mut client = stage.raw().await;
+    let proxy = TestProxy::start(upstream(echo).await).await;
+    let mut client = proxy.raw().await;
     write(&mut client, "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n").await;
-    assert_eq!(soon("the go-ahead", read_head(&mut client)).await, "HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(with_timeout("the go-ahead", read_head(&mut client)).await, "HTTP/1.1 100 Continue\r\n\r\n");
     write(&mut client, "body").await;
-    assert!(soon("the answer", read_head(&mut client)).await.starts_with("HTTP/1.1 200 OK\r\n"));
+    assert!(with_timeout("the answer", read_head(&mut client)).await.starts_with("HTTP/1.1 200 OK\r\n"));
     let mut answer = [0; 4];
     client.read_exact(&mut answer).await.expect("the echo");
     assert_eq!(&answer, b"body");
@@ -227,29 +229,29 @@ async fn a_client_that_asks_first_is_told_to_go_on() {
 
 #[tokio::test]
 async fn a_client_that_asks_first_is_not_told_to_go_on_in_vain() {
-    let (listener, address) = crate::stage::listen().await;
+    let (listener, address) = crate::test_proxy::listen().await;
     drop(listener);
-    let stage = Stage::before(hearth_types::NodeAddress::Tcp(address)).await;
-    let mut client = stage.raw().await;
+    let proxy = TestProxy::start(hearth_types::NodeAddress::Tcp(address)).await;
+    let mut client = proxy.raw().await;
     write(&mut client, "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n").await;
-    assert!(soon("the answer", read_head(&mut client)).await.starts_with("HTTP/1.1 502 Bad Gateway\r\n"));
+    assert!(with_timeout("the answer", read_head(&mut client)).await.starts_with("HTTP/1.1 502 Bad Gateway\r\n"));
 }
 
 #[tokio::test]
 async fn nobody_gets_a_tunnel() {
-    let stage = Stage::before(upstream(|_| async { Response::new(body::empty()) }).await).await;
-    let mut client = stage.raw().await;
+    let proxy = TestProxy::start(upstream(|_| async { Response::new(body::empty()) }).await).await;
+    let mut client = proxy.raw().await;
     write(&mut client, "CONNECT 169.254.169.254:80 HTTP/1.1\r\nhost: 169.254.169.254:80\r\n\r\n").await;
-    assert!(soon("the answer", read_head(&mut client)).await.starts_with("HTTP/1.1 502 "));
-    assert_eq!(stage.dials(), 0);
+    assert!(with_timeout("the answer", read_head(&mut client)).await.starts_with("HTTP/1.1 502 "));
+    assert_eq!(proxy.dials(), 0);
 }
 
 /// What a connection says to the end after `sent` was written and `quiet` has passed.
-async fn after(stage: &Stage, sent: &str, quiet: Duration) -> TcpStream {
-    let mut client = stage.raw().await;
+async fn client_after_silence(proxy: &TestProxy, sent: &str, quiet: Duration) -> TcpStream {
+    let mut client = proxy.raw().await;
     write(&mut client, sent).await;
     // The proxy has read what was sent, or else has seen the connection, when it answers another.
-    let _ = stage.client().await.get("/").await;
+    let _ = proxy.client().await.get("/").await;
     tokio::time::pause();
     tokio::time::advance(quiet).await;
     tokio::time::resume();
@@ -258,20 +260,20 @@ async fn after(stage: &Stage, sent: &str, quiet: Duration) -> TcpStream {
 
 async fn is_closed(client: &mut TcpStream) -> bool {
     let mut rest = Vec::new();
-    soon("the end", client.read_to_end(&mut rest)).await.is_err() || rest.is_empty()
+    with_timeout("the end", client.read_to_end(&mut rest)).await.is_err() || rest.is_empty()
 }
 
 #[tokio::test]
 async fn who_says_nothing_or_says_it_slowly_is_disconnected() {
-    let stage = Stage::before(upstream(|_| async { Response::new(body::empty()) }).await).await;
+    let proxy = TestProxy::start(upstream(|_| async { Response::new(body::empty()) }).await).await;
     for sent in ["", "P", "PRI * HTTP/2.0\r\n", "GET / HTTP/1.1\r\nhost: a\r\nx-slow"] {
-        assert!(is_closed(&mut after(&stage, sent, Duration::from_secs(31)).await).await, "{sent}");
+        assert!(is_closed(&mut client_after_silence(&proxy, sent, Duration::from_secs(31)).await).await, "{sent}");
         // Until then there is time.
-        let mut client = after(&stage, sent, Duration::from_secs(29)).await;
+        let mut client = client_after_silence(&proxy, sent, Duration::from_secs(29)).await;
         client.write_all(b"").await.expect("still open");
         if sent.starts_with("GET") {
             write(&mut client, ": 1\r\n\r\n").await;
-            assert!(soon("the answer", read_head(&mut client)).await.starts_with("HTTP/1.1 200 OK\r\n"));
+            assert!(with_timeout("the answer", read_head(&mut client)).await.starts_with("HTTP/1.1 200 OK\r\n"));
         }
     }
 }
@@ -279,17 +281,17 @@ async fn who_says_nothing_or_says_it_slowly_is_disconnected() {
 #[tokio::test]
 async fn an_idle_connection_is_kept_for_as_long_as_clients_count_on() {
     const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
-    let stage = Stage::before(upstream(|_| async { Response::new(body::empty()) }).await).await;
-    let mut client = stage.raw().await;
+    let proxy = TestProxy::start(upstream(|_| async { Response::new(body::empty()) }).await).await;
+    let mut client = proxy.raw().await;
     for _ in 0..3 {
         write(&mut client, GET).await;
-        assert!(soon("the answer", read_head(&mut client)).await.starts_with("HTTP/1.1 200 OK\r\n"));
-        let _ = stage.client().await.get("/").await;
+        assert!(with_timeout("the answer", read_head(&mut client)).await.starts_with("HTTP/1.1 200 OK\r\n"));
+        let _ = proxy.client().await.get("/").await;
         tokio::time::pause();
         tokio::time::advance(Duration::from_secs(630)).await;
         tokio::time::resume();
     }
-    let _ = stage.client().await.get("/").await;
+    let _ = proxy.client().await.get("/").await;
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(11)).await;
     tokio::time::resume();

@@ -14,10 +14,10 @@ use http::Response;
 use http_body_util::BodyExt;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::stage::{Client, Stage, get, upstream};
+use crate::test_proxy::{Client, TestProxy, get, upstream};
 
 /// Twice as many as the proxy has workers.
-const HOSTILE: usize = 4;
+const ATTACKERS: usize = 4;
 const WORKERS: usize = 2;
 /// How long a task that is woken may wait for a worker. A turn takes up to 0.1 s unoptimized; the rest is for a machine that runs
 /// other tests. Without turns the wait has no end.
@@ -26,7 +26,7 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 const TICKS: usize = 20;
 const TICK: Duration = Duration::from_millis(2);
 /// When a client or a neighbour counts as starved.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn workers() -> Runtime {
     // Timers are looked at after a few tasks, and not after 61: the wait is that for a worker.
@@ -57,7 +57,7 @@ fn flooding_upstream(first: &'static str, endless: &'static str) -> NodeAddress 
 }
 
 /// The longest that a task on these workers waited for its turn.
-fn neighbour_wait(runtime: &Runtime) -> Duration {
+fn longest_wait(runtime: &Runtime) -> Duration {
     let (sender, ticks) = mpsc::channel();
     runtime.spawn(async move {
         for _ in 0..TICKS {
@@ -68,14 +68,14 @@ fn neighbour_wait(runtime: &Runtime) -> Duration {
             }
         }
     });
-    let wait = (0..TICKS).map(|_| ticks.recv_timeout(PATIENCE).expect("a neighbour gets its turn"));
+    let wait = (0..TICKS).map(|_| ticks.recv_timeout(TEST_TIMEOUT).expect("a neighbour gets its turn"));
     wait.max().expect("there are ticks")
 }
 
 /// The first bytes of what is answered to a plain request, and the connection.
-fn ask(address: SocketAddr) -> (String, TcpStream) {
+fn get_status(address: SocketAddr) -> (String, TcpStream) {
     let mut stream = TcpStream::connect(address).expect("the proxy listens");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a TCP socket");
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).expect("a TCP socket");
     stream.write_all(b"GET / HTTP/1.1\r\nhost: 8080-i123.example.com\r\n\r\n").expect("the proxy reads");
     let mut status = [0; 12];
     stream.read_exact(&mut status).expect("an answer");
@@ -86,10 +86,10 @@ fn ask(address: SocketAddr) -> (String, TcpStream) {
 fn endless_informational_answers_are_a_502() {
     for endless in ["HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n", "\r\n"] {
         let runtime = workers();
-        let stage = runtime.block_on(Stage::before(flooding_upstream("", endless)));
-        let address = stage.address;
-        let clients: Vec<_> = (0..HOSTILE).map(|_| thread::spawn(move || ask(address).0)).collect();
-        let wait = neighbour_wait(&runtime);
+        let proxy = runtime.block_on(TestProxy::start(flooding_upstream("", endless)));
+        let address = proxy.address;
+        let clients: Vec<_> = (0..ATTACKERS).map(|_| thread::spawn(move || get_status(address).0)).collect();
+        let wait = longest_wait(&runtime);
         assert!(wait < WAIT_MAX, "{endless:?}: waited {wait:?}");
         for client in clients {
             assert_eq!(client.join().expect("an answer"), "HTTP/1.1 502", "{endless:?}");
@@ -103,16 +103,16 @@ fn an_upstream_s_endless_framing_lets_others_have_their_turn() {
     const HEAD: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     for endless in ["0", "1\r\nx\r\n"] {
         let runtime = workers();
-        let stage = runtime.block_on(Stage::before(flooding_upstream(HEAD, endless)));
+        let proxy = runtime.block_on(TestProxy::start(flooding_upstream(HEAD, endless)));
         let mut connections = Vec::new();
-        for _ in 0..HOSTILE {
-            let (status, mut stream) = ask(stage.address);
+        for _ in 0..ATTACKERS {
+            let (status, mut stream) = get_status(proxy.address);
             assert_eq!(status, "HTTP/1.1 200");
             let reading = stream.try_clone().expect("a descriptor");
             connections.push(reading);
             thread::spawn(move || std::io::copy(&mut stream, &mut std::io::sink()));
         }
-        let wait = neighbour_wait(&runtime);
+        let wait = longest_wait(&runtime);
         assert!(wait < WAIT_MAX, "{endless:?}: waited {wait:?}");
         for connection in connections {
             connection.shutdown(std::net::Shutdown::Both).expect("it is open");
@@ -125,9 +125,9 @@ fn an_upstream_s_endless_framing_lets_others_have_their_turn() {
 fn tiny_chunks_to_http_2_let_others_have_their_turn() {
     const HEAD: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     let (runtime, clients) = (workers(), workers());
-    let stage = runtime.block_on(Stage::before(flooding_upstream(HEAD, "1\r\nx\r\n")));
-    for _ in 0..HOSTILE {
-        let mut client = clients.block_on(Client::connect_http2(stage.address));
+    let proxy = runtime.block_on(TestProxy::start(flooding_upstream(HEAD, "1\r\nx\r\n")));
+    for _ in 0..ATTACKERS {
+        let mut client = clients.block_on(Client::connect_http2(proxy.address));
         let response = clients.block_on(client.send(get("/")));
         clients.spawn(async move {
             let _client = client;
@@ -135,7 +135,7 @@ fn tiny_chunks_to_http_2_let_others_have_their_turn() {
             while let Some(Ok(_)) = body.frame().await {}
         });
     }
-    let wait = neighbour_wait(&runtime);
+    let wait = longest_wait(&runtime);
     assert!(wait < WAIT_MAX, "waited {wait:?}");
     clients.shutdown_background();
     runtime.shutdown_background();
@@ -146,21 +146,21 @@ fn a_client_s_endless_framing_lets_others_have_their_turn() {
     const HEAD: &str = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
     for (first, endless) in [(HEAD, "0"), (HEAD, "1\r\nx\r\n"), ("", "\r\n"), ("GET /", "a")] {
         let runtime = workers();
-        let stage = runtime.block_on(async {
+        let proxy = runtime.block_on(async {
             let upstream = upstream(|request: http::Request<hyper::body::Incoming>| async {
                 let mut body = request.into_body();
                 while let Some(Ok(_)) = body.frame().await {}
                 Response::new(body::empty())
             });
-            Stage::before(upstream.await).await
+            TestProxy::start(upstream.await).await
         });
         let mut connections = Vec::new();
-        for _ in 0..HOSTILE {
-            let stream = TcpStream::connect(stage.address).expect("the proxy listens");
+        for _ in 0..ATTACKERS {
+            let stream = TcpStream::connect(proxy.address).expect("the proxy listens");
             connections.push(stream.try_clone().expect("a descriptor"));
             thread::spawn(move || flood(stream, first, endless));
         }
-        let wait = neighbour_wait(&runtime);
+        let wait = longest_wait(&runtime);
         assert!(wait < WAIT_MAX, "{first:?} {endless:?}: waited {wait:?}");
         for connection in connections {
             let _ = connection.shutdown(std::net::Shutdown::Both);

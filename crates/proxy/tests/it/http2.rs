@@ -14,9 +14,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::stage::{
-    Client, GROUP, Handed, Source, Stage, abort, chunk, get, post, raw_upstream, read_head, serving, soon, text, until,
-    write,
+use crate::test_proxy::{
+    BodySender, Channel, Client, GROUP, TestProxy, chunk, expect_abort, get, post, raw_upstream, read_head,
+    serve_config, text, wait_until, with_timeout, write,
 };
 
 /// A server that speaks HTTP/2 alone.
@@ -49,7 +49,7 @@ fn grpc(path: &str, body: Body) -> Request<Body> {
 async fn echo(request: Request<Incoming>) -> Response<Body> {
     assert_eq!(request.version(), Version::HTTP_2);
     assert_eq!(request.headers()["te"], "trailers");
-    let (mut source, answer) = Source::body();
+    let (mut source, answer) = BodySender::body();
     let mut question = request.into_body();
     tokio::spawn(async move {
         let mut chunks = 0;
@@ -69,26 +69,26 @@ async fn echo(request: Request<Incoming>) -> Response<Body> {
 
 async fn trailers(body: &mut Incoming) -> HeaderMap {
     loop {
-        let frame = soon("trailers", body.frame()).await.expect("they come").expect("no abort");
+        let frame = with_timeout("trailers", body.frame()).await.expect("they come").expect("no abort");
         if let Ok(trailers) = frame.into_trailers() {
             return trailers;
         }
     }
 }
 
-/// A stage of two proxies, as an edge and a node are, before an upstream.
-async fn two_stages(upstream: NodeAddress) -> (Stage, Stage) {
-    let node = Stage::before(upstream).await;
-    let edge = Stage::with(NodeAddress::Tcp(node.address), Config::for_nodes(), serving()).await;
+/// A proxy of two proxies, as an edge and a node are, before an upstream.
+async fn edge_and_node(upstream: NodeAddress) -> (TestProxy, TestProxy) {
+    let node = TestProxy::start(upstream).await;
+    let edge = TestProxy::start_with(NodeAddress::Tcp(node.address), Config::for_nodes(), serve_config()).await;
     (edge, node)
 }
 
 #[tokio::test]
 async fn both_directions_stream_at_the_same_time_and_end_with_trailers() {
-    let (edge, node) = two_stages(http2_upstream(echo).await).await;
+    let (edge, node) = edge_and_node(http2_upstream(echo).await).await;
     let mut client = Client::connect_http2(edge.address).await;
     for _ in 0..3 {
-        let (mut source, body) = Source::body();
+        let (mut source, body) = BodySender::body();
         let mut response = client.send(grpc("/echo.Echo/Both", body)).await;
         assert_eq!((response.status().as_u16(), response.version()), (200, Version::HTTP_2));
         for part in ["one", "two", "three"] {
@@ -98,7 +98,7 @@ async fn both_directions_stream_at_the_same_time_and_end_with_trailers() {
         source.end();
         assert_eq!(trailers(response.body_mut()).await["grpc-status"], "3");
     }
-    until("connections to be idle", || edge.engine.idle_connections() == 1 && node.engine.idle_connections() == 1)
+    wait_until("connections to be idle", || edge.engine.idle_connections() == 1 && node.engine.idle_connections() == 1)
         .await;
     assert_eq!((edge.dials(), node.dials()), (1, 1), "one after the other, on one connection");
 }
@@ -106,11 +106,11 @@ async fn both_directions_stream_at_the_same_time_and_end_with_trailers() {
 #[tokio::test]
 async fn many_at_once_are_kept_apart() {
     const CALLS: usize = 40;
-    let (edge, _node) = two_stages(http2_upstream(echo).await).await;
+    let (edge, _node) = edge_and_node(http2_upstream(echo).await).await;
     let mut client = Client::connect_http2(edge.address).await;
     let mut calls = Vec::new();
     for _ in 0..CALLS {
-        let (source, body) = Source::body();
+        let (source, body) = BodySender::body();
         calls.push((source, client.send(grpc("/", body)).await));
     }
     for (source, response) in calls.iter_mut().rev() {
@@ -128,9 +128,9 @@ async fn an_answer_of_trailers_alone_passes() {
     let refuse = |_: Request<Incoming>| async {
         Response::builder().header("grpc-status", "12").body(body::empty()).expect("a response")
     };
-    let (edge, _node) = two_stages(http2_upstream(refuse).await).await;
+    let (edge, _node) = edge_and_node(http2_upstream(refuse).await).await;
     let mut client = Client::connect_http2(edge.address).await;
-    let (_source, body) = Source::body();
+    let (_source, body) = BodySender::body();
     let response = client.send(grpc("/", body)).await;
     assert_eq!(response.headers()["grpc-status"], "12");
     assert!(http_body::Body::is_end_stream(response.body()));
@@ -145,18 +145,18 @@ async fn a_guest_that_only_speaks_http_2_is_reached_by_everybody() {
         Response::new(body::full(seen))
     };
     for http2 in [true, false] {
-        let stage = Stage::before(http2_upstream(answer).await).await;
-        let mut client = if http2 { Client::connect_http2(stage.address).await } else { stage.client().await };
+        let proxy = TestProxy::start(http2_upstream(answer).await).await;
+        let mut client = if http2 { Client::connect_http2(proxy.address).await } else { proxy.client().await };
         assert_eq!(text(client.get("/").await).await, "GET HTTP/2.0 ");
         // By now it is known.
         for _ in 0..2 {
             assert_eq!(text(client.send(post("/", body::full("upload"))).await).await, "POST HTTP/2.0 upload");
         }
-        assert_eq!(stage.dials(), 2, "one in HTTP/1.1, one in HTTP/2");
+        assert_eq!(proxy.dials(), 2, "one in HTTP/1.1, one in HTTP/2");
     }
     // What was sent in vain is sent again.
-    let stage = Stage::before(http2_upstream(answer).await).await;
-    let mut client = Client::connect_http2(stage.address).await;
+    let proxy = TestProxy::start(http2_upstream(answer).await).await;
+    let mut client = Client::connect_http2(proxy.address).await;
     assert_eq!(text(client.send(post("/", body::full("upload"))).await).await, "POST HTTP/2.0 upload");
 }
 
@@ -182,14 +182,14 @@ async fn a_guest_that_only_speaks_http_1_answers_once_it_was_asked_in_vain() {
             }
         })
         .await;
-        let stage = Stage::before(upstream).await;
-        let mut client = Client::connect_http2(stage.address).await;
+        let proxy = TestProxy::start(upstream).await;
+        let mut client = Client::connect_http2(proxy.address).await;
         for number in 1..4 {
             let request = grpc("/", body::empty());
             assert_eq!(text(client.send(request).await).await, "fine", "{refusal}");
             assert_eq!(requests.load(Ordering::SeqCst), number);
         }
-        assert_eq!(stage.dials(), 2, "it is asked once");
+        assert_eq!(proxy.dials(), 2, "it is asked once");
     }
 }
 
@@ -202,12 +202,12 @@ async fn a_guest_is_not_asked_for_http_2_without_need() {
         }
     })
     .await;
-    let stage = Stage::before(upstream).await;
-    let mut client = Client::connect_http2(stage.address).await;
+    let proxy = TestProxy::start(upstream).await;
+    let mut client = Client::connect_http2(proxy.address).await;
     for _ in 0..3 {
         assert_eq!(text(client.get("/").await).await, "fine");
     }
-    assert_eq!(stage.dials(), 1);
+    assert_eq!(proxy.dials(), 1);
 }
 
 #[tokio::test]
@@ -222,27 +222,28 @@ async fn a_server_that_says_nothing_is_given_up() {
         write(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfine").await;
     })
     .await;
-    let stage = Stage::before(upstream).await;
-    let mut client = Client::connect_http2(stage.address).await;
+    let proxy = TestProxy::start(upstream).await;
+    let mut client = Client::connect_http2(proxy.address).await;
     assert_eq!(text(client.send(grpc("/", body::empty())).await).await, "fine");
 }
 
 #[tokio::test]
 async fn a_call_that_is_given_up_ends_at_the_guest() {
-    let mut sources = Handed::new();
-    let hand = sources.hand();
+    let mut sources = Channel::new();
+    let send = sources.sender();
     let answer = move |_: Request<Incoming>| {
-        let (source, body) = Source::body();
-        hand(source);
+        let (source, body) = BodySender::body();
+        send(source);
         async { Response::new(body) }
     };
-    let (edge, node) = two_stages(http2_upstream(answer).await).await;
+    let (edge, node) = edge_and_node(http2_upstream(answer).await).await;
     let mut client = Client::connect_http2(edge.address).await;
     let response = client.send(grpc("/", body::full("question"))).await;
-    let source = sources.take().await;
+    let source = sources.recv().await;
     drop(response);
-    until("the guest to see it", || source.is_abandoned()).await;
-    until("the places to be free", || edge.engine.requests(&GROUP) == 0 && node.engine.requests(&GROUP) == 0).await;
+    wait_until("the guest to see it", || source.is_closed()).await;
+    wait_until("the places to be free", || edge.engine.requests(&GROUP) == 0 && node.engine.requests(&GROUP) == 0)
+        .await;
 }
 
 #[tokio::test]
@@ -264,12 +265,12 @@ async fn a_reset_reaches_the_client_with_its_code() {
         let _ = stream.read_to_end(&mut rest).await;
     })
     .await;
-    let (edge, _node) = two_stages(upstream).await;
+    let (edge, _node) = edge_and_node(upstream).await;
     let mut client = Client::connect_http2(edge.address).await;
-    let (_source, body) = Source::body();
+    let (_source, body) = BodySender::body();
     let error = match client.try_send(grpc("/", body)).await {
         Ok(mut response) => {
-            soon("the reset", response.body_mut().frame()).await.expect("a reset").expect_err("a reset")
+            with_timeout("the reset", response.body_mut().frame()).await.expect("a reset").expect_err("a reset")
         }
         Err(error) => error,
     };
@@ -278,15 +279,15 @@ async fn a_reset_reaches_the_client_with_its_code() {
 
 #[tokio::test]
 async fn a_cut_ends_calls_and_idle_connections() {
-    let (edge, node) = two_stages(http2_upstream(echo).await).await;
+    let (edge, node) = edge_and_node(http2_upstream(echo).await).await;
     let mut client = Client::connect_http2(edge.address).await;
-    let (mut source, body) = Source::body();
+    let (mut source, body) = BodySender::body();
     let mut response = client.send(grpc("/", body)).await;
     source.send("part").await;
     assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("part"));
     node.engine.abort(&GROUP);
-    abort(response.body_mut()).await;
-    until("the places to be free", || node.engine.requests(&GROUP) == 0).await;
+    expect_abort(response.body_mut()).await;
+    wait_until("the places to be free", || node.engine.requests(&GROUP) == 0).await;
     assert_eq!(node.engine.idle_connections(), 0);
 }
 
@@ -315,22 +316,22 @@ async fn a_connection_that_is_going_away_is_not_used_again() {
         }
     })
     .await;
-    let stage = Stage::before(upstream).await;
-    let mut client = Client::connect_http2(stage.address).await;
+    let proxy = TestProxy::start(upstream).await;
+    let mut client = Client::connect_http2(proxy.address).await;
     for number in 1..5 {
         assert_eq!(text(client.send(grpc("/", body::empty())).await).await, "fine");
         assert_eq!(served.load(Ordering::SeqCst), number);
-        until("the connection to be gone", || stage.engine.requests(&GROUP) == 0).await;
+        wait_until("the connection to be gone", || proxy.engine.requests(&GROUP) == 0).await;
     }
 }
 
 #[tokio::test]
 async fn a_client_that_reads_nothing_holds_the_guest_back() {
-    let mut progress = Handed::new();
-    let hand = progress.hand();
+    let mut progress = Channel::new();
+    let send = progress.sender();
     let flood = move |_: Request<Incoming>| {
         let (mut sender, receiver) = futures::channel::mpsc::channel::<Result<_, std::io::Error>>(0);
-        let hand = hand.clone();
+        let send = send.clone();
         tokio::spawn(async move {
             let chunk = bytes::Bytes::from(vec![b'x'; 64 << 10]);
             let mut written = 0;
@@ -339,14 +340,14 @@ async fn a_client_that_reads_nothing_holds_the_guest_back() {
             while let Ok(Ok(())) = tokio::time::timeout(Duration::from_millis(500), write()).await {
                 written += 64 << 10;
             }
-            hand(written);
+            send(written);
         });
         async { Response::new(boxed(http_body_util::StreamBody::new(receiver))) }
     };
-    let (edge, _node) = two_stages(http2_upstream(flood).await).await;
+    let (edge, _node) = edge_and_node(http2_upstream(flood).await).await;
     let mut client = Client::connect_http2(edge.address).await;
     let response = client.send(grpc("/", body::empty())).await;
-    assert!(progress.take().await < 8 << 20);
+    assert!(progress.recv().await < 8 << 20);
     drop(response);
 }
 
@@ -360,11 +361,11 @@ async fn heads_are_bounded() {
         }
         response
     };
-    let stage = Stage::before(http2_upstream(answer).await).await;
-    let mut client = Client::connect_http2(stage.address).await;
+    let proxy = TestProxy::start(http2_upstream(answer).await).await;
+    let mut client = Client::connect_http2(proxy.address).await;
     assert_eq!(client.send(grpc("/", body::empty())).await.status(), 502);
-    let engine: &Engine<_> = &stage.engine;
-    until("the place to be free", || engine.requests(&GROUP) == 0).await;
+    let engine: &Engine<_> = &proxy.engine;
+    wait_until("the place to be free", || engine.requests(&GROUP) == 0).await;
     let mut head = get("/");
     *head.method_mut() = Method::HEAD;
     assert_eq!(client.send(head).await.status(), 502);

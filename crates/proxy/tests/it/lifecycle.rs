@@ -15,14 +15,17 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::stage::{Client, Handed, Source, Stage, abort, chunk, get, read_head, serving, soon, text, upstream, write};
+use crate::test_proxy::{
+    BodySender, Channel, Client, TestProxy, chunk, expect_abort, get, read_head, serve_config, text, upstream,
+    with_timeout, write,
+};
 
 /// An upstream whose answers the test feeds.
-async fn fed(sources: &Handed<Source>) -> hearth_types::NodeAddress {
-    let hand = sources.hand();
+async fn fed(sources: &Channel<BodySender>) -> hearth_types::NodeAddress {
+    let send = sources.sender();
     upstream(move |_: Request<Incoming>| {
-        let (source, body) = Source::body();
-        hand(source);
+        let (source, body) = BodySender::body();
+        send(source);
         std::future::ready(Response::new(body))
     })
     .await
@@ -31,58 +34,58 @@ async fn fed(sources: &Handed<Source>) -> hearth_types::NodeAddress {
 #[tokio::test]
 async fn a_drain_lets_answers_end_and_takes_no_new_connections() {
     for http2 in [false, true] {
-        let mut sources = Handed::new();
-        let stage = Stage::before(fed(&sources).await).await;
-        let mut client = if http2 { Client::connect_http2(stage.address).await } else { stage.client().await };
+        let mut sources = Channel::new();
+        let proxy = TestProxy::start(fed(&sources).await).await;
+        let mut client = if http2 { Client::connect_http2(proxy.address).await } else { proxy.client().await };
         let mut response = client.get("/").await;
-        let mut source = sources.take().await;
-        let (mut silent, mut late) = (stage.raw().await, stage.raw().await);
+        let mut source = sources.recv().await;
+        let (mut silent, mut late) = (proxy.raw().await, proxy.raw().await);
         // Those that have said nothing have been accepted, too.
-        let idle = stage.client().await.get("/").await;
-        sources.take().await.end();
+        let idle = proxy.client().await.get("/").await;
+        sources.recv().await.end();
         assert_eq!(text(idle).await, "");
 
-        stage.shutdown.cancel();
+        proxy.shutdown.cancel();
         // What was on its way is answered, and whoever asks nothing is not waited for.
         write(&mut late, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
-        sources.take().await.end();
-        let answer = soon("the answer", read_head(&mut late)).await.to_ascii_lowercase();
+        sources.recv().await.end();
+        let answer = with_timeout("the answer", read_head(&mut late)).await.to_ascii_lowercase();
         assert!(answer.starts_with("http/1.1 200 ") && answer.contains("connection: close"), "{answer}");
-        assert_eq!(soon("the end", silent.read(&mut [0; 1])).await.expect("a proper end"), 0);
+        assert_eq!(with_timeout("the end", silent.read(&mut [0; 1])).await.expect("a proper end"), 0);
         source.send("late").await;
         assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("late"));
-        assert!(TcpStream::connect(stage.address).await.is_err());
+        assert!(TcpStream::connect(proxy.address).await.is_err());
         source.end();
         assert_eq!(chunk(response.body_mut()).await, None);
-        assert_eq!(soon("the drain", stage.served).await.expect("no panic"), 0);
+        assert_eq!(with_timeout("the drain", proxy.served).await.expect("no panic"), 0);
     }
 }
 
 #[tokio::test]
 async fn what_outlives_the_patience_is_cut() {
     for http2 in [false, true] {
-        let mut sources = Handed::new();
-        let serving = serve::Config { drain_timeout: Duration::from_millis(50), ..serving() };
-        let stage = Stage::with(fed(&sources).await, Config::for_guests(), serving).await;
-        let mut client = if http2 { Client::connect_http2(stage.address).await } else { stage.client().await };
+        let mut sources = Channel::new();
+        let serve_config = serve::Config { drain_timeout: Duration::from_millis(50), ..serve_config() };
+        let proxy = TestProxy::start_with(fed(&sources).await, Config::for_guests(), serve_config).await;
+        let mut client = if http2 { Client::connect_http2(proxy.address).await } else { proxy.client().await };
         let mut response = client.get("/").await;
-        let mut source = sources.take().await;
+        let mut source = sources.recv().await;
         source.send("part").await;
         assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("part"));
-        stage.shutdown.cancel();
-        assert_eq!(soon("the cut", stage.served).await.expect("no panic"), 1);
-        abort(response.body_mut()).await;
+        proxy.shutdown.cancel();
+        assert_eq!(with_timeout("the cut", proxy.served).await.expect("no panic"), 1);
+        expect_abort(response.body_mut()).await;
     }
 }
 
 #[tokio::test]
 async fn dropping_the_server_cuts_everything() {
-    let mut sources = Handed::new();
-    let stage = Stage::before(fed(&sources).await).await;
-    let mut response = stage.client().await.get("/").await;
-    let _source = sources.take().await;
-    stage.served.abort();
-    abort(response.body_mut()).await;
+    let mut sources = Channel::new();
+    let proxy = TestProxy::start(fed(&sources).await).await;
+    let mut response = proxy.client().await.get("/").await;
+    let _source = sources.recv().await;
+    proxy.served.abort();
+    expect_abort(response.body_mut()).await;
 }
 
 #[tokio::test]
@@ -95,25 +98,25 @@ async fn a_unix_socket_is_served_too() {
         Ok::<_, Infallible>(Response::new(body::full(format!("{ip:?}"))))
     });
     let shutdown = CancellationToken::new();
-    let served = tokio::spawn(serve::serve(listener, service, serving(), shutdown.clone()));
+    let served = tokio::spawn(serve::serve(listener, service, serve_config(), shutdown.clone()));
     let stream = UnixStream::connect(&path).await.expect("it listens");
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a handshake");
     tokio::spawn(connection);
     assert_eq!(text(Client::Http1(sender).send(get("/")).await).await, "Some(None)");
     shutdown.cancel();
-    assert_eq!(soon("the drain", served).await.expect("no panic"), 0);
+    assert_eq!(with_timeout("the drain", served).await.expect("no panic"), 0);
 }
 
 #[tokio::test]
 async fn handlers_know_the_peer() {
-    let (listener, address) = crate::stage::listen().await;
+    let (listener, address) = crate::test_proxy::listen().await;
     let service = tower::service_fn(|request: Request<Body>| async move {
         let peer = request.extensions().get::<Peer>().and_then(Peer::ip);
         Ok::<_, Infallible>(Response::new(body::full(format!("{peer:?}"))))
     });
     let shutdown = CancellationToken::new();
     let _end = shutdown.clone().drop_guard();
-    tokio::spawn(serve::serve(listener, service, serving(), shutdown));
+    tokio::spawn(serve::serve(listener, service, serve_config(), shutdown));
     for mut client in [Client::connect(address).await, Client::connect_http2(address).await] {
         assert_eq!(text(client.get("/").await).await, "Some(127.0.0.1)");
     }
@@ -121,7 +124,7 @@ async fn handlers_know_the_peer() {
 
 #[tokio::test]
 async fn what_came_before_a_failure_is_still_the_client_s() {
-    let (listener, address) = crate::stage::listen().await;
+    let (listener, address) = crate::test_proxy::listen().await;
     let service = tower::service_fn(|_: Request<Body>| async {
         // Both are there at once, so that nothing but care keeps the failure from overtaking the part.
         let part = Ok(Frame::data(Bytes::from_static(b"part")));
@@ -130,17 +133,17 @@ async fn what_came_before_a_failure_is_still_the_client_s() {
     });
     let shutdown = CancellationToken::new();
     let _end = shutdown.clone().drop_guard();
-    tokio::spawn(serve::serve(listener, service, serving(), shutdown));
+    tokio::spawn(serve::serve(listener, service, serve_config(), shutdown));
     for mut client in [Client::connect(address).await, Client::connect_http2(address).await] {
         let mut response = client.get("/").await;
         assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("part"));
-        abort(response.body_mut()).await;
+        expect_abort(response.body_mut()).await;
     }
 }
 
 #[tokio::test]
 async fn a_client_that_asks_first_is_not_told_to_send_what_nobody_wants() {
-    let (listener, address) = crate::stage::listen().await;
+    let (listener, address) = crate::test_proxy::listen().await;
     let service = tower::service_fn(|request: Request<Body>| async {
         drop(request);
         // Whoever reads the body in our place would do so now.
@@ -151,8 +154,8 @@ async fn a_client_that_asks_first_is_not_told_to_send_what_nobody_wants() {
     });
     let shutdown = CancellationToken::new();
     let _end = shutdown.clone().drop_guard();
-    tokio::spawn(serve::serve(listener, service, serving(), shutdown));
+    tokio::spawn(serve::serve(listener, service, serve_config(), shutdown));
     let mut client = TcpStream::connect(address).await.expect("it listens");
     write(&mut client, "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n").await;
-    assert!(soon("the answer", read_head(&mut client)).await.starts_with("HTTP/1.1 413 "));
+    assert!(with_timeout("the answer", read_head(&mut client)).await.starts_with("HTTP/1.1 413 "));
 }

@@ -7,6 +7,6 @@ mod http2;
 mod lifecycle;
 mod limits;
 mod pool;
-mod stage;
 mod streaming;
+mod test_proxy;
 mod upgrades;

@@ -11,46 +11,46 @@ use hyper::body::Incoming;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use crate::stage::{
-    Client, GROUP, Handed, Source, Stage, get, post, raw_upstream, read_head, serving, soon, text, until, upstream,
-    write,
+use crate::test_proxy::{
+    BodySender, Channel, Client, GROUP, TestProxy, get, post, raw_upstream, read_head, serve_config, text, upstream,
+    wait_until, with_timeout, write,
 };
 
-async fn fine(_: Request<Incoming>) -> Response<hearth_proxy::Body> {
+async fn respond_fine(_: Request<Incoming>) -> Response<hearth_proxy::Body> {
     Response::new(body::full("fine"))
 }
 
-async fn pass(time: Duration) {
+async fn advance_time(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
     tokio::time::resume();
 }
 
 /// Until the connections of answered requests are ready for the next.
-async fn settled(stage: &Stage, idle: usize) {
-    until("connections to be idle", || stage.engine.idle_connections() == idle).await;
-    assert_eq!(stage.engine.requests(&GROUP), 0);
+async fn wait_for_idle(proxy: &TestProxy, idle: usize) {
+    wait_until("connections to be idle", || proxy.engine.idle_connections() == idle).await;
+    assert_eq!(proxy.engine.requests(&GROUP), 0);
 }
 
 #[tokio::test]
 async fn one_connection_serves_many_requests() {
-    let stage = Stage::before(upstream(fine).await).await;
-    let mut client = stage.client().await;
+    let proxy = TestProxy::start(upstream(respond_fine).await).await;
+    let mut client = proxy.client().await;
     for _ in 0..20 {
         assert_eq!(text(client.get("/").await).await, "fine");
         assert_eq!(text(client.send(post("/", body::full("upload"))).await).await, "fine");
-        settled(&stage, 1).await;
+        wait_for_idle(&proxy, 1).await;
     }
-    assert_eq!(stage.dials(), 1);
+    assert_eq!(proxy.dials(), 1);
 }
 
 /// An upstream whose answers end when the test says so.
-async fn unfinished() -> (NodeAddress, Handed<Source>) {
-    let sources = Handed::new();
-    let hand = sources.hand();
+async fn open_ended_upstream() -> (NodeAddress, Channel<BodySender>) {
+    let sources = Channel::new();
+    let send = sources.sender();
     let upstream = upstream(move |_| {
-        let (source, body) = Source::body();
-        hand(source);
+        let (source, body) = BodySender::body();
+        send(source);
         std::future::ready(Response::new(body))
     });
     (upstream.await, sources)
@@ -59,20 +59,20 @@ async fn unfinished() -> (NodeAddress, Handed<Source>) {
 #[tokio::test]
 async fn requests_at_the_same_time_have_a_connection_each_and_few_are_kept() {
     const REQUESTS: usize = 8;
-    let (upstream, mut sources) = unfinished().await;
+    let (upstream, mut sources) = open_ended_upstream().await;
     let config = Config { idle_per_key_max: 3, ..Config::for_guests() };
-    let stage = Stage::with(upstream, config, serving()).await;
-    let mut client = Client::connect_http2(stage.address).await;
+    let proxy = TestProxy::start_with(upstream, config, serve_config()).await;
+    let mut client = Client::connect_http2(proxy.address).await;
     let mut responses = Vec::new();
     for _ in 0..REQUESTS {
         responses.push(client.get("/").await);
     }
-    assert_eq!(stage.dials(), REQUESTS);
+    assert_eq!(proxy.dials(), REQUESTS);
     for response in responses {
-        sources.take().await.end();
+        sources.recv().await.end();
         assert_eq!(text(response).await, "");
     }
-    settled(&stage, 3).await;
+    wait_for_idle(&proxy, 3).await;
 }
 
 #[tokio::test]
@@ -88,19 +88,19 @@ async fn a_connection_that_the_upstream_ends_is_not_used_again() {
             write(&mut stream, answer).await;
         })
         .await;
-        let stage = Stage::before(upstream).await;
-        let mut client = stage.client().await;
+        let proxy = TestProxy::start(upstream).await;
+        let mut client = proxy.client().await;
         for dials in 1..4 {
             let response = client.send(post("/", body::full("upload"))).await;
             assert_eq!(text(response).await, "fine", "{answer}");
-            assert_eq!(stage.dials(), dials);
+            assert_eq!(proxy.dials(), dials);
         }
     }
 }
 
 /// An upstream whose first connection answers one request and closes on the second without a word; all others answer. Counts
 /// the requests it has seen.
-async fn forgetful(requests: Arc<AtomicUsize>) -> NodeAddress {
+async fn closing_upstream(requests: Arc<AtomicUsize>) -> NodeAddress {
     raw_upstream(move |number, mut stream: TcpStream| {
         let requests = Arc::clone(&requests);
         async move {
@@ -125,10 +125,10 @@ async fn forgetful(requests: Arc<AtomicUsize>) -> NodeAddress {
 
 async fn check_stale(request: Request<hearth_proxy::Body>, expected_status: u16, expected_seen: usize) {
     let requests = Arc::new(AtomicUsize::new(0));
-    let stage = Stage::before(forgetful(Arc::clone(&requests)).await).await;
-    let mut client = stage.client().await;
+    let proxy = TestProxy::start(closing_upstream(Arc::clone(&requests)).await).await;
+    let mut client = proxy.client().await;
     assert_eq!(text(client.get("/").await).await, "fine");
-    settled(&stage, 1).await;
+    wait_for_idle(&proxy, 1).await;
     let what = format!("{} {:?}", request.method(), request.headers());
     let response = client.send(request).await;
     assert_eq!(response.status().as_u16(), expected_status, "{what}");
@@ -172,12 +172,12 @@ async fn a_request_that_nobody_answers_is_sent_again_only_once() {
         }
     })
     .await;
-    let stage = Stage::before(upstream).await;
-    let mut client = stage.client().await;
+    let proxy = TestProxy::start(upstream).await;
+    let mut client = proxy.client().await;
     assert_eq!(text(client.get("/").await).await, "fine");
-    settled(&stage, 1).await;
+    wait_for_idle(&proxy, 1).await;
     assert_eq!(client.get("/").await.status(), 502);
-    assert_eq!((requests.load(Ordering::SeqCst), stage.dials()), (3, 2));
+    assert_eq!((requests.load(Ordering::SeqCst), proxy.dials()), (3, 2));
 }
 
 #[tokio::test]
@@ -189,84 +189,84 @@ async fn an_answer_that_broke_off_is_not_asked_for_again() {
         write(&mut stream, "HTTP/1.1 200 O").await;
     })
     .await;
-    let stage = Stage::before(upstream).await;
-    let mut client = stage.client().await;
+    let proxy = TestProxy::start(upstream).await;
+    let mut client = proxy.client().await;
     assert_eq!(text(client.get("/").await).await, "fine");
-    settled(&stage, 1).await;
+    wait_for_idle(&proxy, 1).await;
     assert_eq!(client.get("/").await.status(), 502);
-    assert_eq!(stage.dials(), 1);
+    assert_eq!(proxy.dials(), 1);
 }
 
 #[tokio::test]
 async fn a_connection_that_closed_while_idle_is_never_noticed() {
-    let mut closed = Handed::new();
-    let hand = closed.hand();
+    let mut closed = Channel::new();
+    let send = closed.sender();
     let upstream = raw_upstream(move |_, mut stream| {
-        let hand = hand.clone();
+        let send = send.clone();
         async move {
             read_head(&mut stream).await;
             write(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfine").await;
             drop(stream);
-            hand(());
+            send(());
         }
     })
     .await;
-    let stage = Stage::before(upstream).await;
-    let mut client = stage.client().await;
+    let proxy = TestProxy::start(upstream).await;
+    let mut client = proxy.client().await;
     for _ in 0..20 {
         assert_eq!(text(client.get("/").await).await, "fine");
-        closed.take().await;
+        closed.recv().await;
     }
 }
 
 #[tokio::test]
 async fn idle_connections_grow_old() {
-    let stage = Stage::before(upstream(fine).await).await;
-    let mut client = stage.client().await;
+    let proxy = TestProxy::start(upstream(respond_fine).await).await;
+    let mut client = proxy.client().await;
     assert_eq!(text(client.get("/").await).await, "fine");
-    settled(&stage, 1).await;
-    pass(Duration::from_secs(599)).await;
+    wait_for_idle(&proxy, 1).await;
+    advance_time(Duration::from_secs(599)).await;
     assert_eq!(text(client.get("/").await).await, "fine");
-    settled(&stage, 1).await;
-    assert_eq!(stage.dials(), 1);
+    wait_for_idle(&proxy, 1).await;
+    assert_eq!(proxy.dials(), 1);
     // It began anew, and is over before a guest's own 640 s.
-    pass(Duration::from_secs(620)).await;
-    until("the old connection to be dropped", || stage.engine.idle_connections() == 0).await;
+    advance_time(Duration::from_secs(620)).await;
+    wait_until("the old connection to be dropped", || proxy.engine.idle_connections() == 0).await;
 }
 
 #[tokio::test]
 async fn what_a_burst_left_is_closed_soon() {
     const BURST: usize = 24;
-    let (upstream, mut sources) = unfinished().await;
-    let stage = Stage::before(upstream).await;
-    let mut client = Client::connect_http2(stage.address).await;
+    let (upstream, mut sources) = open_ended_upstream().await;
+    let proxy = TestProxy::start(upstream).await;
+    let mut client = Client::connect_http2(proxy.address).await;
     let mut responses = Vec::new();
     for _ in 0..BURST {
         responses.push(client.get("/").await);
     }
     for response in responses {
-        sources.take().await.end();
+        sources.recv().await.end();
         assert_eq!(text(response).await, "");
     }
-    settled(&stage, BURST).await;
-    pass(Duration::from_secs(50)).await;
-    until("the surplus to be closed", || stage.engine.idle_connections() == 16).await;
+    wait_for_idle(&proxy, BURST).await;
+    advance_time(Duration::from_secs(50)).await;
+    wait_until("the surplus to be closed", || proxy.engine.idle_connections() == 16).await;
 }
 
 #[tokio::test]
 async fn what_cannot_be_repeated_takes_no_old_connection() {
-    let stage = Stage::before(upstream(fine).await).await;
-    let mut client = stage.client().await;
+    let proxy = TestProxy::start(upstream(respond_fine).await).await;
+    let mut client = proxy.client().await;
     for dials in 1..5 {
         assert_eq!(text(client.send(post("/", body::full("upload"))).await).await, "fine");
-        assert_eq!(stage.dials(), dials);
+        assert_eq!(proxy.dials(), dials);
         // The old one is replaced, not added to.
-        settled(&stage, 1).await;
-        pass(Duration::from_secs(4)).await;
+        wait_for_idle(&proxy, 1).await;
+        advance_time(Duration::from_secs(4)).await;
     }
     // A repeatable one does.
     assert_eq!(text(client.get("/").await).await, "fine");
-    assert_eq!(stage.dials(), 4);
+    assert_eq!(proxy.dials(), 4);
 }
 
 #[tokio::test]
@@ -274,15 +274,15 @@ async fn an_upstream_s_word_about_its_patience_counts() {
     let answer = |_| async {
         Response::builder().header("keep-alive", "timeout=5").body(body::full("fine")).expect("a response")
     };
-    let stage = Stage::before(upstream(answer).await).await;
-    let mut client = stage.client().await;
+    let proxy = TestProxy::start(upstream(answer).await).await;
+    let mut client = proxy.client().await;
     for dials in 1..4 {
         let response = client.get("/").await;
         assert!(!response.headers().contains_key("keep-alive"));
         assert_eq!(text(response).await, "fine");
-        assert_eq!(stage.dials(), dials);
-        settled(&stage, 1).await;
-        pass(Duration::from_millis(4100)).await;
+        assert_eq!(proxy.dials(), dials);
+        wait_for_idle(&proxy, 1).await;
+        advance_time(Duration::from_millis(4100)).await;
     }
 }
 
@@ -294,11 +294,11 @@ async fn an_upstream_that_talks_unasked_is_left() {
         }
     })
     .await;
-    let stage = Stage::before(upstream).await;
-    let mut client = stage.client().await;
+    let proxy = TestProxy::start(upstream).await;
+    let mut client = proxy.client().await;
     for _ in 0..3 {
         // What came after one answer is never the answer to the next request.
-        assert_eq!(text(soon("an answer", client.get("/")).await).await, "fine");
+        assert_eq!(text(with_timeout("an answer", client.get("/")).await).await, "fine");
     }
 }
 
@@ -314,8 +314,8 @@ async fn bytes_behind_an_answer_without_a_body_are_nobody_s_answer() {
             }
         })
         .await;
-        let stage = Stage::before(upstream).await;
-        let mut client = stage.client().await;
+        let proxy = TestProxy::start(upstream).await;
+        let mut client = proxy.client().await;
         for _ in 0..4 {
             let mut request = get("/");
             *request.method_mut() = method.clone();

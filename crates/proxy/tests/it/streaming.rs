@@ -9,9 +9,9 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::stage::{
-    Client, Handed, Source, Stage, chunk, get, post, raw_upstream, read_head, soon, text, unix_upstream, upstream,
-    write,
+use crate::test_proxy::{
+    BodySender, Channel, Client, TestProxy, chunk, get, post, raw_upstream, read_head, text, unix_upstream, upstream,
+    with_timeout, write,
 };
 
 const PIECES: [&str; 4] = ["data: one\n\n", "data: two\n\n", "x", "data: four\n\n"];
@@ -26,9 +26,9 @@ fn fed(body: Body) -> impl Fn(Request<Incoming>) -> std::future::Ready<Response<
     }
 }
 
-async fn check_download(upstream: NodeAddress, mut source: Source, http2: bool) {
-    let stage = Stage::before(upstream).await;
-    let mut client = if http2 { Client::connect_http2(stage.address).await } else { stage.client().await };
+async fn check_download(upstream: NodeAddress, mut source: BodySender, http2: bool) {
+    let proxy = TestProxy::start(upstream).await;
+    let mut client = if http2 { Client::connect_http2(proxy.address).await } else { proxy.client().await };
     let mut response = client.get("/events").await;
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     for piece in PIECES {
@@ -43,7 +43,7 @@ async fn check_download(upstream: NodeAddress, mut source: Source, http2: bool) 
 #[tokio::test]
 async fn each_piece_arrives_before_the_next_is_sent() {
     for http2 in [false, true] {
-        let (source, body) = Source::body();
+        let (source, body) = BodySender::body();
         check_download(upstream(fed(body)).await, source, http2).await;
     }
 }
@@ -51,32 +51,32 @@ async fn each_piece_arrives_before_the_next_is_sent() {
 #[tokio::test]
 async fn each_piece_arrives_over_a_unix_socket() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (source, body) = Source::body();
+    let (source, body) = BodySender::body();
     check_download(unix_upstream(folder.path().join("upstream"), fed(body)).await, source, false).await;
 }
 
 #[tokio::test]
 async fn each_piece_of_an_upload_arrives_before_the_next_is_sent() {
     for http2 in [false, true] {
-        let mut received = Handed::new();
-        let hand = received.hand();
+        let mut received = Channel::new();
+        let send = received.sender();
         let upstream = upstream(move |mut request: Request<Incoming>| {
-            let hand = hand.clone();
+            let send = send.clone();
             async move {
                 while let Some(piece) = chunk(request.body_mut()).await {
-                    hand(piece);
+                    send(piece);
                 }
                 Response::new(body::full("done"))
             }
         })
         .await;
-        let stage = Stage::before(upstream).await;
-        let mut client = if http2 { Client::connect_http2(stage.address).await } else { stage.client().await };
-        let (mut source, body) = Source::body();
+        let proxy = TestProxy::start(upstream).await;
+        let mut client = if http2 { Client::connect_http2(proxy.address).await } else { proxy.client().await };
+        let (mut source, body) = BodySender::body();
         let pieces = async {
             for piece in PIECES {
                 source.send(piece).await;
-                assert_eq!(received.take().await, piece);
+                assert_eq!(received.recv().await, piece);
             }
             source.end();
         };
@@ -88,9 +88,9 @@ async fn each_piece_of_an_upload_arrives_before_the_next_is_sent() {
 #[tokio::test]
 async fn both_directions_flow_at_the_same_time() {
     let echo = |request: Request<Incoming>| async move { Response::new(boxed(request.into_body())) };
-    let stage = Stage::before(upstream(echo).await).await;
-    for mut client in [stage.client().await, Client::connect_http2(stage.address).await] {
-        let (mut source, body) = Source::body();
+    let proxy = TestProxy::start(upstream(echo).await).await;
+    for mut client in [proxy.client().await, Client::connect_http2(proxy.address).await] {
+        let (mut source, body) = BodySender::body();
         let mut response = client.send(post("/", body)).await;
         for piece in PIECES {
             source.send(piece).await;
@@ -103,27 +103,27 @@ async fn both_directions_flow_at_the_same_time() {
 
 #[tokio::test]
 async fn an_early_answer_arrives_and_the_upload_goes_on() {
-    let mut rest = Handed::new();
-    let hand = rest.hand();
+    let mut rest = Channel::new();
+    let send = rest.sender();
     let upstream = upstream(move |request: Request<Incoming>| {
-        let hand = hand.clone();
+        let send = send.clone();
         // Answers at once, and reads the upload afterwards.
         tokio::spawn(async move {
             let upload = request.into_body().collect().await.expect("the upload ends").to_bytes();
-            hand(String::from_utf8(upload.to_vec()).expect("text"));
+            send(String::from_utf8(upload.to_vec()).expect("text"));
         });
         async { Response::new(body::full("early")) }
     })
     .await;
-    let stage = Stage::before(upstream).await;
-    let mut client = stage.client().await;
-    let (mut source, body) = Source::body();
+    let proxy = TestProxy::start(upstream).await;
+    let mut client = proxy.client().await;
+    let (mut source, body) = BodySender::body();
     assert_eq!(text(client.send(post("/", body)).await).await, "early");
     source.send("late").await;
     source.end();
-    assert_eq!(rest.take().await, "late");
+    assert_eq!(rest.recv().await, "late");
     // Both connections are good for another request.
-    let (source, body) = Source::body();
+    let (source, body) = BodySender::body();
     source.end();
     assert_eq!(text(client.send(post("/", body)).await).await, "early");
 }
@@ -137,11 +137,11 @@ async fn an_upload_that_is_refused_early_still_shows_the_refusal() {
         // Closed with the upload unread, so that the rest of it is answered with a reset.
     })
     .await;
-    let stage = Stage::before(upstream).await;
-    let mut client = stage.raw().await;
+    let proxy = TestProxy::start(upstream).await;
+    let mut client = proxy.raw().await;
     // A client that looks for an answer only when it has sent everything.
     write(&mut client, &format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {UPLOAD_BYTES}\r\n\r\n")).await;
-    soon("the upload", client.write_all(&vec![b'x'; UPLOAD_BYTES])).await.expect("the proxy takes all of it");
+    with_timeout("the upload", client.write_all(&vec![b'x'; UPLOAD_BYTES])).await.expect("the proxy takes all of it");
     assert!(read_head(&mut client).await.starts_with("HTTP/1.1 401 Unauthorized\r\n"));
     let mut answer = [0; 2];
     client.read_exact(&mut answer).await.expect("the body");
@@ -151,12 +151,12 @@ async fn an_upload_that_is_refused_early_still_shows_the_refusal() {
 #[tokio::test]
 async fn an_upload_that_nobody_reads_still_shows_the_proxy_s_own_answer() {
     const UPLOAD_BYTES: usize = 24 << 20;
-    let (listener, address) = crate::stage::listen().await;
+    let (listener, address) = crate::test_proxy::listen().await;
     drop(listener);
-    let stage = Stage::before(NodeAddress::Tcp(address)).await;
-    let mut client = stage.raw().await;
+    let proxy = TestProxy::start(NodeAddress::Tcp(address)).await;
+    let mut client = proxy.raw().await;
     write(&mut client, &format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {UPLOAD_BYTES}\r\n\r\n")).await;
-    soon("the upload", client.write_all(&vec![b'x'; UPLOAD_BYTES])).await.expect("the proxy takes all of it");
+    with_timeout("the upload", client.write_all(&vec![b'x'; UPLOAD_BYTES])).await.expect("the proxy takes all of it");
     assert!(read_head(&mut client).await.starts_with("HTTP/1.1 502 Bad Gateway\r\n"));
 }
 
@@ -165,14 +165,14 @@ async fn trailers_pass_both_ways() {
     let echo = |request: Request<Incoming>| async move {
         let collected = request.into_body().collect().await.expect("a body");
         let trailers = collected.trailers().cloned().unwrap_or_default();
-        let (mut source, body) = Source::body();
+        let (mut source, body) = BodySender::body();
         source.send("body").await;
         source.send_trailers(trailers).await;
         Response::builder().header("trailer", "x-sum").body(body).expect("a response")
     };
-    let stage = Stage::before(upstream(echo).await).await;
-    for mut client in [stage.client().await, Client::connect_http2(stage.address).await] {
-        let (mut source, body) = Source::body();
+    let proxy = TestProxy::start(upstream(echo).await).await;
+    for mut client in [proxy.client().await, Client::connect_http2(proxy.address).await] {
+        let (mut source, body) = BodySender::body();
         source.send("body").await;
         let trailers: HeaderMap =
             [("x-sum".parse().expect("a name"), HeaderValue::from_static("42"))].into_iter().collect();
@@ -188,9 +188,9 @@ async fn trailers_pass_both_ways() {
 
 #[tokio::test]
 async fn a_stream_may_be_silent_for_days() {
-    let (mut source, body) = Source::body();
-    let stage = Stage::before(upstream(fed(body)).await).await;
-    let mut client = stage.client().await;
+    let (mut source, body) = BodySender::body();
+    let proxy = TestProxy::start(upstream(fed(body)).await).await;
+    let mut client = proxy.client().await;
     let mut response = client.get("/").await;
     source.send("before").await;
     assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("before"));
@@ -214,8 +214,8 @@ async fn lengths_methods_and_statuses_pass() {
         }
         .expect("a response")
     };
-    let stage = Stage::before(upstream(handler).await).await;
-    for mut client in [stage.client().await, Client::connect_http2(stage.address).await] {
+    let proxy = TestProxy::start(upstream(handler).await).await;
+    for mut client in [proxy.client().await, Client::connect_http2(proxy.address).await] {
         assert_eq!(client.get("/empty").await.status(), 204);
         let mut head = get("/head");
         *head.method_mut() = http::Method::HEAD;
@@ -231,7 +231,7 @@ async fn lengths_methods_and_statuses_pass() {
         assert_eq!(client.send(custom).await.headers()["x-method"], "PROPFIND");
     }
     // Eight requests one after the other, of two clients: one connection was enough, but for those after a HEAD.
-    assert_eq!(stage.dials(), 3);
+    assert_eq!(proxy.dials(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -239,19 +239,19 @@ async fn a_crowd_gets_each_its_own_answer() {
     const CLIENTS: usize = 24;
     const REQUESTS: usize = 60;
     let echo = |request: Request<Incoming>| async move { Response::new(boxed(request.into_body())) };
-    let stage = std::sync::Arc::new(Stage::before(upstream(echo).await).await);
+    let proxy = std::sync::Arc::new(TestProxy::start(upstream(echo).await).await);
     let clients = (0..CLIENTS).map(|number| {
-        let stage = std::sync::Arc::clone(&stage);
+        let proxy = std::sync::Arc::clone(&proxy);
         tokio::spawn(async move {
             let mut client =
-                if number % 3 == 0 { Client::connect_http2(stage.address).await } else { stage.client().await };
+                if number % 3 == 0 { Client::connect_http2(proxy.address).await } else { proxy.client().await };
             for round in 0..REQUESTS {
                 let question = format!("{number}-{round} ").repeat(1 + round * 50);
                 let response = client.send(post("/", body::full(question.clone()))).await;
                 // Some leave in the middle, and come again.
                 if round % 7 == 6 {
                     drop(response);
-                    client = stage.client().await;
+                    client = proxy.client().await;
                     continue;
                 }
                 assert!(text(response).await == question, "another's answer, or a part of it");
@@ -261,6 +261,9 @@ async fn a_crowd_gets_each_its_own_answer() {
     for client in clients.collect::<Vec<_>>() {
         client.await.expect("no panic");
     }
-    crate::stage::until("the places to be free again", || stage.engine.requests(&crate::stage::GROUP) == 0).await;
-    assert!(stage.engine.idle_connections() <= 32);
+    crate::test_proxy::wait_until("the places to be free again", || {
+        proxy.engine.requests(&crate::test_proxy::GROUP) == 0
+    })
+    .await;
+    assert!(proxy.engine.idle_connections() <= 32);
 }

@@ -7,7 +7,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::stage::{GROUP, Handed, Stage, post, read_head, soon, text, until, upstream, write};
+use crate::test_proxy::{Channel, GROUP, TestProxy, post, read_head, text, upstream, wait_until, with_timeout, write};
 
 /// Upgrades to what was asked for; echoes until the client has ended its direction, then says goodbye.
 async fn echo(mut request: Request<Incoming>) -> Response<Body> {
@@ -31,14 +31,14 @@ async fn echo(mut request: Request<Incoming>) -> Response<Body> {
     response.header("sec-websocket-accept", "x").body(body::empty()).expect("a response")
 }
 
-async fn upgraded(stage: &Stage, protocol: &str) -> TcpStream {
-    let mut client = stage.raw().await;
+async fn connect_upgraded(proxy: &TestProxy, protocol: &str) -> TcpStream {
+    let mut client = proxy.raw().await;
     let head = format!(
         "GET /socket HTTP/1.1\r\nhost: 8080-i123.example.com\r\nconnection: keep-alive, Upgrade\r\n\
          upgrade: {protocol}\r\nsec-websocket-key: k\r\n\r\n"
     );
     write(&mut client, &head).await;
-    let answer = soon("the upgrade", read_head(&mut client)).await.to_ascii_lowercase();
+    let answer = with_timeout("the upgrade", read_head(&mut client)).await.to_ascii_lowercase();
     assert!(answer.starts_with("http/1.1 101 switching protocols\r\n"), "{answer}");
     assert!(answer.contains(&format!("\r\nupgrade: {protocol}\r\n")), "{answer}");
     assert!(answer.contains("\r\nconnection: upgrade\r\n"), "{answer}");
@@ -48,30 +48,30 @@ async fn upgraded(stage: &Stage, protocol: &str) -> TcpStream {
 
 async fn expect(client: &mut TcpStream, text: &str) {
     let mut received = vec![0; text.len()];
-    soon("an echo", client.read_exact(&mut received)).await.expect("the echo");
+    with_timeout("an echo", client.read_exact(&mut received)).await.expect("the echo");
     assert_eq!(received, text.as_bytes());
 }
 
 #[tokio::test]
 async fn any_protocol_is_echoed_and_half_closed() {
-    let stage = Stage::before(upstream(echo).await).await;
+    let proxy = TestProxy::start(upstream(echo).await).await;
     for protocol in ["websocket", "x-anything"] {
-        let mut client = upgraded(&stage, protocol).await;
+        let mut client = connect_upgraded(&proxy, protocol).await;
         for text in ["one", "two", "\0\u{1}binary"] {
             write(&mut client, text).await;
             expect(&mut client, text).await;
         }
         client.shutdown().await.expect("half a close");
         expect(&mut client, "goodbye").await;
-        assert_eq!(soon("the end", client.read(&mut [0; 1])).await.expect("a proper end"), 0);
+        assert_eq!(with_timeout("the end", client.read(&mut [0; 1])).await.expect("a proper end"), 0);
     }
-    until("the places to be free again", || stage.engine.requests(&GROUP) == 0).await;
+    wait_until("the places to be free again", || proxy.engine.requests(&GROUP) == 0).await;
 }
 
 #[tokio::test]
 async fn what_is_sent_right_behind_the_request_is_not_lost() {
-    let stage = Stage::before(upstream(echo).await).await;
-    let mut client = stage.raw().await;
+    let proxy = TestProxy::start(upstream(echo).await).await;
+    let mut client = proxy.raw().await;
     write(&mut client, "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: x\r\n\r\nimpatient").await;
     assert!(read_head(&mut client).await.starts_with("HTTP/1.1 101"));
     expect(&mut client, "impatient").await;
@@ -79,8 +79,8 @@ async fn what_is_sent_right_behind_the_request_is_not_lost() {
 
 #[tokio::test]
 async fn large_frames_pass_whole() {
-    let stage = Stage::before(upstream(echo).await).await;
-    let client = upgraded(&stage, "websocket").await;
+    let proxy = TestProxy::start(upstream(echo).await).await;
+    let client = connect_upgraded(&proxy, "websocket").await;
     let sent: Vec<u8> = (0..3_000_000u32).map(|number| number.to_le_bytes()[0]).collect();
     let (mut reader, mut writer) = client.into_split();
     let write = {
@@ -95,28 +95,28 @@ async fn large_frames_pass_whole() {
         reader.read_to_end(&mut received).await.expect("a proper end");
         received
     };
-    let ((), received) = soon("the echo", async { tokio::join!(write, read) }).await;
+    let ((), received) = with_timeout("the echo", async { tokio::join!(write, read) }).await;
     assert!(received.strip_suffix(b"goodbye") == Some(&sent), "{} bytes came back", received.len());
 }
 
 #[tokio::test]
 async fn an_upgraded_stream_is_cut_with_its_sandbox() {
-    let stage = Stage::before(upstream(echo).await).await;
-    let mut client = upgraded(&stage, "websocket").await;
+    let proxy = TestProxy::start(upstream(echo).await).await;
+    let mut client = connect_upgraded(&proxy, "websocket").await;
     write(&mut client, "hello").await;
     expect(&mut client, "hello").await;
-    assert_eq!(stage.engine.requests(&GROUP), 1);
-    stage.engine.close(&GROUP);
+    assert_eq!(proxy.engine.requests(&GROUP), 1);
+    proxy.engine.close(&GROUP);
     // An end or a reset, but no goodbye.
     let mut rest = Vec::new();
-    let _ = soon("the end", client.read_to_end(&mut rest)).await;
+    let _ = with_timeout("the end", client.read_to_end(&mut rest)).await;
     assert!(rest.is_empty());
 }
 
 #[tokio::test]
 async fn an_upgraded_stream_may_be_silent_for_days() {
-    let stage = Stage::before(upstream(echo).await).await;
-    let mut client = upgraded(&stage, "websocket").await;
+    let proxy = TestProxy::start(upstream(echo).await).await;
+    let mut client = connect_upgraded(&proxy, "websocket").await;
     // Before anything was said, and afterwards.
     for text in ["before", "after"] {
         tokio::time::pause();
@@ -129,28 +129,28 @@ async fn an_upgraded_stream_may_be_silent_for_days() {
 
 #[tokio::test]
 async fn a_client_that_vanishes_is_seen_by_the_upstream() {
-    let mut ended = Handed::new();
-    let hand = ended.hand();
+    let mut ended = Channel::new();
+    let send = ended.sender();
     let upstream = upstream(move |mut request: Request<Incoming>| {
-        let hand = hand.clone();
+        let send = send.clone();
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             let mut stream = TokioIo::new(upgrade.await.expect("it is upgraded"));
             let _ = stream.read(&mut [0; 1]).await;
             // Everything that is written now is written to nobody, which shows sooner or later.
             while stream.write_all(&[0; 1024]).await.is_ok() {}
-            hand(());
+            send(());
         });
         let response = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "websocket");
         let response = response.header("sec-websocket-accept", "x").body(body::empty());
         std::future::ready(response.expect("a response"))
     })
     .await;
-    let stage = Stage::before(upstream).await;
-    let client = upgraded(&stage, "websocket").await;
+    let proxy = TestProxy::start(upstream).await;
+    let client = connect_upgraded(&proxy, "websocket").await;
     client.set_zero_linger().expect("a TCP socket");
     drop(client);
-    ended.take().await;
+    ended.recv().await;
 }
 
 #[tokio::test]
@@ -158,8 +158,8 @@ async fn a_refused_upgrade_is_an_ordinary_answer() {
     let refuse = |_: Request<Incoming>| async {
         Response::builder().status(426).header("upgrade", "other").body(body::full("no")).expect("a response")
     };
-    let stage = Stage::before(upstream(refuse).await).await;
-    let mut client = stage.client().await;
+    let proxy = TestProxy::start(upstream(refuse).await).await;
+    let mut client = proxy.client().await;
     for _ in 0..2 {
         let mut request = post("/", body::empty());
         request.headers_mut().insert("connection", "upgrade".parse().expect("a value"));
@@ -168,7 +168,7 @@ async fn a_refused_upgrade_is_an_ordinary_answer() {
         assert_eq!(response.status(), 426);
         assert_eq!(text(response).await, "no");
     }
-    assert_eq!(stage.dials(), 1);
+    assert_eq!(proxy.dials(), 1);
 }
 
 #[tokio::test]
@@ -177,7 +177,7 @@ async fn an_upgrade_that_nobody_asked_for_is_no_answer() {
         let response = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "x");
         response.body(body::empty()).expect("a response")
     };
-    let stage = Stage::before(upstream(switch).await).await;
-    let response = stage.client().await.get("/").await;
+    let proxy = TestProxy::start(upstream(switch).await).await;
+    let response = proxy.client().await.get("/").await;
     assert_eq!(response.status(), 502);
 }

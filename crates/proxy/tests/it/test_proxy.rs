@@ -26,9 +26,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// How long anything may take before a test says that it hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The one group of requests on a stage.
+/// The one group of requests on a proxy.
 pub(crate) const GROUP: &str = "sandbox";
 
 pub(crate) fn sandbox_id() -> SandboxId {
@@ -37,22 +37,22 @@ pub(crate) fn sandbox_id() -> SandboxId {
 
 /// Fails the test instead of hanging.
 #[track_caller]
-pub(crate) fn soon<F: Future>(what: &'static str, future: F) -> impl Future<Output = F::Output> {
+pub(crate) fn with_timeout<F: Future>(what: &'static str, future: F) -> impl Future<Output = F::Output> {
     let hangs = move |_| panic!("waited too long for {what}");
-    async move { tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(hangs) }
+    async move { tokio::time::timeout(TEST_TIMEOUT, future).await.unwrap_or_else(hangs) }
 }
 
 /// Waits until something is so that other tasks are bringing about.
-pub(crate) async fn until(what: &'static str, so: impl Fn() -> bool) {
+pub(crate) async fn wait_until(what: &'static str, so: impl Fn() -> bool) {
     let look = async {
         while !so() {
             tokio::task::yield_now().await;
         }
     };
-    soon(what, look).await;
+    with_timeout(what, look).await;
 }
 
-pub(crate) struct Stage {
+pub(crate) struct TestProxy {
     pub(crate) address: SocketAddr,
     pub(crate) engine: Engine<&'static str>,
     pub(crate) shutdown: CancellationToken,
@@ -60,13 +60,13 @@ pub(crate) struct Stage {
     pub(crate) dials: Arc<AtomicUsize>,
 }
 
-impl Stage {
-    pub(crate) async fn before(upstream: NodeAddress) -> Self {
-        Self::with(upstream, Config::for_guests(), serving()).await
+impl TestProxy {
+    pub(crate) async fn start(upstream: NodeAddress) -> Self {
+        Self::start_with(upstream, Config::for_guests(), serve_config()).await
     }
 
     /// A proxy that does what a node's does.
-    pub(crate) async fn with(upstream: NodeAddress, config: Config, serving: serve::Config) -> Self {
+    pub(crate) async fn start_with(upstream: NodeAddress, config: Config, serve_config: serve::Config) -> Self {
         let engine = Engine::new(config);
         let dials = Arc::new(AtomicUsize::new(0));
         let (listener, address) = listen().await;
@@ -78,7 +78,7 @@ impl Stage {
                 async move { Ok::<_, Infallible>(answer(&engine, &dials, &upstream, request).await) }
             }
         };
-        let served = tokio::spawn(serve::serve(listener, tower::service_fn(forward), serving, shutdown.clone()));
+        let served = tokio::spawn(serve::serve(listener, tower::service_fn(forward), serve_config, shutdown.clone()));
         Self { address, engine, shutdown, served, dials }
     }
 
@@ -112,8 +112,8 @@ async fn answer(
     forwarded.unwrap_or_else(|error: Error| error.page(&sandbox_id(), 8080).response(audience))
 }
 
-pub(crate) fn serving() -> serve::Config {
-    serve::Config { connections_max: 1000, idle_timeout: serve::IDLE_TIMEOUT, drain_timeout: PATIENCE }
+pub(crate) fn serve_config() -> serve::Config {
+    serve::Config { connections_max: 1000, idle_timeout: serve::IDLE_TIMEOUT, drain_timeout: TEST_TIMEOUT }
 }
 
 pub(crate) async fn listen() -> (TcpListener, SocketAddr) {
@@ -202,9 +202,9 @@ pub(crate) async fn write(stream: &mut TcpStream, text: &str) {
 }
 
 /// A body whose chunks the test sends one by one.
-pub(crate) struct Source(mpsc::UnboundedSender<Result<Frame<Bytes>, std::io::Error>>);
+pub(crate) struct BodySender(mpsc::UnboundedSender<Result<Frame<Bytes>, std::io::Error>>);
 
-impl Source {
+impl BodySender {
     pub(crate) fn body() -> (Self, Body) {
         let (sender, receiver) = mpsc::unbounded();
         (Self(sender), boxed(StreamBody::new(receiver)))
@@ -219,7 +219,7 @@ impl Source {
     }
 
     /// Whether nobody reads the body any more.
-    pub(crate) fn is_abandoned(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.0.is_closed()
     }
 
@@ -227,31 +227,31 @@ impl Source {
 }
 
 /// What is handed from one task of a test to another.
-pub(crate) struct Handed<T> {
+pub(crate) struct Channel<T> {
     sender: mpsc::UnboundedSender<T>,
     receiver: mpsc::UnboundedReceiver<T>,
 }
 
-impl<T: Send> Handed<T> {
+impl<T: Send> Channel<T> {
     pub(crate) fn new() -> Self {
         let (sender, receiver) = mpsc::unbounded();
         Self { sender, receiver }
     }
 
-    pub(crate) fn hand(&self) -> impl Fn(T) + Clone + Send + Sync + use<T> {
+    pub(crate) fn sender(&self) -> impl Fn(T) + Clone + Send + Sync + use<T> {
         let sender = self.sender.clone();
         move |value| sender.unbounded_send(value).expect("the test waits for it")
     }
 
-    pub(crate) async fn take(&mut self) -> T {
-        soon("something handed over", self.receiver.next()).await.expect("the sender is here")
+    pub(crate) async fn recv(&mut self) -> T {
+        with_timeout("something handed over", self.receiver.next()).await.expect("the sender is here")
     }
 }
 
 /// The next chunk of a body as text, `None` at its end. HTTP/2 may end with an empty one.
 pub(crate) async fn chunk(body: &mut Incoming) -> Option<String> {
     loop {
-        let frame = soon("a chunk", body.frame()).await?.expect("the body goes on");
+        let frame = with_timeout("a chunk", body.frame()).await?.expect("the body goes on");
         let data = frame.into_data().expect("no trailers");
         if !data.is_empty() {
             return Some(String::from_utf8(data.to_vec()).expect("text"));
@@ -260,8 +260,8 @@ pub(crate) async fn chunk(body: &mut Incoming) -> Option<String> {
 }
 
 /// Waits for the abort of a body of which nothing is left.
-pub(crate) async fn abort(body: &mut Incoming) {
-    match soon("an abort", body.frame()).await {
+pub(crate) async fn expect_abort(body: &mut Incoming) {
+    match with_timeout("an abort", body.frame()).await {
         Some(Err(_)) => {}
         other => panic!("expected an abort, got {other:?}"),
     }
@@ -269,7 +269,7 @@ pub(crate) async fn abort(body: &mut Incoming) {
 
 /// The whole of a body as text.
 pub(crate) async fn text(response: Response<Incoming>) -> String {
-    let bytes = soon("a body", response.into_body().collect()).await.expect("the body ends").to_bytes();
+    let bytes = with_timeout("a body", response.into_body().collect()).await.expect("the body ends").to_bytes();
     String::from_utf8(bytes.to_vec()).expect("text")
 }
 
@@ -302,14 +302,14 @@ impl Client {
     pub(crate) async fn try_send(&mut self, mut request: Request<Body>) -> Result<Response<Incoming>, hyper::Error> {
         match self {
             Self::Http1(sender) => {
-                soon("the connection", sender.ready()).await?;
-                soon("an answer", sender.send_request(request)).await
+                with_timeout("the connection", sender.ready()).await?;
+                with_timeout("an answer", sender.send_request(request)).await
             }
             Self::Http2(sender) => {
                 let uri = format!("http://8080-i123.example.com{}", request.uri());
                 *request.uri_mut() = uri.parse().expect("a URI");
                 request.headers_mut().remove("host");
-                soon("an answer", sender.send_request(request)).await
+                with_timeout("an answer", sender.send_request(request)).await
             }
         }
     }
