@@ -1,4 +1,4 @@
-//! A connection to an upstream in either version of HTTP.
+//! Upstream connection of either HTTP version.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,7 +13,7 @@ use crate::engine::http1::{self, SendError};
 use crate::engine::http2;
 use crate::engine::replay::ReplayBody;
 
-/// A connection to an upstream, for one request at a time.
+/// Connection to an upstream, for one request at a time.
 #[derive(Debug)]
 pub(super) enum Connection {
     Http1(http1::Connection),
@@ -28,16 +28,16 @@ impl Connection {
         }
     }
 
-    /// Sends a request and waits for the head of its answer.
+    /// Sends a request and waits for the head of its response.
     pub(super) async fn send(&mut self, request: Request<ReplayBody>) -> Result<Response<Incoming>, SendError> {
         match self {
             Self::Http1(connection) => connection.send(request).await,
-            // Seldom, and large.
+            // Rare, and a large future.
             Self::Http2(connection) => Box::pin(connection.send(request)).await,
         }
     }
 
-    /// Polls what waits for something of this connection.
+    /// Polls a request's progress together with the connection's I/O.
     pub(super) fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -49,28 +49,32 @@ impl Connection {
         }
     }
 
-    /// Notes that a frame of the answer came. HTTP/2 bounds by itself what comes without one.
+    /// Records that a frame of the response was received. HTTP/2 itself limits bytes without a frame.
     pub(super) fn frame_received(&self) {
         if let Self::Http1(connection) = self {
             connection.frame_received();
         }
     }
 
-    /// Notes that the connection stops speaking HTTP.
+    /// Records that the connection stops speaking HTTP.
     pub(super) fn switch_protocols(&self) {
         if let Self::Http1(connection) = self {
             connection.switch_protocols();
         }
     }
 
-    /// Lets the request go on whether the answer is read or not, until `cut`. In HTTP/2 it does so anyway.
+    /// Spawns a task for the connection's I/O, so that the request continues even if the response is not read.
+    ///
+    /// The task stops at `abort`. Does nothing in HTTP/2, whose I/O always is in a task.
     pub(super) fn detach(&mut self, tasks: &TaskSet, abort: Arc<CancellationToken>) {
         if let Self::Http1(connection) = self {
             connection.detach(tasks, abort);
         }
     }
 
-    /// Whether anything came back of an answer that did not come whole. In HTTP/2 nothing of it is seen before its head.
+    /// Returns true if bytes of an incomplete response were received.
+    ///
+    /// Always false in HTTP/2, which shows nothing of a response before its head.
     pub(super) fn has_received(&self) -> bool {
         match self {
             Self::Http1(connection) => connection.has_received(),
@@ -78,12 +82,12 @@ impl Connection {
         }
     }
 
-    /// Whether the server answered HTTP/1.1 with the beginning of HTTP/2: it has not understood the request.
+    /// Returns true if the server responded to HTTP/1.1 with HTTP/2, and so has not understood the request.
     pub(super) fn saw_http2(&self) -> bool {
         matches!(self, Self::Http1(connection) if connection.saw_http2())
     }
 
-    /// Whether the next request can be sent now.
+    /// Returns true if the next request can be sent now.
     pub(super) fn is_ready(&mut self) -> bool {
         match self {
             Self::Http1(connection) => connection.is_ready(),
@@ -91,7 +95,7 @@ impl Connection {
         }
     }
 
-    /// Whether the connection may become ready, or is.
+    /// Returns true if the connection is ready or may become ready.
     pub(super) fn is_open(&mut self) -> bool {
         match self {
             Self::Http1(connection) => connection.is_open(),
@@ -99,7 +103,8 @@ impl Connection {
         }
     }
 
-    /// Waits until the request is sent to its end and the answer read to its end. `false`: the connection ended instead.
+    /// Waits until the request is sent and the response is read. Returns false if the connection closed instead.
+    ///
     /// Cancel safe.
     pub(super) async fn ready(&mut self) -> bool {
         match self {
@@ -108,7 +113,7 @@ impl Connection {
         }
     }
 
-    /// Nobody waits for it until it is taken again.
+    /// Drops the waker: no task waits for this connection until it is used again.
     pub(super) fn clear_waker(&self) {
         if let Self::Http1(connection) = self {
             connection.clear_waker();

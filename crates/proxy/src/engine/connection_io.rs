@@ -1,8 +1,8 @@
-//! Who moves the bytes of a connection: whoever waits for something of it.
+//! I/O of a connection, polled by the task that waits for its response.
 //!
-//! hyper leaves a connection's bytes to a future of their own. If that were a task, every request would be handed over between
-//! tasks on its way out and on its way back. So it is polled along with what is awaited, until that needs nothing more, and
-//! becomes a task only when the two must go on independently.
+//! hyper moves a connection's bytes in a future of its own. In a task of its own, that future would need a switch
+//! between tasks for each request and for each response. So it is polled together with the future that waits for the
+//! response, and is spawned as a task only when both have to make progress independently.
 
 use std::fmt::{self, Debug};
 use std::pin::Pin;
@@ -17,29 +17,30 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::response_limits::Shared;
 
-/// How often the two are polled before others get their turn. Each wakes the other a few times in an exchange.
+/// Polls of both futures before the task yields. Each wakes the other a few times in an exchange.
 const ROUNDS_MAX: usize = 16;
 
-/// A connection's own future.
+/// The connection future of hyper.
 pub(super) struct ConnectionIo {
-    /// `None`: it is over, or a task's.
+    /// `None` if it has completed or was spawned as a task.
     future: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     wake_state: Arc<WakeState>,
     waker: Waker,
-    /// Bounds how long the bytes are moved, here and in a task.
+    /// Holds the byte budget, here and in a task.
     shared: Arc<Shared>,
-    /// It has seen everything that happened before the wake_state last rang.
+    /// The future has been polled since it was last woken.
     is_up_to_date: bool,
 }
 
 impl Debug for ConnectionIo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectionIo").field("is_here", &self.future.is_some()).finish_non_exhaustive()
+        f.debug_struct("ConnectionIo").field("is_inline", &self.future.is_some()).finish_non_exhaustive()
     }
 }
 
-/// Told when something happens to a connection, by others or by itself. It wakes the task that waits, but not the one that is just
-/// polling: that one looks at the wake_state before it goes.
+/// Waker of a connection's future.
+///
+/// It wakes the waiting task, except while that task polls: then the task checks the flag before it returns.
 struct WakeState {
     is_woken: AtomicBool,
     is_polling: AtomicBool,
@@ -52,7 +53,7 @@ impl Wake for WakeState {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // In this order, as `WakeState::watch` has it the other way round: one of the two sees the other.
+        // `WakeState::poll_tracked` accesses the two in the opposite order, so one side always sees the other.
         self.is_woken.store(true, Ordering::SeqCst);
         if !self.is_polling.load(Ordering::SeqCst) {
             self.task.wake();
@@ -61,10 +62,10 @@ impl Wake for WakeState {
 }
 
 impl WakeState {
-    /// Polls, and tells whether the wake_state rang meanwhile.
+    /// Calls `poll` and reports if a wake-up arrived meanwhile.
     fn poll_tracked<T>(&self, poll: impl FnOnce() -> T) -> (T, bool) {
         self.is_polling.store(true, Ordering::SeqCst);
-        // What rang before is seen by this poll.
+        // This poll sees everything that caused earlier wake-ups.
         self.is_woken.swap(false, Ordering::SeqCst);
         let polled = poll();
         self.is_polling.store(false, Ordering::SeqCst);
@@ -80,7 +81,8 @@ impl ConnectionIo {
             task: AtomicWaker::new(),
         };
         let wake_state = Arc::new(wake_state);
-        // A look at it is to see what there is, whatever the budget of the task that looks. Its own turn bounds it.
+        // The future must see all that is ready, whatever tokio's budget of the polling task; the byte budget bounds
+        // it.
         let future = Box::pin(unconstrained(future));
         Self {
             future: Some(future),
@@ -91,7 +93,8 @@ impl ConnectionIo {
         }
     }
 
-    /// Polls `wanted`, which waits for something of the connection, and moves the connection's bytes as long as that helps.
+    /// Polls `poll_request`, which waits for something of the connection, and the connection's future while it makes
+    /// progress.
     pub(super) fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -114,7 +117,7 @@ impl ConnectionIo {
                 poll_request(cx)
             });
             if self.future.is_none() {
-                // Nobody rings any more.
+                // The future has completed and wakes nobody any more.
                 return if polled.is_ready() { polled } else { poll_request(cx) };
             }
             if polled.is_ready() || !is_woken {
@@ -128,7 +131,7 @@ impl ConnectionIo {
         Poll::Pending
     }
 
-    /// Takes note of what happened since the last poll.
+    /// Polls the future if it was woken since the last poll.
     pub(super) fn poll_if_woken(&mut self) {
         if self.is_up_to_date && !self.wake_state.is_woken.load(Ordering::SeqCst) {
             return;
@@ -139,12 +142,14 @@ impl ConnectionIo {
         self.is_up_to_date = !is_woken;
     }
 
-    /// Nobody waits for anything of it for now.
+    /// Drops the waker: no task waits for the connection for now.
     pub(super) fn clear_waker(&self) {
         self.wake_state.task.take();
     }
 
-    /// Leaves the bytes to a task, until the connection is over or `cut` is cancelled. Being cut shows to whoever waits.
+    /// Moves the future into a task, which stops when the connection is over or `abort` is cancelled.
+    ///
+    /// An abort shows as an error to the task that waits for the response.
     pub(super) fn detach(&mut self, tasks: &TaskSet, abort: Arc<CancellationToken>) {
         if let Some(future) = self.future.take() {
             tasks.spawn("upstream connection", async move {
@@ -154,7 +159,7 @@ impl ConnectionIo {
     }
 }
 
-/// `false`: there is nothing to poll.
+/// Polls the future. Returns false if there is none.
 fn poll_future(slot: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>, cx: &mut Context<'_>) -> bool {
     let Some(future) = slot else { return false };
     if future.as_mut().poll(cx).is_ready() {
@@ -182,53 +187,53 @@ mod tests {
         }
     }
 
-    /// A connection_io that hands back what it is sent, and its two ends.
+    /// Returns a connection future that echoes messages, and both ends of it.
     fn echo() -> (ConnectionIo, mpsc::UnboundedSender<u8>, mpsc::UnboundedReceiver<u8>) {
         let (request, mut requests) = mpsc::unbounded_channel();
-        let (answers, answer) = mpsc::unbounded_channel();
+        let (responses, response) = mpsc::unbounded_channel();
         let connection_io = ConnectionIo::new(Arc::default(), async move {
             while let Some(message) = requests.recv().await {
-                if answers.send(message).is_err() {
+                if responses.send(message).is_err() {
                     return;
                 }
             }
         });
-        (connection_io, request, answer)
+        (connection_io, request, response)
     }
 
     #[test]
     fn the_task_that_polls_is_not_woken() {
-        let (mut connection_io, request, mut answer) = echo();
+        let (mut connection_io, request, mut response) = echo();
         let woken = Arc::new(Counted::default());
         let waker = Waker::from(Arc::clone(&woken));
         let mut cx = Context::from_waker(&waker);
         for message in 1..=3 {
-            assert!(connection_io.poll(&mut cx, |cx| answer.poll_recv(cx)).is_pending());
+            assert!(connection_io.poll(&mut cx, |cx| response.poll_recv(cx)).is_pending());
             let before = woken.0.load(Ordering::Relaxed);
-            request.send(message).expect("it is open");
-            assert_eq!(woken.0.load(Ordering::Relaxed), before + 1, "what comes while nobody polls wakes");
-            assert_eq!(connection_io.poll(&mut cx, |cx| answer.poll_recv(cx)), Poll::Ready(Some(message)));
+            request.send(message).expect("the channel is open");
+            assert_eq!(woken.0.load(Ordering::Relaxed), before + 1, "a message outside of a poll wakes the task");
+            assert_eq!(connection_io.poll(&mut cx, |cx| response.poll_recv(cx)), Poll::Ready(Some(message)));
             assert_eq!(woken.0.load(Ordering::Relaxed), before + 1);
         }
         connection_io.clear_waker();
-        request.send(4).expect("it is open");
-        assert_eq!(woken.0.load(Ordering::Relaxed), 3, "nobody waits");
+        request.send(4).expect("the channel is open");
+        assert_eq!(woken.0.load(Ordering::Relaxed), 3, "no task is woken");
         connection_io.poll_if_woken();
-        assert_eq!(answer.try_recv(), Ok(4));
+        assert_eq!(response.try_recv(), Ok(4));
     }
 
     #[test]
-    fn its_end_shows() {
-        let (mut connection_io, request, mut answer) = echo();
+    fn the_end_of_the_future_is_seen() {
+        let (mut connection_io, request, mut response) = echo();
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(connection_io.poll(&mut cx, |cx| answer.poll_recv(cx)).is_pending());
+        assert!(connection_io.poll(&mut cx, |cx| response.poll_recv(cx)).is_pending());
         drop(request);
-        assert_eq!(connection_io.poll(&mut cx, |cx| answer.poll_recv(cx)), Poll::Ready(None));
+        assert_eq!(connection_io.poll(&mut cx, |cx| response.poll_recv(cx)), Poll::Ready(None));
         assert_eq!(connection_io.poll(&mut cx, |_| Poll::Ready(1)), Poll::Ready(1));
     }
 
     #[test]
-    fn one_that_never_rests_lets_others_have_their_turn() {
+    fn a_future_that_is_always_ready_yields() {
         let mut connection_io = ConnectionIo::new(
             Arc::default(),
             poll_fn(|cx| {
@@ -239,35 +244,35 @@ mod tests {
         let woken = Arc::new(Counted::default());
         let waker = Waker::from(Arc::clone(&woken));
         assert!(connection_io.poll(&mut Context::from_waker(&waker), |_| Poll::<()>::Pending).is_pending());
-        assert_eq!(woken.0.load(Ordering::Relaxed), 1, "and comes back");
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1, "the task is woken again");
     }
 
     #[tokio::test]
-    async fn a_task_goes_on_by_itself_until_it_is_cut() {
-        let (mut connection_io, request, mut answer) = echo();
+    async fn a_detached_task_runs_until_it_is_aborted() {
+        let (mut connection_io, request, mut response) = echo();
         let (tasks, abort) = (TaskSet::new(), Arc::new(CancellationToken::new()));
         connection_io.detach(&tasks, Arc::clone(&abort));
-        request.send(1).expect("it is open");
-        assert_eq!(answer.recv().await, Some(1));
+        request.send(1).expect("the channel is open");
+        assert_eq!(response.recv().await, Some(1));
         abort.cancel();
-        assert_eq!(poll_fn(|cx| connection_io.poll(cx, |cx| answer.poll_recv(cx))).await, None);
+        assert_eq!(poll_fn(|cx| connection_io.poll(cx, |cx| response.poll_recv(cx))).await, None);
         assert!(tasks.shutdown(Duration::from_secs(5)).await.is_empty());
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn no_ring_is_lost_between_threads() {
+    async fn no_wake_up_is_lost_between_threads() {
         for _ in 0..2000 {
-            let (mut connection_io, request, mut answer) = echo();
-            let (tell, told) = oneshot::channel();
+            let (mut connection_io, request, mut response) = echo();
+            let (start, started) = oneshot::channel();
             let other = tokio::spawn(async move {
-                told.await.expect("it is told");
-                request.send(7).expect("it is open");
+                started.await.expect("the other side sends");
+                request.send(7).expect("the channel is open");
             });
-            tell.send(()).expect("it waits");
-            let received = poll_fn(|cx| connection_io.poll(cx, |cx| answer.poll_recv(cx)));
-            let received = tokio::time::timeout(Duration::from_secs(10), received).await.expect("it is woken");
+            start.send(()).expect("the task waits");
+            let received = poll_fn(|cx| connection_io.poll(cx, |cx| response.poll_recv(cx)));
+            let received = tokio::time::timeout(Duration::from_secs(10), received).await.expect("the task is woken");
             assert_eq!(received, Some(7));
-            other.await.expect("no panic");
+            other.await.expect("the task does not panic");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One request and its answer: which connection it takes, and when it takes a second one.
+//! Selection of the connection for a request, and the decision to retry on another one.
 
 use std::future::Future;
 use std::hash::Hash;
@@ -49,7 +49,7 @@ impl<G: Hash + Eq> Engine<G> {
             let reused = idle.is_some();
             let mut connection = match idle.take() {
                 Some(connection) => connection,
-                // Seldom, and large.
+                // Rare, and a large future.
                 None => Box::pin(self.connect(&admitted, &dial, first, kind.best_version(first))).await?,
             };
             let sent = if reused || may_fall_back { replay.attempt() } else { replay.final_attempt() };
@@ -57,7 +57,7 @@ impl<G: Hash + Eq> Engine<G> {
                 Ok(response) => break (connection, response),
                 Err(failure) if reused && replay.may_retry(&connection, &failure) => {}
                 Err(failure) if may_fall_back && connection.saw_http2() => {
-                    // What was kept of the request comes back with it.
+                    // Dropping the connection returns the retained request.
                     drop(connection);
                     break Box::pin(self.fall_back(&admitted, &dial, &mut replay, failure)).await?;
                 }
@@ -68,7 +68,7 @@ impl<G: Hash + Eq> Engine<G> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let client_upgrade = client_upgrade.ok_or(Error::UnexpectedUpgrade)?;
             connection.switch_protocols();
-            // It ends when both sides are handed over.
+            // The task finishes when both sides have been handed over.
             connection.detach(&self.inner.tasks, admitted.abort_token());
             return Ok(self.splice(admitted, client_upgrade, response));
         }
@@ -82,7 +82,7 @@ impl<G: Hash + Eq> Engine<G> {
         Ok(response::stream(exchange, response, replay.is_sent()))
     }
 
-    /// Sends a request again, in HTTP/2, to a server that has not understood it in HTTP/1.1.
+    /// Resends a request in HTTP/2 to a server that did not understand it in HTTP/1.1.
     async fn fall_back<D, F>(
         &self,
         admitted: &AdmittedRequest,
@@ -107,7 +107,9 @@ impl<G: Hash + Eq> Engine<G> {
         Ok((connection, response))
     }
 
-    /// A new connection, in HTTP/2 if that is wanted and the other side speaks it. `best` is what may be agreed on.
+    /// Opens a connection, in HTTP/2 if `wanted` is HTTP/2 and the server supports it.
+    ///
+    /// `best` is the newest version that may be negotiated.
     async fn connect<D, F>(
         &self,
         admitted: &AdmittedRequest,

@@ -1,4 +1,4 @@
-//! A connection to an upstream.
+//! HTTP/1.1 connection to an upstream.
 
 use std::future::poll_fn;
 use std::io;
@@ -24,14 +24,17 @@ use crate::engine::replay::ReplayBody;
 use crate::engine::response_limits::{ResponseLimits, Shared};
 use crate::serve::HEADERS_MAX;
 
-/// How much of a request is still taken from the client after the upstream has stopped reading it, so that the client gets to
-/// read the answer. The rest of what clients send without looking for an answer is an error to them.
+/// Bytes of a request that are discarded after the upstream has stopped reading.
+///
+/// So the client gets to read the response. One that sends more without reading the response gets an error.
 const DISCARDED_BYTES_MAX: usize = 64 << 20;
 
-/// Bytes of a request that wait for the upstream to read them, and most of an answer's head.
+/// Maximum size of the write buffer for a request, and of a response's head.
 const BUFFER_BYTES_MAX: usize = 128 << 10;
 
-/// A connection to an upstream, for one request at a time. Dropping it closes it, unless an answer is still read from it.
+/// Connection to an upstream, for one request at a time.
+///
+/// Dropping it closes it, unless a response is still being read from it.
 #[derive(Debug)]
 pub(super) struct Connection {
     sender: SendRequest<ReplayBody>,
@@ -40,16 +43,16 @@ pub(super) struct Connection {
     saw_http2: Arc<AtomicBool>,
 }
 
-/// Why a request has no answer.
+/// Failure of sending a request or receiving its response's head.
 #[derive(Debug)]
 pub(super) struct SendError {
     pub(super) error: hyper::Error,
-    /// Not a byte of it was written.
+    /// No byte of the request was written.
     pub(super) nothing_written: bool,
 }
 
 impl Connection {
-    /// Speaks HTTP/1.1 on `io` until either side ends it.
+    /// Starts HTTP/1.1 on `io`.
     pub(super) async fn open(io: Box<dyn Io>, destination: Destination) -> Result<Self, hyper::Error> {
         let shared = Arc::new(Shared::default());
         let saw_http2 = Arc::new(AtomicBool::new(false));
@@ -67,36 +70,36 @@ impl Connection {
             .title_case_headers(destination == Destination::Guests);
         let (sender, connection) = builder.handshake(TokioIo::new(limited)).await?;
         let connection_io = ConnectionIo::new(Arc::clone(&shared), async move {
-            // Whoever waits for an answer or reads it is told, too.
+            // The task that waits for the response or reads it gets the error, too.
             if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(error = %hearth_stdx::chain(&error), "an upstream connection ended");
+                tracing::debug!(error = %hearth_stdx::chain(&error), "upstream connection failed");
             }
         });
         Ok(Self { sender, connection_io, shared, saw_http2 })
     }
 
-    /// Sends a request and waits for the head of its answer.
+    /// Sends a request and waits for the head of its response.
     pub(super) async fn send(&mut self, request: Request<ReplayBody>) -> Result<Response<Incoming>, SendError> {
         self.shared.begin_exchange();
-        let mut answer = pin!(self.sender.try_send_request(request));
-        let answered = poll_fn(|cx| self.connection_io.poll(cx, |cx| answer.as_mut().poll(cx))).await;
-        answered.map_err(|mut error: TrySendError<_>| SendError {
+        let mut response = pin!(self.sender.try_send_request(request));
+        let result = poll_fn(|cx| self.connection_io.poll(cx, |cx| response.as_mut().poll(cx))).await;
+        result.map_err(|mut error: TrySendError<_>| SendError {
             nothing_written: error.take_message().is_some(),
             error: error.into_error(),
         })
     }
 
-    /// The upstream has sent something that was of use: a frame of its answer.
+    /// Records that a frame of the response was received.
     pub(super) fn frame_received(&self) {
         self.shared.frame_received();
     }
 
-    /// The connection stops speaking HTTP.
+    /// Records that the connection stops speaking HTTP.
     pub(super) fn switch_protocols(&self) {
         self.shared.switch_protocols();
     }
 
-    /// Polls what waits for something of this connection.
+    /// Polls a request's progress together with the connection's I/O.
     pub(super) fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -105,22 +108,23 @@ impl Connection {
         self.connection_io.poll(cx, poll_request)
     }
 
-    /// Lets a task move its bytes from now on, until `cut`: the request goes on whether the answer is read or not.
+    /// Spawns a task for the connection's I/O until `abort`, so that the request continues even if the response is not
+    /// read.
     pub(super) fn detach(&mut self, tasks: &TaskSet, abort: Arc<CancellationToken>) {
         self.connection_io.detach(tasks, abort);
     }
 
-    /// Whether anything came back since the last request was sent.
+    /// Returns true if bytes were received since the last request was sent.
     pub(super) fn has_received(&self) -> bool {
         self.shared.received.load(Ordering::Relaxed)
     }
 
-    /// Whether the first bytes that came back are those of an HTTP/2 server.
+    /// Returns true if the first received bytes are those of an HTTP/2 server.
     pub(super) fn saw_http2(&self) -> bool {
         self.saw_http2.load(Ordering::Relaxed)
     }
 
-    /// Whether the next request can be sent now.
+    /// Returns true if the next request can be sent now.
     pub(super) fn is_ready(&mut self) -> bool {
         self.connection_io.poll_if_woken();
         self.sender.is_ready()
@@ -131,32 +135,35 @@ impl Connection {
         !self.sender.is_closed()
     }
 
-    /// Waits until the request is sent to its end and the answer read to its end. `false`: the connection ended instead.
+    /// Waits until the request is sent and the response is read. Returns false if the connection closed instead.
+    ///
     /// Cancel safe.
     pub(super) async fn ready(&mut self) -> bool {
         poll_fn(|cx| self.connection_io.poll(cx, |cx| self.sender.poll_ready(cx))).await.is_ok()
     }
 
-    /// Nobody waits for it until it is taken again.
+    /// Drops the waker: no task waits for this connection until it is used again.
     pub(super) fn clear_waker(&self) {
         self.connection_io.clear_waker();
     }
 }
 
-/// The bytes of a connection. Notes when an answer begins, bounds what comes before it, shares the worker with other tasks, and
-/// lets the answer be read when the upstream has stopped reading the request.
+/// I/O of a connection, with limits.
 ///
-/// A server that refuses an upload answers and closes. Writing the rest of the upload then fails, usually before the answer was
-/// read. The failure is kept from hyper, which would give up at once: what comes next from reading decides, be it an answer or
-/// that the connection is over.
+/// It records when a response begins, limits the bytes before it, yields to other tasks when the byte budget is used
+/// up, and lets a response be read after the upstream has stopped reading the request.
+///
+/// A server that rejects an upload responds and closes the connection. Writing the rest of the upload then fails,
+/// usually before the response was read. This failure is hidden from hyper, which would give up immediately: the next
+/// read decides, either with the response or with the end of the connection.
 struct LimitedIo {
-    /// Limited for each read to what is left of the turn.
+    /// Limited before each read to the remaining byte budget.
     io: Take<Box<dyn Io>>,
     shared: Arc<Shared>,
     limits: ResponseLimits,
-    /// Until the first bytes came, which servers write at once.
+    /// Set until the first bytes are received, which servers write in one piece.
     first_bytes: Option<Arc<AtomicBool>>,
-    /// How many bytes were written into the void.
+    /// Bytes discarded because the upstream has stopped reading; `None` while it reads.
     discarded: Option<usize>,
 }
 

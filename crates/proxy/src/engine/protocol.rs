@@ -1,9 +1,10 @@
-//! Which version of HTTP a request is sent in.
+//! Choice of the HTTP version for a request.
 //!
-//! A node speaks both, so that the client's version decides. A port of a guest speaks either or both, and nothing but trying
-//! tells. An HTTP/1.1 server must not be harmed by that, for example one that serves a single connection: HTTP/2 is tried first
-//! only for gRPC, which needs it. Other requests are sent in HTTP/1.1, and again in HTTP/2 where the server has answered with
-//! the beginning of that: then it has understood nothing. Over TLS both are offered, and the server chooses.
+//! A node speaks both versions, so the client's version is used. A guest's port speaks either or both, and only a
+//! request shows which. That must not harm an HTTP/1.1 server, for example one that serves a single connection: HTTP/2
+//! is tried first only for gRPC, which requires it. Other requests are sent in HTTP/1.1, and resent in HTTP/2 if the
+//! server responds with HTTP/2 frames: then it has not understood the request. Over TLS both versions are offered, and
+//! the server chooses.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,30 +15,31 @@ use tokio::time::Instant;
 use crate::dial::Protocol;
 use crate::engine::Destination;
 
-/// Ports of a group that a version is known of. A sandbox has few servers; the version of a forgotten port is found out again.
+/// Maximum number of ports per group with a recorded version. A sandbox has few servers; a forgotten port is probed
+/// again.
 const PORTS_MAX: usize = 64;
-/// How long a port that did not speak HTTP/2 is not kind again. Another server may listen there next.
+/// Time until a port without HTTP/2 is probed again. Another server may listen there by then.
 const NO_HTTP2_TTL: Duration = Duration::from_secs(5);
 
-/// What a port was found to speak.
+/// HTTP versions that a port supports, as far as requests have shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PortSupport {
-    /// HTTP/1.1; whether HTTP/2 as well is not kind until then.
+    /// HTTP/1.1; HTTP/2 is not tried before `until`.
     NoHttp2 { until: Instant },
-    /// HTTP/2, and perhaps HTTP/1.1.
+    /// HTTP/2, and possibly HTTP/1.1.
     Http2,
     /// HTTP/2 and not HTTP/1.1.
     Http2Only,
 }
 
 impl PortSupport {
-    /// A port that has just refused HTTP/2.
+    /// Returns the support of a port that has just rejected HTTP/2.
     pub(super) fn no_http2() -> Self {
         Self::NoHttp2 { until: Instant::now() + NO_HTTP2_TTL }
     }
 }
 
-/// What ports of a group speak, as far as it is known. Ports of which nothing is known are tried in HTTP/1.1.
+/// Known protocol support of a group's ports. Unknown ports are tried in HTTP/1.1.
 #[derive(Debug, Default)]
 pub(super) struct Ports(HashMap<Option<u16>, PortSupport>);
 
@@ -54,14 +56,14 @@ impl Ports {
     }
 }
 
-/// What matters of a request.
+/// Properties of a request that decide its HTTP version.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RequestKind {
     /// The client speaks HTTP/2.
     pub(super) http2: bool,
-    /// Has no meaning in HTTP/1.1.
+    /// gRPC, which is not possible in HTTP/1.1.
     pub(super) grpc: bool,
-    /// Can be sent in HTTP/1.1 only.
+    /// An upgrade request, which is possible in HTTP/1.1 only.
     pub(super) upgrade: bool,
 }
 
@@ -70,7 +72,7 @@ impl RequestKind {
         Self { http2: parts.version == Version::HTTP_2, grpc: is_grpc(&parts.headers), upgrade }
     }
 
-    /// The version to begin with.
+    /// Returns the version to try first.
     pub(super) fn first_version(self, destination: Destination, support: Option<PortSupport>) -> Protocol {
         let http2 = match (destination, support) {
             _ if self.upgrade => false,
@@ -85,13 +87,13 @@ impl RequestKind {
         if http2 { Protocol::Http2 } else { Protocol::Http1 }
     }
 
-    /// The newest version that may be support where both sides can agree on one.
+    /// Returns the newest version that may be negotiated, where the connection can.
     pub(super) fn best_version(self, first: Protocol) -> Protocol {
         if self.http2 && !self.upgrade { Protocol::Http2 } else { first }
     }
 }
 
-/// gRPC itself; gRPC-Web is made for HTTP/1.1.
+/// Returns true for gRPC itself; gRPC-Web is made for HTTP/1.1.
 fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(kind) = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()) else { return false };
     kind.strip_prefix("application/grpc").is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']))
@@ -102,7 +104,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn guests_are_asked_for_http_2_only_where_it_helps() {
+    async fn http2_is_tried_only_where_it_is_needed_or_supported() {
         let http1 = RequestKind { http2: false, grpc: false, upgrade: false };
         let http2 = RequestKind { http2: true, ..http1 };
         let grpc = RequestKind { grpc: true, ..http2 };
@@ -127,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn few_ports_are_remembered() {
+    fn the_number_of_known_ports_is_bounded() {
         let mut ports = Ports::default();
         for port in 0..1000 {
             ports.set(Some(port), PortSupport::Http2);
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn grpc_is_known_by_its_type() {
+    fn grpc_is_recognized_by_its_content_type() {
         for (kind, expected) in [
             ("application/grpc", true),
             ("application/grpc+proto", true),

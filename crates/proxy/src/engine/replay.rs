@@ -1,11 +1,11 @@
-//! A request that may have to be sent a second time.
+//! Requests that may be sent a second time.
 //!
-//! An idle connection may have been closed by the upstream a moment ago. A request that met one is sent again on a new
-//! connection if that is sure to be no second time for the upstream: when nothing of it was written, or nothing came back and
-//! either the upstream cannot have seen it whole, or seeing it twice does no harm. (RFC 9110, 9.2.2, forbids more.)
+//! The upstream may have just closed an idle connection. A request that meets such a connection is resent on a new one
+//! if the upstream cannot process it twice: no byte of it was written, or no byte was received and the upstream either
+//! cannot have read it completely or processes a repetition without harm (RFC 9110, 9.2.2).
 //!
-//! For all other requests the risk is retained away: they do not take a connection that was idle for long enough to be one that a
-//! common server is about to close.
+//! All other requests avoid the risk: they do not use a connection that was idle for so long that common servers may be
+//! about to close it.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -23,18 +23,20 @@ use crate::engine::connection::Connection;
 use crate::engine::http1::SendError;
 use crate::headers;
 
-/// How long a connection may have been idle for a request that cannot be sent twice. Common servers close after 5 s; dialling
-/// a guest costs a fraction of a millisecond.
+/// Maximum idle time of a connection for a request that cannot be resent.
+///
+/// Common servers close idle connections after 5 s; dialling a guest takes a fraction of a millisecond.
 const UNRETRYABLE_IDLE_MAX: Duration = Duration::from_secs(3);
 
-/// Bytes of a body that are retained for a second attempt where the first one may meet a server that does not understand it. Few
-/// requests are longer that servers answer before they are over.
+/// Bytes of a body that are retained for a second attempt, if the server may not understand the first.
+///
+/// Few longer requests get a response before they are sent completely.
 const RETAINED_BYTES_MAX: usize = 64 << 10;
 
-/// What the request and the bodies made of it share.
+/// State shared by a request and the bodies made of it.
 struct BodyState {
     body: Mutex<Option<Body>>,
-    /// What was read of the body, if it is retained.
+    /// Body bytes read so far, if they are retained.
     retained: Mutex<Option<Retained>>,
     /// The body was read to its end.
     is_sent: AtomicBool,
@@ -47,7 +49,7 @@ struct Retained {
 }
 
 impl Retained {
-    /// `false`: it is too much, or something else than bytes.
+    /// Appends a frame. Returns false if the limit is exceeded or the frame is not data.
     fn add(&mut self, frame: &Frame<Bytes>) -> bool {
         let Some(chunk) = frame.data_ref() else { return false };
         self.bytes += chunk.len();
@@ -56,7 +58,7 @@ impl Retained {
     }
 }
 
-/// Tells whether a request was read to its end.
+/// Shows if a request's body was read to its end.
 pub(super) struct SentFlag(Arc<BodyState>);
 
 impl std::fmt::Debug for SentFlag {
@@ -73,17 +75,17 @@ impl SentFlag {
 
 impl BodyState {
     fn retained(&self) -> MutexGuard<'_, Option<Retained>> {
-        // A chunk that was not added is missed by nobody: whoever adds it has panicked.
+        // A panic can lose only a chunk of the task that panicked.
         self.retained.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn body(&self) -> MutexGuard<'_, Option<Body>> {
-        // Taking out the body is the only change, so it is valid after a panic elsewhere.
+        // Taking the body is the only change, so a poisoned lock is usable.
         self.body.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The request, until it is sent for the last time.
+/// A request, until its final attempt.
 pub(super) struct Replay {
     parts: Option<request::Parts>,
     state: Arc<BodyState>,
@@ -100,57 +102,57 @@ impl Replay {
         Self { parts: Some(parts), state: Arc::new(state), has_body, idempotent }
     }
 
-    /// How long a connection may have been idle to be used for this request.
+    /// Returns the maximum idle time of a connection for this request.
     pub(super) fn idle_max(&self) -> Duration {
         if self.idempotent && !self.has_body { Duration::MAX } else { UNRETRYABLE_IDLE_MAX }
     }
 
-    /// The request, to be sent on a connection that may be closed.
+    /// Returns the request for an attempt that may meet a closed connection.
     pub(super) fn attempt(&self) -> Request<ReplayBody> {
-        let parts = self.parts.clone().expect("it was not sent for the last time");
+        let parts = self.parts.clone().expect("there was no final attempt");
         Request::from_parts(parts, ReplayBody::new(&self.state))
     }
 
-    /// Keeps what is sent of the body, as far as it is short, until [`forget`](Self::forget).
+    /// Retains the beginning of the body as it is sent, until [`release_body`](Self::release_body).
     pub(super) fn retain_body(&self) {
         if self.has_body {
             *self.state.retained() = Some(Retained::default());
         }
     }
 
-    /// Keeps nothing any more: there is an answer.
+    /// Drops the retained bytes, because a response has arrived.
     pub(super) fn release_body(&self) {
         if self.has_body {
             *self.state.retained() = None;
         }
     }
 
-    /// Whether all of the request is there to be sent once more.
+    /// Returns true if the complete request can be resent.
     pub(super) fn is_complete(&self) -> bool {
         self.parts.is_some() && self.state.body().is_some()
     }
 
-    /// Whether the request may be sent again after it got no answer on `connection`.
+    /// Returns true if the request may be resent after it got no response on `connection`.
     pub(super) fn may_retry(&self, connection: &Connection, failure: &SendError) -> bool {
-        // hyper reads the body only after the head, and gives back what it has not begun.
+        // hyper reads the body only after it has sent the head, and drops an unread body unchanged.
         let body_unread = self.state.body().is_some();
         let incomplete = self.has_body && body_unread;
         body_unread && (failure.nothing_written || !connection.has_received() && (incomplete || self.idempotent))
     }
 
-    /// Whether the request was read to its end.
+    /// Returns true if the body was read to its end.
     pub(super) fn is_sent(&self) -> bool {
         self.state.is_sent.load(Ordering::Relaxed)
     }
 
-    /// The request, to be sent for the last time.
+    /// Returns the request for the final attempt.
     pub(super) fn final_attempt(&mut self) -> Request<ReplayBody> {
-        let parts = self.parts.take().expect("it is sent for the last time only once");
+        let parts = self.parts.take().expect("there is one final attempt");
         Request::from_parts(parts, ReplayBody::new(&self.state))
     }
 }
 
-/// The body of a request. It stays where the next attempt finds it until it is first read.
+/// Body of a request. Until the first read it stays in the shared state, where the next attempt finds it.
 pub(super) struct ReplayBody {
     state: Arc<BodyState>,
     reading: Option<Body>,
@@ -190,7 +192,7 @@ impl http_body::Body for ReplayBody {
         let this = self.get_mut();
         let reading = this.reading.get_or_insert_with(|| this.state.body().take().unwrap_or_else(body::empty));
         let frame = ready!(Pin::new(&mut *reading).poll_frame(cx));
-        // After the last byte of a known length nobody polls again.
+        // A body of known length is not polled again after its last byte.
         if !matches!(frame, Some(Ok(_))) || http_body::Body::is_end_stream(reading) {
             this.state.is_sent.store(true, Ordering::Relaxed);
         }
@@ -212,7 +214,7 @@ impl http_body::Body for ReplayBody {
 }
 
 impl Drop for ReplayBody {
-    /// Gives back what was retained, and the rest.
+    /// Returns the retained bytes and the unread rest to the shared state.
     fn drop(&mut self) {
         if self.retains
             && let Some(rest) = self.reading.take()
@@ -223,7 +225,7 @@ impl Drop for ReplayBody {
     }
 }
 
-/// A body of which the beginning was read before.
+/// Body that begins with chunks read before.
 struct PrefixedBody {
     chunks: VecDeque<Bytes>,
     rest: Body,

@@ -1,4 +1,4 @@
-//! The answer of an upstream on its way to whoever asked.
+//! Responses of an upstream, streamed to the caller.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -19,11 +19,12 @@ use crate::engine::group::AdmittedRequest;
 use crate::engine::{Config, Error};
 use crate::headers;
 
-/// How much earlier than the upstream says (`Keep-Alive: timeout=`) a connection is given up.
+/// Safety margin subtracted from the idle time that an upstream announces (`Keep-Alive: timeout=`).
 const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
-/// What an exchange holds while it lasts: its place in its group, and its connection. Dropped before the end, it closes the
-/// connection.
+/// Admission and connection of an exchange in progress.
+///
+/// Dropping it before its end closes the connection.
 pub(super) struct ActiveExchange {
     admitted: AdmittedRequest,
     connection: Connection,
@@ -31,7 +32,7 @@ pub(super) struct ActiveExchange {
     idle_per_key_max: usize,
     idle_max: usize,
     tasks: TaskSet,
-    /// From when on the answer is waited for.
+    /// Set when the response is first waited for.
     abort: Option<Seldom<WaitForCancellationFutureOwned>>,
 }
 
@@ -45,13 +46,14 @@ impl ActiveExchange {
         self.connection.protocol() == Protocol::Http1
     }
 
-    /// Closes the connection after the answer instead of using it again.
+    /// Closes the connection after the response instead of reusing it.
     pub(super) fn close_after_response(&mut self) {
         self.idle_per_key_max = 0;
     }
 
-    /// The answer has been read to its end: keeps the connection for the next request as soon as it is ready for it. Until
-    /// then, the rest of the request may still be on its way.
+    /// Returns the connection to the pool after the response was read.
+    ///
+    /// The rest of the request may still be in transit; a task waits until the connection is ready.
     fn finish(mut self) {
         if self.connection.is_ready() {
             self.return_to_pool();
@@ -66,7 +68,7 @@ impl ActiveExchange {
         }
     }
 
-    /// Whether it is to end at once. `cx` is woken then.
+    /// Polls for an abort, and registers `cx` for it.
     fn is_aborted(&mut self, cx: &mut Context<'_>) -> bool {
         let abort = self.abort.get_or_insert_with(|| {
             let abort = CancellationToken::clone(&self.admitted.abort_token());
@@ -80,15 +82,16 @@ impl ActiveExchange {
     }
 }
 
-/// How long the upstream keeps the connection, if it says so.
+/// Returns the idle time that the upstream announces.
 fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get("keep-alive")?.to_str().ok()?;
     let seconds = value.split(',').find_map(|part| part.trim().strip_prefix("timeout="))?;
     Some(Duration::from_secs(seconds.parse().ok()?).saturating_sub(KEEP_ALIVE_MARGIN))
 }
 
-/// Whether a program that does not know HTTP well may send a body behind this head, where there must be none (RFC 9110, 9.3.2,
-/// 15.3.5 and 15.4.5). Those bytes would be taken for the next answer.
+/// Returns true if a server with faulty HTTP may send a body after a head that allows none.
+///
+/// See RFC 9110, 9.3.2, 15.3.5 and 15.4.5. Those bytes would be taken for the next response.
 pub(super) fn may_have_excess_body(is_head: bool, response: &Response<Incoming>) -> bool {
     let headers = response.headers();
     let has_no_body = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -97,23 +100,23 @@ pub(super) fn may_have_excess_body(is_head: bool, response: &Response<Incoming>)
     is_head || has_no_body && announces_body
 }
 
-/// The answer, with its body streaming. `is_sent`: so is the request, to its end.
+/// Returns the response with its body streaming. `is_sent`: the request body was read to its end.
 pub(super) fn stream(mut exchange: ActiveExchange, response: Response<Incoming>, is_sent: bool) -> Response<Body> {
     if !is_sent {
-        // Clients may read the answer only after they have sent everything.
+        // The client may read the response only after it has sent its whole request.
         exchange.connection.detach(&exchange.tasks, exchange.admitted.abort_token());
     }
     let (mut parts, incoming) = response.into_parts();
     exchange.idle_timeout =
-        keep_alive(&parts.headers).map_or(exchange.idle_timeout, |told| told.min(exchange.idle_timeout));
+        keep_alive(&parts.headers).map_or(exchange.idle_timeout, |announced| announced.min(exchange.idle_timeout));
     headers::prepare_response(&mut parts);
     let mut body = UpstreamBody { incoming, exchange: Some(exchange) };
-    // Nobody reads a body that is not there.
+    // An empty body is never read.
     body.finish_if_ended();
     Response::from_parts(parts, body.boxed_unsync())
 }
 
-/// The answer of an upstream that has switched protocols.
+/// Returns the response of an upstream that has switched protocols.
 pub(super) fn head_only(response: Response<Incoming>) -> Response<Body> {
     let (mut parts, _) = response.into_parts();
     headers::prepare_response(&mut parts);
@@ -122,7 +125,7 @@ pub(super) fn head_only(response: Response<Incoming>) -> Response<Body> {
 
 struct UpstreamBody {
     incoming: Incoming,
-    /// Until the body has ended.
+    /// Set until the body has ended.
     exchange: Option<ActiveExchange>,
 }
 
@@ -153,7 +156,7 @@ impl http_body::Body for UpstreamBody {
             exchange.connection.frame_received();
         }
         match &polled {
-            // Nothing comes after trailers, and after the last byte of a known length; nobody polls again to be told so.
+            // The body ends after trailers, and after the last byte of a known length; it is not polled again.
             Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => this.finish(),
             Poll::Ready(Some(Ok(_))) => this.finish_if_ended(),
             Poll::Ready(Some(Err(_))) => drop(this.exchange.take()),
@@ -181,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_upstream_s_word_about_idle_connections_counts() {
+    fn the_keep_alive_header_is_parsed() {
         let check = |value: &'static str, seconds: Option<u64>| {
             let headers: HeaderMap =
                 [(http::HeaderName::from_static("keep-alive"), http::HeaderValue::from_static(value))]
