@@ -1,20 +1,21 @@
-//! Accepting connections and serving HTTP on them, until they are drained.
+//! HTTP server: accepts connections and serves requests on them until they are drained.
 //!
 //! ```text
-//! accept ─▶ first byte … head ─▶ exchange(s) ─▶ idle ─▶ head ─▶ …        shutdown: idle ones close at once, the others after
-//!           └ HEAD_TIMEOUT ┘     └ no limit ┘   └ IDLE_TIMEOUT           their exchanges, and those that take longer are cut;
-//!                                                                        those that have just come are given a moment to ask
+//! accept ─▶ first byte … head ─▶ exchange(s) ─▶ idle ─▶ head ─▶ …        shutdown: idle connections close immediately, others
+//!           └ HEAD_TIMEOUT ┘     └ no limit ┘   └ IDLE_TIMEOUT           after their exchanges; at the drain timeout they are
+//!                                                                        aborted; new ones may still send a first request
 //! ```
 //!
-//! All kinds of listeners speak HTTP/1.1 (with upgrades) and HTTP/2; the first bytes tell, which over TLS follow from ALPN and in
-//! clear from prior knowledge. A listener with TLS serves clients without TLS, too: their first byte is no handshake's. While a request is being answered nothing times out: streams are silent for days. Whoever connects
-//! and says nothing, or says it very slowly, is disconnected; so are peers that vanished without a word (TCP keep-alive).
+//! All listeners speak HTTP/1.1 (with upgrades) and HTTP/2. The first bytes of a connection decide: over TLS they
+//! follow from ALPN, in plain text from prior knowledge. A listener with TLS also serves clients without TLS, whose
+//! first byte is not that of a handshake. An exchange never times out, since streams may be silent for days. Clients
+//! that send no request, or send it very slowly, are disconnected; so are peers that disappeared (TCP keep-alive).
 //!
-//! A handler may answer without having read the request's body: the rest is read and thrown away for a while, so that a client
-//! that looks for the answer only after it has sent everything finds it, and not a reset connection.
+//! A handler may respond without having read the request's body. The rest is read and discarded for a limited time, so
+//! that a client that reads the response only after it has sent everything does not find a reset connection.
 //!
-//! Tasks: one for each connection, each HTTP/2 stream and each body that is thrown away, all owned by [`serve`]. An upgraded
-//! stream belongs to whoever took it.
+//! Tasks: one for each connection, each HTTP/2 stream and each discarded body, all owned by [`serve`]. An upgraded
+//! stream belongs to the handler that took it.
 
 mod body;
 mod connection_limit;
@@ -49,58 +50,64 @@ use crate::serve::socket::Socket;
 
 pub use listener::{Listener, Peer, Scheme};
 
-/// Most headers of a message. Clients put metadata of files into headers, a few hundred of them.
+/// Maximum number of headers of a message. Clients put metadata of files into headers, a few hundred of them.
 pub const HEADERS_MAX: usize = 512;
-/// How long a connection to sandboxes may be idle. Clients may count on 610 s, and a proxy in front of us on 620 s.
+/// Idle timeout of connections to sandboxes.
+///
+/// Clients may rely on 610 s, and a proxy in front of the edge on 620 s.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(640);
-/// How long the head of a request may take, from its first byte on; or from the start of the connection on.
+/// Time for the head of a request, from its first byte on or from the start of the connection.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Bytes that are read or written at once for a connection at most; a head has to fit into it.
+/// Maximum size of a connection's read and write buffers, each; a head has to fit into it.
 const BUFFER_BYTES_MAX: usize = 256 << 10;
-/// Bytes of headers of one HTTP/2 request, as much as fits into an HTTP/1.1 head.
+/// Maximum size of the headers of an HTTP/2 request, as in HTTP/1.1.
 const HTTP2_HEADER_BYTES_MAX: u32 = 256 << 10;
-/// StreamExecutor of one HTTP/2 connection at a time. A client may hold hundreds of silent ones.
+/// Maximum number of concurrent streams of an HTTP/2 connection. A client may hold hundreds of silent ones.
 const HTTP2_STREAMS_MAX: u32 = 1024;
-/// Bytes on their way in one HTTP/2 stream, which are held here when the handler does not read them. A link of 40 Mbit/s and 50 ms
-/// is full with it.
+/// Flow-control window of an HTTP/2 stream: bytes held here while the handler does not read them.
+///
+/// It keeps a link of 40 Mbit/s and 50 ms busy.
 const HTTP2_STREAM_WINDOW_BYTES: u32 = 256 << 10;
-/// Bytes on their way in one HTTP/2 connection, and so most that it holds of bodies. Four streams that nobody reads fill it.
+/// Flow-control window of an HTTP/2 connection, and so the maximum held of its bodies: four unread streams.
 const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
-/// Bytes of one HTTP/2 stream that wait for the client to read them.
+/// Maximum buffer of an HTTP/2 stream's bytes that the client has not read.
 const HTTP2_SEND_BYTES_MAX: usize = 64 << 10;
-/// How often a silent HTTP/2 peer is asked whether it is there, and how long it has to answer.
+/// Interval of pings on a silent HTTP/2 connection, and the time for the response.
 const HTTP2_PING_PERIOD: Duration = Duration::from_secs(60);
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// Pause after a failure to accept that does not go away at once: out of file descriptors.
+/// Pause after an accept failure that persists, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long a client that has just connected may take to greet and to ask, once a drain began. Its request is on its way,
-/// most likely, and a closed connection would lose it.
+/// Time for a new client to complete the handshake and send a request after a drain has begun.
+///
+/// Its request most likely is in transit, and closing the connection would lose it.
 const LAST_HEAD_TIMEOUT: Duration = Duration::from_millis(500);
-/// How often a connection that acquired no permits looks for an idle one again.
+/// Interval between searches for an idle connection while the server is full.
 const ROOM_PERIOD: Duration = Duration::from_millis(100);
-/// How long tasks may take to end after they were cut. They only have to be polled once.
+/// Time for tasks to finish after they were aborted; each has to be polled only once.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Bounds of a server.
+/// Limits of a server.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Most connections at a time. For a further one, the connection that was idle for longest is closed; it waits while all are
-    /// busy. One address (one /64 of IPv6) has at most half of them. Each takes a file descriptor here, and usually one towards
-    /// its upstream.
+    /// Maximum number of connections.
+    ///
+    /// For a further one, the connection that was idle for longest is closed; while all are busy, it waits. One address
+    /// (one /64 of IPv6) may have half of them. Each takes a file descriptor here, and usually one towards its
+    /// upstream.
     pub connections_max: u32,
-    /// How long a connection may be idle.
+    /// Time until an idle connection is closed.
     pub idle_timeout: Duration,
-    /// How long requests under way may take after shutdown began.
+    /// Time for requests in flight to finish after shutdown began.
     pub drain_timeout: Duration,
 }
 
-/// Serves until `shutdown`, then drains. Returns how many connections had to be cut, when none is left.
+/// Serves until `shutdown`, drains, and returns the number of aborted connections after the last one has closed.
 ///
-/// The handler finds the [`Peer`] in the request's extensions. Answers are streamed; an error in an answer's
-/// body is passed on as an abort: a reset stream in HTTP/2, an end without the proper end in HTTP/1.1.
+/// The handler finds the [`Peer`] in the request's extensions. Responses are streamed; an error in a response's body is
+/// passed on as an abort: a reset stream in HTTP/2, the missing end of the message in HTTP/1.1.
 ///
-/// Cancelling it cuts everything.
+/// Cancelling it aborts all connections.
 pub async fn serve<S, B>(
     listener: impl Into<Listener>,
     handler: S,
@@ -127,7 +134,7 @@ where
                 let connection_state = Arc::new(ConnectionState::new(config.idle_timeout));
                 let abort = tasks.token().child_token();
                 let Some(registration) = ConnectionLimit::admit(&limit, peer.ip(), &connection_state, &abort) else {
-                    tracing::debug!(peer = ?peer.ip(), "closed a connection: its address has its share, and uses all of it");
+                    tracing::debug!(peer = ?peer.ip(), "connection rejected: all connections of the network are busy");
                     continue;
                 };
                 let service = HandlerService { handler: handler.clone(), peer, connection_state, tasks: tasks.clone() };
@@ -139,12 +146,12 @@ where
             }
             Err(error) if listener::is_connection_error(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "could not accept a connection");
+                tracing::warn!(%error, "accept failed");
                 let _ = shutdown.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
             }
         }
     }
-    // New connections are refused while the others end.
+    // New connections are rejected while the open ones are drained.
     drop(listener);
     let all_ended = permits.acquire_many(config.connections_max);
     let abort = match tokio::time::timeout(config.drain_timeout, all_ended).await {
@@ -155,7 +162,9 @@ where
     abort
 }
 
-/// Waits for a registration, for which the connection that was idle for longest is closed. Cancel safe.
+/// Waits for a permit, and closes the longest idle connection if there is none.
+///
+/// Cancel safe.
 async fn acquire_permit(permits: &Arc<Semaphore>, limit: &ConnectionLimit) -> OwnedSemaphorePermit {
     loop {
         if permits.available_permits() == 0 {
@@ -167,7 +176,7 @@ async fn acquire_permit(permits: &Arc<Semaphore>, limit: &ConnectionLimit) -> Ow
     }
 }
 
-/// `half_close`: clients may close their half of a connection behind a request, which [`Socket`] judges.
+/// `half_close`: a client may close its half of the connection after a request; [`Socket`] decides if that is an abort.
 fn protocols(tasks: &TaskSet, half_close: bool) -> auto::Builder<StreamExecutor> {
     let mut builder = auto::Builder::new(StreamExecutor { tasks: tasks.clone() });
     builder.http1().max_headers(HEADERS_MAX).max_buf_size(BUFFER_BYTES_MAX).half_close(half_close);
@@ -211,7 +220,7 @@ async fn connection<S, B>(
             Socket::new(stream, Arc::clone(&connection_state))
         }
         Some(Err(error)) => {
-            tracing::debug!(%error, "a client gave no proper greeting");
+            tracing::debug!(%error, "client handshake failed");
             return;
         }
         None => return,
@@ -235,12 +244,12 @@ async fn connection<S, B>(
         () = Seldom::new(abort.cancelled()) => return,
     };
     if let Err(error) = served {
-        // Clients leave as they like, and whoever broke off an answer has said why.
-        tracing::debug!(error = %hearth_stdx::chain(&*error), "a client's connection ended");
+        // Clients may disconnect at any time, and a failed response was logged by its handler.
+        tracing::debug!(error = %hearth_stdx::chain(&*error), "client connection failed");
     }
 }
 
-/// Runs HTTP/2 streams: their requests are answered at the same time.
+/// Spawns HTTP/2 streams, so that their requests are served concurrently.
 #[derive(Clone)]
 struct StreamExecutor {
     tasks: TaskSet,
@@ -258,7 +267,9 @@ where
     }
 }
 
-/// Between hyper and the handler: tells the connection what happens, and the handler who asks.
+/// Adapter between hyper and the handler.
+///
+/// It reports exchanges to the [connection state](ConnectionState) and adds the peer to requests.
 struct HandlerService<S> {
     handler: S,
     peer: Peer,

@@ -1,4 +1,4 @@
-//! The two bodies of an exchange, as the server sees them.
+//! Request and response bodies of an exchange on the server's side.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,17 +16,17 @@ use tokio::task::coop;
 use crate::body::BoxError;
 use crate::serve::connection_state::Exchange;
 
-/// How much of a body nobody wants is read, and for how long, so that the client gets to read the answer.
+/// Limits of discarding an unread request body, so that the client gets to read the response.
 const DISCARD_BYTES_MAX: usize = 64 << 20;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The body of a request.
+/// Body of a request.
 pub(super) struct RequestBody {
-    /// Until it has ended.
+    /// Set until it has ended.
     incoming: Option<Incoming>,
-    /// Whether the rest is to be thrown away when nobody wants it. HTTP/2 can refuse a body without closing the connection.
+    /// Discard the unread rest. HTTP/2 can reject a body without closing the connection.
     discard: bool,
-    /// The client asks before it sends anything, and reading would tell it to.
+    /// The client sent `Expect: 100-continue`, and reading the body would make it send the body.
     expects_continue: bool,
     exchange: Arc<Exchange>,
     tasks: TaskSet,
@@ -49,7 +49,7 @@ impl Body for RequestBody {
         let this = self.get_mut();
         let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
         this.expects_continue = false;
-        // A peer decides how small its frames are, and HTTP/2 has them ready without a look at a socket.
+        // The peer chooses the size of frames, and HTTP/2 may have them ready without reading from the socket.
         let budget = ready!(coop::poll_proceed(cx));
         let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
         budget.made_progress();
@@ -101,12 +101,12 @@ async fn discard(mut incoming: Incoming) {
     }
 }
 
-/// The body of an answer.
+/// Body of a response.
 pub(super) struct ResponseBody<B> {
-    /// `None`: nothing.
+    /// `None` for an empty body.
     body: Option<B>,
     exchange: Arc<Exchange>,
-    /// Its end is the end of the connection.
+    /// The end of the connection marks the end of the body.
     close_delimited: bool,
     failure: Option<BoxError>,
 }
@@ -131,7 +131,7 @@ where
             return Poll::Ready(Some(Err(failure)));
         }
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
-        // Whoever writes the frames of HTTP/2 takes all that are ready.
+        // The HTTP/2 writer takes all frames that are ready.
         let budget = ready!(coop::poll_proceed(cx));
         let frame = ready!(Pin::new(body).poll_frame(cx));
         budget.made_progress();
@@ -140,8 +140,8 @@ where
                 if this.close_delimited {
                     this.exchange.require_reset();
                 }
-                // hyper drops at once what it has not written yet. The chunks before the failure are the client's: they are
-                // written while hyper believes that nothing is ready.
+                // hyper drops unwritten data when a body fails. The chunks before the failure belong to the client;
+                // they are written while the body reports that no frame is ready.
                 this.failure = Some(failure.into());
                 cx.waker().wake_by_ref();
                 Poll::Pending

@@ -1,11 +1,11 @@
-//! Room for connections.
+//! Limit of concurrent connections.
 //!
-//! Connections that nobody uses cost their clients nothing, and so they must not keep others out: when a server is full, the one
-//! that was idle for longest is closed for a new one. A connection is idle while no exchange is under way on it, also while it is
-//! sending a head. One network has at most half of the room, and then gives up idle connections of its own; so somebody who keeps
-//! all of them busy does not have the whole server.
+//! Idle connections cost their clients nothing, so they must not block other clients: when a server is full, the
+//! connection that was idle for longest is closed for a new one. A connection is idle while no exchange is in progress,
+//! also while it receives a head. One network may have half of the connections; for more, its own idle connections are
+//! closed. So a client that keeps all its connections busy cannot occupy the whole server.
 //!
-//! The lock is held for a few map operations, and for a look at all connections once in [`CANDIDATES_MAX`] evictions.
+//! The lock is held for a few map operations, and for a scan of all connections once in [`CANDIDATES_MAX`] evictions.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,14 +17,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::serve::connection_state::ConnectionState;
 
-/// How many connections are chosen by one look at all of them.
+/// Maximum number of connections selected by one scan.
 const CANDIDATES_MAX: usize = 64;
-/// How long after a look in vain nobody looks again.
+/// Pause after a scan that found no idle connection.
 const SEARCH_PAUSE: Duration = Duration::from_millis(100);
-/// The part of the room that one network may have.
+/// Divisor of the limit for connections of one network.
 const NETWORK_SHARE: usize = 2;
 
-/// Addresses that count as one peer: a subscriber of IPv6 has a /64 at least (RFC 6177).
+/// Addresses that count as one client: a subscriber of IPv6 has at least a /64 (RFC 6177).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Network {
     V4(Ipv4Addr),
@@ -43,7 +43,7 @@ impl Network {
     }
 }
 
-/// The connections of a server.
+/// Open connections of a server.
 #[derive(Debug)]
 pub(super) struct ConnectionLimit {
     network_max: usize,
@@ -55,7 +55,7 @@ struct State {
     next_id: u64,
     open: HashMap<u64, Open>,
     networks: HashMap<Network, usize>,
-    /// Who is closed next: of all, and of networks that have their share.
+    /// Connections to close next: of all networks (`None`), and of networks that are at their limit.
     candidates: HashMap<Option<Network>, Candidates>,
 }
 
@@ -68,12 +68,12 @@ struct Open {
 
 #[derive(Debug, Default)]
 struct Candidates {
-    /// Id and since when it was idle, the longest last.
+    /// Id and start of the idle time; the longest idle is last.
     idle: Vec<(u64, Instant)>,
     pause_until: Option<Instant>,
 }
 
-/// A connection that is counted until this is dropped.
+/// Registration of an open connection, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Registration {
     limit: Arc<ConnectionLimit>,
@@ -86,11 +86,13 @@ impl ConnectionLimit {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every section leaves valid state also where it panics: counts are changed together with what they count.
+        // Counts change together with what they count, so a poisoned lock is usable.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a connection, which `cut` closes. `None`: its network has its share, and none of it is idle.
+    /// Registers a connection, which is closed by cancelling `abort`.
+    ///
+    /// Returns `None` if its network is at its limit and has no idle connection.
     pub(super) fn admit(
         limit: &Arc<Self>,
         address: Option<IpAddr>,
@@ -113,7 +115,7 @@ impl ConnectionLimit {
         Some(Registration { limit: Arc::clone(limit), id })
     }
 
-    /// Closes the connection that was idle for longest. `false`: all are busy.
+    /// Closes the connection that was idle for longest. Returns false if all are busy.
     pub(super) fn evict_idle(&self) -> bool {
         self.state().evict(None)
     }
@@ -139,7 +141,7 @@ impl State {
         evicted
     }
 
-    /// Closes the first that is still idle.
+    /// Closes the first candidate that is still idle. Returns false if there is none.
     fn evict_first(&mut self, waiting: &mut Vec<(u64, Instant)>) -> bool {
         while let Some((id, since)) = waiting.pop() {
             if self.open.get(&id).is_some_and(|open| open.connection_state.idle_since() == Some(since)) {
@@ -211,20 +213,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_longest_idle_is_closed() {
+    async fn the_longest_idle_connection_is_evicted() {
         let limit = Arc::new(ConnectionLimit::new(1000));
         let mut clients = Vec::new();
         for _ in 0..2 * CANDIDATES_MAX {
             clients.push(connect(&limit, ""));
             later().await;
         }
-        // Busy, idle again only now, and gone.
+        // Busy, idle since just now, and closed.
         let exchange = |client: &Client| Exchange::begin(Arc::clone(&client.connection_state), Version::HTTP_11, false);
         let _busy = exchange(&clients[0]);
         drop(exchange(&clients[1]));
         clients[2].registration = None;
         later().await;
-        // A head that does not end makes nobody less idle.
+        // An incomplete head does not count as activity.
         clients[3].connection_state.bytes_received();
         for expected in (3..clients.len()).chain([1]) {
             assert!(limit.evict_idle());
@@ -232,30 +234,30 @@ mod tests {
             let abort = clients.iter().filter(|client| client.abort.is_cancelled()).count();
             assert_eq!(abort, if expected == 1 { clients.len() - 2 } else { expected - 2 });
         }
-        assert!(!limit.evict_idle(), "all are busy");
+        assert!(!limit.evict_idle(), "all connections are busy");
         drop(clients);
         assert!(limit.state().open.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_network_has_half_of_the_room() {
+    async fn a_network_may_have_half_of_the_connections() {
         let limit = Arc::new(ConnectionLimit::new(4));
         let others = connect(&limit, "2001:db8:0:1::1");
         later().await;
         let first = connect(&limit, "2001:db8::1");
         later().await;
         let second = connect(&limit, "2001:db8::ffff:2");
-        // Of its own, although another one's is idle for longer.
+        // The network's own connection is closed, although another network's was idle for longer.
         let third = connect(&limit, "2001:db8::3");
         assert!(third.registration.is_some() && first.abort.is_cancelled() && !others.abort.is_cancelled());
         let busy = [&second, &third]
             .map(|client| Exchange::begin(Arc::clone(&client.connection_state), Version::HTTP_11, false));
         assert!(connect(&limit, "2001:db8::4").registration.is_none());
         drop(busy);
-        assert!(connect(&limit, "2001:db8::4").registration.is_none(), "it was just looked for");
+        assert!(connect(&limit, "2001:db8::4").registration.is_none(), "the last search was just now");
         later().await;
         assert!(connect(&limit, "2001:db8::4").registration.is_some());
-        // Addresses of IPv4 are counted by themselves, in both spellings; sockets of this machine are not counted.
+        // IPv4 addresses count separately, in both notations; Unix sockets do not count.
         let many = ["::ffff:10.0.0.1", "10.0.0.1", "10.0.0.2", "10.0.0.2", "", "", ""];
         assert!(many.map(|address| connect(&limit, address)).iter().all(|client| client.registration.is_some()));
         assert_eq!(

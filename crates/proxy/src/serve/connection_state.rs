@@ -1,15 +1,14 @@
-//! What the socket of a connection and the requests on it know of each other: above all, how long it may go on without saying
-//! anything.
+//! State of a connection, shared by its socket and its requests.
 //!
 //! ```text
 //!               request               last exchange ends
 //!   Head ─────────────────▶ Busy(n) ────────────────────▶ Idle ──first byte (HTTP/1)──▶ Head
 //!   (until HEAD_TIMEOUT)   (no limit)                     (until IDLE_TIMEOUT)
-//!                             └── 101 ──▶ Switched (no limit: the stream is not ours any more)
+//!                             └── 101 ──▶ Switched (no limit: the stream belongs to the handler)
 //! ```
 //!
-//! The connection's [socket](super::socket) asks for the deadline while it waits for bytes; requests and answers tell what
-//! happens, from other tasks. The lock is held for a few assignments.
+//! The connection's [socket](super::socket) reads the deadline while it waits for bytes; requests and responses report
+//! events from other tasks. The lock is held for a few assignments.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,7 +22,7 @@ use tokio::time::Instant;
 
 use super::HEAD_TIMEOUT;
 
-/// What a connection is doing.
+/// Phase of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Head { until: Instant },
@@ -35,29 +34,28 @@ enum Phase {
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    /// The end of the last exchange, or the beginning of the connection.
+    /// End of the last exchange, or start of the connection.
     idle_since: Instant,
-    /// HTTP/2 peers talk about the connection itself between requests: bytes do not mean that a head has exchange_begun.
+    /// The connection is HTTP/2. Its peers also send bytes between requests, so that bytes do not begin a head.
     multiplexed: bool,
-    /// A body of a request is still on its way: of the last one that began.
+    /// The body of the request that began last is not read completely.
     body_pending: bool,
-    /// The connection's task is just polling it.
+    /// The connection's task is polling it.
     is_polled: bool,
-    /// The deadline changed after it was last asked for.
+    /// The deadline changed after it was last read.
     deadline_changed: bool,
 }
 
-/// The state of one connection.
+/// State of one connection.
 #[derive(Debug)]
 pub(super) struct ConnectionState {
     state: Mutex<State>,
-    /// The task that waits for bytes: it learns of a new deadline.
+    /// Task that waits for bytes; woken when the deadline changes.
     reader: AtomicWaker,
-    /// Told when an exchange begins.
+    /// Notified when an exchange begins.
     exchange_begun: Notify,
-    /// The last answer broke off, and only a reset connection can tell.
+    /// The last response broke off, and only a connection reset shows that to the client.
     needs_reset: AtomicBool,
-    /// How long it may be idle.
     idle_timeout: Duration,
 }
 
@@ -82,11 +80,11 @@ impl ConnectionState {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every section is one step on valid state, so a panic elsewhere leaves it valid.
+        // Each critical section is a single step that leaves valid state, so a poisoned lock is usable.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When waiting for bytes is to end. `reader` is woken when that changes by itself.
+    /// Returns the deadline of waiting for bytes, and wakes `reader` when an event changes it.
     pub(super) fn deadline(&self, reader: &Waker) -> Option<Instant> {
         self.reader.register(reader);
         let mut state = self.state();
@@ -97,8 +95,10 @@ impl ConnectionState {
         }
     }
 
-    /// Polls the connection, once more whenever its deadline changed meanwhile and it did not ask again. An exchange that ends
-    /// while the connection's task polls need not wake that task then, which would have another thread look for work.
+    /// Polls the connection, and again while its deadline changed during the poll and was not read.
+    ///
+    /// So an exchange that ends during the poll need not wake the connection's task, which would make another worker
+    /// thread search for work.
     pub(super) fn poll_connection<T>(&self, mut poll: impl FnMut() -> Poll<T>) -> Poll<T> {
         loop {
             {
@@ -114,7 +114,7 @@ impl ConnectionState {
         }
     }
 
-    /// Notes that bytes came. Returns whether an exchange is under way, or another protocol spoken.
+    /// Records that bytes were received. Returns true if an exchange is in progress or the protocol was switched.
     pub(super) fn bytes_received(&self) -> bool {
         let mut state = self.state();
         if matches!(state.phase, Phase::Idle { .. }) {
@@ -127,16 +127,16 @@ impl ConnectionState {
         matches!(state.phase, Phase::Busy { .. } | Phase::Switched)
     }
 
-    /// Since when no exchange is under way, if that is so. What comes without ending a head does not count.
+    /// Returns the start of the idle time, if no exchange is in progress. An incomplete head does not end it.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         let state = self.state();
         matches!(state.phase, Phase::Head { .. } | Phase::Idle { .. }).then_some(state.idle_since)
     }
 
-    /// Waits while a head is awaited or on its way. Cancel safe.
+    /// Waits until no head is expected or being received. Cancel safe.
     pub(super) async fn wait_for_head(&self) {
         loop {
-            // It learns of what happens after this line.
+            // It is notified of events after this line.
             let exchange_begun = self.exchange_begun.notified();
             if !matches!(self.state().phase, Phase::Head { .. }) {
                 return;
@@ -145,7 +145,9 @@ impl ConnectionState {
         }
     }
 
-    /// Whether an HTTP/1 request was read whole and is being answered. `reader` is woken when that becomes so.
+    /// Returns true if an HTTP/1 request was read completely and its response is pending.
+    ///
+    /// Wakes `reader` when that becomes true.
     pub(super) fn is_awaiting_response(&self, reader: &Waker) -> bool {
         let state = self.state();
         if !matches!(state.phase, Phase::Busy { .. }) || state.multiplexed {
@@ -157,7 +159,7 @@ impl ConnectionState {
         !state.body_pending
     }
 
-    /// Whether the connection is to be reset instead of closed.
+    /// Returns true if the connection has to be reset instead of closed.
     pub(super) fn needs_reset(&self) -> bool {
         self.needs_reset.load(Ordering::Relaxed)
     }
@@ -193,7 +195,7 @@ impl ConnectionState {
     }
 }
 
-/// A request and its answer: lasts until both bodies are gone.
+/// A request and its response, until both bodies are dropped.
 #[derive(Debug)]
 pub(super) struct Exchange {
     connection_state: Arc<ConnectionState>,
@@ -205,7 +207,7 @@ impl Exchange {
         Self { connection_state }
     }
 
-    /// The request was read whole, or nobody reads the rest.
+    /// Records that the request's body was read completely or dropped.
     pub(super) fn body_finished(&self) {
         let mut state = self.connection_state.state();
         state.body_pending = false;
@@ -216,12 +218,12 @@ impl Exchange {
         }
     }
 
-    /// The connection stops speaking HTTP.
+    /// Records that the connection stops speaking HTTP.
     pub(super) fn switch_protocols(&self) {
         self.connection_state.state().phase = Phase::Switched;
     }
 
-    /// The answer broke off, and its proper end would look the same: the end of the connection.
+    /// Records that the response broke off while its proper end, the end of the connection, would look the same.
     pub(super) fn require_reset(&self) {
         self.connection_state.needs_reset.store(true, Ordering::Relaxed);
     }
@@ -246,7 +248,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_head_has_its_time_from_its_first_byte_on() {
+    async fn the_head_timeout_starts_at_the_first_byte() {
         let connection_state = Arc::new(ConnectionState::new(IDLE_TIMEOUT));
         connection_state.bytes_received();
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -264,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_late_while_an_exchange_lasts() {
+    async fn there_is_no_deadline_during_an_exchange() {
         let connection_state = Arc::new(ConnectionState::new(IDLE_TIMEOUT));
         let first = Exchange::begin(Arc::clone(&connection_state), Version::HTTP_2, false);
         let second = Exchange::begin(Arc::clone(&connection_state), Version::HTTP_2, false);
@@ -273,26 +275,26 @@ mod tests {
         assert_eq!(time_left(&connection_state), None);
         drop(second);
         tokio::time::advance(Duration::from_secs(1)).await;
-        // A ping of an idle HTTP/2 peer, not the beginning of a head.
+        // A ping of an idle HTTP/2 peer does not begin a head.
         connection_state.bytes_received();
         assert_eq!(time_left(&connection_state), Some(IDLE_TIMEOUT));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_head_is_waited_for() {
+    async fn wait_for_head_returns_when_an_exchange_begins() {
         let connection_state = Arc::new(ConnectionState::new(IDLE_TIMEOUT));
         let (waiting, now) = (Arc::clone(&connection_state), Instant::now());
         let waiting = tokio::spawn(async move { waiting.wait_for_head().await });
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(!waiting.is_finished());
         drop(Exchange::begin(Arc::clone(&connection_state), Version::HTTP_11, false));
-        waiting.await.expect("no panic");
+        waiting.await.expect("the task does not panic");
         connection_state.wait_for_head().await;
-        assert_eq!(now.elapsed(), Duration::from_secs(1), "nothing is awaited of an idle connection");
+        assert_eq!(now.elapsed(), Duration::from_secs(1), "an idle connection expects no head");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_upgraded_stream_is_never_late() {
+    async fn an_upgraded_stream_has_no_deadline() {
         let connection_state = Arc::new(ConnectionState::new(IDLE_TIMEOUT));
         let exchange = Exchange::begin(Arc::clone(&connection_state), Version::HTTP_11, false);
         exchange.switch_protocols();
@@ -302,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reader_is_woken_unless_it_is_just_polled() {
+    fn the_reader_is_woken_unless_it_is_being_polled() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let _inside = runtime.enter();
         let connection_state = Arc::new(ConnectionState::new(IDLE_TIMEOUT));
@@ -315,7 +317,7 @@ mod tests {
         drop(one);
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
 
-        // It does not ask again by itself.
+        // The closure does not read the deadline again.
         let (mut two, mut deadlines) = (Some(exchange()), Vec::new());
         let polled = connection_state.poll_connection(|| {
             deadlines.push(connection_state.deadline(&waker));
@@ -325,7 +327,7 @@ mod tests {
         assert!(polled.is_pending());
         assert!(matches!(deadlines[..], [None, Some(_)]), "{deadlines:?}");
 
-        // It does.
+        // The closure reads the deadline again.
         let (mut three, mut polls) = (Some(exchange()), 0);
         let polled = connection_state.poll_connection(|| {
             polls += 1;

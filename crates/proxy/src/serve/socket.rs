@@ -1,9 +1,9 @@
-//! A client's connection, as bytes.
+//! I/O of a client's connection.
 //!
-//! A client may close its half of the connection behind its request and wait for the answer (`nc -N`), and one that has gone
-//! closes the same half: TCP does not tell the two apart until something is written. While an HTTP/1 exchange lasts the end of
-//! the client's bytes is therefore looked for here and not by hyper, and judged by its time: right behind the request it is half
-//! a close, later it means that the client has gone.
+//! A client may close its half of the connection after its request and wait for the response (`nc -N`). A client that
+//! disconnected closes the same half: TCP does not distinguish the two until something is written. So during an HTTP/1
+//! exchange this module reads the end of the client's bytes instead of hyper, and judges it by its time: right after
+//! the request it is a half-close, later it is a disconnect.
 
 use std::io;
 use std::pin::Pin;
@@ -19,31 +19,34 @@ use crate::dial::Stream;
 use crate::serve::connection_state::ConnectionState;
 use crate::serve::framing::FramingCheck;
 
-/// Longest time between a request and the end of the client's bytes that still counts as half a close. Programs that half-close
-/// do it at once, in the same packet or the next one; those that give up wait longer first, and their upstream is closed at once.
+/// Maximum time between a request and the end of the client's bytes for a half-close.
+///
+/// Programs that half-close do it immediately, in the same packet or the next one. Clients that give up wait longer,
+/// and their upstream is closed immediately.
 const HALF_CLOSE_DELAY_MAX: Duration = Duration::from_millis(100);
-/// How long a half-closed connection may be without a byte of the answer. Longer answers in one piece are rare, and a client that
-/// has gone in truth holds its upstream for no longer than this.
+/// Maximum time without a byte of the response on a half-closed connection.
+///
+/// Longer pauses are rare, and a client that has disconnected holds its upstream for at most this time.
 const HALF_CLOSED_SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// The bytes of a connection that ends when its [connection_state](ConnectionState) has been silent for too long.
+/// I/O of a connection that fails when the deadline of its [state](ConnectionState) has passed.
 pub(super) struct Socket {
-    /// Limited for each read to what is left of the turn.
+    /// Limited before each read to the remaining byte budget.
     stream: Take<Stream>,
     connection_state: Arc<ConnectionState>,
     budget: ByteBudget,
     framing: FramingCheck,
-    /// The client's half may be closed before the answer is over.
+    /// The client may close its half before the response has ended.
     may_half_close: bool,
-    /// hyper waits for bytes, so it sees their end itself.
+    /// hyper waits for bytes, so it reads their end itself.
     hyper_reads: bool,
-    /// A byte of the next request, read while looking for the end.
+    /// First byte of the next request, read while checking for the end.
     read_ahead: Option<u8>,
-    /// Since when a request is read whole and nothing came behind it.
+    /// Time since which a complete request was read and no byte followed.
     complete_since: Option<Instant>,
-    /// When the last byte of the answer was written since the client's half was closed, or when it was closed.
+    /// Time of the last byte of the response since the client's half was closed, or of that close.
     half_closed: Option<Instant>,
-    /// Runs out at the deadline that was last asked for; made when there is first something to wait for.
+    /// Fires at the deadline that was last read; created at the first wait.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -51,7 +54,7 @@ impl Socket {
     pub(super) fn new(stream: Stream, connection_state: Arc<ConnectionState>) -> Self {
         let is_client = stream.as_tcp().is_some();
         Self {
-            // Only proxies of ours may open our sockets, which frame what they send.
+            // Only Hearth's proxies may open its Unix sockets, and their framing is valid.
             framing: if is_client { FramingCheck::new() } else { FramingCheck::disabled() },
             budget: ByteBudget::default(),
             may_half_close: is_client,
@@ -65,7 +68,7 @@ impl Socket {
         }
     }
 
-    /// Fails when the client has gone while its request is being answered.
+    /// Fails if the client has disconnected while its response is pending.
     fn check_client(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if std::mem::take(&mut self.hyper_reads)
             || !self.may_half_close
@@ -76,9 +79,9 @@ impl Socket {
         if self.half_closed.is_none() && self.read_ahead.is_none() {
             let mut byte = [0];
             let mut buffer = ReadBuf::new(&mut byte);
-            let looked = Pin::new(self.stream.get_mut()).poll_read(cx, &mut buffer)?;
+            let polled = Pin::new(self.stream.get_mut()).poll_read(cx, &mut buffer)?;
             let complete_since = *self.complete_since.get_or_insert_with(Instant::now);
-            if looked.is_pending() {
+            if polled.is_pending() {
                 return Ok(());
             }
             self.read_ahead = buffer.filled().first().copied();
@@ -124,7 +127,7 @@ impl AsyncRead for Socket {
             this.complete_since = None;
             let is_busy = this.connection_state.bytes_received();
             this.framing.check(&mut buffer.filled_mut()[before..], is_busy);
-            // A failure behind the byte that was read read_ahead is there for the next read, too.
+            // The next read reports a failure after the byte that was read ahead.
             return Poll::Ready(Ok(()));
         }
         if polled.is_ready() {
@@ -169,7 +172,7 @@ impl AsyncWrite for Socket {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = Pin::new(this.stream.get_mut()).poll_flush(cx);
-        // hyper flushes whenever it is polled, after it has read what it wants.
+        // hyper flushes whenever it is polled, after its reads.
         this.check_client(cx)?;
         flushed
     }
@@ -177,7 +180,7 @@ impl AsyncWrite for Socket {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.connection_state.needs_reset() {
-            // It is reset when it is dropped. A proper end first would hide that.
+            // The drop resets the connection. A proper end before that would hide the failure.
             return Poll::Ready(Ok(()));
         }
         Pin::new(this.stream.get_mut()).poll_shutdown(cx)
@@ -190,7 +193,8 @@ impl Drop for Socket {
             && let Some(stream) = self.stream.get_ref().as_tcp()
             && let Err(error) = stream.set_zero_linger()
         {
-            tracing::debug!(%error, "a broken answer may look whole to its client");
+            // The aborted response may look complete to its client.
+            tracing::debug!(%error, "setting zero linger failed");
         }
     }
 }
