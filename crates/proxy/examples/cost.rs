@@ -1,6 +1,6 @@
-//! What the proxy costs a request: the same requests with and without it, one after the other, on one connection each.
+//! Cost of the proxy per request: the same requests with and without it, sequentially, on one connection each.
 //!
-//! Run it with `--release`; the number to look at is the difference.
+//! Run it with `--release`; the difference is the result.
 
 #[path = "../tests/it/test_proxy.rs"]
 #[allow(dead_code)]
@@ -39,5 +39,5 @@ async fn main() {
         let (without, with) = (time_per_request(direct).await, time_per_request(proxy.address).await);
         println!("direct {without:?}, proxied {with:?}, cost {:?}", with.saturating_sub(without));
     }
-    assert_eq!(proxy.dials(), 1, "one connection was enough");
+    assert_eq!(proxy.dials(), 1, "one upstream connection is enough");
 }

@@ -1,9 +1,9 @@
-//! Cooperative scheduling of a connection's bytes.
+//! Cooperative scheduling of a connection's I/O.
 //!
-//! hyper reads and parses for as long as its socket has bytes, so a peer that sends without pause would occupy a worker of the
-//! runtime. tokio's own budget counts reads, of any size, and does not apply where a connection is polled outside of it. A turn
-//! counts bytes: when it is over, the socket reports that it is not ready, once, and wakes the task, which goes to the end of
-//! the runtime's queue.
+//! hyper reads and parses as long as its socket has bytes, so a peer that sends without pause would occupy a worker of
+//! the runtime. tokio's own budget counts reads of any size and does not apply where a connection is polled outside of
+//! it. A [`ByteBudget`] counts bytes: when it is used up, the socket reports once that it is not ready and wakes the
+//! task, which moves to the end of the runtime's queue.
 
 use std::io;
 use std::pin::Pin;
@@ -12,14 +12,19 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf, Take};
 
-/// Bytes that a connection moves in one turn, and reads at once. Parsing the most expensive input of this size, chunk sizes made
-/// of zeros, takes about a millisecond. Copying it takes some microseconds, beside which one more poll is not noticeable.
+/// Bytes that a connection may read and write before it yields, and the maximum of one read.
+///
+/// Parsing the most expensive input of this size, chunk sizes made of zeros, takes about a millisecond. Copying it
+/// takes some microseconds; compared to that, one more poll is negligible.
 const BUDGET_BYTES: usize = 64 << 10;
-/// Least charge of one read or write, which costs a system call however short it is. With less than this left a turn is over.
+/// Minimum charge of a read or write, which costs a system call however short it is.
+///
+/// A budget with less than this is used up.
 const CHARGE_BYTES_MIN: usize = 2 << 10;
 
-/// What is left of a turn. All fields belong to the task that polls the connection at the moment; being atomic only makes them
-/// shareable between the parts of it.
+/// Bytes that a connection may still read and write before it yields.
+///
+/// All fields belong to the task that is polling the connection; they are atomic only so that its parts can share them.
 #[derive(Debug)]
 pub(crate) struct ByteBudget {
     remaining: AtomicUsize,
@@ -33,13 +38,15 @@ impl Default for ByteBudget {
 }
 
 impl ByteBudget {
-    /// Starts a new turn: the connection waited for something else, or others had their turn.
+    /// Refills the budget, because the connection waited or other tasks were polled.
     pub(crate) fn reset(&self) {
         self.remaining.store(BUDGET_BYTES, Ordering::Relaxed);
         self.was_exhausted.store(false, Ordering::Relaxed);
     }
 
-    /// Bytes that may be moved now. Pending once at the end of a turn; the task is woken, and its next poll is in a new turn.
+    /// Returns the remaining bytes, or is pending once when the budget is used up.
+    ///
+    /// The task is woken, and its next poll has a new budget.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<usize> {
         let remaining = self.remaining.load(Ordering::Relaxed);
         if remaining >= CHARGE_BYTES_MIN {
@@ -51,7 +58,7 @@ impl ByteBudget {
         Poll::Pending
     }
 
-    /// Reads at most what is left of the turn, and charges it.
+    /// Reads at most the remaining bytes and charges them.
     pub(crate) fn poll_read<R: AsyncRead + Unpin>(
         &self,
         io: &mut Take<R>,
@@ -65,7 +72,7 @@ impl ByteBudget {
         self.settle(result, |()| buffer.filled().len() - before)
     }
 
-    /// Charges what was written.
+    /// Charges the bytes of a write.
     pub(crate) fn charge_written(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.settle(result, |bytes| *bytes)
     }
@@ -74,19 +81,19 @@ impl ByteBudget {
         match &result {
             Poll::Ready(Ok(moved)) => self.charge(bytes(moved)),
             Poll::Ready(Err(_)) => {}
-            // Waiting for the peer lets others have their turn, too.
+            // While the task waits for the peer, other tasks are polled, too.
             Poll::Pending => self.reset(),
         }
         result
     }
 
-    /// Charges a read or write of so many bytes.
+    /// Charges a read or write of that many bytes.
     pub(crate) fn charge(&self, bytes: usize) {
         let remaining = self.remaining.load(Ordering::Relaxed);
         self.remaining.store(remaining.saturating_sub(bytes.max(CHARGE_BYTES_MIN)), Ordering::Relaxed);
     }
 
-    /// Whether the turn ended since [`begin`](Self::begin): whoever polls in a loop returns to the runtime.
+    /// Returns true if the budget was used up since [`reset`](Self::reset); polling in a loop has to stop then.
     pub(crate) fn was_exhausted(&self) -> bool {
         self.was_exhausted.load(Ordering::Relaxed)
     }
@@ -101,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turn_ends_once_and_a_new_one_begins() {
+    fn a_used_up_budget_is_pending_once() {
         let (budget, cx) = (ByteBudget::default(), &mut Context::from_waker(Waker::noop()));
         budget.charge(BUDGET_BYTES - CHARGE_BYTES_MIN);
         assert!(budget.poll(cx).is_ready());
@@ -113,14 +120,14 @@ mod tests {
     }
 
     #[test]
-    fn short_reads_are_not_free() {
+    fn short_reads_have_a_minimum_charge() {
         let (budget, cx) = (ByteBudget::default(), &mut Context::from_waker(Waker::noop()));
         let reads = (0..).take_while(|_| budget.poll(cx).is_ready() && (budget.charge(1), true).1).count();
         assert_eq!(reads, BUDGET_BYTES / CHARGE_BYTES_MIN);
     }
 
     #[tokio::test]
-    async fn a_read_takes_no_more_than_a_turn() {
+    async fn a_read_is_limited_to_the_budget() {
         let budget = ByteBudget::default();
         let input: &[u8] = &[b'x'; 3 * BUDGET_BYTES];
         let (mut input, mut buffer) = (input.take(0), vec![0; 2 * BUDGET_BYTES]);

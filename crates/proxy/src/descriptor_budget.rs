@@ -1,48 +1,51 @@
-//! How the descriptors that a process may have are shared out.
+//! Limits of connections and requests, derived from the process's limit of open files.
 //!
-//! Every connection is a descriptor, and a process has a limited number of them (`RLIMIT_NOFILE`). Whatever clients and guests may
-//! make of them is bounded by a part of that number, so that the daemon keeps a reserve for what it does itself: databases,
-//! machines, namespaces, and ending all of them.
+//! Every connection takes a file descriptor, and a process may have a limited number of them (`RLIMIT_NOFILE`). Clients
+//! and guests may use a part of that number; the daemon needs the rest for databases, virtual machines, namespaces, and
+//! for stopping all of them.
 
-/// The daemon's own: listeners, databases, the runtime, files of requests to the API.
+/// Reserved for the daemon: listeners, databases, the runtime, files of API requests.
 const DAEMON: u64 = 1024;
-/// For each sandbox: its machine's sockets and process, its namespace and disks, the connection to its daemon.
+/// Reserved for each sandbox: sockets and process of its VM, its namespace, its disks and the connection to its daemon.
 const EACH_SANDBOX: u64 = 16;
-/// DescriptorBudget of a request besides its client's connection: both ends of the way to the node, and the way to the guest.
+/// Descriptors of a request besides its client's connection.
+///
+/// Both ends of the connection to the node, and the connection to the guest.
 const EACH_REQUEST: u64 = 3;
-/// More connections than this are of no use to one process.
+/// Maximum number of connections of a listener; one process cannot use more.
 const CONNECTIONS_MAX: u64 = 16 * 1024;
-/// Connections of API clients, each of which has a few.
+/// Maximum number of connections to the API; each client has a few.
 const API_CONNECTIONS_MAX: u64 = 4096;
-/// Most requests of one sandbox, whose daemon serves hundreds of streams.
+/// Maximum number of requests of one sandbox, whose daemon serves hundreds of streams.
 const SANDBOX_REQUESTS_MAX: u64 = 1024;
 
-/// What of a process's descriptors may be used for what.
+/// Limits for the users of a process's file descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DescriptorBudget {
-    /// Connections to the API.
+    /// Maximum number of connections to the API.
     pub api_connections: u32,
-    /// Connections of one listener for sandboxes, of which there are two at most.
+    /// Maximum number of connections of one listener for sandboxes, of which there are at most two.
     pub client_connections: u32,
-    /// Requests to sandboxes that are under way, upgraded streams among them.
+    /// Maximum number of requests to sandboxes in flight, including upgraded streams.
     pub requests: usize,
-    /// Of these, requests to all sandboxes of one team.
+    /// Maximum of these for all sandboxes of one team.
     pub team_requests: usize,
-    /// Of these, requests to one sandbox.
+    /// Maximum of these for one sandbox.
     pub sandbox_requests: usize,
-    /// Idle connections to guests.
+    /// Maximum number of idle connections to guests.
     pub idle_connections: usize,
 }
 
 impl DescriptorBudget {
-    /// Shares out `limit` descriptors, on a node that runs so many sandboxes.
+    /// Splits `limit` descriptors on a node that runs up to `sandboxes_max` sandboxes.
     #[must_use]
     pub fn split(limit: u64, sandboxes_max: usize) -> Self {
-        // What is left when there are few is little for everything.
+        // With few descriptors, the reserve and the traffic get half of them each.
         let reserve = (DAEMON + EACH_SANDBOX * sandboxes_max as u64).min(limit / 2);
         let traffic = limit - reserve;
         let at_most = |max: u64, share: u64| max.min(share).max(1);
-        // Together 13/16: two listeners, three for each request; the rest is for connections between edge and node that are idle.
+        // The shares are 13/16 together: two listeners, and three descriptors per request. The rest is for idle
+        // connections between edge and node.
         let requests = at_most(CONNECTIONS_MAX, traffic / (8 * EACH_REQUEST / 3));
         let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
         let connections = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
@@ -83,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_limit_is_not_used_up() {
+    fn a_large_limit_is_capped() {
         let budget = DescriptorBudget::split(1 << 20, 100);
         assert_eq!((budget.client_connections, budget.requests, budget.sandbox_requests), (16_384, 16_384, 1024));
         assert_eq!((budget.api_connections, budget.team_requests), (4096, 8192));
