@@ -1,4 +1,4 @@
-//! Bodies of any size take the same memory. Alone in its process, whose memory it looks at.
+//! Memory of streaming large bodies. The only test of its process, whose memory it measures.
 
 #[path = "it/test_proxy.rs"]
 #[allow(dead_code)]
@@ -18,7 +18,7 @@ use crate::test_proxy::{Client, TestProxy, post, upstream, with_timeout};
 
 const BODY_BYTES: usize = 100 << 20;
 const CHUNK_BYTES: usize = 64 << 10;
-/// What both directions, on three sockets and with two HTTP versions, may take at their peak.
+/// Maximum growth for both directions, on three sockets and with two HTTP versions.
 const GROWTH_BYTES_MAX: usize = 40 << 20;
 
 fn large_body() -> Body {
@@ -30,20 +30,20 @@ fn large_body() -> Body {
 async fn count(mut body: Incoming) -> usize {
     let mut bytes = 0;
     while let Some(frame) = body.frame().await {
-        bytes += frame.expect("the body goes on").data_ref().map_or(0, Bytes::len);
+        bytes += frame.expect("the body is not aborted").data_ref().map_or(0, Bytes::len);
     }
     bytes
 }
 
-/// The most memory this process ever had.
+/// Returns the process's peak memory.
 fn peak_bytes() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").expect("proc(5) is there");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel tells it");
+    let status = std::fs::read_to_string("/proc/self/status").expect("proc(5) is mounted");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel reports it");
     line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") << 10
 }
 
 #[tokio::test]
-async fn large_bodies_take_no_memory() {
+async fn large_bodies_take_bounded_memory() {
     let handler = |request: Request<Incoming>| async move {
         if request.method() == http::Method::GET {
             return Response::new(large_body());

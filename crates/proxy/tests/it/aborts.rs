@@ -1,4 +1,4 @@
-//! When one side breaks off the other is told: never does a part of a message look like the whole.
+//! Aborts reach the other side: an incomplete message never looks complete.
 
 use std::time::Duration;
 
@@ -17,19 +17,19 @@ use crate::test_proxy::{
 
 const NOT_FOUND: &str = r#"{"sandboxId":"i123","message":"The sandbox was not found","code":502}"#;
 
-/// An answer that is never ended, and how it says where it would end.
+/// Incomplete responses, by the way in which their end would be marked.
 const HEADS: [&str; 3] =
     ["transfer-encoding: chunked\r\n\r\n4\r\npart\r\n", "content-length: 100\r\n\r\npart", "\r\npart"];
 
 #[tokio::test]
-async fn an_upstream_that_resets_in_the_middle_is_an_abort() {
+async fn an_upstream_reset_aborts_the_response() {
     for head in HEADS {
         for http2 in [false, true] {
-            // Taken by the first connection only.
+            // Taken by the only connection.
             let (arrived, wait) = oneshot::channel::<()>();
             let wait = std::sync::Mutex::new(Some(wait));
             let upstream = raw_upstream(move |_, mut stream| {
-                let wait = wait.lock().expect("no panic").take().expect("one connection");
+                let wait = wait.lock().expect("not poisoned").take().expect("there is one connection");
                 async move {
                     read_head(&mut stream).await;
                     write(&mut stream, &format!("HTTP/1.1 200 OK\r\n{head}")).await;
@@ -49,8 +49,8 @@ async fn an_upstream_that_resets_in_the_middle_is_an_abort() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_ends_too_early_is_an_abort() {
-    // Without a length and chunks, the end of the connection is a proper end.
+async fn an_early_end_of_the_upstream_aborts_the_response() {
+    // Without a length or chunks, the end of the connection is a proper end.
     for head in &HEADS[..2] {
         let upstream = raw_upstream(move |_, mut stream| async move {
             read_head(&mut stream).await;
@@ -59,18 +59,18 @@ async fn an_upstream_that_ends_too_early_is_an_abort() {
         .await;
         let proxy = TestProxy::start(upstream).await;
         let mut response = proxy.client().await.get("/").await;
-        // What came before the failure is not lost with it.
+        // The bytes before the failure are not lost.
         assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("part"));
         expect_abort(response.body_mut()).await;
     }
 }
 
 #[tokio::test]
-async fn a_client_that_only_knows_the_end_of_the_connection_gets_a_reset() {
+async fn an_aborted_http_1_0_response_resets_the_connection() {
     let (mut source, body) = BodySender::body();
     let body = std::sync::Arc::new(std::sync::Mutex::new(Some(body)));
     let upstream = upstream(move |_: Request<Incoming>| {
-        let body = body.lock().expect("no panic").take().expect("one request");
+        let body = body.lock().expect("not poisoned").take().expect("there is one request");
         std::future::ready(Response::new(body))
     })
     .await;
@@ -86,7 +86,9 @@ async fn a_client_that_only_knows_the_end_of_the_connection_gets_a_reset() {
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
-/// Answers `/stream` with a body that the test feeds, reads everything of `/upload`, never answers `/silent`.
+/// Handles the requests of the abort tests.
+///
+/// Responds to `/stream` with a body that the test sends, reads all of `/upload`, and never responds to `/silent`.
 async fn endless(mut request: Request<Incoming>, send: impl Fn(BodySender)) -> Response<Body> {
     match request.uri().path() {
         "/stream" => {
@@ -117,7 +119,7 @@ async fn check_abort(abort: impl Fn(&TestProxy), then: Result<&str, &str>) {
         let client = || async { if http2 { Client::connect_http2(proxy.address).await } else { proxy.client().await } };
         let mut client_of_stream = client().await;
         if then.is_err() && http2 {
-            // The first round closed it.
+            // The first round closed the group.
             assert_eq!(text(client_of_stream.get("/stream").await).await, NOT_FOUND);
             continue;
         }
@@ -144,8 +146,8 @@ async fn check_abort(abort: impl Fn(&TestProxy), then: Result<&str, &str>) {
             assert_eq!(response.status(), 502);
             assert_eq!(text(response).await, NOT_FOUND);
         }
-        wait_until("the upstream to see it", || source.is_closed()).await;
-        wait_until("the places to be free again", || proxy.engine.requests(&GROUP) == 0).await;
+        wait_until("the upstream to notice", || source.is_closed()).await;
+        wait_until("requests to finish", || proxy.engine.requests(&GROUP) == 0).await;
         assert_eq!(proxy.engine.idle_connections(), 0);
 
         let later = text(client().await.get("/later").await).await;
@@ -154,17 +156,17 @@ async fn check_abort(abort: impl Fn(&TestProxy), then: Result<&str, &str>) {
 }
 
 #[tokio::test]
-async fn a_cut_ends_everything_at_once_and_later_requests_are_served() {
+async fn abort_stops_all_requests_and_later_ones_are_served() {
     check_abort(|proxy| proxy.engine.abort(&GROUP), Ok("fine")).await;
 }
 
 #[tokio::test]
-async fn a_closed_group_stays_closed() {
+async fn close_stops_all_requests_and_later_ones_are_rejected() {
     check_abort(|proxy| proxy.engine.close(&GROUP), Err(NOT_FOUND)).await;
 }
 
 #[tokio::test]
-async fn a_group_without_requests_can_be_closed_too() {
+async fn a_group_without_requests_can_be_closed() {
     let proxy = TestProxy::start(upstream(|_| async { Response::new(body::full("fine")) }).await).await;
     proxy.engine.close(&GROUP);
     let response = proxy.client().await.get("/").await;
@@ -173,7 +175,7 @@ async fn a_group_without_requests_can_be_closed_too() {
 }
 
 #[tokio::test]
-async fn a_shut_down_engine_serves_nothing() {
+async fn a_shut_down_engine_rejects_requests() {
     let proxy = TestProxy::start(upstream(|_| async { Response::new(body::full("fine")) }).await).await;
     let mut client = proxy.client().await;
     assert_eq!(text(client.get("/").await).await, "fine");
@@ -187,15 +189,16 @@ async fn advance_time(time: Duration) {
     tokio::time::resume();
 }
 
-/// What an upstream sees of a client that leaves: at most the end of the connection, never the end of a message.
-async fn check_client_leaves(request: &'static str, answer: &'static str) {
+/// Checks that an upstream sees at most the end of the connection when a client disconnects, never the end of a
+/// message.
+async fn check_client_leaves(request: &'static str, response: &'static str) {
     let mut seen = Channel::new();
     let send = seen.sender();
     let upstream = raw_upstream(move |_, mut stream: TcpStream| {
         let send = send.clone();
         async move {
             read_head(&mut stream).await;
-            write(&mut stream, answer).await;
+            write(&mut stream, response).await;
             send(None);
             let mut rest = Vec::new();
             let _ = stream.read_to_end(&mut rest).await;
@@ -207,27 +210,27 @@ async fn check_client_leaves(request: &'static str, answer: &'static str) {
     let mut client = proxy.raw().await;
     write(&mut client, request).await;
     assert_eq!(seen.recv().await, None);
-    // Whoever gives up has waited for a while.
+    // Clients that give up have waited for a while.
     advance_time(Duration::from_secs(2)).await;
     drop(client);
     let rest = seen.recv().await.expect("the end");
     assert!(!rest.contains("0\r\n\r\n"), "{rest:?}");
-    wait_until("the places to be free again", || proxy.engine.requests(&GROUP) == 0).await;
+    wait_until("requests to finish", || proxy.engine.requests(&GROUP) == 0).await;
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_closes_the_upstream() {
+async fn a_disconnected_client_closes_the_upstream() {
     const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
     const UPLOAD: &str = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n4\r\npart\r\n";
     const STREAM: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\npart\r\n";
-    // Before the answer, in its middle, in the middle of the upload, and with both under way.
-    for (request, answer) in [(GET, ""), (GET, STREAM), (UPLOAD, ""), (UPLOAD, STREAM)] {
-        check_client_leaves(request, answer).await;
+    // Before the response, during it, during the upload, and during both.
+    for (request, response) in [(GET, ""), (GET, STREAM), (UPLOAD, ""), (UPLOAD, STREAM)] {
+        check_client_leaves(request, response).await;
     }
 }
 
 #[tokio::test]
-async fn a_client_that_closes_its_half_behind_the_request_gets_its_answer() {
+async fn a_half_closed_client_gets_its_response() {
     let mut sources = Channel::new();
     let send = sources.sender();
     let proxy = TestProxy::start(upstream(move |request| endless(request, send.clone())).await).await;
@@ -238,16 +241,16 @@ async fn a_client_that_closes_its_half_behind_the_request_gets_its_answer() {
     ] {
         let mut client = proxy.raw().await;
         write(&mut client, request).await;
-        client.shutdown().await.expect("half a close");
+        client.shutdown().await.expect("half-close");
         let mut source = sources.recv().await;
-        // As long as something comes now and then.
+        // The response may continue as long as a byte arrives now and then.
         for _ in 0..3 {
             advance_time(Duration::from_secs(8)).await;
             source.send("part").await;
             let mut read = Vec::new();
             while !String::from_utf8_lossy(&read).contains("part") {
                 assert_ne!(
-                    with_timeout("a part", client.read_buf(&mut read)).await.expect("it goes on"),
+                    with_timeout("a part", client.read_buf(&mut read)).await.expect("the response continues"),
                     0,
                     "{request}"
                 );
@@ -260,26 +263,26 @@ async fn a_client_that_closes_its_half_behind_the_request_gets_its_answer() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_right_behind_its_request_holds_its_upstream_for_ten_seconds() {
+async fn an_early_disconnect_holds_the_upstream_for_ten_seconds() {
     let mut sources = Channel::new();
     let send = sources.sender();
     let proxy = TestProxy::start(upstream(move |request| endless(request, send.clone())).await).await;
     let mut client = proxy.raw().await;
     write(&mut client, "GET /stream HTTP/1.1\r\nhost: a\r\n\r\n").await;
-    client.shutdown().await.expect("half a close");
+    client.shutdown().await.expect("half-close");
     let source = sources.recv().await;
     read_head(&mut client).await;
     drop(client);
     advance_time(Duration::from_secs(9)).await;
-    // The proxy has polled the connection when it answers another.
+    // When the proxy responds to another client, it has polled this connection.
     let _ = proxy.client().await.get("/").await;
     assert!(!source.is_closed());
     advance_time(Duration::from_secs(2)).await;
-    wait_until("the upstream to see it", || source.is_closed()).await;
+    wait_until("the upstream to notice", || source.is_closed()).await;
 }
 
 #[tokio::test]
-async fn half_an_upload_is_none() {
+async fn an_incomplete_upload_closes_the_upstream() {
     let mut seen = Channel::new();
     let send = seen.sender();
     let upstream = raw_upstream(move |_, mut stream: TcpStream| {
@@ -295,9 +298,9 @@ async fn half_an_upload_is_none() {
     let proxy = TestProxy::start(upstream).await;
     let mut client = proxy.raw().await;
     write(&mut client, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nbody").await;
-    client.shutdown().await.expect("half a close");
-    assert!(seen.recv().await.len() <= 4, "the upstream is told at once");
-    wait_until("the places to be free again", || proxy.engine.requests(&GROUP) == 0).await;
+    client.shutdown().await.expect("half-close");
+    assert!(seen.recv().await.len() <= 4, "the upstream is closed immediately");
+    wait_until("requests to finish", || proxy.engine.requests(&GROUP) == 0).await;
 }
 
 #[tokio::test]
@@ -311,17 +314,17 @@ async fn a_reset_stream_closes_only_its_upstream() {
     let mut second = client.get("/stream").await;
     let mut second_source = sources.recv().await;
     drop(first);
-    wait_until("the upstream to see it", || first_source.is_closed()).await;
+    wait_until("the upstream to notice", || first_source.is_closed()).await;
     second_source.send("alive").await;
     assert_eq!(chunk(second.body_mut()).await.as_deref(), Some("alive"));
 }
 
 #[tokio::test]
-async fn no_answer_is_told_with_the_right_page() {
-    let unreachable = |answer: &'static str| async move {
+async fn a_missing_response_has_the_unreachable_page() {
+    let unreachable = |response: &'static str| async move {
         let upstream = raw_upstream(move |_, mut stream| async move {
             read_head(&mut stream).await;
-            write(&mut stream, answer).await;
+            write(&mut stream, response).await;
         })
         .await;
         let proxy = TestProxy::start(upstream).await;
@@ -338,7 +341,7 @@ async fn no_answer_is_told_with_the_right_page() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_holds_the_writer_back() {
+async fn a_slow_reader_slows_the_writer_down() {
     let mut progress = Channel::new();
     let send = progress.sender();
     let upstream = raw_upstream(move |_, mut stream: TcpStream| {
@@ -348,7 +351,7 @@ async fn a_slow_reader_holds_the_writer_back() {
             write(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 1073741824\r\n\r\n").await;
             let chunk = vec![b'x'; 1 << 20];
             let mut written = 0;
-            // Until the buffers on the way are full: then a write does not end.
+            // Stops when all buffers on the way are full, so that a write blocks.
             while let Ok(Ok(())) = tokio::time::timeout(Duration::from_millis(500), stream.write_all(&chunk)).await {
                 written += chunk.len();
             }
@@ -358,7 +361,7 @@ async fn a_slow_reader_holds_the_writer_back() {
     .await;
     let proxy = TestProxy::start(upstream).await;
     let response = proxy.client().await.get("/").await;
-    // Nobody reads the gigabyte, so it must not have been taken either.
+    // The gigabyte is not read, so it must not have been accepted either.
     assert!(progress.recv().await < 64 << 20);
     drop(response);
 }

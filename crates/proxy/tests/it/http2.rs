@@ -1,4 +1,4 @@
-//! Upstreams that speak HTTP/2, and those that do not.
+//! Upstreams with and without HTTP/2.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ use crate::test_proxy::{
     serve_config, text, wait_until, with_timeout, write,
 };
 
-/// A server that speaks HTTP/2 alone.
+/// Starts a server that speaks only HTTP/2.
 async fn http2_upstream<H, F>(handler: H) -> NodeAddress
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
@@ -29,11 +29,11 @@ where
         let handler = handler.clone();
         async move {
             let service = hyper::service::service_fn(move |request| {
-                let answer = handler(request);
-                async move { Ok::<_, std::convert::Infallible>(answer.await) }
+                let response = handler(request);
+                async move { Ok::<_, std::convert::Infallible>(response.await) }
             });
             let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            // Tests break connections on purpose.
+            // Tests abort connections on purpose.
             let _ = builder.serve_connection(TokioIo::new(stream), service).await;
         }
     })
@@ -45,15 +45,15 @@ fn grpc(path: &str, body: Body) -> Request<Body> {
     request.body(body).expect("a request")
 }
 
-/// Sends back every chunk, and says in trailers how many there were.
+/// Sends back every chunk, and their number in the trailers.
 async fn echo(request: Request<Incoming>) -> Response<Body> {
     assert_eq!(request.version(), Version::HTTP_2);
     assert_eq!(request.headers()["te"], "trailers");
-    let (mut source, answer) = BodySender::body();
-    let mut question = request.into_body();
+    let (mut source, response_body) = BodySender::body();
+    let mut request_body = request.into_body();
     tokio::spawn(async move {
         let mut chunks = 0;
-        while let Some(Ok(frame)) = question.frame().await {
+        while let Some(Ok(frame)) = request_body.frame().await {
             let data = frame.into_data().expect("no trailers");
             if !data.is_empty() {
                 chunks += 1;
@@ -64,19 +64,19 @@ async fn echo(request: Request<Incoming>) -> Response<Body> {
         trailers.insert("grpc-status", chunks.into());
         source.send_trailers(trailers).await;
     });
-    Response::builder().header("content-type", "application/grpc").body(answer).expect("a response")
+    Response::builder().header("content-type", "application/grpc").body(response_body).expect("a response")
 }
 
 async fn trailers(body: &mut Incoming) -> HeaderMap {
     loop {
-        let frame = with_timeout("trailers", body.frame()).await.expect("they come").expect("no abort");
+        let frame = with_timeout("trailers", body.frame()).await.expect("trailers are sent").expect("not aborted");
         if let Ok(trailers) = frame.into_trailers() {
             return trailers;
         }
     }
 }
 
-/// A proxy of two proxies, as an edge and a node are, before an upstream.
+/// Starts two proxies, as an edge and a node, before an upstream.
 async fn edge_and_node(upstream: NodeAddress) -> (TestProxy, TestProxy) {
     let node = TestProxy::start(upstream).await;
     let edge = TestProxy::start_with(NodeAddress::Tcp(node.address), Config::for_nodes(), serve_config()).await;
@@ -84,7 +84,7 @@ async fn edge_and_node(upstream: NodeAddress) -> (TestProxy, TestProxy) {
 }
 
 #[tokio::test]
-async fn both_directions_stream_at_the_same_time_and_end_with_trailers() {
+async fn both_directions_stream_concurrently_and_end_with_trailers() {
     let (edge, node) = edge_and_node(http2_upstream(echo).await).await;
     let mut client = Client::connect_http2(edge.address).await;
     for _ in 0..3 {
@@ -100,11 +100,11 @@ async fn both_directions_stream_at_the_same_time_and_end_with_trailers() {
     }
     wait_until("connections to be idle", || edge.engine.idle_connections() == 1 && node.engine.idle_connections() == 1)
         .await;
-    assert_eq!((edge.dials(), node.dials()), (1, 1), "one after the other, on one connection");
+    assert_eq!((edge.dials(), node.dials()), (1, 1), "sequential requests use one connection");
 }
 
 #[tokio::test]
-async fn many_at_once_are_kept_apart() {
+async fn concurrent_calls_are_independent() {
     const CALLS: usize = 40;
     let (edge, _node) = edge_and_node(http2_upstream(echo).await).await;
     let mut client = Client::connect_http2(edge.address).await;
@@ -124,7 +124,7 @@ async fn many_at_once_are_kept_apart() {
 }
 
 #[tokio::test]
-async fn an_answer_of_trailers_alone_passes() {
+async fn a_trailers_only_response_passes() {
     let refuse = |_: Request<Incoming>| async {
         Response::builder().header("grpc-status", "12").body(body::empty()).expect("a response")
     };
@@ -137,31 +137,31 @@ async fn an_answer_of_trailers_alone_passes() {
 }
 
 #[tokio::test]
-async fn a_guest_that_only_speaks_http_2_is_reached_by_everybody() {
-    let answer = |request: Request<Incoming>| async move {
+async fn a_guest_with_only_http2_is_reached_by_all_clients() {
+    let respond = |request: Request<Incoming>| async move {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.expect("a whole body").to_bytes();
         let seen = format!("{} {:?} {}", parts.method, parts.version, String::from_utf8_lossy(&body));
         Response::new(body::full(seen))
     };
     for http2 in [true, false] {
-        let proxy = TestProxy::start(http2_upstream(answer).await).await;
+        let proxy = TestProxy::start(http2_upstream(respond).await).await;
         let mut client = if http2 { Client::connect_http2(proxy.address).await } else { proxy.client().await };
         assert_eq!(text(client.get("/").await).await, "GET HTTP/2.0 ");
-        // By now it is known.
+        // The version is known now.
         for _ in 0..2 {
             assert_eq!(text(client.send(post("/", body::full("upload"))).await).await, "POST HTTP/2.0 upload");
         }
         assert_eq!(proxy.dials(), 2, "one in HTTP/1.1, one in HTTP/2");
     }
-    // What was sent in vain is sent again.
-    let proxy = TestProxy::start(http2_upstream(answer).await).await;
+    // A request that the server did not understand is resent.
+    let proxy = TestProxy::start(http2_upstream(respond).await).await;
     let mut client = Client::connect_http2(proxy.address).await;
     assert_eq!(text(client.send(post("/", body::full("upload"))).await).await, "POST HTTP/2.0 upload");
 }
 
 #[tokio::test]
-async fn a_guest_that_only_speaks_http_1_answers_once_it_was_asked_in_vain() {
+async fn a_guest_with_only_http1_is_reached_after_a_failed_probe() {
     for refusal in ["HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n", "HTTP/1.0 505 No\r\n\r\n", "", "no HTTP"] {
         let requests = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&requests);
@@ -189,12 +189,12 @@ async fn a_guest_that_only_speaks_http_1_answers_once_it_was_asked_in_vain() {
             assert_eq!(text(client.send(request).await).await, "fine", "{refusal}");
             assert_eq!(requests.load(Ordering::SeqCst), number);
         }
-        assert_eq!(proxy.dials(), 2, "it is asked once");
+        assert_eq!(proxy.dials(), 2, "the server is probed once");
     }
 }
 
 #[tokio::test]
-async fn a_guest_is_not_asked_for_http_2_without_need() {
+async fn a_guest_is_not_probed_for_http2_without_need() {
     let upstream = raw_upstream(|number, mut stream| async move {
         assert_eq!(number, 0, "it serves a single connection");
         while read_head(&mut stream).await.starts_with("GET / HTTP/1.1\r\n") {
@@ -211,10 +211,10 @@ async fn a_guest_is_not_asked_for_http_2_without_need() {
 }
 
 #[tokio::test]
-async fn a_server_that_says_nothing_is_given_up() {
+async fn a_silent_server_is_retried_in_http1() {
     let upstream = raw_upstream(|_, mut stream| async move {
         if read_head(&mut stream).await.starts_with("PRI") {
-            // Until the proxy gives up.
+            // The proxy closes the connection.
             let mut rest = Vec::new();
             let _ = stream.read_to_end(&mut rest).await;
             return;
@@ -228,39 +228,38 @@ async fn a_server_that_says_nothing_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_given_up_ends_at_the_guest() {
+async fn a_cancelled_call_ends_at_the_guest() {
     let mut sources = Channel::new();
     let send = sources.sender();
-    let answer = move |_: Request<Incoming>| {
+    let respond = move |_: Request<Incoming>| {
         let (source, body) = BodySender::body();
         send(source);
         async { Response::new(body) }
     };
-    let (edge, node) = edge_and_node(http2_upstream(answer).await).await;
+    let (edge, node) = edge_and_node(http2_upstream(respond).await).await;
     let mut client = Client::connect_http2(edge.address).await;
-    let response = client.send(grpc("/", body::full("question"))).await;
+    let response = client.send(grpc("/", body::full("request"))).await;
     let source = sources.recv().await;
     drop(response);
-    wait_until("the guest to see it", || source.is_closed()).await;
-    wait_until("the places to be free", || edge.engine.requests(&GROUP) == 0 && node.engine.requests(&GROUP) == 0)
-        .await;
+    wait_until("the guest to notice", || source.is_closed()).await;
+    wait_until("requests to finish", || edge.engine.requests(&GROUP) == 0 && node.engine.requests(&GROUP) == 0).await;
 }
 
 #[tokio::test]
-async fn a_reset_reaches_the_client_with_its_code() {
+async fn a_reset_reaches_the_client_with_its_error_code() {
     let upstream = raw_upstream(|_, mut stream: TcpStream| async move {
         let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
             [&[0, 0, u8::try_from(payload.len()).expect("short"), kind, flags, 0, 0, 0, stream], payload].concat()
         };
-        // SETTINGS, then HEADERS with `:status 200` and RST_STREAM with ENHANCE_YOUR_CALM once there is a request.
+        // Sends SETTINGS, and after a request HEADERS with `:status 200` and RST_STREAM with ENHANCE_YOUR_CALM.
         stream.write_all(&frame(4, 0, 0, &[])).await.expect("the proxy reads");
         let mut seen = Vec::new();
-        // The head of HEADERS on stream 1, whatever its length and flags.
+        // Frame header of HEADERS on stream 1, with any length and flags.
         while !seen.windows(6).any(|bytes| bytes[0] == 1 && bytes[2..] == [0, 0, 0, 1]) {
             assert_ne!(stream.read_buf(&mut seen).await.expect("the proxy writes"), 0);
         }
-        let answer = [frame(1, 4, 1, &[0x88]), frame(3, 0, 1, &[0, 0, 0, 11])].concat();
-        stream.write_all(&answer).await.expect("the proxy reads");
+        let response = [frame(1, 4, 1, &[0x88]), frame(3, 0, 1, &[0, 0, 0, 11])].concat();
+        stream.write_all(&response).await.expect("the proxy reads");
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest).await;
     })
@@ -278,7 +277,7 @@ async fn a_reset_reaches_the_client_with_its_code() {
 }
 
 #[tokio::test]
-async fn a_cut_ends_calls_and_idle_connections() {
+async fn abort_stops_calls_and_closes_idle_connections() {
     let (edge, node) = edge_and_node(http2_upstream(echo).await).await;
     let mut client = Client::connect_http2(edge.address).await;
     let (mut source, body) = BodySender::body();
@@ -287,27 +286,27 @@ async fn a_cut_ends_calls_and_idle_connections() {
     assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("part"));
     node.engine.abort(&GROUP);
     expect_abort(response.body_mut()).await;
-    wait_until("the places to be free", || node.engine.requests(&GROUP) == 0).await;
+    wait_until("requests to finish", || node.engine.requests(&GROUP) == 0).await;
     assert_eq!(node.engine.idle_connections(), 0);
 }
 
 #[tokio::test]
-async fn a_connection_that_is_going_away_is_not_used_again() {
+async fn a_connection_with_goaway_is_not_reused() {
     let served = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&served);
     let upstream = raw_upstream(move |_, stream| {
         let counted = Arc::clone(&counted);
         async move {
             let answered = Arc::new(tokio::sync::Notify::new());
-            let told = Arc::clone(&answered);
+            let notify = Arc::clone(&answered);
             let service = hyper::service::service_fn(move |_: Request<Incoming>| {
                 counted.fetch_add(1, Ordering::SeqCst);
-                told.notify_one();
+                notify.notify_one();
                 async { Ok::<_, std::convert::Infallible>(Response::new(body::full("fine"))) }
             });
             let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
             let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-            // GOAWAY with the first answer.
+            // Sends GOAWAY with the first response.
             tokio::select! {
                 _ = connection.as_mut() => return,
                 () = answered.notified() => connection.as_mut().graceful_shutdown(),
@@ -321,12 +320,12 @@ async fn a_connection_that_is_going_away_is_not_used_again() {
     for number in 1..5 {
         assert_eq!(text(client.send(grpc("/", body::empty())).await).await, "fine");
         assert_eq!(served.load(Ordering::SeqCst), number);
-        wait_until("the connection to be gone", || proxy.engine.requests(&GROUP) == 0).await;
+        wait_until("the request to finish", || proxy.engine.requests(&GROUP) == 0).await;
     }
 }
 
 #[tokio::test]
-async fn a_client_that_reads_nothing_holds_the_guest_back() {
+async fn a_client_that_does_not_read_slows_the_guest_down() {
     let mut progress = Channel::new();
     let send = progress.sender();
     let flood = move |_: Request<Incoming>| {
@@ -352,8 +351,8 @@ async fn a_client_that_reads_nothing_holds_the_guest_back() {
 }
 
 #[tokio::test]
-async fn heads_are_bounded() {
-    let answer = |_: Request<Incoming>| async {
+async fn the_size_of_heads_is_limited() {
+    let respond = |_: Request<Incoming>| async {
         let mut response = Response::new(body::empty());
         for number in 0..300 {
             let name: http::HeaderName = format!("x-{number}").parse().expect("a name");
@@ -361,11 +360,11 @@ async fn heads_are_bounded() {
         }
         response
     };
-    let proxy = TestProxy::start(http2_upstream(answer).await).await;
+    let proxy = TestProxy::start(http2_upstream(respond).await).await;
     let mut client = Client::connect_http2(proxy.address).await;
     assert_eq!(client.send(grpc("/", body::empty())).await.status(), 502);
     let engine: &Engine<_> = &proxy.engine;
-    wait_until("the place to be free", || engine.requests(&GROUP) == 0).await;
+    wait_until("requests to finish", || engine.requests(&GROUP) == 0).await;
     let mut head = get("/");
     *head.method_mut() = Method::HEAD;
     assert_eq!(client.send(head).await.status(), 502);

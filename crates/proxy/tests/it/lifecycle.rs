@@ -1,4 +1,4 @@
-//! From the first connection until nothing is left.
+//! Servers from the first connection to the end of the drain.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::test_proxy::{
     with_timeout, write,
 };
 
-/// An upstream whose answers the test feeds.
+/// Starts an upstream whose response bodies the test sends.
 async fn fed(sources: &Channel<BodySender>) -> hearth_types::NodeAddress {
     let send = sources.sender();
     upstream(move |_: Request<Incoming>| {
@@ -32,7 +32,7 @@ async fn fed(sources: &Channel<BodySender>) -> hearth_types::NodeAddress {
 }
 
 #[tokio::test]
-async fn a_drain_lets_answers_end_and_takes_no_new_connections() {
+async fn a_drain_finishes_responses_and_accepts_no_new_connections() {
     for http2 in [false, true] {
         let mut sources = Channel::new();
         let proxy = TestProxy::start(fed(&sources).await).await;
@@ -40,29 +40,29 @@ async fn a_drain_lets_answers_end_and_takes_no_new_connections() {
         let mut response = client.get("/").await;
         let mut source = sources.recv().await;
         let (mut silent, mut late) = (proxy.raw().await, proxy.raw().await);
-        // Those that have said nothing have been accepted, too.
+        // Once this request is served, the silent connections have been accepted, too.
         let idle = proxy.client().await.get("/").await;
         sources.recv().await.end();
         assert_eq!(text(idle).await, "");
 
         proxy.shutdown.cancel();
-        // What was on its way is answered, and whoever asks nothing is not waited for.
+        // A request in transit is served, and a silent connection is not waited for.
         write(&mut late, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
         sources.recv().await.end();
-        let answer = with_timeout("the answer", read_head(&mut late)).await.to_ascii_lowercase();
-        assert!(answer.starts_with("http/1.1 200 ") && answer.contains("connection: close"), "{answer}");
+        let head = with_timeout("the response", read_head(&mut late)).await.to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 200 ") && head.contains("connection: close"), "{head}");
         assert_eq!(with_timeout("the end", silent.read(&mut [0; 1])).await.expect("a proper end"), 0);
         source.send("late").await;
         assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("late"));
         assert!(TcpStream::connect(proxy.address).await.is_err());
         source.end();
         assert_eq!(chunk(response.body_mut()).await, None);
-        assert_eq!(with_timeout("the drain", proxy.served).await.expect("no panic"), 0);
+        assert_eq!(with_timeout("the drain", proxy.served).await.expect("the task does not panic"), 0);
     }
 }
 
 #[tokio::test]
-async fn what_outlives_the_patience_is_cut() {
+async fn requests_are_aborted_at_the_drain_timeout() {
     for http2 in [false, true] {
         let mut sources = Channel::new();
         let serve_config = serve::Config { drain_timeout: Duration::from_millis(50), ..serve_config() };
@@ -73,13 +73,13 @@ async fn what_outlives_the_patience_is_cut() {
         source.send("part").await;
         assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("part"));
         proxy.shutdown.cancel();
-        assert_eq!(with_timeout("the cut", proxy.served).await.expect("no panic"), 1);
+        assert_eq!(with_timeout("the abort", proxy.served).await.expect("the task does not panic"), 1);
         expect_abort(response.body_mut()).await;
     }
 }
 
 #[tokio::test]
-async fn dropping_the_server_cuts_everything() {
+async fn dropping_the_server_aborts_all_requests() {
     let mut sources = Channel::new();
     let proxy = TestProxy::start(fed(&sources).await).await;
     let mut response = proxy.client().await.get("/").await;
@@ -89,7 +89,7 @@ async fn dropping_the_server_cuts_everything() {
 }
 
 #[tokio::test]
-async fn a_unix_socket_is_served_too() {
+async fn a_unix_socket_is_served() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("proxy");
     let listener = UnixListener::bind(&path).expect("a free path");
@@ -99,16 +99,16 @@ async fn a_unix_socket_is_served_too() {
     });
     let shutdown = CancellationToken::new();
     let served = tokio::spawn(serve::serve(listener, service, serve_config(), shutdown.clone()));
-    let stream = UnixStream::connect(&path).await.expect("it listens");
+    let stream = UnixStream::connect(&path).await.expect("the server listens");
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a handshake");
     tokio::spawn(connection);
     assert_eq!(text(Client::Http1(sender).send(get("/")).await).await, "Some(None)");
     shutdown.cancel();
-    assert_eq!(with_timeout("the drain", served).await.expect("no panic"), 0);
+    assert_eq!(with_timeout("the drain", served).await.expect("the task does not panic"), 0);
 }
 
 #[tokio::test]
-async fn handlers_know_the_peer() {
+async fn handlers_get_the_peer() {
     let (listener, address) = crate::test_proxy::listen().await;
     let service = tower::service_fn(|request: Request<Body>| async move {
         let peer = request.extensions().get::<Peer>().and_then(Peer::ip);
@@ -123,10 +123,10 @@ async fn handlers_know_the_peer() {
 }
 
 #[tokio::test]
-async fn what_came_before_a_failure_is_still_the_client_s() {
+async fn chunks_before_a_failure_reach_the_client() {
     let (listener, address) = crate::test_proxy::listen().await;
     let service = tower::service_fn(|_: Request<Body>| async {
-        // Both are there at once, so that nothing but care keeps the failure from overtaking the part.
+        // Both are ready at the same time, so the failure could overtake the chunk.
         let part = Ok(Frame::data(Bytes::from_static(b"part")));
         let frames = futures::stream::iter([part, Err(std::io::Error::other("broken"))]);
         Ok::<_, Infallible>(Response::new(body::boxed(StreamBody::new(frames))))
@@ -142,11 +142,11 @@ async fn what_came_before_a_failure_is_still_the_client_s() {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_first_is_not_told_to_send_what_nobody_wants() {
+async fn expect_continue_is_not_answered_for_an_unread_body() {
     let (listener, address) = crate::test_proxy::listen().await;
     let service = tower::service_fn(|request: Request<Body>| async {
         drop(request);
-        // Whoever reads the body in our place would do so now.
+        // If the server read the body instead of the handler, it would do so now.
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
@@ -155,7 +155,7 @@ async fn a_client_that_asks_first_is_not_told_to_send_what_nobody_wants() {
     let shutdown = CancellationToken::new();
     let _end = shutdown.clone().drop_guard();
     tokio::spawn(serve::serve(listener, service, serve_config(), shutdown));
-    let mut client = TcpStream::connect(address).await.expect("it listens");
+    let mut client = TcpStream::connect(address).await.expect("the server listens");
     write(&mut client, "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n").await;
-    assert!(with_timeout("the answer", read_head(&mut client)).await.starts_with("HTTP/1.1 413 "));
+    assert!(with_timeout("the response", read_head(&mut client)).await.starts_with("HTTP/1.1 413 "));
 }

@@ -1,4 +1,4 @@
-//! How much of everything there may be, and what clients read then.
+//! Limits of requests and connections, and the responses beyond them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,7 +14,7 @@ use crate::test_proxy::{
 };
 
 #[tokio::test]
-async fn too_many_requests_to_a_sandbox_are_refused() {
+async fn too_many_requests_to_a_sandbox_are_rejected() {
     let mut sources = Channel::new();
     let send = sources.sender();
     let upstream = upstream(move |_: Request<Incoming>| {
@@ -34,11 +34,11 @@ async fn too_many_requests_to_a_sandbox_are_refused() {
         text(refused).await,
         r#"{"sandboxId":"i123","message":"Too many connections to the sandbox are open","connectionLimit":2,"code":429}"#
     );
-    // A place is free again when an answer has ended, and also when it is not wanted any more.
+    // A request no longer counts when its response has ended or was dropped.
     sources.recv().await.end();
     assert_eq!(text(first).await, "");
     drop(second);
-    wait_until("the places to be free again", || proxy.engine.requests(&GROUP) == 0).await;
+    wait_until("requests to finish", || proxy.engine.requests(&GROUP) == 0).await;
     assert_eq!(client.get("/").await.status(), 200);
 }
 
@@ -75,7 +75,7 @@ async fn a_server_that_is_just_starting_is_not_reported_closed() {
 }
 
 #[tokio::test]
-async fn a_person_reads_the_same_as_a_page() {
+async fn browsers_get_the_message_as_html() {
     let (listener, address) = listen().await;
     drop(listener);
     let proxy = TestProxy::start(NodeAddress::Tcp(address)).await;
@@ -92,7 +92,7 @@ async fn a_person_reads_the_same_as_a_page() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_bound_wait_while_all_are_busy() {
+async fn connections_beyond_the_limit_wait_while_all_are_busy() {
     let mut sources = Channel::new();
     let send = sources.sender();
     let upstream = upstream(move |request: Request<Incoming>| {
@@ -108,9 +108,9 @@ async fn connections_beyond_the_bound_wait_while_all_are_busy() {
     let stream = first.get("/stream").await;
     let mut second = proxy.client().await;
     let is_over = AtomicBool::new(false);
-    let asked = async {
+    let waiting = async {
         assert_eq!(text(second.get("/").await).await, "fine");
-        assert!(is_over.load(Ordering::SeqCst), "answered in place of one that was busy");
+        assert!(is_over.load(Ordering::SeqCst), "the busy connection was replaced");
     };
     let busy = async {
         let mut source = sources.recv().await;
@@ -119,7 +119,7 @@ async fn connections_beyond_the_bound_wait_while_all_are_busy() {
         source.end();
         assert_eq!(text(stream).await, "part");
     };
-    tokio::join!(asked, busy);
+    tokio::join!(waiting, busy);
 }
 
 #[tokio::test]
@@ -127,17 +127,17 @@ async fn the_longest_idle_connection_is_closed_for_a_new_one() {
     let upstream = upstream(|_: Request<Incoming>| std::future::ready(Response::new(body::full("fine")))).await;
     let serve_config = serve::Config { connections_max: 4, ..serve_config() };
     let proxy = TestProxy::start_with(upstream, Config::for_guests(), serve_config).await;
-    // One that says nothing, one in the middle of a head, and one that has been answered.
+    // A silent connection, one within a head, and one that has been served.
     let mut silent = proxy.raw().await;
     let mut slow = proxy.raw().await;
     write(&mut slow, "GET / HTTP/1.1\r\nhost: a\r\nx-slow").await;
-    let mut answered = proxy.client().await;
-    assert_eq!(text(answered.get("/").await).await, "fine");
-    // All come from one address, which has two places.
+    let mut served = proxy.client().await;
+    assert_eq!(text(served.get("/").await).await, "fine");
+    // All have the same address, which may have two connections.
     assert_eq!(text(proxy.client().await.get("/").await).await, "fine");
     for mut closed in [silent.split().0, slow.split().0] {
         let read = with_timeout("the end", closed.read(&mut [0; 1])).await;
         assert!(read.is_err() || read.is_ok_and(|bytes| bytes == 0));
     }
-    assert_eq!(text(answered.get("/").await).await, "fine");
+    assert_eq!(text(served.get("/").await).await, "fine");
 }

@@ -1,4 +1,4 @@
-//! The proxy between real sockets: clients and upstreams are other programs as far as it can tell.
+//! Tests of the proxy over real sockets.
 
 mod aborts;
 mod heads;

@@ -1,4 +1,4 @@
-//! Connections to upstreams are used again while that is safe.
+//! Reuse of connections to upstreams.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,7 +26,7 @@ async fn advance_time(time: Duration) {
     tokio::time::resume();
 }
 
-/// Until the connections of answered requests are ready for the next.
+/// Waits until the connections of finished requests are idle.
 async fn wait_for_idle(proxy: &TestProxy, idle: usize) {
     wait_until("connections to be idle", || proxy.engine.idle_connections() == idle).await;
     assert_eq!(proxy.engine.requests(&GROUP), 0);
@@ -44,7 +44,7 @@ async fn one_connection_serves_many_requests() {
     assert_eq!(proxy.dials(), 1);
 }
 
-/// An upstream whose answers end when the test says so.
+/// Starts an upstream whose response bodies the test sends.
 async fn open_ended_upstream() -> (NodeAddress, Channel<BodySender>) {
     let sources = Channel::new();
     let send = sources.sender();
@@ -57,7 +57,7 @@ async fn open_ended_upstream() -> (NodeAddress, Channel<BodySender>) {
 }
 
 #[tokio::test]
-async fn requests_at_the_same_time_have_a_connection_each_and_few_are_kept() {
+async fn concurrent_requests_use_separate_connections_and_few_stay_idle() {
     const REQUESTS: usize = 8;
     let (upstream, mut sources) = open_ended_upstream().await;
     let config = Config { idle_per_key_max: 3, ..Config::for_guests() };
@@ -76,8 +76,8 @@ async fn requests_at_the_same_time_have_a_connection_each_and_few_are_kept() {
 }
 
 #[tokio::test]
-async fn a_connection_that_the_upstream_ends_is_not_used_again() {
-    for answer in [
+async fn a_connection_that_the_upstream_closes_is_not_reused() {
+    for raw in [
         "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nfine",
         "HTTP/1.0 200 OK\r\ncontent-length: 4\r\n\r\nfine",
         "HTTP/1.1 200 OK\r\n\r\nfine",
@@ -85,21 +85,22 @@ async fn a_connection_that_the_upstream_ends_is_not_used_again() {
         let upstream = raw_upstream(move |_, mut stream| async move {
             read_head(&mut stream).await;
             stream.read_exact(&mut [0; 6]).await.expect("the upload");
-            write(&mut stream, answer).await;
+            write(&mut stream, raw).await;
         })
         .await;
         let proxy = TestProxy::start(upstream).await;
         let mut client = proxy.client().await;
         for dials in 1..4 {
             let response = client.send(post("/", body::full("upload"))).await;
-            assert_eq!(text(response).await, "fine", "{answer}");
+            assert_eq!(text(response).await, "fine", "{raw}");
             assert_eq!(proxy.dials(), dials);
         }
     }
 }
 
-/// An upstream whose first connection answers one request and closes on the second without a word; all others answer. Counts
-/// the requests it has seen.
+/// Starts an upstream whose first connection serves one request and closes at the second; all others serve requests.
+///
+/// It counts the requests that it receives.
 async fn closing_upstream(requests: Arc<AtomicUsize>) -> NodeAddress {
     raw_upstream(move |number, mut stream: TcpStream| {
         let requests = Arc::clone(&requests);
@@ -136,7 +137,7 @@ async fn check_stale(request: Request<hearth_proxy::Body>, expected_status: u16,
 }
 
 #[tokio::test]
-async fn a_request_that_met_a_closed_connection_is_sent_again_if_that_does_no_harm() {
+async fn a_request_on_a_stale_connection_is_resent_if_that_is_safe() {
     let with = |method: Method| {
         let mut request = get("/");
         *request.method_mut() = method;
@@ -145,10 +146,10 @@ async fn a_request_that_met_a_closed_connection_is_sent_again_if_that_does_no_ha
     for method in [Method::GET, Method::HEAD, Method::OPTIONS, Method::DELETE, Method::PUT] {
         check_stale(with(method), 200, 3).await;
     }
-    // The upstream may have done what it was asked to.
+    // The upstream may have processed the request.
     check_stale(with(Method::POST), 502, 2).await;
     check_stale(with(Method::PATCH), 502, 2).await;
-    // The body is gone.
+    // The body was consumed.
     check_stale(post("/", body::full("upload")), 502, 2).await;
     let mut put = post("/", body::full("upload"));
     *put.method_mut() = Method::PUT;
@@ -156,7 +157,7 @@ async fn a_request_that_met_a_closed_connection_is_sent_again_if_that_does_no_ha
 }
 
 #[tokio::test]
-async fn a_request_that_nobody_answers_is_sent_again_only_once() {
+async fn a_request_is_resent_only_once() {
     let requests = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&requests);
     let upstream = raw_upstream(move |number, mut stream: TcpStream| {
@@ -181,7 +182,7 @@ async fn a_request_that_nobody_answers_is_sent_again_only_once() {
 }
 
 #[tokio::test]
-async fn an_answer_that_broke_off_is_not_asked_for_again() {
+async fn a_request_with_a_partial_response_is_not_resent() {
     let upstream = raw_upstream(|_, mut stream: TcpStream| async move {
         read_head(&mut stream).await;
         write(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfine").await;
@@ -198,7 +199,7 @@ async fn an_answer_that_broke_off_is_not_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_connection_that_closed_while_idle_is_never_noticed() {
+async fn clients_do_not_notice_that_an_idle_connection_closed() {
     let mut closed = Channel::new();
     let send = closed.sender();
     let upstream = raw_upstream(move |_, mut stream| {
@@ -220,7 +221,7 @@ async fn a_connection_that_closed_while_idle_is_never_noticed() {
 }
 
 #[tokio::test]
-async fn idle_connections_grow_old() {
+async fn idle_connections_expire() {
     let proxy = TestProxy::start(upstream(respond_fine).await).await;
     let mut client = proxy.client().await;
     assert_eq!(text(client.get("/").await).await, "fine");
@@ -229,13 +230,13 @@ async fn idle_connections_grow_old() {
     assert_eq!(text(client.get("/").await).await, "fine");
     wait_for_idle(&proxy, 1).await;
     assert_eq!(proxy.dials(), 1);
-    // It began anew, and is over before a guest's own 640 s.
+    // The idle time began again, and ends before a guest's own 640 s.
     advance_time(Duration::from_secs(620)).await;
     wait_until("the old connection to be dropped", || proxy.engine.idle_connections() == 0).await;
 }
 
 #[tokio::test]
-async fn what_a_burst_left_is_closed_soon() {
+async fn surplus_connections_of_a_burst_are_closed_early() {
     const BURST: usize = 24;
     let (upstream, mut sources) = open_ended_upstream().await;
     let proxy = TestProxy::start(upstream).await;
@@ -254,27 +255,27 @@ async fn what_a_burst_left_is_closed_soon() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_repeated_takes_no_old_connection() {
+async fn unretryable_requests_use_no_old_connection() {
     let proxy = TestProxy::start(upstream(respond_fine).await).await;
     let mut client = proxy.client().await;
     for dials in 1..5 {
         assert_eq!(text(client.send(post("/", body::full("upload"))).await).await, "fine");
         assert_eq!(proxy.dials(), dials);
-        // The old one is replaced, not added to.
+        // The old connection is replaced.
         wait_for_idle(&proxy, 1).await;
         advance_time(Duration::from_secs(4)).await;
     }
-    // A repeatable one does.
+    // A retryable request uses an old connection.
     assert_eq!(text(client.get("/").await).await, "fine");
     assert_eq!(proxy.dials(), 4);
 }
 
 #[tokio::test]
-async fn an_upstream_s_word_about_its_patience_counts() {
-    let answer = |_| async {
+async fn the_idle_timeout_of_the_upstream_is_respected() {
+    let respond = |_| async {
         Response::builder().header("keep-alive", "timeout=5").body(body::full("fine")).expect("a response")
     };
-    let proxy = TestProxy::start(upstream(answer).await).await;
+    let proxy = TestProxy::start(upstream(respond).await).await;
     let mut client = proxy.client().await;
     for dials in 1..4 {
         let response = client.get("/").await;
@@ -287,7 +288,7 @@ async fn an_upstream_s_word_about_its_patience_counts() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_talks_unasked_is_left() {
+async fn unexpected_bytes_of_an_upstream_are_never_a_response() {
     let upstream = raw_upstream(|_, mut stream: TcpStream| async move {
         while !read_head(&mut stream).await.is_empty() {
             write(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfineHTTP/1.1 200 OK\r\n").await;
@@ -297,15 +298,15 @@ async fn an_upstream_that_talks_unasked_is_left() {
     let proxy = TestProxy::start(upstream).await;
     let mut client = proxy.client().await;
     for _ in 0..3 {
-        // What came after one answer is never the answer to the next request.
-        assert_eq!(text(with_timeout("an answer", client.get("/")).await).await, "fine");
+        // Bytes after a response are never the response to the next request.
+        assert_eq!(text(with_timeout("a response", client.get("/")).await).await, "fine");
     }
 }
 
 #[tokio::test]
-async fn bytes_behind_an_answer_without_a_body_are_nobody_s_answer() {
+async fn bytes_after_a_bodyless_response_are_never_a_response() {
     let check = async |method: Method, head: &'static str| {
-        // A simple server writes a body whatever was asked for. It is slow: the next request is there before the body.
+        // A simple server sends a body after every head. It is slow: the next request arrives before the body.
         let upstream = raw_upstream(move |_, mut stream| async move {
             read_head(&mut stream).await;
             write(&mut stream, head).await;

@@ -1,4 +1,4 @@
-//! Both directions stream, at the same time, without being held back.
+//! Streaming in both directions at the same time, without delay.
 
 use std::sync::Mutex;
 
@@ -14,13 +14,13 @@ use crate::test_proxy::{
     with_timeout, write,
 };
 
-const PIECES: [&str; 4] = ["data: one\n\n", "data: two\n\n", "x", "data: four\n\n"];
+const CHUNKS: [&str; 4] = ["data: one\n\n", "data: two\n\n", "x", "data: four\n\n"];
 
-/// Hands out a body that the test feeds, once.
+/// Returns a handler that responds once, with a body that the test sends.
 fn fed(body: Body) -> impl Fn(Request<Incoming>) -> std::future::Ready<Response<Body>> + Clone + Send + Sync {
     let body = std::sync::Arc::new(Mutex::new(Some(body)));
     move |_| {
-        let body = body.lock().expect("no panic").take().expect("one request");
+        let body = body.lock().expect("not poisoned").take().expect("there is one request");
         let response = Response::builder().header("content-type", "text/event-stream").body(body);
         std::future::ready(response.expect("a response"))
     }
@@ -31,17 +31,17 @@ async fn check_download(upstream: NodeAddress, mut source: BodySender, http2: bo
     let mut client = if http2 { Client::connect_http2(proxy.address).await } else { proxy.client().await };
     let mut response = client.get("/events").await;
     assert_eq!(response.headers()["content-type"], "text/event-stream");
-    for piece in PIECES {
-        source.send(piece).await;
-        // The next piece is only made after this one has arrived.
-        assert_eq!(chunk(response.body_mut()).await.as_deref(), Some(piece));
+    for part in CHUNKS {
+        source.send(part).await;
+        // The next chunk is sent only after this one has arrived.
+        assert_eq!(chunk(response.body_mut()).await.as_deref(), Some(part));
     }
     source.end();
     assert_eq!(chunk(response.body_mut()).await, None);
 }
 
 #[tokio::test]
-async fn each_piece_arrives_before_the_next_is_sent() {
+async fn each_chunk_arrives_before_the_next_is_sent() {
     for http2 in [false, true] {
         let (source, body) = BodySender::body();
         check_download(upstream(fed(body)).await, source, http2).await;
@@ -49,22 +49,22 @@ async fn each_piece_arrives_before_the_next_is_sent() {
 }
 
 #[tokio::test]
-async fn each_piece_arrives_over_a_unix_socket() {
+async fn each_chunk_arrives_over_a_unix_socket() {
     let folder = tempfile::tempdir().expect("a folder");
     let (source, body) = BodySender::body();
     check_download(unix_upstream(folder.path().join("upstream"), fed(body)).await, source, false).await;
 }
 
 #[tokio::test]
-async fn each_piece_of_an_upload_arrives_before_the_next_is_sent() {
+async fn each_chunk_of_an_upload_arrives_before_the_next_is_sent() {
     for http2 in [false, true] {
         let mut received = Channel::new();
         let send = received.sender();
         let upstream = upstream(move |mut request: Request<Incoming>| {
             let send = send.clone();
             async move {
-                while let Some(piece) = chunk(request.body_mut()).await {
-                    send(piece);
+                while let Some(part) = chunk(request.body_mut()).await {
+                    send(part);
                 }
                 Response::new(body::full("done"))
             }
@@ -73,28 +73,28 @@ async fn each_piece_of_an_upload_arrives_before_the_next_is_sent() {
         let proxy = TestProxy::start(upstream).await;
         let mut client = if http2 { Client::connect_http2(proxy.address).await } else { proxy.client().await };
         let (mut source, body) = BodySender::body();
-        let pieces = async {
-            for piece in PIECES {
-                source.send(piece).await;
-                assert_eq!(received.recv().await, piece);
+        let chunks = async {
+            for part in CHUNKS {
+                source.send(part).await;
+                assert_eq!(received.recv().await, part);
             }
             source.end();
         };
-        let (response, ()) = tokio::join!(client.send(post("/", body)), pieces);
+        let (response, ()) = tokio::join!(client.send(post("/", body)), chunks);
         assert_eq!(text(response).await, "done");
     }
 }
 
 #[tokio::test]
-async fn both_directions_flow_at_the_same_time() {
+async fn both_directions_stream_at_the_same_time() {
     let echo = |request: Request<Incoming>| async move { Response::new(boxed(request.into_body())) };
     let proxy = TestProxy::start(upstream(echo).await).await;
     for mut client in [proxy.client().await, Client::connect_http2(proxy.address).await] {
         let (mut source, body) = BodySender::body();
         let mut response = client.send(post("/", body)).await;
-        for piece in PIECES {
-            source.send(piece).await;
-            assert_eq!(chunk(response.body_mut()).await.as_deref(), Some(piece));
+        for part in CHUNKS {
+            source.send(part).await;
+            assert_eq!(chunk(response.body_mut()).await.as_deref(), Some(part));
         }
         source.end();
         assert_eq!(chunk(response.body_mut()).await, None);
@@ -102,12 +102,12 @@ async fn both_directions_flow_at_the_same_time() {
 }
 
 #[tokio::test]
-async fn an_early_answer_arrives_and_the_upload_goes_on() {
+async fn an_early_response_arrives_while_the_upload_continues() {
     let mut rest = Channel::new();
     let send = rest.sender();
     let upstream = upstream(move |request: Request<Incoming>| {
         let send = send.clone();
-        // Answers at once, and reads the upload afterwards.
+        // Responds immediately and reads the upload afterwards.
         tokio::spawn(async move {
             let upload = request.into_body().collect().await.expect("the upload ends").to_bytes();
             send(String::from_utf8(upload.to_vec()).expect("text"));
@@ -122,41 +122,45 @@ async fn an_early_answer_arrives_and_the_upload_goes_on() {
     source.send("late").await;
     source.end();
     assert_eq!(rest.recv().await, "late");
-    // Both connections are good for another request.
+    // Both connections can be reused.
     let (source, body) = BodySender::body();
     source.end();
     assert_eq!(text(client.send(post("/", body)).await).await, "early");
 }
 
 #[tokio::test]
-async fn an_upload_that_is_refused_early_still_shows_the_refusal() {
+async fn a_client_that_uploads_first_reads_an_early_rejection() {
     const UPLOAD_BYTES: usize = 24 << 20;
     let upstream = raw_upstream(|_, mut stream| async move {
         read_head(&mut stream).await;
         write(&mut stream, "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 2\r\n\r\nno").await;
-        // Closed with the upload unread, so that the rest of it is answered with a reset.
+        // Closed with the upload unread, so that its remainder causes a reset.
     })
     .await;
     let proxy = TestProxy::start(upstream).await;
     let mut client = proxy.raw().await;
-    // A client that looks for an answer only when it has sent everything.
+    // The client reads the response only after it has sent everything.
     write(&mut client, &format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {UPLOAD_BYTES}\r\n\r\n")).await;
-    with_timeout("the upload", client.write_all(&vec![b'x'; UPLOAD_BYTES])).await.expect("the proxy takes all of it");
+    with_timeout("the upload", client.write_all(&vec![b'x'; UPLOAD_BYTES]))
+        .await
+        .expect("the proxy reads the whole upload");
     assert!(read_head(&mut client).await.starts_with("HTTP/1.1 401 Unauthorized\r\n"));
-    let mut answer = [0; 2];
-    client.read_exact(&mut answer).await.expect("the body");
-    assert_eq!(&answer, b"no");
+    let mut body = [0; 2];
+    client.read_exact(&mut body).await.expect("the body");
+    assert_eq!(&body, b"no");
 }
 
 #[tokio::test]
-async fn an_upload_that_nobody_reads_still_shows_the_proxy_s_own_answer() {
+async fn a_client_that_uploads_first_reads_the_proxy_s_own_page() {
     const UPLOAD_BYTES: usize = 24 << 20;
     let (listener, address) = crate::test_proxy::listen().await;
     drop(listener);
     let proxy = TestProxy::start(NodeAddress::Tcp(address)).await;
     let mut client = proxy.raw().await;
     write(&mut client, &format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {UPLOAD_BYTES}\r\n\r\n")).await;
-    with_timeout("the upload", client.write_all(&vec![b'x'; UPLOAD_BYTES])).await.expect("the proxy takes all of it");
+    with_timeout("the upload", client.write_all(&vec![b'x'; UPLOAD_BYTES]))
+        .await
+        .expect("the proxy reads the whole upload");
     assert!(read_head(&mut client).await.starts_with("HTTP/1.1 502 Bad Gateway\r\n"));
 }
 
@@ -181,8 +185,8 @@ async fn trailers_pass_both_ways() {
         let mut request = post("/", body);
         request.headers_mut().insert("te", HeaderValue::from_static("trailers"));
         request.headers_mut().insert("trailer", HeaderValue::from_static("x-sum"));
-        let answer = client.send(request).await.into_body().collect().await.expect("a body");
-        assert_eq!(answer.trailers(), Some(&trailers));
+        let response = client.send(request).await.into_body().collect().await.expect("a body");
+        assert_eq!(response.trailers(), Some(&trailers));
     }
 }
 
@@ -230,12 +234,12 @@ async fn lengths_methods_and_statuses_pass() {
         *custom.method_mut() = "PROPFIND".parse().expect("a method");
         assert_eq!(client.send(custom).await.headers()["x-method"], "PROPFIND");
     }
-    // Eight requests one after the other, of two clients: one connection was enough, but for those after a HEAD.
+    // Sequential requests of two clients share one connection, except after a HEAD request.
     assert_eq!(proxy.dials(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_crowd_gets_each_its_own_answer() {
+async fn concurrent_clients_get_their_own_responses() {
     const CLIENTS: usize = 24;
     const REQUESTS: usize = 60;
     let echo = |request: Request<Incoming>| async move { Response::new(boxed(request.into_body())) };
@@ -246,24 +250,21 @@ async fn a_crowd_gets_each_its_own_answer() {
             let mut client =
                 if number % 3 == 0 { Client::connect_http2(proxy.address).await } else { proxy.client().await };
             for round in 0..REQUESTS {
-                let question = format!("{number}-{round} ").repeat(1 + round * 50);
-                let response = client.send(post("/", body::full(question.clone()))).await;
-                // Some leave in the middle, and come again.
+                let sent = format!("{number}-{round} ").repeat(1 + round * 50);
+                let response = client.send(post("/", body::full(sent.clone()))).await;
+                // Some clients disconnect during a response and connect again.
                 if round % 7 == 6 {
                     drop(response);
                     client = proxy.client().await;
                     continue;
                 }
-                assert!(text(response).await == question, "another's answer, or a part of it");
+                assert!(text(response).await == sent, "another client's response, or an incomplete one");
             }
         })
     });
     for client in clients.collect::<Vec<_>>() {
-        client.await.expect("no panic");
+        client.await.expect("the task does not panic");
     }
-    crate::test_proxy::wait_until("the places to be free again", || {
-        proxy.engine.requests(&crate::test_proxy::GROUP) == 0
-    })
-    .await;
+    crate::test_proxy::wait_until("requests to finish", || proxy.engine.requests(&crate::test_proxy::GROUP) == 0).await;
     assert!(proxy.engine.idle_connections() <= 32);
 }

@@ -1,4 +1,4 @@
-//! A proxy with a client on one side and an upstream on the other, all over sockets.
+//! A proxy between a client and an upstream, connected by sockets.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -25,31 +25,31 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// How long anything may take before a test says that it hangs.
+/// Time until a test fails because an operation hangs.
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The one group of requests on a proxy.
+/// The group of all requests to a test proxy.
 pub(crate) const GROUP: &str = "sandbox";
 
 pub(crate) fn sandbox_id() -> SandboxId {
     "i123".parse().expect("an id")
 }
 
-/// Fails the test instead of hanging.
+/// Panics if `future` takes longer than the test timeout.
 #[track_caller]
 pub(crate) fn with_timeout<F: Future>(what: &'static str, future: F) -> impl Future<Output = F::Output> {
-    let hangs = move |_| panic!("waited too long for {what}");
+    let hangs = move |_| panic!("timed out waiting for {what}");
     async move { tokio::time::timeout(TEST_TIMEOUT, future).await.unwrap_or_else(hangs) }
 }
 
-/// Waits until something is so that other tasks are bringing about.
+/// Waits until a condition that other tasks change is true.
 pub(crate) async fn wait_until(what: &'static str, so: impl Fn() -> bool) {
-    let look = async {
+    let poll = async {
         while !so() {
             tokio::task::yield_now().await;
         }
     };
-    with_timeout(what, look).await;
+    with_timeout(what, poll).await;
 }
 
 pub(crate) struct TestProxy {
@@ -65,7 +65,7 @@ impl TestProxy {
         Self::start_with(upstream, Config::for_guests(), serve_config()).await
     }
 
-    /// A proxy that does what a node's does.
+    /// Starts a proxy that works like a node's.
     pub(crate) async fn start_with(upstream: NodeAddress, config: Config, serve_config: serve::Config) -> Self {
         let engine = Engine::new(config);
         let dials = Arc::new(AtomicUsize::new(0));
@@ -75,7 +75,7 @@ impl TestProxy {
             let (engine, dials) = (engine.clone(), Arc::clone(&dials));
             move |request: Request<Body>| {
                 let (engine, dials, upstream) = (engine.clone(), Arc::clone(&dials), upstream.clone());
-                async move { Ok::<_, Infallible>(answer(&engine, &dials, &upstream, request).await) }
+                async move { Ok::<_, Infallible>(respond(&engine, &dials, &upstream, request).await) }
             }
         };
         let served = tokio::spawn(serve::serve(listener, tower::service_fn(forward), serve_config, shutdown.clone()));
@@ -95,7 +95,7 @@ impl TestProxy {
     }
 }
 
-async fn answer(
+async fn respond(
     engine: &Engine<&'static str>,
     dials: &AtomicUsize,
     upstream: &NodeAddress,
@@ -122,7 +122,7 @@ pub(crate) async fn listen() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// An upstream that hyper serves, one request after the other on each connection.
+/// Starts an upstream that serves HTTP/1.1 with hyper.
 pub(crate) async fn upstream<H, F>(handler: H) -> NodeAddress
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
@@ -138,7 +138,7 @@ where
     NodeAddress::Tcp(address)
 }
 
-/// The same behind a Unix socket.
+/// Starts an upstream on a Unix socket.
 pub(crate) async fn unix_upstream<H, F>(path: PathBuf, handler: H) -> NodeAddress
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
@@ -161,15 +161,15 @@ where
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let service = service_fn(move |request| {
-        let answer = handler(request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        let response = handler(request);
+        async move { Ok::<_, Infallible>(response.await) }
     });
     let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-    // Tests break connections on purpose.
+    // Tests abort connections on purpose.
     let _ = connection.with_upgrades().await;
 }
 
-/// An upstream that does with the n-th connection what `script` says.
+/// Starts an upstream that runs `script` with the number of each connection.
 pub(crate) async fn raw_upstream<H, F>(script: H) -> NodeAddress
 where
     H: Fn(usize, TcpStream) -> F + Send + Sync + 'static,
@@ -185,7 +185,7 @@ where
     NodeAddress::Tcp(address)
 }
 
-/// Reads a head, byte by byte so as not to take more.
+/// Reads a head byte by byte, so that nothing after it is read.
 pub(crate) async fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -198,10 +198,10 @@ pub(crate) async fn read_head(stream: &mut TcpStream) -> String {
 }
 
 pub(crate) async fn write(stream: &mut TcpStream, text: &str) {
-    stream.write_all(text.as_bytes()).await.expect("the other side reads");
+    stream.write_all(text.as_bytes()).await.expect("the peer reads");
 }
 
-/// A body whose chunks the test sends one by one.
+/// Sender of a body's chunks.
 pub(crate) struct BodySender(mpsc::UnboundedSender<Result<Frame<Bytes>, std::io::Error>>);
 
 impl BodySender {
@@ -211,14 +211,14 @@ impl BodySender {
     }
 
     pub(crate) async fn send(&mut self, chunk: &'static str) {
-        self.0.send(Ok(Frame::data(Bytes::from_static(chunk.as_bytes())))).await.expect("somebody reads");
+        self.0.send(Ok(Frame::data(Bytes::from_static(chunk.as_bytes())))).await.expect("the body is read");
     }
 
     pub(crate) async fn send_trailers(&mut self, trailers: http::HeaderMap) {
-        self.0.send(Ok(Frame::trailers(trailers))).await.expect("somebody reads");
+        self.0.send(Ok(Frame::trailers(trailers))).await.expect("the body is read");
     }
 
-    /// Whether nobody reads the body any more.
+    /// Returns true if the body was dropped.
     pub(crate) fn is_closed(&self) -> bool {
         self.0.is_closed()
     }
@@ -226,7 +226,7 @@ impl BodySender {
     pub(crate) fn end(self) {}
 }
 
-/// What is handed from one task of a test to another.
+/// Channel between tasks of a test.
 pub(crate) struct Channel<T> {
     sender: mpsc::UnboundedSender<T>,
     receiver: mpsc::UnboundedReceiver<T>,
@@ -240,18 +240,20 @@ impl<T: Send> Channel<T> {
 
     pub(crate) fn sender(&self) -> impl Fn(T) + Clone + Send + Sync + use<T> {
         let sender = self.sender.clone();
-        move |value| sender.unbounded_send(value).expect("the test waits for it")
+        move |value| sender.unbounded_send(value).expect("the test holds the receiver")
     }
 
     pub(crate) async fn recv(&mut self) -> T {
-        with_timeout("something handed over", self.receiver.next()).await.expect("the sender is here")
+        with_timeout("a message", self.receiver.next()).await.expect("the channel holds a sender")
     }
 }
 
-/// The next chunk of a body as text, `None` at its end. HTTP/2 may end with an empty one.
+/// Returns the next chunk of a body as text, or `None` at its end.
+///
+/// HTTP/2 may end with an empty chunk, which is skipped.
 pub(crate) async fn chunk(body: &mut Incoming) -> Option<String> {
     loop {
-        let frame = with_timeout("a chunk", body.frame()).await?.expect("the body goes on");
+        let frame = with_timeout("a chunk", body.frame()).await?.expect("the body is not aborted");
         let data = frame.into_data().expect("no trailers");
         if !data.is_empty() {
             return Some(String::from_utf8(data.to_vec()).expect("text"));
@@ -259,7 +261,7 @@ pub(crate) async fn chunk(body: &mut Incoming) -> Option<String> {
     }
 }
 
-/// Waits for the abort of a body of which nothing is left.
+/// Waits for the abort of a body that has no more chunks.
 pub(crate) async fn expect_abort(body: &mut Incoming) {
     match with_timeout("an abort", body.frame()).await {
         Some(Err(_)) => {}
@@ -267,13 +269,13 @@ pub(crate) async fn expect_abort(body: &mut Incoming) {
     }
 }
 
-/// The whole of a body as text.
+/// Reads a whole body as text.
 pub(crate) async fn text(response: Response<Incoming>) -> String {
     let bytes = with_timeout("a body", response.into_body().collect()).await.expect("the body ends").to_bytes();
     String::from_utf8(bytes.to_vec()).expect("text")
 }
 
-/// A client with one connection, either HTTP/1.1 or HTTP/2.
+/// Client with one connection, of either HTTP version.
 pub(crate) enum Client {
     Http1(hyper::client::conn::http1::SendRequest<Body>),
     Http2(hyper::client::conn::http2::SendRequest<Body>),
@@ -303,19 +305,19 @@ impl Client {
         match self {
             Self::Http1(sender) => {
                 with_timeout("the connection", sender.ready()).await?;
-                with_timeout("an answer", sender.send_request(request)).await
+                with_timeout("a response", sender.send_request(request)).await
             }
             Self::Http2(sender) => {
                 let uri = format!("http://8080-i123.example.com{}", request.uri());
                 *request.uri_mut() = uri.parse().expect("a URI");
                 request.headers_mut().remove("host");
-                with_timeout("an answer", sender.send_request(request)).await
+                with_timeout("a response", sender.send_request(request)).await
             }
         }
     }
 
     pub(crate) async fn send(&mut self, request: Request<Body>) -> Response<Incoming> {
-        self.try_send(request).await.expect("an answer")
+        self.try_send(request).await.expect("a response")
     }
 
     pub(crate) async fn get(&mut self, path: &str) -> Response<Incoming> {

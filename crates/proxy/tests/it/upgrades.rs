@@ -1,4 +1,4 @@
-//! Upgraded connections are spliced, whatever they speak.
+//! Upgrades to any protocol, and splicing.
 
 use hearth_proxy::body::{self, Body};
 use http::{Request, Response};
@@ -9,21 +9,21 @@ use tokio::net::TcpStream;
 
 use crate::test_proxy::{Channel, GROUP, TestProxy, post, read_head, text, upstream, wait_until, with_timeout, write};
 
-/// Upgrades to what was asked for; echoes until the client has ended its direction, then says goodbye.
+/// Upgrades to the requested protocol, echoes until the client half-closes, and then says goodbye.
 async fn echo(mut request: Request<Incoming>) -> Response<Body> {
     let Some(protocol) = request.headers().get("upgrade").cloned() else {
-        return Response::new(body::full("not asked"));
+        return Response::new(body::full("no upgrade"));
     };
     assert_eq!(request.headers()["connection"], "upgrade");
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
-        let mut stream = TokioIo::new(upgrade.await.expect("it is upgraded"));
+        let mut stream = TokioIo::new(upgrade.await.expect("upgraded"));
         let mut buffer = [0; 1024];
         while let Ok(bytes @ 1..) = stream.read(&mut buffer).await {
             stream.write_all(&buffer[..bytes]).await.expect("the client reads");
             stream.flush().await.expect("the client reads");
         }
-        // The client has ended its direction; this one still works.
+        // The client's direction has ended; this one still works.
         let _ = stream.write_all(b"goodbye").await;
         let _ = stream.shutdown().await;
     });
@@ -38,11 +38,11 @@ async fn connect_upgraded(proxy: &TestProxy, protocol: &str) -> TcpStream {
          upgrade: {protocol}\r\nsec-websocket-key: k\r\n\r\n"
     );
     write(&mut client, &head).await;
-    let answer = with_timeout("the upgrade", read_head(&mut client)).await.to_ascii_lowercase();
-    assert!(answer.starts_with("http/1.1 101 switching protocols\r\n"), "{answer}");
-    assert!(answer.contains(&format!("\r\nupgrade: {protocol}\r\n")), "{answer}");
-    assert!(answer.contains("\r\nconnection: upgrade\r\n"), "{answer}");
-    assert!(answer.contains("\r\nsec-websocket-accept: x\r\n"), "{answer}");
+    let head = with_timeout("the upgrade", read_head(&mut client)).await.to_ascii_lowercase();
+    assert!(head.starts_with("http/1.1 101 switching protocols\r\n"), "{head}");
+    assert!(head.contains(&format!("\r\nupgrade: {protocol}\r\n")), "{head}");
+    assert!(head.contains("\r\nconnection: upgrade\r\n"), "{head}");
+    assert!(head.contains("\r\nsec-websocket-accept: x\r\n"), "{head}");
     client
 }
 
@@ -53,7 +53,7 @@ async fn expect(client: &mut TcpStream, text: &str) {
 }
 
 #[tokio::test]
-async fn any_protocol_is_echoed_and_half_closed() {
+async fn any_protocol_is_spliced_and_half_closed() {
     let proxy = TestProxy::start(upstream(echo).await).await;
     for protocol in ["websocket", "x-anything"] {
         let mut client = connect_upgraded(&proxy, protocol).await;
@@ -61,15 +61,15 @@ async fn any_protocol_is_echoed_and_half_closed() {
             write(&mut client, text).await;
             expect(&mut client, text).await;
         }
-        client.shutdown().await.expect("half a close");
+        client.shutdown().await.expect("half-close");
         expect(&mut client, "goodbye").await;
         assert_eq!(with_timeout("the end", client.read(&mut [0; 1])).await.expect("a proper end"), 0);
     }
-    wait_until("the places to be free again", || proxy.engine.requests(&GROUP) == 0).await;
+    wait_until("requests to finish", || proxy.engine.requests(&GROUP) == 0).await;
 }
 
 #[tokio::test]
-async fn what_is_sent_right_behind_the_request_is_not_lost() {
+async fn bytes_right_after_the_upgrade_request_are_not_lost() {
     let proxy = TestProxy::start(upstream(echo).await).await;
     let mut client = proxy.raw().await;
     write(&mut client, "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: x\r\n\r\nimpatient").await;
@@ -78,7 +78,7 @@ async fn what_is_sent_right_behind_the_request_is_not_lost() {
 }
 
 #[tokio::test]
-async fn large_frames_pass_whole() {
+async fn large_frames_pass_completely() {
     let proxy = TestProxy::start(upstream(echo).await).await;
     let client = connect_upgraded(&proxy, "websocket").await;
     let sent: Vec<u8> = (0..3_000_000u32).map(|number| number.to_le_bytes()[0]).collect();
@@ -87,7 +87,7 @@ async fn large_frames_pass_whole() {
         let sent = sent.clone();
         async move {
             writer.write_all(&sent).await.expect("the proxy reads");
-            writer.shutdown().await.expect("half a close");
+            writer.shutdown().await.expect("half-close");
         }
     };
     let read = async move {
@@ -96,18 +96,18 @@ async fn large_frames_pass_whole() {
         received
     };
     let ((), received) = with_timeout("the echo", async { tokio::join!(write, read) }).await;
-    assert!(received.strip_suffix(b"goodbye") == Some(&sent), "{} bytes came back", received.len());
+    assert!(received.strip_suffix(b"goodbye") == Some(&sent), "received {} bytes", received.len());
 }
 
 #[tokio::test]
-async fn an_upgraded_stream_is_cut_with_its_sandbox() {
+async fn closing_a_sandbox_aborts_its_upgraded_streams() {
     let proxy = TestProxy::start(upstream(echo).await).await;
     let mut client = connect_upgraded(&proxy, "websocket").await;
     write(&mut client, "hello").await;
     expect(&mut client, "hello").await;
     assert_eq!(proxy.engine.requests(&GROUP), 1);
     proxy.engine.close(&GROUP);
-    // An end or a reset, but no goodbye.
+    // The stream may end or be reset, but has no goodbye.
     let mut rest = Vec::new();
     let _ = with_timeout("the end", client.read_to_end(&mut rest)).await;
     assert!(rest.is_empty());
@@ -117,7 +117,7 @@ async fn an_upgraded_stream_is_cut_with_its_sandbox() {
 async fn an_upgraded_stream_may_be_silent_for_days() {
     let proxy = TestProxy::start(upstream(echo).await).await;
     let mut client = connect_upgraded(&proxy, "websocket").await;
-    // Before anything was said, and afterwards.
+    // Before the first bytes, and between bytes.
     for text in ["before", "after"] {
         tokio::time::pause();
         tokio::time::advance(std::time::Duration::from_secs(3 * 24 * 60 * 60)).await;
@@ -128,16 +128,16 @@ async fn an_upgraded_stream_may_be_silent_for_days() {
 }
 
 #[tokio::test]
-async fn a_client_that_vanishes_is_seen_by_the_upstream() {
+async fn the_upstream_sees_a_client_disappear() {
     let mut ended = Channel::new();
     let send = ended.sender();
     let upstream = upstream(move |mut request: Request<Incoming>| {
         let send = send.clone();
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
-            let mut stream = TokioIo::new(upgrade.await.expect("it is upgraded"));
+            let mut stream = TokioIo::new(upgrade.await.expect("upgraded"));
             let _ = stream.read(&mut [0; 1]).await;
-            // Everything that is written now is written to nobody, which shows sooner or later.
+            // Writes fail once the peer's reset has arrived.
             while stream.write_all(&[0; 1024]).await.is_ok() {}
             send(());
         });
@@ -154,7 +154,7 @@ async fn a_client_that_vanishes_is_seen_by_the_upstream() {
 }
 
 #[tokio::test]
-async fn a_refused_upgrade_is_an_ordinary_answer() {
+async fn a_rejected_upgrade_is_an_ordinary_response() {
     let refuse = |_: Request<Incoming>| async {
         Response::builder().status(426).header("upgrade", "other").body(body::full("no")).expect("a response")
     };
@@ -172,7 +172,7 @@ async fn a_refused_upgrade_is_an_ordinary_answer() {
 }
 
 #[tokio::test]
-async fn an_upgrade_that_nobody_asked_for_is_no_answer() {
+async fn an_unexpected_upgrade_is_an_error() {
     let switch = |_: Request<Incoming>| async {
         let response = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "x");
         response.body(body::empty()).expect("a response")
