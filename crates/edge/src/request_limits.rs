@@ -1,8 +1,8 @@
-//! Limits of requests under way at the edge: in all, for each team and for each sandbox.
+//! Limits of requests in flight at the edge: in total, per team and per sandbox.
 //!
-//! A request takes descriptors, and memory for what of its body was sent and is not read by the guest. Both are bounded by
-//! counting before a request is forwarded; what is counted is free again when the request and its answer, or the stream that
-//! became of them, have ended.
+//! A request takes file descriptors, and memory for body bytes that the guest has not read. Both are limited by
+//! counters before a request is forwarded; it is counted until the request and its response, or the upgraded stream,
+//! have ended.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -11,23 +11,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hearth_types::{Route, SandboxId, TeamId};
 
-/// Most bytes of one request's body between its client and its guest: the window of an HTTP/2 stream, and what the proxies on the
-/// way hold to write.
+/// Maximum unread bytes of one request's body between its client and its guest.
+///
+/// They are the window of an HTTP/2 stream and the write buffers of the proxies on the way.
 const BODY_BYTES_MAX: u64 = 512 << 10;
-/// Unread bodies of all requests, of which 2048 have no known or a larger length.
+/// Maximum unread bytes of all bodies: 2048 requests with bodies of unknown or larger length.
 const BODIES_BYTES_MAX: usize = 1 << 30;
-/// Unread bodies of one sandbox.
+/// Maximum unread bytes of the bodies of one sandbox.
 const SANDBOX_BODIES_BYTES_MAX: usize = BODIES_BYTES_MAX / 8;
-/// Below so many entries nobody looks for unused ones.
+/// Number of counters below which unused ones are not removed.
 const PRUNE_MIN: usize = 1024;
 
-/// The bound that was reached, as requests.
+/// Limit that was reached, as a number of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LimitReached {
     pub(crate) limit: usize,
 }
 
-/// Counts requests under way.
+/// Counters and limits of requests in flight.
 #[derive(Debug)]
 pub(crate) struct RequestLimits {
     requests_max: usize,
@@ -40,7 +41,7 @@ pub(crate) struct RequestLimits {
 
 type Counter = Arc<AtomicUsize>;
 
-/// A part of a counter, given back when it is dropped.
+/// Amount added to a counter until it is dropped.
 #[derive(Debug)]
 struct Counted {
     counter: Counter,
@@ -48,7 +49,7 @@ struct Counted {
 }
 
 impl Counted {
-    fn take(counter: &Counter, amount: usize, max: usize) -> Option<Self> {
+    fn acquire(counter: &Counter, amount: usize, max: usize) -> Option<Self> {
         let more = |used: usize| used.checked_add(amount).filter(|used| *used <= max);
         counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         Some(Self { counter: Arc::clone(counter), amount })
@@ -61,7 +62,7 @@ impl Drop for Counted {
     }
 }
 
-/// Counters by what they count for. Unused ones are removed when there are many.
+/// Counters by key. Unused ones are removed when there are many.
 #[derive(Debug)]
 struct Counters<K>(Mutex<(HashMap<K, Counter>, usize)>);
 
@@ -70,23 +71,23 @@ impl<K: Hash + Eq + Clone> Counters<K> {
         Self(Mutex::new((HashMap::new(), PRUNE_MIN)))
     }
 
-    fn take(&self, key: &K, amount: usize, max: usize) -> Option<Counted> {
-        // Every section leaves valid state also where it panics.
+    fn acquire(&self, key: &K, amount: usize, max: usize) -> Option<Counted> {
+        // Each critical section leaves valid state also if it panics.
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (counters, prune_at) = &mut *state;
         if let Some(counter) = counters.get(key) {
-            return Counted::take(counter, amount, max);
+            return Counted::acquire(counter, amount, max);
         }
         if counters.len() >= *prune_at {
-            // Who holds one is counted in it, and new ones are made only under the lock.
+            // A counter in use has a second owner, and new owners are added only under the lock.
             counters.retain(|_, counter| Arc::strong_count(counter) > 1);
             *prune_at = (2 * counters.len()).max(PRUNE_MIN);
         }
-        Counted::take(counters.entry(key.clone()).or_default(), amount, max)
+        Counted::acquire(counters.entry(key.clone()).or_default(), amount, max)
     }
 }
 
-/// A request that was let in, until it is dropped.
+/// Permit of an admitted request; counted until it is dropped.
 #[derive(Debug)]
 pub(crate) struct RequestPermit {
     _counted: [Counted; 2],
@@ -105,22 +106,22 @@ impl RequestLimits {
         }
     }
 
-    /// Counts a request with a body of so many bytes at most, if that is known.
+    /// Admits a request, with the maximum size of its body if that is known.
     pub(crate) fn admit(&self, route: &Route, body_bytes: Option<u64>) -> Result<RequestPermit, LimitReached> {
         let in_all =
-            Counted::take(&self.requests, 1, self.requests_max).ok_or(LimitReached { limit: self.requests_max })?;
+            Counted::acquire(&self.requests, 1, self.requests_max).ok_or(LimitReached { limit: self.requests_max })?;
         let limit = self.team_requests_max;
-        let of_team = self.teams.take(&route.team_id, 1, limit).ok_or(LimitReached { limit })?;
+        let of_team = self.teams.acquire(&route.team_id, 1, limit).ok_or(LimitReached { limit })?;
         let bytes = usize::try_from(body_bytes.unwrap_or(u64::MAX).min(BODY_BYTES_MAX)).unwrap_or(usize::MAX);
-        let body = if bytes > 0 { Some(self.take_body(&route.sandbox_id, bytes)?) } else { None };
+        let body = if bytes > 0 { Some(self.acquire_body(&route.sandbox_id, bytes)?) } else { None };
         Ok(RequestPermit { _counted: [in_all, of_team], _body: body })
     }
 
-    fn take_body(&self, sandbox_id: &SandboxId, bytes: usize) -> Result<[Counted; 2], LimitReached> {
+    fn acquire_body(&self, sandbox_id: &SandboxId, bytes: usize) -> Result<[Counted; 2], LimitReached> {
         let full = |max: usize| LimitReached { limit: max / bytes };
-        let in_all = Counted::take(&self.bodies_bytes, bytes, BODIES_BYTES_MAX).ok_or(full(BODIES_BYTES_MAX))?;
+        let in_all = Counted::acquire(&self.bodies_bytes, bytes, BODIES_BYTES_MAX).ok_or(full(BODIES_BYTES_MAX))?;
         let max = SANDBOX_BODIES_BYTES_MAX;
-        let of_sandbox = self.sandboxes.take(sandbox_id, bytes, max).ok_or(full(max))?;
+        let of_sandbox = self.sandboxes.acquire(sandbox_id, bytes, max).ok_or(full(max))?;
         Ok([in_all, of_sandbox])
     }
 }
@@ -144,12 +145,12 @@ mod tests {
     }
 
     #[test]
-    fn a_team_leaves_room_for_others_until_all_is_taken() {
+    fn the_team_limit_leaves_capacity_for_others() {
         let (limits, one, two) = (RequestLimits::new(3, 2), route(), route());
         let permits = [limits.admit(&one, Some(0)), limits.admit(&one, Some(0))];
-        assert_eq!(limits.admit(&one, Some(0)).expect_err("its share"), LimitReached { limit: 2 });
+        assert_eq!(limits.admit(&one, Some(0)).expect_err("the team's limit is reached"), LimitReached { limit: 2 });
         let other = limits.admit(&two, Some(0)).expect("room");
-        assert_eq!(limits.admit(&two, Some(0)).expect_err("all"), LimitReached { limit: 3 });
+        assert_eq!(limits.admit(&two, Some(0)).expect_err("the total limit is reached"), LimitReached { limit: 3 });
         drop(permits);
         let _seats = [limits.admit(&two, Some(0)).expect("room"), limits.admit(&one, Some(0)).expect("room")];
         drop(other);
@@ -157,15 +158,18 @@ mod tests {
     }
 
     #[test]
-    fn unread_bodies_are_bounded_for_each_sandbox_and_in_all() {
+    fn unread_bodies_are_limited_per_sandbox_and_in_total() {
         let (limits, one) = (RequestLimits::new(usize::MAX, usize::MAX), route());
         let unread = SANDBOX_BODIES_BYTES_MAX >> 19;
         let mut permits: Vec<_> = (0..unread).map(|_| limits.admit(&one, None).expect("room")).collect();
-        assert_eq!(limits.admit(&one, None).expect_err("its share"), LimitReached { limit: unread });
+        assert_eq!(
+            limits.admit(&one, None).expect_err("the sandbox's limit is reached"),
+            LimitReached { limit: unread }
+        );
         for _ in 1..BODIES_BYTES_MAX / SANDBOX_BODIES_BYTES_MAX {
             let route = route();
             permits.extend((0..unread).map(|_| limits.admit(&route, None).expect("room")));
-            assert!(limits.admit(&route, Some(u64::MAX)).is_err(), "its share");
+            assert!(limits.admit(&route, Some(u64::MAX)).is_err(), "the sandbox's limit is reached");
             assert!(limits.admit(&route, Some(0)).is_ok(), "without a body");
         }
         assert!(limits.admit(&route(), Some(1)).is_err());
@@ -174,14 +178,14 @@ mod tests {
     }
 
     #[test]
-    fn counters_of_what_is_gone_are_removed() {
+    fn unused_counters_are_removed() {
         let limits = RequestLimits::new(usize::MAX, usize::MAX);
         let kept = route();
         let _seat = limits.admit(&kept, None).expect("room");
         for _ in 0..3 * PRUNE_MIN {
             drop(limits.admit(&route(), None).expect("room"));
         }
-        let teams = limits.teams.0.lock().expect("no panic");
+        let teams = limits.teams.0.lock().expect("not poisoned");
         assert!(teams.0.len() <= PRUNE_MIN && teams.0.contains_key(&kept.team_id));
     }
 }
