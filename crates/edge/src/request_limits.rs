@@ -144,15 +144,24 @@ mod tests {
         }
     }
 
+    fn admit(limits: &RequestLimits, route: &Route, body_bytes: Option<u64>) -> RequestPermit {
+        limits.admit(route, body_bytes).expect("capacity")
+    }
+
+    #[track_caller]
+    fn check_limit_reached(limits: &RequestLimits, route: &Route, body_bytes: Option<u64>, limit: usize) {
+        assert_eq!(limits.admit(route, body_bytes).expect_err("a limit is reached"), LimitReached { limit });
+    }
+
     #[test]
     fn the_team_limit_leaves_capacity_for_others() {
         let (limits, one, two) = (RequestLimits::new(3, 2), route(), route());
         let permits = [limits.admit(&one, Some(0)), limits.admit(&one, Some(0))];
-        assert_eq!(limits.admit(&one, Some(0)).expect_err("the team's limit is reached"), LimitReached { limit: 2 });
-        let other = limits.admit(&two, Some(0)).expect("room");
-        assert_eq!(limits.admit(&two, Some(0)).expect_err("the total limit is reached"), LimitReached { limit: 3 });
+        check_limit_reached(&limits, &one, Some(0), 2);
+        let other = admit(&limits, &two, Some(0));
+        check_limit_reached(&limits, &two, Some(0), 3);
         drop(permits);
-        let _seats = [limits.admit(&two, Some(0)).expect("room"), limits.admit(&one, Some(0)).expect("room")];
+        let _permits = [admit(&limits, &two, Some(0)), admit(&limits, &one, Some(0))];
         drop(other);
         assert!(limits.admit(&two, Some(0)).is_ok());
     }
@@ -161,14 +170,11 @@ mod tests {
     fn unread_bodies_are_limited_per_sandbox_and_in_total() {
         let (limits, one) = (RequestLimits::new(usize::MAX, usize::MAX), route());
         let unread = SANDBOX_BODIES_BYTES_MAX >> 19;
-        let mut permits: Vec<_> = (0..unread).map(|_| limits.admit(&one, None).expect("room")).collect();
-        assert_eq!(
-            limits.admit(&one, None).expect_err("the sandbox's limit is reached"),
-            LimitReached { limit: unread }
-        );
+        let mut permits: Vec<_> = (0..unread).map(|_| admit(&limits, &one, None)).collect();
+        check_limit_reached(&limits, &one, None, unread);
         for _ in 1..BODIES_BYTES_MAX / SANDBOX_BODIES_BYTES_MAX {
             let route = route();
-            permits.extend((0..unread).map(|_| limits.admit(&route, None).expect("room")));
+            permits.extend((0..unread).map(|_| admit(&limits, &route, None)));
             assert!(limits.admit(&route, Some(u64::MAX)).is_err(), "the sandbox's limit is reached");
             assert!(limits.admit(&route, Some(0)).is_ok(), "without a body");
         }
@@ -181,9 +187,9 @@ mod tests {
     fn unused_counters_are_removed() {
         let limits = RequestLimits::new(usize::MAX, usize::MAX);
         let kept = route();
-        let _seat = limits.admit(&kept, None).expect("room");
+        let _permit = admit(&limits, &kept, None);
         for _ in 0..3 * PRUNE_MIN {
-            drop(limits.admit(&route(), None).expect("room"));
+            drop(admit(&limits, &route(), None));
         }
         let teams = limits.teams.0.lock().expect("not poisoned");
         assert!(teams.0.len() <= PRUNE_MIN && teams.0.contains_key(&kept.team_id));

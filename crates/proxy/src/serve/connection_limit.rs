@@ -43,7 +43,7 @@ impl Network {
     }
 }
 
-/// Open connections of a server.
+/// OpenConnection connections of a server.
 #[derive(Debug)]
 pub(super) struct ConnectionLimit {
     network_max: usize,
@@ -53,14 +53,14 @@ pub(super) struct ConnectionLimit {
 #[derive(Debug, Default)]
 struct State {
     next_id: u64,
-    open: HashMap<u64, Open>,
+    open: HashMap<u64, OpenConnection>,
     networks: HashMap<Network, usize>,
     /// Connections to close next: of all networks (`None`), and of networks that are at their limit.
     candidates: HashMap<Option<Network>, Candidates>,
 }
 
 #[derive(Debug)]
-struct Open {
+struct OpenConnection {
     connection_state: Arc<ConnectionState>,
     abort: CancellationToken,
     network: Option<Network>,
@@ -102,15 +102,15 @@ impl ConnectionLimit {
         let network = address.map(Network::of);
         let mut state = limit.state();
         if let Some(network) = network {
-            let has = state.networks.get(&network).copied().unwrap_or_default();
-            if has >= limit.network_max && !state.evict(Some(network)) {
+            let count = state.networks.get(&network).copied().unwrap_or_default();
+            if count >= limit.network_max && !state.evict(Some(network)) {
                 return None;
             }
             *state.networks.entry(network).or_default() += 1;
         }
         let id = state.next_id;
         state.next_id += 1;
-        let open = Open { connection_state: Arc::clone(connection_state), abort: abort.clone(), network };
+        let open = OpenConnection { connection_state: Arc::clone(connection_state), abort: abort.clone(), network };
         state.open.insert(id, open);
         Some(Registration { limit: Arc::clone(limit), id })
     }
@@ -122,28 +122,28 @@ impl ConnectionLimit {
 }
 
 impl State {
-    fn evict(&mut self, of: Option<Network>) -> bool {
+    fn evict(&mut self, network: Option<Network>) -> bool {
         let now = Instant::now();
-        let mut candidates = self.candidates.remove(&of).unwrap_or_default();
+        let mut candidates = self.candidates.remove(&network).unwrap_or_default();
         if candidates.pause_until.is_some_and(|until| now < until) {
-            self.candidates.insert(of, candidates);
+            self.candidates.insert(network, candidates);
             return false;
         }
         let mut evicted = self.evict_first(&mut candidates.idle);
         if !evicted {
-            candidates.idle = self.longest_idle(of);
+            candidates.idle = self.longest_idle(network);
             evicted = self.evict_first(&mut candidates.idle);
         }
         candidates.pause_until = (!evicted).then(|| now + SEARCH_PAUSE);
-        if of.is_none_or(|network| self.networks.contains_key(&network)) {
-            self.candidates.insert(of, candidates);
+        if network.is_none_or(|network| self.networks.contains_key(&network)) {
+            self.candidates.insert(network, candidates);
         }
         evicted
     }
 
     /// Closes the first candidate that is still idle. Returns false if there is none.
-    fn evict_first(&mut self, waiting: &mut Vec<(u64, Instant)>) -> bool {
-        while let Some((id, since)) = waiting.pop() {
+    fn evict_first(&mut self, candidates: &mut Vec<(u64, Instant)>) -> bool {
+        while let Some((id, since)) = candidates.pop() {
             if self.open.get(&id).is_some_and(|open| open.connection_state.idle_since() == Some(since)) {
                 if let Some(open) = self.remove(id) {
                     open.abort.cancel();
@@ -154,8 +154,8 @@ impl State {
         false
     }
 
-    fn longest_idle(&self, of: Option<Network>) -> Vec<(u64, Instant)> {
-        let of_network = self.open.iter().filter(|(_, open)| of.is_none() || open.network == of);
+    fn longest_idle(&self, network: Option<Network>) -> Vec<(u64, Instant)> {
+        let of_network = self.open.iter().filter(|(_, open)| network.is_none() || open.network == network);
         let mut idle: Vec<_> =
             of_network.filter_map(|(id, open)| Some((*id, open.connection_state.idle_since()?))).collect();
         if idle.len() > CANDIDATES_MAX {
@@ -166,13 +166,13 @@ impl State {
         idle
     }
 
-    fn remove(&mut self, id: u64) -> Option<Open> {
+    fn remove(&mut self, id: u64) -> Option<OpenConnection> {
         let open = self.open.remove(&id)?;
         if let Some(network) = open.network
-            && let Some(has) = self.networks.get_mut(&network)
+            && let Some(count) = self.networks.get_mut(&network)
         {
-            *has -= 1;
-            if *has == 0 {
+            *count -= 1;
+            if *count == 0 {
                 self.networks.remove(&network);
                 self.candidates.remove(&open.network);
             }
@@ -208,7 +208,11 @@ mod tests {
         Client { connection_state, abort, registration }
     }
 
-    async fn later() {
+    fn begin_exchange(client: &Client) -> Exchange {
+        Exchange::begin(Arc::clone(&client.connection_state), Version::HTTP_11, false)
+    }
+
+    async fn pass_a_second() {
         tokio::time::advance(Duration::from_secs(1)).await;
     }
 
@@ -218,21 +222,20 @@ mod tests {
         let mut clients = Vec::new();
         for _ in 0..2 * CANDIDATES_MAX {
             clients.push(connect(&limit, ""));
-            later().await;
+            pass_a_second().await;
         }
         // Busy, idle since just now, and closed.
-        let exchange = |client: &Client| Exchange::begin(Arc::clone(&client.connection_state), Version::HTTP_11, false);
-        let _busy = exchange(&clients[0]);
-        drop(exchange(&clients[1]));
+        let _busy = begin_exchange(&clients[0]);
+        drop(begin_exchange(&clients[1]));
         clients[2].registration = None;
-        later().await;
+        pass_a_second().await;
         // An incomplete head does not count as activity.
         clients[3].connection_state.bytes_received();
         for expected in (3..clients.len()).chain([1]) {
             assert!(limit.evict_idle());
             assert!(clients[expected].abort.is_cancelled(), "{expected}");
-            let abort = clients.iter().filter(|client| client.abort.is_cancelled()).count();
-            assert_eq!(abort, if expected == 1 { clients.len() - 2 } else { expected - 2 });
+            let evicted = clients.iter().filter(|client| client.abort.is_cancelled()).count();
+            assert_eq!(evicted, if expected == 1 { clients.len() - 2 } else { expected - 2 });
         }
         assert!(!limit.evict_idle(), "all connections are busy");
         drop(clients);
@@ -243,19 +246,18 @@ mod tests {
     async fn a_network_may_have_half_of_the_connections() {
         let limit = Arc::new(ConnectionLimit::new(4));
         let others = connect(&limit, "2001:db8:0:1::1");
-        later().await;
+        pass_a_second().await;
         let first = connect(&limit, "2001:db8::1");
-        later().await;
+        pass_a_second().await;
         let second = connect(&limit, "2001:db8::ffff:2");
         // The network's own connection is closed, although another network's was idle for longer.
         let third = connect(&limit, "2001:db8::3");
         assert!(third.registration.is_some() && first.abort.is_cancelled() && !others.abort.is_cancelled());
-        let busy = [&second, &third]
-            .map(|client| Exchange::begin(Arc::clone(&client.connection_state), Version::HTTP_11, false));
+        let busy = [&second, &third].map(begin_exchange);
         assert!(connect(&limit, "2001:db8::4").registration.is_none());
         drop(busy);
         assert!(connect(&limit, "2001:db8::4").registration.is_none(), "the last search was just now");
-        later().await;
+        pass_a_second().await;
         assert!(connect(&limit, "2001:db8::4").registration.is_some());
         // IPv4 addresses count separately, in both notations; Unix sockets do not count.
         let many = ["::ffff:10.0.0.1", "10.0.0.1", "10.0.0.2", "10.0.0.2", "", "", ""];

@@ -243,19 +243,27 @@ mod tests {
     use super::*;
     use crate::serve::IDLE_TIMEOUT;
 
+    fn new_connection() -> Arc<ConnectionState> {
+        Arc::new(ConnectionState::new(IDLE_TIMEOUT))
+    }
+
+    fn begin(connection_state: &Arc<ConnectionState>, version: Version) -> Exchange {
+        Exchange::begin(Arc::clone(connection_state), version, false)
+    }
+
     fn time_left(connection_state: &ConnectionState) -> Option<Duration> {
         connection_state.deadline(Waker::noop()).map(|until| until - Instant::now())
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_head_timeout_starts_at_the_first_byte() {
-        let connection_state = Arc::new(ConnectionState::new(IDLE_TIMEOUT));
+        let connection_state = new_connection();
         connection_state.bytes_received();
         tokio::time::advance(Duration::from_secs(1)).await;
         connection_state.bytes_received();
         assert_eq!(time_left(&connection_state), Some(HEAD_TIMEOUT - Duration::from_secs(1)));
 
-        let exchange = Exchange::begin(Arc::clone(&connection_state), Version::HTTP_11, false);
+        let exchange = begin(&connection_state, Version::HTTP_11);
         assert_eq!(time_left(&connection_state), None);
         drop(exchange);
         assert_eq!(time_left(&connection_state), Some(IDLE_TIMEOUT));
@@ -267,9 +275,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn there_is_no_deadline_during_an_exchange() {
-        let connection_state = Arc::new(ConnectionState::new(IDLE_TIMEOUT));
-        let first = Exchange::begin(Arc::clone(&connection_state), Version::HTTP_2, false);
-        let second = Exchange::begin(Arc::clone(&connection_state), Version::HTTP_2, false);
+        let connection_state = new_connection();
+        let first = begin(&connection_state, Version::HTTP_2);
+        let second = begin(&connection_state, Version::HTTP_2);
         drop(first);
         connection_state.bytes_received();
         assert_eq!(time_left(&connection_state), None);
@@ -282,12 +290,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn wait_for_head_returns_when_an_exchange_begins() {
-        let connection_state = Arc::new(ConnectionState::new(IDLE_TIMEOUT));
+        let connection_state = new_connection();
         let (waiting, now) = (Arc::clone(&connection_state), Instant::now());
         let waiting = tokio::spawn(async move { waiting.wait_for_head().await });
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(!waiting.is_finished());
-        drop(Exchange::begin(Arc::clone(&connection_state), Version::HTTP_11, false));
+        drop(begin(&connection_state, Version::HTTP_11));
         waiting.await.expect("the task does not panic");
         connection_state.wait_for_head().await;
         assert_eq!(now.elapsed(), Duration::from_secs(1), "an idle connection expects no head");
@@ -295,8 +303,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_upgraded_stream_has_no_deadline() {
-        let connection_state = Arc::new(ConnectionState::new(IDLE_TIMEOUT));
-        let exchange = Exchange::begin(Arc::clone(&connection_state), Version::HTTP_11, false);
+        let connection_state = new_connection();
+        let exchange = begin(&connection_state, Version::HTTP_11);
         exchange.switch_protocols();
         drop(exchange);
         connection_state.bytes_received();
@@ -307,10 +315,10 @@ mod tests {
     fn the_reader_is_woken_unless_it_is_being_polled() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let _inside = runtime.enter();
-        let connection_state = Arc::new(ConnectionState::new(IDLE_TIMEOUT));
+        let connection_state = new_connection();
         let woken = Arc::new(Counted::default());
         let waker = Waker::from(Arc::clone(&woken));
-        let exchange = || Exchange::begin(Arc::clone(&connection_state), Version::HTTP_11, false);
+        let exchange = || begin(&connection_state, Version::HTTP_11);
 
         let one = exchange();
         assert_eq!(connection_state.deadline(&waker), None);

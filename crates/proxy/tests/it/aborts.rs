@@ -11,8 +11,8 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use crate::test_proxy::{
-    BodySender, Channel, Client, GROUP, TestProxy, chunk, expect_abort, get, post, raw_upstream, read_head, text,
-    upstream, wait_until, with_timeout, write,
+    BodySender, Channel, Client, GROUP, TestProxy, advance_time, chunk, expect_abort, get, post, raw_upstream,
+    read_head, text, upstream, wait_until, with_timeout, write,
 };
 
 const NOT_FOUND: &str = r#"{"sandboxId":"i123","message":"The sandbox was not found","code":502}"#;
@@ -39,7 +39,7 @@ async fn an_upstream_reset_aborts_the_response() {
             })
             .await;
             let proxy = TestProxy::start(upstream).await;
-            let mut client = if http2 { Client::connect_http2(proxy.address).await } else { proxy.client().await };
+            let mut client = proxy.client_of(http2).await;
             let mut response = client.get("/").await;
             assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("part"));
             arrived.send(()).expect("the upstream waits");
@@ -116,7 +116,7 @@ async fn check_abort(abort: impl Fn(&TestProxy), then: Result<&str, &str>) {
     let send = sources.sender();
     let proxy = TestProxy::start(upstream(move |request| endless(request, send.clone())).await).await;
     for http2 in [false, true] {
-        let client = || async { if http2 { Client::connect_http2(proxy.address).await } else { proxy.client().await } };
+        let client = || async { proxy.client_of(http2).await };
         let mut client_of_stream = client().await;
         if then.is_err() && http2 {
             // The first round closed the group.
@@ -147,7 +147,7 @@ async fn check_abort(abort: impl Fn(&TestProxy), then: Result<&str, &str>) {
             assert_eq!(text(response).await, NOT_FOUND);
         }
         wait_until("the upstream to notice", || source.is_closed()).await;
-        wait_until("requests to finish", || proxy.engine.requests(&GROUP) == 0).await;
+        proxy.requests_finished().await;
         assert_eq!(proxy.engine.idle_connections(), 0);
 
         let later = text(client().await.get("/later").await).await;
@@ -183,12 +183,6 @@ async fn a_shut_down_engine_rejects_requests() {
     assert_eq!(client.get("/").await.status(), 502);
 }
 
-async fn advance_time(time: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(time).await;
-    tokio::time::resume();
-}
-
 /// Checks that an upstream sees at most the end of the connection when a client disconnects, never the end of a
 /// message.
 async fn check_client_leaves(request: &'static str, response: &'static str) {
@@ -215,7 +209,7 @@ async fn check_client_leaves(request: &'static str, response: &'static str) {
     drop(client);
     let rest = seen.recv().await.expect("the end");
     assert!(!rest.contains("0\r\n\r\n"), "{rest:?}");
-    wait_until("requests to finish", || proxy.engine.requests(&GROUP) == 0).await;
+    proxy.requests_finished().await;
 }
 
 #[tokio::test]
@@ -300,7 +294,7 @@ async fn an_incomplete_upload_closes_the_upstream() {
     write(&mut client, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nbody").await;
     client.shutdown().await.expect("half-close");
     assert!(seen.recv().await.len() <= 4, "the upstream is closed immediately");
-    wait_until("requests to finish", || proxy.engine.requests(&GROUP) == 0).await;
+    proxy.requests_finished().await;
 }
 
 #[tokio::test]

@@ -11,7 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::test_proxy::{
-    Channel, Client, TestProxy, get, post, raw_upstream, read_head, text, upstream, with_timeout, write,
+    Channel, Client, TestProxy, advance_time, closed_port, get, post, raw_upstream, read_head, text, upstream,
+    with_timeout, write,
 };
 
 /// Returns the head that the upstream receives when the client sends `request`, with sorted header lines.
@@ -230,9 +231,7 @@ async fn expect_continue_is_answered_when_the_body_is_read() {
 
 #[tokio::test]
 async fn expect_continue_is_not_answered_without_an_upstream() {
-    let (listener, address) = crate::test_proxy::listen().await;
-    drop(listener);
-    let proxy = TestProxy::start(hearth_types::NodeAddress::Tcp(address)).await;
+    let proxy = TestProxy::start(hearth_types::NodeAddress::Tcp(closed_port().await)).await;
     let mut client = proxy.raw().await;
     write(&mut client, "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n").await;
     assert!(with_timeout("the response", read_head(&mut client)).await.starts_with("HTTP/1.1 502 Bad Gateway\r\n"));
@@ -253,9 +252,7 @@ async fn client_after_silence(proxy: &TestProxy, sent: &str, quiet: Duration) ->
     write(&mut client, sent).await;
     // When the proxy responds to another client, it has read what was sent and polled the connection.
     let _ = proxy.client().await.get("/").await;
-    tokio::time::pause();
-    tokio::time::advance(quiet).await;
-    tokio::time::resume();
+    advance_time(quiet).await;
     client
 }
 
@@ -288,13 +285,9 @@ async fn idle_connections_stay_open_for_the_documented_time() {
         write(&mut client, GET).await;
         assert!(with_timeout("the response", read_head(&mut client)).await.starts_with("HTTP/1.1 200 OK\r\n"));
         let _ = proxy.client().await.get("/").await;
-        tokio::time::pause();
-        tokio::time::advance(Duration::from_secs(630)).await;
-        tokio::time::resume();
+        advance_time(Duration::from_secs(630)).await;
     }
     let _ = proxy.client().await.get("/").await;
-    tokio::time::pause();
-    tokio::time::advance(Duration::from_secs(11)).await;
-    tokio::time::resume();
+    advance_time(Duration::from_secs(11)).await;
     assert!(is_closed(&mut client).await);
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use hearth_proxy::Config;
 use hearth_proxy::body::{self, Body, boxed};
-use hearth_proxy::{Config, Engine};
 use hearth_types::NodeAddress;
 use http::{HeaderMap, Method, Request, Response, Version};
 use http_body_util::BodyExt;
@@ -146,7 +146,7 @@ async fn a_guest_with_only_http2_is_reached_by_all_clients() {
     };
     for http2 in [true, false] {
         let proxy = TestProxy::start(http2_upstream(respond).await).await;
-        let mut client = if http2 { Client::connect_http2(proxy.address).await } else { proxy.client().await };
+        let mut client = proxy.client_of(http2).await;
         assert_eq!(text(client.get("/").await).await, "GET HTTP/2.0 ");
         // The version is known now.
         for _ in 0..2 {
@@ -242,7 +242,8 @@ async fn a_cancelled_call_ends_at_the_guest() {
     let source = sources.recv().await;
     drop(response);
     wait_until("the guest to notice", || source.is_closed()).await;
-    wait_until("requests to finish", || edge.engine.requests(&GROUP) == 0 && node.engine.requests(&GROUP) == 0).await;
+    edge.requests_finished().await;
+    node.requests_finished().await;
 }
 
 #[tokio::test]
@@ -286,7 +287,7 @@ async fn abort_stops_calls_and_closes_idle_connections() {
     assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("part"));
     node.engine.abort(&GROUP);
     expect_abort(response.body_mut()).await;
-    wait_until("requests to finish", || node.engine.requests(&GROUP) == 0).await;
+    node.requests_finished().await;
     assert_eq!(node.engine.idle_connections(), 0);
 }
 
@@ -320,7 +321,7 @@ async fn a_connection_with_goaway_is_not_reused() {
     for number in 1..5 {
         assert_eq!(text(client.send(grpc("/", body::empty())).await).await, "fine");
         assert_eq!(served.load(Ordering::SeqCst), number);
-        wait_until("the request to finish", || proxy.engine.requests(&GROUP) == 0).await;
+        proxy.requests_finished().await;
     }
 }
 
@@ -363,8 +364,7 @@ async fn the_size_of_heads_is_limited() {
     let proxy = TestProxy::start(http2_upstream(respond).await).await;
     let mut client = Client::connect_http2(proxy.address).await;
     assert_eq!(client.send(grpc("/", body::empty())).await.status(), 502);
-    let engine: &Engine<_> = &proxy.engine;
-    wait_until("requests to finish", || engine.requests(&GROUP) == 0).await;
+    proxy.requests_finished().await;
     let mut head = get("/");
     *head.method_mut() = Method::HEAD;
     assert_eq!(client.send(head).await.status(), 502);

@@ -9,34 +9,22 @@ use hearth_proxy::{Body, Config, body};
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::StreamBody;
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::test_proxy::{
-    BodySender, Channel, Client, TestProxy, chunk, expect_abort, get, read_head, serve_config, text, upstream,
+    Client, TestProxy, chunk, expect_abort, get, read_head, serve_config, serve_handler, streaming_upstream, text,
     with_timeout, write,
 };
-
-/// Starts an upstream whose response bodies the test sends.
-async fn fed(sources: &Channel<BodySender>) -> hearth_types::NodeAddress {
-    let send = sources.sender();
-    upstream(move |_: Request<Incoming>| {
-        let (source, body) = BodySender::body();
-        send(source);
-        std::future::ready(Response::new(body))
-    })
-    .await
-}
 
 #[tokio::test]
 async fn a_drain_finishes_responses_and_accepts_no_new_connections() {
     for http2 in [false, true] {
-        let mut sources = Channel::new();
-        let proxy = TestProxy::start(fed(&sources).await).await;
-        let mut client = if http2 { Client::connect_http2(proxy.address).await } else { proxy.client().await };
+        let (upstream, mut sources) = streaming_upstream().await;
+        let proxy = TestProxy::start(upstream).await;
+        let mut client = proxy.client_of(http2).await;
         let mut response = client.get("/").await;
         let mut source = sources.recv().await;
         let (mut silent, mut late) = (proxy.raw().await, proxy.raw().await);
@@ -64,10 +52,10 @@ async fn a_drain_finishes_responses_and_accepts_no_new_connections() {
 #[tokio::test]
 async fn requests_are_aborted_at_the_drain_timeout() {
     for http2 in [false, true] {
-        let mut sources = Channel::new();
+        let (upstream, mut sources) = streaming_upstream().await;
         let serve_config = serve::Config { drain_timeout: Duration::from_millis(50), ..serve_config() };
-        let proxy = TestProxy::start_with(fed(&sources).await, Config::for_guests(), serve_config).await;
-        let mut client = if http2 { Client::connect_http2(proxy.address).await } else { proxy.client().await };
+        let proxy = TestProxy::start_with(upstream, Config::for_guests(), serve_config).await;
+        let mut client = proxy.client_of(http2).await;
         let mut response = client.get("/").await;
         let mut source = sources.recv().await;
         source.send("part").await;
@@ -80,8 +68,8 @@ async fn requests_are_aborted_at_the_drain_timeout() {
 
 #[tokio::test]
 async fn dropping_the_server_aborts_all_requests() {
-    let mut sources = Channel::new();
-    let proxy = TestProxy::start(fed(&sources).await).await;
+    let (upstream, mut sources) = streaming_upstream().await;
+    let proxy = TestProxy::start(upstream).await;
     let mut response = proxy.client().await.get("/").await;
     let _source = sources.recv().await;
     proxy.served.abort();
@@ -109,14 +97,11 @@ async fn a_unix_socket_is_served() {
 
 #[tokio::test]
 async fn handlers_get_the_peer() {
-    let (listener, address) = crate::test_proxy::listen().await;
-    let service = tower::service_fn(|request: Request<Body>| async move {
+    let (address, _server) = serve_handler(|request: Request<Body>| async move {
         let peer = request.extensions().get::<Peer>().and_then(Peer::ip);
-        Ok::<_, Infallible>(Response::new(body::full(format!("{peer:?}"))))
-    });
-    let shutdown = CancellationToken::new();
-    let _end = shutdown.clone().drop_guard();
-    tokio::spawn(serve::serve(listener, service, serve_config(), shutdown));
+        Response::new(body::full(format!("{peer:?}")))
+    })
+    .await;
     for mut client in [Client::connect(address).await, Client::connect_http2(address).await] {
         assert_eq!(text(client.get("/").await).await, "Some(127.0.0.1)");
     }
@@ -124,16 +109,13 @@ async fn handlers_get_the_peer() {
 
 #[tokio::test]
 async fn chunks_before_a_failure_reach_the_client() {
-    let (listener, address) = crate::test_proxy::listen().await;
-    let service = tower::service_fn(|_: Request<Body>| async {
+    let (address, _server) = serve_handler(|_: Request<Body>| async {
         // Both are ready at the same time, so the failure could overtake the chunk.
         let part = Ok(Frame::data(Bytes::from_static(b"part")));
         let frames = futures::stream::iter([part, Err(std::io::Error::other("broken"))]);
-        Ok::<_, Infallible>(Response::new(body::boxed(StreamBody::new(frames))))
-    });
-    let shutdown = CancellationToken::new();
-    let _end = shutdown.clone().drop_guard();
-    tokio::spawn(serve::serve(listener, service, serve_config(), shutdown));
+        Response::new(body::boxed(StreamBody::new(frames)))
+    })
+    .await;
     for mut client in [Client::connect(address).await, Client::connect_http2(address).await] {
         let mut response = client.get("/").await;
         assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("part"));
@@ -143,18 +125,15 @@ async fn chunks_before_a_failure_reach_the_client() {
 
 #[tokio::test]
 async fn expect_continue_is_not_answered_for_an_unread_body() {
-    let (listener, address) = crate::test_proxy::listen().await;
-    let service = tower::service_fn(|request: Request<Body>| async {
+    let (address, _server) = serve_handler(|request: Request<Body>| async {
         drop(request);
         // If the server read the body instead of the handler, it would do so now.
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
-        Ok::<_, Infallible>(Response::builder().status(413).body(body::empty()).expect("a response"))
-    });
-    let shutdown = CancellationToken::new();
-    let _end = shutdown.clone().drop_guard();
-    tokio::spawn(serve::serve(listener, service, serve_config(), shutdown));
+        Response::builder().status(413).body(body::empty()).expect("a response")
+    })
+    .await;
     let mut client = TcpStream::connect(address).await.expect("the server listens");
     write(&mut client, "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n").await;
     assert!(with_timeout("the response", read_head(&mut client)).await.starts_with("HTTP/1.1 413 "));

@@ -9,20 +9,13 @@ use hyper::body::Incoming;
 use tokio::io::AsyncReadExt;
 
 use crate::test_proxy::{
-    BodySender, Channel, Client, GROUP, TestProxy, get, listen, serve_config, text, upstream, wait_until, with_timeout,
-    write,
+    BodySender, Channel, Client, TestProxy, closed_port, get, serve_config, streaming_upstream, text, upstream,
+    wait_until, with_timeout, write,
 };
 
 #[tokio::test]
 async fn too_many_requests_to_a_sandbox_are_rejected() {
-    let mut sources = Channel::new();
-    let send = sources.sender();
-    let upstream = upstream(move |_: Request<Incoming>| {
-        let (source, body) = BodySender::body();
-        send(source);
-        std::future::ready(Response::new(body))
-    })
-    .await;
+    let (upstream, mut sources) = streaming_upstream().await;
     let config = Config { requests_per_group_max: 2, ..Config::for_guests() };
     let proxy = TestProxy::start_with(upstream, config, serve_config()).await;
     let mut client = Client::connect_http2(proxy.address).await;
@@ -38,15 +31,13 @@ async fn too_many_requests_to_a_sandbox_are_rejected() {
     sources.recv().await.end();
     assert_eq!(text(first).await, "");
     drop(second);
-    wait_until("requests to finish", || proxy.engine.requests(&GROUP) == 0).await;
+    proxy.requests_finished().await;
     assert_eq!(client.get("/").await.status(), 200);
 }
 
 #[tokio::test]
 async fn a_closed_port_is_reported_after_five_attempts() {
-    let (listener, address) = listen().await;
-    drop(listener);
-    let proxy = TestProxy::start(NodeAddress::Tcp(address)).await;
+    let proxy = TestProxy::start(NodeAddress::Tcp(closed_port().await)).await;
     let response = proxy.client().await.get("/").await;
     assert_eq!(response.status(), 502);
     assert_eq!(response.headers()["content-type"], "application/json; charset=utf-8");
@@ -59,8 +50,7 @@ async fn a_closed_port_is_reported_after_five_attempts() {
 
 #[tokio::test]
 async fn a_server_that_is_just_starting_is_not_reported_closed() {
-    let (listener, address) = listen().await;
-    drop(listener);
+    let address = closed_port().await;
     let proxy = TestProxy::start(NodeAddress::Tcp(address)).await;
     let mut client = proxy.client().await;
     let start = async {
@@ -76,9 +66,7 @@ async fn a_server_that_is_just_starting_is_not_reported_closed() {
 
 #[tokio::test]
 async fn browsers_get_the_message_as_html() {
-    let (listener, address) = listen().await;
-    drop(listener);
-    let proxy = TestProxy::start(NodeAddress::Tcp(address)).await;
+    let proxy = TestProxy::start(NodeAddress::Tcp(closed_port().await)).await;
     let mut request = get("/");
     let agent = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
     request.headers_mut().insert("user-agent", agent.parse().expect("a value"));

@@ -12,18 +12,12 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use crate::test_proxy::{
-    BodySender, Channel, Client, GROUP, TestProxy, get, post, raw_upstream, read_head, serve_config, text, upstream,
-    wait_until, with_timeout, write,
+    Channel, Client, GROUP, TestProxy, advance_time, get, post, raw_upstream, read_head, serve_config,
+    streaming_upstream, text, upstream, wait_until, with_timeout, write,
 };
 
 async fn respond_fine(_: Request<Incoming>) -> Response<hearth_proxy::Body> {
     Response::new(body::full("fine"))
-}
-
-async fn advance_time(time: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(time).await;
-    tokio::time::resume();
 }
 
 /// Waits until the connections of finished requests are idle.
@@ -44,22 +38,10 @@ async fn one_connection_serves_many_requests() {
     assert_eq!(proxy.dials(), 1);
 }
 
-/// Starts an upstream whose response bodies the test sends.
-async fn open_ended_upstream() -> (NodeAddress, Channel<BodySender>) {
-    let sources = Channel::new();
-    let send = sources.sender();
-    let upstream = upstream(move |_| {
-        let (source, body) = BodySender::body();
-        send(source);
-        std::future::ready(Response::new(body))
-    });
-    (upstream.await, sources)
-}
-
 #[tokio::test]
 async fn concurrent_requests_use_separate_connections_and_few_stay_idle() {
     const REQUESTS: usize = 8;
-    let (upstream, mut sources) = open_ended_upstream().await;
+    let (upstream, mut sources) = streaming_upstream().await;
     let config = Config { idle_per_key_max: 3, ..Config::for_guests() };
     let proxy = TestProxy::start_with(upstream, config, serve_config()).await;
     let mut client = Client::connect_http2(proxy.address).await;
@@ -238,7 +220,7 @@ async fn idle_connections_expire() {
 #[tokio::test]
 async fn surplus_connections_of_a_burst_are_closed_early() {
     const BURST: usize = 24;
-    let (upstream, mut sources) = open_ended_upstream().await;
+    let (upstream, mut sources) = streaming_upstream().await;
     let proxy = TestProxy::start(upstream).await;
     let mut client = Client::connect_http2(proxy.address).await;
     let mut responses = Vec::new();

@@ -1,6 +1,7 @@
 //! Streaming in both directions at the same time, without delay.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use hearth_proxy::body::{self, Body, boxed};
 use hearth_types::NodeAddress;
@@ -10,8 +11,8 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::test_proxy::{
-    BodySender, Channel, Client, TestProxy, chunk, get, post, raw_upstream, read_head, text, unix_upstream, upstream,
-    with_timeout, write,
+    BodySender, Channel, Client, TestProxy, advance_time, chunk, closed_port, get, post, raw_upstream, read_head, text,
+    unix_upstream, upstream, with_timeout, write,
 };
 
 const CHUNKS: [&str; 4] = ["data: one\n\n", "data: two\n\n", "x", "data: four\n\n"];
@@ -28,7 +29,7 @@ fn fed(body: Body) -> impl Fn(Request<Incoming>) -> std::future::Ready<Response<
 
 async fn check_download(upstream: NodeAddress, mut source: BodySender, http2: bool) {
     let proxy = TestProxy::start(upstream).await;
-    let mut client = if http2 { Client::connect_http2(proxy.address).await } else { proxy.client().await };
+    let mut client = proxy.client_of(http2).await;
     let mut response = client.get("/events").await;
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     for part in CHUNKS {
@@ -71,7 +72,7 @@ async fn each_chunk_of_an_upload_arrives_before_the_next_is_sent() {
         })
         .await;
         let proxy = TestProxy::start(upstream).await;
-        let mut client = if http2 { Client::connect_http2(proxy.address).await } else { proxy.client().await };
+        let mut client = proxy.client_of(http2).await;
         let (mut source, body) = BodySender::body();
         let chunks = async {
             for part in CHUNKS {
@@ -153,9 +154,7 @@ async fn a_client_that_uploads_first_reads_an_early_rejection() {
 #[tokio::test]
 async fn a_client_that_uploads_first_reads_the_proxy_s_own_page() {
     const UPLOAD_BYTES: usize = 24 << 20;
-    let (listener, address) = crate::test_proxy::listen().await;
-    drop(listener);
-    let proxy = TestProxy::start(NodeAddress::Tcp(address)).await;
+    let proxy = TestProxy::start(NodeAddress::Tcp(closed_port().await)).await;
     let mut client = proxy.raw().await;
     write(&mut client, &format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {UPLOAD_BYTES}\r\n\r\n")).await;
     with_timeout("the upload", client.write_all(&vec![b'x'; UPLOAD_BYTES]))
@@ -198,9 +197,7 @@ async fn a_stream_may_be_silent_for_days() {
     let mut response = client.get("/").await;
     source.send("before").await;
     assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("before"));
-    tokio::time::pause();
-    tokio::time::advance(std::time::Duration::from_secs(3 * 24 * 60 * 60)).await;
-    tokio::time::resume();
+    advance_time(Duration::from_secs(3 * 24 * 60 * 60)).await;
     source.send("after").await;
     assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("after"));
 }
@@ -247,8 +244,7 @@ async fn concurrent_clients_get_their_own_responses() {
     let clients = (0..CLIENTS).map(|number| {
         let proxy = std::sync::Arc::clone(&proxy);
         tokio::spawn(async move {
-            let mut client =
-                if number % 3 == 0 { Client::connect_http2(proxy.address).await } else { proxy.client().await };
+            let mut client = proxy.client_of(number % 3 == 0).await;
             for round in 0..REQUESTS {
                 let sent = format!("{number}-{round} ").repeat(1 + round * 50);
                 let response = client.send(post("/", body::full(sent.clone()))).await;
@@ -265,6 +261,6 @@ async fn concurrent_clients_get_their_own_responses() {
     for client in clients.collect::<Vec<_>>() {
         client.await.expect("the task does not panic");
     }
-    crate::test_proxy::wait_until("requests to finish", || proxy.engine.requests(&crate::test_proxy::GROUP) == 0).await;
+    proxy.requests_finished().await;
     assert!(proxy.engine.idle_connections() <= 32);
 }

@@ -23,7 +23,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Time until a test fails because an operation hangs.
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -86,12 +86,20 @@ impl TestProxy {
         Client::connect(self.address).await
     }
 
+    pub(crate) async fn client_of(&self, http2: bool) -> Client {
+        if http2 { Client::connect_http2(self.address).await } else { self.client().await }
+    }
+
     pub(crate) async fn raw(&self) -> TcpStream {
         TcpStream::connect(self.address).await.expect("the proxy listens")
     }
 
     pub(crate) fn dials(&self) -> usize {
         self.dials.load(Ordering::SeqCst)
+    }
+
+    pub(crate) async fn requests_finished(&self) {
+        wait_until("requests to finish", || self.engine.requests(&GROUP) == 0).await;
     }
 }
 
@@ -120,6 +128,48 @@ pub(crate) async fn listen() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound");
     (listener, address)
+}
+
+/// Returns the address of a port that refuses connections.
+pub(crate) async fn closed_port() -> SocketAddr {
+    let (_, address) = listen().await;
+    address
+}
+
+/// Starts a server for `handler`, which stops when the guard is dropped.
+pub(crate) async fn serve_handler<H, F>(handler: H) -> (SocketAddr, DropGuard)
+where
+    H: FnMut(Request<Body>) -> F + Clone + Send + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let (listener, address) = listen().await;
+    let shutdown = CancellationToken::new();
+    let mut handler = handler;
+    let service = tower::service_fn(move |request| {
+        let response = handler(request);
+        async move { Ok(response.await) }
+    });
+    tokio::spawn(serve::serve(listener, service, serve_config(), shutdown.clone()));
+    (address, shutdown.drop_guard())
+}
+
+/// Advances the paused clock, so that no test waits for real timeouts.
+pub(crate) async fn advance_time(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+/// Starts an upstream whose response bodies the test sends.
+pub(crate) async fn streaming_upstream() -> (NodeAddress, Channel<BodySender>) {
+    let sources = Channel::new();
+    let send = sources.sender();
+    let upstream = upstream(move |_| {
+        let (source, body) = BodySender::body();
+        send(source);
+        std::future::ready(Response::new(body))
+    });
+    (upstream.await, sources)
 }
 
 /// Starts an upstream that serves HTTP/1.1 with hyper.

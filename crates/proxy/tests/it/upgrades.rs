@@ -1,5 +1,7 @@
 //! Upgrades to any protocol, and splicing.
 
+use std::time::Duration;
+
 use hearth_proxy::body::{self, Body};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -7,7 +9,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::test_proxy::{Channel, GROUP, TestProxy, post, read_head, text, upstream, wait_until, with_timeout, write};
+use crate::test_proxy::{
+    Channel, GROUP, TestProxy, advance_time, post, read_head, text, upstream, with_timeout, write,
+};
 
 /// Upgrades to the requested protocol, echoes until the client half-closes, and then says goodbye.
 async fn echo(mut request: Request<Incoming>) -> Response<Body> {
@@ -65,7 +69,7 @@ async fn any_protocol_is_spliced_and_half_closed() {
         expect(&mut client, "goodbye").await;
         assert_eq!(with_timeout("the end", client.read(&mut [0; 1])).await.expect("a proper end"), 0);
     }
-    wait_until("requests to finish", || proxy.engine.requests(&GROUP) == 0).await;
+    proxy.requests_finished().await;
 }
 
 #[tokio::test]
@@ -119,9 +123,7 @@ async fn an_upgraded_stream_may_be_silent_for_days() {
     let mut client = connect_upgraded(&proxy, "websocket").await;
     // Before the first bytes, and between bytes.
     for text in ["before", "after"] {
-        tokio::time::pause();
-        tokio::time::advance(std::time::Duration::from_secs(3 * 24 * 60 * 60)).await;
-        tokio::time::resume();
+        advance_time(Duration::from_secs(3 * 24 * 60 * 60)).await;
         write(&mut client, text).await;
         expect(&mut client, text).await;
     }
