@@ -12,7 +12,7 @@ const EACH_SANDBOX: u64 = 16;
 ///
 /// Both ends of the connection to the node, and the connection to the guest.
 const EACH_REQUEST: u64 = 3;
-/// Maximum number of connections of a listener; one process cannot use more.
+/// Maximum for each kind of connection; one process has no use for more.
 const CONNECTIONS_MAX: u64 = 16 * 1024;
 /// Maximum number of connections to the API; each client has a few.
 const API_CONNECTIONS_MAX: u64 = 4096;

@@ -83,7 +83,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Its request most likely is in transit, and closing the connection would lose it.
 const LAST_HEAD_TIMEOUT: Duration = Duration::from_millis(500);
 /// Interval between searches for an idle connection while the server is full.
-const ROOM_PERIOD: Duration = Duration::from_millis(100);
+const EVICTION_PERIOD: Duration = Duration::from_millis(100);
 /// Time for tasks to finish after they were aborted; each has to be polled only once.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -153,13 +153,13 @@ where
     }
     // New connections are rejected while the open ones are drained.
     drop(listener);
-    let all_ended = permits.acquire_many(config.connections_max);
-    let abort = match tokio::time::timeout(config.drain_timeout, all_ended).await {
+    let all_closed = permits.acquire_many(config.connections_max);
+    let aborted = match tokio::time::timeout(config.drain_timeout, all_closed).await {
         Ok(_) => 0,
         Err(_) => config.connections_max as usize - permits.available_permits(),
     };
     tasks.shutdown(ABORT_TIMEOUT).await;
-    abort
+    aborted
 }
 
 /// Waits for a permit, and closes the longest idle connection if there is none.
@@ -170,7 +170,7 @@ async fn acquire_permit(permits: &Arc<Semaphore>, limit: &ConnectionLimit) -> Ow
         if permits.available_permits() == 0 {
             limit.evict_idle();
         }
-        if let Ok(permit) = tokio::time::timeout(ROOM_PERIOD, Arc::clone(permits).acquire_owned()).await {
+        if let Ok(permit) = tokio::time::timeout(EVICTION_PERIOD, Arc::clone(permits).acquire_owned()).await {
             return permit.expect("the semaphore is never closed");
         }
     }
@@ -205,13 +205,13 @@ async fn connection<S, B>(
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    let too_late = async {
+    let handshake_deadline = async {
         drain.cancelled().await;
         tokio::time::sleep(LAST_HEAD_TIMEOUT).await;
     };
     let opened = tokio::select! {
         opened = abort.run_until_cancelled(accepted.open()) => opened,
-        () = too_late => None,
+        () = handshake_deadline => None,
     };
     let connection_state = Arc::clone(&service.connection_state);
     let socket = match opened {
@@ -226,14 +226,14 @@ async fn connection<S, B>(
         None => return,
     };
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(socket), service));
-    let winding_down = Seldom::new(async {
+    let drain_begun = Seldom::new(async {
         drain.cancelled().await;
         let _ = tokio::time::timeout(LAST_HEAD_TIMEOUT, connection_state.wait_for_head()).await;
     });
     let served = async {
         tokio::select! {
             result = poll_fn(|cx| connection_state.poll_connection(|| connection.as_mut().poll(cx))) => result,
-            () = winding_down => {
+            () = drain_begun => {
                 connection.as_mut().graceful_shutdown();
                 poll_fn(|cx| connection_state.poll_connection(|| connection.as_mut().poll(cx))).await
             }

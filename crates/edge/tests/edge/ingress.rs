@@ -184,7 +184,7 @@ async fn the_http_version_of_a_tls_port_is_negotiated() {
 async fn requests_per_sandbox_are_limited() {
     const FULL: &str = r#"{"sandboxId":"i123","message":"Too many connections to the sandbox are open","connectionLimit":2,"code":429}"#;
     let echo = |request: Request<Incoming>| async move { Response::new(body::boxed(request.into_body())) };
-    let world = World::with_room(guest(echo).await, 2).await;
+    let world = World::with_request_limit(guest(echo).await, 2).await;
     let mut held = Vec::new();
     for port in [8080, 8081] {
         let (mut sender, upload) = body_channel();

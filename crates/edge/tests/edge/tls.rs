@@ -88,7 +88,7 @@ async fn get(stream: TlsStream<TcpStream>, host: &str) -> Response<Incoming> {
 async fn both_tls_versions_and_http_versions_are_served() {
     let authority = Authority::new();
     let acceptor = Acceptor::new(authority.issue("*.example.com"));
-    let world = World::behind(guest(mirror).await, Config::default(), Some(acceptor)).await;
+    let world = World::with_tls(guest(mirror).await, Config::default(), Some(acceptor)).await;
     for version in [&TLS12, &TLS13] {
         for (offered, chosen) in [(&["h2", "http/1.1"][..], Some("h2")), (&["http/1.1"], Some("http/1.1")), (&[], None)]
         {
@@ -110,7 +110,7 @@ async fn both_tls_versions_and_http_versions_are_served() {
 async fn new_connections_get_the_replaced_certificate() {
     let (before, after) = (Authority::new(), Authority::new());
     let acceptor = Acceptor::new(before.issue("*.example.com"));
-    let world = World::behind(guest(mirror).await, Config::default(), Some(acceptor.clone())).await;
+    let world = World::with_tls(guest(mirror).await, Config::default(), Some(acceptor.clone())).await;
     let open = connect(&world, &before.client(&[], &TLS13), HOST).await.expect("a handshake");
     assert!(connect(&world, &after.client(&[], &TLS13), HOST).await.is_err());
     acceptor.replace(after.issue("*.example.com"));
@@ -123,7 +123,7 @@ async fn new_connections_get_the_replaced_certificate() {
 async fn an_upgraded_stream_is_half_closed_over_tls() {
     let authority = Authority::new();
     let acceptor = Acceptor::new(authority.issue("*.example.com"));
-    let world = World::behind(guest(upgrade_and_echo).await, Config::default(), Some(acceptor)).await;
+    let world = World::with_tls(guest(upgrade_and_echo).await, Config::default(), Some(acceptor)).await;
     let mut stream = connect(&world, &authority.client(&["http/1.1"], &TLS13), HOST).await.expect("a handshake");
     let request = format!("GET / HTTP/1.1\r\nhost: {HOST}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("the edge reads");
@@ -143,7 +143,7 @@ async fn an_upgraded_stream_is_half_closed_over_tls() {
 async fn clients_without_tls_are_served_on_the_same_port() {
     let authority = Authority::new();
     let acceptor = Acceptor::new(authority.issue("*.example.com"));
-    let world = World::behind(guest(mirror).await, Config::default(), Some(acceptor)).await;
+    let world = World::with_tls(guest(mirror).await, Config::default(), Some(acceptor)).await;
     let seen = text(world.get(HOST, "/").await).await;
     for line in ["GET /", "host: 8080-i123.example.com", "x-forwarded-proto: http", "x-forwarded-for: 127.0.0.1"] {
         assert!(seen.lines().any(|seen| seen == line), "{line} in {seen}");
@@ -169,7 +169,7 @@ async fn clients_without_tls_are_served_on_the_same_port() {
 async fn silent_clients_are_disconnected_and_block_nobody() {
     let authority = Authority::new();
     let acceptor = Acceptor::new(authority.issue("*.example.com"));
-    let world = World::behind(guest(mirror).await, Config::default(), Some(acceptor)).await;
+    let world = World::with_tls(guest(mirror).await, Config::default(), Some(acceptor)).await;
     let (mut silent, mut handshaking, mut requesting) = (world.raw().await, world.raw().await, world.raw().await);
     // The beginning of a handshake, and of a request.
     handshaking.write_all(&[0x16]).await.expect("the edge reads");

@@ -60,17 +60,17 @@ impl World {
     }
 
     pub(crate) async fn with(guest: SocketAddr, config: Config) -> Self {
-        Self::behind(guest, config, None).await
+        Self::with_tls(guest, config, None).await
     }
 
     /// On a node with a limit of requests per sandbox.
-    pub(crate) async fn with_room(guest: SocketAddr, requests_max: usize) -> Self {
+    pub(crate) async fn with_request_limit(guest: SocketAddr, requests_max: usize) -> Self {
         let node = hearth_proxy::Config { requests_per_group_max: requests_max, ..hearth_proxy::Config::for_guests() };
         Self::build(guest, Config::default(), None, node).await
     }
 
     /// With an edge that may speak TLS.
-    pub(crate) async fn behind(guest: SocketAddr, config: Config, tls: Option<Acceptor>) -> Self {
+    pub(crate) async fn with_tls(guest: SocketAddr, config: Config, tls: Option<Acceptor>) -> Self {
         Self::build(guest, config, tls, hearth_proxy::Config::for_guests()).await
     }
 

@@ -81,8 +81,7 @@ impl ConnectionIo {
             task: AtomicWaker::new(),
         };
         let wake_state = Arc::new(wake_state);
-        // The future must see all that is ready, whatever tokio's budget of the polling task; the byte budget bounds
-        // it.
+        // The future must see all that is ready, whatever is left of tokio's budget; the byte budget bounds it.
         let future = Box::pin(unconstrained(future));
         Self {
             future: Some(future),

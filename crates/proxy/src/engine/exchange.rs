@@ -107,14 +107,14 @@ impl<G: Hash + Eq> Engine<G> {
         Ok((connection, response))
     }
 
-    /// Opens a connection, in HTTP/2 if `wanted` is HTTP/2 and the server supports it.
+    /// Opens a connection, in HTTP/2 if `preferred` is HTTP/2 and the server supports it.
     ///
     /// `best` is the newest version that may be negotiated.
     async fn connect<D, F>(
         &self,
         admitted: &AdmittedRequest,
         dial: &D,
-        wanted: Protocol,
+        preferred: Protocol,
         best: Protocol,
     ) -> Result<Connection, Error>
     where
@@ -124,7 +124,7 @@ impl<G: Hash + Eq> Engine<G> {
         let destination = self.inner.config.destination;
         let (tasks, abort) = (&self.inner.tasks, admitted.abort_token());
         let NewConnection { io, protocol } = dial(best).await.map_err(Error::Dial)?;
-        let io = match (destination, protocol, wanted) {
+        let io = match (destination, protocol, preferred) {
             (Destination::Nodes, _, Protocol::Http2) => {
                 let opened = http2::Connection::open(io, Scheme::Http, tasks, &abort).await;
                 return opened.map(Connection::Http2).map_err(Error::NoResponse);
