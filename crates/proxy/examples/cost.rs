@@ -1,10 +1,10 @@
-//! What the proxy costs a request: the same requests with and without it, one after the other, on one connection each.
+//! Cost of the proxy per request: the same requests with and without it, sequentially, on one connection each.
 //!
-//! Run it with `--release`; the number to look at is the difference.
+//! Run it with `--release`; the difference is the result.
 
-#[path = "../tests/it/stage.rs"]
+#[path = "../tests/it/test_proxy.rs"]
 #[allow(dead_code)]
-mod stage;
+mod test_proxy;
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use hearth_proxy::body;
 use hearth_types::NodeAddress;
 use http::Response;
 
-use crate::stage::{Client, Stage, text, upstream};
+use crate::test_proxy::{Client, TestProxy, text, upstream};
 
 const WARM_UP_REQUESTS: u32 = 1000;
 const REQUESTS: u32 = 5000;
@@ -34,10 +34,10 @@ async fn time_per_request(address: std::net::SocketAddr) -> Duration {
 async fn main() {
     let upstream = upstream(|_| async { Response::new(body::full("fine")) }).await;
     let NodeAddress::Tcp(direct) = upstream.clone() else { unreachable!("it listens on TCP") };
-    let stage = Stage::before(upstream).await;
+    let proxy = TestProxy::start(upstream).await;
     for _ in 0..ROUNDS {
-        let (without, with) = (time_per_request(direct).await, time_per_request(stage.address).await);
+        let (without, with) = (time_per_request(direct).await, time_per_request(proxy.address).await);
         println!("direct {without:?}, proxied {with:?}, cost {:?}", with.saturating_sub(without));
     }
-    assert_eq!(stage.dials(), 1, "one connection was enough");
+    assert_eq!(proxy.dials(), 1, "one upstream connection is enough");
 }

@@ -1,28 +1,30 @@
-//! The one body type of both directions.
+//! Body type of requests and responses.
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 
-/// An error of whatever made a body.
+/// Error of a body's producer.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A stream of chunks, and trailers. An error in it ends the message without a proper end: the reader sees an abort.
+/// Stream of chunks and trailers.
+///
+/// An error in it ends the message without a proper end: the reader sees an abort.
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
 
-/// No body.
+/// Returns an empty body.
 #[must_use]
 pub fn empty() -> Body {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
-/// A body that is known already.
+/// Returns a body of known content.
 #[must_use]
 pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// Any body as ours.
+/// Converts any body.
 #[must_use]
 pub fn boxed<B>(body: B) -> Body
 where

@@ -13,43 +13,36 @@ use tokio_rustls::TlsStream;
 
 use crate::serve::Scheme;
 
-/// Pauses between attempts to reach a port that refuses: a server that is just starting is not reported closed. Each further
-/// attempt waits 100 ms longer, as the contract says.
+/// Pauses between attempts to connect to a port that refuses connections.
+///
+/// So a server that is just starting is not reported as closed. By the contract, each pause is 100 ms longer than the
+/// previous one.
 pub const REFUSED_PAUSES: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(300), Duration::from_millis(400)];
 
-/// How long a node may take to accept a connection. It is on our own network: a slower one is as good as gone.
+/// Time for a node to accept a connection. Nodes are in the same network, so a slower one counts as unreachable.
 const NODE_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Anything that bytes go in and out of.
+/// Byte stream in both directions.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 
-/// Version of HTTP on a connection.
+/// HTTP version of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
-    /// HTTP/1.1.
     Http1,
-    /// HTTP/2.
     Http2,
 }
 
-/// A connection, and the version that was agreed on.
-pub struct Dialled {
+/// A new connection and its negotiated HTTP version.
+pub struct NewConnection {
     pub(crate) io: Box<dyn Io>,
-    /// `None`: nothing was agreed on, as without TLS.
+    /// `None` if nothing was negotiated, as without TLS.
     pub(crate) protocol: Option<Protocol>,
 }
 
-impl Dialled {
-    /// A connection on which nothing was agreed.
-    pub fn plain(io: impl Io) -> Self {
-        Self { io: Box::new(io), protocol: None }
-    }
-}
-
-impl From<Stream> for Dialled {
+impl From<Stream> for NewConnection {
     fn from(stream: Stream) -> Self {
         let protocol = match &stream {
             Stream::Tcp(_) | Stream::Unix(_) => None,
@@ -60,13 +53,14 @@ impl From<Stream> for Dialled {
     }
 }
 
-/// Connects; while the other side refuses, tries again after each of [`REFUSED_PAUSES`]. Other failures are returned at once:
-/// a host that does not answer was waited for already.
+/// Connects, and retries after each of [`REFUSED_PAUSES`] while the connection is refused.
+///
+/// Other errors are returned immediately: a host that does not respond has already taken its time.
 ///
 /// Cancel safe if `dial` is.
 ///
 /// # Errors
-/// The last attempt's.
+/// The error of the last attempt.
 pub async fn retry_refused<D, F, S>(dial: D) -> io::Result<S>
 where
     D: Fn() -> F,
@@ -84,14 +78,14 @@ where
 /// Connects to a node's proxy. Cancel safe.
 ///
 /// # Errors
-/// As the operating system says, or [`io::ErrorKind::TimedOut`].
+/// The error of the operating system, or [`io::ErrorKind::TimedOut`].
 pub async fn node(address: &NodeAddress) -> io::Result<Stream> {
     let connect = async {
         match address {
             NodeAddress::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
             NodeAddress::Tcp(address) => {
                 let stream = TcpStream::connect(address).await?;
-                // Small frames go both ways: a keystroke must not wait for the next.
+                // Frames are small: a keystroke must not be delayed until the next one.
                 stream.set_nodelay(true)?;
                 Ok(Stream::Tcp(stream))
             }
@@ -100,24 +94,24 @@ pub async fn node(address: &NodeAddress) -> io::Result<Stream> {
     tokio::time::timeout(NODE_CONNECT_TIMEOUT, connect).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
-/// A connection of one of the kinds we know.
+/// Connection of a listener or to an upstream.
 #[derive(Debug)]
 pub enum Stream {
-    /// Over a network.
+    /// TCP without TLS.
     Tcp(TcpStream),
-    /// On this machine.
+    /// Unix socket.
     Unix(UnixStream),
-    /// Over a network, encrypted.
+    /// TCP with TLS.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Stream {
-    /// How requests on it come in.
+    /// Returns the scheme of its requests.
     pub(crate) fn scheme(&self) -> Scheme {
         if matches!(self, Self::Tls(_)) { Scheme::Https } else { Scheme::Http }
     }
 
-    /// The socket below, where it is one of a network.
+    /// Returns the TCP socket; `None` for a Unix socket.
     pub(crate) fn as_tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
@@ -127,8 +121,8 @@ impl Stream {
     }
 }
 
-/// Does the same on every kind.
-macro_rules! each {
+/// Delegates a method to the stream of each variant.
+macro_rules! delegate {
     ($self:ident, $stream:ident => $action:expr) => {
         match $self.get_mut() {
             Stream::Tcp($stream) => $action,
@@ -140,13 +134,13 @@ macro_rules! each {
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => Pin::new(stream).poll_read(cx, buffer))
+        delegate!(self, stream => Pin::new(stream).poll_read(cx, buffer))
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        each!(self, stream => Pin::new(stream).poll_write(cx, bytes))
+        delegate!(self, stream => Pin::new(stream).poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -154,7 +148,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        each!(self, stream => Pin::new(stream).poll_write_vectored(cx, slices))
+        delegate!(self, stream => Pin::new(stream).poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -166,11 +160,11 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => Pin::new(stream).poll_flush(cx))
+        delegate!(self, stream => Pin::new(stream).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+        delegate!(self, stream => Pin::new(stream).poll_shutdown(cx))
     }
 }
 
@@ -180,7 +174,7 @@ mod tests {
 
     use super::*;
 
-    /// How many attempts it takes, and how long, until the first that is not refused, or all are.
+    /// Returns the number of attempts, the time that they took, and the last error. The first attempts are refused.
     async fn check(refused_first: usize, then: io::ErrorKind) -> (usize, Duration, io::ErrorKind) {
         let attempts = AtomicUsize::new(0);
         let began = tokio::time::Instant::now();
@@ -189,24 +183,24 @@ mod tests {
             async move { Err(if refused { io::ErrorKind::ConnectionRefused } else { then }.into()) }
         })
         .await;
-        (attempts.into_inner(), began.elapsed(), result.expect_err("never connects").kind())
+        (attempts.into_inner(), began.elapsed(), result.expect_err("it never connects").kind())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn refused_five_times_is_closed() {
+    async fn five_refused_attempts_are_an_error() {
         let (attempts, waited, error) = check(usize::MAX, io::ErrorKind::Other).await;
         assert_eq!((attempts, waited.as_millis(), error), (5, 1000, io::ErrorKind::ConnectionRefused));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn anything_else_counts_at_once() {
+    async fn other_errors_are_returned_immediately() {
         assert_eq!(check(0, io::ErrorKind::TimedOut).await, (1, Duration::ZERO, io::ErrorKind::TimedOut));
         let (attempts, waited, error) = check(2, io::ErrorKind::TimedOut).await;
         assert_eq!((attempts, waited.as_millis(), error), (3, 300, io::ErrorKind::TimedOut));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_comes_up_is_reached() {
+    async fn a_starting_server_is_reached() {
         let attempts = AtomicUsize::new(0);
         let connected = retry_refused(|| {
             let attempt = attempts.fetch_add(1, Ordering::Relaxed);

@@ -1,36 +1,37 @@
-//! One request to an upstream and its answer back.
+//! Forwarding of requests to upstreams.
 //!
 //! ```text
-//! Engine ── map ──▶ Group (a sandbox's execution, or a node)      cut or close: every connection of it ends at once
-//!                     ├─ requests under way (bounded)
+//! Engine ── map ──▶ Group (a sandbox's execution, or a node)      abort or close: all its connections close immediately
+//!                     ├─ requests in flight (bounded)
 //!                     └─ idle connections, by port (bounded)
 //!
-//! forward: admitted ─▶ idle connection, or dialled ─▶ head sent ─▶ head received ─▶ answer's body streams to the caller
+//! forward: admitted ─▶ idle or new connection ─▶ head sent ─▶ head received ─▶ response body streams to the caller
 //!             │                    ▲                      │               │                    │
 //!             │                    └── stale, once ───────┘               └─ 101: spliced      └─ ended: idle again
-//!             └ too many: refused
+//!             └ too many: rejected
 //! ```
 //!
-//! A connection speaks HTTP/1.1 or HTTP/2, see [`protocol`], and carries one request at a time.
+//! A connection speaks HTTP/1.1 or HTTP/2 (see [`protocol`]) and carries one request at a time.
 //!
-//! Bodies stream in both directions at the same time and are held nowhere: a slow reader slows the writer down. An upstream may
-//! answer before it has read the request. When either side goes away, the other is told: a client that leaves closes the
-//! upstream connection, an upstream that breaks off ends the answer with an error and not with its proper end.
+//! Bodies stream in both directions at the same time and are not buffered: a slow reader slows the writer down. An
+//! upstream may respond before it has read the request. An abort is passed on: a client that disconnects closes the
+//! upstream connection, and an upstream that breaks off ends the response body with an error instead of a proper end.
 //!
-//! Whoever waits for an answer or reads it moves the bytes of the connection ([`drive`]). Tasks: one for each connection whose
-//! request goes on beside its answer, those of [`http2`], one for each upgraded stream, one that sweeps what was idle too long; all belong to the
-//! engine. Locks are held for a few map operations and a look at an idle socket, and never across an await.
+//! The task that waits for a response or reads its body also polls the connection's I/O ([`connection_io`]). Tasks: one
+//! for each connection whose request body is still being sent after the response has begun, those of [`http2`], one for
+//! each upgraded stream, and one that closes connections idle for too long; the engine owns all of them. Locks are held
+//! for a few map operations and for checking an idle socket, and never across an await.
 
-mod answer;
 mod connection;
-mod drive;
+mod connection_io;
 mod exchange;
 mod group;
-mod guard;
+mod http1;
 mod http2;
-mod link;
 mod protocol;
 mod replay;
+mod response;
+mod response_limits;
 mod splice;
 
 use std::any::Any;
@@ -43,7 +44,6 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use futures::TryFutureExt;
 use hearth_stdx::TaskSet;
 use hearth_types::SandboxId;
 use http::{Method, Request, Response};
@@ -51,48 +51,53 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::body::Body;
-use crate::dial::{Dialled, Io, Protocol};
+use crate::dial::{NewConnection, Protocol};
 use crate::engine::group::{Group, Totals};
 use crate::pages::Page;
 
-/// How often idle connections are looked through.
+/// Interval between checks of the idle connections.
 const SWEEP_PERIOD: Duration = Duration::from_secs(15);
-/// How many closed groups are remembered, so that a request that was on its way while its sandbox was closed does not open it
-/// again. Such a request is at most moments behind.
+/// Closed groups that are remembered, so that a late request does not reopen one.
+///
+/// A late request was in flight when its sandbox was closed and arrives within moments.
 const CLOSED_MAX: usize = 16_384;
-/// How long the engine's tasks may take to end after they were cut. They only have to be polled once.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// Time for the engine's tasks to finish after they were aborted; each has to be polled only once.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Servers at the other end of an engine's connections.
+/// Kind of server that an engine connects to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Destination {
-    /// Programs of users, written by anybody: header names are sent in their canonical case (`Host`), because some programs
-    /// compare them case-sensitively, and a connection that may hold bytes nobody asked for is not used again.
+    /// Servers inside sandboxes.
+    ///
+    /// They are arbitrary programs. Header names are sent in canonical case (`Host`), because some programs compare
+    /// them case-sensitively. A connection that may hold unexpected bytes is not reused.
     Guests,
-    /// Proxies of this crate.
+    /// Proxies of this crate, on nodes.
     Nodes,
 }
 
-/// Bounds of an engine.
+/// Limits of an engine.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Servers that requests are sent to.
+    /// Kind of server that requests are sent to.
     pub destination: Destination,
-    /// Most requests and upgraded streams of one group at a time.
+    /// Maximum number of requests and upgraded streams of one group in flight.
     pub requests_per_group_max: usize,
-    /// Most requests and upgraded streams of all groups at a time.
+    /// Maximum number of requests and upgraded streams of all groups in flight.
     pub requests_max: usize,
-    /// Most idle connections kept for one key.
+    /// Maximum number of idle connections per key.
     pub idle_per_key_max: usize,
-    /// Most idle connections kept for all keys: a guest may have thousands of ports.
+    /// Maximum number of idle connections for all keys; a guest may have thousands of ports.
     pub idle_max: usize,
-    /// How long a connection is kept idle. Less than the upstream keeps it, or requests meet closed connections.
+    /// Time until an idle connection is closed. Must be shorter than the upstream's, or requests meet closed
+    /// connections.
     pub idle_timeout: Duration,
 }
 
 impl Config {
-    /// For a node, whose groups are sandboxes: the guest daemon serves hundreds of streams and closes connections that were idle
-    /// for 640 s.
+    /// Returns the limits for a node, whose groups are sandboxes.
+    ///
+    /// The guest daemon serves hundreds of streams and closes connections that were idle for 640 s.
     #[must_use]
     pub fn for_guests() -> Self {
         Self {
@@ -105,8 +110,10 @@ impl Config {
         }
     }
 
-    /// For an edge, whose groups are nodes: they keep connections idle longer than this, see
-    /// [`IDLE_TIMEOUT`](crate::serve::IDLE_TIMEOUT). How many requests there are is bounded where they come in.
+    /// Returns the limits for an edge, whose groups are nodes.
+    ///
+    /// Nodes close idle connections later than this, see [`IDLE_TIMEOUT`](crate::serve::IDLE_TIMEOUT). The edge limits
+    /// requests before it forwards them, so the engine does not.
     #[must_use]
     pub fn for_nodes() -> Self {
         Self {
@@ -120,43 +127,43 @@ impl Config {
     }
 }
 
-/// What a connection leads to. Requests with equal keys share connections.
+/// Destination of a connection. Requests with equal keys share connections.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key<G> {
-    /// What is counted, cut and closed together: a sandbox's execution, or a node.
+    /// Unit that is counted, aborted and closed as a whole: a sandbox's execution, or a node.
     pub group: G,
-    /// Which port of it, where connections to its ports lead to different servers.
+    /// Port within the group, if its ports lead to different servers.
     pub port: Option<u16>,
 }
 
-/// Why there is no answer of the upstream.
+/// Reason why the upstream sent no response.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The group, or the engine, was cut or closed. The request may have had its effect.
+    /// The group or the engine was aborted or closed. The request may have had its effect.
     #[error("the upstream was closed")]
     Closed,
-    /// The group has as many requests under way as it may have. Nothing was sent.
-    #[error("{limit} requests to the upstream are already under way")]
+    /// The group or the engine has the maximum number of requests in flight. Nothing was sent.
+    #[error("{limit} requests to the upstream are already in flight")]
     TooManyRequests {
-        /// The bound.
+        /// The maximum that was reached.
         limit: usize,
     },
-    /// No connection. Nothing was sent.
+    /// The connection could not be established. Nothing was sent.
     #[error("connecting to the upstream")]
     Dial(#[source] io::Error),
-    /// The connection ended, or something came that is no HTTP. The request may have had its effect.
-    #[error("waiting for the upstream's answer")]
-    NoAnswer(#[source] hyper::Error),
-    /// The upstream changed the protocol without having been asked to.
-    #[error("the upstream switched protocols unasked")]
-    UnaskedUpgrade,
-    /// `CONNECT` asks for a tunnel to anywhere, which nobody gets here. Nothing was sent.
-    #[error("refusing to open a tunnel")]
+    /// The connection closed, or the received bytes are not HTTP. The request may have had its effect.
+    #[error("waiting for the upstream's response")]
+    NoResponse(#[source] hyper::Error),
+    /// The upstream switched protocols although the request was not an upgrade request.
+    #[error("the upstream switched protocols without an upgrade request")]
+    UnexpectedUpgrade,
+    /// The request is a `CONNECT`, which is always rejected. Nothing was sent.
+    #[error("CONNECT requests are rejected")]
     Tunnel,
 }
 
 impl Error {
-    /// The page that tells the client, where the upstream is a port of this sandbox.
+    /// Returns the error page for the client, for an upstream that is a port of this sandbox.
     #[must_use]
     pub fn page<'a>(&self, sandbox_id: &'a SandboxId, port: u16) -> Page<'a> {
         match self {
@@ -165,12 +172,16 @@ impl Error {
             Self::Dial(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 Page::PortClosed { sandbox_id, port }
             }
-            Self::Dial(_) | Self::NoAnswer(_) | Self::UnaskedUpgrade | Self::Tunnel => Page::Unreachable { sandbox_id },
+            Self::Dial(_) | Self::NoResponse(_) | Self::UnexpectedUpgrade | Self::Tunnel => {
+                Page::Unreachable { sandbox_id }
+            }
         }
     }
 }
 
-/// Forwards requests. Cheap to clone: clones share connections and bounds. When the last clone is dropped, everything is cut.
+/// Forwards requests to upstreams.
+///
+/// Cheap to clone: clones share connections and limits. When the last clone is dropped, all requests are aborted.
 #[derive(Debug)]
 pub struct Engine<G> {
     inner: Arc<Inner<G>>,
@@ -190,14 +201,32 @@ struct Inner<G> {
     tasks: TaskSet,
 }
 
-/// What a caller counts for a request. It is dropped when the request and its answer, or the stream that became of them, have
-/// ended.
-pub type Held = Box<dyn Any + Send + Sync>;
+/// Value that lives as long as a forwarded request.
+///
+/// It is dropped when the request and its response, or the upgraded stream, have ended; its `Drop` undoes what the
+/// caller counted or reserved.
+pub type RequestGuard = Box<dyn Any + Send + Sync>;
+
+/// Request to forward, with its upstream.
+#[derive(Debug)]
+pub struct UpstreamRequest<'a, G, D> {
+    /// Selects the group that counts the request, and the connections that can be reused.
+    pub key: &'a Key<G>,
+    /// Opens a connection.
+    ///
+    /// Its argument is the newest HTTP version that the connection may negotiate, as TLS does. Called when no idle
+    /// connection is available, and again if an idle one turns out to be closed.
+    pub dial: D,
+    /// Request as received, or as modified by the caller.
+    pub request: Request<Body>,
+    /// Dropped when the request is over.
+    pub guard: Option<RequestGuard>,
+}
 
 #[derive(Debug)]
 struct Groups<G> {
     open: HashMap<G, Arc<Group>>,
-    /// Closed for good, oldest first.
+    /// Groups that stay closed, oldest first.
     closed: VecDeque<G>,
 }
 
@@ -209,13 +238,13 @@ impl<G> Drop for Inner<G> {
 
 impl<G> Inner<G> {
     fn groups(&self) -> MutexGuard<'_, Groups<G>> {
-        // Every section is one step on valid state, so a panic elsewhere leaves it valid.
+        // Each critical section is a single step that leaves valid state, so a poisoned lock is usable.
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
-    /// An engine without connections.
+    /// Returns an engine without connections.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -227,101 +256,51 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
         Self { inner }
     }
 
-    /// Sends a request to what `key` stands for and returns its answer, whose body streams. `dial` connects there; it is called
-    /// when no idle connection is at hand, and again if an idle one turns out to be closed.
+    /// Sends a request to an upstream and returns its response, whose body streams.
     ///
-    /// The request goes out with the path, headers and body it has, without what [ends at a proxy](crate::hop); a request to
-    /// upgrade is passed on, and on `101` both sides are spliced.
+    /// The request is sent with the path, headers and body it has, except for headers that
+    /// [end at a proxy](crate::headers). An upgrade request is passed on; on `101` both connections are spliced.
     ///
     /// Cancel safe in the sense of HTTP: the upstream sees its connection close.
     ///
     /// # Errors
-    /// See [`Error`]. Once the answer has begun, errors are in its body.
-    pub async fn forward<D, F, S>(&self, key: &Key<G>, dial: D, request: Request<Body>) -> Result<Response<Body>, Error>
-    where
-        D: Fn() -> F,
-        F: Future<Output = io::Result<S>>,
-        S: Io,
-    {
-        self.forward_holding(key, dial, request, None).await
-    }
-
-    /// Like [`forward`](Self::forward), and holds something as long as the request lasts.
-    ///
-    /// # Errors
-    /// See [`Error`]. Once the answer has begun, errors are in its body.
-    pub async fn forward_holding<D, F, S>(
-        &self,
-        key: &Key<G>,
-        dial: D,
-        request: Request<Body>,
-        held: Option<Held>,
-    ) -> Result<Response<Body>, Error>
-    where
-        D: Fn() -> F,
-        F: Future<Output = io::Result<S>>,
-        S: Io,
-    {
-        self.admit(key, |_| dial().map_ok(Dialled::plain), request, held).await
-    }
-
-    /// Like [`forward`](Self::forward), where `dial` may agree on a version of HTTP with the other side, as in TLS: it gets the
-    /// newest one that can be spoken.
-    ///
-    /// # Errors
-    /// See [`Error`]. Once the answer has begun, errors are in its body.
-    pub async fn forward_agreed<D, F>(
-        &self,
-        key: &Key<G>,
-        dial: D,
-        request: Request<Body>,
-    ) -> Result<Response<Body>, Error>
+    /// See [`Error`]. Errors after the head of the response are in its body.
+    pub async fn forward<D, F>(&self, forwarded: UpstreamRequest<'_, G, D>) -> Result<Response<Body>, Error>
     where
         D: Fn(Protocol) -> F,
-        F: Future<Output = io::Result<Dialled>>,
+        F: Future<Output = io::Result<NewConnection>>,
     {
-        self.admit(key, dial, request, None).await
-    }
-
-    async fn admit<D, F>(
-        &self,
-        key: &Key<G>,
-        dial: D,
-        request: Request<Body>,
-        held: Option<Held>,
-    ) -> Result<Response<Body>, Error>
-    where
-        D: Fn(Protocol) -> F,
-        F: Future<Output = io::Result<Dialled>>,
-    {
+        let UpstreamRequest { key, dial, request, guard } = forwarded;
         if request.method() == Method::CONNECT {
             return Err(Error::Tunnel);
         }
         let group = self.group(&key.group).ok_or(Error::Closed)?;
-        let admission = Group::admit(&group, key.port, &self.inner.config, held)?;
-        let cut = admission.cut();
-        // Pinned here, because by value it would be kept twice.
-        let exchange = pin!(self.exchange(admission, dial, request));
-        let answered = cut.run_until_cancelled(exchange).await;
-        match answered {
-            // Being cut shows as a broken connection, too.
-            Some(Err(_)) | None if cut.is_cancelled() => Err(Error::Closed),
+        let admitted = Group::admit(&group, key.port, &self.inner.config, guard)?;
+        let abort = admitted.abort_token();
+        // Pinned here, because by value it would be stored twice.
+        let exchange = pin!(self.exchange(admitted, dial, request));
+        let outcome = abort.run_until_cancelled(exchange).await;
+        match outcome {
+            // An abort also shows as a broken connection.
+            Some(Err(_)) | None if abort.is_cancelled() => Err(Error::Closed),
             Some(result) => result,
             None => Err(Error::Closed),
         }
     }
 
-    /// Ends every connection, stream and waiting request of a group at once: whoever reads from it sees an abort. Requests that
-    /// come later are served anew.
-    pub fn cut(&self, group: &G) {
+    /// Aborts all connections, streams and waiting requests of a group.
+    ///
+    /// Readers of response bodies get an error. Later requests to the group are served.
+    pub fn abort(&self, group: &G) {
         let open = self.inner.groups().open.get(group).cloned();
         if let Some(group) = open {
-            group.cut(self.inner.tasks.token().child_token());
+            group.abort(self.inner.tasks.token().child_token());
         }
     }
 
-    /// Like [`cut`](Self::cut), and for good: later requests get [`Error::Closed`]. For groups that never come back, such as
-    /// an execution that ended.
+    /// Aborts a group like [`abort`](Self::abort) and rejects its later requests with [`Error::Closed`].
+    ///
+    /// For groups that never return, such as an execution that has ended.
     pub fn close(&self, group: &G) {
         let open = {
             let mut groups = self.inner.groups();
@@ -336,19 +315,19 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
         }
     }
 
-    /// Cuts everything and waits until it has ended. Later requests get [`Error::Closed`].
+    /// Aborts everything and waits until the tasks have finished. Later requests get [`Error::Closed`].
     pub async fn shutdown(&self) {
-        self.inner.tasks.shutdown(STOP_PATIENCE).await;
+        self.inner.tasks.shutdown(STOP_TIMEOUT).await;
         self.inner.groups().open.clear();
     }
 
-    /// How many connections are idle, over all groups.
+    /// Returns the number of idle connections of all groups.
     #[must_use]
     pub fn idle_connections(&self) -> usize {
         self.inner.groups().open.values().map(|group| group.idle_connections()).sum()
     }
 
-    /// How many requests and upgraded streams of this group are under way.
+    /// Returns the number of requests and upgraded streams of a group in flight.
     #[must_use]
     pub fn requests(&self, group: &G) -> usize {
         self.inner.groups().open.get(group).map_or(0, |group| group.requests())
@@ -359,7 +338,7 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
         if let Some(group) = groups.open.get(key) {
             return Some(Arc::clone(group));
         }
-        // Only the first request of a group comes here, so that looking through the closed ones is cheap enough.
+        // Only a group's first request gets here, so that a linear search of the closed groups is cheap enough.
         if groups.closed.contains(key) || self.inner.tasks.token().is_cancelled() {
             return None;
         }
@@ -369,18 +348,18 @@ impl<G: Hash + Eq + Clone + Debug + Send + Sync + 'static> Engine<G> {
     }
 }
 
-/// Drops connections that were idle too long, and groups that nothing is left of.
+/// Closes connections that were idle for too long and removes unused groups.
 async fn sweep<G: Hash + Eq>(engine: Weak<Inner<G>>, stop: CancellationToken) {
     let mut period = tokio::time::interval(SWEEP_PERIOD);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(period.tick()).await.is_some() {
         let Some(inner) = engine.upgrade() else { return };
-        // Each looks at its sockets, which others need not wait for.
+        // Checking a group makes system calls, during which the map is not locked.
         let open: Vec<_> = inner.groups().open.values().cloned().collect();
         for group in open {
             group.drop_expired();
         }
-        // Another holder is a request that was let in or is about to be.
+        // Another reference belongs to a request that was or is about to be admitted.
         inner.groups().open.retain(|_, group| Arc::strong_count(group) > 1 || !group.is_empty());
     }
 }

@@ -1,9 +1,9 @@
-//! The guest daemon's routes that are not for clients.
+//! Routes of the guest daemon that clients must not reach.
 //!
-//! The daemon cannot tell a client from the node: whatever comes through the public address is checked here. A path is
-//! compared after it was decoded and cleaned, so that no spelling of it gets through. Decoding goes on while it changes
-//! something: a path that needs several rounds leads nowhere in the daemon, so refusing it takes nothing away, and it does not
-//! matter how often whoever stands between decodes.
+//! The daemon cannot distinguish a client from the node, so the proxy checks the requests that arrive through the
+//! public address. A path is compared after it was decoded and normalized, so that no spelling of it passes. Decoding
+//! is repeated while it changes the path: a path that needs several rounds matches no route of the daemon, so rejecting
+//! it costs nothing, and it does not matter how often another proxy decodes it.
 
 use std::borrow::Cow;
 
@@ -12,11 +12,15 @@ use percent_encoding::percent_decode;
 
 const RESERVED: [&str; 8] = ["/collapse", "/freeze", "/fsfreeze", "/fsthaw", "/init", "/logs", "/unfreeze", "/upgrade"];
 
-/// How often a path is decoded at most. The daemon decodes once and nobody we know of twice; without a bound a long path of
-/// nested escapes would take quadratic time.
+/// Maximum number of times a path is decoded.
+///
+/// The daemon decodes once, and no known proxy twice; without a limit a long path of nested escapes would take
+/// quadratic time.
 const DECODINGS_MAX: usize = 4;
 
-/// The reserved route that this raw path (as in the request, without its query) leads to, on the daemon's port.
+/// Returns the reserved route of the daemon that a raw path matches.
+///
+/// `path` is the path of the request without its query.
 #[must_use]
 pub fn reserved_route(path: &str) -> Option<&'static str> {
     let mut path: Cow<'_, [u8]> = Cow::Borrowed(path.as_bytes());
@@ -51,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_spelling_is_found() {
+    fn reserved_routes_are_found_in_every_spelling() {
         for path in [
             "/init",
             "/init/",
@@ -85,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn other_paths_are_not() {
+    fn other_paths_are_not_reserved() {
         for path in [
             "",
             "/",
@@ -110,18 +114,18 @@ mod tests {
     }
 
     #[test]
-    fn a_long_nested_path_ends() {
+    fn a_long_nested_path_takes_bounded_time() {
         assert_eq!(reserved_route(&format!("/%{}69nit", "25".repeat(30_000))), None);
     }
 
     proptest! {
         #[test]
-        fn any_path_is_answered(path in ".*") {
+        fn any_path_is_accepted_without_panic(path in ".*") {
             let _ = reserved_route(&path);
         }
 
         #[test]
-        fn encoding_any_of_its_bytes_hides_nothing(
+        fn percent_encoding_does_not_hide_a_route(
             route in prop::sample::select(RESERVED.to_vec()),
             encoded in prop::collection::vec(any::<bool>(), 16),
             dots in "(/|/\\./|/[a-z]{1,3}/\\.\\.){0,3}",

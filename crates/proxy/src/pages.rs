@@ -1,7 +1,7 @@
-//! What a client reads when the answer is the proxy's own.
+//! Responses of the proxy itself.
 //!
-//! Two of the sentences are part of the contract: clients decide by them whether a sandbox is gone or only a port closed.
-//! Programs read JSON, people in a browser the same words as HTML.
+//! Two of the messages are part of the contract: by them clients decide if a sandbox does not exist or only a port is
+//! closed. Programs get JSON, browsers the same message as HTML.
 
 use hearth_types::SandboxId;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
@@ -9,29 +9,29 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
 use crate::body::{self, Body};
-use crate::target::Unroutable;
+use crate::target::TargetError;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-/// Scripts in browsers say one of these.
+/// Headers that scripts in browsers set.
 const REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");
 const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
-/// Tells clients whether to send the request again by themselves.
+/// Set to `false` if clients must not retry automatically.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("should-retry");
 
-/// Who reads a page.
+/// Reader of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Audience {
-    /// A program: JSON.
+    /// A program, which gets JSON.
     Program,
-    /// A person who opened an address in a browser: HTML.
+    /// A browser that opened an address, which gets HTML.
     Browser,
 }
 
 impl Audience {
-    /// Who sent this request: a browser that opens an address, and not a script in one.
+    /// Returns the sender of a request: a browser that opens an address, unless a script in it sent the request.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Self {
         let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -45,7 +45,7 @@ impl Audience {
     }
 }
 
-/// Whether an `Accept` header wants JSON more than HTML.
+/// Returns true if an `Accept` header prefers JSON to HTML.
 fn prefers_json(accept: &str) -> bool {
     let quality = |kind: &str, of_kind: &str| {
         let entries = accept.split(',').filter_map(|entry| {
@@ -55,57 +55,39 @@ fn prefers_json(accept: &str) -> bool {
             let weight = parts.find_map(|part| part.strip_prefix("q=")).and_then(|weight| weight.parse::<f32>().ok());
             Some((specificity, weight.unwrap_or(1.0)))
         });
-        // The most specific range that fits counts (RFC 9110, 12.5.1).
+        // The most specific range that matches is used (RFC 9110, 12.5.1).
         entries.max_by_key(|(specificity, _)| *specificity).map_or(0.0, |(_, weight)| weight)
     };
     quality("application/json", "application/*") > quality("text/html", "text/*")
 }
 
-/// An answer of the proxy itself about a sandbox.
+/// Response of the proxy itself about a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Page<'a> {
-    /// It does not exist, or does not run (any more).
-    NotFound {
-        /// The sandbox that was asked for.
-        sandbox_id: &'a SandboxId,
-    },
-    /// It runs, but nothing listens there.
-    PortClosed {
-        /// The sandbox.
-        sandbox_id: &'a SandboxId,
-        /// The port that was asked for.
-        port: u16,
-    },
-    /// It, or the node it runs on, cannot be reached, or broke off before it answered.
-    Unreachable {
-        /// The sandbox.
-        sandbox_id: &'a SandboxId,
-    },
-    /// Too many requests to it are under way.
+    /// The sandbox does not exist or is not running.
+    NotFound { sandbox_id: &'a SandboxId },
+    /// The sandbox is running, but its port is closed.
+    PortClosed { sandbox_id: &'a SandboxId, port: u16 },
+    /// The sandbox or its node cannot be reached, or broke off before its response.
+    Unreachable { sandbox_id: &'a SandboxId },
+    /// The maximum number of requests is in flight.
     TooManyConnections {
-        /// The sandbox.
         sandbox_id: &'a SandboxId,
-        /// How many may be under way.
+        /// The maximum.
         limit: usize,
     },
-    /// Not anybody may visit it, and the visitor showed no token.
-    TokenMissing {
-        /// The sandbox.
-        sandbox_id: &'a SandboxId,
-    },
-    /// Not anybody may visit it, and the visitor showed a wrong token.
-    TokenInvalid {
-        /// The sandbox.
-        sandbox_id: &'a SandboxId,
-    },
-    /// The route is not for clients.
+    /// The sandbox is private, and the request has no traffic token.
+    TokenMissing { sandbox_id: &'a SandboxId },
+    /// The sandbox is private, and the traffic token is wrong.
+    TokenInvalid { sandbox_id: &'a SandboxId },
+    /// The route is not available to clients.
     Reserved {
-        /// The route, in its plain spelling.
+        /// The route in its canonical spelling.
         route: &'a str,
     },
 }
 
-/// The members in the contract's order.
+/// JSON body, with the members in the contract's order.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Members<'a> {
@@ -122,7 +104,7 @@ struct Members<'a> {
 }
 
 impl Page<'_> {
-    /// The answer's status.
+    /// Returns the HTTP status of the page.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
@@ -170,7 +152,7 @@ impl Page<'_> {
         }
     }
 
-    /// The answer. Nobody may keep it: the next moment it may be wrong.
+    /// Returns the page as a response. It is not cacheable, since it may soon be outdated.
     ///
     /// # Panics
     /// Never: the members always have a JSON form.
@@ -187,26 +169,27 @@ impl Page<'_> {
         headers.insert(CONTENT_TYPE, content_type);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         match self {
-            // Room comes back as soon as another request ends.
+            // The next request that ends frees capacity.
             Self::TooManyConnections { .. } => drop(headers.insert(RETRY_AFTER, HeaderValue::from_static("1"))),
-            // Either nothing changes soon, or nobody knows whether the request had its effect.
+            // A retry would get the same page, or the request may have had its effect.
             _ => drop(headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"))),
         }
         response
     }
 }
 
-/// The plain-text answer to a request that names no target.
+/// Returns the plain-text response to a request without a valid target.
 #[must_use]
-pub fn unroutable(error: Unroutable) -> Response<Body> {
+pub fn target_error(error: TargetError) -> Response<Body> {
     let mut response = Response::new(body::full(error.to_string()));
     *response.status_mut() = StatusCode::BAD_REQUEST;
     response.headers_mut().insert(CONTENT_TYPE, TEXT);
     response
 }
 
-/// The same words for people. Nothing of the request but an id (`[a-z0-9]`), a number or one of our own routes gets in here,
-/// so that there is nothing to escape.
+/// Returns the page as HTML.
+///
+/// The only variable parts are an id (`[a-z0-9]`), numbers and Hearth's own routes, so nothing needs escaping.
 fn html(members: &Members<'_>) -> String {
     let Members { sandbox_id, message, port, connection_limit, path, code } = members;
     let facts: String = [
@@ -250,7 +233,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_contract_s_bytes() {
+    async fn pages_have_the_bytes_of_the_contract() {
         let id: SandboxId = "i123".parse().expect("an id");
         let sandbox_id = &id;
         check(
@@ -292,7 +275,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn unreachable_is_neither_of_the_sentences_clients_decide_by() {
+    async fn unreachable_has_neither_message_of_the_contract() {
         let message = Page::Unreachable { sandbox_id: &"i1".parse().expect("an id") }.message();
         assert!(!message.contains("was not found") && !message.contains("port is not open"));
     }

@@ -1,24 +1,25 @@
-//! Accepting connections and serving HTTP on them, until they are drained.
+//! HTTP server: accepts connections and serves requests on them until they are drained.
 //!
 //! ```text
-//! accept ─▶ first byte … head ─▶ exchange(s) ─▶ idle ─▶ head ─▶ …        shutdown: idle ones close at once, the others after
-//!           └ HEAD_TIMEOUT ┘     └ no limit ┘   └ IDLE_TIMEOUT           their exchanges, and those that take longer are cut;
-//!                                                                        those that have just come are given a moment to ask
+//! accept ─▶ first byte … head ─▶ exchange(s) ─▶ idle ─▶ head ─▶ …        shutdown: idle connections close immediately, others
+//!           └ HEAD_TIMEOUT ┘     └ no limit ┘   └ IDLE_TIMEOUT           after their exchanges; at the drain timeout they are
+//!                                                                        aborted; new ones may still send a first request
 //! ```
 //!
-//! All kinds of listeners speak HTTP/1.1 (with upgrades) and HTTP/2; the first bytes tell, which over TLS follow from ALPN and in
-//! clear from prior knowledge. A listener with TLS serves clients without TLS, too: their first byte is no handshake's. While a request is being answered nothing times out: streams are silent for days. Whoever connects
-//! and says nothing, or says it very slowly, is disconnected; so are peers that vanished without a word (TCP keep-alive).
+//! All listeners speak HTTP/1.1 (with upgrades) and HTTP/2. The first bytes of a connection decide: over TLS they
+//! follow from ALPN, in plain text from prior knowledge. A listener with TLS also serves clients without TLS, whose
+//! first byte is not that of a handshake. An exchange never times out, since streams may be silent for days. Clients
+//! that send no request, or send it very slowly, are disconnected; so are peers that disappeared (TCP keep-alive).
 //!
-//! A handler may answer without having read the request's body: the rest is read and thrown away for a while, so that a client
-//! that looks for the answer only after it has sent everything finds it, and not a reset connection.
+//! A handler may respond without having read the request's body. The rest is read and discarded for a limited time, so
+//! that a client that reads the response only after it has sent everything does not find a reset connection.
 //!
-//! Tasks: one for each connection, each HTTP/2 stream and each body that is thrown away, all owned by [`serve`]. An upgraded
-//! stream belongs to whoever took it.
+//! Tasks: one for each connection, each HTTP/2 stream and each discarded body, all owned by [`serve`]. An upgraded
+//! stream belongs to the handler that took it.
 
-mod admission;
 mod body;
-mod conversation;
+mod connection_limit;
+mod connection_state;
 mod framing;
 mod listener;
 mod socket;
@@ -41,66 +42,72 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::body::{Body, BoxError, boxed, empty};
-use crate::serve::admission::Admission;
-use crate::serve::body::{AnswerBody, RequestBody};
-use crate::serve::conversation::{Conversation, Exchange};
+use crate::serve::body::{RequestBody, ResponseBody};
+use crate::serve::connection_limit::ConnectionLimit;
+use crate::serve::connection_state::{ConnectionState, Exchange};
 use crate::serve::listener::Accepted;
 use crate::serve::socket::Socket;
 
 pub use listener::{Listener, Peer, Scheme};
 
-/// Most headers of a message. Clients put metadata of files into headers, a few hundred of them.
+/// Maximum number of headers of a message. Clients put metadata of files into headers, a few hundred of them.
 pub const HEADERS_MAX: usize = 512;
-/// How long a connection to sandboxes may be idle. Clients may count on 610 s, and a proxy in front of us on 620 s.
+/// Idle timeout of connections to sandboxes.
+///
+/// Clients may rely on 610 s, and a proxy in front of the edge on 620 s.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(640);
-/// How long the head of a request may take, from its first byte on; or from the start of the connection on.
+/// Time for the head of a request, from its first byte on or from the start of the connection.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Bytes that are read or written at once for a connection at most; a head has to fit into it.
+/// Maximum size of a connection's read and write buffers, each; a head has to fit into it.
 const BUFFER_BYTES_MAX: usize = 256 << 10;
-/// Bytes of headers of one HTTP/2 request, as much as fits into an HTTP/1.1 head.
+/// Maximum size of the headers of an HTTP/2 request, as in HTTP/1.1.
 const HTTP2_HEADER_BYTES_MAX: u32 = 256 << 10;
-/// Streams of one HTTP/2 connection at a time. A client may hold hundreds of silent ones.
+/// Maximum number of concurrent streams of an HTTP/2 connection. A client may hold hundreds of silent ones.
 const HTTP2_STREAMS_MAX: u32 = 1024;
-/// Bytes on their way in one HTTP/2 stream, which are held here when the handler does not read them. A link of 40 Mbit/s and 50 ms
-/// is full with it.
+/// Flow-control window of an HTTP/2 stream: bytes held here while the handler does not read them.
+///
+/// It keeps a link of 40 Mbit/s and 50 ms busy.
 const HTTP2_STREAM_WINDOW_BYTES: u32 = 256 << 10;
-/// Bytes on their way in one HTTP/2 connection, and so most that it holds of bodies. Four streams that nobody reads fill it.
+/// Flow-control window of an HTTP/2 connection, and so the maximum held of its bodies: four unread streams.
 const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
-/// Bytes of one HTTP/2 stream that wait for the client to read them.
+/// Maximum buffer of an HTTP/2 stream's bytes that the client has not read.
 const HTTP2_SEND_BYTES_MAX: usize = 64 << 10;
-/// How often a silent HTTP/2 peer is asked whether it is there, and how long it has to answer.
+/// Interval of pings on a silent HTTP/2 connection, and the time for the response.
 const HTTP2_PING_PERIOD: Duration = Duration::from_secs(60);
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// Pause after a failure to accept that does not go away at once: out of file descriptors.
+/// Pause after an accept failure that persists, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long a client that has just connected may take to greet and to ask, once a drain began. Its request is on its way,
-/// most likely, and a closed connection would lose it.
-const LAST_HEAD_PATIENCE: Duration = Duration::from_millis(500);
-/// How often a connection that found no room looks for an idle one again.
-const ROOM_PERIOD: Duration = Duration::from_millis(100);
-/// How long tasks may take to end after they were cut. They only have to be polled once.
-const CUT_PATIENCE: Duration = Duration::from_secs(5);
+/// Time for a new client to complete the handshake and send a request after a drain has begun.
+///
+/// Its request most likely is in transit, and closing the connection would lose it.
+const LAST_HEAD_TIMEOUT: Duration = Duration::from_millis(500);
+/// Interval between searches for an idle connection while the server is full.
+const EVICTION_PERIOD: Duration = Duration::from_millis(100);
+/// Time for tasks to finish after they were aborted; each has to be polled only once.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Bounds of a server.
+/// Limits of a server.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Most connections at a time. For a further one, the connection that was idle for longest is closed; it waits while all are
-    /// busy. One address (one /64 of IPv6) has at most half of them. Each takes a file descriptor here, and usually one towards
-    /// its upstream.
+    /// Maximum number of connections.
+    ///
+    /// For a further one, the connection that was idle for longest is closed; while all are busy, it waits. One address
+    /// (one /64 of IPv6) may have half of them. Each takes a file descriptor here, and usually one towards its
+    /// upstream.
     pub connections_max: u32,
-    /// How long a connection may be idle.
+    /// Time until an idle connection is closed.
     pub idle_timeout: Duration,
-    /// How long requests under way may take after shutdown began.
-    pub drain_patience: Duration,
+    /// Time for requests in flight to finish after shutdown began.
+    pub drain_timeout: Duration,
 }
 
-/// Serves until `shutdown`, then drains. Returns how many connections had to be cut, when none is left.
+/// Serves until `shutdown`, drains, and returns the number of aborted connections after the last one has closed.
 ///
-/// The handler finds the [`Peer`] in the request's extensions. Answers are streamed; an error in an answer's
-/// body is passed on as an abort: a reset stream in HTTP/2, an end without the proper end in HTTP/1.1.
+/// The handler finds the [`Peer`] in the request's extensions. Responses are streamed; an error in a response's body is
+/// passed on as an abort: a reset stream in HTTP/2, the missing end of the message in HTTP/1.1.
 ///
-/// Cancelling it cuts everything.
+/// Cancelling it aborts all connections.
 pub async fn serve<S, B>(
     listener: impl Into<Listener>,
     handler: S,
@@ -115,61 +122,63 @@ where
 {
     let listener = listener.into();
     let tasks = TaskSet::new();
-    let _cut_when_dropped = tasks.token().drop_guard();
+    let _abort_on_drop = tasks.token().drop_guard();
     let builder = Arc::new(protocols(&tasks, !matches!(listener, Listener::Unix(_))));
-    let room = Arc::new(Semaphore::new(config.connections_max as usize));
-    let admission = Arc::new(Admission::new(config.connections_max));
+    let permits = Arc::new(Semaphore::new(config.connections_max as usize));
+    let limit = Arc::new(ConnectionLimit::new(config.connections_max));
     while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((accepted, peer)) => {
-                let found = shutdown.run_until_cancelled(find_room(&room, &admission)).await;
-                let Some(seat) = found else { break };
-                let conversation = Arc::new(Conversation::new(config.idle_timeout));
-                let cut = tasks.token().child_token();
-                let Some(place) = Admission::admit(&admission, peer.ip(), &conversation, &cut) else {
-                    tracing::debug!(peer = ?peer.ip(), "closed a connection: its address has its share, and uses all of it");
+                let acquired = shutdown.run_until_cancelled(acquire_permit(&permits, &limit)).await;
+                let Some(permit) = acquired else { break };
+                let connection_state = Arc::new(ConnectionState::new(config.idle_timeout));
+                let abort = tasks.token().child_token();
+                let Some(registration) = ConnectionLimit::admit(&limit, peer.ip(), &connection_state, &abort) else {
+                    tracing::debug!(peer = ?peer.ip(), "connection rejected: all connections of the network are busy");
                     continue;
                 };
-                let border = Border { handler: handler.clone(), peer, conversation, tasks: tasks.clone() };
-                let served = connection(Arc::clone(&builder), accepted, border, shutdown.clone(), cut);
+                let service = HandlerService { handler: handler.clone(), peer, connection_state, tasks: tasks.clone() };
+                let served = connection(Arc::clone(&builder), accepted, service, shutdown.clone(), abort);
                 tasks.spawn("connection", async move {
                     served.await;
-                    drop((seat, place));
+                    drop((permit, registration));
                 });
             }
-            Err(error) if listener::is_of_one_connection(&error) => {}
+            Err(error) if listener::is_connection_error(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "could not accept a connection");
+                tracing::warn!(%error, "accept failed");
                 let _ = shutdown.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
             }
         }
     }
-    // New connections are refused while the others end.
+    // New connections are rejected while the open ones are drained.
     drop(listener);
-    let all_ended = room.acquire_many(config.connections_max);
-    let cut = match tokio::time::timeout(config.drain_patience, all_ended).await {
+    let all_closed = permits.acquire_many(config.connections_max);
+    let aborted = match tokio::time::timeout(config.drain_timeout, all_closed).await {
         Ok(_) => 0,
-        Err(_) => config.connections_max as usize - room.available_permits(),
+        Err(_) => config.connections_max as usize - permits.available_permits(),
     };
-    tasks.shutdown(CUT_PATIENCE).await;
-    cut
+    tasks.shutdown(ABORT_TIMEOUT).await;
+    aborted
 }
 
-/// Waits for a place, for which the connection that was idle for longest is closed. Cancel safe.
-async fn find_room(room: &Arc<Semaphore>, admission: &Admission) -> OwnedSemaphorePermit {
+/// Waits for a permit, and closes the longest idle connection if there is none.
+///
+/// Cancel safe.
+async fn acquire_permit(permits: &Arc<Semaphore>, limit: &ConnectionLimit) -> OwnedSemaphorePermit {
     loop {
-        if room.available_permits() == 0 {
-            admission.make_room();
+        if permits.available_permits() == 0 {
+            limit.evict_idle();
         }
-        if let Ok(seat) = tokio::time::timeout(ROOM_PERIOD, Arc::clone(room).acquire_owned()).await {
-            return seat.expect("the semaphore is never closed");
+        if let Ok(permit) = tokio::time::timeout(EVICTION_PERIOD, Arc::clone(permits).acquire_owned()).await {
+            return permit.expect("the semaphore is never closed");
         }
     }
 }
 
-/// `half_close`: clients may close their half of a connection behind a request, which [`Socket`] judges.
-fn protocols(tasks: &TaskSet, half_close: bool) -> auto::Builder<Streams> {
-    let mut builder = auto::Builder::new(Streams { tasks: tasks.clone() });
+/// `half_close`: a client may close its half of the connection after a request; [`Socket`] decides if that is an abort.
+fn protocols(tasks: &TaskSet, half_close: bool) -> auto::Builder<StreamExecutor> {
+    let mut builder = auto::Builder::new(StreamExecutor { tasks: tasks.clone() });
     builder.http1().max_headers(HEADERS_MAX).max_buf_size(BUFFER_BYTES_MAX).half_close(half_close);
     builder
         .http2()
@@ -185,104 +194,106 @@ fn protocols(tasks: &TaskSet, half_close: bool) -> auto::Builder<Streams> {
 }
 
 async fn connection<S, B>(
-    builder: Arc<auto::Builder<Streams>>,
+    builder: Arc<auto::Builder<StreamExecutor>>,
     accepted: Accepted,
-    mut border: Border<S>,
+    mut service: HandlerService<S>,
     drain: CancellationToken,
-    cut: CancellationToken,
+    abort: CancellationToken,
 ) where
     S: tower::Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    let too_late = async {
+    let handshake_deadline = async {
         drain.cancelled().await;
-        tokio::time::sleep(LAST_HEAD_PATIENCE).await;
+        tokio::time::sleep(LAST_HEAD_TIMEOUT).await;
     };
     let opened = tokio::select! {
-        opened = cut.run_until_cancelled(accepted.open()) => opened,
-        () = too_late => None,
+        opened = abort.run_until_cancelled(accepted.open()) => opened,
+        () = handshake_deadline => None,
     };
-    let conversation = Arc::clone(&border.conversation);
+    let connection_state = Arc::clone(&service.connection_state);
     let socket = match opened {
         Some(Ok(stream)) => {
-            border.peer = border.peer.over(stream.scheme());
-            Socket::new(stream, Arc::clone(&conversation))
+            service.peer = service.peer.with_scheme(stream.scheme());
+            Socket::new(stream, Arc::clone(&connection_state))
         }
         Some(Err(error)) => {
-            tracing::debug!(%error, "a client gave no proper greeting");
+            tracing::debug!(%error, "client handshake failed");
             return;
         }
         None => return,
     };
-    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(socket), border));
-    let winding_down = Seldom::new(async {
+    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(socket), service));
+    let drain_begun = Seldom::new(async {
         drain.cancelled().await;
-        let _ = tokio::time::timeout(LAST_HEAD_PATIENCE, conversation.head_is_over()).await;
+        let _ = tokio::time::timeout(LAST_HEAD_TIMEOUT, connection_state.wait_for_head()).await;
     });
     let served = async {
         tokio::select! {
-            result = poll_fn(|cx| conversation.during(|| connection.as_mut().poll(cx))) => result,
-            () = winding_down => {
+            result = poll_fn(|cx| connection_state.poll_connection(|| connection.as_mut().poll(cx))) => result,
+            () = drain_begun => {
                 connection.as_mut().graceful_shutdown();
-                poll_fn(|cx| conversation.during(|| connection.as_mut().poll(cx))).await
+                poll_fn(|cx| connection_state.poll_connection(|| connection.as_mut().poll(cx))).await
             }
         }
     };
     let served = tokio::select! {
         served = served => served,
-        () = Seldom::new(cut.cancelled()) => return,
+        () = Seldom::new(abort.cancelled()) => return,
     };
     if let Err(error) = served {
-        // Clients leave as they like, and whoever broke off an answer has said why.
-        tracing::debug!(error = %hearth_stdx::chain(&*error), "a client's connection ended");
+        // Clients may disconnect at any time, and a failed response was logged by its handler.
+        tracing::debug!(error = %hearth_stdx::chain(&*error), "client connection failed");
     }
 }
 
-/// Runs HTTP/2 streams: their requests are answered at the same time.
+/// Spawns HTTP/2 streams, so that their requests are served concurrently.
 #[derive(Clone)]
-struct Streams {
+struct StreamExecutor {
     tasks: TaskSet,
 }
 
-impl<F> hyper::rt::Executor<F> for Streams
+impl<F> hyper::rt::Executor<F> for StreamExecutor
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        let cut = self.tasks.token();
+        let abort = self.tasks.token();
         self.tasks.spawn("stream", async move {
-            cut.run_until_cancelled(stream).await;
+            abort.run_until_cancelled(stream).await;
         });
     }
 }
 
-/// Between hyper and the handler: tells the connection what happens, and the handler who asks.
-struct Border<S> {
+/// Adapter between hyper and the handler.
+///
+/// It reports exchanges to the [connection state](ConnectionState) and adds the peer to requests.
+struct HandlerService<S> {
     handler: S,
     peer: Peer,
-    conversation: Arc<Conversation>,
+    connection_state: Arc<ConnectionState>,
     tasks: TaskSet,
 }
 
-impl<S, B> hyper::service::Service<Request<Incoming>> for Border<S>
+impl<S, B> hyper::service::Service<Request<Incoming>> for HandlerService<S>
 where
     S: tower::Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    type Response = Response<AnswerBody<B>>;
+    type Response = Response<ResponseBody<B>>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let version = request.version();
         let has_body = !http_body::Body::is_end_stream(request.body());
-        let exchange = Arc::new(Exchange::begin(Arc::clone(&self.conversation), version, has_body));
-        if framing::names_two_hosts(&request) {
-            let mut response = Response::new(AnswerBody::new(None, exchange, false));
+        let exchange = Arc::new(Exchange::begin(Arc::clone(&self.connection_state), version, has_body));
+        if framing::has_conflicting_hosts(&request) {
+            let mut response = Response::new(ResponseBody::new(None, exchange, false));
             *response.status_mut() = StatusCode::BAD_REQUEST;
             return Box::pin(std::future::ready(Ok(response)));
         }
@@ -295,9 +306,9 @@ where
         let handled = self.handler.clone().oneshot(Request::from_parts(parts, body));
         Box::pin(handled.map_ok(move |response| {
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                exchange.switch();
+                exchange.switch_protocols();
             }
-            response.map(|body| AnswerBody::new(Some(body), exchange, version == Version::HTTP_10))
+            response.map(|body| ResponseBody::new(Some(body), exchange, version == Version::HTTP_10))
         }))
     }
 }

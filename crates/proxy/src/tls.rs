@@ -1,13 +1,14 @@
-//! TLS towards clients, with a certificate that can be changed while connections come in, and towards guests, who are believed
-//! whatever certificate they show.
+//! TLS with clients and with guests.
+//!
+//! A listener's certificate can be replaced while it accepts connections. Connections to guests accept any certificate.
 //!
 //! ```text
 //! Listener::Tls ─▶ handshake, in the connection's own task and within HEAD_TIMEOUT ─▶ HTTP/2 or HTTP/1.1, by ALPN
 //! ```
 //!
-//! Names do not matter here: one certificate is for all of them, and which of the names a request is for stands in the request.
-//! HTTP/2 clients send requests for different names of one certificate over one connection (RFC 9113, 9.1.1), so that the
-//! name of the handshake would be the wrong one to decide by.
+//! Server names are ignored: one certificate is valid for all of them, and each request names its host. HTTP/2 clients
+//! send requests for different names of one certificate over one connection (RFC 9113, 9.1.1), so the name in the
+//! handshake could be the wrong one.
 
 use std::fmt;
 use std::io;
@@ -28,13 +29,15 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use crate::dial::{Protocol, Stream};
 
-/// What we speak inside, the better one first.
+/// ALPN protocols, the preferred one first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// How long a guest may take to greet. Longer than any that works, shorter than the patience of whoever waits for the answer.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for a guest to complete the handshake.
+///
+/// Longer than working servers need, shorter than clients wait for a response.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A certificate with its chain and its key.
+/// Certificate with its chain and private key.
 #[derive(Clone)]
 pub struct Certificate(Arc<CertifiedKey>);
 
@@ -44,25 +47,25 @@ impl fmt::Debug for Certificate {
     }
 }
 
-/// Why a certificate cannot be used.
+/// Rejection of a certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// Something else than PEM, or PEM of something else.
+    /// The chain is not PEM, or not a certificate.
     #[error("reading the certificate chain, which has to be PEM")]
     Chain(#[source] pem::Error),
-    /// There is no certificate in it.
+    /// The chain is empty.
     #[error("the certificate chain has no certificate")]
     Empty,
-    /// Something else than PEM, or PEM of something else.
+    /// The key is not PEM, or not a private key.
     #[error("reading the private key, which has to be PEM")]
     Key(#[source] pem::Error),
-    /// The key is of an unknown kind, or belongs to another certificate.
+    /// The type of the key is unknown, or it belongs to another certificate.
     #[error("the private key does not fit the certificate")]
-    Unfit(#[source] rustls::Error),
+    KeyMismatch(#[source] rustls::Error),
 }
 
 impl Certificate {
-    /// A certificate from its chain, the end entity's first, and its key, both as PEM.
+    /// Parses a certificate from its chain, end entity first, and its private key, both in PEM.
     ///
     /// # Errors
     /// See [`CertificateError`].
@@ -73,16 +76,16 @@ impl Certificate {
             return Err(CertificateError::Empty);
         }
         let key = PrivateKeyDer::from_pem_slice(key).map_err(CertificateError::Key)?;
-        let certified = CertifiedKey::from_der(chain, key, &provider()).map_err(CertificateError::Unfit)?;
+        let certified = CertifiedKey::from_der(chain, key, &provider()).map_err(CertificateError::KeyMismatch)?;
         Ok(Self(Arc::new(certified)))
     }
 }
 
-/// The server's side of TLS. Cheap to clone: clones share the certificate.
+/// Server side of TLS. Cheap to clone: clones share the certificate.
 #[derive(Clone)]
 pub struct Acceptor {
     acceptor: TlsAcceptor,
-    current: Arc<Current>,
+    current: Arc<CurrentCertificate>,
 }
 
 impl fmt::Debug for Acceptor {
@@ -92,40 +95,42 @@ impl fmt::Debug for Acceptor {
 }
 
 impl Acceptor {
-    /// A server that shows this certificate, whatever name it is asked for: TLS 1.3 and 1.2, HTTP/2 and HTTP/1.1.
+    /// Returns a server for TLS 1.3 and 1.2, HTTP/2 and HTTP/1.1, with this certificate for all names.
     ///
     /// # Panics
-    /// Never: the cryptography we chose knows both versions.
+    /// Never: ring supports both versions.
     #[must_use]
     pub fn new(certificate: Certificate) -> Self {
-        let current = Arc::new(Current(RwLock::new(certificate)));
-        let resolver = Arc::<Current>::clone(&current);
+        let current = Arc::new(CurrentCertificate(RwLock::new(certificate)));
+        let resolver = Arc::<CurrentCertificate>::clone(&current);
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .expect("ring knows TLS 1.2 and 1.3")
             .with_no_client_auth()
             .with_cert_resolver(resolver);
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
-        // Sessions are the clients' to remember, in tickets: nothing here grows with them. Without tickets, should their key
-        // not come about, every handshake is a full one.
+        // Clients store sessions in tickets, so no memory grows here. If the ticket key cannot be created, every
+        // handshake is a full one.
         if let Ok(ticketer) = ring::Ticketer::new() {
             config.ticketer = ticketer;
         }
         Self { acceptor: TlsAcceptor::from(Arc::new(config)), current }
     }
 
-    /// Shows another certificate from now on. Connections that are open go on.
+    /// Replaces the certificate for new connections. Open connections continue.
     pub fn replace(&self, certificate: Certificate) {
         *self.current.0.write().unwrap_or_else(PoisonError::into_inner) = certificate;
     }
 
-    /// The handshake. How long it may take is the caller's to say. Dropped before the end, it closes the connection.
+    /// Performs the handshake without a time limit.
+    ///
+    /// Dropping the future closes the connection.
     pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.acceptor.accept(stream).await.map(TlsStream::from)
     }
 }
 
-/// The client's side of TLS, towards ports of guests. Cheap to clone.
+/// Client side of TLS, for connections to guests. Cheap to clone.
 #[derive(Clone)]
 pub struct Connector {
     http1: TlsConnector,
@@ -139,11 +144,13 @@ impl fmt::Debug for Connector {
 }
 
 impl Connector {
-    /// A client that takes any certificate. It is for connections that nobody else can come between: nobody vouches for the
-    /// certificate of a program in a sandbox, and there is no name to check it against.
+    /// Returns a client that accepts any certificate.
+    ///
+    /// Use it only for connections that no third party can intercept: the certificate of a program in a sandbox has no
+    /// trusted issuer, and no name to verify.
     ///
     /// # Panics
-    /// Never: the cryptography we chose knows both versions.
+    /// Never: ring supports both versions.
     #[must_use]
     pub fn unverified() -> Self {
         let provider = provider();
@@ -152,41 +159,43 @@ impl Connector {
             .with_safe_default_protocol_versions()
             .expect("ring knows TLS 1.2 and 1.3")
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Believing { schemes }))
+            .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate { schemes }))
             .with_no_client_auth();
-        // Guests have no names to tell their sessions apart by: one would be shown what another one gave us to remember.
+        // Guests have no names that separate their sessions: one guest would be offered a session of another.
         config.resumption = Resumption::disabled();
-        let offering = |protocols: &[&[u8]]| {
+        let connector = |protocols: &[&[u8]]| {
             let mut config = config.clone();
             config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
             TlsConnector::from(Arc::new(config))
         };
-        Self { http1: offering(&PROTOCOLS[1..]), either: offering(&PROTOCOLS) }
+        Self { http1: connector(&PROTOCOLS[1..]), either: connector(&PROTOCOLS) }
     }
 
-    /// The handshake, over a connection to the guest. The server chooses a version of HTTP, `best` at most. Cancel safe: the
-    /// connection closes.
+    /// Performs the handshake with a guest, which chooses an HTTP version up to `best`.
+    ///
+    /// Cancel safe: the connection closes.
     ///
     /// # Errors
-    /// What is said by the guest makes no sense as TLS, or it says nothing for long.
+    /// The handshake failed, or [`io::ErrorKind::TimedOut`] if the guest took too long.
     pub async fn connect(&self, stream: TcpStream, best: Protocol) -> io::Result<Stream> {
-        // An address sends no name: the one that was asked for is not the guest's.
+        // With an address, the client sends no server name; the requested name is not the guest's.
         let nameless = ServerName::IpAddress(IpAddr::from(Ipv4Addr::LOCALHOST).into());
         let connector = if best == Protocol::Http2 { &self.either } else { &self.http1 };
-        let handshake = tokio::time::timeout(GREETING_TIMEOUT, connector.connect(nameless, stream));
+        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, connector.connect(nameless, stream));
         let stream = handshake.await.map_err(|_| io::ErrorKind::TimedOut)??;
         Ok(Stream::Tls(Box::new(TlsStream::from(stream))))
     }
 }
 
-/// Takes whatever a guest shows. Its signatures are not looked at either: they would prove that it has the key of a certificate
-/// that says nothing.
+/// Verifier that accepts every certificate.
+///
+/// Signatures are not verified either: they would prove possession of the key of a meaningless certificate.
 #[derive(Debug)]
-struct Believing {
+struct AcceptAnyCertificate {
     schemes: Vec<SignatureScheme>,
 }
 
-impl ServerCertVerifier for Believing {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -221,17 +230,17 @@ impl ServerCertVerifier for Believing {
     }
 }
 
-/// The certificate that is shown.
+/// Certificate for new connections.
 #[derive(Debug)]
-struct Current(RwLock<Certificate>);
+struct CurrentCertificate(RwLock<Certificate>);
 
-impl ResolvesServerCert for Current {
+impl ResolvesServerCert for CurrentCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner).0))
     }
 }
 
-/// The cryptography, named: no state of the process decides about it.
+/// Returns the cryptography explicitly, so that the process's default has no influence.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }

@@ -1,8 +1,8 @@
-//! Bodies that an upstream never reads take little memory. Alone in its process, whose memory it looks at.
+//! Memory of bodies that an upstream never reads. The only test of its process, whose memory it measures.
 
-#[path = "it/stage.rs"]
+#[path = "it/test_proxy.rs"]
 #[allow(dead_code)]
-mod stage;
+mod test_proxy;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,17 +15,17 @@ use hearth_proxy::body::{Body, boxed};
 use http_body::Frame;
 use http_body_util::StreamBody;
 
-use crate::stage::{Client, Stage, post, raw_upstream, read_head};
+use crate::test_proxy::{Client, TestProxy, post, raw_upstream, read_head};
 
 const CONNECTIONS: usize = 16;
 const STREAMS: usize = 8;
 const CHUNK_BYTES: usize = 16 << 10;
-/// What the streams of one connection together may hold: its window, and what each has to write.
+/// Maximum memory of a connection: its window, and the write buffer of each stream.
 const CONNECTION_BYTES_MAX: usize = 4 << 20;
-/// How long nothing may be sent until all is full.
+/// Time without a new chunk after which all buffers are full.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// A body without end; the chunks that are taken are counted.
+/// Returns an endless body that counts the chunks taken from it.
 fn endless(taken: Arc<AtomicUsize>) -> Body {
     static CHUNK: [u8; CHUNK_BYTES] = [b'x'; CHUNK_BYTES];
     let chunks = stream::repeat_with(move || {
@@ -36,22 +36,24 @@ fn endless(taken: Arc<AtomicUsize>) -> Body {
 }
 
 fn resident_bytes() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").expect("proc(5) is there");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel tells it");
+    let status = std::fs::read_to_string("/proc/self/status").expect("proc(5) is mounted");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel reports it");
     line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") << 10
 }
 
 #[tokio::test]
-async fn bodies_that_nobody_reads_are_bounded_for_each_connection() {
+async fn unread_bodies_are_limited_per_connection() {
     let upstream = raw_upstream(|_, mut stream| async move {
         read_head(&mut stream).await;
         std::future::pending::<()>().await;
     })
     .await;
-    let stage = Stage::before(upstream).await;
+    let proxy = TestProxy::start(upstream).await;
     let (taken, before) = (Arc::new(AtomicUsize::new(0)), resident_bytes());
     for _ in 0..CONNECTIONS {
-        let Client::Http2(sender) = Client::connect_http2(stage.address).await else { unreachable!("asked for it") };
+        let Client::Http2(sender) = Client::connect_http2(proxy.address).await else {
+            unreachable!("HTTP/2 was requested")
+        };
         for _ in 0..STREAMS {
             let mut sender = sender.clone();
             let mut request = post("/", endless(Arc::clone(&taken)));

@@ -1,4 +1,4 @@
-//! One HTTP server, spoken to over a pool of connections.
+//! HTTP client for one server, with a connection pool.
 
 use std::io;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use hyper_util::rt::TokioExecutor;
 
 use crate::Error;
 
-/// Longest answer that is read whole. The largest is a list of a hundred sandboxes.
-const ANSWER_BYTES_MAX: usize = 16 << 20;
-/// How much of an error's body is quoted.
+/// Maximum size of a response that is read into memory. The largest is a list of a hundred sandboxes.
+const RESPONSE_BYTES_MAX: usize = 16 << 20;
+/// Maximum length of a response body that is quoted in an error.
 const QUOTE_CHARS_MAX: usize = 300;
 
 /// A server. Cheap to clone; clones share the connections.
@@ -26,10 +26,9 @@ pub(crate) struct Endpoint {
     pool: Pool<HttpConnector, Full<Bytes>>,
 }
 
-/// One request.
 pub(crate) struct Call<'a> {
     pub(crate) method: Method,
-    /// With the query.
+    /// Path and query.
     pub(crate) path: &'a str,
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Bytes,
@@ -47,7 +46,7 @@ impl Endpoint {
         Ok(Self { authority, pool: Pool::builder(TokioExecutor::new()).build(connector) })
     }
 
-    /// Whom errors name.
+    /// Returns the server's URL, for error messages.
     pub(crate) fn name(&self) -> String {
         format!("http://{}", self.authority)
     }
@@ -56,7 +55,7 @@ impl Endpoint {
         &self.authority
     }
 
-    /// Sends a request and returns the answer if it is a success.
+    /// Sends a request and returns the response if its status is a success.
     pub(crate) async fn send(&self, call: Call<'_>) -> Result<Response<Incoming>, Error> {
         let uri = format!("{}{}", self.name(), call.path);
         let mut request = Request::builder().method(call.method).uri(&uri);
@@ -67,41 +66,42 @@ impl Endpoint {
             request = request.header(*name, value);
         }
         let request = request.body(Full::new(call.body)).map_err(|_| Error::Url { url: uri })?;
-        let answer = tokio::time::timeout(call.timeout, self.pool.request(request)).await;
+        let result = tokio::time::timeout(call.timeout, self.pool.request(request)).await;
         let timeout = || Error::Timeout { peer: self.name(), seconds: call.timeout.as_secs() };
-        let response = answer.map_err(|_| timeout())?.map_err(|error| self.transport(io::Error::other(error)))?;
-        if response.status().is_success() { Ok(response) } else { Err(self.refused(response).await) }
+        let response = result.map_err(|_| timeout())?.map_err(|error| self.transport(io::Error::other(error)))?;
+        if response.status().is_success() { Ok(response) } else { Err(self.rejection(response).await) }
     }
 
-    /// The whole body of an answer.
+    /// Reads the whole body of a response.
     pub(crate) async fn read(&self, response: Response<Incoming>, bytes_max: usize) -> Result<Bytes, Error> {
         let body = Limited::new(response.into_body(), bytes_max).collect().await;
         body.map(http_body_util::Collected::to_bytes).map_err(|error| self.transport(io::Error::other(error)))
     }
 
-    /// Sends a request and reads the answer's JSON.
+    /// Sends a request and parses the JSON of its response.
     pub(crate) async fn json<T: serde::de::DeserializeOwned>(&self, call: Call<'_>) -> Result<T, Error> {
         let response = self.send(call).await?;
-        let body = self.read(response, ANSWER_BYTES_MAX).await?;
-        serde_json::from_slice(&body).map_err(|error| Error::Answer { peer: self.name(), reason: error.to_string() })
+        let body = self.read(response, RESPONSE_BYTES_MAX).await?;
+        serde_json::from_slice(&body)
+            .map_err(|error| Error::InvalidResponse { peer: self.name(), reason: error.to_string() })
     }
 
     fn transport(&self, source: io::Error) -> Error {
         Error::Transport { peer: self.name(), source }
     }
 
-    async fn refused(&self, response: Response<Incoming>) -> Error {
+    async fn rejection(&self, response: Response<Incoming>) -> Error {
         #[derive(serde::Deserialize)]
         struct Body {
             message: String,
         }
         let status: StatusCode = response.status();
-        let body = self.read(response, ANSWER_BYTES_MAX).await.unwrap_or_default();
+        let body = self.read(response, RESPONSE_BYTES_MAX).await.unwrap_or_default();
         let message = match serde_json::from_slice::<Body>(&body) {
             Ok(body) => body.message,
             Err(_) => String::from_utf8_lossy(&body).trim().chars().take(QUOTE_CHARS_MAX).collect(),
         };
-        Error::Refused { status, message }
+        Error::Rejected { status, message }
     }
 }
 
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_plain_base_urls() {
+    fn only_plain_base_urls_are_accepted() {
         for url in ["http://127.0.0.1:3000", "http://localhost:3000/"] {
             assert!(Endpoint::new(url).is_ok(), "{url}");
         }

@@ -1,59 +1,57 @@
-//! Why a call did not do what it was to do.
+//! Errors of the client.
 
 use std::io;
 
 use http::StatusCode;
 
-/// Why a call did not do what it was to do.
+/// Failure of a call.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Not a base URL this client can use.
+    /// The base URL is not supported.
     #[error("`{url}` is not a base URL of the form http://host:port")]
     Url {
-        /// What was given.
+        /// URL that was passed.
         url: String,
     },
-    /// The server could not be talked to.
-    #[error("talking to {peer}")]
+    /// The connection failed or broke off.
+    #[error("the request to {peer} failed")]
     Transport {
-        /// Whom.
+        /// URL of the server.
         peer: String,
-        /// Why not.
         source: io::Error,
     },
-    /// The server did not answer in time.
-    #[error("{peer} did not answer within {seconds} s")]
+    /// The server did not respond in time.
+    #[error("{peer} did not respond within {seconds} s")]
     Timeout {
-        /// Who.
+        /// URL of the server.
         peer: String,
-        /// How long was waited.
+        /// Timeout of the call, in seconds.
         seconds: u64,
     },
-    /// The server answered with an error.
+    /// The server responded with an error status.
     #[error("{status}: {message}")]
-    Refused {
-        /// The HTTP status.
+    Rejected {
         status: StatusCode,
-        /// The message of the error body, or its beginning.
+        /// Message of the error body, or the beginning of the body.
         message: String,
     },
-    /// The server's answer is not what the contract says.
-    #[error("the answer of {peer} cannot be understood: {reason}")]
-    Answer {
-        /// Who answered.
+    /// The response violates the contract.
+    #[error("{peer} sent an invalid response: {reason}")]
+    InvalidResponse {
+        /// URL of the server.
         peer: String,
-        /// What is wrong.
+        /// Description of the violation.
         reason: String,
     },
-    /// The guest daemon did not do it.
+    /// The guest daemon reported an error.
     #[error("in the sandbox")]
     Guest(#[source] hearth_envd_api::Error),
 }
 
 impl Error {
-    /// Whether the server says that there is no such thing.
+    /// Returns true if the server responded that the object does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Refused { status: StatusCode::NOT_FOUND, .. })
+        matches!(self, Self::Rejected { status: StatusCode::NOT_FOUND, .. })
     }
 }

@@ -1,4 +1,4 @@
-//! File contents up and down.
+//! Upload and download of files.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use http::Method;
 use crate::endpoint::Call;
 use crate::{Error, Sandbox};
 
-/// How long the answer to a transfer may take to begin: for an upload that is all of it.
+/// Timeout for the head of a transfer's response. For an upload, this includes sending the file.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(600);
 
 impl Sandbox {
-    /// Writes a file, whole; parents are made.
+    /// Writes a whole file; creates missing parent directories.
     pub async fn write(&self, path: &str, content: Bytes) -> Result<(), Error> {
         let mut headers = self.headers();
         headers.push(("content-type", "application/octet-stream".to_owned()));
@@ -23,7 +23,7 @@ impl Sandbox {
         edge.read(response, 1 << 20).await.map(drop)
     }
 
-    /// Reads a file of at most `bytes_max`.
+    /// Reads a file of at most `bytes_max` bytes.
     pub async fn read(&self, path: &str, bytes_max: usize) -> Result<Bytes, Error> {
         let path = format!("/files?path={}", encoded(path));
         let call = Call {
@@ -39,7 +39,7 @@ impl Sandbox {
     }
 }
 
-/// A query value: everything but unreserved characters percent-encoded (RFC 3986, 2.3).
+/// Percent-encodes all but unreserved characters and slashes for a query value (RFC 3986, 2.3).
 fn encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -55,7 +55,7 @@ fn encoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn odd_characters_are_encoded() {
+    fn reserved_characters_are_encoded() {
         assert_eq!(super::encoded("/tmp/a b&c=ä"), "/tmp/a%20b%26c%3D%C3%A4");
     }
 }

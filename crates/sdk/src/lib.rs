@@ -1,7 +1,7 @@
-//! The Rust client of Hearth: sandboxes through the REST API, commands and files through the edge and the guest daemon.
+//! Rust client of Hearth: sandboxes through the REST API, commands and files through the edge and the guest daemon.
 //!
-//! It speaks the same contract as the official SDKs and knows nothing of the inside. `hearth` uses it for its own first
-//! sandbox, the benchmark and the end-to-end tests use it for theirs.
+//! It uses the same public contract as the official SDKs and no internal interfaces. `hearth` creates its first sandbox
+//! with it; the benchmark and the end-to-end tests use it, too.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), hearth_sdk::Error> {

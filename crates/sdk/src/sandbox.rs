@@ -1,4 +1,4 @@
-//! One sandbox: commands through the edge and its guest daemon.
+//! Handle to a sandbox: commands through the edge and its guest daemon.
 
 use std::io;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::{Client, Error};
 
-/// A sandbox that was created. Dropping it leaves the sandbox running.
+/// A sandbox that was created. Dropping the handle leaves the sandbox running.
 pub struct Sandbox {
     client: Client,
     sandbox_id: String,
@@ -23,7 +23,7 @@ impl Sandbox {
         Self { client, sandbox_id, token }
     }
 
-    /// Its id.
+    /// Returns the sandbox id.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.sandbox_id
@@ -33,7 +33,7 @@ impl Sandbox {
         &self.client
     }
 
-    /// What tells the edge which sandbox is meant, and the guest daemon that we may.
+    /// Headers that name the sandbox and port to the edge and authenticate to the guest daemon.
     pub(crate) fn headers(&self) -> Vec<(&'static str, String)> {
         let mut headers =
             vec![("e2b-sandbox-id", self.sandbox_id.clone()), ("e2b-sandbox-port", DAEMON_PORT.to_string())];
@@ -43,7 +43,7 @@ impl Sandbox {
         headers
     }
 
-    /// Runs a shell command as the template's user, to its end. Dropping the future leaves the command running.
+    /// Runs a shell command as the template's user until it exits. Dropping the future leaves the command running.
     pub async fn run(&self, command: &str) -> Result<Output, Error> {
         let edge = &self.client.edge;
         let address = edge.authority().clone();
@@ -58,20 +58,20 @@ impl Sandbox {
         };
         let mut headers = HeaderMap::new();
         for (name, value) in self.headers() {
-            let value =
-                HeaderValue::from_str(&value).map_err(|_| self.odd("an id or token that no header can carry"))?;
+            let value = HeaderValue::from_str(&value)
+                .map_err(|_| self.invalid("the id or token is not a valid header value"))?;
             headers.insert(HeaderName::from_static(name), value);
         }
         let guest = Guest::new(Box::new(dial), edge.authority().as_str(), headers);
         guest.run(command).await.map_err(Error::Guest)
     }
 
-    /// Ends the sandbox; returns when it is gone.
+    /// Kills the sandbox and returns after it has stopped.
     pub async fn kill(self) -> Result<(), Error> {
         self.client.kill(&self.sandbox_id).await
     }
 
-    fn odd(&self, reason: &str) -> Error {
-        Error::Answer { peer: self.client.api.name(), reason: reason.to_owned() }
+    fn invalid(&self, reason: &str) -> Error {
+        Error::InvalidResponse { peer: self.client.api.name(), reason: reason.to_owned() }
     }
 }

@@ -1,4 +1,4 @@
-//! A client, an edge, a node's proxy and a guest, each behind its own socket.
+//! Tests with a client, an edge, a node's proxy and a guest, connected by sockets.
 
 mod ingress;
 mod tls;
@@ -7,7 +7,7 @@ mod world;
 use futures::SinkExt;
 use hearth_edge::Config;
 use hearth_proxy::body::{self, Body, boxed};
-use hearth_proxy::hop::Forwarded;
+use hearth_proxy::headers::ForwardedPolicy;
 use hearth_types::{ExecutionId, NodeAddress, Route, SandboxId, TeamId};
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -16,13 +16,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::world::{LEASE, World, data, fed, guest, listen, mirror, read_head, soon, text};
+use crate::world::{LEASE, World, body_channel, data, guest, listen, mirror, read_head, text, with_timeout};
 
 const DAEMON_PORT: u16 = 49983;
 const NOT_FOUND: &str = r#"{"sandboxId":"i123","message":"The sandbox was not found","code":502}"#;
 
 #[tokio::test]
-async fn a_host_names_the_sandbox_and_the_guest_sees_what_the_client_sent() {
+async fn a_request_is_routed_by_host_and_forwarded_unchanged() {
     let world = World::with_guest(guest(mirror).await).await;
     let request = Request::post("/a%2Fb?c")
         .header("host", "8080-I123-6532622b.Example.com:3002")
@@ -48,11 +48,11 @@ async fn a_host_names_the_sandbox_and_the_guest_sees_what_the_client_sent() {
 }
 
 #[tokio::test]
-async fn a_team_has_a_share_of_the_requests_and_leaves_the_rest_to_others() {
-    let (sender, body) = fed();
+async fn requests_per_team_are_limited() {
+    let (sender, body) = body_channel();
     let body = std::sync::Arc::new(std::sync::Mutex::new(Some(body)));
     let guest = guest(move |_: Request<Incoming>| {
-        let body = body.lock().expect("no panic").take().unwrap_or_else(body::empty);
+        let body = body.lock().expect("not poisoned").take().unwrap_or_else(body::empty);
         std::future::ready(Response::new(body))
     })
     .await;
@@ -60,27 +60,27 @@ async fn a_team_has_a_share_of_the_requests_and_leaves_the_rest_to_others() {
     let world = World::with(guest, config).await;
     let stream = world.get("8080-i123.example.com", "/").await;
     assert_eq!(stream.status(), 200);
-    let refused = world.get("8081-i123.example.com", "/").await;
-    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (429, &"1".parse().expect("a value")));
+    let rejected = world.get("8081-i123.example.com", "/").await;
+    assert_eq!((rejected.status().as_u16(), &rejected.headers()["retry-after"]), (429, &"1".parse().expect("a value")));
     assert_eq!(
-        text(refused).await,
+        text(rejected).await,
         r#"{"sandboxId":"i123","message":"Too many connections to the sandbox are open","connectionLimit":1,"code":429}"#
     );
-    // Another team's goes on to the node, which does not know it.
+    // Another team's request is forwarded to the node, which does not run that sandbox.
     let (sandbox_id, execution_id) = ("i456".parse::<SandboxId>().expect("an id"), ExecutionId::generate());
     let other = Route { sandbox_id, execution_id, team_id: TeamId::generate(), ..world.route.clone() };
     world.catalog.publish(other, LEASE, None).await.expect("there is room");
     assert_eq!(world.get("8080-i456.example.com", "/").await.status(), 502);
-    // The share is free again at the end of the stream.
+    // The stream no longer counts when it has ended.
     drop(sender);
     assert_eq!(text(stream).await, "");
     let admitted = async { while world.get("8080-i123.example.com", "/").await.status() != 200 {} };
-    soon("the share to be free", admitted).await;
+    with_timeout("capacity", admitted).await;
 }
 
 #[tokio::test]
-async fn what_a_load_balancer_says_is_passed_on() {
-    let config = Config { forwarded: Forwarded::Believe, ..Config::default() };
+async fn trusted_forwarding_headers_are_passed_on() {
+    let config = Config { forwarded: ForwardedPolicy::Trust, ..Config::default() };
     let world = World::with(guest(mirror).await, config).await;
     let request = Request::get("/").header("host", "8080-i123.example.com").header("x-forwarded-proto", "https");
     let request = request.header("x-forwarded-for", "9.9.9.9").body(body::empty()).expect("a request");
@@ -105,7 +105,7 @@ async fn headers_name_the_sandbox_on_shared_hosts() {
 type Headers = &'static [(&'static str, &'static str)];
 
 #[tokio::test]
-async fn who_names_nothing_reads_why() {
+async fn invalid_targets_get_the_contract_s_messages() {
     let world = World::with_guest(guest(mirror).await).await;
     let cases: [(&str, Headers, &str); 7] = [
         ("example.com", &[], "Invalid host"),
@@ -127,7 +127,7 @@ async fn who_names_nothing_reads_why() {
 }
 
 #[tokio::test]
-async fn the_edge_tells_its_own_health_only_where_no_sandbox_is_named() {
+async fn health_checks_of_the_edge_name_no_sandbox() {
     let world = World::with_guest(guest(mirror).await).await;
     for host in ["127.0.0.1:3002", "localhost", "edge.example.com"] {
         let response = world.get(host, "/health").await;
@@ -141,7 +141,7 @@ async fn the_edge_tells_its_own_health_only_where_no_sandbox_is_named() {
 }
 
 #[tokio::test]
-async fn an_unknown_sandbox_is_told_in_the_contract_s_bytes() {
+async fn an_unknown_sandbox_gets_the_contract_s_page() {
     let world = World::with_guest(guest(mirror).await).await;
     let response = world.get("49983-i999.example.com", "/health").await;
     assert_eq!(response.status(), 502);
@@ -158,7 +158,7 @@ async fn an_unknown_sandbox_is_told_in_the_contract_s_bytes() {
 }
 
 #[tokio::test]
-async fn reserved_routes_of_the_daemon_are_refused_in_every_spelling() {
+async fn reserved_routes_of_the_daemon_are_rejected_in_every_spelling() {
     const EXPECTED: &str = r#"{"message":"This endpoint is reserved for the E2B control plane and is not reachable through the sandbox URL","path":"/init","code":404}"#;
     let world = World::with_guest(guest(mirror).await).await;
     for method in ["GET", "POST", "OPTIONS", "PROPFIND"] {
@@ -187,13 +187,13 @@ async fn reserved_routes_of_the_daemon_are_refused_in_every_spelling() {
             assert_eq!(String::from_utf8_lossy(&page), EXPECTED, "{method} {path}");
         }
     }
-    // A user's server may have such routes, and the daemon others.
+    // A user's server may have such routes, and the daemon has others.
     assert_eq!(text(world.get("8080-i123.example.com", "/init").await).await.lines().next(), Some("GET /init"));
     assert_eq!(text(world.get("49983-i123.example.com", "/files").await).await.lines().next(), Some("GET /files"));
 }
 
 #[tokio::test]
-async fn pieces_arrive_through_both_proxies_one_by_one_also_over_http_2() {
+async fn both_proxies_forward_chunks_without_delay() {
     let echo = |request: Request<Incoming>| async move { Response::new(boxed(request.into_body())) };
     let world = World::with_guest(guest(echo).await).await;
     let io = TokioIo::new(world.raw().await);
@@ -201,27 +201,28 @@ async fn pieces_arrive_through_both_proxies_one_by_one_also_over_http_2() {
         hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.expect("a handshake");
     tokio::spawn(connection);
     for by_http2 in [false, true] {
-        let (mut sender, upload) = fed();
+        let (mut sender, upload) = body_channel();
         let mut response = if by_http2 {
             let request = Request::post("http://8080-i123.example.com/").body(upload).expect("a request");
-            soon("an answer", http2.send_request(request)).await.expect("an answer")
+            with_timeout("a response", http2.send_request(request)).await.expect("a response")
         } else {
             let request = Request::post("/").header("host", "8080-i123.example.com").body(upload);
             world.send(request.expect("a request")).await
         };
-        for piece in ["one", "two", "three"] {
-            sender.send(data(piece)).await.expect("somebody reads");
-            let frame = soon("a piece", response.body_mut().frame()).await.expect("a frame").expect("no abort");
-            assert_eq!(frame.into_data().expect("data"), piece);
+        for chunk in ["one", "two", "three"] {
+            sender.send(data(chunk)).await.expect("the body is read");
+            let frame =
+                with_timeout("a chunk", response.body_mut().frame()).await.expect("a frame").expect("not aborted");
+            assert_eq!(frame.into_data().expect("data"), chunk);
         }
     }
 }
 
-/// A guest that upgrades, echoes, and says goodbye when the client has ended its direction.
-async fn upgrading(mut request: Request<Incoming>) -> Response<Body> {
+/// Guest that upgrades, echoes, and says goodbye when the client half-closes.
+async fn upgrade_and_echo(mut request: Request<Incoming>) -> Response<Body> {
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
-        let mut stream = TokioIo::new(upgrade.await.expect("it is upgraded"));
+        let mut stream = TokioIo::new(upgrade.await.expect("upgraded"));
         let mut buffer = [0; 64];
         while let Ok(bytes @ 1..) = stream.read(&mut buffer).await {
             stream.write_all(&buffer[..bytes]).await.expect("the client reads");
@@ -233,74 +234,74 @@ async fn upgrading(mut request: Request<Incoming>) -> Response<Body> {
     response.body(body::empty()).expect("a response")
 }
 
-async fn upgraded(world: &World) -> TcpStream {
+async fn connect_upgraded(world: &World) -> TcpStream {
     let mut client = world.raw().await;
     let request = "GET / HTTP/1.1\r\nhost: 8080-i123.example.com\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
     client.write_all(request.as_bytes()).await.expect("the edge reads");
     assert!(read_head(&mut client).await.starts_with("HTTP/1.1 101 "));
     client.write_all(b"hello").await.expect("the edge reads");
     let mut echo = [0; 5];
-    soon("the echo", client.read_exact(&mut echo)).await.expect("the echo");
+    with_timeout("the echo", client.read_exact(&mut echo)).await.expect("the echo");
     assert_eq!(&echo, b"hello");
     client
 }
 
 #[tokio::test]
 async fn a_websocket_is_half_closed_through_both_proxies() {
-    let world = World::with_guest(guest(upgrading).await).await;
-    let mut client = upgraded(&world).await;
-    client.shutdown().await.expect("half a close");
+    let world = World::with_guest(guest(upgrade_and_echo).await).await;
+    let mut client = connect_upgraded(&world).await;
+    client.shutdown().await.expect("half-close");
     let mut rest = String::new();
-    soon("the goodbye", client.read_to_string(&mut rest)).await.expect("a proper end");
+    with_timeout("the goodbye", client.read_to_string(&mut rest)).await.expect("a proper end");
     assert_eq!(rest, "goodbye");
 }
 
 #[tokio::test]
-async fn a_killed_sandbox_ends_its_streams_and_is_not_found() {
-    let (mut sender, download) = fed();
+async fn killing_a_sandbox_aborts_its_streams() {
+    let (mut sender, download) = body_channel();
     let download = std::sync::Arc::new(std::sync::Mutex::new(Some(download)));
     let world = World::with_guest(
         guest(move |request| {
             let download = download.clone();
             async move {
                 if request.headers().contains_key("upgrade") {
-                    return upgrading(request).await;
+                    return upgrade_and_echo(request).await;
                 }
-                Response::new(download.lock().expect("no panic").take().expect("one download"))
+                Response::new(download.lock().expect("not poisoned").take().expect("there is one download"))
             }
         })
         .await,
     )
     .await;
-    let mut socket = upgraded(&world).await;
+    let mut socket = connect_upgraded(&world).await;
     let mut stream = world.get("8080-i123.example.com", "/").await;
-    sender.send(data("part")).await.expect("somebody reads");
-    let part = soon("the part", stream.body_mut().frame()).await.expect("a frame").expect("no abort");
+    sender.send(data("part")).await.expect("the body is read");
+    let part = with_timeout("the part", stream.body_mut().frame()).await.expect("a frame").expect("not aborted");
     assert_eq!(part.into_data().expect("data"), "part");
 
-    // What killing does, in its order: no route, no streams.
+    // The order of a kill: the route is removed, then the streams are aborted.
     assert!(world.catalog.remove(&world.route.sandbox_id, world.route.execution_id).await.expect("in memory"));
     world.node.close(&world.route.execution_id);
-    assert!(soon("the abort", stream.body_mut().frame()).await.expect("no proper end").is_err());
+    assert!(with_timeout("the abort", stream.body_mut().frame()).await.expect("there is no proper end").is_err());
     let mut rest = Vec::new();
-    let _ = soon("the end", socket.read_to_end(&mut rest)).await;
+    let _ = with_timeout("the end", socket.read_to_end(&mut rest)).await;
     assert!(rest.is_empty());
     let response = world.get("49983-i123.example.com", "/health").await;
     assert_eq!((response.status().as_u16(), text(response).await.as_str()), (502, NOT_FOUND));
 }
 
 #[tokio::test]
-async fn an_outdated_route_leads_to_no_other_execution() {
+async fn an_outdated_route_never_reaches_another_execution() {
     let world = World::with_guest(guest(mirror).await).await;
     let outdated = Route { execution_id: ExecutionId::generate(), ..world.route.clone() };
     let replaced = world.catalog.publish(outdated, LEASE, Some(world.route.execution_id)).await;
-    replaced.expect("it names the holder");
+    replaced.expect("the current execution is named");
     let response = world.get("8080-i123.example.com", "/").await;
     assert_eq!((response.status().as_u16(), text(response).await.as_str()), (502, NOT_FOUND));
 }
 
 #[tokio::test]
-async fn a_closed_port_and_a_dead_node_are_told_apart() {
+async fn a_closed_port_and_an_unreachable_node_have_different_pages() {
     let (listener, closed) = listen().await;
     drop(listener);
     let world = World::with_guest(closed).await;
@@ -311,8 +312,8 @@ async fn a_closed_port_and_a_dead_node_are_told_apart() {
     );
 
     drop(world.node_end);
-    let NodeAddress::Unix(path) = &world.route.node_proxy else { panic!("a Unix socket") };
-    soon("the node to be gone", async {
+    let NodeAddress::Unix(path) = &world.route.node_proxy else { panic!("the node listens on a Unix socket") };
+    with_timeout("the node to stop", async {
         while tokio::net::UnixStream::connect(path).await.is_ok() {
             tokio::task::yield_now().await;
         }
@@ -322,30 +323,31 @@ async fn a_closed_port_and_a_dead_node_are_told_apart() {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.expect("a handshake");
     tokio::spawn(connection);
     let request = Request::get("/").header("host", "8080-i123.example.com").body(body::empty()).expect("a request");
-    let response: Response<Incoming> = soon("an answer", sender.send_request(request)).await.expect("an answer");
+    let response: Response<Incoming> =
+        with_timeout("a response", sender.send_request(request)).await.expect("a response");
     assert_eq!(response.status(), 502);
     let page = text(response).await;
     assert!(!page.contains("was not found") && !page.contains("port is not open"), "{page}");
 }
 
 #[tokio::test]
-async fn shutdown_drains_requests_and_ends_upgraded_streams() {
-    let world = World::with_guest(guest(upgrading).await).await;
-    let mut socket = upgraded(&world).await;
+async fn shutdown_drains_requests_and_closes_upgraded_streams() {
+    let world = World::with_guest(guest(upgrade_and_echo).await).await;
+    let mut socket = connect_upgraded(&world).await;
     world.edge_shutdown.cancel();
-    assert_eq!(soon("the drain", world.edge_served).await.expect("no panic"), 0);
-    // Upgraded streams are not connections of the server any more, and go on until the end.
+    assert_eq!(with_timeout("the drain", world.edge_served).await.expect("the task does not panic"), 0);
+    // Upgraded streams no longer belong to the server's connections, and continue until the shutdown.
     socket.write_all(b"still").await.expect("the edge reads");
     let mut echo = [0; 5];
-    soon("the echo", socket.read_exact(&mut echo)).await.expect("the echo");
+    with_timeout("the echo", socket.read_exact(&mut echo)).await.expect("the echo");
     world.edge.shutdown().await;
     let mut rest = Vec::new();
-    let _ = soon("the end", socket.read_to_end(&mut rest)).await;
+    let _ = with_timeout("the end", socket.read_to_end(&mut rest)).await;
     assert!(rest.is_empty());
 }
 
 #[tokio::test]
-async fn every_id_of_ours_can_be_a_host() {
+async fn every_generated_id_is_a_valid_host() {
     let world = World::with_guest(guest(mirror).await).await;
     for _ in 0..20 {
         let sandbox_id = SandboxId::generate();
@@ -357,11 +359,11 @@ async fn every_id_of_ours_can_be_a_host() {
 }
 
 #[tokio::test]
-async fn requests_one_after_the_other_need_one_connection_to_the_guest() {
+async fn sequential_requests_use_one_connection_to_the_guest() {
     let (listener, address) = listen().await;
     let world = World::with_guest(address).await;
-    let answers = async {
-        // Everything comes on the first connection; a second would never be accepted.
+    let responses = async {
+        // All requests use the first connection; a second one would never be accepted.
         let (mut stream, _) = listener.accept().await.expect("the listener works");
         for _ in 0..100 {
             assert!(read_head(&mut stream).await.starts_with("GET / HTTP/1.1\r\n"));
@@ -369,12 +371,12 @@ async fn requests_one_after_the_other_need_one_connection_to_the_guest() {
         }
     };
     let mut client = world.raw().await;
-    let questions = async {
+    let requests = async {
         for _ in 0..100 {
             client.write_all(b"GET / HTTP/1.1\r\nhost: 8080-i123.example.com\r\n\r\n").await.expect("the edge reads");
             assert!(read_head(&mut client).await.starts_with("HTTP/1.1 200 OK\r\n"));
-            soon("the answer", client.read_exact(&mut [0; 4])).await.expect("the answer");
+            with_timeout("the response", client.read_exact(&mut [0; 4])).await.expect("the response");
         }
     };
-    tokio::join!(answers, questions);
+    tokio::join!(responses, requests);
 }

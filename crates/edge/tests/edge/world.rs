@@ -1,4 +1,4 @@
-//! One sandbox on one node behind an edge, and a client of it.
+//! Test set-up: an edge, a node with one sandbox, and a client.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -11,11 +11,11 @@ use hearth_catalog::Catalog;
 use hearth_edge::{Config, Edge};
 use hearth_proxy::body::{self, Body, boxed};
 use hearth_proxy::dial::Stream;
-use hearth_proxy::hop::Address;
+use hearth_proxy::headers::TargetHeader;
 use hearth_proxy::pages::{Audience, Page};
 use hearth_proxy::serve::Listener;
 use hearth_proxy::tls::{Acceptor, Connector};
-use hearth_proxy::{Engine, Key, dial, serve};
+use hearth_proxy::{Engine, Key, UpstreamRequest, dial, serve};
 use hearth_types::{ExecutionId, Ingress, NodeAddress, Route, TeamId};
 use http::{Request, Response};
 use http_body::Frame;
@@ -27,12 +27,12 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// How long anything may take before a test says that it hangs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Time until a test fails because an operation hangs.
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const LEASE: Duration = Duration::from_secs(3600);
 
-pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
+pub(crate) async fn with_timeout<F: Future>(what: &str, future: F) -> F::Output {
+    tokio::time::timeout(TEST_TIMEOUT, future).await.unwrap_or_else(|_| panic!("timed out waiting for {what}"))
 }
 
 pub(crate) async fn listen() -> (TcpListener, SocketAddr) {
@@ -41,7 +41,7 @@ pub(crate) async fn listen() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// One sandbox on one node, whose every port is the guest's server.
+/// An edge and a node with one sandbox. The guest's server serves all of its ports.
 pub(crate) struct World {
     pub(crate) edge_address: SocketAddr,
     pub(crate) edge: Edge,
@@ -60,17 +60,17 @@ impl World {
     }
 
     pub(crate) async fn with(guest: SocketAddr, config: Config) -> Self {
-        Self::behind(guest, config, None).await
+        Self::with_tls(guest, config, None).await
     }
 
-    /// On a node that lets a sandbox have so many requests at a time.
-    pub(crate) async fn with_room(guest: SocketAddr, requests_max: usize) -> Self {
+    /// On a node with a limit of requests per sandbox.
+    pub(crate) async fn with_request_limit(guest: SocketAddr, requests_max: usize) -> Self {
         let node = hearth_proxy::Config { requests_per_group_max: requests_max, ..hearth_proxy::Config::for_guests() };
         Self::build(guest, Config::default(), None, node).await
     }
 
-    /// With an edge that speaks TLS.
-    pub(crate) async fn behind(guest: SocketAddr, config: Config, tls: Option<Acceptor>) -> Self {
+    /// With an edge that may speak TLS.
+    pub(crate) async fn with_tls(guest: SocketAddr, config: Config, tls: Option<Acceptor>) -> Self {
         Self::build(guest, config, tls, hearth_proxy::Config::for_guests()).await
     }
 
@@ -109,12 +109,12 @@ impl World {
         stream
     }
 
-    /// Sends one request on a connection of its own.
+    /// Sends one request on a new connection.
     pub(crate) async fn send(&self, request: Request<Body>) -> Response<Incoming> {
         let io = TokioIo::new(self.raw().await);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.expect("a handshake");
         tokio::spawn(connection.with_upgrades());
-        soon("an answer", sender.send_request(request)).await.expect("an answer")
+        with_timeout("a response", sender.send_request(request)).await.expect("a response")
     }
 
     pub(crate) async fn get(&self, host: &str, path: &str) -> Response<Incoming> {
@@ -122,7 +122,7 @@ impl World {
     }
 }
 
-/// What an orchestrator does, without an orchestrator.
+/// Starts a node's proxy as the orchestrator does.
 pub(crate) fn serve_node(
     path: PathBuf,
     engine: Engine<ExecutionId>,
@@ -133,7 +133,7 @@ pub(crate) fn serve_node(
         let engine = engine.clone();
         async move {
             let audience = Audience::of(request.headers());
-            let address = Address::take(request.headers_mut()).expect("an edge of ours");
+            let address = TargetHeader::take(request.headers_mut()).expect("sent by an edge");
             let sandbox_id = &address.sandbox_id;
             if address.execution_id != running {
                 return Ok::<_, Infallible>(Page::NotFound { sandbox_id }.response(audience));
@@ -146,19 +146,19 @@ pub(crate) fn serve_node(
                 let stream = if tls { connector.connect(stream, best).await? } else { Stream::Tcp(stream) };
                 Ok(stream.into())
             };
-            let forwarded = engine.forward_agreed(&key, dial, request).await;
+            let forwarded = engine.forward(UpstreamRequest { key: &key, dial, request, guard: None }).await;
             Ok(forwarded.unwrap_or_else(|error| error.page(sandbox_id, address.port).response(audience)))
         }
     });
     let shutdown = CancellationToken::new();
-    let bounds =
-        serve::Config { connections_max: 100, idle_timeout: serve::IDLE_TIMEOUT, drain_patience: Duration::ZERO };
+    let serve_config =
+        serve::Config { connections_max: 100, idle_timeout: serve::IDLE_TIMEOUT, drain_timeout: Duration::ZERO };
     let listener = UnixListener::bind(path).expect("a free path");
-    tokio::spawn(serve::serve(listener, handler, bounds, shutdown.clone()));
+    tokio::spawn(serve::serve(listener, handler, serve_config, shutdown.clone()));
     shutdown
 }
 
-/// A guest's server.
+/// Starts a guest's server.
 pub(crate) async fn guest<H, F>(handler: H) -> SocketAddr
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
@@ -170,8 +170,8 @@ where
             let (stream, _) = listener.accept().await.expect("the listener works");
             let handler = handler.clone();
             let service = hyper::service::service_fn(move |request| {
-                let answer = handler(request);
-                async move { Ok::<_, Infallible>(answer.await) }
+                let response = handler(request);
+                async move { Ok::<_, Infallible>(response.await) }
             });
             let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
             tokio::spawn(connection.with_upgrades());
@@ -180,7 +180,7 @@ where
     address
 }
 
-/// Tells in its answer what it was asked.
+/// Responds with the request line and the headers of the request.
 pub(crate) async fn mirror(request: Request<Incoming>) -> Response<Body> {
     let mut lines: Vec<String> = request
         .headers()
@@ -193,14 +193,14 @@ pub(crate) async fn mirror(request: Request<Incoming>) -> Response<Body> {
 }
 
 pub(crate) async fn text(response: Response<Incoming>) -> String {
-    let bytes = soon("a body", response.into_body().collect()).await.expect("the body ends").to_bytes();
+    let bytes = with_timeout("a body", response.into_body().collect()).await.expect("the body ends").to_bytes();
     String::from_utf8(bytes.to_vec()).expect("text")
 }
 
 pub(crate) async fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        match soon("a head", stream.read_u8()).await {
+        match with_timeout("a head", stream.read_u8()).await {
             Ok(byte) => head.push(byte),
             Err(_) => break,
         }
@@ -208,8 +208,8 @@ pub(crate) async fn read_head(stream: &mut TcpStream) -> String {
     String::from_utf8(head).expect("heads are ASCII")
 }
 
-/// A body that the test feeds.
-pub(crate) fn fed() -> (mpsc::UnboundedSender<Result<Frame<Bytes>, Infallible>>, Body) {
+/// Returns a body and the sender of its chunks.
+pub(crate) fn body_channel() -> (mpsc::UnboundedSender<Result<Frame<Bytes>, Infallible>>, Body) {
     let (sender, receiver) = mpsc::unbounded();
     (sender, boxed(StreamBody::new(receiver)))
 }

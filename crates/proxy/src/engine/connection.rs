@@ -1,233 +1,122 @@
-//! A connection to an upstream.
+//! Upstream connection of either HTTP version.
 
-use std::future::poll_fn;
-use std::io;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use hearth_stdx::TaskSet;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
-use hyper::client::conn::http1::{Builder, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 use tokio_util::sync::CancellationToken;
 
-use crate::dial::Io;
-use crate::engine::Destination;
-use crate::engine::drive::Drive;
-use crate::engine::guard::{Guard, Shared};
+use crate::dial::Protocol;
+use crate::engine::http1::{self, SendError};
 use crate::engine::http2;
 use crate::engine::replay::ReplayBody;
-use crate::serve::HEADERS_MAX;
 
-/// How much of a request is still taken from the client after the upstream has stopped reading it, so that the client gets to
-/// read the answer. The rest of what clients send without looking for an answer is an error to them.
-const UNREAD_BYTES_MAX: usize = 64 << 20;
-
-/// Bytes of a request that wait for the upstream to read them, and most of an answer's head.
-const BUFFER_BYTES_MAX: usize = 128 << 10;
-
-/// A connection to an upstream, for one request at a time. Dropping it closes it, unless an answer is still read from it.
+/// Connection to an upstream, for one request at a time.
 #[derive(Debug)]
-pub(super) struct Connection {
-    sender: SendRequest<ReplayBody>,
-    drive: Drive,
-    shared: Arc<Shared>,
-    met_http2: Arc<AtomicBool>,
-}
-
-/// Why a request has no answer.
-#[derive(Debug)]
-pub(super) struct Unsent {
-    pub(super) error: hyper::Error,
-    /// Not a byte of it was written.
-    pub(super) untouched: bool,
+pub(super) enum Connection {
+    Http1(http1::Connection),
+    Http2(http2::Connection),
 }
 
 impl Connection {
-    /// Speaks HTTP/1.1 on `io` until either side ends it.
-    pub(super) async fn open(io: Box<dyn Io>, destination: Destination) -> Result<Self, hyper::Error> {
-        let shared = Arc::new(Shared::default());
-        let met_http2 = Arc::new(AtomicBool::new(false));
-        let watched = Watched {
-            io: io.take(0),
-            shared: Arc::clone(&shared),
-            guard: Guard::default(),
-            first_look: Some(Arc::clone(&met_http2)),
-            unread: None,
-        };
-        let mut builder = Builder::new();
-        builder
-            .max_headers(HEADERS_MAX)
-            .max_buf_size(BUFFER_BYTES_MAX)
-            .title_case_headers(destination == Destination::Guests);
-        let (sender, connection) = builder.handshake(TokioIo::new(watched)).await?;
-        let drive = Drive::new(Arc::clone(&shared), async move {
-            // Whoever waits for an answer or reads it is told, too.
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(error = %hearth_stdx::chain(&error), "an upstream connection ended");
-            }
-        });
-        Ok(Self { sender, drive, shared, met_http2 })
+    pub(super) fn protocol(&self) -> Protocol {
+        match self {
+            Self::Http1(_) => Protocol::Http1,
+            Self::Http2(_) => Protocol::Http2,
+        }
     }
 
-    /// Sends a request and waits for the head of its answer.
-    pub(super) async fn send(&mut self, request: Request<ReplayBody>) -> Result<Response<Incoming>, Unsent> {
-        self.shared.begin_exchange();
-        let mut answer = pin!(self.sender.try_send_request(request));
-        let answered = poll_fn(|cx| self.drive.poll(cx, |cx| answer.as_mut().poll(cx))).await;
-        answered.map_err(|mut error: TrySendError<_>| Unsent {
-            untouched: error.take_message().is_some(),
-            error: error.into_error(),
-        })
+    /// Sends a request and waits for the head of its response.
+    pub(super) async fn send(&mut self, request: Request<ReplayBody>) -> Result<Response<Incoming>, SendError> {
+        match self {
+            Self::Http1(connection) => connection.send(request).await,
+            // Rare, and a large future.
+            Self::Http2(connection) => Box::pin(connection.send(request)).await,
+        }
     }
 
-    /// The upstream has sent something that was of use: a frame of its answer.
-    pub(super) fn advanced(&self) {
-        self.shared.advanced();
+    /// Polls a request's progress together with the connection's I/O.
+    pub(super) fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut poll_request: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        match self {
+            Self::Http1(connection) => connection.poll(cx, poll_request),
+            Self::Http2(_) => poll_request(cx),
+        }
     }
 
-    /// The connection stops speaking HTTP.
-    pub(super) fn switch(&self) {
-        self.shared.switch();
+    /// Records that a frame of the response was received. HTTP/2 itself limits bytes without a frame.
+    pub(super) fn frame_received(&self) {
+        if let Self::Http1(connection) = self {
+            connection.frame_received();
+        }
     }
 
-    /// Polls what waits for something of this connection.
-    pub(super) fn poll<T>(&mut self, cx: &mut Context<'_>, wanted: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
-        self.drive.poll(cx, wanted)
+    /// Records that the connection stops speaking HTTP.
+    pub(super) fn switch_protocols(&self) {
+        if let Self::Http1(connection) = self {
+            connection.switch_protocols();
+        }
     }
 
-    /// Lets a task move its bytes from now on, until `cut`: the request goes on whether the answer is read or not.
-    pub(super) fn detach(&mut self, tasks: &TaskSet, cut: Arc<CancellationToken>) {
-        self.drive.detach(tasks, cut);
+    /// Spawns a task for the connection's I/O, so that the request continues even if the response is not read.
+    ///
+    /// The task stops at `abort`. Does nothing in HTTP/2, whose I/O always is in a task.
+    pub(super) fn detach(&mut self, tasks: &TaskSet, abort: Arc<CancellationToken>) {
+        if let Self::Http1(connection) = self {
+            connection.detach(tasks, abort);
+        }
     }
 
-    /// Whether anything came back since the last request was sent.
-    pub(super) fn was_answered(&self) -> bool {
-        self.shared.answered.load(Ordering::Relaxed)
+    /// Returns true if bytes of an incomplete response were received.
+    ///
+    /// Always false in HTTP/2, which shows nothing of a response before its head.
+    pub(super) fn has_received(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.has_received(),
+            Self::Http2(_) => false,
+        }
     }
 
-    /// Whether the first bytes that came back are those of an HTTP/2 server.
-    pub(super) fn met_http2(&self) -> bool {
-        self.met_http2.load(Ordering::Relaxed)
+    /// Returns true if the server responded to HTTP/1.1 with HTTP/2, and so has not understood the request.
+    pub(super) fn saw_http2(&self) -> bool {
+        matches!(self, Self::Http1(connection) if connection.saw_http2())
     }
 
-    /// Whether the next request can be sent now.
+    /// Returns true if the next request can be sent now.
     pub(super) fn is_ready(&mut self) -> bool {
-        self.drive.catch_up();
-        self.sender.is_ready()
+        match self {
+            Self::Http1(connection) => connection.is_ready(),
+            Self::Http2(connection) => connection.is_ready(),
+        }
     }
 
+    /// Returns true if the connection is ready or may become ready.
     pub(super) fn is_open(&mut self) -> bool {
-        self.drive.catch_up();
-        !self.sender.is_closed()
+        match self {
+            Self::Http1(connection) => connection.is_open(),
+            Self::Http2(connection) => connection.is_ready(),
+        }
     }
 
-    /// Waits until the request is sent to its end and the answer read to its end. `false`: the connection ended instead.
+    /// Waits until the request is sent and the response is read. Returns false if the connection closed instead.
+    ///
     /// Cancel safe.
     pub(super) async fn ready(&mut self) -> bool {
-        poll_fn(|cx| self.drive.poll(cx, |cx| self.sender.poll_ready(cx))).await.is_ok()
-    }
-
-    /// Nobody waits for it until it is taken again.
-    pub(super) fn rest(&self) {
-        self.drive.rest();
-    }
-}
-
-/// The bytes of a connection. Notes when an answer begins, bounds what comes before it, shares the worker with other tasks, and
-/// lets the answer be read when the upstream has stopped reading the request.
-///
-/// A server that refuses an upload answers and closes. Writing the rest of the upload then fails, usually before the answer was
-/// read. The failure is kept from hyper, which would give up at once: what comes next from reading decides, be it an answer or
-/// that the connection is over.
-struct Watched {
-    /// Limited for each read to what is left of the turn.
-    io: Take<Box<dyn Io>>,
-    shared: Arc<Shared>,
-    guard: Guard,
-    /// Until the first bytes came, which servers write at once.
-    first_look: Option<Arc<AtomicBool>>,
-    /// How many bytes were written into the void.
-    unread: Option<usize>,
-}
-
-impl Watched {
-    fn void(&mut self, bytes: usize) -> io::Result<usize> {
-        self.shared.turn.charge(bytes);
-        let unread = self.unread.unwrap_or(0).saturating_add(bytes);
-        self.unread = Some(unread);
-        if unread > UNREAD_BYTES_MAX { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(bytes) }
-    }
-
-    fn written(&mut self, result: Poll<io::Result<usize>>, bytes: usize) -> Poll<io::Result<usize>> {
-        match self.shared.turn.written(result) {
-            Poll::Ready(Err(error))
-                if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
-            {
-                Poll::Ready(self.void(bytes))
-            }
-            result => result,
+        match self {
+            Self::Http1(connection) => connection.ready().await,
+            Self::Http2(connection) => connection.is_ready(),
         }
     }
-}
 
-impl AsyncRead for Watched {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buffer.filled().len();
-        ready!(this.shared.turn.poll_read(&mut this.io, cx, buffer))?;
-        let read = &buffer.filled()[before..];
-        if !read.is_empty() {
-            this.shared.answered.store(true, Ordering::Relaxed);
-            if let Some(met_http2) = this.first_look.take() {
-                met_http2.store(http2::begins_http2(read) == Some(true), Ordering::Relaxed);
-            }
-            this.guard.check(&this.shared, read)?;
+    /// Drops the waker: no task waits for this connection until it is used again.
+    pub(super) fn clear_waker(&self) {
+        if let Self::Http1(connection) = self {
+            connection.clear_waker();
         }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        ready!(this.shared.turn.poll(cx));
-        if this.unread.is_some() {
-            return Poll::Ready(this.void(bytes.len()));
-        }
-        let result = Pin::new(this.io.get_mut()).poll_write(cx, bytes);
-        this.written(result, bytes.len())
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let bytes = slices.iter().map(|slice| slice.len()).sum();
-        ready!(this.shared.turn.poll(cx));
-        if this.unread.is_some() {
-            return Poll::Ready(this.void(bytes));
-        }
-        let result = Pin::new(this.io.get_mut()).poll_write_vectored(cx, slices);
-        this.written(result, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.get_ref().is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.get_mut().io.get_mut()).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.get_mut().io.get_mut()).poll_shutdown(cx)
     }
 }

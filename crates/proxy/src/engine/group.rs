@@ -1,4 +1,4 @@
-//! What is counted, cut and closed together.
+//! Requests and idle connections of one execution or node.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,30 +9,34 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::dial::Protocol;
-use crate::engine::link::Link;
-use crate::engine::protocol::{Ports, Spoken};
-use crate::engine::{Config, Error, Held};
+use crate::engine::connection::Connection;
+use crate::engine::protocol::{PortSupport, Ports};
+use crate::engine::{Config, Error, RequestGuard};
 
-/// Idle connections of one key that are kept for as long as they may be. Steady use by a few clients needs no more.
+/// Idle connections per key that stay open for the whole idle timeout.
+///
+/// Steady use by a few clients needs no more.
 const STEADY_MAX: usize = 16;
-/// How long those beyond [`STEADY_MAX`] are kept: they are what a burst of requests left, and each holds descriptors.
+/// Idle timeout of connections beyond [`STEADY_MAX`].
+///
+/// They remain after a burst of requests, and each holds descriptors.
 const SURPLUS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What all groups of an engine have together.
+/// Counters of all groups of an engine.
 #[derive(Debug, Default)]
 pub(super) struct Totals {
     requests: AtomicUsize,
     idle: AtomicUsize,
 }
 
-/// Counts one more, unless there are `limit` already.
+/// Increments a counter unless it has reached `limit`.
 fn count(counter: &AtomicUsize, limit: usize) -> Result<(), Error> {
     let one_more = |count: usize| (count < limit).then_some(count + 1);
     let counted = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
     counted.map(drop).map_err(|_| Error::TooManyRequests { limit })
 }
 
-/// The requests and idle connections of one execution or node.
+/// Requests and idle connections of one execution or node, counted, aborted and closed together.
 #[derive(Debug)]
 pub(super) struct Group {
     requests: AtomicUsize,
@@ -42,22 +46,22 @@ pub(super) struct Group {
 
 #[derive(Debug)]
 struct State {
-    /// Ends everything that was begun under it. Replaced when the group is cut.
-    cut: Arc<CancellationToken>,
+    /// Aborts the requests that were admitted under it. Replaced when the group is aborted.
+    abort: Arc<CancellationToken>,
     idle: HashMap<(Option<u16>, Protocol), Vec<Idle>>,
     ports: Ports,
 }
 
-/// A connection that waits for the next request.
+/// Connection that waits for the next request.
 #[derive(Debug)]
 struct Idle {
-    connection: Link,
+    connection: Connection,
     _counted: CountedIdle,
     since: Instant,
     until: Instant,
 }
 
-/// An idle connection among all of its engine.
+/// Counts an idle connection among all of its engine until it is dropped.
 #[derive(Debug)]
 struct CountedIdle(Arc<Totals>);
 
@@ -68,32 +72,32 @@ impl Drop for CountedIdle {
 }
 
 impl Group {
-    pub(super) fn new(cut: CancellationToken, totals: Arc<Totals>) -> Self {
-        let state = State { cut: Arc::new(cut), idle: HashMap::new(), ports: Ports::default() };
+    pub(super) fn new(abort: CancellationToken, totals: Arc<Totals>) -> Self {
+        let state = State { abort: Arc::new(abort), idle: HashMap::new(), ports: Ports::default() };
         Self { requests: AtomicUsize::new(0), totals, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every section is one step on valid state, so a panic elsewhere leaves it valid.
+        // Each critical section is a single step that leaves valid state, so a poisoned lock is usable.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts one more request to `port`, unless there are as many already as there may be.
+    /// Admits a request to `port` unless a maximum is reached.
     pub(super) fn admit(
         group: &Arc<Self>,
         port: Option<u16>,
         config: &Config,
-        held: Option<Held>,
-    ) -> Result<Admission, Error> {
+        guard: Option<RequestGuard>,
+    ) -> Result<AdmittedRequest, Error> {
         count(&group.requests, config.requests_per_group_max)?;
         if let Err(error) = count(&group.totals.requests, config.requests_max) {
             group.requests.fetch_sub(1, Ordering::Relaxed);
             return Err(error);
         }
         let state = group.state();
-        let (cut, spoken) = (Arc::clone(&state.cut), state.ports.get(port));
+        let (abort, port_support) = (Arc::clone(&state.abort), state.ports.get(port));
         drop(state);
-        Ok(Admission { cut, port, spoken, group: Arc::clone(group), _held: held })
+        Ok(AdmittedRequest { abort, port, port_support, group: Arc::clone(group), _guard: guard })
     }
 
     pub(super) fn requests(&self) -> usize {
@@ -108,24 +112,24 @@ impl Group {
         self.requests() == 0 && self.state().idle.is_empty()
     }
 
-    /// Ends everything that runs; what comes later runs under `next`.
-    pub(super) fn cut(&self, next: CancellationToken) {
+    /// Aborts all requests; later ones are admitted under `next`.
+    pub(super) fn abort(&self, next: CancellationToken) {
         let mut state = self.state();
-        std::mem::replace(&mut state.cut, Arc::new(next)).cancel();
+        std::mem::replace(&mut state.abort, Arc::new(next)).cancel();
         state.idle.clear();
     }
 
-    /// Ends everything, also what comes later.
+    /// Aborts all requests, also later ones.
     pub(super) fn close(&self) {
         let mut state = self.state();
-        state.cut.cancel();
+        state.abort.cancel();
         state.idle.clear();
     }
 
     pub(super) fn drop_expired(&self) {
         let now = Instant::now();
         self.state().idle.retain(|_, waiting| {
-            // The oldest are first.
+            // Sorted by age, oldest first.
             let mut surplus = waiting.len().saturating_sub(STEADY_MAX);
             waiting.retain_mut(|idle| {
                 let is_surplus = surplus > 0 && now.duration_since(idle.since) > SURPLUS_TIMEOUT;
@@ -137,36 +141,37 @@ impl Group {
     }
 }
 
-/// A request that was let in: counted until it is dropped, and ended with its group.
+/// Admitted request: counted until it is dropped, and aborted with its group.
 #[derive(Debug)]
-pub(super) struct Admission {
+pub(super) struct AdmittedRequest {
     group: Arc<Group>,
-    /// What its caller counts.
-    _held: Option<Held>,
-    /// Shared as a whole: a clone of a token takes locks of the tree that it is in.
-    cut: Arc<CancellationToken>,
+    _guard: Option<RequestGuard>,
+    /// In an `Arc`, because cloning a token takes locks of its tree.
+    abort: Arc<CancellationToken>,
     port: Option<u16>,
-    /// What the port spoke when the request was let in.
-    pub(super) spoken: Option<Spoken>,
+    /// Protocol support of the port when the request was admitted.
+    pub(super) port_support: Option<PortSupport>,
 }
 
-impl Admission {
-    /// Cancelled when the request is to end at once.
-    pub(super) fn cut(&self) -> Arc<CancellationToken> {
-        Arc::clone(&self.cut)
+impl AdmittedRequest {
+    /// Returns a token that is cancelled when the request has to be aborted.
+    pub(super) fn abort_token(&self) -> Arc<CancellationToken> {
+        Arc::clone(&self.abort)
     }
 
-    /// Takes note of what the port speaks.
-    pub(super) fn note(&self, spoken: Spoken) {
-        self.group.state().ports.note(self.port, spoken);
+    /// Stores the protocol support of the port.
+    pub(super) fn record_support(&self, support: PortSupport) {
+        self.group.state().ports.set(self.port, support);
     }
 
-    /// The idle connection that was used last, so that those that are not needed grow old. If even that one was idle for longer
-    /// than `idle_max` it is closed: the caller's new connection takes its place, and there are not more and more of them.
-    pub(super) fn take_idle(&self, protocol: Protocol, idle_max: Duration) -> Option<Link> {
+    /// Takes the idle connection that was used last, so that surplus connections grow old.
+    ///
+    /// If even that one was idle for longer than `idle_max` it is closed: the caller's new connection replaces it, and
+    /// the number of connections does not grow.
+    pub(super) fn take_idle(&self, protocol: Protocol, idle_max: Duration) -> Option<Connection> {
         let now = Instant::now();
         let mut state = self.group.state();
-        if self.cut.is_cancelled() {
+        if self.abort.is_cancelled() {
             return None;
         }
         let waiting = state.idle.get_mut(&(self.port, protocol))?;
@@ -183,17 +188,24 @@ impl Admission {
         found
     }
 
-    /// Keeps a connection for the next request, for at most `keep`. When there are `of_port_max` already the oldest goes; when all
-    /// groups have `in_all_max`, it is closed.
-    pub(super) fn put_idle(&self, connection: Link, keep: Duration, [of_port_max, in_all_max]: [usize; 2]) {
-        let place = (self.port, connection.protocol());
+    /// Stores a connection for the next request, for at most `idle_timeout`.
+    ///
+    /// If the port has `of_port_max` idle connections, the oldest is closed; if all groups have `in_all_max`, this one
+    /// is.
+    pub(super) fn put_idle(
+        &self,
+        connection: Connection,
+        idle_timeout: Duration,
+        [of_port_max, in_all_max]: [usize; 2],
+    ) {
+        let key = (self.port, connection.protocol());
         let now = Instant::now();
         let mut state = self.group.state();
-        // Checked under the lock: after a cut nothing of before comes back.
-        if self.cut.is_cancelled() || of_port_max == 0 {
+        // Checked under the lock: a connection from before an abort must not be stored.
+        if self.abort.is_cancelled() || of_port_max == 0 {
             return;
         }
-        if let Some(waiting) = state.idle.get_mut(&place)
+        if let Some(waiting) = state.idle.get_mut(&key)
             && waiting.len() >= of_port_max
         {
             waiting.remove(0);
@@ -201,13 +213,13 @@ impl Admission {
         if count(&self.group.totals.idle, in_all_max).is_err() {
             return;
         }
-        connection.rest();
+        connection.clear_waker();
         let _counted = CountedIdle(Arc::clone(&self.group.totals));
-        state.idle.entry(place).or_default().push(Idle { connection, _counted, since: now, until: now + keep });
+        state.idle.entry(key).or_default().push(Idle { connection, _counted, since: now, until: now + idle_timeout });
     }
 }
 
-impl Drop for Admission {
+impl Drop for AdmittedRequest {
     fn drop(&mut self) {
         self.group.requests.fetch_sub(1, Ordering::Relaxed);
         self.group.totals.requests.fetch_sub(1, Ordering::Relaxed);

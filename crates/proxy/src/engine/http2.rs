@@ -1,16 +1,17 @@
-//! A connection to an upstream in HTTP/2, for one request at a time.
+//! HTTP/2 connection to an upstream, for one request at a time.
 //!
-//! Requests do not share connections: windows belong to one exchange, a body that nobody reads holds up no other, and a
-//! connection is cut, closed and kept idle like one of HTTP/1.1. Resets reach the other side with their code.
+//! Requests do not share connections: flow-control windows belong to one exchange, an unread body holds up no other,
+//! and connections are aborted, closed and pooled like those of HTTP/1.1. Resets reach the other side with their error
+//! code.
 //!
 //! ```text
 //! open ─▶ preface and SETTINGS sent ─▶ the server's first frame is SETTINGS ─▶ requests, one after the other
-//!                                       └ anything else, silence, the end: Foreign, and no request was sent
+//!                                       └ anything else, silence, the end: NotHttp2, and no request was sent
 //! ```
 //!
-//! An HTTP/1.1 server takes the preface for a request with an unknown method and refuses it (RFC 9113, 3.4).
+//! An HTTP/1.1 server takes the preface for a request with an unknown method and rejects it (RFC 9113, 3.4).
 //!
-//! Tasks: two for each connection and up to two for each exchange, as hyper has it. They end with the connection.
+//! Tasks: two for each connection and up to two for each exchange, spawned by hyper. They stop with the connection.
 
 use std::future::poll_fn;
 use std::io;
@@ -30,68 +31,72 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::dial::Io;
-use crate::engine::connection::Unsent;
-use crate::engine::replay::{IsSent, ReplayBody};
-use crate::hop;
+use crate::engine::http1::SendError;
+use crate::engine::replay::{ReplayBody, SentFlag};
+use crate::headers;
 
-/// Bytes on their way in an answer, of which each connection has one at a time: full use of a network between neighbours, and
-/// no more for a client that does not read.
+/// Flow-control window of a response, and of its connection.
+///
+/// Large enough for full throughput within a local network, and the maximum held for a client that does not read.
 const WINDOW_BYTES: u32 = 256 << 10;
-/// Bytes of a request that wait for the upstream to read them.
+/// Maximum buffer of request bytes that the upstream has not read.
 const SEND_BYTES_MAX: usize = 64 << 10;
-/// Bytes of headers and of trailers of one answer, as much as fits into an HTTP/1.1 head.
+/// Maximum size of a response's headers and of its trailers, as in HTTP/1.1.
 const HEADER_BYTES_MAX: u32 = 256 << 10;
-/// How long a server may take to send its first frame. Servers do so when they accept; one that says nothing speaks something
-/// else.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for a server to send its first frame.
+///
+/// HTTP/2 servers send it when they accept a connection; a silent one speaks another protocol.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A connection to an upstream. Dropping it closes it.
+/// Connection to an upstream. Dropping it closes it.
 #[derive(Debug)]
 pub(super) struct Connection {
     sender: SendRequest<ReplayBody>,
-    /// Whether the last request was sent to its end.
-    sent: Option<IsSent>,
+    /// Set when the body of the last request was read to its end.
+    sent_flag: Option<SentFlag>,
     scheme: Scheme,
     _close: DropGuard,
 }
 
-/// How URIs of requests begin.
+/// Scheme of request URIs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scheme {
     Http,
     Https,
 }
 
-/// Why there is no connection in HTTP/2.
+/// Failure of opening an HTTP/2 connection to a server that may speak another protocol.
 #[derive(Debug)]
-pub(super) enum Unopened {
-    /// The server speaks something else. No request was sent.
-    Foreign,
+pub(super) enum ProbeError {
+    /// The server speaks another protocol. No request was sent.
+    NotHttp2,
     Failed(hyper::Error),
 }
 
 impl Connection {
-    /// Speaks HTTP/2 on `io` until either side ends it, or `cut`.
+    /// Starts HTTP/2 on `io`, until either side closes it or `abort` is cancelled.
     pub(super) async fn open(
         io: Box<dyn Io>,
         scheme: Scheme,
         tasks: &TaskSet,
-        cut: &CancellationToken,
+        abort: &CancellationToken,
     ) -> Result<Self, hyper::Error> {
-        Self::start(io, scheme, tasks, cut).await.map(|(connection, _)| connection)
+        Self::start(io, scheme, tasks, abort).await.map(|(connection, _)| connection)
     }
 
-    /// The same where the server may speak something else. Cancel safe: the connection closes.
+    /// Starts HTTP/2 on `io` and checks that the server speaks it.
+    ///
+    /// Cancel safe: the connection closes.
     pub(super) async fn probe(
         io: Box<dyn Io>,
         scheme: Scheme,
         tasks: &TaskSet,
-        cut: &CancellationToken,
-    ) -> Result<Self, Unopened> {
-        let (connection, greeting) = Self::start(io, scheme, tasks, cut).await.map_err(Unopened::Failed)?;
-        match tokio::time::timeout(GREETING_TIMEOUT, greeting.is_http2()).await {
+        abort: &CancellationToken,
+    ) -> Result<Self, ProbeError> {
+        let (connection, preface) = Self::start(io, scheme, tasks, abort).await.map_err(ProbeError::Failed)?;
+        match tokio::time::timeout(PREFACE_TIMEOUT, preface.is_http2()).await {
             Ok(true) => Ok(connection),
-            Ok(false) | Err(_) => Err(Unopened::Foreign),
+            Ok(false) | Err(_) => Err(ProbeError::NotHttp2),
         }
     }
 
@@ -99,12 +104,12 @@ impl Connection {
         io: Box<dyn Io>,
         scheme: Scheme,
         tasks: &TaskSet,
-        cut: &CancellationToken,
-    ) -> Result<(Self, Arc<Greeting>), hyper::Error> {
-        let greeting = Arc::new(Greeting::default());
-        let end = cut.child_token();
+        abort: &CancellationToken,
+    ) -> Result<(Self, Arc<ServerPreface>), hyper::Error> {
+        let preface = Arc::new(ServerPreface::default());
+        let end = abort.child_token();
         let executor = Executor { tasks: tasks.clone(), end: end.clone() };
-        let io = Greeted { io, greeting: Arc::clone(&greeting), head: [0; FRAME_HEAD_BYTES], read: 0 };
+        let io = PrefaceReader { io, preface: Arc::clone(&preface), head: [0; FRAME_HEAD_BYTES], read: 0 };
         let mut builder = Builder::new(executor.clone());
         builder
             .initial_stream_window_size(WINDOW_BYTES)
@@ -114,31 +119,35 @@ impl Connection {
         let close = end.drop_guard();
         let (sender, connection) = builder.handshake(TokioIo::new(io)).await?;
         hyper::rt::Executor::execute(&executor, async move {
-            // Whoever waits for an answer or reads it is told, too.
+            // The task that waits for the response or reads it gets the error, too.
             if let Err(error) = connection.await {
-                tracing::debug!(error = %hearth_stdx::chain(&error), "an upstream connection ended");
+                tracing::debug!(error = %hearth_stdx::chain(&error), "upstream connection failed");
             }
         });
-        Ok((Self { sender, sent: None, scheme, _close: close }, greeting))
+        Ok((Self { sender, sent_flag: None, scheme, _close: close }, preface))
     }
 
-    /// Sends a request and waits for the head of its answer.
-    pub(super) async fn send(&mut self, request: Request<ReplayBody>) -> Result<Response<Incoming>, Unsent> {
+    /// Sends a request and waits for the head of its response.
+    pub(super) async fn send(&mut self, request: Request<ReplayBody>) -> Result<Response<Incoming>, SendError> {
         let (mut parts, body) = request.into_parts();
-        hop::to_http2(&mut parts, if self.scheme == Scheme::Https { "https" } else { "http" });
-        self.sent = Some(body.is_sent());
-        let answered = self.sender.try_send_request(Request::from_parts(parts, body)).await;
-        answered.map_err(|mut error| Unsent { untouched: error.take_message().is_some(), error: error.into_error() })
+        headers::to_http2(&mut parts, if self.scheme == Scheme::Https { "https" } else { "http" });
+        self.sent_flag = Some(body.sent_flag());
+        let result = self.sender.try_send_request(Request::from_parts(parts, body)).await;
+        result.map_err(|mut error| SendError {
+            nothing_written: error.take_message().is_some(),
+            error: error.into_error(),
+        })
     }
 
-    /// Whether the next request can be sent now. The last one may still be on its way although it was answered: nobody waits
-    /// for the rest of it.
+    /// Returns true if the next request can be sent now.
+    ///
+    /// The last request may still be in transit although its response has ended: its remainder is not waited for.
     pub(super) fn is_ready(&self) -> bool {
-        self.sender.is_ready() && self.sent.as_ref().is_none_or(IsSent::get)
+        self.sender.is_ready() && self.sent_flag.as_ref().is_none_or(SentFlag::is_set)
     }
 }
 
-/// Runs a connection's tasks until it ends.
+/// Runs a connection's tasks until it closes.
 #[derive(Clone)]
 struct Executor {
     tasks: TaskSet,
@@ -157,40 +166,41 @@ where
     }
 }
 
-/// Bytes in front of each frame (RFC 9113, 4.1).
+/// Size of a frame header (RFC 9113, 4.1).
 const FRAME_HEAD_BYTES: usize = 9;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 
-/// Whether an HTTP/2 server can have begun with these bytes, once there are enough of them: with SETTINGS, or with GOAWAY when
-/// it has no use for the connection.
-pub(super) fn begins_http2(bytes: &[u8]) -> Option<bool> {
+/// Returns true if these are the first bytes of an HTTP/2 server, or `None` if more bytes are needed.
+///
+/// A server begins with SETTINGS, or with GOAWAY if it rejects the connection.
+pub(super) fn is_http2_preface(bytes: &[u8]) -> Option<bool> {
     let kind = *bytes.get(3)?;
     if kind != SETTINGS && kind != GOAWAY {
         return Some(false);
     }
-    // Both are about the connection: stream 0.
+    // Both belong to the connection: stream 0.
     bytes.get(5..FRAME_HEAD_BYTES).map(|stream| stream == [0; 4])
 }
 
-/// What is known of how the server begins.
+/// Result of checking the server's first frame.
 #[derive(Debug, Default)]
-struct Greeting {
+struct ServerPreface {
     state: AtomicU8,
     waiting: AtomicWaker,
 }
 
 const HTTP2: u8 = 1;
-const FOREIGN: u8 = 2;
+const NOT_HTTP2: u8 = 2;
 
-impl Greeting {
+impl ServerPreface {
     fn settle(&self, is_http2: bool) {
-        let state = if is_http2 { HTTP2 } else { FOREIGN };
+        let state = if is_http2 { HTTP2 } else { NOT_HTTP2 };
         let _ = self.state.compare_exchange(0, state, Ordering::AcqRel, Ordering::Acquire);
         self.waiting.wake();
     }
 
-    /// Waits until it is known. Cancel safe.
+    /// Waits for the result. Cancel safe.
     async fn is_http2(&self) -> bool {
         poll_fn(|cx| {
             self.waiting.register(cx.waker());
@@ -203,32 +213,32 @@ impl Greeting {
     }
 }
 
-/// The bytes of a connection, of which the first are looked at.
-struct Greeted {
+/// I/O of a connection that checks the first received bytes.
+struct PrefaceReader {
     io: Box<dyn Io>,
-    greeting: Arc<Greeting>,
+    preface: Arc<ServerPreface>,
     head: [u8; FRAME_HEAD_BYTES],
     read: usize,
 }
 
-impl Greeted {
-    fn look(&mut self, bytes: &[u8]) {
+impl PrefaceReader {
+    fn inspect(&mut self, bytes: &[u8]) {
         let taken = bytes.len().min(FRAME_HEAD_BYTES - self.read);
         self.head[self.read..][..taken].copy_from_slice(&bytes[..taken]);
         self.read += taken;
-        if let Some(is_http2) = begins_http2(&self.head[..self.read]) {
-            self.greeting.settle(is_http2);
+        if let Some(is_http2) = is_http2_preface(&self.head[..self.read]) {
+            self.preface.settle(is_http2);
         }
     }
 }
 
-impl Drop for Greeted {
+impl Drop for PrefaceReader {
     fn drop(&mut self) {
-        self.greeting.settle(false);
+        self.preface.settle(false);
     }
 }
 
-impl AsyncRead for Greeted {
+impl AsyncRead for PrefaceReader {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
@@ -236,15 +246,15 @@ impl AsyncRead for Greeted {
         if this.read < FRAME_HEAD_BYTES {
             let bytes = &buffer.filled()[before..];
             if bytes.is_empty() && buffer.remaining() > 0 {
-                this.greeting.settle(false);
+                this.preface.settle(false);
             }
-            this.look(bytes);
+            this.inspect(bytes);
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Greeted {
+impl AsyncWrite for PrefaceReader {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().io).poll_write(cx, bytes)
     }
@@ -275,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn first_bytes_tell_who_speaks() {
+    fn the_server_preface_is_recognized() {
         let settings = [0, 0, 12, SETTINGS, 0, 0, 0, 0, 0, 0, 3];
         for (bytes, expected) in [
             (&settings[..], Some(true)),
@@ -288,7 +298,7 @@ mod tests {
             (b"HTTP", Some(false)),
             (b"SSH-2.0-OpenSSH", Some(false)),
         ] {
-            assert_eq!(begins_http2(bytes), expected, "{bytes:?}");
+            assert_eq!(is_http2_preface(bytes), expected, "{bytes:?}");
         }
     }
 }

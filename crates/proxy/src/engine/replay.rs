@@ -1,11 +1,11 @@
-//! A request that may have to be sent a second time.
+//! Requests that may be sent a second time.
 //!
-//! An idle connection may have been closed by the upstream a moment ago. A request that met one is sent again on a new
-//! connection if that is sure to be no second time for the upstream: when nothing of it was written, or nothing came back and
-//! either the upstream cannot have seen it whole, or seeing it twice does no harm. (RFC 9110, 9.2.2, forbids more.)
+//! The upstream may have just closed an idle connection. A request that meets such a connection is resent on a new one
+//! if the upstream cannot process it twice: no byte of it was written, or no byte was received and the upstream either
+//! cannot have read it completely or processes a repetition without harm (RFC 9110, 9.2.2).
 //!
-//! For all other requests the risk is kept away: they do not take a connection that was idle for long enough to be one that a
-//! common server is about to close.
+//! All other requests avoid the risk: they do not use a connection that was idle for so long that common servers may be
+//! about to close it.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -19,164 +19,167 @@ use http::{Request, request};
 use http_body::{Frame, SizeHint};
 
 use crate::body::{self, Body, BoxError};
-use crate::engine::connection::Unsent;
-use crate::engine::link::Link;
-use crate::hop;
+use crate::engine::connection::Connection;
+use crate::engine::http1::SendError;
+use crate::headers;
 
-/// How long a connection may have been idle for a request that cannot be sent twice. Common servers close after 5 s; dialling
-/// a guest costs a fraction of a millisecond.
-const UNREPEATABLE_IDLE_MAX: Duration = Duration::from_secs(3);
+/// Maximum idle time of a connection for a request that cannot be resent.
+///
+/// Common servers close idle connections after 5 s; dialling a guest takes a fraction of a millisecond.
+const UNRETRYABLE_IDLE_MAX: Duration = Duration::from_secs(3);
 
-/// Bytes of a body that are kept for a second attempt where the first one may meet a server that does not understand it. Few
-/// requests are longer that servers answer before they are over.
-const KEPT_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a body that are retained for a second attempt, if the server may not understand the first.
+///
+/// Few longer requests get a response before they are sent completely.
+const RETAINED_BYTES_MAX: usize = 64 << 10;
 
-/// What the request and the bodies made of it share.
-struct Slot {
+/// State shared by a request and the bodies made of it.
+struct BodyState {
     body: Mutex<Option<Body>>,
-    /// What was read of the body, if it is kept.
-    kept: Mutex<Option<Kept>>,
+    /// Body bytes read so far, if they are retained.
+    retained: Mutex<Option<Retained>>,
     /// The body was read to its end.
     is_sent: AtomicBool,
 }
 
 #[derive(Default)]
-struct Kept {
+struct Retained {
     chunks: VecDeque<Bytes>,
     bytes: usize,
 }
 
-impl Kept {
-    /// `false`: it is too much, or something else than bytes.
+impl Retained {
+    /// Appends a frame. Returns false if the limit is exceeded or the frame is not data.
     fn add(&mut self, frame: &Frame<Bytes>) -> bool {
         let Some(chunk) = frame.data_ref() else { return false };
         self.bytes += chunk.len();
         self.chunks.push_back(chunk.clone());
-        self.bytes <= KEPT_BYTES_MAX
+        self.bytes <= RETAINED_BYTES_MAX
     }
 }
 
-/// Tells whether a request was read to its end.
-pub(super) struct IsSent(Arc<Slot>);
+/// Shows if a request's body was read to its end.
+pub(super) struct SentFlag(Arc<BodyState>);
 
-impl std::fmt::Debug for IsSent {
+impl std::fmt::Debug for SentFlag {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("IsSent").field(&self.get()).finish()
+        f.debug_tuple("SentFlag").field(&self.is_set()).finish()
     }
 }
 
-impl IsSent {
-    pub(super) fn get(&self) -> bool {
+impl SentFlag {
+    pub(super) fn is_set(&self) -> bool {
         self.0.is_sent.load(Ordering::Relaxed)
     }
 }
 
-impl Slot {
-    fn kept(&self) -> MutexGuard<'_, Option<Kept>> {
-        // A chunk that was not added is missed by nobody: whoever adds it has panicked.
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+impl BodyState {
+    fn retained(&self) -> MutexGuard<'_, Option<Retained>> {
+        // A panic can lose only a chunk of the task that panicked.
+        self.retained.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn body(&self) -> MutexGuard<'_, Option<Body>> {
-        // Taking out the body is the only change, so it is valid after a panic elsewhere.
+        // Taking the body is the only change, so a poisoned lock is usable.
         self.body.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The request, until it is sent for the last time.
+/// A request, until its final attempt.
 pub(super) struct Replay {
     parts: Option<request::Parts>,
-    slot: Arc<Slot>,
+    state: Arc<BodyState>,
     has_body: bool,
     idempotent: bool,
 }
 
 impl Replay {
     pub(super) fn new(parts: request::Parts, body: Body) -> Self {
-        let idempotent = hop::is_idempotent(&parts.method);
+        let idempotent = headers::is_idempotent(&parts.method);
         let has_body = !http_body::Body::is_end_stream(&body);
-        let slot = Slot { body: Mutex::new(Some(body)), kept: Mutex::new(None), is_sent: AtomicBool::new(!has_body) };
-        Self { parts: Some(parts), slot: Arc::new(slot), has_body, idempotent }
+        let state =
+            BodyState { body: Mutex::new(Some(body)), retained: Mutex::new(None), is_sent: AtomicBool::new(!has_body) };
+        Self { parts: Some(parts), state: Arc::new(state), has_body, idempotent }
     }
 
-    /// How long a connection may have been idle to be used for this request.
+    /// Returns the maximum idle time of a connection for this request.
     pub(super) fn idle_max(&self) -> Duration {
-        if self.idempotent && !self.has_body { Duration::MAX } else { UNREPEATABLE_IDLE_MAX }
+        if self.idempotent && !self.has_body { Duration::MAX } else { UNRETRYABLE_IDLE_MAX }
     }
 
-    /// The request, to be sent on a connection that may be closed.
-    pub(super) fn first(&self) -> Request<ReplayBody> {
-        let parts = self.parts.clone().expect("it was not sent for the last time");
-        Request::from_parts(parts, ReplayBody::new(&self.slot))
+    /// Returns the request for an attempt that may meet a closed connection.
+    pub(super) fn attempt(&self) -> Request<ReplayBody> {
+        let parts = self.parts.clone().expect("there was no final attempt");
+        Request::from_parts(parts, ReplayBody::new(&self.state))
     }
 
-    /// Keeps what is sent of the body, as far as it is short, until [`forget`](Self::forget).
-    pub(super) fn keep(&self) {
+    /// Retains the beginning of the body as it is sent, until [`release_body`](Self::release_body).
+    pub(super) fn retain_body(&self) {
         if self.has_body {
-            *self.slot.kept() = Some(Kept::default());
+            *self.state.retained() = Some(Retained::default());
         }
     }
 
-    /// Keeps nothing any more: there is an answer.
-    pub(super) fn forget(&self) {
+    /// Drops the retained bytes, because a response has arrived.
+    pub(super) fn release_body(&self) {
         if self.has_body {
-            *self.slot.kept() = None;
+            *self.state.retained() = None;
         }
     }
 
-    /// Whether all of the request is there to be sent once more.
-    pub(super) fn is_whole(&self) -> bool {
-        self.parts.is_some() && self.slot.body().is_some()
+    /// Returns true if the complete request can be resent.
+    pub(super) fn is_complete(&self) -> bool {
+        self.parts.is_some() && self.state.body().is_some()
     }
 
-    /// Whether the request may be sent again after it got no answer on `connection`.
-    pub(super) fn may_repeat(&self, connection: &Link, unsent: &Unsent) -> bool {
-        // hyper reads the body only after the head, and gives back what it has not begun.
-        let body_kept = self.slot.body().is_some();
-        let incomplete = self.has_body && body_kept;
-        body_kept && (unsent.untouched || !connection.was_answered() && (incomplete || self.idempotent))
+    /// Returns true if the request may be resent after it got no response on `connection`.
+    pub(super) fn may_retry(&self, connection: &Connection, failure: &SendError) -> bool {
+        // hyper reads the body only after it has sent the head, and drops an unread body unchanged.
+        let body_unread = self.state.body().is_some();
+        let incomplete = self.has_body && body_unread;
+        body_unread && (failure.nothing_written || !connection.has_received() && (incomplete || self.idempotent))
     }
 
-    /// Whether the request was read to its end.
+    /// Returns true if the body was read to its end.
     pub(super) fn is_sent(&self) -> bool {
-        self.slot.is_sent.load(Ordering::Relaxed)
+        self.state.is_sent.load(Ordering::Relaxed)
     }
 
-    /// The request, to be sent for the last time.
-    pub(super) fn last(&mut self) -> Request<ReplayBody> {
-        let parts = self.parts.take().expect("it is sent for the last time only once");
-        Request::from_parts(parts, ReplayBody::new(&self.slot))
+    /// Returns the request for the final attempt.
+    pub(super) fn final_attempt(&mut self) -> Request<ReplayBody> {
+        let parts = self.parts.take().expect("there is one final attempt");
+        Request::from_parts(parts, ReplayBody::new(&self.state))
     }
 }
 
-/// The body of a request. It stays where the next attempt finds it until it is first read.
+/// Body of a request. Until the first read it stays in the shared state, where the next attempt finds it.
 pub(super) struct ReplayBody {
-    slot: Arc<Slot>,
+    state: Arc<BodyState>,
     reading: Option<Body>,
-    keeps: bool,
+    retains: bool,
     ended: bool,
     size: SizeHint,
 }
 
 impl ReplayBody {
-    fn new(slot: &Arc<Slot>) -> Self {
-        let (ended, size) = match &*slot.body() {
+    fn new(state: &Arc<BodyState>) -> Self {
+        let (ended, size) = match &*state.body() {
             Some(body) => (http_body::Body::is_end_stream(body), http_body::Body::size_hint(body)),
             None => (true, SizeHint::with_exact(0)),
         };
-        slot.is_sent.store(ended, Ordering::Relaxed);
-        Self { slot: Arc::clone(slot), reading: None, keeps: slot.kept().is_some(), ended, size }
+        state.is_sent.store(ended, Ordering::Relaxed);
+        Self { state: Arc::clone(state), reading: None, retains: state.retained().is_some(), ended, size }
     }
 
-    pub(super) fn is_sent(&self) -> IsSent {
-        IsSent(Arc::clone(&self.slot))
+    pub(super) fn sent_flag(&self) -> SentFlag {
+        SentFlag(Arc::clone(&self.state))
     }
 
-    fn keep(&mut self, frame: &Frame<Bytes>) {
-        let mut kept = self.slot.kept();
-        self.keeps = kept.as_mut().is_some_and(|kept| kept.add(frame));
-        if !self.keeps {
-            *kept = None;
+    fn retain(&mut self, frame: &Frame<Bytes>) {
+        let mut retained = self.state.retained();
+        self.retains = retained.as_mut().is_some_and(|retained| retained.add(frame));
+        if !self.retains {
+            *retained = None;
         }
     }
 }
@@ -187,16 +190,16 @@ impl http_body::Body for ReplayBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        let reading = this.reading.get_or_insert_with(|| this.slot.body().take().unwrap_or_else(body::empty));
+        let reading = this.reading.get_or_insert_with(|| this.state.body().take().unwrap_or_else(body::empty));
         let frame = ready!(Pin::new(&mut *reading).poll_frame(cx));
-        // After the last byte of a known length nobody polls again.
+        // A body of known length is not polled again after its last byte.
         if !matches!(frame, Some(Ok(_))) || http_body::Body::is_end_stream(reading) {
-            this.slot.is_sent.store(true, Ordering::Relaxed);
+            this.state.is_sent.store(true, Ordering::Relaxed);
         }
-        if this.keeps
+        if this.retains
             && let Some(Ok(frame)) = &frame
         {
-            this.keep(frame);
+            this.retain(frame);
         }
         Poll::Ready(frame)
     }
@@ -211,24 +214,24 @@ impl http_body::Body for ReplayBody {
 }
 
 impl Drop for ReplayBody {
-    /// Gives back what was kept, and the rest.
+    /// Returns the retained bytes and the unread rest to the shared state.
     fn drop(&mut self) {
-        if self.keeps
+        if self.retains
             && let Some(rest) = self.reading.take()
-            && let Some(Kept { chunks, .. }) = self.slot.kept().take()
+            && let Some(Retained { chunks, .. }) = self.state.retained().take()
         {
-            *self.slot.body() = Some(body::boxed(Again { chunks, rest }));
+            *self.state.body() = Some(body::boxed(PrefixedBody { chunks, rest }));
         }
     }
 }
 
-/// A body of which the beginning was read before.
-struct Again {
+/// Body that begins with chunks read before.
+struct PrefixedBody {
     chunks: VecDeque<Bytes>,
     rest: Body,
 }
 
-impl http_body::Body for Again {
+impl http_body::Body for PrefixedBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -245,12 +248,12 @@ impl http_body::Body for Again {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let kept = self.chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        let retained = self.chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
         let rest = self.rest.size_hint();
         let mut hint = SizeHint::new();
-        hint.set_lower(kept + rest.lower());
+        hint.set_lower(retained + rest.lower());
         if let Some(upper) = rest.upper() {
-            hint.set_upper(kept + upper);
+            hint.set_upper(retained + upper);
         }
         hint
     }

@@ -1,4 +1,4 @@
-//! The two bodies of an exchange, as the server sees them.
+//! Request and response bodies of an exchange on the server's side.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,20 +14,20 @@ use hyper::body::Incoming;
 use tokio::task::coop;
 
 use crate::body::BoxError;
-use crate::serve::conversation::Exchange;
+use crate::serve::connection_state::Exchange;
 
-/// How much of a body nobody wants is read, and for how long, so that the client gets to read the answer.
-const UNWANTED_BYTES_MAX: usize = 64 << 20;
-const UNWANTED_TIME_MAX: Duration = Duration::from_secs(30);
+/// Limits of discarding an unread request body, so that the client gets to read the response.
+const DISCARD_BYTES_MAX: usize = 64 << 20;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The body of a request.
+/// Body of a request.
 pub(super) struct RequestBody {
-    /// Until it has ended.
+    /// Set until it has ended.
     incoming: Option<Incoming>,
-    /// Whether the rest is to be thrown away when nobody wants it. HTTP/2 can refuse a body without closing the connection.
+    /// Discard the unread rest. HTTP/2 can reject a body without closing the connection.
     discard: bool,
-    /// The client asks before it sends anything, and reading would tell it to.
-    asks_first: bool,
+    /// The client sent `Expect: 100-continue`, and reading the body would make it send the body.
+    expects_continue: bool,
     exchange: Arc<Exchange>,
     tasks: TaskSet,
 }
@@ -36,8 +36,8 @@ impl RequestBody {
     pub(super) fn new(incoming: Incoming, parts: &request::Parts, exchange: Arc<Exchange>, tasks: TaskSet) -> Self {
         let incoming = Some(incoming).filter(|incoming| !incoming.is_end_stream());
         let discard = parts.version != Version::HTTP_2;
-        let asks_first = parts.headers.contains_key(header::EXPECT);
-        Self { incoming, discard, asks_first, exchange, tasks }
+        let expects_continue = parts.headers.contains_key(header::EXPECT);
+        Self { incoming, discard, expects_continue, exchange, tasks }
     }
 }
 
@@ -48,14 +48,14 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
         let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
-        this.asks_first = false;
-        // A peer decides how small its frames are, and HTTP/2 has them ready without a look at a socket.
+        this.expects_continue = false;
+        // The peer chooses the size of frames, and HTTP/2 may have them ready without reading from the socket.
         let budget = ready!(coop::poll_proceed(cx));
         let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
         budget.made_progress();
         if !matches!(frame, Some(Ok(_))) || incoming.is_end_stream() {
             this.incoming = None;
-            this.exchange.body_is_over();
+            this.exchange.body_finished();
         }
         Poll::Ready(frame)
     }
@@ -72,19 +72,19 @@ impl Body for RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         let Some(incoming) = self.incoming.take() else { return };
-        self.exchange.body_is_over();
+        self.exchange.body_finished();
         if !self.discard
-            || self.asks_first
+            || self.expects_continue
             || incoming.is_end_stream()
             || tokio::runtime::Handle::try_current().is_err()
         {
             return;
         }
         let exchange = Arc::clone(&self.exchange);
-        let cut = self.tasks.token();
-        self.tasks.spawn("unwanted body", async move {
-            let discarded = tokio::time::timeout(UNWANTED_TIME_MAX, discard(incoming));
-            let _ = cut.run_until_cancelled(discarded).await;
+        let abort = self.tasks.token();
+        self.tasks.spawn("discarded body", async move {
+            let discarded = tokio::time::timeout(DISCARD_TIMEOUT, discard(incoming));
+            let _ = abort.run_until_cancelled(discarded).await;
             drop(exchange);
         });
     }
@@ -94,30 +94,30 @@ async fn discard(mut incoming: Incoming) {
     let mut bytes = 0;
     while let Some(Ok(frame)) = incoming.frame().await {
         bytes += frame.data_ref().map_or(0, Bytes::len);
-        if bytes > UNWANTED_BYTES_MAX {
+        if bytes > DISCARD_BYTES_MAX {
             return;
         }
         coop::consume_budget().await;
     }
 }
 
-/// The body of an answer.
-pub(super) struct AnswerBody<B> {
-    /// `None`: nothing.
+/// Body of a response.
+pub(super) struct ResponseBody<B> {
+    /// `None` for an empty body.
     body: Option<B>,
     exchange: Arc<Exchange>,
-    /// Its end is the end of the connection.
+    /// The end of the connection marks the end of the body.
     close_delimited: bool,
     failure: Option<BoxError>,
 }
 
-impl<B> AnswerBody<B> {
+impl<B> ResponseBody<B> {
     pub(super) fn new(body: Option<B>, exchange: Arc<Exchange>, close_delimited: bool) -> Self {
         Self { body, exchange, close_delimited, failure: None }
     }
 }
 
-impl<B> Body for AnswerBody<B>
+impl<B> Body for ResponseBody<B>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
@@ -131,17 +131,17 @@ where
             return Poll::Ready(Some(Err(failure)));
         }
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
-        // Whoever writes the frames of HTTP/2 takes all that are ready.
+        // The HTTP/2 writer takes all frames that are ready.
         let budget = ready!(coop::poll_proceed(cx));
         let frame = ready!(Pin::new(body).poll_frame(cx));
         budget.made_progress();
         match frame {
             Some(Err(failure)) => {
                 if this.close_delimited {
-                    this.exchange.set_broken();
+                    this.exchange.require_reset();
                 }
-                // hyper drops at once what it has not written yet. The chunks before the failure are the client's: they are
-                // written while hyper believes that nothing is ready.
+                // hyper drops unwritten data when a body fails. The chunks before the failure belong to the client;
+                // they are written while the body reports that no frame is ready.
                 this.failure = Some(failure.into());
                 cx.waker().wake_by_ref();
                 Poll::Pending

@@ -1,4 +1,4 @@
-//! Where connections come from.
+//! Listeners and their clients.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,20 +13,21 @@ use crate::dial::Stream;
 use crate::serve::HEAD_TIMEOUT;
 use crate::tls::Acceptor;
 
-/// When a silent peer is first asked whether it is there, how often then, and how often in vain. A client that vanished is
-/// gone after two minutes.
+/// TCP keep-alive: idle time before the first probe, interval and number of probes.
+///
+/// A client that disappeared is disconnected after two minutes.
 const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_PERIOD: Duration = Duration::from_secs(15);
 const KEEP_ALIVE_TRIES: u32 = 4;
 
-/// A bound socket of one of the kinds we know.
+/// Bound socket that accepts connections.
 #[derive(Debug)]
 pub enum Listener {
-    /// On a network.
+    /// TCP without TLS.
     Tcp(TcpListener),
-    /// On this machine.
+    /// Unix socket, for clients on this machine.
     Unix(UnixListener),
-    /// On a network, encrypted; clients that speak without TLS are served, too.
+    /// TCP with TLS; clients that speak without TLS are served, too.
     Tls(TcpListener, Acceptor),
 }
 
@@ -42,17 +43,17 @@ impl From<UnixListener> for Listener {
     }
 }
 
-/// How requests come in, as services behind us are told it.
+/// Scheme of a client's requests, as reported to upstreams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
-    /// In clear.
+    /// Without TLS.
     Http,
-    /// Over TLS.
+    /// With TLS.
     Https,
 }
 
 impl Scheme {
-    /// As URIs and `X-Forwarded-Proto` have it.
+    /// Returns the name used in URIs and in `X-Forwarded-Proto`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -62,7 +63,7 @@ impl Scheme {
     }
 }
 
-/// Who is at the other end of a connection, and how it speaks. Cheap to clone: all requests of a connection share it.
+/// Client of a connection. Cheap to clone: all requests of a connection share it.
 #[derive(Debug, Clone)]
 pub struct Peer(Arc<Inner>);
 
@@ -70,43 +71,43 @@ pub struct Peer(Arc<Inner>);
 struct Inner {
     address: Option<SocketAddr>,
     scheme: Scheme,
-    /// The address as `X-Forwarded-For` has it.
+    /// The address as an element of `X-Forwarded-For`.
     forwarded_for: Option<HeaderValue>,
 }
 
 impl Peer {
-    /// On a network.
+    /// Returns a client on a network.
     ///
     /// # Panics
     /// Never: an address is visible ASCII.
     #[must_use]
     pub fn tcp(address: SocketAddr, scheme: Scheme) -> Self {
-        // An address of IPv4 that was accepted on an IPv6 socket is known by its IPv4 form.
+        // An IPv4 address accepted on an IPv6 socket is reported in its IPv4 form.
         let text = address.ip().to_canonical().to_string();
         let forwarded_for = Some(HeaderValue::try_from(text).expect("an address is ASCII"));
         Self(Arc::new(Inner { address: Some(address), scheme, forwarded_for }))
     }
 
-    /// On this machine, and allowed to open our socket.
+    /// Returns a client on this machine, which has permission to open the Unix socket.
     #[must_use]
     pub fn unix() -> Self {
         Self(Arc::new(Inner { address: None, scheme: Scheme::Http, forwarded_for: None }))
     }
 
-    /// Its address, if it has one.
+    /// Returns its IP address; `None` for a Unix socket.
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
         self.0.address.map(|address| address.ip())
     }
 
-    /// How it speaks to us.
+    /// Returns the scheme of its requests.
     #[must_use]
     pub fn scheme(&self) -> Scheme {
         self.0.scheme
     }
 
-    /// The same client, as one that speaks so.
-    pub(super) fn over(self, scheme: Scheme) -> Self {
+    /// Returns the same client with another scheme.
+    pub(super) fn with_scheme(self, scheme: Scheme) -> Self {
         match self.0.address {
             Some(address) if self.0.scheme != scheme => Self::tcp(address, scheme),
             _ => self,
@@ -119,12 +120,14 @@ impl Peer {
 }
 
 impl Listener {
-    /// Cancel safe. What comes in is not read yet: a slow client must not keep others waiting.
+    /// Accepts a connection. Cancel safe.
+    ///
+    /// It reads no bytes, since a slow client must not delay others.
     pub(super) async fn accept(&self) -> io::Result<(Accepted, Peer)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                prepare(&stream);
+                set_options(&stream);
                 Ok((Accepted::Clear(Stream::Tcp(stream)), Peer::tcp(address, Scheme::Http)))
             }
             Self::Unix(listener) => {
@@ -133,39 +136,40 @@ impl Listener {
             }
             Self::Tls(listener, acceptor) => {
                 let (stream, address) = listener.accept().await?;
-                prepare(&stream);
-                Ok((Accepted::Encrypted(stream, acceptor.clone()), Peer::tcp(address, Scheme::Https)))
+                set_options(&stream);
+                Ok((Accepted::MaybeTls(stream, acceptor.clone()), Peer::tcp(address, Scheme::Https)))
             }
         }
     }
 }
 
-/// First byte of a TLS connection: a record of the handshake (RFC 8446, 5.1). No HTTP request begins with it.
+/// First byte of a TLS connection: a handshake record (RFC 8446, 5.1). No HTTP request begins with it.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// A connection that nothing was read from.
+/// Accepted connection, of which no byte was read.
 pub(super) enum Accepted {
     Clear(Stream),
-    /// Or in clear: its first byte tells.
-    Encrypted(TcpStream, Acceptor),
+    /// With TLS or without: the first byte decides.
+    MaybeTls(TcpStream, Acceptor),
 }
 
 impl Accepted {
-    /// The connection, ready for HTTP. First byte and handshake may take as long as a head may. Dropped before the end, it
-    /// closes the connection.
+    /// Completes the handshake and returns the connection, ready for HTTP.
+    ///
+    /// The first byte and the handshake have the same time limit as a head. Dropping the future closes the connection.
     pub(super) async fn open(self) -> io::Result<Stream> {
         match self {
             Self::Clear(stream) => Ok(stream),
-            Self::Encrypted(stream, acceptor) => {
-                let opened = tokio::time::timeout(HEAD_TIMEOUT, either(stream, acceptor));
+            Self::MaybeTls(stream, acceptor) => {
+                let opened = tokio::time::timeout(HEAD_TIMEOUT, detect_tls(stream, acceptor));
                 opened.await.map_err(|_| io::ErrorKind::TimedOut)?
             }
         }
     }
 }
 
-/// Clients may take an explicit port for one without TLS, and are answered there as well.
-async fn either(stream: TcpStream, acceptor: Acceptor) -> io::Result<Stream> {
+/// Returns a connection with or without TLS: clients may use `http` with the port for `https`.
+async fn detect_tls(stream: TcpStream, acceptor: Acceptor) -> io::Result<Stream> {
     let mut first = [0];
     match stream.peek(&mut first).await? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -174,17 +178,17 @@ async fn either(stream: TcpStream, acceptor: Acceptor) -> io::Result<Stream> {
     }
 }
 
-/// Whether a failure to accept says something about one connection only, which ended before it was accepted (accept(2)).
-pub(super) fn is_of_one_connection(error: &io::Error) -> bool {
+/// Returns true if the error belongs to one connection, which closed before it was accepted (accept(2)).
+pub(super) fn is_connection_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
     )
 }
 
-fn prepare(stream: &TcpStream) {
+fn set_options(stream: &TcpStream) {
     let set = || {
-        // Small frames go both ways: a keystroke must not wait for the next.
+        // Frames are small: a keystroke must not be delayed until the next one.
         sockopt::set_tcp_nodelay(stream, true)?;
         sockopt::set_tcp_keepidle(stream, KEEP_ALIVE_AFTER)?;
         sockopt::set_tcp_keepintvl(stream, KEEP_ALIVE_PERIOD)?;
@@ -192,7 +196,7 @@ fn prepare(stream: &TcpStream) {
         sockopt::set_socket_keepalive(stream, true)
     };
     if let Err(error) = set() {
-        // The client may be gone already, which the next read tells.
-        tracing::debug!(%error, "could not set a connection's options");
+        // The client may have disconnected, which the next read reports.
+        tracing::debug!(%error, "setting socket options failed");
     }
 }

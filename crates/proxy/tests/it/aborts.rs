@@ -1,4 +1,4 @@
-//! When one side breaks off the other is told: never does a part of a message look like the whole.
+//! Aborts reach the other side: an incomplete message never looks complete.
 
 use std::time::Duration;
 
@@ -10,26 +10,26 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
-use crate::stage::{
-    Client, GROUP, Handed, Source, Stage, abort, chunk, get, post, raw_upstream, read_head, soon, text, until,
-    upstream, write,
+use crate::test_proxy::{
+    BodySender, Channel, Client, GROUP, TestProxy, advance_time, chunk, expect_abort, get, post, raw_upstream,
+    read_head, text, upstream, wait_until, with_timeout, write,
 };
 
 const NOT_FOUND: &str = r#"{"sandboxId":"i123","message":"The sandbox was not found","code":502}"#;
 
-/// An answer that is never ended, and how it says where it would end.
+/// Incomplete responses, by the way in which their end would be marked.
 const HEADS: [&str; 3] =
     ["transfer-encoding: chunked\r\n\r\n4\r\npart\r\n", "content-length: 100\r\n\r\npart", "\r\npart"];
 
 #[tokio::test]
-async fn an_upstream_that_resets_in_the_middle_is_an_abort() {
+async fn an_upstream_reset_aborts_the_response() {
     for head in HEADS {
         for http2 in [false, true] {
-            // Taken by the first connection only.
+            // Taken by the only connection.
             let (arrived, wait) = oneshot::channel::<()>();
             let wait = std::sync::Mutex::new(Some(wait));
             let upstream = raw_upstream(move |_, mut stream| {
-                let wait = wait.lock().expect("no panic").take().expect("one connection");
+                let wait = wait.lock().expect("not poisoned").take().expect("there is one connection");
                 async move {
                     read_head(&mut stream).await;
                     write(&mut stream, &format!("HTTP/1.1 200 OK\r\n{head}")).await;
@@ -38,70 +38,72 @@ async fn an_upstream_that_resets_in_the_middle_is_an_abort() {
                 }
             })
             .await;
-            let stage = Stage::before(upstream).await;
-            let mut client = if http2 { Client::connect_http2(stage.address).await } else { stage.client().await };
+            let proxy = TestProxy::start(upstream).await;
+            let mut client = proxy.client_of(http2).await;
             let mut response = client.get("/").await;
             assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("part"));
             arrived.send(()).expect("the upstream waits");
-            abort(response.body_mut()).await;
+            expect_abort(response.body_mut()).await;
         }
     }
 }
 
 #[tokio::test]
-async fn an_upstream_that_ends_too_early_is_an_abort() {
-    // Without a length and chunks, the end of the connection is a proper end.
+async fn an_early_end_of_the_upstream_aborts_the_response() {
+    // Without a length or chunks, the end of the connection is a proper end.
     for head in &HEADS[..2] {
         let upstream = raw_upstream(move |_, mut stream| async move {
             read_head(&mut stream).await;
             write(&mut stream, &format!("HTTP/1.1 200 OK\r\n{head}")).await;
         })
         .await;
-        let stage = Stage::before(upstream).await;
-        let mut response = stage.client().await.get("/").await;
-        // What came before the failure is not lost with it.
+        let proxy = TestProxy::start(upstream).await;
+        let mut response = proxy.client().await.get("/").await;
+        // The bytes before the failure are not lost.
         assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("part"));
-        abort(response.body_mut()).await;
+        expect_abort(response.body_mut()).await;
     }
 }
 
 #[tokio::test]
-async fn a_client_that_only_knows_the_end_of_the_connection_gets_a_reset() {
-    let (mut source, body) = Source::body();
+async fn an_aborted_http_1_0_response_resets_the_connection() {
+    let (mut source, body) = BodySender::body();
     let body = std::sync::Arc::new(std::sync::Mutex::new(Some(body)));
     let upstream = upstream(move |_: Request<Incoming>| {
-        let body = body.lock().expect("no panic").take().expect("one request");
+        let body = body.lock().expect("not poisoned").take().expect("there is one request");
         std::future::ready(Response::new(body))
     })
     .await;
-    let stage = Stage::before(upstream).await;
-    let mut client = stage.raw().await;
+    let proxy = TestProxy::start(upstream).await;
+    let mut client = proxy.raw().await;
     write(&mut client, "GET / HTTP/1.0\r\nhost: a\r\n\r\n").await;
     assert!(read_head(&mut client).await.starts_with("HTTP/1.0 200"));
     source.send("part").await;
     let mut part = [0; 4];
     client.read_exact(&mut part).await.expect("the part");
-    stage.engine.cut(&GROUP);
-    let error = soon("the reset", client.read(&mut part)).await.expect_err("no proper end");
+    proxy.engine.abort(&GROUP);
+    let error = with_timeout("the reset", client.read(&mut part)).await.expect_err("no proper end");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
-/// Answers `/stream` with a body that the test feeds, reads everything of `/upload`, never answers `/silent`.
-async fn endless(mut request: Request<Incoming>, hand: impl Fn(Source)) -> Response<Body> {
+/// Handles the requests of the abort tests.
+///
+/// Responds to `/stream` with a body that the test sends, reads all of `/upload`, and never responds to `/silent`.
+async fn endless(mut request: Request<Incoming>, send: impl Fn(BodySender)) -> Response<Body> {
     match request.uri().path() {
         "/stream" => {
-            let (source, body) = Source::body();
-            hand(source);
+            let (source, body) = BodySender::body();
+            send(source);
             Response::new(body)
         }
         "/silent" => {
-            let (source, _) = Source::body();
-            hand(source);
+            let (source, _) = BodySender::body();
+            send(source);
             std::future::pending().await
         }
         "/upload" => {
-            let (source, _) = Source::body();
-            hand(source);
+            let (source, _) = BodySender::body();
+            send(source);
             while let Some(Ok(_)) = request.body_mut().frame().await {}
             Response::new(body::full("never"))
         }
@@ -109,44 +111,44 @@ async fn endless(mut request: Request<Incoming>, hand: impl Fn(Source)) -> Respo
     }
 }
 
-async fn check_cut(cut: impl Fn(&Stage), then: Result<&str, &str>) {
-    let mut sources = Handed::new();
-    let hand = sources.hand();
-    let stage = Stage::before(upstream(move |request| endless(request, hand.clone())).await).await;
+async fn check_abort(abort: impl Fn(&TestProxy), then: Result<&str, &str>) {
+    let mut sources = Channel::new();
+    let send = sources.sender();
+    let proxy = TestProxy::start(upstream(move |request| endless(request, send.clone())).await).await;
     for http2 in [false, true] {
-        let client = || async { if http2 { Client::connect_http2(stage.address).await } else { stage.client().await } };
+        let client = || async { proxy.client_of(http2).await };
         let mut client_of_stream = client().await;
         if then.is_err() && http2 {
-            // The first round closed it.
+            // The first round closed the group.
             assert_eq!(text(client_of_stream.get("/stream").await).await, NOT_FOUND);
             continue;
         }
         let mut stream = client_of_stream.get("/stream").await;
-        let mut source = sources.take().await;
+        let mut source = sources.recv().await;
         source.send("part").await;
         assert_eq!(chunk(stream.body_mut()).await.as_deref(), Some("part"));
 
         let mut client_of_silence = client().await;
         let mut client_of_upload = client().await;
-        let (_upload, upload_body) = Source::body();
+        let (_upload, upload_body) = BodySender::body();
         let waiting = async {
             tokio::join!(client_of_silence.get("/silent"), client_of_upload.send(post("/upload", upload_body)))
         };
-        let cut_them = async {
-            let both = (sources.take().await, sources.take().await);
-            assert_eq!(stage.engine.requests(&GROUP), 3);
-            cut(&stage);
+        let abort_all = async {
+            let both = (sources.recv().await, sources.recv().await);
+            assert_eq!(proxy.engine.requests(&GROUP), 3);
+            abort(&proxy);
             drop(both);
         };
-        let ((silence, upload), ()) = tokio::join!(waiting, cut_them);
-        abort(stream.body_mut()).await;
+        let ((silence, upload), ()) = tokio::join!(waiting, abort_all);
+        expect_abort(stream.body_mut()).await;
         for response in [silence, upload] {
             assert_eq!(response.status(), 502);
             assert_eq!(text(response).await, NOT_FOUND);
         }
-        until("the upstream to see it", || source.is_abandoned()).await;
-        until("the places to be free again", || stage.engine.requests(&GROUP) == 0).await;
-        assert_eq!(stage.engine.idle_connections(), 0);
+        wait_until("the upstream to notice", || source.is_closed()).await;
+        proxy.requests_finished().await;
+        assert_eq!(proxy.engine.idle_connections(), 0);
 
         let later = text(client().await.get("/later").await).await;
         assert_eq!(later, then.unwrap_or_else(|page| page));
@@ -154,179 +156,178 @@ async fn check_cut(cut: impl Fn(&Stage), then: Result<&str, &str>) {
 }
 
 #[tokio::test]
-async fn a_cut_ends_everything_at_once_and_later_requests_are_served() {
-    check_cut(|stage| stage.engine.cut(&GROUP), Ok("fine")).await;
+async fn abort_stops_all_requests_and_later_ones_are_served() {
+    check_abort(|proxy| proxy.engine.abort(&GROUP), Ok("fine")).await;
 }
 
 #[tokio::test]
-async fn a_closed_group_stays_closed() {
-    check_cut(|stage| stage.engine.close(&GROUP), Err(NOT_FOUND)).await;
+async fn close_stops_all_requests_and_later_ones_are_rejected() {
+    check_abort(|proxy| proxy.engine.close(&GROUP), Err(NOT_FOUND)).await;
 }
 
 #[tokio::test]
-async fn a_group_without_requests_can_be_closed_too() {
-    let stage = Stage::before(upstream(|_| async { Response::new(body::full("fine")) }).await).await;
-    stage.engine.close(&GROUP);
-    let response = stage.client().await.get("/").await;
+async fn a_group_without_requests_can_be_closed() {
+    let proxy = TestProxy::start(upstream(|_| async { Response::new(body::full("fine")) }).await).await;
+    proxy.engine.close(&GROUP);
+    let response = proxy.client().await.get("/").await;
     assert_eq!((response.status().as_u16(), text(response).await.as_str()), (502, NOT_FOUND));
-    assert_eq!(stage.dials(), 0);
+    assert_eq!(proxy.dials(), 0);
 }
 
 #[tokio::test]
-async fn a_shut_down_engine_serves_nothing() {
-    let stage = Stage::before(upstream(|_| async { Response::new(body::full("fine")) }).await).await;
-    let mut client = stage.client().await;
+async fn a_shut_down_engine_rejects_requests() {
+    let proxy = TestProxy::start(upstream(|_| async { Response::new(body::full("fine")) }).await).await;
+    let mut client = proxy.client().await;
     assert_eq!(text(client.get("/").await).await, "fine");
-    stage.engine.shutdown().await;
+    proxy.engine.shutdown().await;
     assert_eq!(client.get("/").await.status(), 502);
 }
 
-async fn pass(time: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(time).await;
-    tokio::time::resume();
-}
-
-/// What an upstream sees of a client that leaves: at most the end of the connection, never the end of a message.
-async fn check_client_leaves(request: &'static str, answer: &'static str) {
-    let mut seen = Handed::new();
-    let hand = seen.hand();
+/// Checks that an upstream sees at most the end of the connection when a client disconnects, never the end of a
+/// message.
+async fn check_client_leaves(request: &'static str, response: &'static str) {
+    let mut seen = Channel::new();
+    let send = seen.sender();
     let upstream = raw_upstream(move |_, mut stream: TcpStream| {
-        let hand = hand.clone();
+        let send = send.clone();
         async move {
             read_head(&mut stream).await;
-            write(&mut stream, answer).await;
-            hand(None);
+            write(&mut stream, response).await;
+            send(None);
             let mut rest = Vec::new();
             let _ = stream.read_to_end(&mut rest).await;
-            hand(Some(String::from_utf8(rest).expect("text")));
+            send(Some(String::from_utf8(rest).expect("text")));
         }
     })
     .await;
-    let stage = Stage::before(upstream).await;
-    let mut client = stage.raw().await;
+    let proxy = TestProxy::start(upstream).await;
+    let mut client = proxy.raw().await;
     write(&mut client, request).await;
-    assert_eq!(seen.take().await, None);
-    // Whoever gives up has waited for a while.
-    pass(Duration::from_secs(2)).await;
+    assert_eq!(seen.recv().await, None);
+    // Clients that give up have waited for a while.
+    advance_time(Duration::from_secs(2)).await;
     drop(client);
-    let rest = seen.take().await.expect("the end");
+    let rest = seen.recv().await.expect("the end");
     assert!(!rest.contains("0\r\n\r\n"), "{rest:?}");
-    until("the places to be free again", || stage.engine.requests(&GROUP) == 0).await;
+    proxy.requests_finished().await;
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_closes_the_upstream() {
+async fn a_disconnected_client_closes_the_upstream() {
     const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
     const UPLOAD: &str = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n4\r\npart\r\n";
     const STREAM: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\npart\r\n";
-    // Before the answer, in its middle, in the middle of the upload, and with both under way.
-    for (request, answer) in [(GET, ""), (GET, STREAM), (UPLOAD, ""), (UPLOAD, STREAM)] {
-        check_client_leaves(request, answer).await;
+    // Before the response, during it, during the upload, and during both.
+    for (request, response) in [(GET, ""), (GET, STREAM), (UPLOAD, ""), (UPLOAD, STREAM)] {
+        check_client_leaves(request, response).await;
     }
 }
 
 #[tokio::test]
-async fn a_client_that_closes_its_half_behind_the_request_gets_its_answer() {
-    let mut sources = Handed::new();
-    let hand = sources.hand();
-    let stage = Stage::before(upstream(move |request| endless(request, hand.clone())).await).await;
+async fn a_half_closed_client_gets_its_response() {
+    let mut sources = Channel::new();
+    let send = sources.sender();
+    let proxy = TestProxy::start(upstream(move |request| endless(request, send.clone())).await).await;
     for request in [
         "GET /stream HTTP/1.1\r\nhost: a\r\n\r\n",
         "GET /stream HTTP/1.0\r\nhost: a\r\n\r\n",
         "POST /stream HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody",
     ] {
-        let mut client = stage.raw().await;
+        let mut client = proxy.raw().await;
         write(&mut client, request).await;
-        client.shutdown().await.expect("half a close");
-        let mut source = sources.take().await;
-        // As long as something comes now and then.
+        client.shutdown().await.expect("half-close");
+        let mut source = sources.recv().await;
+        // The response may continue as long as a byte arrives now and then.
         for _ in 0..3 {
-            pass(Duration::from_secs(8)).await;
+            advance_time(Duration::from_secs(8)).await;
             source.send("part").await;
             let mut read = Vec::new();
             while !String::from_utf8_lossy(&read).contains("part") {
-                assert_ne!(soon("a part", client.read_buf(&mut read)).await.expect("it goes on"), 0, "{request}");
+                assert_ne!(
+                    with_timeout("a part", client.read_buf(&mut read)).await.expect("the response continues"),
+                    0,
+                    "{request}"
+                );
             }
         }
         source.end();
         let mut rest = Vec::new();
-        soon("the end", client.read_to_end(&mut rest)).await.expect("a proper end");
+        with_timeout("the end", client.read_to_end(&mut rest)).await.expect("a proper end");
     }
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_right_behind_its_request_holds_its_upstream_for_ten_seconds() {
-    let mut sources = Handed::new();
-    let hand = sources.hand();
-    let stage = Stage::before(upstream(move |request| endless(request, hand.clone())).await).await;
-    let mut client = stage.raw().await;
+async fn an_early_disconnect_holds_the_upstream_for_ten_seconds() {
+    let mut sources = Channel::new();
+    let send = sources.sender();
+    let proxy = TestProxy::start(upstream(move |request| endless(request, send.clone())).await).await;
+    let mut client = proxy.raw().await;
     write(&mut client, "GET /stream HTTP/1.1\r\nhost: a\r\n\r\n").await;
-    client.shutdown().await.expect("half a close");
-    let source = sources.take().await;
+    client.shutdown().await.expect("half-close");
+    let source = sources.recv().await;
     read_head(&mut client).await;
     drop(client);
-    pass(Duration::from_secs(9)).await;
-    // The proxy has polled the connection when it answers another.
-    let _ = stage.client().await.get("/").await;
-    assert!(!source.is_abandoned());
-    pass(Duration::from_secs(2)).await;
-    until("the upstream to see it", || source.is_abandoned()).await;
+    advance_time(Duration::from_secs(9)).await;
+    // When the proxy responds to another client, it has polled this connection.
+    let _ = proxy.client().await.get("/").await;
+    assert!(!source.is_closed());
+    advance_time(Duration::from_secs(2)).await;
+    wait_until("the upstream to notice", || source.is_closed()).await;
 }
 
 #[tokio::test]
-async fn half_an_upload_is_none() {
-    let mut seen = Handed::new();
-    let hand = seen.hand();
+async fn an_incomplete_upload_closes_the_upstream() {
+    let mut seen = Channel::new();
+    let send = seen.sender();
     let upstream = raw_upstream(move |_, mut stream: TcpStream| {
-        let hand = hand.clone();
+        let send = send.clone();
         async move {
             read_head(&mut stream).await;
             let mut rest = Vec::new();
             let _ = stream.read_to_end(&mut rest).await;
-            hand(rest);
+            send(rest);
         }
     })
     .await;
-    let stage = Stage::before(upstream).await;
-    let mut client = stage.raw().await;
+    let proxy = TestProxy::start(upstream).await;
+    let mut client = proxy.raw().await;
     write(&mut client, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nbody").await;
-    client.shutdown().await.expect("half a close");
-    assert!(seen.take().await.len() <= 4, "the upstream is told at once");
-    until("the places to be free again", || stage.engine.requests(&GROUP) == 0).await;
+    client.shutdown().await.expect("half-close");
+    assert!(seen.recv().await.len() <= 4, "the upstream is closed immediately");
+    proxy.requests_finished().await;
 }
 
 #[tokio::test]
 async fn a_reset_stream_closes_only_its_upstream() {
-    let mut sources = Handed::new();
-    let hand = sources.hand();
-    let stage = Stage::before(upstream(move |request| endless(request, hand.clone())).await).await;
-    let mut client = Client::connect_http2(stage.address).await;
+    let mut sources = Channel::new();
+    let send = sources.sender();
+    let proxy = TestProxy::start(upstream(move |request| endless(request, send.clone())).await).await;
+    let mut client = Client::connect_http2(proxy.address).await;
     let first = client.get("/stream").await;
-    let first_source = sources.take().await;
+    let first_source = sources.recv().await;
     let mut second = client.get("/stream").await;
-    let mut second_source = sources.take().await;
+    let mut second_source = sources.recv().await;
     drop(first);
-    until("the upstream to see it", || first_source.is_abandoned()).await;
+    wait_until("the upstream to notice", || first_source.is_closed()).await;
     second_source.send("alive").await;
     assert_eq!(chunk(second.body_mut()).await.as_deref(), Some("alive"));
 }
 
 #[tokio::test]
-async fn no_answer_is_told_with_the_right_page() {
-    let unreachable = |answer: &'static str| async move {
+async fn a_missing_response_has_the_unreachable_page() {
+    let unreachable = |response: &'static str| async move {
         let upstream = raw_upstream(move |_, mut stream| async move {
             read_head(&mut stream).await;
-            write(&mut stream, answer).await;
+            write(&mut stream, response).await;
         })
         .await;
-        let stage = Stage::before(upstream).await;
-        let response = stage.client().await.send(get("/")).await;
+        let proxy = TestProxy::start(upstream).await;
+        let response = proxy.client().await.send(get("/")).await;
         assert_eq!(response.status(), 502);
         let page = text(response).await;
         assert!(!page.contains("was not found") && !page.contains("port is not open"), "{page}");
         assert!(page.starts_with(r#"{"sandboxId":"i123","message":""#), "{page}");
-        assert_eq!(stage.dials(), 1);
+        assert_eq!(proxy.dials(), 1);
     };
     unreachable("").await;
     unreachable("no HTTP at all\r\n\r\n").await;
@@ -334,27 +335,27 @@ async fn no_answer_is_told_with_the_right_page() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_holds_the_writer_back() {
-    let mut progress = Handed::new();
-    let hand = progress.hand();
+async fn a_slow_reader_slows_the_writer_down() {
+    let mut progress = Channel::new();
+    let send = progress.sender();
     let upstream = raw_upstream(move |_, mut stream: TcpStream| {
-        let hand = hand.clone();
+        let send = send.clone();
         async move {
             read_head(&mut stream).await;
             write(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 1073741824\r\n\r\n").await;
             let chunk = vec![b'x'; 1 << 20];
             let mut written = 0;
-            // Until the buffers on the way are full: then a write does not end.
+            // Stops when all buffers on the way are full, so that a write blocks.
             while let Ok(Ok(())) = tokio::time::timeout(Duration::from_millis(500), stream.write_all(&chunk)).await {
                 written += chunk.len();
             }
-            hand(written);
+            send(written);
         }
     })
     .await;
-    let stage = Stage::before(upstream).await;
-    let response = stage.client().await.get("/").await;
-    // Nobody reads the gigabyte, so it must not have been taken either.
-    assert!(progress.take().await < 64 << 20);
+    let proxy = TestProxy::start(upstream).await;
+    let response = proxy.client().await.get("/").await;
+    // The gigabyte is not read, so it must not have been accepted either.
+    assert!(progress.recv().await < 64 << 20);
     drop(response);
 }

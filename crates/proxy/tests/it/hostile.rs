@@ -1,6 +1,6 @@
-//! Upstreams and clients that send without pause: other tasks of the same workers keep their turn.
+//! Upstreams and clients that send without pause must not starve other tasks of the same workers.
 //!
-//! Whoever sends does so from threads of its own, so that nothing but the proxy can hold up its runtime.
+//! They send from their own threads, so that only the proxy can block its runtime.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,34 +14,36 @@ use http::Response;
 use http_body_util::BodyExt;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::stage::{Client, Stage, get, upstream};
+use crate::test_proxy::{Client, TestProxy, get, upstream};
 
-/// Twice as many as the proxy has workers.
-const HOSTILE: usize = 4;
+/// Twice the number of the proxy's workers.
+const ATTACKERS: usize = 4;
 const WORKERS: usize = 2;
-/// How long a task that is woken may wait for a worker. A turn takes up to 0.1 s unoptimized; the rest is for a machine that runs
-/// other tests. Without turns the wait has no end.
+/// Maximum time between waking a task and polling it.
+///
+/// Using up a byte budget takes up to 0.1 s unoptimized; the rest is for a machine that runs other tests. Without byte
+/// budgets the wait has no end.
 const WAIT_MAX: Duration = Duration::from_secs(5);
-/// How often the neighbour is woken under attack.
+/// Number of times that the measuring task is woken.
 const TICKS: usize = 20;
 const TICK: Duration = Duration::from_millis(2);
-/// When a client or a neighbour counts as starved.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Time after which a client or the measuring task counts as starved.
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn workers() -> Runtime {
-    // Timers are looked at after a few tasks, and not after 61: the wait is that for a worker.
+    // Timers are checked after a few tasks instead of 61, so that the measured time is that of waiting for a worker.
     let mut builder = Builder::new_multi_thread();
     builder.worker_threads(WORKERS).event_interval(4).enable_all().build().expect("a runtime")
 }
 
-/// Writes `first` and then `endless`, again and again, until the other side is gone.
+/// Writes `first` and then `endless` repeatedly, until the connection closes.
 fn flood(mut stream: TcpStream, first: &str, endless: &str) {
     let _ = stream.write_all(first.as_bytes());
     let block = endless.repeat((64 << 10) / endless.len());
     while stream.write_all(block.as_bytes()).is_ok() {}
 }
 
-/// An upstream that floods whoever sends it a request.
+/// Starts an upstream that floods the connection after a request.
 fn flooding_upstream(first: &'static str, endless: &'static str) -> NodeAddress {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound");
@@ -56,8 +58,8 @@ fn flooding_upstream(first: &'static str, endless: &'static str) -> NodeAddress 
     NodeAddress::Tcp(address)
 }
 
-/// The longest that a task on these workers waited for its turn.
-fn neighbour_wait(runtime: &Runtime) -> Duration {
+/// Returns the longest time that a task on these workers waited to be polled.
+fn longest_wait(runtime: &Runtime) -> Duration {
     let (sender, ticks) = mpsc::channel();
     runtime.spawn(async move {
         for _ in 0..TICKS {
@@ -68,66 +70,66 @@ fn neighbour_wait(runtime: &Runtime) -> Duration {
             }
         }
     });
-    let wait = (0..TICKS).map(|_| ticks.recv_timeout(PATIENCE).expect("a neighbour gets its turn"));
+    let wait = (0..TICKS).map(|_| ticks.recv_timeout(TEST_TIMEOUT).expect("the task is polled"));
     wait.max().expect("there are ticks")
 }
 
-/// The first bytes of what is answered to a plain request, and the connection.
-fn ask(address: SocketAddr) -> (String, TcpStream) {
+/// Sends a request. Returns the first bytes of the response, and the connection.
+fn get_status(address: SocketAddr) -> (String, TcpStream) {
     let mut stream = TcpStream::connect(address).expect("the proxy listens");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a TCP socket");
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).expect("a TCP socket");
     stream.write_all(b"GET / HTTP/1.1\r\nhost: 8080-i123.example.com\r\n\r\n").expect("the proxy reads");
     let mut status = [0; 12];
-    stream.read_exact(&mut status).expect("an answer");
+    stream.read_exact(&mut status).expect("a response");
     (String::from_utf8(status.to_vec()).expect("ASCII"), stream)
 }
 
 #[test]
-fn endless_informational_answers_are_a_502() {
+fn endless_informational_responses_are_a_502() {
     for endless in ["HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n", "\r\n"] {
         let runtime = workers();
-        let stage = runtime.block_on(Stage::before(flooding_upstream("", endless)));
-        let address = stage.address;
-        let clients: Vec<_> = (0..HOSTILE).map(|_| thread::spawn(move || ask(address).0)).collect();
-        let wait = neighbour_wait(&runtime);
+        let proxy = runtime.block_on(TestProxy::start(flooding_upstream("", endless)));
+        let address = proxy.address;
+        let clients: Vec<_> = (0..ATTACKERS).map(|_| thread::spawn(move || get_status(address).0)).collect();
+        let wait = longest_wait(&runtime);
         assert!(wait < WAIT_MAX, "{endless:?}: waited {wait:?}");
         for client in clients {
-            assert_eq!(client.join().expect("an answer"), "HTTP/1.1 502", "{endless:?}");
+            assert_eq!(client.join().expect("a response"), "HTTP/1.1 502", "{endless:?}");
         }
         runtime.shutdown_background();
     }
 }
 
 #[test]
-fn an_upstream_s_endless_framing_lets_others_have_their_turn() {
+fn endless_framing_of_an_upstream_does_not_starve_other_tasks() {
     const HEAD: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     for endless in ["0", "1\r\nx\r\n"] {
         let runtime = workers();
-        let stage = runtime.block_on(Stage::before(flooding_upstream(HEAD, endless)));
+        let proxy = runtime.block_on(TestProxy::start(flooding_upstream(HEAD, endless)));
         let mut connections = Vec::new();
-        for _ in 0..HOSTILE {
-            let (status, mut stream) = ask(stage.address);
+        for _ in 0..ATTACKERS {
+            let (status, mut stream) = get_status(proxy.address);
             assert_eq!(status, "HTTP/1.1 200");
             let reading = stream.try_clone().expect("a descriptor");
             connections.push(reading);
             thread::spawn(move || std::io::copy(&mut stream, &mut std::io::sink()));
         }
-        let wait = neighbour_wait(&runtime);
+        let wait = longest_wait(&runtime);
         assert!(wait < WAIT_MAX, "{endless:?}: waited {wait:?}");
         for connection in connections {
-            connection.shutdown(std::net::Shutdown::Both).expect("it is open");
+            connection.shutdown(std::net::Shutdown::Both).expect("the connection is open");
         }
         runtime.shutdown_background();
     }
 }
 
 #[test]
-fn tiny_chunks_to_http_2_let_others_have_their_turn() {
+fn tiny_chunks_to_http2_do_not_starve_other_tasks() {
     const HEAD: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     let (runtime, clients) = (workers(), workers());
-    let stage = runtime.block_on(Stage::before(flooding_upstream(HEAD, "1\r\nx\r\n")));
-    for _ in 0..HOSTILE {
-        let mut client = clients.block_on(Client::connect_http2(stage.address));
+    let proxy = runtime.block_on(TestProxy::start(flooding_upstream(HEAD, "1\r\nx\r\n")));
+    for _ in 0..ATTACKERS {
+        let mut client = clients.block_on(Client::connect_http2(proxy.address));
         let response = clients.block_on(client.send(get("/")));
         clients.spawn(async move {
             let _client = client;
@@ -135,32 +137,32 @@ fn tiny_chunks_to_http_2_let_others_have_their_turn() {
             while let Some(Ok(_)) = body.frame().await {}
         });
     }
-    let wait = neighbour_wait(&runtime);
+    let wait = longest_wait(&runtime);
     assert!(wait < WAIT_MAX, "waited {wait:?}");
     clients.shutdown_background();
     runtime.shutdown_background();
 }
 
 #[test]
-fn a_client_s_endless_framing_lets_others_have_their_turn() {
+fn endless_framing_of_a_client_does_not_starve_other_tasks() {
     const HEAD: &str = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
     for (first, endless) in [(HEAD, "0"), (HEAD, "1\r\nx\r\n"), ("", "\r\n"), ("GET /", "a")] {
         let runtime = workers();
-        let stage = runtime.block_on(async {
+        let proxy = runtime.block_on(async {
             let upstream = upstream(|request: http::Request<hyper::body::Incoming>| async {
                 let mut body = request.into_body();
                 while let Some(Ok(_)) = body.frame().await {}
                 Response::new(body::empty())
             });
-            Stage::before(upstream.await).await
+            TestProxy::start(upstream.await).await
         });
         let mut connections = Vec::new();
-        for _ in 0..HOSTILE {
-            let stream = TcpStream::connect(stage.address).expect("the proxy listens");
+        for _ in 0..ATTACKERS {
+            let stream = TcpStream::connect(proxy.address).expect("the proxy listens");
             connections.push(stream.try_clone().expect("a descriptor"));
             thread::spawn(move || flood(stream, first, endless));
         }
-        let wait = neighbour_wait(&runtime);
+        let wait = longest_wait(&runtime);
         assert!(wait < WAIT_MAX, "{first:?} {endless:?}: waited {wait:?}");
         for connection in connections {
             let _ = connection.shutdown(std::net::Shutdown::Both);

@@ -1,4 +1,4 @@
-//! From the first connection until nothing is left.
+//! Servers from the first connection to the end of the drain.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -9,84 +9,75 @@ use hearth_proxy::{Body, Config, body};
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::StreamBody;
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::stage::{Client, Handed, Source, Stage, abort, chunk, get, read_head, serving, soon, text, upstream, write};
-
-/// An upstream whose answers the test feeds.
-async fn fed(sources: &Handed<Source>) -> hearth_types::NodeAddress {
-    let hand = sources.hand();
-    upstream(move |_: Request<Incoming>| {
-        let (source, body) = Source::body();
-        hand(source);
-        std::future::ready(Response::new(body))
-    })
-    .await
-}
+use crate::test_proxy::{
+    Client, TestProxy, chunk, expect_abort, get, read_head, serve_config, serve_handler, streaming_upstream, text,
+    with_timeout, write,
+};
 
 #[tokio::test]
-async fn a_drain_lets_answers_end_and_takes_no_new_connections() {
+async fn a_drain_finishes_responses_and_accepts_no_new_connections() {
     for http2 in [false, true] {
-        let mut sources = Handed::new();
-        let stage = Stage::before(fed(&sources).await).await;
-        let mut client = if http2 { Client::connect_http2(stage.address).await } else { stage.client().await };
+        let (upstream, mut sources) = streaming_upstream().await;
+        let proxy = TestProxy::start(upstream).await;
+        let mut client = proxy.client_of(http2).await;
         let mut response = client.get("/").await;
-        let mut source = sources.take().await;
-        let (mut silent, mut late) = (stage.raw().await, stage.raw().await);
-        // Those that have said nothing have been accepted, too.
-        let idle = stage.client().await.get("/").await;
-        sources.take().await.end();
+        let mut source = sources.recv().await;
+        let (mut silent, mut late) = (proxy.raw().await, proxy.raw().await);
+        // Once this request is served, the silent connections have been accepted, too.
+        let idle = proxy.client().await.get("/").await;
+        sources.recv().await.end();
         assert_eq!(text(idle).await, "");
 
-        stage.shutdown.cancel();
-        // What was on its way is answered, and whoever asks nothing is not waited for.
+        proxy.shutdown.cancel();
+        // A request in transit is served, and a silent connection is not waited for.
         write(&mut late, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
-        sources.take().await.end();
-        let answer = soon("the answer", read_head(&mut late)).await.to_ascii_lowercase();
-        assert!(answer.starts_with("http/1.1 200 ") && answer.contains("connection: close"), "{answer}");
-        assert_eq!(soon("the end", silent.read(&mut [0; 1])).await.expect("a proper end"), 0);
+        sources.recv().await.end();
+        let head = with_timeout("the response", read_head(&mut late)).await.to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 200 ") && head.contains("connection: close"), "{head}");
+        assert_eq!(with_timeout("the end", silent.read(&mut [0; 1])).await.expect("a proper end"), 0);
         source.send("late").await;
         assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("late"));
-        assert!(TcpStream::connect(stage.address).await.is_err());
+        assert!(TcpStream::connect(proxy.address).await.is_err());
         source.end();
         assert_eq!(chunk(response.body_mut()).await, None);
-        assert_eq!(soon("the drain", stage.served).await.expect("no panic"), 0);
+        assert_eq!(with_timeout("the drain", proxy.served).await.expect("the task does not panic"), 0);
     }
 }
 
 #[tokio::test]
-async fn what_outlives_the_patience_is_cut() {
+async fn requests_are_aborted_at_the_drain_timeout() {
     for http2 in [false, true] {
-        let mut sources = Handed::new();
-        let serving = serve::Config { drain_patience: Duration::from_millis(50), ..serving() };
-        let stage = Stage::with(fed(&sources).await, Config::for_guests(), serving).await;
-        let mut client = if http2 { Client::connect_http2(stage.address).await } else { stage.client().await };
+        let (upstream, mut sources) = streaming_upstream().await;
+        let serve_config = serve::Config { drain_timeout: Duration::from_millis(50), ..serve_config() };
+        let proxy = TestProxy::start_with(upstream, Config::for_guests(), serve_config).await;
+        let mut client = proxy.client_of(http2).await;
         let mut response = client.get("/").await;
-        let mut source = sources.take().await;
+        let mut source = sources.recv().await;
         source.send("part").await;
         assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("part"));
-        stage.shutdown.cancel();
-        assert_eq!(soon("the cut", stage.served).await.expect("no panic"), 1);
-        abort(response.body_mut()).await;
+        proxy.shutdown.cancel();
+        assert_eq!(with_timeout("the abort", proxy.served).await.expect("the task does not panic"), 1);
+        expect_abort(response.body_mut()).await;
     }
 }
 
 #[tokio::test]
-async fn dropping_the_server_cuts_everything() {
-    let mut sources = Handed::new();
-    let stage = Stage::before(fed(&sources).await).await;
-    let mut response = stage.client().await.get("/").await;
-    let _source = sources.take().await;
-    stage.served.abort();
-    abort(response.body_mut()).await;
+async fn dropping_the_server_aborts_all_requests() {
+    let (upstream, mut sources) = streaming_upstream().await;
+    let proxy = TestProxy::start(upstream).await;
+    let mut response = proxy.client().await.get("/").await;
+    let _source = sources.recv().await;
+    proxy.served.abort();
+    expect_abort(response.body_mut()).await;
 }
 
 #[tokio::test]
-async fn a_unix_socket_is_served_too() {
+async fn a_unix_socket_is_served() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("proxy");
     let listener = UnixListener::bind(&path).expect("a free path");
@@ -95,64 +86,55 @@ async fn a_unix_socket_is_served_too() {
         Ok::<_, Infallible>(Response::new(body::full(format!("{ip:?}"))))
     });
     let shutdown = CancellationToken::new();
-    let served = tokio::spawn(serve::serve(listener, service, serving(), shutdown.clone()));
-    let stream = UnixStream::connect(&path).await.expect("it listens");
+    let served = tokio::spawn(serve::serve(listener, service, serve_config(), shutdown.clone()));
+    let stream = UnixStream::connect(&path).await.expect("the server listens");
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a handshake");
     tokio::spawn(connection);
     assert_eq!(text(Client::Http1(sender).send(get("/")).await).await, "Some(None)");
     shutdown.cancel();
-    assert_eq!(soon("the drain", served).await.expect("no panic"), 0);
+    assert_eq!(with_timeout("the drain", served).await.expect("the task does not panic"), 0);
 }
 
 #[tokio::test]
-async fn handlers_know_the_peer() {
-    let (listener, address) = crate::stage::listen().await;
-    let service = tower::service_fn(|request: Request<Body>| async move {
+async fn handlers_get_the_peer() {
+    let (address, _server) = serve_handler(|request: Request<Body>| async move {
         let peer = request.extensions().get::<Peer>().and_then(Peer::ip);
-        Ok::<_, Infallible>(Response::new(body::full(format!("{peer:?}"))))
-    });
-    let shutdown = CancellationToken::new();
-    let _end = shutdown.clone().drop_guard();
-    tokio::spawn(serve::serve(listener, service, serving(), shutdown));
+        Response::new(body::full(format!("{peer:?}")))
+    })
+    .await;
     for mut client in [Client::connect(address).await, Client::connect_http2(address).await] {
         assert_eq!(text(client.get("/").await).await, "Some(127.0.0.1)");
     }
 }
 
 #[tokio::test]
-async fn what_came_before_a_failure_is_still_the_client_s() {
-    let (listener, address) = crate::stage::listen().await;
-    let service = tower::service_fn(|_: Request<Body>| async {
-        // Both are there at once, so that nothing but care keeps the failure from overtaking the part.
+async fn chunks_before_a_failure_reach_the_client() {
+    let (address, _server) = serve_handler(|_: Request<Body>| async {
+        // Both are ready at the same time, so the failure could overtake the chunk.
         let part = Ok(Frame::data(Bytes::from_static(b"part")));
         let frames = futures::stream::iter([part, Err(std::io::Error::other("broken"))]);
-        Ok::<_, Infallible>(Response::new(body::boxed(StreamBody::new(frames))))
-    });
-    let shutdown = CancellationToken::new();
-    let _end = shutdown.clone().drop_guard();
-    tokio::spawn(serve::serve(listener, service, serving(), shutdown));
+        Response::new(body::boxed(StreamBody::new(frames)))
+    })
+    .await;
     for mut client in [Client::connect(address).await, Client::connect_http2(address).await] {
         let mut response = client.get("/").await;
         assert_eq!(chunk(response.body_mut()).await.as_deref(), Some("part"));
-        abort(response.body_mut()).await;
+        expect_abort(response.body_mut()).await;
     }
 }
 
 #[tokio::test]
-async fn a_client_that_asks_first_is_not_told_to_send_what_nobody_wants() {
-    let (listener, address) = crate::stage::listen().await;
-    let service = tower::service_fn(|request: Request<Body>| async {
+async fn expect_continue_is_not_answered_for_an_unread_body() {
+    let (address, _server) = serve_handler(|request: Request<Body>| async {
         drop(request);
-        // Whoever reads the body in our place would do so now.
+        // If the server read the body instead of the handler, it would do so now.
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
-        Ok::<_, Infallible>(Response::builder().status(413).body(body::empty()).expect("a response"))
-    });
-    let shutdown = CancellationToken::new();
-    let _end = shutdown.clone().drop_guard();
-    tokio::spawn(serve::serve(listener, service, serving(), shutdown));
-    let mut client = TcpStream::connect(address).await.expect("it listens");
+        Response::builder().status(413).body(body::empty()).expect("a response")
+    })
+    .await;
+    let mut client = TcpStream::connect(address).await.expect("the server listens");
     write(&mut client, "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n").await;
-    assert!(soon("the answer", read_head(&mut client)).await.starts_with("HTTP/1.1 413 "));
+    assert!(with_timeout("the response", read_head(&mut client)).await.starts_with("HTTP/1.1 413 "));
 }

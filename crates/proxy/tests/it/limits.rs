@@ -1,4 +1,4 @@
-//! How much of everything there may be, and what clients read then.
+//! Limits of requests and connections, and the responses beyond them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,21 +8,17 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::io::AsyncReadExt;
 
-use crate::stage::{Client, GROUP, Handed, Source, Stage, get, listen, serving, soon, text, until, upstream, write};
+use crate::test_proxy::{
+    BodySender, Channel, Client, TestProxy, closed_port, get, serve_config, streaming_upstream, text, upstream,
+    wait_until, with_timeout, write,
+};
 
 #[tokio::test]
-async fn too_many_requests_to_a_sandbox_are_refused() {
-    let mut sources = Handed::new();
-    let hand = sources.hand();
-    let upstream = upstream(move |_: Request<Incoming>| {
-        let (source, body) = Source::body();
-        hand(source);
-        std::future::ready(Response::new(body))
-    })
-    .await;
+async fn too_many_requests_to_a_sandbox_are_rejected() {
+    let (upstream, mut sources) = streaming_upstream().await;
     let config = Config { requests_per_group_max: 2, ..Config::for_guests() };
-    let stage = Stage::with(upstream, config, serving()).await;
-    let mut client = Client::connect_http2(stage.address).await;
+    let proxy = TestProxy::start_with(upstream, config, serve_config()).await;
+    let mut client = Client::connect_http2(proxy.address).await;
     let (first, second) = (client.get("/").await, client.get("/").await);
     let refused = client.get("/").await;
     assert_eq!(refused.status(), 429);
@@ -31,56 +27,51 @@ async fn too_many_requests_to_a_sandbox_are_refused() {
         text(refused).await,
         r#"{"sandboxId":"i123","message":"Too many connections to the sandbox are open","connectionLimit":2,"code":429}"#
     );
-    // A place is free again when an answer has ended, and also when it is not wanted any more.
-    sources.take().await.end();
+    // A request no longer counts when its response has ended or was dropped.
+    sources.recv().await.end();
     assert_eq!(text(first).await, "");
     drop(second);
-    until("the places to be free again", || stage.engine.requests(&GROUP) == 0).await;
+    proxy.requests_finished().await;
     assert_eq!(client.get("/").await.status(), 200);
 }
 
 #[tokio::test]
 async fn a_closed_port_is_reported_after_five_attempts() {
-    let (listener, address) = listen().await;
-    drop(listener);
-    let stage = Stage::before(NodeAddress::Tcp(address)).await;
-    let response = stage.client().await.get("/").await;
+    let proxy = TestProxy::start(NodeAddress::Tcp(closed_port().await)).await;
+    let response = proxy.client().await.get("/").await;
     assert_eq!(response.status(), 502);
     assert_eq!(response.headers()["content-type"], "application/json; charset=utf-8");
     assert_eq!(
         text(response).await,
         r#"{"sandboxId":"i123","message":"The sandbox is running but port is not open","port":8080,"code":502}"#
     );
-    assert_eq!(stage.dials(), 5);
+    assert_eq!(proxy.dials(), 5);
 }
 
 #[tokio::test]
 async fn a_server_that_is_just_starting_is_not_reported_closed() {
-    let (listener, address) = listen().await;
-    drop(listener);
-    let stage = Stage::before(NodeAddress::Tcp(address)).await;
-    let mut client = stage.client().await;
+    let address = closed_port().await;
+    let proxy = TestProxy::start(NodeAddress::Tcp(address)).await;
+    let mut client = proxy.client().await;
     let start = async {
-        until("the first attempts", || stage.dials() == 2).await;
+        wait_until("the first attempts", || proxy.dials() == 2).await;
         let listener = tokio::net::TcpListener::bind(address).await.expect("the port is still free");
         let service = tower::service_fn(|_| async { Ok(Response::new(body::full("started"))) });
-        tokio::spawn(serve::serve(listener, service, serving(), stage.shutdown.clone()));
+        tokio::spawn(serve::serve(listener, service, serve_config(), proxy.shutdown.clone()));
     };
     let (response, ()) = tokio::join!(client.get("/"), start);
     assert_eq!(text(response).await, "started");
-    assert!(stage.dials() > 2);
+    assert!(proxy.dials() > 2);
 }
 
 #[tokio::test]
-async fn a_person_reads_the_same_as_a_page() {
-    let (listener, address) = listen().await;
-    drop(listener);
-    let stage = Stage::before(NodeAddress::Tcp(address)).await;
+async fn browsers_get_the_message_as_html() {
+    let proxy = TestProxy::start(NodeAddress::Tcp(closed_port().await)).await;
     let mut request = get("/");
     let agent = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
     request.headers_mut().insert("user-agent", agent.parse().expect("a value"));
     request.headers_mut().insert("accept", "text/html,*/*;q=0.8".parse().expect("a value"));
-    let response = stage.client().await.send(request).await;
+    let response = proxy.client().await.send(request).await;
     assert_eq!(response.status(), 502);
     assert_eq!(response.headers()["content-type"], "text/html; charset=utf-8");
     let page = text(response).await;
@@ -89,52 +80,52 @@ async fn a_person_reads_the_same_as_a_page() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_bound_wait_while_all_are_busy() {
-    let mut sources = Handed::new();
-    let hand = sources.hand();
+async fn connections_beyond_the_limit_wait_while_all_are_busy() {
+    let mut sources = Channel::new();
+    let send = sources.sender();
     let upstream = upstream(move |request: Request<Incoming>| {
-        let (source, body) = Source::body();
+        let (source, body) = BodySender::body();
         let body = if request.uri().path() == "/stream" { body } else { body::full("fine") };
-        hand(source);
+        send(source);
         std::future::ready(Response::new(body))
     })
     .await;
-    let serving = serve::Config { connections_max: 1, ..serving() };
-    let stage = Stage::with(upstream, Config::for_guests(), serving).await;
-    let mut first = stage.client().await;
+    let serve_config = serve::Config { connections_max: 1, ..serve_config() };
+    let proxy = TestProxy::start_with(upstream, Config::for_guests(), serve_config).await;
+    let mut first = proxy.client().await;
     let stream = first.get("/stream").await;
-    let mut second = stage.client().await;
+    let mut second = proxy.client().await;
     let is_over = AtomicBool::new(false);
-    let asked = async {
+    let waiting = async {
         assert_eq!(text(second.get("/").await).await, "fine");
-        assert!(is_over.load(Ordering::SeqCst), "answered in place of one that was busy");
+        assert!(is_over.load(Ordering::SeqCst), "the busy connection was replaced");
     };
     let busy = async {
-        let mut source = sources.take().await;
+        let mut source = sources.recv().await;
         source.send("part").await;
         is_over.store(true, Ordering::SeqCst);
         source.end();
         assert_eq!(text(stream).await, "part");
     };
-    tokio::join!(asked, busy);
+    tokio::join!(waiting, busy);
 }
 
 #[tokio::test]
 async fn the_longest_idle_connection_is_closed_for_a_new_one() {
     let upstream = upstream(|_: Request<Incoming>| std::future::ready(Response::new(body::full("fine")))).await;
-    let serving = serve::Config { connections_max: 4, ..serving() };
-    let stage = Stage::with(upstream, Config::for_guests(), serving).await;
-    // One that says nothing, one in the middle of a head, and one that has been answered.
-    let mut silent = stage.raw().await;
-    let mut slow = stage.raw().await;
+    let serve_config = serve::Config { connections_max: 4, ..serve_config() };
+    let proxy = TestProxy::start_with(upstream, Config::for_guests(), serve_config).await;
+    // A silent connection, one within a head, and one that has been served.
+    let mut silent = proxy.raw().await;
+    let mut slow = proxy.raw().await;
     write(&mut slow, "GET / HTTP/1.1\r\nhost: a\r\nx-slow").await;
-    let mut answered = stage.client().await;
-    assert_eq!(text(answered.get("/").await).await, "fine");
-    // All come from one address, which has two places.
-    assert_eq!(text(stage.client().await.get("/").await).await, "fine");
+    let mut served = proxy.client().await;
+    assert_eq!(text(served.get("/").await).await, "fine");
+    // All have the same address, which may have two connections.
+    assert_eq!(text(proxy.client().await.get("/").await).await, "fine");
     for mut closed in [silent.split().0, slow.split().0] {
-        let read = soon("the end", closed.read(&mut [0; 1])).await;
+        let read = with_timeout("the end", closed.read(&mut [0; 1])).await;
         assert!(read.is_err() || read.is_ok_and(|bytes| bytes == 0));
     }
-    assert_eq!(text(answered.get("/").await).await, "fine");
+    assert_eq!(text(served.get("/").await).await, "fine");
 }

@@ -1,4 +1,4 @@
-//! The proxy between real sockets: clients and upstreams are other programs as far as it can tell.
+//! Tests of the proxy over real sockets.
 
 mod aborts;
 mod heads;
@@ -7,6 +7,6 @@ mod http2;
 mod lifecycle;
 mod limits;
 mod pool;
-mod stage;
 mod streaming;
+mod test_proxy;
 mod upgrades;

@@ -1,4 +1,4 @@
-//! Connections to upstreams are used again while that is safe.
+//! Reuse of connections to upstreams.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,73 +11,55 @@ use hyper::body::Incoming;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use crate::stage::{
-    Client, GROUP, Handed, Source, Stage, get, post, raw_upstream, read_head, serving, soon, text, until, upstream,
-    write,
+use crate::test_proxy::{
+    Channel, Client, GROUP, TestProxy, advance_time, get, post, raw_upstream, read_head, serve_config,
+    streaming_upstream, text, upstream, wait_until, with_timeout, write,
 };
 
-async fn fine(_: Request<Incoming>) -> Response<hearth_proxy::Body> {
+async fn respond_fine(_: Request<Incoming>) -> Response<hearth_proxy::Body> {
     Response::new(body::full("fine"))
 }
 
-async fn pass(time: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(time).await;
-    tokio::time::resume();
-}
-
-/// Until the connections of answered requests are ready for the next.
-async fn settled(stage: &Stage, idle: usize) {
-    until("connections to be idle", || stage.engine.idle_connections() == idle).await;
-    assert_eq!(stage.engine.requests(&GROUP), 0);
+/// Waits until the connections of finished requests are idle.
+async fn wait_for_idle(proxy: &TestProxy, idle: usize) {
+    wait_until("connections to be idle", || proxy.engine.idle_connections() == idle).await;
+    assert_eq!(proxy.engine.requests(&GROUP), 0);
 }
 
 #[tokio::test]
 async fn one_connection_serves_many_requests() {
-    let stage = Stage::before(upstream(fine).await).await;
-    let mut client = stage.client().await;
+    let proxy = TestProxy::start(upstream(respond_fine).await).await;
+    let mut client = proxy.client().await;
     for _ in 0..20 {
         assert_eq!(text(client.get("/").await).await, "fine");
         assert_eq!(text(client.send(post("/", body::full("upload"))).await).await, "fine");
-        settled(&stage, 1).await;
+        wait_for_idle(&proxy, 1).await;
     }
-    assert_eq!(stage.dials(), 1);
-}
-
-/// An upstream whose answers end when the test says so.
-async fn unfinished() -> (NodeAddress, Handed<Source>) {
-    let sources = Handed::new();
-    let hand = sources.hand();
-    let upstream = upstream(move |_| {
-        let (source, body) = Source::body();
-        hand(source);
-        std::future::ready(Response::new(body))
-    });
-    (upstream.await, sources)
+    assert_eq!(proxy.dials(), 1);
 }
 
 #[tokio::test]
-async fn requests_at_the_same_time_have_a_connection_each_and_few_are_kept() {
+async fn concurrent_requests_use_separate_connections_and_few_stay_idle() {
     const REQUESTS: usize = 8;
-    let (upstream, mut sources) = unfinished().await;
+    let (upstream, mut sources) = streaming_upstream().await;
     let config = Config { idle_per_key_max: 3, ..Config::for_guests() };
-    let stage = Stage::with(upstream, config, serving()).await;
-    let mut client = Client::connect_http2(stage.address).await;
+    let proxy = TestProxy::start_with(upstream, config, serve_config()).await;
+    let mut client = Client::connect_http2(proxy.address).await;
     let mut responses = Vec::new();
     for _ in 0..REQUESTS {
         responses.push(client.get("/").await);
     }
-    assert_eq!(stage.dials(), REQUESTS);
+    assert_eq!(proxy.dials(), REQUESTS);
     for response in responses {
-        sources.take().await.end();
+        sources.recv().await.end();
         assert_eq!(text(response).await, "");
     }
-    settled(&stage, 3).await;
+    wait_for_idle(&proxy, 3).await;
 }
 
 #[tokio::test]
-async fn a_connection_that_the_upstream_ends_is_not_used_again() {
-    for answer in [
+async fn a_connection_that_the_upstream_closes_is_not_reused() {
+    for raw in [
         "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nfine",
         "HTTP/1.0 200 OK\r\ncontent-length: 4\r\n\r\nfine",
         "HTTP/1.1 200 OK\r\n\r\nfine",
@@ -85,22 +67,23 @@ async fn a_connection_that_the_upstream_ends_is_not_used_again() {
         let upstream = raw_upstream(move |_, mut stream| async move {
             read_head(&mut stream).await;
             stream.read_exact(&mut [0; 6]).await.expect("the upload");
-            write(&mut stream, answer).await;
+            write(&mut stream, raw).await;
         })
         .await;
-        let stage = Stage::before(upstream).await;
-        let mut client = stage.client().await;
+        let proxy = TestProxy::start(upstream).await;
+        let mut client = proxy.client().await;
         for dials in 1..4 {
             let response = client.send(post("/", body::full("upload"))).await;
-            assert_eq!(text(response).await, "fine", "{answer}");
-            assert_eq!(stage.dials(), dials);
+            assert_eq!(text(response).await, "fine", "{raw}");
+            assert_eq!(proxy.dials(), dials);
         }
     }
 }
 
-/// An upstream whose first connection answers one request and closes on the second without a word; all others answer. Counts
-/// the requests it has seen.
-async fn forgetful(requests: Arc<AtomicUsize>) -> NodeAddress {
+/// Starts an upstream whose first connection serves one request and closes at the second; all others serve requests.
+///
+/// It counts the requests that it receives.
+async fn closing_upstream(requests: Arc<AtomicUsize>) -> NodeAddress {
     raw_upstream(move |number, mut stream: TcpStream| {
         let requests = Arc::clone(&requests);
         async move {
@@ -125,10 +108,10 @@ async fn forgetful(requests: Arc<AtomicUsize>) -> NodeAddress {
 
 async fn check_stale(request: Request<hearth_proxy::Body>, expected_status: u16, expected_seen: usize) {
     let requests = Arc::new(AtomicUsize::new(0));
-    let stage = Stage::before(forgetful(Arc::clone(&requests)).await).await;
-    let mut client = stage.client().await;
+    let proxy = TestProxy::start(closing_upstream(Arc::clone(&requests)).await).await;
+    let mut client = proxy.client().await;
     assert_eq!(text(client.get("/").await).await, "fine");
-    settled(&stage, 1).await;
+    wait_for_idle(&proxy, 1).await;
     let what = format!("{} {:?}", request.method(), request.headers());
     let response = client.send(request).await;
     assert_eq!(response.status().as_u16(), expected_status, "{what}");
@@ -136,7 +119,7 @@ async fn check_stale(request: Request<hearth_proxy::Body>, expected_status: u16,
 }
 
 #[tokio::test]
-async fn a_request_that_met_a_closed_connection_is_sent_again_if_that_does_no_harm() {
+async fn a_request_on_a_stale_connection_is_resent_if_that_is_safe() {
     let with = |method: Method| {
         let mut request = get("/");
         *request.method_mut() = method;
@@ -145,10 +128,10 @@ async fn a_request_that_met_a_closed_connection_is_sent_again_if_that_does_no_ha
     for method in [Method::GET, Method::HEAD, Method::OPTIONS, Method::DELETE, Method::PUT] {
         check_stale(with(method), 200, 3).await;
     }
-    // The upstream may have done what it was asked to.
+    // The upstream may have processed the request.
     check_stale(with(Method::POST), 502, 2).await;
     check_stale(with(Method::PATCH), 502, 2).await;
-    // The body is gone.
+    // The body was consumed.
     check_stale(post("/", body::full("upload")), 502, 2).await;
     let mut put = post("/", body::full("upload"));
     *put.method_mut() = Method::PUT;
@@ -156,7 +139,7 @@ async fn a_request_that_met_a_closed_connection_is_sent_again_if_that_does_no_ha
 }
 
 #[tokio::test]
-async fn a_request_that_nobody_answers_is_sent_again_only_once() {
+async fn a_request_is_resent_only_once() {
     let requests = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&requests);
     let upstream = raw_upstream(move |number, mut stream: TcpStream| {
@@ -172,16 +155,16 @@ async fn a_request_that_nobody_answers_is_sent_again_only_once() {
         }
     })
     .await;
-    let stage = Stage::before(upstream).await;
-    let mut client = stage.client().await;
+    let proxy = TestProxy::start(upstream).await;
+    let mut client = proxy.client().await;
     assert_eq!(text(client.get("/").await).await, "fine");
-    settled(&stage, 1).await;
+    wait_for_idle(&proxy, 1).await;
     assert_eq!(client.get("/").await.status(), 502);
-    assert_eq!((requests.load(Ordering::SeqCst), stage.dials()), (3, 2));
+    assert_eq!((requests.load(Ordering::SeqCst), proxy.dials()), (3, 2));
 }
 
 #[tokio::test]
-async fn an_answer_that_broke_off_is_not_asked_for_again() {
+async fn a_request_with_a_partial_response_is_not_resent() {
     let upstream = raw_upstream(|_, mut stream: TcpStream| async move {
         read_head(&mut stream).await;
         write(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfine").await;
@@ -189,123 +172,123 @@ async fn an_answer_that_broke_off_is_not_asked_for_again() {
         write(&mut stream, "HTTP/1.1 200 O").await;
     })
     .await;
-    let stage = Stage::before(upstream).await;
-    let mut client = stage.client().await;
+    let proxy = TestProxy::start(upstream).await;
+    let mut client = proxy.client().await;
     assert_eq!(text(client.get("/").await).await, "fine");
-    settled(&stage, 1).await;
+    wait_for_idle(&proxy, 1).await;
     assert_eq!(client.get("/").await.status(), 502);
-    assert_eq!(stage.dials(), 1);
+    assert_eq!(proxy.dials(), 1);
 }
 
 #[tokio::test]
-async fn a_connection_that_closed_while_idle_is_never_noticed() {
-    let mut closed = Handed::new();
-    let hand = closed.hand();
+async fn clients_do_not_notice_that_an_idle_connection_closed() {
+    let mut closed = Channel::new();
+    let send = closed.sender();
     let upstream = raw_upstream(move |_, mut stream| {
-        let hand = hand.clone();
+        let send = send.clone();
         async move {
             read_head(&mut stream).await;
             write(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfine").await;
             drop(stream);
-            hand(());
+            send(());
         }
     })
     .await;
-    let stage = Stage::before(upstream).await;
-    let mut client = stage.client().await;
+    let proxy = TestProxy::start(upstream).await;
+    let mut client = proxy.client().await;
     for _ in 0..20 {
         assert_eq!(text(client.get("/").await).await, "fine");
-        closed.take().await;
+        closed.recv().await;
     }
 }
 
 #[tokio::test]
-async fn idle_connections_grow_old() {
-    let stage = Stage::before(upstream(fine).await).await;
-    let mut client = stage.client().await;
+async fn idle_connections_expire() {
+    let proxy = TestProxy::start(upstream(respond_fine).await).await;
+    let mut client = proxy.client().await;
     assert_eq!(text(client.get("/").await).await, "fine");
-    settled(&stage, 1).await;
-    pass(Duration::from_secs(599)).await;
+    wait_for_idle(&proxy, 1).await;
+    advance_time(Duration::from_secs(599)).await;
     assert_eq!(text(client.get("/").await).await, "fine");
-    settled(&stage, 1).await;
-    assert_eq!(stage.dials(), 1);
-    // It began anew, and is over before a guest's own 640 s.
-    pass(Duration::from_secs(620)).await;
-    until("the old connection to be dropped", || stage.engine.idle_connections() == 0).await;
+    wait_for_idle(&proxy, 1).await;
+    assert_eq!(proxy.dials(), 1);
+    // The idle time began again, and ends before a guest's own 640 s.
+    advance_time(Duration::from_secs(620)).await;
+    wait_until("the old connection to be dropped", || proxy.engine.idle_connections() == 0).await;
 }
 
 #[tokio::test]
-async fn what_a_burst_left_is_closed_soon() {
+async fn surplus_connections_of_a_burst_are_closed_early() {
     const BURST: usize = 24;
-    let (upstream, mut sources) = unfinished().await;
-    let stage = Stage::before(upstream).await;
-    let mut client = Client::connect_http2(stage.address).await;
+    let (upstream, mut sources) = streaming_upstream().await;
+    let proxy = TestProxy::start(upstream).await;
+    let mut client = Client::connect_http2(proxy.address).await;
     let mut responses = Vec::new();
     for _ in 0..BURST {
         responses.push(client.get("/").await);
     }
     for response in responses {
-        sources.take().await.end();
+        sources.recv().await.end();
         assert_eq!(text(response).await, "");
     }
-    settled(&stage, BURST).await;
-    pass(Duration::from_secs(50)).await;
-    until("the surplus to be closed", || stage.engine.idle_connections() == 16).await;
+    wait_for_idle(&proxy, BURST).await;
+    advance_time(Duration::from_secs(50)).await;
+    wait_until("the surplus to be closed", || proxy.engine.idle_connections() == 16).await;
 }
 
 #[tokio::test]
-async fn what_cannot_be_repeated_takes_no_old_connection() {
-    let stage = Stage::before(upstream(fine).await).await;
-    let mut client = stage.client().await;
+async fn unretryable_requests_use_no_old_connection() {
+    let proxy = TestProxy::start(upstream(respond_fine).await).await;
+    let mut client = proxy.client().await;
     for dials in 1..5 {
         assert_eq!(text(client.send(post("/", body::full("upload"))).await).await, "fine");
-        assert_eq!(stage.dials(), dials);
-        // The old one is replaced, not added to.
-        settled(&stage, 1).await;
-        pass(Duration::from_secs(4)).await;
+        assert_eq!(proxy.dials(), dials);
+        // The old connection is replaced.
+        wait_for_idle(&proxy, 1).await;
+        advance_time(Duration::from_secs(4)).await;
     }
-    // A repeatable one does.
+    // A retryable request uses an old connection.
     assert_eq!(text(client.get("/").await).await, "fine");
-    assert_eq!(stage.dials(), 4);
+    assert_eq!(proxy.dials(), 4);
 }
 
 #[tokio::test]
-async fn an_upstream_s_word_about_its_patience_counts() {
-    let answer = |_| async {
+async fn the_idle_timeout_of_the_upstream_is_respected() {
+    let respond = |_| async {
         Response::builder().header("keep-alive", "timeout=5").body(body::full("fine")).expect("a response")
     };
-    let stage = Stage::before(upstream(answer).await).await;
-    let mut client = stage.client().await;
+    let proxy = TestProxy::start(upstream(respond).await).await;
+    let mut client = proxy.client().await;
     for dials in 1..4 {
         let response = client.get("/").await;
         assert!(!response.headers().contains_key("keep-alive"));
         assert_eq!(text(response).await, "fine");
-        assert_eq!(stage.dials(), dials);
-        settled(&stage, 1).await;
-        pass(Duration::from_millis(4100)).await;
+        assert_eq!(proxy.dials(), dials);
+        wait_for_idle(&proxy, 1).await;
+        advance_time(Duration::from_millis(4100)).await;
     }
 }
 
 #[tokio::test]
-async fn an_upstream_that_talks_unasked_is_left() {
+async fn unexpected_bytes_of_an_upstream_are_never_a_response() {
     let upstream = raw_upstream(|_, mut stream: TcpStream| async move {
         while !read_head(&mut stream).await.is_empty() {
             write(&mut stream, "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfineHTTP/1.1 200 OK\r\n").await;
         }
     })
     .await;
-    let stage = Stage::before(upstream).await;
-    let mut client = stage.client().await;
+    let proxy = TestProxy::start(upstream).await;
+    let mut client = proxy.client().await;
     for _ in 0..3 {
-        // What came after one answer is never the answer to the next request.
-        assert_eq!(text(soon("an answer", client.get("/")).await).await, "fine");
+        // Bytes after a response are never the response to the next request.
+        assert_eq!(text(with_timeout("a response", client.get("/")).await).await, "fine");
     }
 }
 
 #[tokio::test]
-async fn bytes_behind_an_answer_without_a_body_are_nobody_s_answer() {
+async fn bytes_after_a_bodyless_response_are_never_a_response() {
     let check = async |method: Method, head: &'static str| {
-        // A simple server writes a body whatever was asked for. It is slow: the next request is there before the body.
+        // A simple server sends a body after every head. It is slow: the next request arrives before the body.
         let upstream = raw_upstream(move |_, mut stream| async move {
             read_head(&mut stream).await;
             write(&mut stream, head).await;
@@ -314,8 +297,8 @@ async fn bytes_behind_an_answer_without_a_body_are_nobody_s_answer() {
             }
         })
         .await;
-        let stage = Stage::before(upstream).await;
-        let mut client = stage.client().await;
+        let proxy = TestProxy::start(upstream).await;
+        let mut client = proxy.client().await;
         for _ in 0..4 {
             let mut request = get("/");
             *request.method_mut() = method.clone();

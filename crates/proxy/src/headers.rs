@@ -1,8 +1,8 @@
-//! What changes in a head when it passes a proxy.
+//! Changes of a message's head as it passes a proxy.
 //!
-//! Some headers speak about one connection and end with it (RFC 9110, 7.6.1), and some are a conversation among our own
-//! proxies: `hearth-*` names the target on the way from an edge to a node. Clients cannot send those: an edge removes what
-//! came from outside before it writes its own, and a node takes them out before a request goes on into a guest.
+//! Hop-by-hop headers apply to one connection and are removed (RFC 9110, 7.6.1). Headers `hearth-*` are private to
+//! Hearth's proxies: an edge names a request's target to a node in one. Clients cannot set them: an edge removes them
+//! from requests before it writes its own, and a node removes them before it forwards a request to a guest.
 
 use std::fmt::{self, Display, Write as _};
 use std::str::FromStr;
@@ -14,11 +14,11 @@ use http::{Method, Request, StatusCode, Uri, Version, request, response};
 
 use crate::serve::Peer;
 
-/// Every header of ours begins so.
+/// Prefix of all private headers.
 const PRIVATE_PREFIX: &str = "hearth-";
-/// Names the target of a request: `SANDBOX/EXECUTION/PORT`, and `/tls` where the port speaks it.
+/// Target of a request: `SANDBOX/EXECUTION/PORT`, followed by `/tls` if the port speaks TLS.
 const TARGET: HeaderName = HeaderName::from_static("hearth-target");
-/// Room for most targets, so that writing one does not grow it.
+/// Initial capacity for a target, enough for most.
 const TARGET_BYTES: usize = 96;
 
 const FORWARDED_PREFIX: &str = "x-forwarded-";
@@ -27,8 +27,9 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Speak about one connection, whether `Connection` names them or not. `Upgrade` is treated apart. `Trailer` is not among them:
-/// it announces what follows the body, which passes through.
+/// Hop-by-hop headers, whether `Connection` names them or not.
+///
+/// `Upgrade` is handled separately. `Trailer` is not among them: it announces the trailers, which are forwarded.
 const CONNECTION_BOUND: [HeaderName; 7] = [
     header::CONNECTION,
     header::TE,
@@ -39,103 +40,105 @@ const CONNECTION_BOUND: [HeaderName; 7] = [
     header::TRANSFER_ENCODING,
 ];
 
-/// Where in the cluster a request is to go, as an edge tells a node. The execution id is the fence: a node whose sandbox runs
-/// under another one refuses.
+/// Target of a request, as an edge names it to a node.
+///
+/// The execution id is a fencing token: a node rejects the request if the sandbox runs under another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address {
-    /// The sandbox.
+pub struct TargetHeader {
     pub sandbox_id: SandboxId,
-    /// The run of it that the edge's route speaks of.
+    /// Execution that the edge's route names.
     pub execution_id: ExecutionId,
-    /// The port inside it.
+    /// Port inside the sandbox.
     pub port: u16,
-    /// Whether that port speaks TLS.
+    /// The port speaks TLS.
     pub tls: bool,
 }
 
-/// A request to a node that does not say where it is to go. It did not come from an edge of ours.
+/// Rejection of a request without a valid target. It was not sent by an edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the header `hearth-target` is missing or malformed")]
-pub struct AddressError;
+pub struct TargetHeaderError;
 
-impl Address {
-    /// Removes every private header that came from outside and writes this address.
+impl TargetHeader {
+    /// Replaces all private headers with this target.
     ///
     /// # Panics
     /// Never: ids and numbers are visible ASCII.
     pub fn write(&self, headers: &mut HeaderMap) {
         strip_private(headers);
         let mut text = String::with_capacity(TARGET_BYTES);
-        write!(text, "{self}").expect("a string takes all");
+        write!(text, "{self}").expect("writing to a string succeeds");
         headers.insert(TARGET, HeaderValue::try_from(text).expect("ids and numbers are ASCII"));
     }
 
-    /// Takes the address, and every other private header, out of a request.
+    /// Removes all private headers and returns the target.
     ///
     /// # Errors
-    /// When it is missing or malformed. The headers are removed in any case.
-    pub fn take(headers: &mut HeaderMap) -> Result<Self, AddressError> {
+    /// The target is missing or malformed. The headers are removed in any case.
+    pub fn take(headers: &mut HeaderMap) -> Result<Self, TargetHeaderError> {
         let target = headers.remove(TARGET);
         strip_private(headers);
-        target.as_ref().and_then(|target| target.to_str().ok()).ok_or(AddressError)?.parse()
+        target.as_ref().and_then(|target| target.to_str().ok()).ok_or(TargetHeaderError)?.parse()
     }
 }
 
-impl Display for Address {
+impl Display for TargetHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { sandbox_id, execution_id, port, tls } = self;
         write!(f, "{sandbox_id}/{execution_id}/{port}{}", if *tls { "/tls" } else { "" })
     }
 }
 
-impl FromStr for Address {
-    type Err = AddressError;
+impl FromStr for TargetHeader {
+    type Err = TargetHeaderError;
 
-    fn from_str(text: &str) -> Result<Self, AddressError> {
+    fn from_str(text: &str) -> Result<Self, TargetHeaderError> {
         let mut parts = text.split('/');
-        let mut next = || parts.next().ok_or(AddressError);
-        let sandbox_id = next()?.parse().map_err(|_| AddressError)?;
-        let execution_id = next()?.parse().map_err(|_| AddressError)?;
-        let port = next()?.parse().map_err(|_| AddressError)?;
+        let mut next = || parts.next().ok_or(TargetHeaderError);
+        let sandbox_id = next()?.parse().map_err(|_| TargetHeaderError)?;
+        let execution_id = next()?.parse().map_err(|_| TargetHeaderError)?;
+        let port = next()?.parse().map_err(|_| TargetHeaderError)?;
         let tls = match (parts.next(), parts.next()) {
             (None, _) => false,
             (Some("tls"), None) => true,
-            _ => return Err(AddressError),
+            _ => return Err(TargetHeaderError),
         };
         Ok(Self { sandbox_id, execution_id, port, tls })
     }
 }
 
-/// Removes every header that only our own proxies may write.
+/// Removes all headers that only Hearth's proxies may set.
 pub fn strip_private(headers: &mut HeaderMap) {
     remove_all(headers, |name| name.as_str().starts_with(PRIVATE_PREFIX));
 }
 
-/// Removes the headers that `goes` says. A head has few: to look at each takes less than to look for each that may be there.
-fn remove_all(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
-    let going: Vec<HeaderName> = headers.keys().filter(|name| goes(name)).cloned().collect();
-    for name in going {
+/// Removes the headers that match `matches`.
+///
+/// A head has few headers, so checking each is cheaper than looking up every name.
+fn remove_all(headers: &mut HeaderMap, matches: impl Fn(&HeaderName) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| matches(name)).cloned().collect();
+    for name in names {
         headers.remove(name);
     }
 }
 
-/// Whether what a request says about earlier proxies is believed.
+/// Policy for the forwarding headers of incoming requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Forwarded {
-    /// A load balancer of the operator is in front: it is believed, and the peer is added to the chain.
-    Believe,
-    /// Clients connect directly: whatever they say is replaced.
+pub enum ForwardedPolicy {
+    /// A load balancer of the operator sets them: they are retained, and the peer's address is appended.
+    Trust,
+    /// Clients connect directly: they are replaced.
     Replace,
 }
 
-/// Tells the service behind us who asked, by which name and how: `X-Forwarded-For`, `-Host`, `-Proto`.
-pub fn set_forwarded(parts: &mut request::Parts, forwarded: Forwarded, peer: &Peer) {
+/// Sets `X-Forwarded-For`, `-Host` and `-Proto`, which name the client, the requested host and the scheme.
+pub fn set_forwarded(parts: &mut request::Parts, forwarded: ForwardedPolicy, peer: &Peer) {
     let host = host_of(parts);
     let headers = &mut parts.headers;
-    if forwarded == Forwarded::Replace {
+    if forwarded == ForwardedPolicy::Replace {
         remove_all(headers, |name| [FORWARDED, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO].contains(name));
     }
-    // It is unknown behind a Unix socket.
+    // A Unix socket has no address.
     if let Some(address) = peer.forwarded_for() {
         add_to_list(headers, FORWARDED_FOR, address);
     }
@@ -145,13 +148,13 @@ pub fn set_forwarded(parts: &mut request::Parts, forwarded: Forwarded, peer: &Pe
     headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(peer.scheme().as_str()));
 }
 
-/// Makes a request one for another host. Say who asked [before](set_forwarded).
+/// Sets the host of a request. Call [`set_forwarded`] before, which reads the original host.
 pub fn set_host(parts: &mut request::Parts, host: HeaderValue) {
     parts.uri = origin_form(&parts.uri);
     parts.headers.insert(header::HOST, host);
 }
 
-/// Adds a member to a list header, in one line: not every reader knows that several lines mean the same.
+/// Appends a member to a list header, in a single line: not all servers join several lines.
 fn add_to_list(headers: &mut HeaderMap, name: HeaderName, member: &HeaderValue) {
     let mut entry = match headers.entry(name) {
         Entry::Occupied(entry) => entry,
@@ -161,7 +164,7 @@ fn add_to_list(headers: &mut HeaderMap, name: HeaderName, member: &HeaderValue) 
         }
     };
     let members = entry.iter().chain([member]).map(HeaderValue::as_bytes).collect::<Vec<_>>();
-    let joined = HeaderValue::from_bytes(&members.join(&b", "[..])).expect("it is made of header values");
+    let joined = HeaderValue::from_bytes(&members.join(&b", "[..])).expect("joined header values are valid");
     entry.insert(joined);
 }
 
@@ -172,8 +175,8 @@ fn host_of(parts: &request::Parts) -> Option<HeaderValue> {
     }
 }
 
-/// Whether a request asks to speak another protocol after its answer. Only HTTP/1.1 can.
-pub(crate) fn asks_upgrade<B>(request: &Request<B>) -> bool {
+/// Returns true for an upgrade request, which is possible in HTTP/1.1 only.
+pub(crate) fn requests_upgrade<B>(request: &Request<B>) -> bool {
     is_upgrade(request.version(), request.headers())
 }
 
@@ -183,8 +186,9 @@ fn is_upgrade(version: Version, headers: &HeaderMap) -> bool {
         && mentions(headers, &header::CONNECTION, "upgrade")
 }
 
-/// Makes the head of a request ready for an HTTP/1.1 upstream: path without authority, one `Host`, no connection-bound
-/// headers.
+/// Prepares a request's head for an HTTP/1.1 upstream.
+///
+/// It has a path without authority, one `Host` and no hop-by-hop headers afterwards.
 pub(crate) fn prepare_request(parts: &mut request::Parts) {
     let upgrade = is_upgrade(parts.version, &parts.headers);
     let wants_trailers = mentions(&parts.headers, &header::TE, "trailers");
@@ -198,19 +202,19 @@ pub(crate) fn prepare_request(parts: &mut request::Parts) {
     if wants_trailers {
         parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
-    // It was the server in front of us that this asked, and it has been answered when the body was first read.
+    // The expectation was addressed to this proxy, which fulfils it when the body is first read.
     parts.headers.remove(header::EXPECT);
     join_cookies(&mut parts.headers);
     parts.version = Version::HTTP_11;
-    // What hyper and the server in front keep there is about the connection that the request came from.
+    // Extensions of hyper and of the server belong to the client's connection.
     parts.extensions.clear();
 }
 
-/// Makes the head of a request that is ready for HTTP/1.1 one for HTTP/2: the host is in the URI (RFC 9113, 8.3.1).
+/// Converts a request's head from HTTP/1.1 to HTTP/2: the host moves into the URI (RFC 9113, 8.3.1).
 pub(crate) fn to_http2(parts: &mut request::Parts, scheme: &str) {
     let host = parts.headers.remove(header::HOST);
     let authority = host.as_ref().and_then(|host| Authority::try_from(host.as_bytes()).ok());
-    // A host that is none cannot be passed on here.
+    // An invalid host cannot be passed on in HTTP/2.
     let authority = authority.unwrap_or(Authority::from_static("localhost"));
     let path = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
     let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build();
@@ -218,14 +222,14 @@ pub(crate) fn to_http2(parts: &mut request::Parts, scheme: &str) {
     parts.version = Version::HTTP_2;
 }
 
-/// Makes the head of an answer ready for whoever asked.
+/// Prepares a response's head for the client.
 pub(crate) fn prepare_response(parts: &mut response::Parts) {
     strip_connection_bound(&mut parts.headers, parts.status == StatusCode::SWITCHING_PROTOCOLS);
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
 }
 
-/// Whether sending a request twice has the effect of sending it once (RFC 9110, 9.2.2).
+/// Returns true if a method is idempotent (RFC 9110, 9.2.2).
 pub(crate) fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
 }
@@ -241,16 +245,15 @@ fn strip_connection_bound(headers: &mut HeaderMap, upgrade: bool) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
-        // Naming these must not take away what the message needs to arrive whole and where it belongs, nor what a proxy of
-        // ours wrote.
+        // A client must not remove headers that delimit or route the message, or that Hearth's proxies set.
         .filter(|name| ![header::HOST, header::CONTENT_LENGTH, header::UPGRADE].contains(name))
         .filter(|name| !name.as_str().starts_with(PRIVATE_PREFIX) && !name.as_str().starts_with(FORWARDED_PREFIX))
         .collect();
-    // A length next to a transfer coding is void (RFC 9112, 6.3), and must not come to life when the coding is removed.
+    // A length next to a transfer coding is void (RFC 9112, 6.3), and must not take effect once the coding is removed.
     if headers.contains_key(header::TRANSFER_ENCODING) {
         headers.remove(header::CONTENT_LENGTH);
     }
-    // As many as a client likes, so they are looked for.
+    // A client may name any number of headers, so each is looked up.
     for name in named {
         headers.remove(name);
     }
@@ -260,7 +263,7 @@ fn strip_connection_bound(headers: &mut HeaderMap, upgrade: bool) {
     }
 }
 
-/// HTTP/2 may split a cookie over several lines, HTTP/1.1 may not (RFC 9113, 8.2.3).
+/// Joins cookie lines: HTTP/2 may split a cookie, HTTP/1.1 may not (RFC 9113, 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let Entry::Occupied(mut cookies) = headers.entry(header::COOKIE) else { return };
     if cookies.iter().nth(1).is_none() {
@@ -272,14 +275,14 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a list header has this member, in any case.
+/// Returns true if a list header contains a member, ignoring case.
 fn mentions(headers: &HeaderMap, name: &HeaderName, member: &str) -> bool {
     headers
         .get_all(name)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        // `TE` may weigh its members.
+        // Members of `TE` may have a weight.
         .filter_map(|value| value.split(';').next())
         .any(|value| value.trim().eq_ignore_ascii_case(member))
 }
@@ -311,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_bound_headers_end_here() {
+    fn hop_by_hop_headers_are_removed() {
         check_request(
             Request::get("/")
                 .header("host", "a")
@@ -341,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_next_to_a_coding_is_void() {
+    fn a_length_next_to_a_transfer_coding_is_removed() {
         check_request(
             Request::post("/").header("content-length", "3").header("transfer-encoding", "chunked").header("host", "a"),
             &["host: a"],
@@ -349,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn upgrades_and_trailers_are_asked_for_again() {
+    fn upgrades_and_trailers_are_requested_from_the_upstream() {
         check_request(
             Request::get("/").header("connection", "keep-alive, Upgrade").header("upgrade", "websocket"),
             &["connection: upgrade", "upgrade: websocket"],
@@ -358,13 +361,13 @@ mod tests {
             Request::get("/").header("connection", "te").header("te", "gzip;q=0.5, Trailers"),
             &["te: trailers"],
         );
-        // HTTP/1.0 knows no upgrades.
+        // HTTP/1.0 has no upgrades.
         let request = Request::get("/").version(Version::HTTP_10);
         check_request(request.header("connection", "upgrade").header("upgrade", "websocket"), &[]);
     }
 
     #[test]
-    fn http_2_becomes_http_1() {
+    fn http2_requests_are_converted_to_http1() {
         let request = Request::get("https://80-i1.example.com:1/a%2Fb?c=d").version(Version::HTTP_2);
         let request = request.header("cookie", "a=1").header("cookie", "b=2").header("host", "other");
         let parts = check_request(request, &["cookie: a=1; b=2", "host: 80-i1.example.com:1"]);
@@ -373,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn http_1_becomes_http_2() {
+    fn http1_requests_are_converted_to_http2() {
         let check = |request: request::Builder, uri: &str, expected: &[&str]| {
             let mut parts = parts(request);
             to_http2(&mut parts, "http");
@@ -391,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_keep_what_an_upgrade_needs() {
+    fn responses_keep_upgrade_headers() {
         let check = |status: u16, expected: &[&str]| {
             let response = http::Response::builder().status(status).header("connection", "upgrade, x-a");
             let response =
@@ -405,14 +408,14 @@ mod tests {
     }
 
     #[test]
-    fn an_address_survives_the_hop_and_nothing_private_else() {
+    fn the_target_header_passes_and_other_private_headers_do_not() {
         for tls in [false, true] {
             let (sandbox_id, execution_id) = (SandboxId::generate(), ExecutionId::generate());
-            check_hop(Address { sandbox_id, execution_id, port: 49983, tls });
+            check_hop(TargetHeader { sandbox_id, execution_id, port: 49983, tls });
         }
     }
 
-    fn check_hop(address: Address) {
+    fn check_hop(address: TargetHeader) {
         let mut headers = HeaderMap::new();
         headers.insert(TARGET, HeaderValue::from_static("1"));
         headers.append(TARGET, HeaderValue::from_static("2"));
@@ -420,26 +423,26 @@ mod tests {
         headers.insert("x-kept", HeaderValue::from_static("1"));
         address.write(&mut headers);
         assert_eq!(headers.len(), 2);
-        assert_eq!(Address::take(&mut headers), Ok(address));
+        assert_eq!(TargetHeader::take(&mut headers), Ok(address));
         assert_eq!(lines(&headers), ["x-kept: 1"]);
     }
 
     #[test]
-    fn a_malformed_address_is_refused_and_removed() {
+    fn a_malformed_target_header_is_rejected_and_removed() {
         let execution = ExecutionId::generate();
         let malformed = ["", "i1", "i1/{}", "i1/x/80", "I1/{}/80", "i1/{}/65536", "i1/{}/80/", "i1/{}/80/tls/"];
         for text in malformed.map(|text| text.replace("{}", &execution.to_string())) {
             let mut headers = HeaderMap::new();
             headers.insert(TARGET, HeaderValue::try_from(&text).expect("visible ASCII"));
             headers.insert("hearth-anything", HeaderValue::from_static("1"));
-            assert_eq!(Address::take(&mut headers), Err(AddressError), "{text}");
+            assert_eq!(TargetHeader::take(&mut headers), Err(TargetHeaderError), "{text}");
             assert!(headers.is_empty());
         }
-        assert_eq!(Address::take(&mut HeaderMap::new()), Err(AddressError));
+        assert_eq!(TargetHeader::take(&mut HeaderMap::new()), Err(TargetHeaderError));
     }
 
     #[test]
-    fn who_asked_is_told() {
+    fn forwarding_headers_follow_the_policy() {
         let check = |forwarded, expected: &[&str]| {
             let request = Request::get("/").header("host", "a").header("x-forwarded-for", "1.1.1.1");
             let mut parts = parts(request.header("x-forwarded-proto", "https").header("forwarded", "for=1.1.1.1"));
@@ -448,11 +451,11 @@ mod tests {
             assert_eq!(lines(&parts.headers), expected);
         };
         check(
-            Forwarded::Replace,
+            ForwardedPolicy::Replace,
             &["host: a", "x-forwarded-for: 2.2.2.2", "x-forwarded-host: a", "x-forwarded-proto: http"],
         );
         check(
-            Forwarded::Believe,
+            ForwardedPolicy::Trust,
             &[
                 "forwarded: for=1.1.1.1",
                 "host: a",

@@ -1,4 +1,4 @@
-//! A proxy with a client on one side and an upstream on the other, all over sockets.
+//! A proxy between a client and an upstream, connected by sockets.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use futures::channel::mpsc;
 use futures::{SinkExt, StreamExt};
 use hearth_proxy::body::{Body, boxed};
 use hearth_proxy::pages::Audience;
-use hearth_proxy::{Config, Engine, Error, Key, dial, serve};
+use hearth_proxy::{Config, Engine, Error, Key, UpstreamRequest, dial, serve};
 use hearth_types::{NodeAddress, SandboxId};
 use http::{Request, Response};
 use http_body::Frame;
@@ -23,36 +23,36 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// How long anything may take before a test says that it hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Time until a test fails because an operation hangs.
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The one group of requests on a stage.
+/// The group of all requests to a test proxy.
 pub(crate) const GROUP: &str = "sandbox";
 
 pub(crate) fn sandbox_id() -> SandboxId {
     "i123".parse().expect("an id")
 }
 
-/// Fails the test instead of hanging.
+/// Panics if `future` takes longer than the test timeout.
 #[track_caller]
-pub(crate) fn soon<F: Future>(what: &'static str, future: F) -> impl Future<Output = F::Output> {
-    let hangs = move |_| panic!("waited too long for {what}");
-    async move { tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(hangs) }
+pub(crate) fn with_timeout<F: Future>(what: &'static str, future: F) -> impl Future<Output = F::Output> {
+    let hangs = move |_| panic!("timed out waiting for {what}");
+    async move { tokio::time::timeout(TEST_TIMEOUT, future).await.unwrap_or_else(hangs) }
 }
 
-/// Waits until something is so that other tasks are bringing about.
-pub(crate) async fn until(what: &'static str, so: impl Fn() -> bool) {
-    let look = async {
+/// Waits until a condition that other tasks change is true.
+pub(crate) async fn wait_until(what: &'static str, so: impl Fn() -> bool) {
+    let poll = async {
         while !so() {
             tokio::task::yield_now().await;
         }
     };
-    soon(what, look).await;
+    with_timeout(what, poll).await;
 }
 
-pub(crate) struct Stage {
+pub(crate) struct TestProxy {
     pub(crate) address: SocketAddr,
     pub(crate) engine: Engine<&'static str>,
     pub(crate) shutdown: CancellationToken,
@@ -60,13 +60,13 @@ pub(crate) struct Stage {
     pub(crate) dials: Arc<AtomicUsize>,
 }
 
-impl Stage {
-    pub(crate) async fn before(upstream: NodeAddress) -> Self {
-        Self::with(upstream, Config::for_guests(), serving()).await
+impl TestProxy {
+    pub(crate) async fn start(upstream: NodeAddress) -> Self {
+        Self::start_with(upstream, Config::for_guests(), serve_config()).await
     }
 
-    /// A proxy that does what a node's does.
-    pub(crate) async fn with(upstream: NodeAddress, config: Config, serving: serve::Config) -> Self {
+    /// Starts a proxy that works like a node's.
+    pub(crate) async fn start_with(upstream: NodeAddress, config: Config, serve_config: serve::Config) -> Self {
         let engine = Engine::new(config);
         let dials = Arc::new(AtomicUsize::new(0));
         let (listener, address) = listen().await;
@@ -75,15 +75,19 @@ impl Stage {
             let (engine, dials) = (engine.clone(), Arc::clone(&dials));
             move |request: Request<Body>| {
                 let (engine, dials, upstream) = (engine.clone(), Arc::clone(&dials), upstream.clone());
-                async move { Ok::<_, Infallible>(answer(&engine, &dials, &upstream, request).await) }
+                async move { Ok::<_, Infallible>(respond(&engine, &dials, &upstream, request).await) }
             }
         };
-        let served = tokio::spawn(serve::serve(listener, tower::service_fn(forward), serving, shutdown.clone()));
+        let served = tokio::spawn(serve::serve(listener, tower::service_fn(forward), serve_config, shutdown.clone()));
         Self { address, engine, shutdown, served, dials }
     }
 
     pub(crate) async fn client(&self) -> Client {
         Client::connect(self.address).await
+    }
+
+    pub(crate) async fn client_of(&self, http2: bool) -> Client {
+        if http2 { Client::connect_http2(self.address).await } else { self.client().await }
     }
 
     pub(crate) async fn raw(&self) -> TcpStream {
@@ -93,9 +97,13 @@ impl Stage {
     pub(crate) fn dials(&self) -> usize {
         self.dials.load(Ordering::SeqCst)
     }
+
+    pub(crate) async fn requests_finished(&self) {
+        wait_until("requests to finish", || self.engine.requests(&GROUP) == 0).await;
+    }
 }
 
-async fn answer(
+async fn respond(
     engine: &Engine<&'static str>,
     dials: &AtomicUsize,
     upstream: &NodeAddress,
@@ -107,12 +115,13 @@ async fn answer(
         dial::node(upstream)
     };
     let key = Key { group: GROUP, port: Some(8080) };
-    let forwarded = engine.forward(&key, || dial::retry_refused(connect), request).await;
+    let dial = |_| async { Ok(dial::retry_refused(connect).await?.into()) };
+    let forwarded = engine.forward(UpstreamRequest { key: &key, dial, request, guard: None }).await;
     forwarded.unwrap_or_else(|error: Error| error.page(&sandbox_id(), 8080).response(audience))
 }
 
-pub(crate) fn serving() -> serve::Config {
-    serve::Config { connections_max: 1000, idle_timeout: serve::IDLE_TIMEOUT, drain_patience: PATIENCE }
+pub(crate) fn serve_config() -> serve::Config {
+    serve::Config { connections_max: 1000, idle_timeout: serve::IDLE_TIMEOUT, drain_timeout: TEST_TIMEOUT }
 }
 
 pub(crate) async fn listen() -> (TcpListener, SocketAddr) {
@@ -121,7 +130,49 @@ pub(crate) async fn listen() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// An upstream that hyper serves, one request after the other on each connection.
+/// Returns the address of a port that refuses connections.
+pub(crate) async fn closed_port() -> SocketAddr {
+    let (_, address) = listen().await;
+    address
+}
+
+/// Starts a server for `handler`, which stops when the guard is dropped.
+pub(crate) async fn serve_handler<H, F>(handler: H) -> (SocketAddr, DropGuard)
+where
+    H: FnMut(Request<Body>) -> F + Clone + Send + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let (listener, address) = listen().await;
+    let shutdown = CancellationToken::new();
+    let mut handler = handler;
+    let service = tower::service_fn(move |request| {
+        let response = handler(request);
+        async move { Ok(response.await) }
+    });
+    tokio::spawn(serve::serve(listener, service, serve_config(), shutdown.clone()));
+    (address, shutdown.drop_guard())
+}
+
+/// Advances the paused clock, so that no test waits for real timeouts.
+pub(crate) async fn advance_time(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+/// Starts an upstream whose response bodies the test sends.
+pub(crate) async fn streaming_upstream() -> (NodeAddress, Channel<BodySender>) {
+    let sources = Channel::new();
+    let send = sources.sender();
+    let upstream = upstream(move |_| {
+        let (source, body) = BodySender::body();
+        send(source);
+        std::future::ready(Response::new(body))
+    });
+    (upstream.await, sources)
+}
+
+/// Starts an upstream that serves HTTP/1.1 with hyper.
 pub(crate) async fn upstream<H, F>(handler: H) -> NodeAddress
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
@@ -137,7 +188,7 @@ where
     NodeAddress::Tcp(address)
 }
 
-/// The same behind a Unix socket.
+/// Starts an upstream on a Unix socket.
 pub(crate) async fn unix_upstream<H, F>(path: PathBuf, handler: H) -> NodeAddress
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
@@ -160,15 +211,15 @@ where
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let service = service_fn(move |request| {
-        let answer = handler(request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        let response = handler(request);
+        async move { Ok::<_, Infallible>(response.await) }
     });
     let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-    // Tests break connections on purpose.
+    // Tests abort connections on purpose.
     let _ = connection.with_upgrades().await;
 }
 
-/// An upstream that does with the n-th connection what `script` says.
+/// Starts an upstream that runs `script` with the number of each connection.
 pub(crate) async fn raw_upstream<H, F>(script: H) -> NodeAddress
 where
     H: Fn(usize, TcpStream) -> F + Send + Sync + 'static,
@@ -184,7 +235,7 @@ where
     NodeAddress::Tcp(address)
 }
 
-/// Reads a head, byte by byte so as not to take more.
+/// Reads a head byte by byte, so that nothing after it is read.
 pub(crate) async fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -197,60 +248,62 @@ pub(crate) async fn read_head(stream: &mut TcpStream) -> String {
 }
 
 pub(crate) async fn write(stream: &mut TcpStream, text: &str) {
-    stream.write_all(text.as_bytes()).await.expect("the other side reads");
+    stream.write_all(text.as_bytes()).await.expect("the peer reads");
 }
 
-/// A body whose chunks the test sends one by one.
-pub(crate) struct Source(mpsc::UnboundedSender<Result<Frame<Bytes>, std::io::Error>>);
+/// Sender of a body's chunks.
+pub(crate) struct BodySender(mpsc::UnboundedSender<Result<Frame<Bytes>, std::io::Error>>);
 
-impl Source {
+impl BodySender {
     pub(crate) fn body() -> (Self, Body) {
         let (sender, receiver) = mpsc::unbounded();
         (Self(sender), boxed(StreamBody::new(receiver)))
     }
 
     pub(crate) async fn send(&mut self, chunk: &'static str) {
-        self.0.send(Ok(Frame::data(Bytes::from_static(chunk.as_bytes())))).await.expect("somebody reads");
+        self.0.send(Ok(Frame::data(Bytes::from_static(chunk.as_bytes())))).await.expect("the body is read");
     }
 
     pub(crate) async fn send_trailers(&mut self, trailers: http::HeaderMap) {
-        self.0.send(Ok(Frame::trailers(trailers))).await.expect("somebody reads");
+        self.0.send(Ok(Frame::trailers(trailers))).await.expect("the body is read");
     }
 
-    /// Whether nobody reads the body any more.
-    pub(crate) fn is_abandoned(&self) -> bool {
+    /// Returns true if the body was dropped.
+    pub(crate) fn is_closed(&self) -> bool {
         self.0.is_closed()
     }
 
     pub(crate) fn end(self) {}
 }
 
-/// What is handed from one task of a test to another.
-pub(crate) struct Handed<T> {
+/// Channel between tasks of a test.
+pub(crate) struct Channel<T> {
     sender: mpsc::UnboundedSender<T>,
     receiver: mpsc::UnboundedReceiver<T>,
 }
 
-impl<T: Send> Handed<T> {
+impl<T: Send> Channel<T> {
     pub(crate) fn new() -> Self {
         let (sender, receiver) = mpsc::unbounded();
         Self { sender, receiver }
     }
 
-    pub(crate) fn hand(&self) -> impl Fn(T) + Clone + Send + Sync + use<T> {
+    pub(crate) fn sender(&self) -> impl Fn(T) + Clone + Send + Sync + use<T> {
         let sender = self.sender.clone();
-        move |value| sender.unbounded_send(value).expect("the test waits for it")
+        move |value| sender.unbounded_send(value).expect("the test holds the receiver")
     }
 
-    pub(crate) async fn take(&mut self) -> T {
-        soon("something handed over", self.receiver.next()).await.expect("the sender is here")
+    pub(crate) async fn recv(&mut self) -> T {
+        with_timeout("a message", self.receiver.next()).await.expect("the channel holds a sender")
     }
 }
 
-/// The next chunk of a body as text, `None` at its end. HTTP/2 may end with an empty one.
+/// Returns the next chunk of a body as text, or `None` at its end.
+///
+/// HTTP/2 may end with an empty chunk, which is skipped.
 pub(crate) async fn chunk(body: &mut Incoming) -> Option<String> {
     loop {
-        let frame = soon("a chunk", body.frame()).await?.expect("the body goes on");
+        let frame = with_timeout("a chunk", body.frame()).await?.expect("the body is not aborted");
         let data = frame.into_data().expect("no trailers");
         if !data.is_empty() {
             return Some(String::from_utf8(data.to_vec()).expect("text"));
@@ -258,21 +311,21 @@ pub(crate) async fn chunk(body: &mut Incoming) -> Option<String> {
     }
 }
 
-/// Waits for the abort of a body of which nothing is left.
-pub(crate) async fn abort(body: &mut Incoming) {
-    match soon("an abort", body.frame()).await {
+/// Waits for the abort of a body that has no more chunks.
+pub(crate) async fn expect_abort(body: &mut Incoming) {
+    match with_timeout("an abort", body.frame()).await {
         Some(Err(_)) => {}
         other => panic!("expected an abort, got {other:?}"),
     }
 }
 
-/// The whole of a body as text.
+/// Reads a whole body as text.
 pub(crate) async fn text(response: Response<Incoming>) -> String {
-    let bytes = soon("a body", response.into_body().collect()).await.expect("the body ends").to_bytes();
+    let bytes = with_timeout("a body", response.into_body().collect()).await.expect("the body ends").to_bytes();
     String::from_utf8(bytes.to_vec()).expect("text")
 }
 
-/// A client with one connection, either HTTP/1.1 or HTTP/2.
+/// Client with one connection, of either HTTP version.
 pub(crate) enum Client {
     Http1(hyper::client::conn::http1::SendRequest<Body>),
     Http2(hyper::client::conn::http2::SendRequest<Body>),
@@ -301,20 +354,20 @@ impl Client {
     pub(crate) async fn try_send(&mut self, mut request: Request<Body>) -> Result<Response<Incoming>, hyper::Error> {
         match self {
             Self::Http1(sender) => {
-                soon("the connection", sender.ready()).await?;
-                soon("an answer", sender.send_request(request)).await
+                with_timeout("the connection", sender.ready()).await?;
+                with_timeout("a response", sender.send_request(request)).await
             }
             Self::Http2(sender) => {
                 let uri = format!("http://8080-i123.example.com{}", request.uri());
                 *request.uri_mut() = uri.parse().expect("a URI");
                 request.headers_mut().remove("host");
-                soon("an answer", sender.send_request(request)).await
+                with_timeout("a response", sender.send_request(request)).await
             }
         }
     }
 
     pub(crate) async fn send(&mut self, request: Request<Body>) -> Response<Incoming> {
-        self.try_send(request).await.expect("an answer")
+        self.try_send(request).await.expect("a response")
     }
 
     pub(crate) async fn get(&mut self, path: &str) -> Response<Incoming> {
