@@ -15,7 +15,7 @@ use crate::http::auth::{KeySetError, Verifier, bearer};
 use crate::http::rate::Rates;
 use crate::http::routes;
 use crate::identity::{IdentityError, LoginService};
-use crate::live::{self, Live};
+use crate::live::{self, LiveSandboxes};
 use crate::nodes::{self, Nodes};
 use crate::reconcile;
 use crate::token::TokenSource;
@@ -48,7 +48,7 @@ pub(crate) struct Control {
     /// Sandbox counts not yet written to `usages`.
     pub(crate) usage: Counts,
     pub(crate) nodes: Nodes,
-    pub(crate) live: Arc<Live>,
+    pub(crate) live: Arc<LiveSandboxes>,
     /// Permits for concurrent creates.
     pub(crate) creates: Arc<Semaphore>,
     /// Held while the use of an API key is stored.
@@ -112,7 +112,7 @@ impl Api {
             LoginService::new(&config.identity, config.domain.as_deref()).map_err(StartError::Identity)?;
         let verifier = Verifier::new(&config.user_tokens, login_service.signer()).map_err(StartError::UserTokens)?;
         let rows = store.sandboxes().await.map_err(StartError::Sandboxes)?;
-        let desired = store.wanted_nodes().await.map_err(StartError::Nodes)?;
+        let desired = store.desired_nodes().await.map_err(StartError::Nodes)?;
         let Analytics { logs, samples, usages } = analytics;
         let control = Arc::new(Control {
             tokens: TokenSource::new(config.token_seed.clone()),
@@ -127,7 +127,7 @@ impl Api {
             usages,
             usage: Counts::default(),
             nodes: Nodes::new(nodes, desired),
-            live: Arc::new(Live::default()),
+            live: Arc::new(LiveSandboxes::default()),
             creates: Arc::new(Semaphore::new(CONCURRENT_CREATES_MAX)),
             key_use: Arc::new(Semaphore::new(1)),
             tasks: TaskSet::new(),
@@ -136,13 +136,13 @@ impl Api {
             live::adopt(&control, row);
         }
         for member in control.nodes.all() {
-            control.tasks.spawn("node news", nodes::follow::run(Arc::clone(&control), Arc::clone(member)));
-            control.tasks.spawn("node comparison", nodes::compare::run(Arc::clone(&control), Arc::clone(member)));
+            control.tasks.spawn("node events", nodes::follow::run(Arc::clone(&control), Arc::clone(member)));
+            control.tasks.spawn("node reconciler", nodes::reconcile::run(Arc::clone(&control), Arc::clone(member)));
         }
         control.tasks.spawn("keys for user tokens", bearer::refresh_keys(Arc::clone(&control)));
         control.tasks.spawn("usage", usage::run(Arc::clone(&control)));
         control.tasks.spawn("reconciler", reconcile::run(Arc::clone(&control)));
-        let compared = futures::future::join_all(control.nodes.all().map(|member| member.was_compared()));
+        let compared = futures::future::join_all(control.nodes.all().map(|member| member.wait_until_reconciled()));
         if tokio::time::timeout(control.config.node_compare_wait_max, compared).await.is_err() {
             tracing::warn!("not all nodes are reachable yet");
         }

@@ -14,7 +14,7 @@ use http::header::RETRY_AFTER;
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::compared;
-use crate::live::{CreateError, Refusal, Unanswered};
+use crate::live::{CreateError, Rejection, RequestError};
 
 /// Header with `true` if the same request may be retried.
 ///
@@ -117,28 +117,28 @@ impl Failure {
     }
 }
 
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::NotFound => Self::not_found("sandbox not found"),
-            Refusal::Conflict(state) => Self::new(StatusCode::CONFLICT, format!("the sandbox {state}")),
+impl From<Rejection> for Failure {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::NotFound => Self::not_found("sandbox not found"),
+            Rejection::Conflict(state) => Self::new(StatusCode::CONFLICT, format!("the sandbox {state}")),
         }
     }
 }
 
-impl From<Unanswered> for Failure {
-    fn from(unanswered: Unanswered) -> Self {
-        match unanswered {
-            Unanswered::Refused(refusal) => refusal.into(),
-            Unanswered::LengthUsedUp => {
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Rejected(rejection) => rejection.into(),
+            RequestError::MaxLengthReached => {
                 Self::bad_request("the sandbox has reached the maximum length of your team and cannot be extended")
             }
-            Unanswered::NotReleased => {
+            RequestError::NotReleased => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the node did not confirm the kill; the server retries it")
             }
-            Unanswered::StorageFull => Self::storage_full(),
-            Unanswered::Broken => Self::already_logged(),
-            Unanswered::Stopping => Self::stopping(),
+            RequestError::StorageFull => Self::storage_full(),
+            RequestError::Internal => Self::already_logged(),
+            RequestError::Stopping => Self::stopping(),
         }
     }
 }
@@ -161,7 +161,7 @@ impl From<CreateError> for Failure {
             CreateError::NoCompatibleNode => {
                 unavailable("no node can run this build").with_code(ErrorCode::SandboxNoCompatibleNode)
             }
-            CreateError::Refused => {
+            CreateError::Rejected => {
                 failed("the node rejected the sandbox: see the server's log").with_code(ErrorCode::SandboxCreateRefused)
             }
             CreateError::Failed => failed("the node failed to start the sandbox: see the server's log")
@@ -170,16 +170,16 @@ impl From<CreateError> for Failure {
             CreateError::NodeLost => unavailable("the node was lost while it started the sandbox")
                 .with_code(ErrorCode::SandboxCreateFailed)
                 .worth_retrying_after(RETRY_PAUSE),
-            CreateError::TooLong => Self::new(StatusCode::GATEWAY_TIMEOUT, "starting the sandbox took too long")
+            CreateError::TimedOut => Self::new(StatusCode::GATEWAY_TIMEOUT, "starting the sandbox took too long")
                 .with_code(ErrorCode::SandboxPlacementTimeout),
             CreateError::LimitReached { max } => {
                 Self::new(compared::TOO_MANY_SANDBOXES.status, compared::too_many_sandboxes(max))
             }
-            CreateError::TemplateGone => Self::not_found("the template was deleted"),
+            CreateError::TemplateDeleted => Self::not_found("the template was deleted"),
             CreateError::Killed => Self::new(StatusCode::CONFLICT, "the sandbox was killed while it was started"),
             CreateError::Stopping => Self::stopping(),
             CreateError::StorageFull => Self::storage_full(),
-            CreateError::Broken => Self::already_logged(),
+            CreateError::Internal => Self::already_logged(),
         }
     }
 }

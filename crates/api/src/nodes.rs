@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hearth_cluster_api::{NodeClient, NodeStatus};
-use hearth_store::WantedNode;
+use hearth_store::DesiredNode;
 use hearth_types::{NodeAddress, NodeId};
 use tokio::sync::{Notify, watch};
 
@@ -73,7 +73,7 @@ impl Drop for Reservation {
 
 impl Nodes {
     /// Creates the set from the configuration and the stored intents. `intents` may name nodes that are not configured.
-    pub(crate) fn new(nodes: Vec<Node>, intents: Vec<WantedNode>) -> Self {
+    pub(crate) fn new(nodes: Vec<Node>, intents: Vec<DesiredNode>) -> Self {
         let mut intents: BTreeMap<_, _> = intents.into_iter().map(|intent| (intent.node_id.clone(), intent)).collect();
         let members = nodes.into_iter().map(|node| {
             let Node { id, client, proxy } = node;

@@ -43,7 +43,7 @@ async fn pass(control: &Arc<Control>) -> Result<(), ReconcileError> {
     let now = now();
     for row in control.store.sandboxes().await? {
         match control.live.find(&row.sandbox_id) {
-            Some(handle) if row.end_at <= now => handle.look_at_clock(),
+            Some(handle) if row.end_at <= now => handle.check_clock(),
             Some(_) => {}
             None => {
                 // An owner deletes its row before it exits, so a row that still exists has no owner.
@@ -60,7 +60,7 @@ async fn pass(control: &Arc<Control>) -> Result<(), ReconcileError> {
             control.catalog.remove(&route.sandbox_id, route.execution_id).await?;
         }
     }
-    control.store.forget_expired_named(now).await?;
-    control.store.forget_expired_logins(now).await?;
+    control.store.delete_expired_idempotent(now).await?;
+    control.store.delete_expired_logins(now).await?;
     Ok(())
 }

@@ -87,7 +87,7 @@ pub(crate) async fn run(control: Arc<Control>) {
         let usages = taken
             .into_iter()
             .map(|(team_id, Count { sandboxes_max, starts })| (team_id, Usage { at, span, sandboxes_max, starts }));
-        let stored = control.usages.keep_usages(usages.collect()).await;
+        let stored = control.usages.record_usages(usages.collect()).await;
         if let Err(error) = &stored
             && !is_failing
         {

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::Result;
-use hearth_artifact::Cache;
+use hearth_artifact::ArtifactStore;
 use hearth_host::cgroup::Groups;
 use hearth_host::requirement::{self, Finding, Need};
 use hearth_host::{disk, process};
-use hearth_sandbox::DiskRoom;
+use hearth_sandbox::DiskSpace;
 use serde_json::{Value, json};
 
 use crate::layout::Layout;
@@ -69,7 +69,7 @@ async fn qemu(settings: &Settings) -> Finding {
 
 /// Accelerator that an earlier start chose by a test boot.
 fn accelerator(layout: &Layout) -> Finding {
-    let verdict = hearth_vmm::remembered_verdict(&layout.verdict());
+    let verdict = hearth_vmm::stored_verdict(&layout.verdict());
     Finding {
         name: "accelerator",
         need: Need::Recommended,
@@ -151,7 +151,7 @@ fn cgroups() -> Finding {
         name: "control groups",
         need: Need::Recommended,
         found: groups.create("probe").is_ok_and(|group| group.is_some()),
-        detail: groups.limits().to_owned(),
+        detail: groups.support().to_owned(),
         cost: "the kernel does not group the processes of a sandbox, and no limit applies to them as a whole",
         fix: "run as root on a host with the unified hierarchy (systemd.unified_cgroup_hierarchy=1)",
     };
@@ -175,7 +175,7 @@ fn disk_space(settings: &Settings, layout: &Layout) -> Finding {
     let existing = layout.root().ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")).to_owned();
     let free_mib = disk::free_bytes(&existing).unwrap_or(0) >> 20;
     let disk_bytes = u64::from(hearth_builder::RESOURCES.disk_mib) << 20;
-    let room = DiskRoom::open(settings.disk(existing)).map_or(0, |room| room.more(disk_bytes));
+    let room = DiskSpace::open(settings.disk(existing)).map_or(0, |room| room.fitting_sandboxes(disk_bytes));
     Finding {
         name: "disk space",
         need: Need::Recommended,
@@ -212,7 +212,7 @@ fn setup_programs(need: Need) -> impl Iterator<Item = Finding> {
 }
 
 fn base_template(layout: &Layout) -> Finding {
-    let sets = Cache::view(layout.artifacts()).list();
+    let sets = ArtifactStore::open_read_only(layout.artifacts()).list();
     let newest = sets.unwrap_or_default().into_iter().max_by_key(|set| set.manifest().created_at);
     Finding {
         name: "base template",

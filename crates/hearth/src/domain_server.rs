@@ -28,13 +28,13 @@ pub(crate) async fn serve(
     edge: Edge,
     shutdown: CancellationToken,
 ) -> usize {
-    let bounds = edge.bounds();
+    let bounds = edge.server_config();
     let handler = tower::service_fn(move |request: Request<Body>| -> ReplyFuture {
         if domain.is_api(authority(&request)) {
             return Box::pin(api.clone().oneshot(request));
         }
         let edge = edge.clone();
-        Box::pin(async move { Ok(edge.answer(request).await) })
+        Box::pin(async move { Ok(edge.handle(request).await) })
     });
     serve::serve(listener, handler, bounds, shutdown).await
 }

@@ -4,13 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use hearth_artifact::Cache;
-use hearth_builder::{Base, Config as BuilderConfig, ensure_base, ensure_kernel};
+use hearth_artifact::ArtifactStore;
+use hearth_builder::{BaseTemplate, Config as BuilderConfig, ensure_base, ensure_kernel};
 use hearth_host::cgroup::Groups;
 use hearth_host::lock::{Error as LockError, Lock};
 use hearth_host::process::find_program;
 use hearth_network::{Mode, Pool};
-use hearth_sandbox::{DiskRoom, Parts, Remains};
+use hearth_sandbox::{DiskSpace, Leftovers, NodeResources};
 use hearth_store::{Alias, NewBuild, Store};
 use hearth_types::Tag;
 use hearth_vmm::{AcceleratorChoice, Driver, Verdict};
@@ -28,8 +28,8 @@ pub(crate) struct Foundation {
     driver: Driver,
     pool: Pool,
     groups: Groups,
-    cache: Cache,
-    base: Base,
+    cache: ArtifactStore,
+    base: BaseTemplate,
 }
 
 /// Text that a daemon writes to its lock file, before its process ID.
@@ -40,7 +40,7 @@ pub(crate) fn running_daemon(layout: &Layout) -> Result<Option<u32>> {
     if !layout.lock().exists() {
         return Ok(None);
     }
-    match Lock::take(&layout.lock(), "") {
+    match Lock::acquire(&layout.lock(), "") {
         Ok(_) => Ok(None),
         Err(LockError::Held { owner, .. }) => {
             let number = owner.strip_prefix(OWNER).and_then(|number| number.parse().ok());
@@ -53,7 +53,7 @@ pub(crate) fn running_daemon(layout: &Layout) -> Result<Option<u32>> {
 /// Locks the data directory for this process.
 pub(crate) fn acquire_lock(layout: &Layout) -> Result<Lock> {
     let owner = format!("{OWNER}{}", std::process::id());
-    Lock::take(&layout.lock(), &owner)
+    Lock::acquire(&layout.lock(), &owner)
         .context("another hearth process uses this data directory: stop it, or choose another with --data-dir")
 }
 
@@ -90,7 +90,7 @@ pub(crate) async fn prepare(settings: &Settings, layout: &Layout, force: bool) -
     let display = ProgressDisplay::new();
     let kernel = ensure_kernel(&builder, &display).await?;
     let driver = Driver::open(&driver_config(settings, layout), &kernel).await?;
-    let cache = Cache::open(layout.artifacts())?;
+    let cache = ArtifactStore::open(layout.artifacts())?;
     let pool = Pool::open(network_config(settings)).await?;
     let base = match ensure_base(&builder, &driver, &pool, &cache, &kernel, &display).await {
         Ok(base) => base,
@@ -147,13 +147,13 @@ fn group_name(data_dir: &Path) -> String {
 
 impl Foundation {
     /// Parts that sandboxes are assembled from.
-    pub(crate) fn parts(&self, disk: DiskRoom) -> Parts {
-        Parts {
+    pub(crate) fn parts(&self, disk: DiskSpace) -> NodeResources {
+        NodeResources {
             network: self.pool.clone(),
             driver: self.driver.clone(),
             groups: self.groups.clone(),
             disk,
-            remains: Remains::default(),
+            leftovers: Leftovers::default(),
         }
     }
 
@@ -162,7 +162,7 @@ impl Foundation {
         self.base.set.manifest().resources.disk_mib
     }
 
-    pub(crate) fn cache(&self) -> Cache {
+    pub(crate) fn cache(&self) -> ArtifactStore {
         self.cache.clone()
     }
 
@@ -199,7 +199,7 @@ impl Foundation {
             .await
             .context("registering the base template")?;
         for build_id in &self.base.superseded {
-            self.cache.remove(*build_id)?;
+            self.cache.delete(*build_id)?;
         }
         Ok(())
     }

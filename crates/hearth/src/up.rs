@@ -17,8 +17,8 @@ use hearth_edge::Edge;
 use hearth_orchestrator::Orchestrator;
 use hearth_proxy::body::boxed;
 use hearth_proxy::serve::{self, Listener};
-use hearth_proxy::{Body, Descriptors};
-use hearth_sandbox::{DiskRoom, GuestLogs, GuestSamples};
+use hearth_proxy::{Body, DescriptorBudget};
+use hearth_sandbox::{DiskSpace, GuestLogs, GuestSamples};
 use hearth_stdx::TaskSet;
 use hearth_store::Store;
 use tokio::net::TcpListener;
@@ -90,7 +90,7 @@ async fn run_roles(
         foundation = setup::prepare(settings, layout, false) => foundation?,
         signal = stop.wait() => return interrupted(signal),
     };
-    let descriptors = Descriptors::share_out(open_files, settings.sandboxes_max);
+    let descriptors = DescriptorBudget::split(open_files, settings.sandboxes_max);
     let started = Instance::start(settings, layout, &foundation, listeners, descriptors).await;
     let instance = match started {
         Ok(instance) => instance,
@@ -225,11 +225,11 @@ impl Instance {
         layout: &Layout,
         foundation: &Foundation,
         listeners: Listeners,
-        descriptors: Descriptors,
+        descriptors: DescriptorBudget,
     ) -> Result<Self> {
         let Listeners { api: api_listener, edge: edge_listener, names } = listeners;
         let tls_port = names.as_ref().map(|names| names.port);
-        let store = Store::open_alone(&settings.store(&layout.database())?).await?;
+        let store = Store::open_exclusive(&settings.store(&layout.database())?).await?;
         let rows = async {
             let key = first_team::ensure_team(&store, layout).await?;
             foundation.register(&store).await?;
@@ -269,7 +269,7 @@ impl Instance {
                 init_attempt: INIT_ATTEMPT,
                 init_budget: settings.ready_timeout,
                 logs: GuestLogs {
-                    keeper: analytics.clone(),
+                    store: analytics.clone(),
                     with_output: settings.guest_logs == options::GuestLogs::Output,
                 },
                 samples: GuestSamples(analytics.clone()),
@@ -280,7 +280,7 @@ impl Instance {
         };
         // The folder must exist to query the free space of its disk.
         let disk = std::fs::create_dir_all(layout.executions())
-            .and_then(|()| DiskRoom::open(settings.disk(layout.executions())))
+            .and_then(|()| DiskSpace::open(settings.disk(layout.executions())))
             .with_context(|| format!("querying the free space of {}", layout.executions().display()));
         let disk = match disk {
             Ok(disk) => disk,
@@ -321,7 +321,7 @@ impl Instance {
         let bounds = serve::Config {
             connections_max: descriptors.api_connections,
             idle_timeout: API_IDLE_TIMEOUT,
-            drain_patience: DRAIN_PATIENCE,
+            drain_timeout: DRAIN_PATIENCE,
         };
         servers.spawn("API", serve::serve(api_listener, api.router(), bounds, servers.token()));
         let serving = edge.clone();
@@ -336,7 +336,7 @@ impl Instance {
             servers.spawn("certificate", certificate.renew_until(servers.token()));
         }
         let (tidied, token) = (Arc::clone(&analytics), servers.token());
-        servers.spawn("analytics", async move { tidied.keep_tidy(token).await });
+        servers.spawn("analytics", async move { tidied.tidy_until(token).await });
         endpoints.publish(layout)?;
         Ok(Self { store, analytics, orchestrator, api, edge, servers, endpoints })
     }
@@ -370,7 +370,7 @@ impl Instance {
     /// Stops everything in reverse order, sandboxes first, so that the API still receives their last events.
     async fn stop(self, foundation: Foundation) {
         tracing::info!("stopping");
-        self.orchestrator.end_sandboxes().await;
+        self.orchestrator.stop_sandboxes().await;
         self.servers.shutdown(2 * DRAIN_PATIENCE).await;
         self.edge.shutdown().await;
         self.api.shutdown().await;
@@ -398,7 +398,7 @@ fn api_config(settings: &Settings, layout: &Layout) -> Result<hearth_api::Config
     })
 }
 
-fn edge_config(descriptors: Descriptors) -> hearth_edge::Config {
+fn edge_config(descriptors: DescriptorBudget) -> hearth_edge::Config {
     hearth_edge::Config {
         connections_max: descriptors.client_connections,
         requests_max: descriptors.requests,
@@ -407,7 +407,7 @@ fn edge_config(descriptors: Descriptors) -> hearth_edge::Config {
     }
 }
 
-fn proxy_config(descriptors: Descriptors) -> hearth_proxy::Config {
+fn proxy_config(descriptors: DescriptorBudget) -> hearth_proxy::Config {
     hearth_proxy::Config {
         requests_per_group_max: descriptors.sandbox_requests,
         requests_max: descriptors.requests,

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use anyhow::{Result, ensure};
 use futures::future::join_all;
 use hearth_sdk::{Error, NewSandbox};
-use hearth_testkit::{Instance, Leftovers, Prepared, until};
+use hearth_testkit::{Instance, Leftovers, PreparedDataDir, until};
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -35,9 +35,9 @@ fn failing_up(arguments: &[&str]) -> Result<String> {
     Ok(text)
 }
 
-fn furnished(prepared: &Prepared) -> Result<tempfile::TempDir> {
+fn furnished(prepared: &PreparedDataDir) -> Result<tempfile::TempDir> {
     let folder = tempfile::Builder::new().prefix("hearth-").tempdir()?;
-    prepared.furnish(folder.path())?;
+    prepared.link_into(folder.path())?;
     Ok(folder)
 }
 
@@ -54,7 +54,7 @@ fn check_nothing_left(folder: &Path) {
 
 #[test]
 fn an_error_for_a_port_in_use_names_the_flag() -> Result<()> {
-    let folder = furnished(&Prepared::ensure(binary())?)?;
+    let folder = furnished(&PreparedDataDir::ensure(binary())?)?;
     let taken = TcpListener::bind("127.0.0.1:0")?;
     let address = taken.local_addr()?.to_string();
     let data_dir = folder.path().to_string_lossy();
@@ -71,7 +71,7 @@ fn an_error_for_a_port_in_use_names_the_flag() -> Result<()> {
 
 #[test]
 fn a_missing_qemu_is_reported() -> Result<()> {
-    let folder = furnished(&Prepared::ensure(binary())?)?;
+    let folder = furnished(&PreparedDataDir::ensure(binary())?)?;
     let data_dir = folder.path().to_string_lossy();
     let text = failing_up(&["--data-dir", &data_dir, "--qemu", "/nonexistent/qemu"])?;
     check_contains(&text, &["/nonexistent/qemu", "qemu-system-x86"]);
@@ -101,7 +101,7 @@ fn an_unknown_variable_is_only_a_warning() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_printed_to_a_supervisor() -> Result<()> {
     // A supervisor's journal gets both outputs, with the debug log.
-    let instance = Instance::start(&Prepared::ensure(binary())?, &["--log", "debug"]).await?;
+    let instance = Instance::start(&PreparedDataDir::ensure(binary())?, &["--log", "debug"]).await?;
     let sandbox = instance.client().create(&NewSandbox::of("base")).await?;
     sandbox.kill().await?;
     // The banner is printed last.
@@ -121,7 +121,7 @@ async fn no_secret_is_printed_to_a_supervisor() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_daemon_on_the_same_data_directory_is_rejected() -> Result<()> {
-    let instance = Instance::start(&Prepared::ensure(binary())?, &[]).await?;
+    let instance = Instance::start(&PreparedDataDir::ensure(binary())?, &[]).await?;
     let data_dir = instance.folder().to_string_lossy().into_owned();
     let text = failing_up(&["--data-dir", &data_dir])?;
     check_contains(&text, &["hearth.lock", &instance.pid().unwrap_or_default().to_string()]);
@@ -146,14 +146,14 @@ fn qemu_wrapper(folder: &Path, body: &str) -> Result<PathBuf> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_never_becomes_ready_is_an_error_and_leaves_nothing() -> Result<()> {
-    let prepared = Prepared::ensure(binary())?;
+    let prepared = PreparedDataDir::ensure(binary())?;
     let tools = tempfile::tempdir()?;
     // The guest runs without network: the wrapper, in the namespace of the slot, disables the link.
     let script = "PATH=$PATH:/usr/sbin:/usr/bin:/sbin ip link set tap0 down\nexec \"$QEMU\" \"$@\"";
     let qemu = qemu_wrapper(tools.path(), script)?;
     let instance = Instance::start(&prepared, &["--qemu", &qemu.to_string_lossy(), "--ready-seconds", "2"]).await?;
     let error = instance.client().create(&NewSandbox::of("base")).await.err();
-    assert!(matches!(error, Some(Error::Refused { status, .. }) if status.as_u16() == 500), "{error:?}");
+    assert!(matches!(error, Some(Error::Rejected { status, .. }) if status.as_u16() == 500), "{error:?}");
     until("nothing left of the attempt", || async {
         Ok((instance.leftovers().of_sandboxes() == Leftovers::default()).then_some(()))
     })
@@ -170,7 +170,7 @@ async fn a_guest_that_never_becomes_ready_is_an_error_and_leaves_nothing() -> Re
 async fn fifty_creates_and_kills_with_failures_leave_nothing() -> Result<()> {
     const CREATES: usize = 50;
     const AT_ONCE: usize = 5;
-    let prepared = Prepared::ensure(binary())?;
+    let prepared = PreparedDataDir::ensure(binary())?;
     let tools = tempfile::tempdir()?;
     // Every third VMM fails to start, every fifth is killed while its guest boots.
     let counter = tools.path().join("counter");
@@ -218,7 +218,7 @@ async fn fifty_creates_and_kills_with_failures_leave_nothing() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn sandboxes_run_with_user_mode_network() -> Result<()> {
     let options = ["--network-mode", "user"];
-    let prepared = Prepared::ensure_with(binary(), &options)?;
+    let prepared = PreparedDataDir::ensure_with(binary(), &options)?;
     let instance = Instance::start(&prepared, &options).await?;
     let sandbox = instance.client().create(&NewSandbox::of("base")).await?;
     let output = sandbox.run("echo hello").await?;
@@ -260,7 +260,7 @@ fn a_sandbox_that_fills_the_disk_does_not_affect_others() -> Result<()> {
         println!("skipped: only root can mount file systems");
         return Ok(());
     }
-    let prepared = Prepared::ensure(binary())?;
+    let prepared = PreparedDataDir::ensure(binary())?;
     let folder = furnished(&prepared)?;
     let disk = folder.path().join("executions");
     // With this ratio, 129 MiB are reserved for a disk of 8 GiB.
@@ -288,7 +288,10 @@ fn a_sandbox_that_fills_the_disk_does_not_affect_others() -> Result<()> {
         let others = async {
             assert_eq!(modest.run(&command).await?.stdout, b"done\n");
             let rejected = instance.client().create(&NewSandbox::of("base")).await.err();
-            assert!(matches!(&rejected, Some(Error::Refused { status, .. }) if status.as_u16() == 503), "{rejected:?}");
+            assert!(
+                matches!(&rejected, Some(Error::Rejected { status, .. }) if status.as_u16() == 503),
+                "{rejected:?}"
+            );
             check_contains(&instance.log(), &["MiB of disk", "--disk-overcommit"]);
             assert_eq!(modest.run("md5sum $HOME/file | wc -l").await?.stdout, b"1\n");
             mount(None::<&str>, &disk, None::<&str>, MsFlags::MS_REMOUNT, Some("size=1500m"))?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use hearth_testkit::{Instance, Issuer, Prepared, until};
+use hearth_testkit::{Instance, Issuer, PreparedDataDir, until};
 use serde_json::Value;
 
 fn binary() -> &'static Path {
@@ -50,7 +50,7 @@ async fn a_certificate_is_issued_and_used_again_after_a_restart() -> Result<()> 
     let authority = root.with_file_name("authority.pem");
     fs::write(&authority, issuer.authority().await?)?;
 
-    let instance = Instance::start(&Prepared::ensure(binary())?, &options).await?;
+    let instance = Instance::start(&PreparedDataDir::ensure(binary())?, &options).await?;
     let name = "api.sandboxes.example.com";
     until("the issuer's certificate", || async { Ok(is_accepted(port, &authority, name)?.then_some(())) }).await?;
     assert!(is_accepted(port, &authority, "49983-i1.sandboxes.example.com")?);
@@ -70,7 +70,7 @@ async fn a_certificate_is_issued_and_used_again_after_a_restart() -> Result<()> 
     let finding = findings.iter().find(|finding| finding["name"] == "certificate").context("a finding")?;
     let detail = finding["detail"].as_str().context("a detail")?;
     assert!(finding["found"] == true && detail.contains(&directory) && detail.contains(": valid until 2"), "{finding}");
-    assert_eq!(issuer.calls().len(), 4, "{:?}", issuer.calls());
+    assert_eq!(issuer.hook_calls().len(), 4, "{:?}", issuer.hook_calls());
 
     // The next start does not contact the issuer.
     issuer.stop();

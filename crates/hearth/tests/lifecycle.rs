@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
 use hearth_sdk::{NewSandbox, Sandbox};
-use hearth_testkit::{Instance, Leftovers, Prepared, until};
+use hearth_testkit::{Instance, Leftovers, PreparedDataDir, until};
 
 fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_hearth"))
@@ -36,7 +36,7 @@ async fn stop(instance: Instance) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sandboxes_are_isolated_machines() -> Result<()> {
-    let prepared = Prepared::ensure(binary())?;
+    let prepared = PreparedDataDir::ensure(binary())?;
     let instance = Instance::start(&prepared, &[]).await?;
     let client = instance.client();
     let new = NewSandbox {
@@ -74,7 +74,7 @@ async fn sandboxes_are_isolated_machines() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sandbox_is_deleted_after_its_guest_powers_off_or_its_vmm_dies() -> Result<()> {
-    let prepared = Prepared::ensure(binary())?;
+    let prepared = PreparedDataDir::ensure(binary())?;
     let instance = Instance::start(&prepared, &[]).await?;
     let client = instance.client();
     let (powered_off, killed) =
@@ -98,7 +98,7 @@ async fn a_sandbox_is_deleted_after_its_guest_powers_off_or_its_vmm_dies() -> Re
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_stops_everything_in_time() -> Result<()> {
-    let prepared = Prepared::ensure(binary())?;
+    let prepared = PreparedDataDir::ensure(binary())?;
     let instance = Instance::start(&prepared, &[]).await?;
     let client = instance.client();
     let new = NewSandbox::of("base");
@@ -117,7 +117,7 @@ async fn sigterm_stops_everything_in_time() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_daemon_removes_what_a_killed_one_left() -> Result<()> {
-    let prepared = Prepared::ensure(binary())?;
+    let prepared = PreparedDataDir::ensure(binary())?;
     let instance = Instance::start(&prepared, &[]).await?;
     let key = instance.key().clone();
     let client = instance.client();

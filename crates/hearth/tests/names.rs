@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use hearth_sdk::NewSandbox;
-use hearth_testkit::{Instance, Prepared, until};
+use hearth_testkit::{Instance, PreparedDataDir, until};
 use hearth_types::Secret;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -88,7 +88,7 @@ impl Names {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_port_serves_the_api_and_every_sandbox() -> Result<()> {
-    let instance = Instance::start(&Prepared::ensure(binary())?, &[]).await?;
+    let instance = Instance::start(&PreparedDataDir::ensure(binary())?, &[]).await?;
     let folder = instance.folder().to_owned();
     let endpoints: Value = serde_json::from_str(&run(&folder, &["env", "--json"])?)?;
     let domain = endpoints["domain"].as_str().context("names are served")?.to_owned();
@@ -160,7 +160,7 @@ server.serve_forever()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_private_https_port_requires_the_traffic_token() -> Result<()> {
-    let instance = Instance::start(&Prepared::ensure(binary())?, &[]).await?;
+    let instance = Instance::start(&PreparedDataDir::ensure(binary())?, &[]).await?;
     let endpoints: Value = serde_json::from_str(&run(instance.folder(), &["env", "--json"])?)?;
     let domain = endpoints["domain"].as_str().context("names are served")?;
     let mut names = Names::connect(domain, &run(instance.folder(), &["tls", "export"])?).await?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use hearth_sdk::NewSandbox;
-use hearth_testkit::{Instance, Leftovers, Prepared, until};
+use hearth_testkit::{Instance, Leftovers, PreparedDataDir, until};
 use http_body_util::Empty;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -45,7 +45,7 @@ async fn restart(instance: &Instance) -> Result<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_of_a_restarted_daemon_wait_and_are_not_refused() -> Result<()> {
-    let prepared = Prepared::ensure(binary())?;
+    let prepared = PreparedDataDir::ensure(binary())?;
     let instance = Arc::new(Instance::start(&prepared, &[]).await?);
     let client = instance.client();
     let before = client.create(&NewSandbox::of("base")).await?;
@@ -94,9 +94,9 @@ async fn clients_of_a_restarted_daemon_wait_and_are_not_refused() -> Result<()> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sighup_stops_the_daemon_and_a_stopped_one_cannot_be_restarted() -> Result<()> {
-    let prepared = Prepared::ensure(binary())?;
+    let prepared = PreparedDataDir::ensure(binary())?;
     let instance = Instance::start(&prepared, &[]).await?;
-    let (status, folder) = instance.end(Signal::HUP).await?;
+    let (status, folder) = instance.stop_with(Signal::HUP).await?;
     ensure!(status.success(), "{status}");
     let output = Command::new(binary()).arg("restart").arg("--data-dir").arg(folder.path()).output().await?;
     let error = String::from_utf8(output.stderr)?;

@@ -168,7 +168,7 @@ impl Orchestrator {
 }
 
 fn server_config(connections_max: u32) -> serve::Config {
-    serve::Config { connections_max, idle_timeout: serve::IDLE_TIMEOUT, drain_patience: DRAIN_LIMIT }
+    serve::Config { connections_max, idle_timeout: serve::IDLE_TIMEOUT, drain_timeout: DRAIN_LIMIT }
 }
 
 /// Listens on a socket that only its owner can connect to, and replaces the socket of a killed daemon.

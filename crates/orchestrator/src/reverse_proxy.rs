@@ -4,10 +4,10 @@
 //! connector to the guest. An execution other than the running one is reported as not found.
 
 use hearth_proxy::dial::{Stream, retry_refused};
-use hearth_proxy::hop::Address;
+use hearth_proxy::headers::TargetHeader;
 use hearth_proxy::pages::{Audience, Page};
 use hearth_proxy::tls::Connector;
-use hearth_proxy::{Body, Engine, Key, body};
+use hearth_proxy::{Body, Engine, Key, UpstreamRequest, body};
 use hearth_sandbox::GuestConnector;
 use hearth_types::ExecutionId;
 use http::{Request, Response, StatusCode};
@@ -33,7 +33,7 @@ impl ReverseProxy {
     /// Cancel safe in the sense of HTTP: the guest sees its connection close.
     pub(crate) async fn handle(self, mut request: Request<Body>) -> Response<Body> {
         let audience = Audience::of(request.headers());
-        let address = match Address::take(request.headers_mut()) {
+        let address = match TargetHeader::take(request.headers_mut()) {
             Ok(address) => address,
             Err(error) => return misdirected(&error.to_string()),
         };
@@ -48,7 +48,7 @@ impl ReverseProxy {
             let stream = if address.tls { tls.connect(stream, best).await? } else { Stream::Tcp(stream) };
             Ok(stream.into())
         };
-        match self.engine.forward_agreed(&key, dial, request).await {
+        match self.engine.forward(UpstreamRequest { key: &key, dial, request, guard: None }).await {
             Ok(response) => response,
             Err(error) => {
                 tracing::debug!(sandbox = %address.sandbox_id, port = address.port, %error, "guest did not respond");
@@ -57,7 +57,7 @@ impl ReverseProxy {
         }
     }
 
-    fn guest(&self, address: &Address) -> Option<GuestConnector> {
+    fn guest(&self, address: &TargetHeader) -> Option<GuestConnector> {
         let handle = self.registry.get(&address.sandbox_id)?;
         (handle.execution_id() == address.execution_id).then(|| handle.connector().cloned())?
     }

@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryFutureExt;
-use hearth_stdx::{Seldom, TaskSet};
+use hearth_stdx::{TaskSet, WakeGated};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -226,7 +226,7 @@ async fn connection<S, B>(
         None => return,
     };
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(socket), service));
-    let drain_begun = Seldom::new(async {
+    let drain_begun = WakeGated::new(async {
         drain.cancelled().await;
         let _ = tokio::time::timeout(LAST_HEAD_TIMEOUT, connection_state.wait_for_head()).await;
     });
@@ -241,7 +241,7 @@ async fn connection<S, B>(
     };
     let served = tokio::select! {
         served = served => served,
-        () = Seldom::new(abort.cancelled()) => return,
+        () = WakeGated::new(abort.cancelled()) => return,
     };
     if let Err(error) = served {
         // Clients may disconnect at any time, and a failed response was logged by its handler.

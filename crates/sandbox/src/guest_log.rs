@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth_analytics::{Level, LogLine, Logs, Source};
-use hearth_envd_api::{Client, Error, GuestLine, Init, LogStream, Room};
+use hearth_envd_api::{BatchSize, Client, Error, GuestLine, Init, LogStream};
 use http::StatusCode;
 use jiff::Timestamp;
 
@@ -27,7 +27,7 @@ use crate::assemble::random_seed;
 /// Time for which lines are collected before they are stored: every append is a write.
 const COLLECT: Duration = Duration::from_millis(200);
 /// Limits of one append, and of the text that is parsed for it: a line in memory takes several times its text.
-const BATCH: Room = Room { lines: 1000, bytes: 256 * 1024 };
+const BATCH: BatchSize = BatchSize { lines: 1000, bytes: 256 * 1024 };
 /// Limit of a guest's log in one [`WINDOW`]: the bytes received, plus a constant per line ([`LogStream::take_cost`]).
 ///
 /// This allows at most 256 lines per second, however short they are.
@@ -125,15 +125,15 @@ impl LogFollower {
 
     async fn follow(&mut self, stream: &mut LogStream) -> Result<(), Error> {
         while let Some(batch) = stream.next(BATCH).await? {
-            let mut room = BATCH.without(batch.used);
+            let mut room = BATCH.saturating_sub(batch.used);
             self.add_lines(batch.lines);
             // Lines that arrive shortly afterwards are stored together. The wait and the reading are cancel safe.
             let collected = Instant::now() + COLLECT;
             let mut ended = false;
-            while !room.is_used_up() && !ended {
+            while !room.is_exhausted() && !ended {
                 match tokio::time::timeout_at(collected.into(), stream.next(room)).await {
                     Ok(Ok(Some(batch))) => {
-                        room = room.without(batch.used);
+                        room = room.saturating_sub(batch.used);
                         self.add_lines(batch.lines);
                     }
                     Ok(Ok(None) | Err(_)) => ended = true,
@@ -257,7 +257,7 @@ mod tests {
     use std::sync::Mutex;
 
     use async_trait::async_trait;
-    use hearth_analytics::{Error as StoreError, Query, Sample, SampleQuery, Samples, Stored};
+    use hearth_analytics::{Error as StoreError, Query, Sample, SampleQuery, Samples, StoredLine};
     use hearth_types::{ExecutionId, SandboxId, TeamId};
     use http::HeaderMap;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -280,14 +280,14 @@ mod tests {
             Ok(())
         }
 
-        async fn query(&self, _: TeamId, _: &SandboxId, _: &Query) -> Result<Vec<Stored>, StoreError> {
+        async fn query(&self, _: TeamId, _: &SandboxId, _: &Query) -> Result<Vec<StoredLine>, StoreError> {
             unreachable!("nodes only store")
         }
     }
 
     #[async_trait]
     impl Samples for MemoryStore {
-        async fn keep(&self, _: TeamId, _: &SandboxId, _: Sample) -> Result<(), StoreError> {
+        async fn record(&self, _: TeamId, _: &SandboxId, _: Sample) -> Result<(), StoreError> {
             unreachable!("only lines")
         }
 

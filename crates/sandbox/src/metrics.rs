@@ -83,7 +83,7 @@ impl Sampler {
         let metrics = match tokio::time::timeout(REPLY_LIMIT, self.client.metrics()).await {
             Ok(Ok(metrics)) => metrics,
             Ok(Err(error)) => return log_failure(&error),
-            Err(_elapsed) => return log_failure(&Error::Silent { budget: REPLY_LIMIT }),
+            Err(_elapsed) => return log_failure(&Error::NoReply { budget: REPLY_LIMIT }),
         };
         let now = Timestamp::now();
         self.check_clock(metrics.unix_seconds, now);
@@ -91,7 +91,7 @@ impl Sampler {
             tracing::debug!(?metrics, "sample rejected: implausible values");
             return;
         };
-        match self.samples.0.keep(self.team_id, &self.sandbox_id, sample).await {
+        match self.samples.0.record(self.team_id, &self.sandbox_id, sample).await {
             Ok(()) => self.failures = 0,
             Err(error) => {
                 self.failures += 1;
@@ -177,9 +177,9 @@ mod tests {
 
     #[async_trait]
     impl Samples for List {
-        async fn keep(&self, team_id: TeamId, sandbox_id: &SandboxId, sample: Sample) -> Result<(), StoreError> {
+        async fn record(&self, team_id: TeamId, sandbox_id: &SandboxId, sample: Sample) -> Result<(), StoreError> {
             if self.is_broken {
-                return Err(StoreError::KeepSample { sandbox_id: sandbox_id.clone(), source: Cause::new("full") });
+                return Err(StoreError::RecordSample { sandbox_id: sandbox_id.clone(), source: Cause::new("full") });
             }
             self.stored.lock().expect("sound").push((team_id, sandbox_id.clone(), sample));
             Ok(())

@@ -17,7 +17,7 @@ use crate::http::auth::Operator;
 use crate::http::body;
 use crate::http::document::tag;
 use crate::http::path::{ApiKeyPath, TeamPath};
-use crate::live::{Handle, Unanswered};
+use crate::live::{Handle, RequestError};
 
 /// Kill all sandboxes of a team
 ///
@@ -50,7 +50,7 @@ pub(crate) async fn kill_sandboxes(
         match outcome {
             Ok(()) => killed_count += 1,
             // Another request killed the sandbox first.
-            Err(Unanswered::Refused(_)) => {}
+            Err(RequestError::Rejected(_)) => {}
             Err(_) => failed_count += 1,
         }
     }

@@ -32,7 +32,7 @@ pub(crate) use self::bearer::Verifier;
 use super::rate::{QuotaCell, RateKey};
 use crate::control::Control;
 use crate::failure::Failure;
-use crate::live::expiry::{now, time_left};
+use crate::live::expiry::{now, time_until};
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const TEAM_ID: HeaderName = HeaderName::from_static("x-team-id");
@@ -289,7 +289,7 @@ fn is_operator(parts: &Parts, control: &Control) -> Result<bool, Failure> {
 /// Stores the time of use of a key in the background, at most once per [`LAST_USED_PRECISION`].
 fn record_use(control: &Arc<Control>, key: &ApiKey) {
     let now = now();
-    if key.last_used_at.is_some_and(|last| time_left(now, last) < LAST_USED_PRECISION) {
+    if key.last_used_at.is_some_and(|last| time_until(now, last) < LAST_USED_PRECISION) {
         return;
     }
     // One write at a time: a use that is skipped here is stored with the key's next use.

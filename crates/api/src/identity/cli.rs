@@ -146,7 +146,7 @@ impl NewLogin<'_> {
         let Self { user, proof, lifetime, target, address } = self;
         let now = now();
         let expires_at = now.checked_add(lifetime).unwrap_or(jiff::Timestamp::MAX);
-        let begun = control.store.begin_login(user.id, proof, LoginTimes { now, expires_at }).await;
+        let begun = control.store.create_login(user.id, proof, LoginTimes { now, expires_at }).await;
         let begun = begun.map_err(|error| Failure::internal("storing a login", &error))?;
         let Some((login, refresh_token)) = begun else { return Ok(None) };
         let signed = control.login_service.signer.sign(&login, now);

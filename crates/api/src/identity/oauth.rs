@@ -8,7 +8,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use hearth_store::{RefreshToken, Renewed};
+use hearth_store::{RefreshToken, Renewal};
 use http::header::{CACHE_CONTROL, PRAGMA};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
@@ -97,7 +97,7 @@ async fn renew(control: &Control, headers: &HeaderMap, body: Body) -> Result<Res
     let now = now();
     let renewed = control.store.renew_login(&presented, now).await;
     match renewed.map_err(|error| Failure::internal("renewing a login", &error))? {
-        Renewed::Renewed(login, refresh_token) => {
+        Renewal::Renewed(login, refresh_token) => {
             let signed = control.login_service.signer.sign(&login, now);
             let (access_token, lifetime) =
                 signed.map_err(|error| Failure::internal("signing an access token", &error))?;
@@ -109,8 +109,8 @@ async fn renew(control: &Control, headers: &HeaderMap, body: Body) -> Result<Res
             };
             Ok((no_store(), Json(tokens)).into_response())
         }
-        Renewed::Unknown => Err(expired()),
-        Renewed::Reused { id, user_id } => {
+        Renewal::Unknown => Err(expired()),
+        Renewal::Reused { id, user_id } => {
             tracing::warn!(login = %id, user = %user_id, "login ended: refresh token was used twice");
             Err(expired())
         }
@@ -119,18 +119,18 @@ async fn renew(control: &Control, headers: &HeaderMap, body: Body) -> Result<Res
 
 /// `POST /oauth/revoke`: ends a login. An unknown token counts as revoked (RFC 7009, section 2.2).
 pub(crate) async fn revoke(State(control): State<Arc<Control>>, headers: HeaderMap, body: Body) -> Response {
-    end_login(&control, &headers, body).await.unwrap_or_else(IntoResponse::into_response)
+    delete_login(&control, &headers, body).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn end_login(control: &Control, headers: &HeaderMap, body: Body) -> Result<Response, OAuthError> {
+async fn delete_login(control: &Control, headers: &HeaderMap, body: Body) -> Result<Response, OAuthError> {
     let form = Form::read(&control.config, headers, body).await?;
     form.filled("client_id").map_or(Ok(()), check_client)?;
     let token = form.filled("token").ok_or_else(|| missing("token"))?;
     // The type of the token is clear from its format, so the parameter `token_type_hint` is ignored.
     let ended = match token.parse::<RefreshToken>() {
-        Ok(token) => control.store.end_login_of(&token).await,
+        Ok(token) => control.store.delete_login_of(&token).await,
         Err(_) => match control.login_service.signer.login(token) {
-            Some(id) => control.store.end_login(id).await,
+            Some(id) => control.store.delete_login(id).await,
             None => Ok(false),
         },
     };

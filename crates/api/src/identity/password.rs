@@ -128,7 +128,7 @@ impl PasswordVerifier {
         };
         // Postgres rejects a text with a zero byte, and no user has one in the address.
         let found = if email.contains('\0') { None } else { store.password_by_email(email).await? };
-        let hash = found.as_ref().map_or_else(PasswordHash::of_nobody, |(_, hash)| hash.clone());
+        let hash = found.as_ref().map_or_else(PasswordHash::dummy, |(_, hash)| hash.clone());
         let verifying = tokio::task::spawn_blocking(move || {
             let is_correct = hash.verify(&password);
             drop(permit);

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use hearth_cluster_api::{CreatedSandbox, NodeError};
 use hearth_stdx::chain;
-use hearth_store::{InsertSandboxError, Resolved, Sandbox, SandboxState, Started, UpdateSandboxError};
+use hearth_store::{InsertSandboxError, ResolvedTemplate, Sandbox, SandboxState, StartedSandbox, UpdateSandboxError};
 use hearth_types::{ExecutionId, Ingress, Route, SandboxSpec, TeamId, TemplateReference};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
@@ -99,7 +99,7 @@ impl Owner {
     pub(super) async fn create(
         mut self,
         team_id: TeamId,
-        resolved: Resolved,
+        resolved: ResolvedTemplate,
         creation: Creation,
         reply: oneshot::Sender<Result<Sandbox, CreateError>>,
         permit: OwnedSemaphorePermit,
@@ -162,8 +162,8 @@ impl Owner {
     }
 
     /// Returns the row of a new execution on a node.
-    fn new_row(&self, team_id: TeamId, resolved: &Resolved, creation: &Creation, node: &Member) -> Sandbox {
-        let Resolved { template, build, alias } = resolved;
+    fn new_row(&self, team_id: TeamId, resolved: &ResolvedTemplate, creation: &Creation, node: &Member) -> Sandbox {
+        let ResolvedTemplate { template, build, alias } = resolved;
         let Creation { reference: _, timeout, metadata, env_vars, secured, allow_internet_access, ingress } = creation;
         let now = now();
         Sandbox {
@@ -213,7 +213,7 @@ impl Owner {
             return Attempt::Release(CreateError::Internal, row);
         }
         let started =
-            Started { started_at: row.started_at, end_at: row.end_at, envd_version: row.envd_version.clone() };
+            StartedSandbox { started_at: row.started_at, end_at: row.end_at, envd_version: row.envd_version.clone() };
         let written = self.control.store.update_sandbox_running(&row.sandbox_id, row.execution_id, started).await;
         if let Err(error) = written {
             tracing::error!(error = %chain(&error), "started sandbox not marked as running");
@@ -238,7 +238,7 @@ impl Owner {
         tracing::warn!(node = %node.id, %error, "sandbox not started by node");
         let attempt: fn(CreateError) -> Attempt = match error {
             NodeError::Capacity | NodeError::Exhausted(_) | NodeError::UnknownBuild => Attempt::TryNext,
-            NodeError::Refused(_) | NodeError::Failed(_) => Attempt::GiveUp,
+            NodeError::Rejected(_) | NodeError::Failed(_) => Attempt::GiveUp,
             NodeError::Unavailable(_) => {
                 node.nudge();
                 return Attempt::Release(CreateError::NodeLost, row);
@@ -248,7 +248,7 @@ impl Owner {
             NodeError::Capacity => CreateError::Capacity,
             NodeError::Exhausted(_) => CreateError::NodeBusy,
             NodeError::UnknownBuild => CreateError::NoCompatibleNode,
-            NodeError::Refused(_) => CreateError::Rejected,
+            NodeError::Rejected(_) => CreateError::Rejected,
             NodeError::Failed(_) | NodeError::Unavailable(_) => CreateError::Failed,
         };
         match self.control.store.delete_sandbox(&row.sandbox_id, row.execution_id).await {
@@ -289,6 +289,6 @@ pub(super) fn route(tokens: &TokenSource, row: &Sandbox, node: &Member) -> Route
         node_id: node.id.clone(),
         node_proxy: node.proxy.clone(),
         ingress: row.ingress.clone(),
-        traffic_token: tokens.demanded_from_visitors(row),
+        traffic_token: tokens.required_from_visitors(row),
     }
 }

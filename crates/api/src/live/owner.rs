@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hearth_store::{Resolved, Sandbox, SandboxState};
+use hearth_store::{ResolvedTemplate, Sandbox, SandboxState};
 use hearth_types::{SandboxId, TeamId};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -39,7 +39,7 @@ pub(super) struct Owner {
 pub(crate) async fn create(
     control: &Arc<Control>,
     team_id: TeamId,
-    resolved: Resolved,
+    resolved: ResolvedTemplate,
     creation: Creation,
 ) -> Result<Sandbox, CreateError> {
     let permit = Arc::clone(&control.creates).try_acquire_owned().map_err(|_| CreateError::Busy)?;

@@ -126,7 +126,7 @@ impl Owner {
                 Some(node) => match node.client.delete(&row.sandbox_id, row.execution_id).await {
                     Ok(existed) => tracing::info!(existed, "sandbox deleted on node"),
                     // The node runs another execution of the sandbox, so this one has ended.
-                    Err(NodeError::Refused(reason)) => tracing::warn!(reason, "node runs another execution"),
+                    Err(NodeError::Rejected(reason)) => tracing::warn!(reason, "node runs another execution"),
                     Err(error) => return Err(ReleaseError::Node(error)),
                 },
                 None => tracing::warn!(node = %row.node_id, "node of sandbox is not configured"),

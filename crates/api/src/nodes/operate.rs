@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use hearth_api_types::node::{DiskMetrics, Node, NodeChange, NodeMachine, NodeMetrics, NodeStatus, NodesQuery};
 use hearth_cluster_api::{Daemon, Sandboxes};
-use hearth_store::{NodeIntent, WantedNode};
+use hearth_store::{DesiredNode, NodeIntent};
 use hearth_types::{Disk, HugePages, Load, Machine};
 use http::StatusCode;
 
@@ -102,8 +102,8 @@ pub(crate) async fn change(
             ));
         }
     };
-    let change = WantedNode { node_id: member.id.clone(), intent, changed_at: now() };
-    let stored = control.store.want_node(&change).await;
+    let change = DesiredNode { node_id: member.id.clone(), intent, changed_at: now() };
+    let stored = control.store.set_desired_node(&change).await;
     stored.map_err(|error| Failure::internal("storing the intent for a node", &error))?;
     member.view().set_intent(intent, change.changed_at);
     tracing::info!(node = %member.id, intent = intent.as_str(), "node intent changed by operator");

@@ -1,7 +1,7 @@
 //! The control plane's view of a node: its reachability, its last status and the operators' intent.
 
 use hearth_cluster_api::NodeStatus;
-use hearth_store::{NodeIntent, WantedNode};
+use hearth_store::{DesiredNode, NodeIntent};
 use jiff::Timestamp;
 
 /// Condition of a node, derived from its reachability and its intent.
@@ -29,9 +29,9 @@ pub(super) struct NodeView {
 
 impl NodeView {
     /// Creates the view of a node that was not reached yet. Without a stored intent, the intent is `ready`.
-    pub(super) fn new(stored: Option<WantedNode>, now: Timestamp) -> Self {
+    pub(super) fn new(stored: Option<DesiredNode>, now: Timestamp) -> Self {
         let (intent, intent_since) = match stored {
-            Some(WantedNode { node_id: _, intent, changed_at }) => (intent, changed_at),
+            Some(DesiredNode { node_id: _, intent, changed_at }) => (intent, changed_at),
             None => (NodeIntent::Ready, now),
         };
         Self { intent, intent_since, is_reachable: false, reach_since: now, last: None }
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn a_stored_intent_holds_after_a_restart() {
         let stored =
-            WantedNode { node_id: "local".parse().expect("valid"), intent: NodeIntent::Standby, changed_at: at(1) };
+            DesiredNode { node_id: "local".parse().expect("valid"), intent: NodeIntent::Standby, changed_at: at(1) };
         let mut view = NodeView::new(Some(stored), at(2));
         view.update_status(status(), at(2));
         assert_eq!(

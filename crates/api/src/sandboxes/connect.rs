@@ -16,7 +16,7 @@ use super::describe;
 use super::validate::check_length;
 use crate::control::Control;
 use crate::failure::Failure;
-use crate::http::auth::Writer;
+use crate::http::auth::ActiveTeam;
 use crate::http::body;
 use crate::http::document::tag;
 use crate::http::path::SandboxPath;
@@ -46,7 +46,7 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
 )]
 pub(crate) async fn first_generation(
     State(control): State<Arc<Control>>,
-    Writer(team): Writer,
+    ActiveTeam(team): ActiveTeam,
     SandboxPath(sandbox_id): SandboxPath,
     body: Body,
 ) -> Result<Json<Sandbox>, Failure> {
@@ -75,7 +75,7 @@ pub(crate) async fn first_generation(
 )]
 pub(crate) async fn second_generation(
     State(control): State<Arc<Control>>,
-    Writer(team): Writer,
+    ActiveTeam(team): ActiveTeam,
     SandboxPath(sandbox_id): SandboxPath,
     body: Body,
 ) -> Result<Json<Sandbox>, Failure> {

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use hearth_api_types::sandbox::{NewSandbox, NewSandboxV1, Sandbox};
-use hearth_store::{NamedRequest, ResolveError, Team};
+use hearth_store::{IdempotentRequest, ResolveError, Team};
 use http::{HeaderMap, StatusCode};
 
 use super::validate::{Defaults, check_envd_version, validate};
@@ -15,7 +15,7 @@ use super::{describe, idempotency};
 use crate::compared;
 use crate::control::Control;
 use crate::failure::Failure;
-use crate::http::auth::Writer;
+use crate::http::auth::ActiveTeam;
 use crate::http::body;
 use crate::http::document::tag;
 use crate::live;
@@ -45,7 +45,7 @@ pub(super) type Created = (StatusCode, Json<Sandbox>);
 )]
 pub(crate) async fn first_generation(
     State(control): State<Arc<Control>>,
-    Writer(team): Writer,
+    ActiveTeam(team): ActiveTeam,
     body: Body,
 ) -> Result<Created, Failure> {
     let NewSandboxV1 { secure, sandbox } = body::required(&control.config, body).await?;
@@ -88,7 +88,7 @@ pub(crate) async fn first_generation(
 )]
 pub(crate) async fn second_generation(
     State(control): State<Arc<Control>>,
-    Writer(team): Writer,
+    ActiveTeam(team): ActiveTeam,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Created, Failure> {
@@ -98,7 +98,7 @@ pub(crate) async fn second_generation(
     let defaults = Defaults { timeout: Duration::from_secs(300), secured: true };
     match key {
         Some(key) => {
-            let request = NamedRequest { team_id: team.id, key, request: idempotency::hash(&text)? };
+            let request = IdempotentRequest { team_id: team.id, key, request: idempotency::hash(&text)? };
             idempotency::create(&control, team, request, sandbox, defaults).await
         }
         None => create(&control, team, sandbox, defaults).await,

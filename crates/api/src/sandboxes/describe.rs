@@ -15,7 +15,7 @@ pub(super) fn sandbox(control: &Control, row: &Row) -> Sandbox {
         client_id: control.config.client_id.clone(),
         envd_version: row.envd_version.clone(),
         envd_access_token: envd_access_token(control, row),
-        traffic_access_token: control.tokens.demanded_from_visitors(row).map(|token| token.expose().to_owned()),
+        traffic_access_token: control.tokens.required_from_visitors(row).map(|token| token.expose().to_owned()),
         domain: control.config.domain.clone(),
     }
 }

@@ -9,7 +9,7 @@ use hearth_api_types::sandbox::SandboxDetail;
 use super::describe;
 use crate::control::Control;
 use crate::failure::Failure;
-use crate::http::auth::Reader;
+use crate::http::auth::UnbannedTeam;
 use crate::http::document::tag;
 use crate::http::path::SandboxPath;
 use crate::live::{self, Decision, Rejection, Request};
@@ -25,7 +25,7 @@ use crate::live::{self, Decision, Rejection, Request};
 )]
 pub(crate) async fn get(
     State(control): State<Arc<Control>>,
-    Reader(team): Reader,
+    UnbannedTeam(team): UnbannedTeam,
     SandboxPath(sandbox_id): SandboxPath,
 ) -> Result<Json<SandboxDetail>, Failure> {
     let found = control.store.sandbox(&sandbox_id).await;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use hearth_api_types::ErrorCode;
 use hearth_api_types::sandbox::{NewSandbox, Sandbox};
 use hearth_stdx::chain;
-use hearth_store::{Named, NamedRequest, NamedTimes, Team};
+use hearth_store::{Idempotent, IdempotentRequest, IdempotentTimes, Team};
 use http::{HeaderMap, HeaderName, StatusCode};
 use sha2::{Digest as _, Sha256};
 
@@ -53,7 +53,7 @@ pub(super) fn hash(text: &[u8]) -> Result<String, Failure> {
 pub(super) async fn create(
     control: &Arc<Control>,
     team: Team,
-    request: NamedRequest,
+    request: IdempotentRequest,
     sandbox: NewSandbox,
     defaults: Defaults,
 ) -> Result<Created, Failure> {
@@ -61,36 +61,36 @@ pub(super) async fn create(
         let control = Arc::clone(control);
         async move { create_once(&control, team, &request, sandbox, defaults).await }
     };
-    control.tasks.spawn("idempotent create", task).await.unwrap_or_else(|_| Err(Failure::broken()))
+    control.tasks.spawn("idempotent create", task).await.unwrap_or_else(|_| Err(Failure::already_logged()))
 }
 
 async fn create_once(
     control: &Arc<Control>,
     team: Team,
-    request: &NamedRequest,
+    request: &IdempotentRequest,
     sandbox: NewSandbox,
     defaults: Defaults,
 ) -> Result<Created, Failure> {
     let now = now();
-    let times = NamedTimes {
+    let times = IdempotentTimes {
         now,
         decided_by: saturating_add(now, control.config.create_budget + CREATE_SLACK),
-        expires_at: saturating_add(now, control.config.idempotency_kept),
+        expires_at: saturating_add(now, control.config.idempotency_retention),
     };
-    let begun = control.store.begin_named(request, times).await;
+    let begun = control.store.begin_idempotent(request, times).await;
     let begun = begun.map_err(|error| {
         let failure = Failure::internal("reserving an idempotency key", &error);
         if error.is_full() { Failure::storage_full() } else { failure }
     });
     match begun? {
-        Named::First => {}
-        Named::Done { answer } => return repeat(control, &answer),
-        Named::Running => {
+        Idempotent::First => {}
+        Idempotent::Done { answer } => return repeat(control, &answer),
+        Idempotent::Running => {
             return Err(Failure::new(StatusCode::CONFLICT, "a request with this idempotency key is in progress")
                 .with_code(ErrorCode::IdempotencyInProgress)
                 .worth_retrying_after(RETRY_PAUSE));
         }
-        Named::Unknown => {
+        Idempotent::Unknown => {
             return Err(Failure::new(
                 StatusCode::CONFLICT,
                 "the outcome of the first request with this idempotency key is not known: check which sandboxes \
@@ -98,7 +98,7 @@ async fn create_once(
             )
             .with_code(ErrorCode::IdempotencyOutcomeUnknown));
         }
-        Named::Mismatch => {
+        Idempotent::Mismatch => {
             let message = "this idempotency key was used for a different request";
             return Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, message)
                 .with_code(ErrorCode::IdempotencyRequestMismatch));
@@ -111,10 +111,10 @@ async fn create_once(
             let traffic_access_token = sandbox.traffic_access_token.as_ref().map(|_| String::new());
             let without_tokens = Sandbox { envd_access_token: None, traffic_access_token, ..sandbox };
             let text = serde_json::to_string(&without_tokens).expect("a reply is plain data");
-            control.store.finish_named(request, &text).await
+            control.store.finish_idempotent(request, &text).await
         }
         // After any error the sandbox is being released, and no client has received its id.
-        Err(_) => control.store.forget_named(request).await,
+        Err(_) => control.store.release_idempotent(request).await,
     };
     if let Err(error) = stored {
         tracing::error!(error = %chain(&error), "outcome of idempotent request not stored");

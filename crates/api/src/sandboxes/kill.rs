@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use crate::control::Control;
 use crate::failure::Failure;
-use crate::http::auth::Reader;
+use crate::http::auth::UnbannedTeam;
 use crate::http::document::tag;
 use crate::http::path::SandboxPath;
 
@@ -30,7 +30,7 @@ use crate::http::path::SandboxPath;
 )]
 pub(crate) async fn kill(
     State(control): State<Arc<Control>>,
-    Reader(team): Reader,
+    UnbannedTeam(team): UnbannedTeam,
     SandboxPath(sandbox_id): SandboxPath,
 ) -> Result<StatusCode, Failure> {
     super::find(&control, &team, &sandbox_id)?.kill().await?;

@@ -18,7 +18,7 @@ use http::{HeaderName, HeaderValue};
 use super::describe;
 use crate::control::Control;
 use crate::failure::Failure;
-use crate::http::auth::Reader;
+use crate::http::auth::UnbannedTeam;
 use crate::http::document::tag;
 
 /// Token of the next page. Absent on the last page.
@@ -48,7 +48,7 @@ pub(crate) const TOTAL_RUNNING: HeaderName = HeaderName::from_static("x-total-ru
 )]
 pub(crate) async fn page(
     State(control): State<Arc<Control>>,
-    Reader(team): Reader,
+    UnbannedTeam(team): UnbannedTeam,
     RawQuery(text): RawQuery,
 ) -> Result<Response, Failure> {
     let query = ListQuery::parse(text.as_deref().unwrap_or_default()).map_err(Failure::invalid)?;
@@ -81,7 +81,7 @@ pub(crate) async fn page(
 )]
 pub(crate) async fn all(
     State(control): State<Arc<Control>>,
-    Reader(team): Reader,
+    UnbannedTeam(team): UnbannedTeam,
     RawQuery(text): RawQuery,
 ) -> Result<Response, Failure> {
     let metadata = metadata_of(text.as_deref().unwrap_or_default()).map_err(Failure::invalid)?;

@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
-use hearth_analytics::{Direction, Level, LogLine, Query, Stored};
+use hearth_analytics::{Direction, Level, LogLine, Query, StoredLine};
 use hearth_api_types::logs::{LogDirection, LogEntry, LogLevel, LogPage, LogPageQuery, LogQuery, Logs};
 use hearth_store::Team;
 use hearth_types::SandboxId;
 
 use crate::control::Control;
 use crate::failure::Failure;
-use crate::http::auth::Reader;
+use crate::http::auth::UnbannedTeam;
 use crate::http::document::tag;
 use crate::http::path::SandboxPath;
 
@@ -33,7 +33,7 @@ const CUT: &str = "cut";
 )]
 pub(crate) async fn first_generation(
     State(control): State<Arc<Control>>,
-    Reader(team): Reader,
+    UnbannedTeam(team): UnbannedTeam,
     SandboxPath(sandbox_id): SandboxPath,
     RawQuery(text): RawQuery,
 ) -> Result<Json<Logs>, Failure> {
@@ -56,7 +56,7 @@ pub(crate) async fn first_generation(
 )]
 pub(crate) async fn second_generation(
     State(control): State<Arc<Control>>,
-    Reader(team): Reader,
+    UnbannedTeam(team): UnbannedTeam,
     SandboxPath(sandbox_id): SandboxPath,
     RawQuery(text): RawQuery,
 ) -> Result<Json<LogPage>, Failure> {
@@ -78,8 +78,8 @@ async fn read(control: &Control, team: &Team, sandbox_id: &SandboxId, query: &Qu
 }
 
 /// Converts a stored line to its wire type. Omits the source: the client knows the sandbox from its own request.
-fn to_entry(stored: Stored) -> LogEntry {
-    let Stored { source: _, line, is_cut } = stored;
+fn to_entry(stored: StoredLine) -> LogEntry {
+    let StoredLine { source: _, line, is_cut } = stored;
     let LogLine { at, level, logger, message, mut fields } = line;
     // Only the host sets this field; a value from the guest is removed.
     fields.remove(CUT);

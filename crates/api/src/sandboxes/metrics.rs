@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use crate::control::Control;
 use crate::failure::Failure;
-use crate::http::auth::Reader;
+use crate::http::auth::UnbannedTeam;
 use crate::http::document::tag;
 use crate::http::path::SandboxPath;
 
@@ -28,7 +28,7 @@ use crate::http::path::SandboxPath;
 )]
 pub(crate) async fn of_one(
     State(control): State<Arc<Control>>,
-    Reader(team): Reader,
+    UnbannedTeam(team): UnbannedTeam,
     SandboxPath(sandbox_id): SandboxPath,
     RawQuery(text): RawQuery,
 ) -> Result<Json<Vec<SandboxMetric>>, Failure> {
@@ -53,7 +53,7 @@ pub(crate) async fn of_one(
 )]
 pub(crate) async fn of_several(
     State(control): State<Arc<Control>>,
-    Reader(team): Reader,
+    UnbannedTeam(team): UnbannedTeam,
     RawQuery(text): RawQuery,
 ) -> Result<Json<SandboxesMetrics>, Failure> {
     let ids = sandbox_ids(text.as_deref().unwrap_or_default()).map_err(Failure::invalid)?;

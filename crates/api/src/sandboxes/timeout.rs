@@ -10,7 +10,7 @@ use http::StatusCode;
 
 use crate::control::Control;
 use crate::failure::Failure;
-use crate::http::auth::Writer;
+use crate::http::auth::ActiveTeam;
 use crate::http::body;
 use crate::http::document::tag;
 use crate::http::path::SandboxPath;
@@ -41,7 +41,7 @@ const REFRESH_MAX: i32 = 3600;
 )]
 pub(crate) async fn set_timeout(
     State(control): State<Arc<Control>>,
-    Writer(team): Writer,
+    ActiveTeam(team): ActiveTeam,
     SandboxPath(sandbox_id): SandboxPath,
     body: Body,
 ) -> Result<StatusCode, Failure> {
@@ -76,7 +76,7 @@ pub(crate) async fn set_timeout(
 )]
 pub(crate) async fn refresh(
     State(control): State<Arc<Control>>,
-    Writer(team): Writer,
+    ActiveTeam(team): ActiveTeam,
     SandboxPath(sandbox_id): SandboxPath,
     body: Body,
 ) -> Result<StatusCode, Failure> {

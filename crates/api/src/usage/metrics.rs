@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use crate::control::Control;
 use crate::failure::Failure;
-use crate::http::auth::Reader;
+use crate::http::auth::UnbannedTeam;
 use crate::http::document::tag;
 use crate::http::path::TeamPath;
 use crate::sandboxes::metrics::{duration_between, exclusive_end};
@@ -33,7 +33,7 @@ impl FromRequestParts<Arc<Control>> for OwnTeam {
 
     async fn from_request_parts(parts: &mut Parts, control: &Arc<Control>) -> Result<Self, Failure> {
         // Credentials are checked before anything else in a request.
-        let Reader(team) = Reader::from_request_parts(parts, control).await?;
+        let UnbannedTeam(team) = UnbannedTeam::from_request_parts(parts, control).await?;
         let TeamPath(team_id) = TeamPath::from_request_parts(parts, control).await?;
         if team_id == team.id {
             Ok(Self(team_id))

@@ -32,7 +32,7 @@ async fn a_full_disk_is_reported_and_has_no_lasting_effect() {
     // The node kills the sandbox anyway. Its row is deleted when there is space.
     world.client.delete(&format!("/sandboxes/{killed}")).await.assert_error(503, "is full");
     assert_eq!(world.node.state().sandboxes.len(), 1);
-    disk.make_room();
+    disk.free_space();
     for _ in 0..TIMES {
         world.create(create).await.assert_status(201);
         teams().await.assert_status(200);

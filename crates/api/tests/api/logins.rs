@@ -378,7 +378,7 @@ async fn logins_survive_a_restart_and_expired_ones_are_deleted() {
     world.sql("UPDATE login SET expires_at_us = 1").await;
     world
         .eventually("the reconciler deletes the login", async || {
-            let deleted = world.store.forget_expired_logins(jiff::Timestamp::now()).await.expect("a write");
+            let deleted = world.store.delete_expired_logins(jiff::Timestamp::now()).await.expect("a write");
             if deleted == 0 { Ok(()) } else { Err("the login still existed".to_owned()) }
         })
         .await;

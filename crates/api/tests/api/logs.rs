@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_analytics::{Cause, Error, Level, LogLine, Logs, Query, Source, Stored};
+use hearth_analytics::{Cause, Error, Level, LogLine, Logs, Query, Source, StoredLine};
 use hearth_types::{ExecutionId, SandboxId, TeamId};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -204,7 +204,7 @@ impl Logs for Broken {
         self.0.append(source, lines).await
     }
 
-    async fn query(&self, _: TeamId, sandbox_id: &SandboxId, _: &Query) -> Result<Vec<Stored>, Error> {
+    async fn query(&self, _: TeamId, sandbox_id: &SandboxId, _: &Query) -> Result<Vec<StoredLine>, Error> {
         Err(Error::Query { sandbox_id: sandbox_id.clone(), source: Cause::new("rust") })
     }
 }

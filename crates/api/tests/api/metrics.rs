@@ -36,7 +36,7 @@ async fn store_samples(
     samples: impl IntoIterator<Item = Sample>,
 ) {
     for sample in samples {
-        world.analytics.keep(team_id, sandbox_id, sample).await.expect("stored");
+        world.analytics.record(team_id, sandbox_id, sample).await.expect("stored");
     }
 }
 
@@ -170,7 +170,7 @@ async fn team_metrics_are_listed_by_range() {
     for (number, (sandboxes_max, starts)) in [(1, 3), (4, 6), (2, 0)].into_iter().enumerate() {
         let at = start + minute * u32::try_from(number).expect("small");
         let usage = Usage { at, span: minute, sandboxes_max, starts };
-        world.analytics.keep_usages(vec![(team_id, usage)]).await.expect("stored");
+        world.analytics.record_usages(vec![(team_id, usage)]).await.expect("stored");
     }
     let first = start.as_second();
     let shown = |minute: i64, concurrent: u32, rate: f64| {

@@ -126,7 +126,7 @@ impl Guest {
                 return Err(Error::Guest { action, console: self.vm.console().await, source });
             }
             Some(Err(_)) => {
-                let source = hearth_envd_api::Error::Silent { budget: COMMAND_LIMIT };
+                let source = hearth_envd_api::Error::NoReply { budget: COMMAND_LIMIT };
                 return Err(Error::Guest { action, console: self.vm.console().await, source });
             }
             None => return Err(self.exit_error(action).await),

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hearth_stdx::{Seldom, TaskSet};
+use hearth_stdx::{TaskSet, WakeGated};
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -33,7 +33,7 @@ pub(super) struct ActiveExchange {
     idle_max: usize,
     tasks: TaskSet,
     /// Set when the response is first waited for.
-    abort: Option<Seldom<WaitForCancellationFutureOwned>>,
+    abort: Option<WakeGated<WaitForCancellationFutureOwned>>,
 }
 
 impl ActiveExchange {
@@ -72,7 +72,7 @@ impl ActiveExchange {
     fn is_aborted(&mut self, cx: &mut Context<'_>) -> bool {
         let abort = self.abort.get_or_insert_with(|| {
             let abort = CancellationToken::clone(&self.admitted.abort_token());
-            Seldom::new(abort.cancelled_owned())
+            WakeGated::new(abort.cancelled_owned())
         });
         Pin::new(abort).poll(cx).is_ready()
     }

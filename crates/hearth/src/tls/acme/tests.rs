@@ -91,8 +91,7 @@ async fn served(certificate: &ServerCertificate, authority: &str, name: &str) ->
     let address = listener.local_addr()?;
     let tasks = TaskSet::new();
     let handler = tower::service_fn(|_| async { Ok::<_, std::convert::Infallible>(http::Response::new(empty())) });
-    let bounds =
-        serve::Config { connections_max: 1, idle_timeout: serve::IDLE_TIMEOUT, drain_patience: Duration::ZERO };
+    let bounds = serve::Config { connections_max: 1, idle_timeout: serve::IDLE_TIMEOUT, drain_timeout: Duration::ZERO };
     let server = serve::serve(Listener::Tls(listener, certificate.acceptor()), handler, bounds, tasks.token());
     tasks.spawn("server", server);
     let mut roots = RootCertStore::empty();
@@ -134,12 +133,12 @@ async fn a_certificate_is_issued_stored_and_renewed() {
     served(&certificate, &own, HOST).await.expect_err("the own authority's certificate was replaced");
 
     // The domain and its wildcard were proved by two records of one name, set at the same time; both were removed.
-    let calls = instance.issuer.calls();
+    let calls = instance.issuer.hook_calls();
     let [first_set, second_set, removed @ ..] = calls.as_slice() else { panic!("{calls:?}") };
     assert!([first_set, second_set].iter().all(|call| call.starts_with(&format!("set {RECORD} "))), "{calls:?}");
     assert_ne!(first_set, second_set);
     assert_eq!(removed, [first_set, second_set].map(|call| call.replacen("set", "remove", 1)));
-    assert_eq!(instance.issuer.records(RECORD).expect("an answer"), 0);
+    assert_eq!(instance.issuer.txt_record_count(RECORD).expect("an answer"), 0);
     let files = instance.files();
     assert!(!files.records().exists() && !files.failure().exists());
     let account = read(&files.account());
@@ -209,7 +208,7 @@ async fn attempts_are_retried_later_and_an_unknown_account_is_replaced() {
     assert!(!instance.refresh(&mut certificate, due + 11 * MINUTE).await.expect("delayed"));
     let mut certificate = instance.open();
     instance.refresh(&mut certificate, due + MINUTE).await.expect_err("it is still down");
-    instance.issuer.resume().await.expect("it runs again");
+    instance.issuer.restart().await.expect("it runs again");
     assert!(!instance.refresh(&mut certificate, due + 24 * MINUTE).await.expect("delayed"));
     assert!(instance.refresh(&mut certificate, due + 26 * MINUTE).await.expect("renewed"));
     assert_ne!(read(&files.account()), account, "the issuer no longer knew the account");
@@ -223,21 +222,21 @@ async fn a_hook_that_fails_is_quoted_and_its_record_removed() {
     let Some(mut instance) = Instance::new().await else { return };
     let now = SystemTime::now();
     let script = "\"$HOOK\" \"$@\"; echo no such zone >&2; [ \"$1\" = remove ]";
-    instance.hook = instance.issuer.hook_that("failing", script).expect("a hook");
+    instance.hook = instance.issuer.custom_hook("failing", script).expect("a hook");
     let mut certificate = instance.open();
     let error = format!("{:#}", instance.refresh(&mut certificate, now).await.expect_err("it fails"));
     for part in [&format!("failing set {RECORD} "), "exit status: 1", "output: no such zone"] {
         assert!(error.contains(part), "{part} in {error}");
     }
     // The hook had set the record before it failed, so the record is removed.
-    let calls = instance.issuer.calls();
+    let calls = instance.issuer.hook_calls();
     assert_eq!(calls[1..], [calls[0].replacen("set", "remove", 1)]);
-    assert_eq!(instance.issuer.records(RECORD).expect("an answer"), 0);
+    assert_eq!(instance.issuer.txt_record_count(RECORD).expect("an answer"), 0);
     let (found, text) = instance.status(now);
     assert!(!found && text.starts_with("none yet; 1 consecutive failures") && text.contains("no such zone"), "{text}");
 
     // The issuer detects a hook that succeeds without setting the record.
-    instance.hook = instance.issuer.hook_that("idle", "exit 0").expect("a hook");
+    instance.hook = instance.issuer.custom_hook("idle", "exit 0").expect("a hook");
     let error = format!("{:#}", instance.refresh(&mut instance.open(), now).await.expect_err("the issuer rejects it"));
     for part in
         ["did not accept the records as proof", "--acme-wait", "sandboxes.example.com: API error", "unauthorized"]
@@ -247,14 +246,14 @@ async fn a_hook_that_fails_is_quoted_and_its_record_removed() {
 
     // A failed removal is retried later, and does not prevent the certificate.
     let script = "[ \"$1\" = set ] && exec \"$HOOK\" \"$@\"; exit 9";
-    instance.hook = instance.issuer.hook_that("half", script).expect("a hook");
+    instance.hook = instance.issuer.custom_hook("half", script).expect("a hook");
     let mut certificate = instance.open();
     assert!(instance.refresh(&mut certificate, now).await.expect("issued"));
-    assert_eq!(instance.issuer.records(RECORD).expect("an answer"), 2);
+    assert_eq!(instance.issuer.txt_record_count(RECORD).expect("an answer"), 2);
     read(&instance.files().records());
     instance.hook = instance.issuer.hook();
     assert!(!instance.refresh(&mut instance.open(), now).await.expect("only the removal is due"));
-    assert_eq!(instance.issuer.records(RECORD).expect("an answer"), 0);
+    assert_eq!(instance.issuer.txt_record_count(RECORD).expect("an answer"), 0);
 }
 
 #[tokio::test]
@@ -262,18 +261,19 @@ async fn a_crash_or_a_stop_leaves_no_record() {
     let Some(mut instance) = Instance::new().await else { return };
     instance.wait = 3600;
     let (mut certificate, now) = (instance.open(), SystemTime::now());
-    let is_set = || async { Ok((instance.issuer.records(RECORD)? == 2).then_some(())) };
+    let is_set = || async { Ok((instance.issuer.txt_record_count(RECORD)? == 2).then_some(())) };
     tokio::select! {
         refreshed = instance.refresh(&mut certificate, now) => panic!("it waits: {refreshed:?}"),
         set = hearth_testkit::until("both records", is_set) => set.expect("they are set"),
     }
     // A crash leaves the records; the next start removes them.
     drop(certificate);
-    assert_eq!(instance.issuer.records(RECORD).expect("an answer"), 2);
+    assert_eq!(instance.issuer.txt_record_count(RECORD).expect("an answer"), 2);
     let mut certificate = instance.open();
     let stop = instance.stop.clone();
     let stopped = async {
-        hearth_testkit::until("the sweep", || async { Ok((instance.issuer.calls().len() >= 4).then_some(())) }).await?;
+        hearth_testkit::until("the sweep", || async { Ok((instance.issuer.hook_calls().len() >= 4).then_some(())) })
+            .await?;
         hearth_testkit::until("both records", is_set).await?;
         stop.cancel();
         Ok::<_, anyhow::Error>(())
@@ -281,7 +281,7 @@ async fn a_crash_or_a_stop_leaves_no_record() {
     let (refreshed, stopped) = tokio::join!(instance.refresh(&mut certificate, now), stopped);
     stopped.expect("the attempt was in progress");
     assert!(!refreshed.expect("a stop is no failure"));
-    assert_eq!(instance.issuer.records(RECORD).expect("an answer"), 0);
+    assert_eq!(instance.issuer.txt_record_count(RECORD).expect("an answer"), 0);
     assert!(!instance.files().failure().exists() && !instance.files().records().exists());
 }
 

@@ -7,12 +7,12 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use hearth_artifact::{ArtifactSet, Cache, create_overlay};
+use hearth_artifact::{ArtifactSet, ArtifactStore, create_overlay};
 use hearth_envd_api::{Client, Init};
 use hearth_network::{Attachment, Config, Mode, Pool, Slot};
 use hearth_testkit::PreparedDataDir;
 use hearth_types::guest::DAEMON_PORT;
-use hearth_vmm::{AcceleratorChoice, Driver, Kernel, Machine, Nic, Running, Saved};
+use hearth_vmm::{AcceleratorChoice, Driver, Kernel, Machine, Nic, Running, Snapshot};
 use http::HeaderMap;
 use tokio::net::TcpStream;
 
@@ -39,7 +39,7 @@ pub(crate) struct Vm {
 
 impl BareDriver {
     pub(crate) async fn open(prepared: &PreparedDataDir) -> Result<Self> {
-        let cache = Cache::view(prepared.folder().join("artifacts"));
+        let cache = ArtifactStore::open_read_only(prepared.folder().join("artifacts"));
         let set = cache
             .list()?
             .into_iter()
@@ -99,7 +99,7 @@ impl BareDriver {
             namespace: slot.namespace().map(Path::to_owned),
             cgroup: None,
         };
-        let saved = Saved { memory: self.set.memory(), state: self.set.state() };
+        let saved = Snapshot { memory: self.set.memory(), state: self.set.state() };
         let paused = self.driver.restore(&machine, &saved).await?;
         let running = paused.resume().await.map_err(|(_, error)| error)?;
         let vm = Vm { running, slot, folder, address };

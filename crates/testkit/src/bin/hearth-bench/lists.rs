@@ -89,7 +89,7 @@ impl Control {
         let bounds = serve::Config {
             connections_max: 4096,
             idle_timeout: serve::IDLE_TIMEOUT,
-            drain_patience: Duration::from_secs(1),
+            drain_timeout: Duration::from_secs(1),
         };
         let served = tokio::spawn(serve::serve(listener, api.router(), bounds, stop.clone()));
         let mut connector = HttpConnector::new();

@@ -38,7 +38,7 @@ impl FakeNode {
         let router = Arc::new(self.clone()).register(connectrpc::Router::new());
         let routes = axum::Router::new().fallback_service(ConnectRpcService::new(router));
         let bounds =
-            serve::Config { connections_max: 64, idle_timeout: serve::IDLE_TIMEOUT, drain_patience: Duration::ZERO };
+            serve::Config { connections_max: 64, idle_timeout: serve::IDLE_TIMEOUT, drain_timeout: Duration::ZERO };
         tokio::spawn(serve::serve(listener, routes, bounds, CancellationToken::new()));
         let address = NodeAddress::Unix(socket.to_owned());
         Ok(hearth_api::Node { id: ID.parse()?, client: NodeClient::new(address.clone()), proxy: address })

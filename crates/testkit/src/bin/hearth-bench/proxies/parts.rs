@@ -108,7 +108,7 @@ async fn edge(upstream: SocketAddr) -> Result<()> {
 async fn upstream() -> Result<()> {
     let handler = tower::service_fn(|request: Request<Body>| async { Ok::<_, Infallible>(reply(request)) });
     let bounds =
-        serve::Config { connections_max: 16_384, idle_timeout: serve::IDLE_TIMEOUT, drain_patience: Duration::ZERO };
+        serve::Config { connections_max: 16_384, idle_timeout: serve::IDLE_TIMEOUT, drain_timeout: Duration::ZERO };
     serve::serve(listen().await?, handler, bounds, CancellationToken::new()).await;
     bail!("the upstream stopped without a request")
 }
