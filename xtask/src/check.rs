@@ -6,12 +6,13 @@ use anyhow::Result;
 
 use crate::phases::{Phases, cargo, run};
 use crate::tools::{DENY, NEXTEST};
-use crate::{checklist, codegen, fuzz, guest, layers, sdk};
+use crate::{checklist, codegen, fuzz, guest, layers, prose, sdk};
 
 /// Runs the static checks: formatting, layers, generated code, the guest daemon's checklist, licences, lints.
 pub(crate) fn check(root: &Path, phases: &Phases) -> Result<()> {
     phases.run("format", || run(cargo().current_dir(root).args(["fmt", "--all", "--check"])))?;
     phases.run("layers", || layers::run(root))?;
+    phases.run("prose", || prose::run(root))?;
     phases.run("generated code", || codegen::run(root, true))?;
     phases.run("acceptance checklist", || checklist::run(root, true))?;
     phases.run("licences, bans, sources", || {

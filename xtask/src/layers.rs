@@ -4,13 +4,13 @@
 //! text of source files. Both are pure functions from plain values to findings; only this file calls cargo and reads
 //! folders.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 use graph::{Crate, Import, ImportKind};
-use sources::Source;
+
+use crate::files;
 
 mod graph;
 mod sources;
@@ -28,7 +28,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     let mut findings = graph::findings(&crates);
     let mut files = 0_usize;
     for member in &crates {
-        for source in read_sources(root, member)? {
+        for source in files::read(root, &member.folder, "rs")? {
             files += 1;
             findings.extend(sources::findings(member, &source));
         }
@@ -70,27 +70,4 @@ fn crates(metadata: &Metadata, root: &Path) -> Result<Vec<Crate>> {
         });
     }
     Ok(crates)
-}
-
-/// Reads the Rust files of one crate, sorted by path within each folder.
-fn read_sources(root: &Path, member: &Crate) -> Result<Vec<Source>> {
-    let mut sources = Vec::new();
-    let mut folders = vec![root.join(&member.folder)];
-    while let Some(folder) = folders.pop() {
-        let mut entries: Vec<_> = fs::read_dir(&folder)
-            .and_then(Iterator::collect::<Result<_, _>>)
-            .with_context(|| format!("listing {}", folder.display()))?;
-        entries.sort_by_key(fs::DirEntry::path);
-        for entry in entries {
-            let path = entry.path();
-            if entry.file_type()?.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-                let path = path.strip_prefix(root).unwrap_or(&path).display().to_string();
-                sources.push(Source { path, text });
-            }
-        }
-    }
-    Ok(sources)
 }

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 
 use super::graph::Crate;
+use crate::files::TextFile;
 
 /// Maximum length of a file, in lines.
 const LINES_MAX: usize = 800;
@@ -20,16 +21,8 @@ const READS_ENVIRONMENT: &[&str] = &["hearth", "testkit", "xtask"];
 /// Crates that may read `PATH` only: the search path is a fact of the machine, and not configuration.
 const READS_PATH: &[&str] = &["host", "envd", "init"];
 
-/// Rust source file.
-#[derive(Debug, Clone)]
-pub(super) struct Source {
-    /// Relative to the repository, with `/` between its parts.
-    pub(super) path: String,
-    pub(super) text: String,
-}
-
 /// Returns the findings in a file of a crate.
-pub(super) fn findings(member: &Crate, source: &Source) -> Vec<String> {
+pub(super) fn findings(member: &Crate, source: &TextFile) -> Vec<String> {
     let path = Path::new(&source.path);
     // The generator determines the style of generated code.
     if path.iter().any(|part| part == "generated") {
@@ -265,7 +258,7 @@ mod tests {
             imports: Vec::new(),
         };
         let prefix = format!("{path}:");
-        let source = Source { path, text: text.to_owned() };
+        let source = TextFile { path, text: text.to_owned() };
         findings(&member, &source)
             .iter()
             .map(|finding| finding.strip_prefix(&prefix).expect("findings begin with the path").to_owned())

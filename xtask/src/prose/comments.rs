@@ -26,6 +26,7 @@ pub(super) struct Report {
 /// Consecutive lines of one doc comment.
 #[derive(Debug)]
 struct DocComment {
+    is_inner: bool,
     /// Line number of the first line.
     line: usize,
     lines: Vec<String>,
@@ -46,12 +47,17 @@ fn walk(tokens: TokenStream, path: &str, report: &mut Report) {
     let mut comment: Option<DocComment> = None;
     let mut at = 0;
     while at < tokens.len() {
-        if let Some((length, line)) = doc_line(&tokens[at..]) {
+        if let Some(doc) = doc_line(&tokens[at..]) {
+            at += doc.tokens;
             match &mut comment {
-                Some(comment) => comment.lines.push(line.1),
-                None => comment = Some(DocComment { line: line.0, lines: vec![line.1] }),
+                Some(comment) if comment.is_inner == doc.is_inner => comment.lines.push(doc.text),
+                _ => {
+                    let next = DocComment { is_inner: doc.is_inner, line: doc.line, lines: vec![doc.text] };
+                    if let Some(finished) = comment.replace(next) {
+                        judge_comment(&finished, path, report);
+                    }
+                }
             }
-            at += length;
             continue;
         }
         if let Some(comment) = comment.take() {
@@ -77,8 +83,17 @@ fn walk(tokens: TokenStream, path: &str, report: &mut Report) {
     }
 }
 
-/// Returns the number of tokens of a doc attribute at the start, its line number and its text.
-fn doc_line(tokens: &[TokenTree]) -> Option<(usize, (usize, String))> {
+/// One line of a doc comment, which is one attribute.
+struct DocLine {
+    /// Number of tokens of the attribute.
+    tokens: usize,
+    is_inner: bool,
+    line: usize,
+    text: String,
+}
+
+/// Returns the doc attribute at the start of `tokens`.
+fn doc_line(tokens: &[TokenTree]) -> Option<DocLine> {
     let is =
         |token: &TokenTree, expected: char| matches!(token, TokenTree::Punct(punct) if punct.as_char() == expected);
     let (length, attribute) = match tokens {
@@ -86,7 +101,8 @@ fn doc_line(tokens: &[TokenTree]) -> Option<(usize, (usize, String))> {
         [hash, TokenTree::Group(group), ..] if is(hash, '#') => (2, group),
         _ => return None,
     };
-    Some((length, (attribute.span_open().start().line, doc_text(attribute)?)))
+    let line = attribute.span_open().start().line;
+    Some(DocLine { tokens: length, is_inner: length == 3, line, text: doc_text(attribute)? })
 }
 
 /// Returns the text of `[doc = "text"]`.
@@ -153,6 +169,7 @@ mod tests {
         check_text("/// Limit of A.\n///\n/// What follows is free.\nstruct A;", &[]);
         check_text("const A: &str = \"/// What\"; // What\nfn f() { g(r#\"\n/// We\n\"#) }", &[]);
         check_text("/// Limit.\n/// We say.\nstruct A;", &["a.rs:2: `we`"]);
+        check_text("//! Words.\n\n/// How many.\nstruct A;", &["a.rs:3: a doc comment opens"]);
     }
 
     #[test]
