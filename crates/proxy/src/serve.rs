@@ -129,8 +129,7 @@ where
     while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((accepted, peer)) => {
-                let acquired = shutdown.run_until_cancelled(acquire_permit(&permits, &limit)).await;
-                let Some(permit) = acquired else { break };
+                let Some(permit) = acquire_permit(&permits, &limit, &shutdown).await else { break };
                 let connection_state = Arc::new(ConnectionState::new(config.idle_timeout));
                 let abort = tasks.token().child_token();
                 let Some(registration) = ConnectionLimit::admit(&limit, peer.ip(), &connection_state, &abort) else {
@@ -164,14 +163,21 @@ where
 
 /// Waits for a permit, and closes the longest idle connection if there is none.
 ///
-/// Cancel safe.
-async fn acquire_permit(permits: &Arc<Semaphore>, limit: &ConnectionLimit) -> OwnedSemaphorePermit {
+/// Returns `None` if the shutdown begins while it waits. A free permit is returned even then: the client of an accepted
+/// connection may have sent its request already, and would see a reset. Cancel safe.
+async fn acquire_permit(
+    permits: &Arc<Semaphore>,
+    limit: &ConnectionLimit,
+    shutdown: &CancellationToken,
+) -> Option<OwnedSemaphorePermit> {
     loop {
-        if permits.available_permits() == 0 {
-            limit.evict_idle();
+        if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+            return Some(permit);
         }
-        if let Ok(permit) = tokio::time::timeout(EVICTION_PERIOD, Arc::clone(permits).acquire_owned()).await {
-            return permit.expect("the semaphore is never closed");
+        limit.evict_idle();
+        let permit = tokio::time::timeout(EVICTION_PERIOD, Arc::clone(permits).acquire_owned());
+        if let Ok(permit) = shutdown.run_until_cancelled(permit).await? {
+            return Some(permit.expect("the semaphore is never closed"));
         }
     }
 }
@@ -310,5 +316,20 @@ where
             }
             response.map(|body| ResponseBody::new(Some(body), exchange, version == Version::HTTP_10))
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_accepted_connection_is_served_although_the_shutdown_has_begun() {
+        let (permits, limit, shutdown) =
+            (Arc::new(Semaphore::new(1)), ConnectionLimit::new(1), CancellationToken::new());
+        shutdown.cancel();
+        let permit = acquire_permit(&permits, &limit, &shutdown).await;
+        assert!(permit.is_some());
+        assert!(acquire_permit(&permits, &limit, &shutdown).await.is_none(), "a full server accepts no more");
     }
 }
