@@ -141,9 +141,10 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::net::{Ipv4Addr, SocketAddr};
 
-    use hearth_types::{Ingress, NodeAddress, TeamId};
+    use hearth_types::{NodeAddress, TeamId, Visitors};
     use proptest::prelude::*;
 
     use super::*;
@@ -157,8 +158,9 @@ mod tests {
             team_id: TeamId::generate(),
             node_id: "node".parse().expect("valid"),
             node_proxy: NodeAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 1))),
-            ingress: Ingress::open(),
-            traffic_token: None,
+            visitors: Visitors::All,
+            host_mask: None,
+            https_ports: BTreeSet::new(),
         }
     }
 

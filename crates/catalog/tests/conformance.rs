@@ -1,12 +1,13 @@
 //! Conformance suite for all backends of the catalog, written against [`Catalog`].
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_catalog::{Catalog, Error, LEASE_MAX};
-use hearth_types::{ExecutionId, Ingress, NodeAddress, Route, SandboxId, TeamId};
+use hearth_types::{ExecutionId, NodeAddress, Route, SandboxId, TeamId, Visitors};
 use tokio::task::JoinSet;
 use tokio::time::advance;
 
@@ -20,8 +21,9 @@ fn route(sandbox_id: &SandboxId) -> Route {
         team_id: TeamId::generate(),
         node_id: "node-1.example".parse().expect("valid"),
         node_proxy: NodeAddress::Unix(PathBuf::from("/run/node/proxy.sock")),
-        ingress: Ingress::open(),
-        traffic_token: None,
+        visitors: Visitors::All,
+        host_mask: None,
+        https_ports: BTreeSet::new(),
     }
 }
 

@@ -29,7 +29,7 @@ use hearth_proxy::pages::{Audience, Page};
 use hearth_proxy::serve::{self, Listener, Peer};
 use hearth_proxy::target::{Target, TargetError};
 use hearth_proxy::{Body, Engine, Error, Key, UpstreamRequest, body, dial, internal, pages};
-use hearth_types::{NodeAddress, Route};
+use hearth_types::{NodeAddress, Route, Visitors};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
 use subtle::ConstantTimeEq;
 use tokio_util::sync::CancellationToken;
@@ -165,13 +165,13 @@ impl Edge {
         let peer = parts.extensions.remove::<Peer>().unwrap_or_else(Peer::unix);
         set_forwarded(&mut parts, self.config.forwarded, &peer);
         let sandbox_id = target.sandbox_id.clone();
-        let tls = route.ingress.https_ports.contains(&target.port);
+        let tls = route.https_ports.contains(&target.port);
         if target.port == internal::DAEMON_PORT {
             // The daemon responds in HTTP/1.1, so HTTP/2 to its node has no advantage.
             parts.version = parts.version.min(Version::HTTP_11);
         } else {
             parts.headers.remove(TRAFFIC_TOKEN);
-            let masked = route.ingress.host_mask.as_ref().map(|mask| mask.host(target.port));
+            let masked = route.host_mask.as_ref().map(|mask| mask.host(target.port));
             if let Some(host) = masked.and_then(|host| HeaderValue::try_from(host).ok()) {
                 set_host(&mut parts, host);
             }
@@ -194,13 +194,13 @@ impl Edge {
 /// Returns the rejection of a visitor without access to the port.
 fn rejection<'a>(route: &Route, target: &'a Target, headers: &HeaderMap) -> Option<Page<'a>> {
     // The daemon's port has its own token, which the daemon checks.
-    if route.ingress.public || target.port == internal::DAEMON_PORT {
+    let Visitors::WithToken(token) = &route.visitors else { return None };
+    if target.port == internal::DAEMON_PORT {
         return None;
     }
     let sandbox_id = &target.sandbox_id;
     let Some(shown) = headers.get(TRAFFIC_TOKEN) else { return Some(Page::TokenMissing { sandbox_id }) };
-    let is_right =
-        route.traffic_token.as_ref().is_some_and(|token| bool::from(token.expose().as_bytes().ct_eq(shown.as_bytes())));
+    let is_right = bool::from(token.expose().as_bytes().ct_eq(shown.as_bytes()));
     (!is_right).then_some(Page::TokenInvalid { sandbox_id })
 }
 

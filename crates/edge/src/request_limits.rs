@@ -128,7 +128,9 @@ impl RequestLimits {
 
 #[cfg(test)]
 mod tests {
-    use hearth_types::{ExecutionId, Ingress, NodeAddress};
+    use std::collections::BTreeSet;
+
+    use hearth_types::{ExecutionId, NodeAddress, Visitors};
 
     use super::*;
 
@@ -139,8 +141,9 @@ mod tests {
             team_id: TeamId::generate(),
             node_id: "node-1".parse().expect("an id"),
             node_proxy: NodeAddress::Unix("/node".into()),
-            ingress: Ingress::open(),
-            traffic_token: None,
+            visitors: Visitors::All,
+            host_mask: None,
+            https_ports: BTreeSet::new(),
         }
     }
 

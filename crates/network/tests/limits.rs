@@ -16,8 +16,9 @@ const GATEWAY_MAC: &str = "02:fc:00:00:00:06";
 
 /// Time to wait for a packet that is dropped. A success that takes longer is not noticed.
 const DROP_TIMEOUT: Duration = Duration::from_millis(700);
-/// Time limit of a handshake that succeeds. The first packet over a new link may be lost, and TCP repeats it after a second
-/// (RFC 6298).
+/// Time limit of a handshake that succeeds.
+///
+/// The first packet over a new link may be lost, and TCP repeats it after a second (RFC 6298).
 const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 /// A host on the internet (RFC 5737).
 const INTERNET: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);

@@ -22,6 +22,6 @@ pub use ingress::{HostMask, HostMaskError, Ingress};
 pub use machine::{Disk, HugePages, Load, Machine};
 pub use platform::Platform;
 pub use reference::{ReferenceError, Tag, TemplateReference};
-pub use route::{NodeAddress, Route};
+pub use route::{NodeAddress, Route, Visitors};
 pub use secret::Secret;
 pub use spec::{Resources, SandboxSpec};

@@ -1,10 +1,11 @@
 //! Route to a running sandbox.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::{ExecutionId, Ingress, NodeId, SandboxId, Secret, TeamId};
+use crate::{ExecutionId, HostMask, NodeId, SandboxId, Secret, TeamId};
 
 /// Address of one of a node's two services (cluster API, node-side proxy).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -24,6 +25,15 @@ impl fmt::Display for NodeAddress {
     }
 }
 
+/// Visitors admitted to a sandbox's ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Visitors {
+    /// Everyone.
+    All,
+    /// Those who send this token.
+    WithToken(Secret),
+}
+
 /// A running sandbox and the node-side proxy that reaches it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
@@ -35,8 +45,10 @@ pub struct Route {
     /// The node that runs the sandbox.
     pub node_id: NodeId,
     pub node_proxy: NodeAddress,
-    /// Rules for visitors of the sandbox's ports.
-    pub ingress: Ingress,
-    /// Token required from visitors when access is not public; without a token all visitors are then rejected.
-    pub traffic_token: Option<Secret>,
+    /// Visitors admitted to the sandbox's ports, except the guest daemon's, which checks a token of its own.
+    pub visitors: Visitors,
+    /// Copy of [`Ingress::host_mask`](crate::Ingress::host_mask).
+    pub host_mask: Option<HostMask>,
+    /// Copy of [`Ingress::https_ports`](crate::Ingress::https_ports).
+    pub https_ports: BTreeSet<u16>,
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use hearth_cluster_api::{CreatedSandbox, NodeError};
 use hearth_stdx::chain;
 use hearth_store::{InsertSandboxError, ResolvedTemplate, Sandbox, SandboxState, StartedSandbox, UpdateSandboxError};
-use hearth_types::{ExecutionId, Ingress, Route, SandboxSpec, TeamId, TemplateReference};
+use hearth_types::{ExecutionId, Ingress, Route, SandboxSpec, TeamId, TemplateReference, Visitors};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
@@ -282,13 +282,15 @@ fn not_inserted(error: InsertSandboxError, row: Sandbox) -> Attempt {
 
 /// Returns the route of a sandbox that runs on a node.
 pub(super) fn route(tokens: &TokenSource, row: &Sandbox, node: &Member) -> Route {
+    let Ingress { public: _, host_mask, https_ports } = row.ingress.clone();
     Route {
         sandbox_id: row.sandbox_id.clone(),
         execution_id: row.execution_id,
         team_id: row.team_id,
         node_id: node.id.clone(),
         node_proxy: node.proxy.clone(),
-        ingress: row.ingress.clone(),
-        traffic_token: tokens.required_from_visitors(row),
+        visitors: tokens.required_from_visitors(row).map_or(Visitors::All, Visitors::WithToken),
+        host_mask,
+        https_ports,
     }
 }

@@ -1,7 +1,7 @@
 //! Creates of both generations: the request to the node and the reply to the client.
 
 use hearth_api::TokenSource;
-use hearth_types::{SandboxId, Secret};
+use hearth_types::{SandboxId, Secret, Visitors};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -92,9 +92,9 @@ async fn ingress_rules_are_published_described_and_survive_a_restart() {
     assert_eq!(token, TokenSource::new(Secret::new(SEED)).traffic_access_token(&sandbox_id).expose());
     assert_ne!(token, created.text_of("envdAccessToken"));
     let before = world.catalog.find(&sandbox_id).await.expect("reads").expect("a route");
-    assert_eq!(before.traffic_token.as_ref().expect("a token").expose(), token);
-    assert_eq!((before.ingress.public, &before.ingress.https_ports), (false, &[443, 8443].into()));
-    assert_eq!(before.ingress.host_mask.as_ref().expect("a mask").host(80), "localhost:80");
+    assert_eq!(before.visitors, Visitors::WithToken(Secret::new(token.as_str())));
+    assert_eq!(before.https_ports, [443, 8443].into());
+    assert_eq!(before.host_mask.as_ref().expect("a mask").host(80), "localhost:80");
 
     world.restart().await;
     let detail = world.client.get(&format!("/sandboxes/{id}")).await.assert_status(200).json();

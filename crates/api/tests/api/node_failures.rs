@@ -1,8 +1,9 @@
 //! Failures of nodes, and differences between nodes, rows and routes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hearth_types::{BuildId, ExecutionId, Ingress, Route, SandboxId, SandboxSpec, TemplateId};
+use hearth_types::{BuildId, ExecutionId, Route, SandboxId, SandboxSpec, TemplateId, Visitors};
 
 use crate::fake_node::{OnCreate, OnDelete};
 use crate::world::{World, config};
@@ -81,8 +82,9 @@ async fn a_route_without_a_sandbox_is_removed() {
         team_id: world.team.id,
         node_id: world.node.as_node().id,
         node_proxy: world.node.as_node().proxy,
-        ingress: Ingress::open(),
-        traffic_token: None,
+        visitors: Visitors::All,
+        host_mask: None,
+        https_ports: BTreeSet::new(),
     };
     world.catalog.publish(route, Duration::from_secs(60), None).await.expect("published");
     world

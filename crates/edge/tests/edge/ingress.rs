@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures::SinkExt;
 use hearth_proxy::body::{self, Body};
-use hearth_types::{Ingress, Route, Secret};
+use hearth_types::{Route, Secret, Visitors};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -25,15 +25,16 @@ const INVALID: &str = r#"{"sandboxId":"i123","message":"The sandbox takes no pub
 
 type Headers<'a> = &'a [(&'a str, &'a [u8])];
 
-async fn world(guest: SocketAddr, ingress: Ingress, traffic_token: Option<&str>) -> World {
+async fn world(guest: SocketAddr, change: impl FnOnce(&mut Route)) -> World {
     let world = World::with_guest(guest).await;
-    let route = Route { ingress, traffic_token: traffic_token.map(Secret::new), ..world.route.clone() };
+    let mut route = world.route.clone();
+    change(&mut route);
     world.catalog.publish(route, LEASE, None).await.expect("the same execution");
     world
 }
 
-fn private() -> Ingress {
-    Ingress { public: false, ..Ingress::open() }
+fn private(route: &mut Route) {
+    route.visitors = Visitors::WithToken(Secret::new(TOKEN));
 }
 
 fn request(port: u16, headers: Headers<'_>) -> Request<Body> {
@@ -44,7 +45,7 @@ fn request(port: u16, headers: Headers<'_>) -> Request<Body> {
 
 #[tokio::test]
 async fn private_sandboxes_require_the_token_on_every_port_except_the_daemon_s() {
-    let world = world(guest(mirror).await, private(), Some(TOKEN)).await;
+    let world = world(guest(mirror).await, private).await;
     let rejected: [(Headers<'_>, &str); 6] = [
         (&[], MISSING),
         (&[("x-access-token", TOKEN.as_bytes())], MISSING),
@@ -74,18 +75,9 @@ async fn private_sandboxes_require_the_token_on_every_port_except_the_daemon_s()
 }
 
 #[tokio::test]
-async fn a_private_sandbox_without_a_token_rejects_all_visitors() {
-    let world = world(guest(mirror).await, private(), None).await;
-    for shown in [&b""[..], TOKEN.as_bytes()] {
-        let response = world.send(request(8080, &[("e2b-traffic-access-token", shown)])).await;
-        assert_eq!((response.status().as_u16(), text(response).await.as_str()), (403, INVALID));
-    }
-}
-
-#[tokio::test]
 async fn programs_see_the_host_mask() {
     let mask = Some("${PORT}.internal:${PORT}".parse().expect("a mask"));
-    let world = world(guest(mirror).await, Ingress { host_mask: mask, ..Ingress::open() }, None).await;
+    let world = world(guest(mirror).await, |route| route.host_mask = mask).await;
     let io = TokioIo::new(world.raw().await);
     let (mut http2, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.expect("a handshake");
@@ -139,13 +131,13 @@ async fn tls_guest(protocols: &[&str]) -> SocketAddr {
 
 #[tokio::test]
 async fn https_ports_are_connected_with_tls() {
-    let ingress = || Ingress { https_ports: [8443].into(), ..Ingress::open() };
-    let encrypted = world(tls_guest(&[]).await, ingress(), None).await;
+    let with_https = |route: &mut Route| route.https_ports = [8443].into();
+    let encrypted = world(tls_guest(&[]).await, with_https).await;
     for _ in 0..2 {
         let response = encrypted.send(request(8443, &[])).await;
         assert_eq!((response.status().as_u16(), text(response).await.as_str()), (200, "HTTP/1.1"));
     }
-    let clear = world(guest(mirror).await, ingress(), None).await;
+    let clear = world(guest(mirror).await, with_https).await;
     assert_eq!(clear.send(request(8080, &[])).await.status(), 200);
     // A TLS mismatch is neither a missing sandbox nor a closed port.
     for response in [encrypted.send(request(8080, &[])).await, clear.send(request(8443, &[])).await] {
@@ -160,8 +152,7 @@ async fn the_http_version_of_a_tls_port_is_negotiated() {
     for (protocols, expected) in
         [(&["h2", "http/1.1"][..], "HTTP/2.0"), (&["h2"], "HTTP/2.0"), (&["http/1.1"], "HTTP/1.1")]
     {
-        let ingress = Ingress { https_ports: [8443].into(), ..Ingress::open() };
-        let world = world(tls_guest(protocols).await, ingress, None).await;
+        let world = world(tls_guest(protocols).await, |route| route.https_ports = [8443].into()).await;
         let io = TokioIo::new(world.raw().await);
         let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), io);
         let (mut sender, connection) = handshake.await.expect("HTTP/2");

@@ -1,5 +1,6 @@
 //! Test set-up: an edge, a node with one sandbox, and a client.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use hearth_proxy::pages::{Audience, Page};
 use hearth_proxy::serve::Listener;
 use hearth_proxy::tls::{Acceptor, Connector};
 use hearth_proxy::{Engine, Key, UpstreamRequest, dial, serve};
-use hearth_types::{ExecutionId, Ingress, NodeAddress, Route, TeamId};
+use hearth_types::{ExecutionId, NodeAddress, Route, TeamId, Visitors};
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
@@ -83,8 +84,9 @@ impl World {
             team_id: TeamId::generate(),
             node_id: "node-1".parse().expect("an id"),
             node_proxy: NodeAddress::Unix(path.clone()),
-            ingress: Ingress::open(),
-            traffic_token: None,
+            visitors: Visitors::All,
+            host_mask: None,
+            https_ports: BTreeSet::new(),
         };
         let node = Engine::new(node);
         let node_end = serve_node(path, node.clone(), route.execution_id, guest).drop_guard();

@@ -1,5 +1,6 @@
 //! Upstream and edge as separate processes: this program, started with special arguments.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -12,7 +13,7 @@ use hearth_catalog::Catalog;
 use hearth_edge::Edge;
 use hearth_proxy::body::{self, Body};
 use hearth_proxy::serve;
-use hearth_types::{ExecutionId, Ingress, NodeAddress, Route, TeamId};
+use hearth_types::{ExecutionId, NodeAddress, Route, TeamId, Visitors};
 use http::{Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::StreamBody;
@@ -95,8 +96,9 @@ async fn edge(upstream: SocketAddr) -> Result<()> {
         team_id: TeamId::generate(),
         node_id: "bench".parse()?,
         node_proxy: NodeAddress::Tcp(upstream),
-        ingress: Ingress::open(),
-        traffic_token: None,
+        visitors: Visitors::All,
+        host_mask: None,
+        https_ports: BTreeSet::new(),
     };
     catalog.publish(route, LEASE, None).await?;
     let edge = Edge::new(hearth_edge::Config::default(), catalog);
