@@ -24,6 +24,9 @@ use crate::usage::{self, Counts};
 /// Creates under way at the same time. More than any node can start at once, and few enough that their rows, calls and
 /// waiting clients cost little; the rest are told to come back in a moment.
 const CREATES_AT_ONCE_MAX: usize = 512;
+/// Creates of one team under way at about the same time: creates wait for their turn on a node, and those of one team must leave
+/// room for others.
+pub(crate) const TEAM_CREATES_MAX: u32 = 128;
 /// How long a stopping server waits for its tasks: a part of the ten seconds that a stop of the whole daemon may take.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(4);
 

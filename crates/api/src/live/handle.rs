@@ -141,6 +141,16 @@ impl Handle {
         matches!(&*self.inner.phase.borrow(), Phase::Running { .. })
     }
 
+    /// Returns whether it is being created.
+    pub(super) fn is_creating(&self) -> bool {
+        matches!(&*self.inner.phase.borrow(), Phase::Creating { .. })
+    }
+
+    /// Returns whether it has a row, and so counts against its team's limit.
+    pub(super) fn has_row(&self) -> bool {
+        self.inner.phase.borrow().place().is_some()
+    }
+
     /// Where it runs; `None`: it does not.
     pub(super) fn runs_at(&self) -> Option<Place> {
         match &*self.inner.phase.borrow() {

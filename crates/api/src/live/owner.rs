@@ -1,6 +1,7 @@
 //! The task that owns a sandbox: its parts, how it begins, and how it changes its phase.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hearth_store::{Sandbox, SandboxState};
 use hearth_types::{SandboxId, TeamId};
@@ -12,11 +13,14 @@ use super::create::{CreateError, Creation};
 use super::end::Ending;
 use super::handle::{Ended, Handle, Inner, Order, Phase, Progress};
 use super::{Place, Registration};
-use crate::control::Control;
+use crate::control::{Control, TEAM_CREATES_MAX};
 use crate::nodes::Seat;
 
 /// Orders that wait for an owner which is writing to the store. More callers than these wait for their turn to queue.
 const ORDERS_QUEUED_MAX: usize = 16;
+/// How long a create of a team at its limit waits for a place before it is refused. Clients that poll for a place, most of them
+/// without a pause of their own, would otherwise keep a processor busy with refusals.
+const LIMIT_PAUSE: Duration = Duration::from_millis(200);
 
 /// The owner of one sandbox.
 pub(super) struct Owner {
@@ -37,8 +41,19 @@ pub(super) struct Owner {
 
 /// Creates a sandbox, in a task that goes on when the future is dropped.
 pub(crate) async fn create(control: &Arc<Control>, creation: Creation) -> Result<Sandbox, CreateError> {
-    let permit = Arc::clone(&control.creates).try_acquire_owned().map_err(|_| CreateError::Busy)?;
     let team_id = creation.team.id;
+    let max = creation.team.limits.sandboxes_max;
+    // The store decides. But a team that asks again and again at its limit must not occupy the store's only write lock.
+    if control.live.counts_of(team_id).rows >= max {
+        tokio::time::sleep(LIMIT_PAUSE).await;
+        if control.live.counts_of(team_id).rows >= max {
+            return Err(CreateError::LimitReached { max });
+        }
+    }
+    if control.live.counts_of(team_id).creating >= TEAM_CREATES_MAX {
+        return Err(CreateError::Busy);
+    }
+    let permit = Arc::clone(&control.creates).try_acquire_owned().map_err(|_| CreateError::Busy)?;
     let sandbox_id = SandboxId::generate();
     let span = tracing::info_span!(parent: None, "sandbox", team = %team_id, sandbox = %sandbox_id);
     span.follows_from(tracing::Span::current());

@@ -208,6 +208,17 @@ impl World {
         database.close().await.expect("closes");
     }
 
+    /// The store's only write lock, as if somebody wrote.
+    pub(crate) async fn write_lock(&self) -> WriteLock {
+        use sea_orm::ConnectionTrait as _;
+        let config = hearth_store::Config::sqlite(&self.folder.path().join("hearth.db")).expect("UTF-8");
+        let mut options = sea_orm::ConnectOptions::new(config.url);
+        options.max_connections(1);
+        let database = sea_orm::Database::connect(options).await.expect("opens");
+        database.execute_unprepared("BEGIN IMMEDIATE").await.expect("nobody writes");
+        WriteLock { database }
+    }
+
     /// A sandbox from `body`, through the second generation.
     pub(crate) async fn create(&self, body: &str) -> Answer {
         self.client.post("/v2/sandboxes", body).await
@@ -254,6 +265,19 @@ impl World {
             if answer.status == 404 { Ok(()) } else { Err(format!("{answer:?}")) }
         })
         .await;
+    }
+}
+
+/// A lock that makes every write wait.
+pub(crate) struct WriteLock {
+    database: sea_orm::DatabaseConnection,
+}
+
+impl WriteLock {
+    pub(crate) async fn release(self) {
+        use sea_orm::ConnectionTrait as _;
+        self.database.execute_unprepared("ROLLBACK").await.expect("is open");
+        self.database.close().await.expect("closes");
     }
 }
 
