@@ -10,7 +10,7 @@ use hearth_host::cgroup::Groups;
 use hearth_host::lock::{Error as LockError, Lock};
 use hearth_host::process::find_program;
 use hearth_network::{Mode, Pool};
-use hearth_sandbox::{DiskRoom, Parts, Remains};
+use hearth_sandbox::{DiskRoom, Parts, Remains, StartQueue};
 use hearth_store::{Alias, NewBuild, Store};
 use hearth_types::Tag;
 use hearth_vmm::{AcceleratorChoice, Driver, Verdict};
@@ -152,6 +152,7 @@ impl Foundation {
             driver: self.driver.clone(),
             groups: self.groups.clone(),
             disk,
+            starts: StartQueue::of_this_machine(),
             remains: Remains::default(),
         }
     }

@@ -71,8 +71,20 @@ pub(crate) struct Assembled {
     pub(crate) init: Init,
 }
 
-/// Goes through all phases. Not cancel safe: end it by `kill`, upon which everything is undone.
+/// Waits for its turn and goes through all phases. Not cancel safe: end it by `kill`, upon which everything is undone.
 pub(crate) async fn assemble(
+    config: &Config,
+    parts: &Parts,
+    spec: &SandboxSpec,
+    set: &ArtifactSet,
+    kill: &CancellationToken,
+) -> Result<Assembled, Error> {
+    // Nothing is held yet.
+    let permit = kill.run_until_cancelled(parts.starts.acquire(spec.team_id)).await.ok_or(Error::Killed)?;
+    permit.run(go_through(config, parts, spec, set, kill)).await
+}
+
+async fn go_through(
     config: &Config,
     parts: &Parts,
     spec: &SandboxSpec,

@@ -31,6 +31,8 @@ pub struct Parts {
     pub groups: hearth_host::cgroup::Groups,
     /// Disk space.
     pub disk: crate::DiskRoom,
+    /// Starts that wait for their turn.
+    pub starts: crate::StartQueue,
     /// What could not be removed yet.
     pub remains: crate::Remains,
 }

@@ -16,7 +16,7 @@
 //! While it runs, one connection to its daemon is kept: the guest's log comes over it ([`link`](mod@link)). Every few seconds
 //! the daemon is asked what the guest uses ([`metrics`](mod@metrics)).
 //!
-//! Disk space is shared out by [`disk`](mod@disk); what cannot be removed at an end is tried again by [`remains`](mod@remains).
+//! Starts wait for their team's turn in [`starts`](mod@starts). Disk space is shared out by [`disk`](mod@disk); what cannot be removed at an end is tried again by [`remains`](mod@remains).
 //!
 //! Neighbours: `orchestrator` keeps the handles in its registry; `network`, `artifact` and `vmm` give the parts;
 //! `envd-api` speaks to the guest; `analytics` keeps what guests say and use.
@@ -32,6 +32,7 @@ mod metrics;
 mod reach;
 mod reclaim;
 mod remains;
+mod starts;
 mod state;
 mod task;
 
@@ -43,5 +44,6 @@ pub use metrics::GuestSamples;
 pub use reach::Reach;
 pub use reclaim::reclaim;
 pub use remains::Remains;
+pub use starts::StartQueue;
 pub use state::{EndReason, State};
 pub use task::{Handle, start};
