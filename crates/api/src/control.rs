@@ -26,6 +26,10 @@ use crate::usage::{self, Counts};
 /// It is more than any node can start at once, and few enough that their rows, calls and waiting clients cost little.
 /// Further creates are rejected and may be retried after a second.
 const CONCURRENT_CREATES_MAX: usize = 512;
+/// Maximum number of concurrent creates of one team.
+///
+/// It leaves room for other teams while creates wait for their turn on a node. Creates that are checked at the same time may exceed it by a few.
+pub(crate) const TEAM_CREATES_MAX: u32 = 128;
 /// Maximum time that a shutdown waits for tasks. The shutdown of the whole daemon may take ten seconds.
 const SHUTDOWN_WAIT_MAX: Duration = Duration::from_secs(4);
 

@@ -110,6 +110,23 @@ impl LiveSandboxes {
         let running = handles.values().filter(|handle| handle.team_id() == team_id && handle.is_running());
         u32::try_from(running.count()).unwrap_or(u32::MAX)
     }
+
+    /// Counts the sandboxes of a team that have a row, and those that are being created.
+    pub(crate) fn team_counts(&self, team_id: TeamId) -> TeamCounts {
+        let mut counts = TeamCounts::default();
+        for handle in self.read().values().filter(|handle| handle.team_id() == team_id) {
+            counts.rows += u32::from(handle.has_row());
+            counts.creating += u32::from(handle.is_creating());
+        }
+        counts
+    }
+}
+
+/// Numbers of sandboxes of a team.
+#[derive(Debug, Default)]
+pub(crate) struct TeamCounts {
+    pub(crate) rows: u32,
+    pub(crate) creating: u32,
 }
 
 /// Removes the handle of a sandbox when its owner task exits or panics.

@@ -10,7 +10,7 @@ use hearth_host::cgroup::Groups;
 use hearth_host::lock::{Error as LockError, Lock};
 use hearth_host::process::find_program;
 use hearth_network::{Mode, Pool};
-use hearth_sandbox::{DiskSpace, Leftovers, NodeResources};
+use hearth_sandbox::{DiskSpace, Leftovers, NodeResources, StartQueue};
 use hearth_store::{Alias, NewBuild, Store};
 use hearth_types::Tag;
 use hearth_vmm::{AcceleratorChoice, Driver, Verdict};
@@ -153,6 +153,7 @@ impl Foundation {
             driver: self.driver.clone(),
             groups: self.groups.clone(),
             disk,
+            starts: StartQueue::of_this_machine(),
             leftovers: Leftovers::default(),
         }
     }

@@ -75,8 +75,22 @@ pub(crate) struct Assembled {
     pub(crate) init: Init,
 }
 
-/// Runs all phases. Not cancel safe: cancel `kill` to stop the assembly, which then releases everything.
+/// Waits for the team's turn and runs all phases.
+///
+/// Not cancel safe: cancel `kill` to stop the assembly, which then releases everything.
 pub(crate) async fn assemble(
+    config: &Config,
+    node: &NodeResources,
+    spec: &SandboxSpec,
+    set: &ArtifactSet,
+    kill: &CancellationToken,
+) -> Result<Assembled, Error> {
+    // Nothing is acquired yet.
+    let permit = kill.run_until_cancelled(node.starts.acquire(spec.team_id)).await.ok_or(Error::Killed)?;
+    permit.run(run_phases(config, node, spec, set, kill)).await
+}
+
+async fn run_phases(
     config: &Config,
     node: &NodeResources,
     spec: &SandboxSpec,

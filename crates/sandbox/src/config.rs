@@ -25,6 +25,8 @@ pub struct NodeResources {
     pub driver: hearth_vmm::Driver,
     pub groups: hearth_host::cgroup::Groups,
     pub disk: crate::DiskSpace,
+    /// Limits concurrent starts.
+    pub starts: crate::StartQueue,
     /// Folders and control groups whose removal failed.
     pub leftovers: crate::Leftovers,
 }

@@ -16,7 +16,7 @@
 //! While the sandbox runs, a connection to the guest daemon stays open and carries the guest's log
 //! ([`guest_log`](mod@guest_log)). Every few seconds the node requests the guest's metrics ([`metrics`](mod@metrics)).
 //!
-//! [`disk`](mod@disk) divides the disk space among sandboxes; [`leftovers`](mod@leftovers) retries removals that
+//! [`starts`](mod@starts) limits concurrent starts, in turns of teams. [`disk`](mod@disk) divides the disk space among sandboxes; [`leftovers`](mod@leftovers) retries removals that
 //! failed.
 //!
 //! Neighbours: `orchestrator` stores the handles in its registry; `network`, `artifact` and `vmm` provide slots,
@@ -33,6 +33,7 @@ mod guest_log;
 mod leftovers;
 mod metrics;
 mod reclaim;
+mod starts;
 mod state;
 mod task;
 
@@ -44,5 +45,6 @@ pub use guest_log::GuestLogs;
 pub use leftovers::Leftovers;
 pub use metrics::GuestSamples;
 pub use reclaim::reclaim;
+pub use starts::StartQueue;
 pub use state::{EndReason, State};
 pub use task::{Handle, start};

@@ -98,7 +98,7 @@ class Measured:
     wrong: list[str] = field(default_factory=list)
 
     @contextmanager
-    def unnoticed(self, load_factor: float = LOAD_FACTOR) -> Iterator[None]:
+    def unnoticed(self) -> Iterator[None]:
         """Fails if the body affects the neighbour more than allowed."""
         with self.watch.measuring(ATTACK_SECONDS) as outcome:
             yield
@@ -107,14 +107,14 @@ class Measured:
         self.wrong += seen.wrong
         print(f"neighbour: {seen}")
         assert not seen.wrong, seen.wrong[:5]
-        slow = list(self.too_slow(seen, load_factor))
+        slow = list(self.too_slow(seen))
         assert not slow, f"{slow}; in quiet: {self.quiet}; under the same load: {self.loaded}"
 
-    def too_slow(self, seen: Seen, load_factor: float) -> Iterator[str]:
+    def too_slow(self, seen: Seen) -> Iterator[str]:
         for kind, floors in FLOORS.items():
             rows = zip(("median", "19 in 20"), seen.marks(kind), self.quiet.marks(kind), self.loaded.marks(kind), floors)
             for mark, took, quiet, loaded, floor in rows:
-                limit = max(QUIET_FACTOR * quiet, load_factor * loaded, floor)
+                limit = max(QUIET_FACTOR * quiet, LOAD_FACTOR * loaded, floor)
                 if len(seen.times[kind]) < SAMPLES_MIN[mark]:
                     took, limit = max(seen.times[kind]), STALL_SECONDS
                 if took > limit:

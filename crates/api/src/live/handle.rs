@@ -136,6 +136,16 @@ impl Handle {
         matches!(&*self.inner.phase.borrow(), Phase::Running { .. })
     }
 
+    /// Returns true while the sandbox is being created.
+    pub(super) fn is_creating(&self) -> bool {
+        matches!(&*self.inner.phase.borrow(), Phase::Creating { .. })
+    }
+
+    /// Returns true if the sandbox has a row, which counts against its team's limit.
+    pub(super) fn has_row(&self) -> bool {
+        self.inner.phase.borrow().placement().is_some()
+    }
+
     /// Returns the placement of the sandbox if it is running.
     pub(super) fn running_placement(&self) -> Option<Placement> {
         match &*self.inner.phase.borrow() {

@@ -1,8 +1,9 @@
 //! The task that owns a sandbox: its channels, its start (by a create or an adoption) and its phase transitions.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use hearth_store::{ResolvedTemplate, Sandbox, SandboxState};
+use hearth_store::{ResolvedTemplate, Sandbox, SandboxState, Team};
 use hearth_types::{SandboxId, TeamId};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -12,11 +13,15 @@ use super::create::{CreateError, Creation};
 use super::handle::{Command, ExecutionEnded, Handle, Inner, Phase, Progress};
 use super::teardown::Teardown;
 use super::{Placement, Registration};
-use crate::control::Control;
+use crate::control::{Control, TEAM_CREATES_MAX};
 use crate::nodes::Reservation;
 
 /// Commands queued while the owner writes to the store. Further callers wait until the queue has room.
 const COMMANDS_QUEUED_MAX: usize = 16;
+/// Time that a create of a team at its limit waits for a sandbox to end before it is rejected.
+///
+/// Without it, clients that poll for capacity, most of them without a pause, would keep a processor busy with rejections.
+const LIMIT_PAUSE: Duration = Duration::from_millis(200);
 
 /// The owner of one sandbox.
 pub(super) struct Owner {
@@ -38,10 +43,22 @@ pub(super) struct Owner {
 /// Creates a sandbox in a task that continues when the future is dropped.
 pub(crate) async fn create(
     control: &Arc<Control>,
-    team_id: TeamId,
+    team: &Team,
     resolved: ResolvedTemplate,
     creation: Creation,
 ) -> Result<Sandbox, CreateError> {
+    let team_id = team.id;
+    let max = team.limits.sandboxes_max;
+    // The store decides. This check prevents a team that retries at its limit from occupying the store's only write lock.
+    if control.live.team_counts(team_id).rows >= max {
+        tokio::time::sleep(LIMIT_PAUSE).await;
+        if control.live.team_counts(team_id).rows >= max {
+            return Err(CreateError::LimitReached { max });
+        }
+    }
+    if control.live.team_counts(team_id).creating >= TEAM_CREATES_MAX {
+        return Err(CreateError::Busy);
+    }
     let permit = Arc::clone(&control.creates).try_acquire_owned().map_err(|_| CreateError::Busy)?;
     let sandbox_id = SandboxId::generate();
     let span = tracing::info_span!(parent: None, "sandbox", team = %team_id, sandbox = %sandbox_id);

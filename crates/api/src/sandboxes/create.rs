@@ -126,6 +126,6 @@ pub(super) async fn create(
     if creation.secured {
         check_envd_version(&resolved.build.envd_version)?;
     }
-    let row = live::create(control, team.id, resolved, creation).await?;
+    let row = live::create(control, &team, resolved, creation).await?;
     Ok((StatusCode::CREATED, Json(describe::sandbox(control, &row))))
 }

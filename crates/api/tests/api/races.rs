@@ -1,10 +1,14 @@
 //! Concurrent requests.
 
+use std::time::{Duration, Instant};
+
 use futures::future::join_all;
+use hearth_store::Limits;
 use hearth_types::SandboxId;
+use tokio::task::JoinSet;
 
 use crate::client::Reply;
-use crate::fake_node::{OnCreate, OnDelete};
+use crate::fake_node::{OnCreate, OnDelete, State};
 use crate::world::{LIMITS, World};
 
 const BASE: &str = r#"{"templateID":"base"}"#;
@@ -84,6 +88,59 @@ async fn concurrent_creates_succeed_up_to_the_limit() {
     world.client.delete(&format!("/sandboxes/{id}")).await.assert_status(204);
     world.create(BASE).await.assert_status(201);
     world.create(BASE).await.assert_error(429, "");
+}
+
+#[tokio::test]
+async fn a_team_at_its_limit_is_rejected_without_a_write() {
+    let world = World::start().await;
+    for _ in 0..LIMITS.sandboxes_max {
+        world.running().await;
+    }
+    let lock = world.write_lock().await;
+    // Well below the time that a write waits for the lock.
+    let since = Instant::now();
+    let rejected = tokio::time::timeout(Duration::from_secs(2), world.create(BASE)).await;
+    assert!(since.elapsed() >= Duration::from_millis(200), "clients that poll are slowed down");
+    rejected.expect("needs no write").assert_error(429, "maximum number of concurrent sandboxes, 20");
+    lock.release().await;
+    let id = world.store.sandboxes().await.expect("reads")[0].sandbox_id.clone();
+    world.client.delete(&format!("/sandboxes/{id}")).await.assert_status(204);
+    world.create(BASE).await.assert_status(201);
+}
+
+#[tokio::test]
+async fn creates_of_one_team_leave_room_for_others() {
+    /// More than the server's limit of concurrent creates.
+    const CREATES: usize = 600;
+    /// Limit of concurrent creates of one team.
+    const SHARE: usize = 128;
+    let world = World::start().await;
+    let limits = Limits { sandboxes_max: 2048, ..LIMITS };
+    let (team, churner) = world.other_team("churner", limits).await;
+    world.node.change(|state| state.on_create = OnCreate::Hang);
+    let mut creating = JoinSet::new();
+    for _ in 0..CREATES {
+        let client = churner.clone();
+        creating.spawn(async move { client.post("/v2/sandboxes", BASE).await });
+    }
+    let of_churner = |state: &State| state.creates.iter().filter(|spec| spec.team_id == team.id).count();
+    world.node.wait_for("the team has its share", |state| of_churner(state) >= SHARE).await;
+    // The creates on the node hang, so these are the rejected ones.
+    for _ in 0..CREATES - 2 * SHARE {
+        let rejected = creating.join_next().await.expect("more").expect("no panic");
+        let rejected = rejected.assert_error(503, "too many sandboxes are being created");
+        assert_eq!(rejected.header("should-retry"), Some("true"));
+    }
+    let client = world.client.clone();
+    let other = tokio::spawn(async move { client.post("/v2/sandboxes", BASE).await });
+    world
+        .node
+        .wait_for("the other team's create reached the node", |state| state.creates.len() > of_churner(state))
+        .await;
+    world.node.change(|state| state.on_create = OnCreate::Start);
+    other.await.expect("no panic").assert_status(201);
+    let replies = creating.join_all().await;
+    assert_eq!(count(&replies, 201) + count(&replies, 503), 2 * SHARE);
 }
 
 #[tokio::test]

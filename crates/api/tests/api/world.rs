@@ -208,6 +208,17 @@ impl World {
         database.close().await.expect("closes");
     }
 
+    /// Takes the store's only write lock.
+    pub(crate) async fn write_lock(&self) -> WriteLock {
+        use sea_orm::ConnectionTrait as _;
+        let config = hearth_store::Config::sqlite(&self.folder.path().join("hearth.db")).expect("UTF-8");
+        let mut options = sea_orm::ConnectOptions::new(config.url);
+        options.max_connections(1);
+        let database = sea_orm::Database::connect(options).await.expect("opens");
+        database.execute_unprepared("BEGIN IMMEDIATE").await.expect("the lock is free");
+        WriteLock { database }
+    }
+
     /// Sends a create with `body` to the second generation of the route.
     pub(crate) async fn create(&self, body: &str) -> Reply {
         self.client.post("/v2/sandboxes", body).await
@@ -254,6 +265,19 @@ impl World {
             if reply.status == 404 { Ok(()) } else { Err(format!("{reply:?}")) }
         })
         .await;
+    }
+}
+
+/// The store's write lock; other writes wait for it.
+pub(crate) struct WriteLock {
+    database: sea_orm::DatabaseConnection,
+}
+
+impl WriteLock {
+    pub(crate) async fn release(self) {
+        use sea_orm::ConnectionTrait as _;
+        self.database.execute_unprepared("ROLLBACK").await.expect("is open");
+        self.database.close().await.expect("closes");
     }
 }
 
