@@ -1,7 +1,7 @@
 //! Debian's packages, fetched by an apt with its own sources, lists and cache, separate from the host's.
 //!
-//! So a host of any distribution with apt gets the same packages, nothing is installed on it, and no hook of its apt
-//! runs. Only the host's settings for reaching the network are used.
+//! A host of any distribution with apt gets the same packages, nothing is installed on it, and no hook of its apt runs.
+//! Only the host's settings for reaching the network are used.
 
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};

@@ -15,7 +15,7 @@ use crate::serve::Scheme;
 
 /// Pauses between attempts to connect to a port that refuses connections.
 ///
-/// So a server that is just starting is not reported as closed. By the contract, each pause is 100 ms longer than the
+/// They prevent that a server that is just starting is reported as closed. By the contract, each pause is 100 ms longer than the
 /// previous one.
 pub const REFUSED_PAUSES: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(300), Duration::from_millis(400)];

@@ -97,8 +97,8 @@ impl ConnectionState {
 
     /// Polls the connection, and again while its deadline changed during the poll and was not read.
     ///
-    /// So an exchange that ends during the poll need not wake the connection's task, which would make another worker
-    /// thread search for work.
+    /// This way an exchange that ends during the poll need not wake the connection's task, which would make another
+    /// worker thread search for work.
     pub(super) fn poll_connection<T>(&self, mut poll: impl FnMut() -> Poll<T>) -> Poll<T> {
         loop {
             {
