@@ -303,7 +303,7 @@ fn a_sandbox_that_fills_the_disk_does_not_affect_others() -> Result<()> {
         }
         assert_eq!(hogging.as_mut().await?.stdout, b"done\n");
         drop(hogging);
-        check_contains(&instance.log(), &["there is disk space again"]);
+        check_contains(&instance.log(), &["the sandbox continues, disk space is available"]);
         hog.kill().await?;
         modest.kill().await?;
         let (status, folder) = instance.terminate().await?;

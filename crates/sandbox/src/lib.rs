@@ -16,8 +16,8 @@
 //! While the sandbox runs, a connection to the guest daemon stays open and carries the guest's log
 //! ([`guest_log`](mod@guest_log)). Every few seconds the node requests the guest's metrics ([`metrics`](mod@metrics)).
 //!
-//! [`starts`](mod@starts) limits concurrent starts, in turns of teams. [`disk`](mod@disk) divides the disk space among sandboxes; [`leftovers`](mod@leftovers) retries removals that
-//! failed.
+//! [`starts`](mod@starts) limits concurrent starts, in turns of teams. [`disk`](mod@disk) divides the disk space among
+//! sandboxes; [`leftovers`](mod@leftovers) retries removals that failed.
 //!
 //! Neighbours: `orchestrator` stores the handles in its registry; `network`, `artifact` and `vmm` provide slots,
 //! artifact sets and VMs; `envd-api` is the client of the guest daemon; `analytics` stores logs and metrics.
