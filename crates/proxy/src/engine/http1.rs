@@ -26,7 +26,8 @@ use crate::serve::HEADERS_MAX;
 
 /// Bytes of a request that are discarded after the upstream has stopped reading.
 ///
-/// Without discarding, the client could not read the response. A client that sends more without reading the response gets an error.
+/// Without discarding, the client could not read the response. A client that sends more without reading the response
+/// gets an error.
 const DISCARDED_BYTES_MAX: usize = 64 << 20;
 
 /// Maximum size of the write buffer for a request, and of a response's head.
