@@ -144,7 +144,7 @@ impl Owner {
                 unreachable!("{reason}: {from:?} to {to:?}");
             }
             if from != to {
-                tracing::info!(?from, ?to, "sandbox state");
+                tracing::info!(?from, ?to, "sandbox state changed");
             }
             *phase = next;
         });
