@@ -41,7 +41,7 @@ async fn collect(settings: &Settings) -> Vec<Finding> {
     let template = base_template(&layout);
     let mut findings = vec![qemu(settings).await, requirement::kvm(), accelerator(&layout)];
     findings.extend(network(settings));
-    findings.extend([cgroups(), memory(), disk_space(settings, &layout), data_directory(&layout)]);
+    findings.extend([cgroups().await, memory(), disk_space(settings, &layout), data_directory(&layout)]);
     findings.extend(names(settings).await);
     findings.extend(certificate(settings, &layout));
     // The programs that build the base template are required until it exists.
@@ -144,13 +144,21 @@ fn certificate(settings: &Settings, layout: &Layout) -> Option<Finding> {
     })
 }
 
-fn cgroups() -> Finding {
+async fn cgroups() -> Finding {
     // Unique, because another `hearth doctor` may run at the same time.
     let groups = Groups::open(&format!("doctor-{}", std::process::id()));
+    let found = match groups.create("probe") {
+        Ok(Some(probe)) => {
+            // An empty group can be removed; a failure is no finding about sandboxes.
+            let _ = probe.remove().await;
+            true
+        }
+        Ok(None) | Err(_) => false,
+    };
     let finding = Finding {
         name: "control groups",
         need: Need::Recommended,
-        found: groups.create("probe").is_ok_and(|group| group.is_some()),
+        found,
         detail: groups.support().to_owned(),
         cost: "the kernel does not group the processes of a sandbox, and no limit applies to them as a whole",
         fix: "run as root on a host with the unified hierarchy (systemd.unified_cgroup_hierarchy=1)",
@@ -253,6 +261,18 @@ fn to_text(finding: &Finding) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_check_of_control_groups_leaves_none() {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("exists on Linux");
+        let mounts =
+            mounts.lines().filter(|line| line.contains(" - cgroup2 ")).filter_map(|line| line.split(' ').nth(4));
+        for mount in mounts {
+            cgroups().await;
+            let path = Path::new(mount).join(format!("hearth-doctor-{}", std::process::id()));
+            assert!(!path.exists(), "{}", path.display());
+        }
+    }
 
     #[test]
     fn a_missing_requirement_is_printed_with_effect_and_fix() {
