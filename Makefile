@@ -16,7 +16,7 @@ up: packages ## Install missing packages, build, and run Hearth in the foregroun
 test: test-packages ## Run all checks and all tests, including microVMs and official SDKs
 	@$(CARGO) xtask test
 
-check: packages ## Check formatting, lints, layers, generated code and licences
+check: packages ## Check formatting, lints, layers, language, generated code and licences
 	@$(CARGO) xtask check
 
 sdk-tests: test-packages ## Run the journeys with the official SDKs, and Schemathesis, on private servers

@@ -64,7 +64,7 @@ enum Chore {
         #[arg(default_values = ["run", "build"])]
         sections: Vec<String>,
     },
-    /// Run all static checks: format, layers, generated code, checklist, licences, lints.
+    /// Run all static checks: format, layers, language, generated code, checklist, licences, lints.
     Check,
     /// Run all checks and all tests.
     Test,

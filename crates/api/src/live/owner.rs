@@ -50,13 +50,15 @@ pub(crate) async fn create(
     let team_id = team.id;
     let max = team.limits.sandboxes_max;
     // The store decides. This check prevents a team that retries at its limit from occupying the store's only write lock.
-    if control.live.team_counts(team_id).rows >= max {
+    let mut counts = control.live.team_counts(team_id);
+    if counts.rows >= max {
         tokio::time::sleep(LIMIT_PAUSE).await;
-        if control.live.team_counts(team_id).rows >= max {
+        counts = control.live.team_counts(team_id);
+        if counts.rows >= max {
             return Err(CreateError::LimitReached { max });
         }
     }
-    if control.live.team_counts(team_id).creating >= TEAM_CREATES_MAX {
+    if counts.creating >= TEAM_CREATES_MAX {
         return Err(CreateError::Busy);
     }
     let permit = Arc::clone(&control.creates).try_acquire_owned().map_err(|_| CreateError::Busy)?;
