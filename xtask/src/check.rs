@@ -8,7 +8,7 @@ use crate::phases::{Phases, cargo, run};
 use crate::tools::{DENY, NEXTEST};
 use crate::{checklist, codegen, fuzz, guest, layers, prose, sdk};
 
-/// Runs the static checks: formatting, layers, generated code, the guest daemon's checklist, licences, lints.
+/// Runs the static checks: formatting, layers, language, generated code, the guest daemon's checklist, licences, lints.
 pub(crate) fn check(root: &Path, phases: &Phases) -> Result<()> {
     phases.run("format", || run(cargo().current_dir(root).args(["fmt", "--all", "--check"])))?;
     phases.run("layers", || layers::run(root))?;
