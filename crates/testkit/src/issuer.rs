@@ -3,23 +3,30 @@
 //! Both listen on loopback. Each start has a new certificate authority, new accounts and new addresses.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use hearth_host::process::find_program;
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
 
 use crate::until;
 
 /// Start attempts: another process may take a chosen port before the server binds it.
 const TRIES: usize = 5;
+/// Ports to choose from, below those that the kernel assigns (ip(7), `ip_local_port_range`).
+///
+/// No connection of another process has one of them as its local port.
+const PORTS: Range<u16> = 12_000..32_000;
 /// Limit for a DNS reply. The name server runs on this machine and forwards nothing.
-const LOOKUP_PATIENCE: Duration = Duration::from_secs(5);
+const LOOKUP_PATIENCE: Duration = Duration::from_secs(2);
+/// Number of DNS queries until one must have a reply: a packet may be lost on a busy machine.
+const LOOKUPS: usize = 5;
 
 /// Pebble and its name server. Both are killed when this is dropped.
 #[derive(Debug)]
@@ -42,16 +49,34 @@ struct Addresses {
 }
 
 impl Addresses {
-    async fn choose() -> Result<Self> {
+    fn choose() -> Result<Self> {
         // All are bound at the same time, so that they differ.
-        let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-        let (a, b, c, d) = tokio::try_join!(free(), free(), free(), free())?;
-        Ok(Self {
-            directory: a.local_addr()?,
-            management: b.local_addr()?,
-            names: c.local_addr()?,
-            records: d.local_addr()?,
-        })
+        let [a, b, c, d] = [Port::choose()?, Port::choose()?, Port::choose()?, Port::choose()?];
+        Ok(Self { directory: a.address, management: b.address, names: c.address, records: d.address })
+    }
+}
+
+/// Free port, bound until this is dropped.
+struct Port {
+    address: SocketAddr,
+    _stream: TcpListener,
+    _datagrams: UdpSocket,
+}
+
+impl Port {
+    /// Binds a random port for TCP and UDP.
+    fn choose() -> Result<Self> {
+        const ATTEMPTS: usize = 100;
+        for _ in 0..ATTEMPTS {
+            let mut random = [0; 2];
+            rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+            let port = PORTS.start + u16::from_ne_bytes(random) % (PORTS.end - PORTS.start);
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            if let (Ok(stream), Ok(datagrams)) = (TcpListener::bind(address), UdpSocket::bind(address)) {
+                return Ok(Self { address, _stream: stream, _datagrams: datagrams });
+            }
+        }
+        bail!("no free port between {} and {}", PORTS.start, PORTS.end)
     }
 }
 
@@ -64,12 +89,12 @@ impl Issuer {
             return Ok(None);
         }
         for _ in 1..TRIES {
-            let (folder, addresses) = (tempfile::tempdir()?, Addresses::choose().await?);
+            let (folder, addresses) = (tempfile::tempdir()?, Addresses::choose()?);
             if let Ok(issuer) = Self::start_at(folder, addresses).await {
                 return Ok(Some(issuer));
             }
         }
-        let (folder, addresses) = (tempfile::tempdir()?, Addresses::choose().await?);
+        let (folder, addresses) = (tempfile::tempdir()?, Addresses::choose()?);
         Self::start_at(folder, addresses).await.map(Some)
     }
 
@@ -188,12 +213,22 @@ impl Issuer {
         }
         question.extend_from_slice(&[0, 0, 16, 0, 1]);
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        socket.connect(self.addresses.names)?;
         socket.set_read_timeout(Some(LOOKUP_PATIENCE))?;
-        socket.send_to(&question, self.addresses.names)?;
         let mut reply = [0; 512];
-        let length = socket.recv(&mut reply)?;
-        ensure!(length >= 12 && reply[..2] == question[..2], "the DNS reply does not match the query");
-        Ok(u16::from_be_bytes([reply[6], reply[7]]))
+        for _ in 0..LOOKUPS {
+            socket.send(&question)?;
+            match socket.recv(&mut reply) {
+                Ok(length) if length >= 12 && reply[..2] == question[..2] => {
+                    return Ok(u16::from_be_bytes([reply[6], reply[7]]));
+                }
+                Ok(length) => bail!("a DNS reply of {length} bytes does not match the query"),
+                // A receive with a time limit is not restarted after a signal, such as that of a child's exit (signal(7)).
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+                Err(error) => return Err(error).context("querying the name server"),
+            }
+        }
+        bail!("the name server did not reply to {LOOKUPS} queries within {LOOKUP_PATIENCE:?} each")
     }
 }
 
@@ -225,11 +260,27 @@ impl Server {
             let exited = server.lock().map_err(|_| anyhow::anyhow!("poisoned lock"))?.0.try_wait()?;
             let output = || fs::read_to_string(log).unwrap_or_default();
             ensure!(exited.is_none(), "{:?} exited: {}", command.get_program(), output());
-            Ok(TcpStream::connect(address).await.ok())
+            let id = server.lock().map_err(|_| anyhow::anyhow!("poisoned lock"))?.0.id();
+            Ok(listens(id, address)?.then_some(()))
         })
         .await?;
         Ok(server.into_inner()?)
     }
+}
+
+/// Returns true if the process listens on the TCP address.
+///
+/// A connection would prove less: another process may have taken the port, and a connection to a port of the range that
+/// the kernel assigns may reach itself (simultaneous open, RFC 9293, 3.5).
+fn listens(process_id: u32, address: SocketAddr) -> Result<bool> {
+    let process = procfs::process::Process::new(i32::try_from(process_id)?)?;
+    let sockets = process.tcp()?.into_iter().chain(process.tcp6()?);
+    let listening = sockets.filter(|socket| socket.state == procfs::net::TcpState::Listen);
+    let inodes: Vec<u64> =
+        listening.filter(|socket| socket.local_address.port() == address.port()).map(|socket| socket.inode).collect();
+    Ok(process.fd()?.flatten().any(
+        |descriptor| matches!(descriptor.target, procfs::process::FDTarget::Socket(inode) if inodes.contains(&inode)),
+    ))
 }
 
 impl Drop for Server {

@@ -270,17 +270,17 @@ async fn a_crash_or_a_stop_leaves_no_record() {
     drop(certificate);
     assert_eq!(instance.issuer.txt_record_count(RECORD).expect("an answer"), 2);
     let mut certificate = instance.open();
-    let stop = instance.stop.clone();
-    let stopped = async {
-        hearth_testkit::until("the sweep", || async { Ok((instance.issuer.hook_calls().len() >= 4).then_some(())) })
-            .await?;
-        hearth_testkit::until("both records", is_set).await?;
-        stop.cancel();
-        Ok::<_, anyhow::Error>(())
+    let is_swept = || async { Ok((instance.issuer.hook_calls().len() >= 4).then_some(())) };
+    let is_in_progress = async {
+        hearth_testkit::until("the sweep", is_swept).await.expect("the records of the crash are removed");
+        hearth_testkit::until("both records", is_set).await.expect("they are set again");
     };
-    let (refreshed, stopped) = tokio::join!(instance.refresh(&mut certificate, now), stopped);
-    stopped.expect("the attempt was in progress");
-    assert!(!refreshed.expect("a stop is no failure"));
+    let mut refreshed = Box::pin(instance.refresh(&mut certificate, now));
+    tokio::select! {
+        refreshed = &mut refreshed => panic!("it waits: {refreshed:?}"),
+        () = is_in_progress => instance.stop.cancel(),
+    }
+    assert!(!refreshed.await.expect("a stop is no failure"));
     assert_eq!(instance.issuer.txt_record_count(RECORD).expect("an answer"), 0);
     assert!(!instance.files().failure().exists() && !instance.files().records().exists());
 }
