@@ -1,0 +1,1 @@
+__import__("hearth_kernel").warm_up()
