@@ -129,13 +129,13 @@ Acquire::Languages \"none\";
         let mut install = vec!["-y", "--download-only", "install"];
         install.extend(packages);
         let plan = self.tool("apt-get").arg("--print-uris").args(&install);
-        let missing = plan.lines("planning the base template's packages").await?;
+        let missing = plan.lines("planning the template's packages").await?;
         let size = missing.iter().filter_map(|line| size_in_plan(line)).sum();
         progress.phase("package download", Unit::Bytes, Some(size));
         let archives = self.archives();
         let before = bytes_in(&archives);
         let tick = || progress.advance(bytes_in(&archives).saturating_sub(before), size);
-        self.tool("apt-get").args(&install).run("fetching the base template's packages", |_| {}, tick).await
+        self.tool("apt-get").args(&install).run("fetching the template's packages", |_| {}, tick).await
     }
 }
 

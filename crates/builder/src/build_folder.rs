@@ -1,12 +1,12 @@
 //! The builder's folder, locked by one process at a time.
 //!
 //! ```text
-//! lock           held during a build
-//! apt/           package lists and packages
-//! kernel/        see `kernel`
-//! rootfs/        see `rootfs`
-//! boot/          folder of the template's VM during a build
-//! base-template  the id of the base template
+//! lock             held during a build
+//! apt/             package lists and packages
+//! kernel/          see `kernel`
+//! rootfs/          see `rootfs`
+//! boot/            folder of the template's VM during a build
+//! <name>-template  the id of the template of a recipe
 //! ```
 
 use std::fs;
@@ -85,9 +85,9 @@ impl BuildFolder {
         self.folder.join("boot")
     }
 
-    /// Returns the id of the base template, which is chosen once in the life of a data directory.
-    pub(crate) fn base_template_id(&self) -> Result<TemplateId, Error> {
-        let path = self.folder.join("base-template");
+    /// Returns the id of a recipe's template, which is chosen once in the life of a data directory.
+    pub(crate) fn template_id(&self, recipe: &str) -> Result<TemplateId, Error> {
+        let path = self.folder.join(format!("{recipe}-template"));
         if let Ok(text) = fs::read_to_string(&path)
             && let Ok(id) = text.trim().parse()
         {
@@ -126,7 +126,7 @@ async fn acquire_lock(path: &Path) -> Result<Lock, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{GuestPrograms, NAMESERVER, RESOURCES, SUITE};
+    use crate::{GuestPrograms, NAMESERVER, SUITE};
 
     fn config(root: &Path) -> Config {
         Config {
@@ -135,7 +135,6 @@ mod tests {
             suite: SUITE.to_owned(),
             mirror: None,
             nameserver: NAMESERVER,
-            resources: RESOURCES,
         }
     }
 
@@ -159,9 +158,10 @@ mod tests {
         let config = config(root.path());
         let build_folder = BuildFolder::open(&config).await.expect("opens");
         assert!(matches!(BuildFolder::open(&config).await, Err(Error::Busy(_))));
-        let id = build_folder.base_template_id().expect("chooses");
+        let id = build_folder.template_id("base").expect("chooses");
         drop(build_folder);
         let build_folder = BuildFolder::open(&config).await.expect("opens again");
-        assert_eq!(build_folder.base_template_id().expect("remembers"), id);
+        assert_eq!(build_folder.template_id("base").expect("remembers"), id);
+        assert_ne!(build_folder.template_id("other").expect("chooses"), id);
     }
 }

@@ -3,17 +3,15 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use hearth_types::Resources;
-
 /// Configuration of template builds.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The builder's folder, below the data directory. Created if missing.
     pub folder: PathBuf,
     pub guest: GuestPrograms,
-    /// Release of Debian that the kernel and the base template come from.
+    /// Release of Debian that the kernel and the templates come from.
     ///
-    /// The promised contents of the base template (Python 3, Node.js 20) are those of [`SUITE`].
+    /// The promised contents of the templates (Python 3.13, Node.js 20) are those of [`SUITE`].
     pub suite: String,
     /// Debian mirror, such as `http://mirror.example/debian`.
     ///
@@ -23,8 +21,6 @@ pub struct Config {
     pub mirror: Option<String>,
     /// DNS server of guests.
     pub nameserver: IpAddr,
-    /// Virtual hardware of the base template.
-    pub resources: Resources,
 }
 
 /// Hearth's programs for every guest, statically linked for its architecture.
@@ -40,5 +36,3 @@ pub struct GuestPrograms {
 pub const SUITE: &str = "trixie";
 /// DNS server of E2B's guests, which is public because guests cannot reach a local resolver.
 pub const NAMESERVER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(8, 8, 8, 8));
-/// E2B's base template has 2 CPUs and 512 MiB of memory.
-pub const RESOURCES: Resources = Resources { vcpus: 2, memory_mib: 512, disk_mib: 8192 };

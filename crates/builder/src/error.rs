@@ -89,7 +89,7 @@ pub enum Error {
     /// A command in the guest failed.
     #[error("`{command}` ended with {exit_code} in the template's VM{}", quoted(output))]
     Command {
-        command: &'static str,
+        command: String,
         exit_code: i32,
         /// End of its output.
         output: String,

@@ -1,11 +1,12 @@
-//! Builds templates. So far there is one: the base template.
+//! Builds templates from recipes.
 //!
 //! - [`ensure_kernel`]: the guest's kernel (Debian's, unpacked and not installed), and an initramfs with Hearth's guest
 //!   programs.
-//! - [`ensure_base`]: the root filesystem of the base template from Debian's packages, booted, warmed up and saved as
-//!   an artifact set.
+//! - [`Recipe`]: the contents of a template as data, embedded in the binary.
+//! - [`ensure_template`]: the root filesystem of a recipe from Debian's packages, booted, warmed up and saved as an
+//!   artifact set.
 //!
-//! Both are idempotent and resumable: current results are reused, leftovers of an interrupted run are removed. Every
+//! All are idempotent and resumable: current results are reused, leftovers of an interrupted run are removed. Every
 //! result is written under another name and then renamed. Neighbours: `host` and the distribution's own tools work on
 //! files, `vmm` runs the VM in which a template is prepared, `artifact` stores the result.
 //!
@@ -16,7 +17,6 @@
 #![forbid(unsafe_code)]
 
 mod apt;
-mod base;
 mod build_folder;
 mod config;
 mod cpio;
@@ -25,14 +25,17 @@ mod files;
 mod kernel;
 mod mirror;
 mod progress;
+mod recipe;
 mod rootfs;
+mod template;
 mod tool;
 
-pub use base::{BaseTemplate, ensure_base};
-pub use config::{Config, GuestPrograms, NAMESERVER, RESOURCES, SUITE};
+pub use config::{Config, GuestPrograms, NAMESERVER, SUITE};
 pub use error::Error;
 pub use kernel::ensure_kernel;
 pub use progress::{NoProgress, Progress, Unit};
+pub use recipe::{BASE, Recipe};
+pub use template::{BuiltTemplate, ensure_template};
 
 /// Checks that the disk has enough free space for the work.
 fn require_space(folder: &std::path::Path, needed_bytes: u64, purpose: &'static str) -> Result<(), Error> {

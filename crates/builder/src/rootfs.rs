@@ -1,8 +1,8 @@
-//! The root filesystem of the base template: Debian's packages, configured, in an ext4 image.
+//! The root filesystem of a template: Debian's packages, configured, in an ext4 image.
 //!
 //! ```text
-//! rootfs/base-<key>.ext4   a finished image, sparse
-//! rootfs/making/           folder in which one is made
+//! rootfs/<recipe>-<key>.ext4   a finished image, sparse
+//! rootfs/making/               folder in which one is made
 //! ```
 //!
 //! `mmdebstrap` installs the packages, and `mkfs.ext4 -d` fills the image, so nothing is mounted on the host.
@@ -22,17 +22,20 @@ use crate::files::{finish, hash, publish, remove, unfinished};
 use crate::kernel::modules_folder;
 use crate::mirror::Mirror;
 use crate::progress::{Progress, Unit};
+use crate::recipe::Recipe;
 use crate::tool::Tool;
 use crate::{Config, Error};
 
-const PACKAGES: &str = include_str!("../../../guest/base/packages");
-const PROVISION: &str = include_str!("../../../guest/base/provision.sh");
 const PACK: &str = include_str!("rootfs/pack.sh");
 /// Incremented when the same inputs give another image.
 const REVISION: &str = "1";
 
-/// Bytes for the archive, its tree and the image, which exist at the same time.
-const NEEDED_BYTES: u64 = 5 << 30;
+/// Number of copies of the system during the work: its archive, its tree and the image.
+const COPIES: u64 = 3;
+/// Bytes for fetched packages and for the work of the tools.
+const RESERVE_BYTES: u64 = 1 << 30;
+/// Length of the part of a key that is in a file name.
+const KEY_CHARS: usize = 16;
 
 /// Options of dpkg during the build and, later, in the image.
 ///
@@ -56,43 +59,47 @@ pub(crate) struct RootFilesystem {
     pub(crate) image: PathBuf,
 }
 
-/// Makes the image unless it exists; images of other keys are removed.
+/// Makes the image unless it exists; the recipe's images of other keys are removed.
 pub(crate) async fn ensure(
     build_folder: &BuildFolder,
     config: &Config,
+    recipe: &Recipe,
     kernel: &Kernel,
     progress: &dyn Progress,
 ) -> Result<RootFilesystem, Error> {
     let work = WorkFolder { folder: build_folder.work(), privilege: Privilege::of_this_process() };
     work.clear().await?;
-    let key = key(config, kernel);
-    let image = build_folder.root_filesystems().join(format!("base-{}.ext4", &key[..16]));
+    let key = key(config, recipe, kernel);
+    let image = build_folder.root_filesystems().join(format!("{}-{}.ext4", recipe.name(), &key[..KEY_CHARS]));
     if !image.exists() {
-        crate::require_space(
-            &build_folder.root_filesystems(),
-            NEEDED_BYTES,
-            "make the base template's root filesystem",
-        )?;
+        let needed_bytes = recipe.installed_bytes() * COPIES + RESERVE_BYTES;
+        crate::require_space(&build_folder.root_filesystems(), needed_bytes, "make the template's root filesystem")?;
         work.create()?;
-        let archive = install(build_folder, config, &work, progress).await?;
-        pack(config, kernel, &work, &archive, &image, progress).await?;
+        let archive = install(build_folder, config, recipe, &work, progress).await?;
+        pack(config, recipe, kernel, &work, &archive, &image, progress).await?;
         work.clear().await?;
         build_folder.remove_packages()?;
     }
     for entry in read_folder(&build_folder.root_filesystems())? {
-        if entry != image && entry.extension().is_some_and(|extension| extension == "ext4") {
+        let name = entry.file_name().unwrap_or_default().to_string_lossy();
+        if entry != image && recipe_of_image(&name) == Some(recipe.name()) {
             remove(&entry)?;
         }
     }
     Ok(RootFilesystem { key, image })
 }
 
-fn key(config: &Config, kernel: &Kernel) -> String {
+fn key(config: &Config, recipe: &Recipe, kernel: &Kernel) -> String {
     let nameserver = config.nameserver.to_string();
-    let disk = config.resources.disk_mib.to_string();
-    let mut texts = vec![REVISION, PACKAGES, PROVISION, PACK, &config.suite, &kernel.version, &nameserver, &disk];
+    let mut texts = vec![REVISION, PACK, &config.suite, &kernel.version, &nameserver];
     texts.extend(DPKG_OPTIONS);
-    hash(texts.into_iter().map(str::as_bytes))
+    hash(texts.into_iter().map(str::as_bytes).chain(recipe.inputs()))
+}
+
+/// Returns the recipe's name in the name of an image: `<recipe>-<key>.ext4`.
+fn recipe_of_image(name: &str) -> Option<&str> {
+    let (recipe, key) = name.strip_suffix(".ext4")?.rsplit_once('-')?;
+    (key.len() == KEY_CHARS).then_some(recipe)
 }
 
 fn read_folder(folder: &Path) -> Result<Vec<PathBuf>, Error> {
@@ -100,18 +107,16 @@ fn read_folder(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(entries.flatten().map(|entry| entry.path()).collect())
 }
 
-fn packages() -> Vec<&'static str> {
-    PACKAGES.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
-}
-
 /// Returns true if there is enough memory to make the system in memory.
 ///
-/// A system takes a third of the checked amount. On a busy disk, tens of thousands of small files are slow.
-fn has_plenty_of_memory() -> bool {
-    const NEEDED_KIB: u64 = 6 << 20;
+/// On a busy disk, tens of thousands of small files are slow.
+fn has_plenty_of_memory(recipe: &Recipe) -> bool {
+    /// Part of the available memory that a system may take, so that the host stays usable: one in four.
+    const SHARE: u64 = 4;
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let available = memory.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    available.and_then(|text| text.split_whitespace().next()?.parse().ok()).is_some_and(|kib: u64| kib >= NEEDED_KIB)
+    let available_kib: Option<u64> = available.and_then(|text| text.split_whitespace().next()?.parse().ok());
+    available_kib.is_some_and(|kib| kib << 10 >= recipe.installed_bytes() * SHARE)
 }
 
 /// Folder in which an image is made.
@@ -193,6 +198,7 @@ impl Privilege {
 async fn install(
     build_folder: &BuildFolder,
     config: &Config,
+    recipe: &Recipe,
     work: &WorkFolder,
     progress: &dyn Progress,
 ) -> Result<PathBuf, Error> {
@@ -203,7 +209,8 @@ async fn install(
     apt.update(progress).await?;
     // mmdebstrap begins with these three.
     let mut wanted = vec!["?essential", "?priority(required)", "apt"];
-    wanted.extend(packages());
+    let packages = recipe.packages();
+    wanted.extend(&packages);
     apt.fetch(&wanted, progress).await?;
 
     let archive = work.folder.join("root.tar");
@@ -211,10 +218,10 @@ async fn install(
     let mut steps = DpkgProgress::default();
     let tool = work
         .privilege
-        .mmdebstrap(has_plenty_of_memory())
+        .mmdebstrap(has_plenty_of_memory(recipe))
         .env("TMPDIR", work.temporary())
         .args(["--variant=minbase", "--format=tar", "--architectures=amd64", "--verbose"])
-        .arg(format!("--include={}", packages().join(",")))
+        .arg(format!("--include={}", packages.join(",")))
         .args(DPKG_OPTIONS.iter().map(|option| format!("--dpkgopt={option}")))
         .args(apt.settings().iter().map(|setting| format!("--aptopt={setting}")))
         // Packages that are fetched already are not fetched again.
@@ -229,7 +236,7 @@ async fn install(
             progress.advance(done, total);
         }
     };
-    tool.run("installing the base template's packages", on_line, || {}).await?;
+    tool.run("installing the template's packages", on_line, || {}).await?;
     Ok(archive)
 }
 
@@ -237,7 +244,7 @@ async fn install(
 fn sync_in(archives: &Path) -> Result<OsString, Error> {
     let path = archives.to_str().filter(|path| !path.contains(['\'', '\n']));
     let invalid = || Error::Unexpected {
-        action: "installing the base template's packages",
+        action: "installing the template's packages",
         reason: format!("the path {} has characters that a shell command cannot have", archives.display()),
     };
     Ok(format!("--setup-hook=sync-in '{}' /var/cache/apt/archives", path.ok_or_else(invalid)?).into())
@@ -269,6 +276,7 @@ impl DpkgProgress {
 /// Configures the system and writes it into the image.
 async fn pack(
     config: &Config,
+    recipe: &Recipe,
     kernel: &Kernel,
     work: &WorkFolder,
     archive: &Path,
@@ -277,7 +285,9 @@ async fn pack(
 ) -> Result<(), Error> {
     progress.phase("root filesystem", Unit::Steps, None);
     let script = work.folder.join("provision.sh");
-    publish(&script, PROVISION.as_bytes())?;
+    let scripts: Vec<&[u8]> =
+        recipe.lineage().iter().filter_map(|recipe| recipe.setup()).map(|file| file.bytes).collect();
+    publish(&script, &scripts.concat())?;
     let tool = work
         .privilege
         .tool()
@@ -287,11 +297,11 @@ async fn pack(
         .arg(&script)
         .arg(config.nameserver.to_string())
         .arg(unfinished(image))
-        .arg(format!("{}M", config.resources.disk_mib))
-        .arg(if has_plenty_of_memory() { "memory" } else { "disk" });
+        .arg(format!("{}M", recipe.resources().disk_mib))
+        .arg(if has_plenty_of_memory(recipe) { "memory" } else { "disk" });
     // May be missing in a user's PATH, because it is an administrator's tool.
     Tool::new("mkfs.ext4", "e2fsprogs").arg("-V").lines("checking mkfs.ext4").await?;
-    tool.lines("making the base template's root filesystem").await?;
+    tool.lines("making the template's root filesystem").await?;
     finish(image)
 }
 
@@ -300,18 +310,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_package_list_is_valid() {
-        let packages = packages();
-        assert!(packages.contains(&"python3") && packages.contains(&"nodejs"));
-        for package in &packages {
-            assert!(
-                package
-                    .bytes()
-                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte)),
-                "{package}"
-            );
-            assert_eq!(packages.iter().filter(|other| *other == package).count(), 1, "{package} is listed twice");
-        }
+    fn images_belong_to_recipes() {
+        assert_eq!(recipe_of_image("base-0123456789abcdef.ext4"), Some("base"));
+        assert_eq!(recipe_of_image("code-interpreter-v1-0123456789abcdef.ext4"), Some("code-interpreter-v1"));
+        assert_eq!(recipe_of_image("base-0123.ext4"), None);
+        assert_eq!(recipe_of_image(".new-base-0123456789abcdef"), None);
     }
 
     #[test]

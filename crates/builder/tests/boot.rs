@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use hearth_builder::{Config, Error, GuestPrograms, NAMESERVER, NoProgress, RESOURCES, SUITE, ensure_kernel};
+use hearth_builder::{Config, Error, GuestPrograms, NAMESERVER, NoProgress, SUITE, ensure_kernel};
 use hearth_types::Resources;
 use hearth_vmm::{AcceleratorChoice, Boot, Driver, Kernel, Machine, Nic, Running};
 
@@ -21,7 +21,6 @@ fn config(folder: &Path, mirror: Option<&str>) -> Config {
         suite: SUITE.to_owned(),
         mirror: mirror.map(str::to_owned),
         nameserver: NAMESERVER,
-        resources: RESOURCES,
     }
 }
 

@@ -182,7 +182,7 @@ fn memory() -> Finding {
 fn disk_space(settings: &Settings, layout: &Layout) -> Finding {
     let existing = layout.root().ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")).to_owned();
     let free_mib = disk::free_bytes(&existing).unwrap_or(0) >> 20;
-    let disk_bytes = u64::from(hearth_builder::RESOURCES.disk_mib) << 20;
+    let disk_bytes = u64::from(hearth_builder::Recipe::base().resources().disk_mib) << 20;
     let room = DiskSpace::open(settings.disk(existing)).map_or(0, |room| room.fitting_sandboxes(disk_bytes));
     Finding {
         name: "disk space",

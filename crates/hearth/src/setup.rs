@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use hearth_artifact::ArtifactStore;
-use hearth_builder::{BaseTemplate, Config as BuilderConfig, ensure_base, ensure_kernel};
+use hearth_builder::{BASE, BuiltTemplate, Config as BuilderConfig, Recipe, ensure_kernel, ensure_template};
 use hearth_host::cgroup::Groups;
 use hearth_host::lock::{Error as LockError, Lock};
 use hearth_host::process::find_program;
@@ -20,16 +20,13 @@ use crate::layout::Layout;
 use crate::options::{Accelerator, NetworkMode, Settings};
 use crate::progress::ProgressDisplay;
 
-/// Alias of the template that SDKs request by default.
-const BASE: &str = "base";
-
 /// Prepared parts of the host that the roles need.
 pub(crate) struct Foundation {
     driver: Driver,
     pool: Pool,
     groups: Groups,
     cache: ArtifactStore,
-    base: BaseTemplate,
+    base: BuiltTemplate,
 }
 
 /// Text that a daemon writes to its lock file, before its process ID.
@@ -85,14 +82,13 @@ pub(crate) async fn prepare(settings: &Settings, layout: &Layout, force: bool) -
         suite: hearth_builder::SUITE.to_owned(),
         mirror: settings.mirror.clone(),
         nameserver: hearth_builder::NAMESERVER,
-        resources: hearth_builder::RESOURCES,
     };
     let display = ProgressDisplay::new();
     let kernel = ensure_kernel(&builder, &display).await?;
     let driver = Driver::open(&driver_config(settings, layout), &kernel).await?;
     let cache = ArtifactStore::open(layout.artifacts())?;
     let pool = Pool::open(network_config(settings)).await?;
-    let base = match ensure_base(&builder, &driver, &pool, &cache, &kernel, &display).await {
+    let base = match ensure_template(&builder, Recipe::base(), &driver, &pool, &cache, &kernel, &display).await {
         Ok(base) => base,
         Err(error) => {
             pool.shutdown().await;

@@ -1,4 +1,4 @@
-# Turns a fresh Debian into the base template. Run by `sh -eu` as root in its root file system, without network access.
+# Turns a fresh Debian into a system for sandboxes. Run by `sh -eu` as root in its root file system, without network access.
 #
 # $1: version of the kernel whose modules are installed
 # $2: name server

@@ -110,11 +110,11 @@ impl Guest {
     }
 
     /// Runs a command and fails if it exits with an error. Cancel safe: the command then continues in the guest.
-    pub(super) async fn run(&mut self, command: &'static str) -> Result<(), Error> {
+    pub(super) async fn run(&mut self, command: &str) -> Result<(), Error> {
         self.execute(command, command).await
     }
 
-    async fn execute(&mut self, name: &'static str, command: &str) -> Result<(), Error> {
+    async fn execute(&mut self, name: &str, command: &str) -> Result<(), Error> {
         let action = "running a command";
         let output = tokio::select! {
             () = self.vm.exited() => None,
@@ -137,7 +137,11 @@ impl Guest {
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
         let skipped = text.chars().count().saturating_sub(OUTPUT_CHARS);
-        Err(Error::Command { command: name, exit_code: output.exit_code, output: text.chars().skip(skipped).collect() })
+        Err(Error::Command {
+            command: name.to_owned(),
+            exit_code: output.exit_code,
+            output: text.chars().skip(skipped).collect(),
+        })
     }
 
     async fn exit_error(&mut self, action: &'static str) -> Error {

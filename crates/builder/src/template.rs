@@ -1,4 +1,4 @@
-//! The base template: its root filesystem, booted, prepared, and saved while it runs.
+//! A template: the root filesystem of its recipe, booted, prepared, and saved while it runs.
 //!
 //! ```text
 //!   root filesystem (cached) ──copy──> draft ──boot──> ready ──pause──> saved ──commit──> artifact set
@@ -18,6 +18,7 @@ use tokio::task::spawn_blocking;
 use crate::build_folder::BuildFolder;
 use crate::files::{hash, read, remove};
 use crate::progress::{Progress, Unit};
+use crate::recipe::Recipe;
 use crate::rootfs::{self, RootFilesystem};
 use crate::{Config, Error};
 
@@ -27,24 +28,14 @@ use guest::Guest;
 
 /// Incremented when the same inputs give another snapshot.
 const REVISION: &str = "2";
-/// Bytes for the copy of the root filesystem and the memory of its VM.
-const NEEDED_BYTES: u64 = 3 << 30;
 /// User of commands for which the client names none.
 const DEFAULT_USER: &str = "user";
 /// Limit from the guest's first instruction to a reply of its daemon. An emulated guest on a busy host takes 30 s.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
-/// Commands that load the programs of typical first commands into the guest's memory. Run as [`DEFAULT_USER`].
-const WARM_UP: &[&str] = &[
-    "true",
-    "python3 -c 'import asyncio, http.client, json, os, subprocess, sys, urllib.request'",
-    "node -e 'require(\"fs\"); require(\"http\")'",
-    "git --version && curl --version && pip --version && ls -l /usr/bin > /dev/null && sudo -n true",
-];
-
-/// The finished base template.
+/// A finished template.
 #[derive(Debug, Clone)]
-pub struct BaseTemplate {
+pub struct BuiltTemplate {
     /// Artifact set to restore sandboxes from.
     pub set: ArtifactSet,
     /// Id of the template, which is the same for the life of the data directory.
@@ -53,37 +44,38 @@ pub struct BaseTemplate {
     pub superseded: Vec<BuildId>,
 }
 
-/// Builds the base template for this driver and kind of network, unless a current build exists.
+/// Builds the template of a recipe for this driver and kind of network, unless a current build exists.
 ///
 /// Cancel safe: the next run removes leftovers of an interrupted one. A network slot in use then stays allocated until
 /// the pool is opened again.
 ///
 /// # Errors
 /// A tool, its mirror or the VM failed; earlier results are unchanged.
-pub async fn ensure_base(
+pub async fn ensure_template(
     config: &Config,
+    recipe: &Recipe,
     driver: &Driver,
     pool: &hearth_network::Pool,
     artifacts: &ArtifactStore,
     kernel: &Kernel,
     progress: &dyn Progress,
-) -> Result<BaseTemplate, Error> {
+) -> Result<BuiltTemplate, Error> {
     let build_folder = BuildFolder::open(config).await?;
-    let template_id = build_folder.base_template_id()?;
-    let root = rootfs::ensure(&build_folder, config, kernel, progress).await?;
+    let template_id = build_folder.template_id(recipe.name())?;
+    let root = rootfs::ensure(&build_folder, config, recipe, kernel, progress).await?;
     let slot = pool.acquire(true).await.map_err(Error::Network)?;
     let platform = driver.platform(guest::nic(&slot).kind());
-    let content_key = content_key(config, kernel, &root, &platform)?;
+    let content_key = content_key(recipe, kernel, &root, &platform)?;
     let (found, _) = sets(artifacts, &template_id, &content_key, &platform)?;
     let result = match found {
         Some(set) => Ok(set),
         None => {
-            let job = SnapshotJob { config, driver, kernel, root: &root, build_folder: &build_folder };
+            let job = SnapshotJob { recipe, driver, kernel, root: &root, build_folder: &build_folder };
             let manifest = |envd_version| Manifest {
                 build_id: BuildId::generate(),
                 template_id: template_id.clone(),
                 content_key: content_key.clone(),
-                resources: config.resources,
+                resources: recipe.resources(),
                 platform: platform.clone(),
                 kernel_version: kernel.version.clone(),
                 envd_version,
@@ -96,15 +88,15 @@ pub async fn ensure_base(
     let set = result?;
     progress.finished();
     let (_, superseded) = sets(artifacts, &template_id, &content_key, &platform)?;
-    Ok(BaseTemplate { set, template_id, superseded })
+    Ok(BuiltTemplate { set, template_id, superseded })
 }
 
-fn content_key(config: &Config, kernel: &Kernel, root: &RootFilesystem, platform: &Platform) -> Result<String, Error> {
+fn content_key(recipe: &Recipe, kernel: &Kernel, root: &RootFilesystem, platform: &Platform) -> Result<String, Error> {
     let initramfs = read(&kernel.initramfs)?;
-    let resources = format!("{:?}", config.resources);
+    let resources = format!("{:?}", recipe.resources());
     let platform = platform.to_string();
     let mut texts = vec![REVISION, &root.key, &kernel.version, &resources, &platform, DEFAULT_USER];
-    texts.extend(WARM_UP);
+    texts.extend(recipe.warm_up());
     texts.extend(guest::PREPARATION);
     Ok(hash(texts.into_iter().map(str::as_bytes).chain([initramfs.as_slice()])))
 }
@@ -133,7 +125,7 @@ fn sets(
 
 /// Inputs of a snapshot.
 struct SnapshotJob<'a> {
-    config: &'a Config,
+    recipe: &'a Recipe,
     driver: &'a Driver,
     kernel: &'a Kernel,
     root: &'a RootFilesystem,
@@ -148,7 +140,10 @@ impl SnapshotJob<'_> {
         manifest: impl FnOnce(String) -> Manifest,
         progress: &dyn Progress,
     ) -> Result<ArtifactSet, Error> {
-        crate::require_space(self.build_folder.path(), NEEDED_BYTES, "boot and save the base template")?;
+        // The copy of the root filesystem, and the memory of the VM.
+        let memory_bytes = u64::from(self.recipe.resources().memory_mib) << 20;
+        let needed_bytes = self.recipe.installed_bytes() * 2 + memory_bytes;
+        crate::require_space(self.build_folder.path(), needed_bytes, "boot and save the template")?;
         let mut manifest = manifest(String::new());
         let draft = artifacts.create_draft(manifest.build_id).map_err(Error::Artifact)?;
         progress.phase("copy of the root filesystem", Unit::Steps, None);
@@ -170,7 +165,7 @@ impl SnapshotJob<'_> {
         let folder = self.build_folder.boot();
         std::fs::create_dir(&folder).map_err(Error::file("creating the folder", &folder))?;
         progress.phase("boot", Unit::Steps, None);
-        let mut guest = Guest::boot(self.driver, self.kernel, self.config.resources, &folder, draft, slot).await?;
+        let mut guest = Guest::boot(self.driver, self.kernel, self.recipe.resources(), &folder, draft, slot).await?;
         let init = Init {
             default_user: Some(DEFAULT_USER.to_owned()),
             template_id: Some(manifest.template_id.to_string()),
@@ -178,12 +173,12 @@ impl SnapshotJob<'_> {
         };
         let prepared = async {
             let version = guest.initialize(&init, BOOT_LIMIT).await?;
-            progress.phase("warm-up", Unit::Steps, Some((guest::PREPARATION.len() + WARM_UP.len()) as u64));
+            let commands = [&self.recipe.warm_up(), guest::PREPARATION].concat();
+            progress.phase("warm-up", Unit::Steps, Some(commands.len() as u64));
             guest.write_ids(manifest.template_id.as_str(), &manifest.build_id.to_string()).await?;
-            let commands = WARM_UP.iter().chain(guest::PREPARATION);
-            for (done, command) in (1..).zip(commands) {
+            for (done, command) in (1..).zip(&commands) {
                 guest.run(command).await?;
-                progress.advance(done, (guest::PREPARATION.len() + WARM_UP.len()) as u64);
+                progress.advance(done, commands.len() as u64);
             }
             Ok(version)
         }
