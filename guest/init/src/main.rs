@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!   initramfs: first mounts -> modules -> disk -> envd into it -> disk becomes the root
-//!   root:      mounts, ids, settings, network -> envd, forever: reap orphans, restart it when it exits
+//!   root:      mounts, ids, settings, network -> envd and services, forever: reap orphans, restart what exits
 //!   SIGTERM, SIGINT, SIGPWR, or a step that fails: power off
 //! ```
 //!
 //! It is started once, as `/init` of the initramfs that `builder` writes, and remains the same process after the switch
 //! of roots: a root file system needs no file of Hearth. The guest daemon is part of the initramfs too and is installed
-//! in the root if that has another one, so that a disk of any age gets the daemon of the node on which it boots.
+//! in the root if that has another one, so that a disk of any age gets the daemon of the node on which it boots. The same
+//! holds for the interpreter, if the root declares its service. A template declares services by files ([`services`]).
 //!
 //! A guest normally boots once, when its template is built, and is restored from a snapshot later. The addresses and
 //! the layout of the network are defined in `network`; the guest contract defines the guarantees to the daemon and the
@@ -27,6 +28,7 @@ mod mounts;
 mod network;
 mod power;
 mod root;
+mod services;
 mod settings;
 mod supervise;
 
@@ -36,6 +38,13 @@ use console::print_line;
 use error::Error;
 
 fn main() {
+    let mut arguments = std::env::args_os().skip(1);
+    if std::process::id() != 1 && arguments.next().is_some_and(|first| first == services::ENTER) {
+        let Err(error) = services::enter(arguments);
+        console::print_error("a service does not start", &error);
+        // As a shell does when it does not find a program.
+        std::process::exit(127);
+    }
     // Before any step that can fail: the driver waits for this line as the proof of a working accelerator.
     print_line("up");
     if std::process::id() != 1 {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::{MountFlags, mount, mount_move};
 
-use crate::{Error, mounts};
+use crate::{Error, mounts, services};
 
 /// The first virtio disk.
 const DISK: &str = "/dev/vda";
@@ -17,25 +17,34 @@ const DISK: &str = "/dev/vda";
 const NEW_ROOT: &str = "/root";
 /// Path of the guest daemon in the initramfs.
 const INITRAMFS_DAEMON: &str = "/envd";
+/// Path of the interpreter in the initramfs.
+const INITRAMFS_INTERPRETER: &str = "/hearth-interpreter";
+/// Path of the interpreter in a root that declares its service.
+const INTERPRETER: &str = "/usr/bin/hearth-interpreter";
+/// Name of the interpreter's service.
+const INTERPRETER_SERVICE: &str = "interpreter";
 /// Path of the daemon in the root, fixed by the contract.
 pub(crate) const DAEMON: &str = "/usr/bin/envd";
 /// Time within which the disk must appear after its driver was loaded.
 const DISK_TIMEOUT: Duration = Duration::from_secs(10);
 const DISK_POLL: Duration = Duration::from_millis(2);
 
-/// Mounts the disk, installs the daemon and makes the disk the root. The initramfs is emptied to free its memory.
+/// Mounts the disk, installs the programs and makes the disk the root. The initramfs is emptied to free its memory.
 pub(crate) fn switch() -> Result<(), Error> {
     wait_for_disk()?;
     fs::create_dir_all(NEW_ROOT).map_err(Error::on("creating", NEW_ROOT))?;
     // Reading a file must not write to the disk: every written block is copied for the sandbox.
     mount(DISK, NEW_ROOT, "ext4", MountFlags::NOATIME, c"").map_err(Error::on("mounting the root disk", DISK))?;
-    install_daemon()?;
+    install(INITRAMFS_DAEMON, DAEMON)?;
+    if Path::new(&format!("{NEW_ROOT}{}/{INTERPRETER_SERVICE}", services::FOLDER)).exists() {
+        install(INITRAMFS_INTERPRETER, INTERPRETER)?;
+    }
     for target in mounts::first_targets() {
         let moved = format!("{NEW_ROOT}{target}");
         fs::create_dir_all(&moved).map_err(Error::on("creating", moved.as_str()))?;
         mount_move(target, &moved).map_err(Error::on("moving to the new root", target))?;
     }
-    for file in ["/init", INITRAMFS_DAEMON] {
+    for file in ["/init", INITRAMFS_DAEMON, INITRAMFS_INTERPRETER] {
         // The running program remains in memory until it exits.
         let _ = fs::remove_file(file);
     }
@@ -58,21 +67,21 @@ fn wait_for_disk() -> Result<(), Error> {
     Ok(())
 }
 
-/// Installs the daemon of the initramfs in the root, unless the root has the same one.
-fn install_daemon() -> Result<(), Error> {
-    let installed_path = format!("{NEW_ROOT}{DAEMON}");
-    let daemon = match fs::read(INITRAMFS_DAEMON) {
-        Ok(daemon) => daemon,
+/// Installs a program of the initramfs in the root, unless the root has the same one.
+fn install(source: &str, target: &'static str) -> Result<(), Error> {
+    let installed_path = format!("{NEW_ROOT}{target}");
+    let program = match fs::read(source) {
+        Ok(program) => program,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Error::on("reading", INITRAMFS_DAEMON)(error)),
+        Err(error) => return Err(Error::on("reading", source)(error)),
     };
-    if fs::read(&installed_path).is_ok_and(|present| present == daemon) {
+    if fs::read(&installed_path).is_ok_and(|present| present == program) {
         return Ok(());
     }
-    // Written under another name first: a guest that crashes meanwhile still has the old daemon.
+    // Written under another name first: a guest that crashes meanwhile still has the old program.
     let fresh = format!("{installed_path}.new");
-    fs::write(&fresh, &daemon)
+    fs::write(&fresh, &program)
         .and_then(|()| fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)))
         .and_then(|()| fs::rename(&fresh, &installed_path))
-        .map_err(Error::on("writing the guest daemon", DAEMON))
+        .map_err(Error::on("writing the guest program", target))
 }

@@ -1,11 +1,7 @@
-//! Supervision of the daemon.
+//! Supervision of the daemon and of the template's services.
 //!
-//! ```text
-//!   running ──exits──> backing off ──pause over──> running
-//! ```
-//!
-//! The pause doubles while the daemon exits soon after its start, so that a broken daemon does not use up the guest's
-//! CPU. It is reset once the daemon has run for a while.
+//! Each program is restarted when it exits, by the rules of [`schedule`]. The daemon starts first. Only a daemon that
+//! cannot be started at all ends the guest; services never do.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -21,55 +17,51 @@ use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 
 use crate::console::{print_error, print_line};
 use crate::root::DAEMON;
+use crate::services::{self, Service};
 use crate::{Error, power};
 
-/// Search path of the daemon, which its children inherit.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-const PAUSE_FIRST: Duration = Duration::from_millis(20);
-const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// Time after which a running daemon counts as healthy, which resets the pause.
-const HEALTHY_AFTER: Duration = Duration::from_secs(10);
+mod schedule;
 
-enum Daemon {
-    Running { pid: Pid, at: Instant },
-    BackingOff { until: Instant },
+use schedule::Schedule;
+
+/// Search path of the daemon and the services, which their children inherit.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// This program, also after the initramfs was emptied (proc_pid_exe(5)).
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
+/// A supervised program.
+struct Program {
+    kind: Kind,
+    schedule: Schedule,
 }
 
-/// Runs the daemon and reaps orphans. Returns only if the daemon cannot be started at all.
+enum Kind {
+    /// The daemon; `started` is true after its first start.
+    Daemon {
+        started: bool,
+    },
+    Service(Service),
+}
+
+/// Runs the daemon and the services and reaps orphans. Returns only if the daemon cannot be started at all.
 pub(crate) fn run() -> Result<Infallible, Error> {
     let signals = signals().map_err(Error::on("receiving", "signals"))?;
-    let mut pause = PAUSE_FIRST;
-    let mut daemon = start(&[])?;
+    let kinds = [Kind::Daemon { started: false }].into_iter();
+    let kinds = kinds.chain(services::declared().into_iter().map(Kind::Service));
+    let now = Instant::now();
+    let mut programs: Vec<Program> = kinds.map(|kind| Program { kind, schedule: Schedule::due(now) }).collect();
     loop {
-        match next_signal(&signals, &daemon) {
-            Some(Signal::SIGCHLD) => {}
+        for program in &mut programs {
+            program.start_if_due()?;
+        }
+        match next_signal(&signals, &programs) {
+            Some(Signal::SIGCHLD) | None => {}
             Some(signal) => {
                 print_line(&format!("powering off after {signal}"));
                 power::off();
             }
-            None => {}
         }
-        let ended = reap(&daemon);
-        daemon = match (daemon, ended) {
-            (Daemon::Running { at, .. }, Some(status)) => {
-                if at.elapsed() >= HEALTHY_AFTER {
-                    pause = PAUSE_FIRST;
-                }
-                print_line(&format!("envd ended ({}), starting it again", describe(status)));
-                let until = Instant::now() + pause;
-                pause = (pause * 2).min(PAUSE_MAX);
-                Daemon::BackingOff { until }
-            }
-            (Daemon::BackingOff { until }, _) if Instant::now() >= until => match start(&["-restarted"]) {
-                Ok(started) => started,
-                // The daemon may be in the middle of a replacement: it was started before.
-                Err(error) => {
-                    print_error("envd does not start", &error);
-                    Daemon::BackingOff { until: Instant::now() + PAUSE_MAX }
-                }
-            },
-            (daemon, _) => daemon,
-        };
+        reap(&mut programs);
     }
 }
 
@@ -83,16 +75,14 @@ fn signals() -> io::Result<SignalFd> {
     Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
 
-/// Waits for a signal, or until the pause of a daemon that is backing off is over.
-fn next_signal(signals: &SignalFd, daemon: &Daemon) -> Option<Signal> {
-    let timeout = match daemon {
-        Daemon::Running { .. } => PollTimeout::NONE,
+/// Waits for a signal, or until the pause of a program that is backing off is over.
+fn next_signal(signals: &SignalFd, programs: &[Program]) -> Option<Signal> {
+    let next_start = programs.iter().filter_map(|program| program.schedule.next_start()).min();
+    let timeout = next_start.map_or(PollTimeout::NONE, |next_start| {
         // Rounded up, because a truncated timeout would poll repeatedly in the last millisecond.
-        Daemon::BackingOff { until } => {
-            let rest = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-            PollTimeout::try_from(rest).unwrap_or(PollTimeout::MAX)
-        }
-    };
+        let rest = next_start.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        PollTimeout::try_from(rest).unwrap_or(PollTimeout::MAX)
+    });
     let mut waits = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
     // An interrupted wait returns no signal.
     let _ = poll(&mut waits, timeout);
@@ -100,37 +90,72 @@ fn next_signal(signals: &SignalFd, daemon: &Daemon) -> Option<Signal> {
     Signal::try_from(i32::try_from(number).ok()?).ok()
 }
 
-/// Reaps all exited children, orphans included. Returns the daemon's status if it is one of them.
-fn reap(daemon: &Daemon) -> Option<WaitStatus> {
-    let mut ended = None;
+/// Reaps all exited children, orphans included, and records the end of programs.
+fn reap(programs: &mut [Program]) {
     while let Ok(Some((child, status))) = wait(WaitOptions::NOHANG) {
-        if matches!(daemon, Daemon::Running { pid, .. } if *pid == child) {
-            ended = Some(status);
+        if let Some(program) = programs.iter_mut().find(|program| program.schedule.pid() == Some(child)) {
+            print_line(&format!("{} ended ({}), starting it again", program.kind.name(), describe(status)));
+            program.schedule.ended(Instant::now());
         }
     }
-    ended
 }
 
-/// Starts the daemon.
-///
-/// A restarted daemon is started with `-restarted`: it has lost the guest's identity, and rejects requests until the
-/// host has sent it again.
-fn start(arguments: &[&str]) -> Result<Daemon, Error> {
-    let console = || File::options().write(true).open("/dev/console").map_or_else(|_| Stdio::null(), Stdio::from);
-    let child = Command::new(DAEMON)
-        .args(arguments)
-        .env_clear()
-        .env("PATH", PATH)
-        .env("HOME", "/root")
-        .env("LANG", "C.UTF-8")
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(console())
-        .stderr(console())
-        .spawn()
-        .map_err(Error::on("starting", DAEMON))?;
-    let pid = Pid::from_child(&child);
-    Ok(Daemon::Running { pid, at: Instant::now() })
+impl Program {
+    fn start_if_due(&mut self) -> Result<(), Error> {
+        if self.schedule.next_start().is_none_or(|time| time > Instant::now()) {
+            return Ok(());
+        }
+        match self.kind.start() {
+            Ok(pid) => self.schedule.started(pid, Instant::now()),
+            Err(error) if matches!(self.kind, Kind::Daemon { started: false }) => return Err(error),
+            // The daemon may be in the middle of a replacement: it was started before.
+            Err(error) => {
+                print_error(&format!("{} does not start", self.kind.name()), &error);
+                self.schedule.ended(Instant::now());
+            }
+        }
+        if let Kind::Daemon { started } = &mut self.kind {
+            *started = true;
+        }
+        Ok(())
+    }
+}
+
+impl Kind {
+    fn name(&self) -> &str {
+        match self {
+            Self::Daemon { .. } => "envd",
+            Self::Service(service) => &service.name,
+        }
+    }
+
+    fn start(&self) -> Result<Pid, Error> {
+        let mut command = match self {
+            // A restarted daemon has lost the guest's identity, and rejects requests until the host has sent it again.
+            Self::Daemon { started } => {
+                let mut command = Command::new(DAEMON);
+                command.args(started.then_some("-restarted"));
+                command
+            }
+            Self::Service(service) => {
+                let mut command = Command::new(THIS_PROGRAM);
+                command.args([services::ENTER, &service.program]).args(&service.arguments);
+                command
+            }
+        };
+        let console = || File::options().write(true).open("/dev/console").map_or_else(|_| Stdio::null(), Stdio::from);
+        command
+            .env_clear()
+            .env("PATH", PATH)
+            .env("HOME", "/root")
+            .env("LANG", "C.UTF-8")
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(console())
+            .stderr(console());
+        let child = command.spawn().map_err(Error::on("starting", self.name()))?;
+        Ok(Pid::from_child(&child))
+    }
 }
 
 fn describe(status: WaitStatus) -> String {
