@@ -12,7 +12,7 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     // xtask writes the programs to the target folder of the workspace.
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| manifest.join("../../target"), PathBuf::from);
-    for program in ["hearth-init", "envd"] {
+    for program in ["hearth-init", "envd", "hearth-interpreter"] {
         embed(&target.join("guest").join(program), &out.join(program));
     }
     println!("cargo::rustc-env=BUILT_FROM_COMMIT={}", commit().unwrap_or_else(|| "unknown".to_owned()));

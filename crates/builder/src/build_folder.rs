@@ -131,7 +131,7 @@ mod tests {
     fn config(root: &Path) -> Config {
         Config {
             folder: root.join("builder"),
-            guest: GuestPrograms { init: PathBuf::new(), envd: PathBuf::new() },
+            guest: GuestPrograms { init: PathBuf::new(), envd: PathBuf::new(), interpreter: None },
             suite: SUITE.to_owned(),
             mirror: None,
             nameserver: NAMESERVER,

@@ -30,6 +30,8 @@ pub struct GuestPrograms {
     pub init: PathBuf,
     /// Path of the guest daemon.
     pub envd: PathBuf,
+    /// Path of the interpreter, for templates that declare its service. Without it, these templates cannot be built.
+    pub interpreter: Option<PathBuf>,
 }
 
 /// Debian 13.

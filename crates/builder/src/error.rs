@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Failure to build a template. The message names the package of a missing program.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +95,19 @@ pub enum Error {
         /// End of its output.
         output: String,
     },
+    /// A service of the template did not start.
+    #[error("{url} did not answer within {limit:?} in the template's VM; its console: {console}")]
+    NotReady {
+        url: String,
+        limit: Duration,
+        /// End of the guest's console.
+        console: String,
+    },
+    /// The recipe has a service whose program is missing.
+    #[error(
+        "the recipe {recipe} needs the interpreter, and this program was built without it: run `cargo xtask guest` and build it again"
+    )]
+    NoInterpreter { recipe: &'static str },
     /// The artifact store failed.
     #[error("storing the template's artifacts")]
     Artifact(#[source] hearth_artifact::Error),

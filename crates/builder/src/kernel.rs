@@ -138,17 +138,19 @@ fn only_entry(folder: &Path) -> Result<PathBuf, Error> {
     }
 }
 
-/// Makes the initramfs with PID 1, the guest daemon and the modules, unless it exists.
+/// Makes the initramfs with the guest programs and the modules, unless it exists.
 fn ensure_initramfs(kernel: &UnpackedKernel, config: &Config, progress: &dyn Progress) -> Result<PathBuf, Error> {
     let init = read(&config.guest.init)?;
     let envd = read(&config.guest.envd)?;
-    let name = format!("initramfs-{}", &hash([REVISION.as_bytes(), &init, &envd])[..16]);
+    let interpreter = config.guest.interpreter.as_deref().map(read).transpose()?;
+    let programs = [REVISION.as_bytes(), &init, &envd].into_iter().chain(interpreter.as_deref());
+    let name = format!("initramfs-{}", &hash(programs)[..16]);
     let path = kernel.folder.join(&name);
     if path.exists() {
         return Ok(path);
     }
     progress.phase("initramfs", Unit::Steps, None);
-    let bytes = initramfs(init, envd, &Modules::read(&kernel.folder)?)?;
+    let bytes = initramfs(init, envd, interpreter, &Modules::read(&kernel.folder)?)?;
     publish(&path, &bytes)?;
     for entry in fs::read_dir(&kernel.folder).map_err(Error::file("listing", &kernel.folder))?.flatten() {
         let old = entry.file_name();
@@ -165,12 +167,15 @@ fn ensure_initramfs(kernel: &UnpackedKernel, config: &Config, progress: &dyn Pro
 const REVISION: &str = "1";
 
 /// Builds the archive, uncompressed: the kernel would need more time to decompress it than the host saves on reading.
-fn initramfs(init: Vec<u8>, envd: Vec<u8>, modules: &Modules) -> Result<Vec<u8>, Error> {
+fn initramfs(init: Vec<u8>, envd: Vec<u8>, interpreter: Option<Vec<u8>>, modules: &Modules) -> Result<Vec<u8>, Error> {
     let mut archive = cpio::Archive::default();
     // The kernel opens it for PID 1 before anything is mounted.
     archive.character_device("dev/console", 5, 1);
     archive.folder("proc").folder("sys").folder("root");
     archive.file("init", 0o755, init).file("envd", 0o755, envd);
+    if let Some(interpreter) = interpreter {
+        archive.file("hearth-interpreter", 0o755, interpreter);
+    }
     let mut order = String::new();
     for (name, bytes) in modules.in_load_order(MODULES)? {
         let file = format!("{name}.ko");

@@ -10,9 +10,9 @@
 //! result is written under another name and then renamed. Neighbours: `host` and the distribution's own tools work on
 //! files, `vmm` runs the VM in which a template is prepared, `artifact` stores the result.
 //!
-//! The two guest programs (PID 1 and the daemon) are in the initramfs, and PID 1 copies the daemon into the root
+//! The guest programs (PID 1, the daemon and the interpreter) are in the initramfs, and PID 1 copies them into the root
 //! filesystem at boot. So a root filesystem, which takes minutes and the network to make, does not depend on them; a
-//! new version of the daemon requires only the boot and the snapshot again.
+//! new version of a program requires only the boot and the snapshot again.
 
 #![forbid(unsafe_code)]
 
@@ -26,6 +26,7 @@ mod kernel;
 mod mirror;
 mod progress;
 mod recipe;
+mod registries;
 mod rootfs;
 mod template;
 mod tool;
@@ -35,7 +36,7 @@ pub use error::Error;
 pub use kernel::ensure_kernel;
 pub use progress::{NoProgress, Progress, Unit};
 pub use recipe::{BASE, Recipe};
-pub use template::{BuiltTemplate, ensure_template};
+pub use template::{BuiltTemplate, Costs, ensure_template};
 
 /// Checks that the disk has enough free space for the work.
 fn require_space(folder: &std::path::Path, needed_bytes: u64, purpose: &'static str) -> Result<(), Error> {

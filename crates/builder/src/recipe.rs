@@ -22,6 +22,8 @@ use document::Document;
 pub const BASE: &str = "base";
 /// Name of the document in a recipe's folder.
 const DOCUMENT: &str = "recipe.toml";
+/// Declaration of the interpreter's service in a root filesystem, for PID 1.
+const INTERPRETER_SERVICE: &str = "etc/hearth/services/interpreter";
 /// Contents of `guest/recipes`, sorted by path.
 const FILES: &[File] = include!(concat!(env!("OUT_DIR"), "/recipes.rs"));
 
@@ -98,6 +100,17 @@ impl Recipe {
         commands.map(String::as_str).collect()
     }
 
+    /// Returns the URL that must answer in the guest: the recipe's own, or that of the nearest extended one.
+    pub(crate) fn ready(&self) -> Option<&str> {
+        self.lineage().into_iter().rev().find_map(|recipe| recipe.document.ready.as_deref())
+    }
+
+    /// Returns true if the root filesystem declares the service of the interpreter.
+    pub(crate) fn needs_interpreter(&self) -> bool {
+        let trees = self.lineage().into_iter().flat_map(Self::tree);
+        trees.into_iter().any(|file| file.path == INTERPRETER_SERVICE)
+    }
+
     /// Returns the size of the finished tree of files, roughly.
     pub(crate) fn installed_bytes(&self) -> u64 {
         self.document.installed_mib << 20
@@ -108,6 +121,34 @@ impl Recipe {
         self.document.setup.as_deref().and_then(|path| self.file(path))
     }
 
+    /// Returns the lock file of Python packages.
+    pub(crate) fn python_lock(&self) -> Option<File> {
+        self.document.python_lock.as_deref().and_then(|path| self.file(path))
+    }
+
+    /// Returns the files that lock the Node packages.
+    pub(crate) fn node_lock(&self) -> Vec<File> {
+        self.below(self.document.npm_lock_folder.as_deref())
+    }
+
+    /// Returns the tree of files that is copied over the root filesystem.
+    pub(crate) fn tree(&self) -> Vec<File> {
+        self.below(self.document.files.as_deref())
+    }
+
+    /// Returns true if packages of Python or Node are installed from a registry.
+    pub(crate) fn uses_registries(&self) -> bool {
+        let lineage = self.lineage();
+        lineage.iter().any(|recipe| recipe.document.python_lock.is_some() || recipe.document.npm_lock_folder.is_some())
+    }
+
+    /// Returns the files of a folder, with paths below it.
+    fn below(&self, folder: Option<&str>) -> Vec<File> {
+        let Some(folder) = folder else { return Vec::new() };
+        let inside = |file: File| Some(File { path: file.path.strip_prefix(folder)?.strip_prefix('/')?, ..file });
+        self.files().filter_map(inside).collect()
+    }
+
     fn file(&self, path: &str) -> Option<File> {
         self.files().find(|file| file.path == path)
     }
@@ -116,12 +157,15 @@ impl Recipe {
         FILES.iter().copied().filter(|file| file.recipe == self.name)
     }
 
-    /// Returns all inputs, for a hash.
-    pub(crate) fn inputs(&self) -> Vec<&'static [u8]> {
+    /// Returns all that the root filesystem is made of, for a hash.
+    pub(crate) fn inputs(&self) -> Vec<&[u8]> {
         let mut inputs: Vec<&[u8]> = Vec::new();
         for recipe in self.lineage() {
-            for file in recipe.files() {
-                let mode: &[u8] = if file.executable { b"x" } else { b"-" };
+            inputs.push(recipe.name.as_bytes());
+            inputs.extend(recipe.document.packages.iter().map(String::as_bytes));
+            let single = recipe.python_lock().into_iter().chain(recipe.setup());
+            for file in single.chain(recipe.node_lock()).chain(recipe.tree()) {
+                let mode: &[u8] = if file.executable { b"executable" } else { b"file" };
                 inputs.extend([file.path.as_bytes(), mode, file.bytes]);
             }
         }
@@ -150,10 +194,16 @@ impl Recipe {
         if !self.name.bytes().all(plain) {
             return Err("the name may have lower-case letters, digits and dashes".to_owned());
         }
-        if let Some(path) = self.document.setup.as_deref()
-            && !files.iter().any(|file| file.recipe == self.name && file.path == path)
-        {
-            return Err(format!("{path} is missing"));
+        let Document { setup, python_lock, npm_lock_folder, files: tree, .. } = &self.document;
+        let lock = npm_lock_folder.as_ref().map(|folder| format!("{folder}/package-lock.json"));
+        for path in [setup, python_lock, &lock, tree].into_iter().flatten() {
+            let found = |file: &File| {
+                let rest = file.path.strip_prefix(path.as_str());
+                file.recipe == self.name && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            };
+            if !files.iter().any(found) {
+                return Err(format!("{path} is missing"));
+            }
         }
         let mut seen = HashSet::from([self.name]);
         let mut packages: HashSet<&str> = HashSet::new();

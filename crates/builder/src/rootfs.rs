@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! rootfs/<recipe>-<key>.ext4   a finished image, sparse
+//! rootfs/<key>.tar             installed packages, until the image is finished
 //! rootfs/making/               folder in which one is made
 //! ```
 //!
@@ -18,13 +19,19 @@ use hearth_vmm::Kernel;
 
 use crate::apt::Apt;
 use crate::build_folder::BuildFolder;
-use crate::files::{finish, hash, publish, remove, unfinished};
+use crate::files::{finish, hash, remove, unfinished};
 use crate::kernel::modules_folder;
 use crate::mirror::Mirror;
 use crate::progress::{Progress, Unit};
 use crate::recipe::Recipe;
+use crate::registries::Registries;
 use crate::tool::Tool;
 use crate::{Config, Error};
+
+mod layers;
+mod step;
+
+use step::Steps;
 
 const PACK: &str = include_str!("rootfs/pack.sh");
 /// Incremented when the same inputs give another image.
@@ -36,6 +43,7 @@ const COPIES: u64 = 3;
 const RESERVE_BYTES: u64 = 1 << 30;
 /// Length of the part of a key that is in a file name.
 const KEY_CHARS: usize = 16;
+const ARCHIVE_SUFFIX: &str = ".tar";
 
 /// Options of dpkg during the build and, later, in the image.
 ///
@@ -49,6 +57,8 @@ const DPKG_OPTIONS: &[&str] = &[
     "path-exclude=/usr/share/locale/*",
     "path-include=/usr/share/locale/locale.alias",
     "path-exclude=/usr/share/man/*",
+    // The folders without the pages, because the setup of some packages, such as OpenJDK, writes links there.
+    "path-include=/usr/share/man/man[1-9]",
 ];
 
 /// A finished image.
@@ -74,15 +84,21 @@ pub(crate) async fn ensure(
     if !image.exists() {
         let needed_bytes = recipe.installed_bytes() * COPIES + RESERVE_BYTES;
         crate::require_space(&build_folder.root_filesystems(), needed_bytes, "make the template's root filesystem")?;
+        let archive = build_folder.root_filesystems().join(archive_name(config, recipe));
+        if !archive.exists() {
+            work.create()?;
+            install(build_folder, config, recipe, &work, &archive, progress).await?;
+            work.clear().await?;
+            build_folder.remove_packages()?;
+        }
         work.create()?;
-        let archive = install(build_folder, config, recipe, &work, progress).await?;
         pack(config, recipe, kernel, &work, &archive, &image, progress).await?;
         work.clear().await?;
-        build_folder.remove_packages()?;
     }
     for entry in read_folder(&build_folder.root_filesystems())? {
         let name = entry.file_name().unwrap_or_default().to_string_lossy();
-        if entry != image && recipe_of_image(&name) == Some(recipe.name()) {
+        let superseded = entry != image && recipe_of_image(&name) == Some(recipe.name());
+        if superseded || name.ends_with(ARCHIVE_SUFFIX) {
             remove(&entry)?;
         }
     }
@@ -91,9 +107,19 @@ pub(crate) async fn ensure(
 
 fn key(config: &Config, recipe: &Recipe, kernel: &Kernel) -> String {
     let nameserver = config.nameserver.to_string();
-    let mut texts = vec![REVISION, PACK, &config.suite, &kernel.version, &nameserver];
+    let disk = recipe.resources().disk_mib.to_string();
+    let mut texts = vec![REVISION, PACK, &config.suite, &kernel.version, &nameserver, &disk];
     texts.extend(DPKG_OPTIONS);
     hash(texts.into_iter().map(str::as_bytes).chain(recipe.inputs()))
+}
+
+/// Returns the name of the archive with the recipe's packages, for a build that goes on after it failed later.
+fn archive_name(config: &Config, recipe: &Recipe) -> String {
+    let mut texts = vec![REVISION, &config.suite];
+    texts.extend(DPKG_OPTIONS);
+    texts.extend(recipe.packages());
+    let key = hash(texts.into_iter().map(str::as_bytes));
+    format!("{}{ARCHIVE_SUFFIX}", &key[..KEY_CHARS])
 }
 
 /// Returns the recipe's name in the name of an image: `<recipe>-<key>.ext4`.
@@ -194,14 +220,15 @@ impl Privilege {
     }
 }
 
-/// Installs the packages into an archive and returns its path.
+/// Installs the packages into an archive.
 async fn install(
     build_folder: &BuildFolder,
     config: &Config,
     recipe: &Recipe,
     work: &WorkFolder,
+    archive: &Path,
     progress: &dyn Progress,
-) -> Result<PathBuf, Error> {
+) -> Result<(), Error> {
     // The program is checked first: it is often missing, and fetching the packages takes long.
     Tool::new("mmdebstrap", "mmdebstrap").arg("--version").lines("checking mmdebstrap").await?;
     let mirror = Mirror::choose(&config.suite, config.mirror.as_deref())?;
@@ -213,7 +240,6 @@ async fn install(
     wanted.extend(&packages);
     apt.fetch(&wanted, progress).await?;
 
-    let archive = work.folder.join("root.tar");
     progress.phase("package installation", Unit::Steps, None);
     let mut steps = DpkgProgress::default();
     let tool = work
@@ -229,7 +255,7 @@ async fn install(
         .arg("--setup-hook=mkdir -p \"$1\"/var/cache/apt/archives")
         .arg(sync_in(&apt.archives())?)
         .arg(&config.suite)
-        .arg(&archive)
+        .arg(unfinished(archive))
         .args(apt.sources());
     let on_line = |line: &str| {
         if let Some((done, total)) = steps.parse_line(line) {
@@ -237,7 +263,7 @@ async fn install(
         }
     };
     tool.run("installing the template's packages", on_line, || {}).await?;
-    Ok(archive)
+    finish(archive)
 }
 
 /// Returns a hook that copies the packages of `archives` into the system. mmdebstrap splits it like a shell.
@@ -283,25 +309,38 @@ async fn pack(
     image: &Path,
     progress: &dyn Progress,
 ) -> Result<(), Error> {
-    progress.phase("root filesystem", Unit::Steps, None);
-    let script = work.folder.join("provision.sh");
-    let scripts: Vec<&[u8]> =
-        recipe.lineage().iter().filter_map(|recipe| recipe.setup()).map(|file| file.bytes).collect();
-    publish(&script, &scripts.concat())?;
+    let folder_of_layers = work.folder.join("layers");
+    layers::write(&folder_of_layers, recipe)?;
+    let registries = work.folder.join("registries");
+    if recipe.uses_registries() {
+        Registries::of_this_host().write(&registries)?;
+    }
+    // May be missing in a user's PATH, because it is an administrator's tool.
+    Tool::new("mkfs.ext4", "e2fsprogs").arg("-V").lines("checking mkfs.ext4").await?;
     let tool = work
         .privilege
         .tool()
         .args(["sh", "-eu", "-c", PACK, "pack"])
         .args([archive, &work.folder.join("tree"), &modules_folder(kernel)?])
         .arg(&kernel.version)
-        .arg(&script)
+        .args([&folder_of_layers, &registries])
         .arg(config.nameserver.to_string())
         .arg(unfinished(image))
         .arg(format!("{}M", recipe.resources().disk_mib))
         .arg(if has_plenty_of_memory(recipe) { "memory" } else { "disk" });
-    // May be missing in a user's PATH, because it is an administrator's tool.
-    Tool::new("mkfs.ext4", "e2fsprogs").arg("-V").lines("checking mkfs.ext4").await?;
-    tool.lines("making the template's root filesystem").await?;
+    let mut steps = Steps::begin(progress);
+    let result = tool.run(steps.current.action(), |line| steps.read_line(line, progress), || {}).await;
+    // They may have credentials.
+    remove(&registries)?;
+    match result {
+        Ok(()) => {}
+        Err(Error::Tool { program, status, tail, .. }) => {
+            return Err(Error::Tool { action: steps.current.action(), program, status, tail });
+        }
+        Err(error) => return Err(error),
+    }
+    let tree_mib = steps.tree_mib.unwrap_or_default();
+    tracing::info!(recipe = recipe.name(), tree_mib, "made a root filesystem");
     finish(image)
 }
 

@@ -7,7 +7,9 @@
 //! An artifact set has a *content key*: a hash over all inputs of the build. A set with the current key for this
 //! platform is reused, so a second run only computes the key.
 
-use std::time::Duration;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use hearth_artifact::{ArtifactSet, ArtifactStore, Draft, Manifest};
 use hearth_envd_api::Init;
@@ -42,6 +44,18 @@ pub struct BuiltTemplate {
     pub template_id: TemplateId,
     /// Earlier builds, which are not needed once this one is registered.
     pub superseded: Vec<BuildId>,
+    /// Costs of the build; `None` if a current one existed.
+    pub costs: Option<Costs>,
+}
+
+/// Costs of a build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Costs {
+    pub duration: Duration,
+    /// Size of the disk image, without its holes.
+    pub disk_bytes: u64,
+    /// Size of the memory image, without its holes.
+    pub memory_bytes: u64,
 }
 
 /// Builds the template of a recipe for this driver and kind of network, unless a current build exists.
@@ -60,6 +74,10 @@ pub async fn ensure_template(
     kernel: &Kernel,
     progress: &dyn Progress,
 ) -> Result<BuiltTemplate, Error> {
+    let began = Instant::now();
+    if recipe.needs_interpreter() && config.guest.interpreter.is_none() {
+        return Err(Error::NoInterpreter { recipe: recipe.name() });
+    }
     let build_folder = BuildFolder::open(config).await?;
     let template_id = build_folder.template_id(recipe.name())?;
     let root = rootfs::ensure(&build_folder, config, recipe, kernel, progress).await?;
@@ -67,6 +85,7 @@ pub async fn ensure_template(
     let platform = driver.platform(guest::nic(&slot).kind());
     let content_key = content_key(recipe, kernel, &root, &platform)?;
     let (found, _) = sets(artifacts, &template_id, &content_key, &platform)?;
+    let reused = found.is_some();
     let result = match found {
         Some(set) => Ok(set),
         None => {
@@ -87,8 +106,23 @@ pub async fn ensure_template(
     pool.release(slot).await;
     let set = result?;
     progress.finished();
+    let costs = (!reused).then(|| Costs {
+        duration: began.elapsed(),
+        disk_bytes: stored_bytes(&set.rootfs()),
+        memory_bytes: stored_bytes(&set.memory()),
+    });
+    if let Some(Costs { duration, disk_bytes, memory_bytes }) = costs {
+        tracing::info!(recipe = recipe.name(), ?duration, disk_bytes, memory_bytes, "made a template");
+    }
     let (_, superseded) = sets(artifacts, &template_id, &content_key, &platform)?;
-    Ok(BuiltTemplate { set, template_id, superseded })
+    Ok(BuiltTemplate { set, template_id, superseded, costs })
+}
+
+/// Returns the size of a file without its holes, in bytes.
+fn stored_bytes(path: &Path) -> u64 {
+    /// Unit of `st_blocks` (stat(3type)).
+    const BLOCK_BYTES: u64 = 512;
+    std::fs::metadata(path).map_or(0, |metadata| metadata.blocks() * BLOCK_BYTES)
 }
 
 fn content_key(recipe: &Recipe, kernel: &Kernel, root: &RootFilesystem, platform: &Platform) -> Result<String, Error> {
@@ -96,6 +130,7 @@ fn content_key(recipe: &Recipe, kernel: &Kernel, root: &RootFilesystem, platform
     let resources = format!("{:?}", recipe.resources());
     let platform = platform.to_string();
     let mut texts = vec![REVISION, &root.key, &kernel.version, &resources, &platform, DEFAULT_USER];
+    texts.extend(recipe.ready());
     texts.extend(recipe.warm_up());
     texts.extend(guest::PREPARATION);
     Ok(hash(texts.into_iter().map(str::as_bytes).chain([initramfs.as_slice()])))
@@ -173,9 +208,13 @@ impl SnapshotJob<'_> {
         };
         let prepared = async {
             let version = guest.initialize(&init, BOOT_LIMIT).await?;
+            guest.write_ids(manifest.template_id.as_str(), &manifest.build_id.to_string()).await?;
+            if let Some(url) = self.recipe.ready() {
+                progress.phase("start of services", Unit::Steps, None);
+                guest.wait_until_ready(url).await?;
+            }
             let commands = [&self.recipe.warm_up(), guest::PREPARATION].concat();
             progress.phase("warm-up", Unit::Steps, Some(commands.len() as u64));
-            guest.write_ids(manifest.template_id.as_str(), &manifest.build_id.to_string()).await?;
             for (done, command) in (1..).zip(&commands) {
                 guest.run(command).await?;
                 progress.advance(done, commands.len() as u64);

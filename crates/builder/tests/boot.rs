@@ -16,8 +16,8 @@ fn config(folder: &Path, mirror: Option<&str>) -> Config {
     assert!(init.exists(), "run `cargo xtask guest` first: {} is missing", init.display());
     Config {
         folder: folder.to_owned(),
-        // PID 1 in place of the daemon: if it does not run as PID 1, it prints a message and exits.
-        guest: GuestPrograms { init: init.clone(), envd: init },
+        // PID 1 in place of the other programs: if it does not run as PID 1, it prints a message and exits.
+        guest: GuestPrograms { init: init.clone(), envd: init.clone(), interpreter: Some(init) },
         suite: SUITE.to_owned(),
         mirror: mirror.map(str::to_owned),
         nameserver: NAMESERVER,
@@ -58,15 +58,36 @@ async fn boot(folder: &Path, disk: PathBuf) -> Running {
     driver.boot(&machine, &boot).await.expect("starts")
 }
 
-/// Waits until the end of the console contains `text`.
-async fn wait_for_console(vm: &mut Running, text: &str) {
+/// Makes a disk whose tree declares services and is otherwise nearly empty.
+fn disk(folder: &Path, services: &[(&str, &str)]) -> PathBuf {
+    let tree = folder.join("tree");
+    std::fs::create_dir_all(tree.join("usr/bin")).expect("creates");
+    for (name, declaration) in services {
+        let path = tree.join("etc/hearth/services").join(name);
+        std::fs::create_dir_all(path.parent().expect("below the tree")).expect("creates");
+        std::fs::write(path, declaration).expect("writes");
+    }
+    let disk = folder.join("disk");
+    let image = Command::new("mkfs.ext4").args(["-q", "-d"]).arg(&tree).arg(&disk).arg("64M").status();
+    assert!(image.expect("mkfs.ext4 is installed").success());
+    disk
+}
+
+/// Waits until the console contained `text` at `count` different times.
+async fn wait_for_console(vm: &mut Running, text: &str, count: usize) {
     let start = Instant::now();
+    let mut seen = 0;
+    let mut before = 0;
     loop {
         let console = vm.console().await;
-        if console.contains(text) {
+        // Only the end of the console is returned, so old occurrences disappear.
+        let now = console.matches(text).count();
+        seen += now.saturating_sub(before);
+        before = now;
+        if seen >= count {
             return;
         }
-        assert!(start.elapsed() < LIMIT, "the console never contained `{text}`: {console}");
+        assert!(start.elapsed() < LIMIT, "the console contained `{text}` {seen} times: {console}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -74,18 +95,32 @@ async fn wait_for_console(vm: &mut Running, text: &str) {
 #[tokio::test]
 async fn a_nearly_empty_disk_becomes_the_root_and_the_daemon_is_restarted() {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let tree = folder.path().join("tree");
-    std::fs::create_dir_all(tree.join("usr/bin")).expect("creates");
-    let disk = folder.path().join("disk");
-    let image = Command::new("mkfs.ext4").args(["-q", "-d"]).arg(&tree).arg(&disk).arg("64M").status();
-    assert!(image.expect("mkfs.ext4 is installed").success());
+    let disk = disk(folder.path(), &[]);
     let mut vm = boot(folder.path(), disk).await;
-    wait_for_console(&mut vm, "envd ended (exit status 2), starting it again").await;
+    wait_for_console(&mut vm, "envd ended (exit status 2), starting it again", 1).await;
     let console = vm.console().await;
     for trouble in ["could not", "cannot go on", "panic"] {
         assert!(!console.contains(trouble), "{console}");
     }
     // The tree contains no daemon: the one that ran is from the initramfs.
+    vm.kill().await;
+}
+
+/// Services exit right away: one because its program is PID 1's, the other because its program does not exist.
+#[tokio::test]
+async fn services_are_restarted_and_a_missing_program_does_not_end_the_guest() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let services = [("interpreter", "/usr/bin/hearth-interpreter --option\n"), ("missing", "/usr/bin/missing\n")];
+    let disk = disk(folder.path(), &services);
+    let mut vm = boot(folder.path(), disk).await;
+    // The tree contains no interpreter: the one that runs is from the initramfs.
+    wait_for_console(&mut vm, "interpreter ended (exit status 2), starting it again", 2).await;
+    wait_for_console(&mut vm, "missing ended (exit status 127), starting it again", 2).await;
+    wait_for_console(&mut vm, "a service does not start: executing /usr/bin/missing: No such file", 2).await;
+    let console = vm.console().await;
+    for trouble in ["could not", "cannot go on", "panic", "power off"] {
+        assert!(!console.contains(trouble), "{console}");
+    }
     vm.kill().await;
 }
 

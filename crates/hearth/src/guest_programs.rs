@@ -9,6 +9,7 @@ use hearth_builder::GuestPrograms;
 
 const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hearth-init"));
 const ENVD: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/envd"));
+const INTERPRETER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hearth-interpreter"));
 
 /// Writes the embedded programs to a folder for the builder, and replaces those of another version.
 ///
@@ -20,7 +21,15 @@ pub(crate) fn ensure(folder: &Path) -> Result<GuestPrograms> {
         "this binary was built without the guest programs: run `cargo xtask guest` and build it again"
     );
     fs::create_dir_all(folder).with_context(|| format!("creating the folder {}", folder.display()))?;
-    Ok(GuestPrograms { init: unpack(&folder.join("hearth-init"), INIT)?, envd: unpack(&folder.join("envd"), ENVD)? })
+    let interpreter = match INTERPRETER {
+        [] => None,
+        program => Some(unpack(&folder.join("hearth-interpreter"), program)?),
+    };
+    Ok(GuestPrograms {
+        init: unpack(&folder.join("hearth-init"), INIT)?,
+        envd: unpack(&folder.join("envd"), ENVD)?,
+        interpreter,
+    })
 }
 
 fn unpack(path: &Path, program: &[u8]) -> Result<PathBuf> {

@@ -15,8 +15,16 @@ pub(super) struct Document {
     /// Debian packages, in addition to those of the extended recipe.
     #[serde(default)]
     pub(super) packages: Vec<String>,
+    /// Lock file of Python packages, with hashes, for the system's Python.
+    pub(super) python_lock: Option<String>,
+    /// Folder with the `package.json` and `package-lock.json` of Node packages.
+    pub(super) npm_lock_folder: Option<String>,
+    /// Folder whose tree is copied over the root filesystem.
+    pub(super) files: Option<String>,
     /// Script for the root filesystem.
     pub(super) setup: Option<String>,
+    /// URL that must answer in the guest before its snapshot.
+    pub(super) ready: Option<String>,
     /// Shell commands of the default user, run in the guest before its snapshot.
     #[serde(default)]
     pub(super) warm_up: Vec<String>,

@@ -21,6 +21,8 @@ use crate::Error;
 const ATTEMPT: Duration = Duration::from_millis(500);
 /// Limit of one command. The slowest takes 30 s in an emulated guest on a busy host.
 const COMMAND_LIMIT: Duration = Duration::from_secs(300);
+/// Limit until a service of the template is ready. An emulated guest on a busy host imports big packages for minutes.
+const READY_LIMIT: Duration = Duration::from_secs(600);
 /// Maximum part of a failed command's output that an error quotes.
 const OUTPUT_CHARS: usize = 1000;
 
@@ -114,11 +116,30 @@ impl Guest {
         self.execute(command, command).await
     }
 
+    /// Waits until a URL answers in the guest. Cancel safe.
+    pub(super) async fn wait_until_ready(&mut self, url: &str) -> Result<(), Error> {
+        // One process that retries: starting one is slow in an emulated guest.
+        let command = format!(
+            "curl --silent --fail --output /dev/null --max-time 60 --retry 1000000 --retry-delay 1 --retry-all-errors '{url}'"
+        );
+        match self.execute_within(READY_LIMIT, "waiting for the template's services", &command).await {
+            Err(Error::Command { .. } | Error::Guest { source: hearth_envd_api::Error::NoReply { .. }, .. }) => {
+                let console = self.vm.console().await;
+                Err(Error::NotReady { url: url.to_owned(), limit: READY_LIMIT, console })
+            }
+            result => result,
+        }
+    }
+
     async fn execute(&mut self, name: &str, command: &str) -> Result<(), Error> {
+        self.execute_within(COMMAND_LIMIT, name, command).await
+    }
+
+    async fn execute_within(&mut self, limit: Duration, name: &str, command: &str) -> Result<(), Error> {
         let action = "running a command";
         let output = tokio::select! {
             () = self.vm.exited() => None,
-            output = tokio::time::timeout(COMMAND_LIMIT, self.client.run(command)) => Some(output),
+            output = tokio::time::timeout(limit, self.client.run(command)) => Some(output),
         };
         let output = match output {
             Some(Ok(Ok(output))) => output,
@@ -126,7 +147,7 @@ impl Guest {
                 return Err(Error::Guest { action, console: self.vm.console().await, source });
             }
             Some(Err(_)) => {
-                let source = hearth_envd_api::Error::NoReply { budget: COMMAND_LIMIT };
+                let source = hearth_envd_api::Error::NoReply { budget: limit };
                 return Err(Error::Guest { action, console: self.vm.console().await, source });
             }
             None => return Err(self.exit_error(action).await),
