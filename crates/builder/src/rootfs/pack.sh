@@ -35,8 +35,10 @@ online() {
         cp -R "$registries/." "$tree/run/registries"
         mount --bind "$input" "$tree/run/input"
         for file in hosts resolv.conf; do
-            cp "/etc/$file" "$tree/run/registries/$file"
-            mount --bind "$tree/run/registries/$file" "$tree/etc/$file"
+            if [ -e "/etc/$file" ]; then
+                cp "/etc/$file" "$tree/run/registries/$file"
+                mount --bind "$tree/run/registries/$file" "$tree/etc/$file"
+            fi
         done
         exec chroot "$tree" env -i /bin/sh -eu -c ". /run/registries/environment; exec \"\$@\"" sh "$@"
     ' online "$tree" "$@"
