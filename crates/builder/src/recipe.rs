@@ -254,6 +254,21 @@ mod tests {
     }
 
     #[test]
+    fn a_recipe_has_the_packages_and_warm_up_of_those_that_it_extends() {
+        let recipe = Recipe::find("code-interpreter-v1").expect("embedded");
+        let names = recipe.lineage().iter().map(|recipe| recipe.name()).collect::<Vec<_>>();
+        assert_eq!(names, ["base", "code-interpreter-v1"]);
+        assert!(recipe.packages().contains(&"git") && recipe.packages().contains(&"r-cran-irkernel"));
+        assert_eq!(recipe.warm_up()[..], Recipe::base().warm_up());
+        assert!(recipe.needs_interpreter() && !Recipe::base().needs_interpreter());
+        assert!(recipe.uses_registries() && !Recipe::base().uses_registries());
+        assert_eq!((recipe.ready().is_some(), Recipe::base().ready()), (true, None));
+        let tree = recipe.tree();
+        assert!(tree.iter().any(|file| file.path == "etc/hearth/interpreter/warm-up.py"), "paths are relative");
+        assert_ne!(recipe.inputs(), Recipe::base().inputs());
+    }
+
+    #[test]
     fn mistakes_are_named() {
         let extending = |parent: &str| format!("extends = \"{parent}\"\n{RESOURCES}").leak() as &'static str;
         let package = |name: &str| format!("packages = [\"{name}\"]\n{RESOURCES}").leak() as &'static str;
