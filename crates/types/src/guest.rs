@@ -18,6 +18,13 @@ pub const MAC: &str = "02:fc:00:00:00:05";
 
 /// Port of the guest daemon. All other ports belong to the user.
 pub const DAEMON_PORT: u16 = 49_983;
+/// Port of the code interpreter, in templates that have it.
+pub const INTERPRETER_PORT: u16 = 49_999;
+
+/// File in the guest that changes with each restore.
+///
+/// Programs whose random state is part of a snapshot reseed when its content is new.
+pub const GENERATION_FILE: &str = "/run/hearth/generation";
 
 #[cfg(test)]
 mod tests {
