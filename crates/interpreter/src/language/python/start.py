@@ -1,0 +1,29 @@
+def _hearth_start():
+    try:
+        import zmq
+
+        # A publisher discards messages for a slow subscriber unless it is told to wait. Its thread owns the socket.
+        thread = get_ipython().kernel.iopub_thread
+        thread.schedule(lambda: thread.socket.setsockopt(zmq.XPUB_NODROP, 1))
+    except Exception:
+        pass
+    try:
+        from ipykernel.iostream import OutStream
+
+        whole = OutStream._flush_buffers
+        size = 256 * 1024
+
+        def parts(self):
+            for parent, text in whole(self):
+                for start in range(0, len(text), size):
+                    yield parent, text[start : start + size]
+
+        OutStream._flush_buffers = parts
+    except Exception:
+        pass
+
+
+try:
+    _hearth_start()
+finally:
+    del _hearth_start

@@ -1,0 +1,13 @@
+//! Log lines on standard error, which is the guest's console.
+
+/// Writes a line: a message of noun and verb, and fields.
+pub(crate) fn line(message: &str, fields: &[(&str, &dyn std::fmt::Display)]) {
+    use std::fmt::Write as _;
+    let mut line = format!("interpreter: {message}");
+    for (name, value) in fields {
+        // Writing to a string does not fail.
+        let _ = write!(line, " {name}={value}");
+    }
+    // A kernel's own text must not look like further lines.
+    eprintln!("{}", line.replace(['\n', '\r'], " | "));
+}
