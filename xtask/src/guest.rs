@@ -7,7 +7,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// Package, and the file name of its program in the guest.
-const PROGRAMS: &[(&str, &str)] = &[("hearth-init", "hearth-init"), ("hearth-envd", "envd")];
+const PROGRAMS: &[(&str, &str)] =
+    &[("hearth-init", "hearth-init"), ("hearth-envd", "envd"), ("hearth-interpreter", "hearth-interpreter")];
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const PROFILE: &str = "guest";
 
