@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::phases::{Phases, cargo, run};
 use crate::tools::{DENY, NEXTEST};
-use crate::{checklist, codegen, fuzz, guest, layers, prose, sdk};
+use crate::{checklist, codegen, fuzz, guest, kernels, layers, prose, sdk};
 
 /// Runs the static checks: formatting, layers, language, generated code, the guest daemon's checklist, licences, lints.
 pub(crate) fn check(root: &Path, phases: &Phases) -> Result<()> {
@@ -31,6 +31,7 @@ pub(crate) fn test(root: &Path, phases: &Phases) -> Result<()> {
     build_all(root, phases, Build::Debug)?;
     // Before the tests: one of them uses a login provider that is installed with the SDKs.
     phases.run("official SDKs", || sdk::Sdks::ensure(root).map(drop))?;
+    phases.run("language kernels", || kernels::ensure(root))?;
     phases.run("tests", || run(NEXTEST.command(root)?.args(["run", "--locked", "--workspace", "--no-fail-fast"])))?;
     fuzz::test(root, phases, &fuzz::Selection::default())?;
     sdk::test(root, phases, Build::Debug, &sdk::Selection::default())

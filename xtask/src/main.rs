@@ -18,6 +18,7 @@ mod frameworks;
 mod fuzz;
 mod guest;
 mod instance;
+mod kernels;
 mod layers;
 mod leftovers;
 mod phases;
@@ -54,6 +55,8 @@ enum Chore {
     Fuzz(fuzz::Selection),
     /// Build the guest programs into target/guest.
     Guest,
+    /// Install the language kernels that the code interpreter's tests start.
+    Kernels,
     /// Check the workspace against the rules of ARCHITECTURE.md.
     Layers,
     /// Check the language of doc comments, names and user-facing texts.
@@ -106,6 +109,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Checklist { check } => checklist::run(&root, check),
         Chore::Fuzz(selection) => fuzz::test(&root, &phases, &selection).map(|()| phases.finish("fuzz")),
         Chore::Guest => guest::run(&root),
+        Chore::Kernels => kernels::ensure(&root),
         Chore::Layers => layers::run(&root),
         Chore::Prose => prose::run(&root),
         Chore::Packages { sections } => phases::run(Command::new(root.join("scripts/packages.sh")).args(sections)),
