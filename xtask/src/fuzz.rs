@@ -32,13 +32,13 @@ const SECONDS: u32 = 60;
 const INPUT_SECONDS_MAX: u32 = 10;
 /// Memory limit of a target.
 const MEMORY_MIB_MAX: u32 = 2048;
-/// Maximum length of an input. The daemon's own limits are larger than a fuzzer's inputs, or have tests of their own.
+/// Maximum length of an input. The programs' own limits are larger than a fuzzer's inputs, or have tests of their own.
 const INPUT_BYTES_MAX: u32 = 4096;
-/// Maximum number of files in a committed corpus; `hearth-envd` asserts it.
+/// Maximum number of files in a committed corpus; the fuzzed crates assert it.
 ///
 /// Every test run replays the corpus, so it must be small.
 const SAVED_FILES_MAX: usize = 200;
-/// Maximum size of a committed corpus; `hearth-envd` asserts it.
+/// Maximum size of a committed corpus; the fuzzed crates assert it.
 const SAVED_BYTES_MAX: u64 = 300_000;
 /// Prefix of inputs that people wrote. They are never removed.
 const SEED_PREFIX: &str = "seed-";
@@ -70,6 +70,8 @@ enum Target {
     Frames,
     Multipart,
     Headers,
+    Bundles,
+    Kernels,
 }
 
 impl Target {
@@ -78,6 +80,8 @@ impl Target {
             Self::Frames => "frames",
             Self::Multipart => "multipart",
             Self::Headers => "headers",
+            Self::Bundles => "bundles",
+            Self::Kernels => "kernels",
         }
     }
 }

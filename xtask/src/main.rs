@@ -51,7 +51,7 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
-    /// Fuzz the guest daemon's parsers, starting from the inputs in fuzz/corpus.
+    /// Fuzz the parsers of the guest programs, starting from the inputs in fuzz/corpus.
     Fuzz(fuzz::Selection),
     /// Build the guest programs into target/guest.
     Guest,

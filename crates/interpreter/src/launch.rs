@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 
 /// First argument of this program when it becomes a kernel.
 pub(crate) const WORD: &str = "become-kernel";
@@ -17,11 +17,28 @@ pub(crate) const WORD: &str = "become-kernel";
 const KERNEL_OOM_SCORE: &str = "100";
 /// Score that exempts the server: with a dead server all contexts are lost, with a dead kernel one.
 const SERVER_OOM_SCORE: &str = "-1000";
+/// Open files of a kernel, as for commands: few enough for programs that close every possible one.
+const KERNEL_FILES: u64 = 65_536;
+/// Open files of the server and upper limit of a kernel: each connection and each socket of a kernel is one.
+const FILES_MAX: u64 = 1 << 20;
 const OOM_SCORE: &str = "/proc/self/oom_score_adj";
 
-/// Exempts the server from being killed when memory is short. Only root may; errors are ignored.
+/// Exempts the server from being killed when memory is short, and raises its limit of open files.
+///
+/// Only root may; errors are ignored.
 pub(crate) fn protect_server() {
     let _ = fs::write(OOM_SCORE, SERVER_OOM_SCORE);
+    limit_files(FILES_MAX);
+}
+
+/// Sets the limit of open files, below the upper limit if that cannot be raised.
+fn limit_files(files: u64) {
+    let raised = Rlimit { current: Some(files), maximum: Some(FILES_MAX) };
+    if rustix::process::setrlimit(Resource::Nofile, raised).is_err() {
+        let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
+        let current = Some(maximum.map_or(files, |maximum| files.min(maximum)));
+        let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current, maximum });
+    }
 }
 
 /// Returns the command that starts `argv` as a process group of its own, which ends with this process.
@@ -47,6 +64,7 @@ pub(crate) fn become_kernel(arguments: &[String]) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let _ = fs::write(OOM_SCORE, KERNEL_OOM_SCORE);
+    limit_files(KERNEL_FILES);
     let error = Command::new(program).args(arguments).exec();
     eprintln!("starting {}: {error}", Path::new(&OsString::from(program)).display());
     ExitCode::from(127)

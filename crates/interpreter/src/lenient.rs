@@ -20,7 +20,7 @@ pub(crate) fn without_lone_surrogates(json: &str) -> Cow<'_, str> {
 }
 
 /// Returns the text with numbers that JSON lacks as `null`, lone surrogates as U+FFFD, and control characters escaped.
-fn repaired(json: &str) -> String {
+pub(crate) fn repaired(json: &str) -> String {
     let mut output = String::with_capacity(json.len());
     let mut rest = json;
     while let Some(character) = rest.chars().next() {

@@ -8,6 +8,7 @@
 //! - [`kernelspec`], [`launch`], [`kernel`]: how a kernel is found, started and reached.
 //! - [`zmtp`], [`message`], [`content`]: frames, messages and contents of kernels, from outside to inside.
 //! - [`event`], [`ascii`], [`lenient`]: the lines that clients receive.
+//! - [`fuzz`]: entry points for the fuzz targets.
 //! - [`language`]: code that prepares a kernel. [`environment`]: the sandbox's variables.
 //!
 //! Tasks: one per connection, which ends with it; one per context, which ends when the context is deleted; one per kernel
@@ -22,6 +23,8 @@ mod context;
 mod contexts;
 mod environment;
 mod event;
+#[doc(hidden)]
+pub mod fuzz;
 mod http;
 mod kernel;
 mod kernelspec;

@@ -155,7 +155,11 @@ pub(crate) fn request(signer: &Signer, session: &str, id: &str, kind: &str, cont
     // The types of requests have only string keys, so they can be written.
     let content = serde_json::to_vec(content).unwrap_or_default();
     let empty = Bytes::from_static(b"{}");
-    let parts = [Bytes::from(header.to_string()), empty.clone(), empty, Bytes::from(content)];
+    signed(signer, [Bytes::from(header.to_string()), empty.clone(), empty, Bytes::from(content)])
+}
+
+/// Makes the frames of a message of header, parent header, metadata and content.
+pub(crate) fn signed(signer: &Signer, parts: [Bytes; 4]) -> Vec<Bytes> {
     let mut frames = vec![Bytes::from_static(DELIMITER), signer.sign(&parts)];
     frames.extend(parts);
     frames

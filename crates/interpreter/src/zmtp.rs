@@ -154,7 +154,8 @@ fn push_value(body: &mut Vec<u8>, value: &str) {
     body.extend_from_slice(value.as_bytes());
 }
 
-fn encoded(frames: &[Bytes]) -> Vec<u8> {
+/// Encodes a message.
+pub(crate) fn encoded(frames: &[Bytes]) -> Vec<u8> {
     let mut wire = Vec::with_capacity(frames.iter().map(|frame| frame.len() + 9).sum());
     for (index, frame) in frames.iter().enumerate() {
         let more = if index + 1 < frames.len() { MORE } else { 0 };
