@@ -8,13 +8,13 @@ use crate::phases::{Phases, cargo, run};
 use crate::tools::{DENY, NEXTEST};
 use crate::{checklist, codegen, fuzz, guest, kernels, layers, prose, sdk};
 
-/// Runs the static checks: formatting, layers, language, generated code, the guest daemon's checklist, licences, lints.
+/// Runs the static checks: formatting, layers, language, generated code, acceptance checklists, licences, lints.
 pub(crate) fn check(root: &Path, phases: &Phases) -> Result<()> {
     phases.run("format", || run(cargo().current_dir(root).args(["fmt", "--all", "--check"])))?;
     phases.run("layers", || layers::run(root))?;
     phases.run("prose", || prose::run(root))?;
     phases.run("generated code", || codegen::run(root, true))?;
-    phases.run("acceptance checklist", || checklist::run(root, true))?;
+    phases.run("acceptance checklists", || checklist::run(root, true))?;
     phases.run("licences, bans, sources", || {
         run(DENY.command(root)?.args(["--log-level", "warn", "check", "licenses", "bans", "sources"]))
     })?;

@@ -45,7 +45,7 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
-    /// Write docs/envd-checklist.md: the guest daemon's acceptance checklist, and the tests of each line.
+    /// Write the acceptance checklists of the guest daemon and the code interpreter, with the tests of each line.
     Checklist {
         /// Compare with the committed files instead of writing them.
         #[arg(long)]
@@ -67,7 +67,7 @@ enum Chore {
         #[arg(default_values = ["run", "build"])]
         sections: Vec<String>,
     },
-    /// Run all static checks: format, layers, language, generated code, checklist, licences, lints.
+    /// Run all static checks: format, layers, language, generated code, checklists, licences, lints.
     Check,
     /// Run all checks and all tests.
     Test,

@@ -3,10 +3,7 @@
 //! It is not a parser: it relies on the layout of this repository's formatted sources, line by line, and reports
 //! markers without a test.
 
-use super::lines;
-
-/// Prefix of a marker, after the language's comment sign.
-const MARKER: &str = "envd:";
+use super::lines::Checklist;
 
 /// Programming language of a test file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,15 +65,15 @@ pub(super) struct ScanResult {
 }
 
 /// Scans the text of one file.
-pub(super) fn scan(language: Language, path: &str, text: &str) -> ScanResult {
+pub(super) fn scan(checklist: &Checklist, language: Language, path: &str, text: &str) -> ScanResult {
     let mut found = ScanResult::default();
     let rows: Vec<&str> = text.lines().collect();
     for (at, row) in rows.iter().enumerate() {
-        let Some(names) = marker(language, row) else { continue };
+        let Some(names) = marker(checklist.marker, language, row) else { continue };
         let place = format!("{path}:{}", at + 1);
         let mut proven = Vec::new();
         for id in names.split(',').map(str::trim) {
-            if lines::is_known(id) {
+            if checklist.has(id) {
                 proven.push(id.to_owned());
             } else {
                 found.findings.push(format!("{place}: `{id}` is not a line of the checklist"));
@@ -91,8 +88,8 @@ pub(super) fn scan(language: Language, path: &str, text: &str) -> ScanResult {
 }
 
 /// Returns the text after the prefix, if the row is a marker.
-fn marker(language: Language, row: &str) -> Option<&str> {
-    row.trim_start().strip_prefix(language.comment())?.trim_start().strip_prefix(MARKER)
+fn marker<'a>(prefix: &str, language: Language, row: &'a str) -> Option<&'a str> {
+    row.trim_start().strip_prefix(language.comment())?.trim_start().strip_prefix(prefix)
 }
 
 fn test_below(language: Language, rows: &[&str]) -> Option<String> {
@@ -167,10 +164,11 @@ fn literal(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::envd;
     use super::*;
 
     fn check(language: Language, text: &str, tests: &[(&[&str], &str)], findings: &[&str]) {
-        let found = scan(language, "file", text);
+        let found = scan(&envd::CHECKLIST, language, "file", text);
         let proofs: Vec<_> = found.proofs.iter().map(|proof| (proof.lines.clone(), proof.test.as_str())).collect();
         let expected: Vec<_> =
             tests.iter().map(|(lines, test)| (lines.iter().map(|line| (*line).to_owned()).collect(), *test)).collect();

@@ -2,22 +2,13 @@
 
 use std::fmt::Write as _;
 
-use super::lines::Group;
+use super::lines::Checklist;
 use super::markers::{Language, Proof};
 
-const HEAD: &str = "\
-# The guest daemon's acceptance checklist
-
-Behaviour of the guest daemon (envd) on which clients and the platform rely, and the tests that prove it.
-`cargo xtask checklist` generates this page from comments above the tests (`envd: C7, C15`). `make check` fails if the page is
-stale, or if a line has neither a test nor a reason for its absence. Rust tests run the daemon alone or the host's side of it;
-Python and JavaScript tests are journeys of the official SDKs against a complete server with real microVMs.
-";
-
 /// Renders the whole page.
-pub(super) fn render(groups: &[Group], proofs: &[Proof]) -> String {
-    let mut page = HEAD.to_owned();
-    for group in groups {
+pub(super) fn render(checklist: &Checklist, proofs: &[Proof]) -> String {
+    let mut page = checklist.head.to_owned();
+    for group in checklist.groups {
         // Writing to a `String` cannot fail.
         let _ = write!(page, "\n## {}\n\n| line | what | tests |\n|---|---|---|\n", group.name);
         for line in group.lines {
@@ -53,7 +44,7 @@ fn escape(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::lines::Line;
+    use super::super::lines::{Group, Line};
     use super::*;
 
     #[test]
@@ -70,11 +61,13 @@ mod tests {
             proof(Language::JavaScript, "sdk-tests/c.js", "a | b"),
         ];
         const LINES: &[Line] = &[
-            Line { id: "C1", what: "it works", unimplemented: "the rest" },
-            Line { id: "C2", what: "later", unimplemented: "not built" },
+            Line { id: "C1", what: "it works", needs: &[], unimplemented: "the rest" },
+            Line { id: "C2", what: "later", needs: &[], unimplemented: "not built" },
         ];
-        let page = render(&[Group { name: "Commands", lines: LINES }], &proofs);
-        let table = page.split_once("## Commands\n\n").expect("a heading").1;
+        let groups = &[Group { name: "Commands", lines: LINES }];
+        let checklist = Checklist { marker: "envd:", page: "page.md", head: "# Head\n", groups, folders: &[] };
+        let page = render(&checklist, &proofs);
+        let table = page.split_once("# Head\n\n## Commands\n\n").expect("a heading").1;
         assert_eq!(
             table,
             "| line | what | tests |\n|---|---|---|\n\
