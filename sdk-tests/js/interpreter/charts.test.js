@@ -34,7 +34,7 @@ ax.legend()`)
 // interpreter: G2
 test('box', async () => {
   const box = await chart(`
-ax.boxplot([[85, 90, 78, 92, 88], [30, 32, 34, 36, 76], [80, 84, 88, 94, 99]], patch_artist=True)
+ax.boxplot([[85, 90, 78, 92, 88], [40, 44, 46, 50, 52, 54, 76], [80, 84, 88, 94, 99]], patch_artist=True)
 ax.set_xticklabels(["A", "B", "C"])
 ax.set(xlabel="Class", ylabel="Score", title="Scores by class")`)
   expect(box).toMatchObject({ type: 'box_and_whisker', title: 'Scores by class', x_label: 'Class', y_label: 'Score' })
@@ -42,7 +42,7 @@ ax.set(xlabel="Class", ylabel="Score", title="Scores by class")`)
     [label, min, first_quartile, median, third_quartile, max, outliers]
   expect(box.elements.map(values)).toEqual([
     ['A', 78, 85, 88, 90, 92, []],
-    ['B', 30, 32, 34, 36, 36, [76]],
+    ['B', 40, 45, 50, 53, 54, [76]],
     ['C', 80, 84, 88, 94, 99, []],
   ])
 })
