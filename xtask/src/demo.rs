@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::check::Build;
-use crate::instance::{Addressing, Instance};
+use crate::instance::{Addressing, Instance, Template};
 use crate::phases::{Phases, print_line, run as run_command};
 use crate::sdk::Sdks;
 
@@ -39,7 +39,7 @@ impl Selection {
 /// Runs both samples and prints their source and output, or records a session.
 pub(crate) fn run(root: &Path, phases: &Phases, selection: &Selection) -> Result<()> {
     let sdks = phases.run("official SDKs", || Sdks::ensure(root))?;
-    let instance = phases.run("private server", || Instance::start(root, selection.build(), "demo"))?;
+    let instance = phases.run("private server", || Instance::start(root, selection.build(), "demo", Template::Base))?;
     let environment = instance.environment(Addressing::Addresses)?;
     let (mut python, mut node) = (sdks.python(), sdks.node());
     node.arg("--input-type=module");

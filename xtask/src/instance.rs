@@ -1,6 +1,6 @@
 //! Private server for journeys and demonstrations, with free ports and its own data directory, removed afterwards.
 //!
-//! The kernel and the base template are prepared once, in `target/hearth-data`; every instance gets hard links to them.
+//! The kernel and the templates are prepared once, in `target/hearth-data`; every instance gets hard links to them.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -16,12 +16,14 @@ use crate::check::Build;
 use crate::leftovers;
 use crate::phases::{print_line, run};
 
-/// Data directory of the prepared kernel and base template, below `target`; Rust tests use the same.
+/// Data directory of the prepared kernel and templates, below `target`; Rust tests use the same.
 const PREPARED: &str = "hearth-data";
 /// Folders of a data directory that `hearth setup` fills, and whose files never change afterwards.
 const LINKED: [&str; 2] = ["guest", "artifacts"];
 /// Files that a server may replace. The result of the KVM test saves a boot.
 const COPIED: [&str; 1] = ["accelerator.json"];
+/// Variable with the templates that a server prepares.
+const TEMPLATES: &str = "HEARTH_TEMPLATES";
 /// Prefix of the data directories of instances. Short, because the paths of sockets in them are limited to 107 bytes.
 const PREFIX: &str = "run-";
 /// Time limit for a start. Everything is prepared, so a start is quick, but the machine may be busy.
@@ -41,6 +43,25 @@ struct Endpoints {
     domain: Option<String>,
     ca_file: Option<PathBuf>,
     ca_bundle: Option<PathBuf>,
+}
+
+/// Template that tests need, besides those that it extends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Template {
+    Base,
+    Interpreter,
+}
+
+impl Template {
+    /// Value of the variable for a server.
+    ///
+    /// A server makes other templates in the background, which would disturb tests that depend on time.
+    const fn selection(self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::Interpreter => "base,code-interpreter-v1",
+        }
+    }
 }
 
 /// Way in which SDKs address a server.
@@ -67,11 +88,11 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    /// Starts a server and waits until it serves. Its log is `target/NAME.log`.
-    pub(crate) fn start(root: &Path, build: Build, name: &str) -> Result<Self> {
+    /// Starts a server with a template and waits until it serves. Its log is `target/NAME.log`.
+    pub(crate) fn start(root: &Path, build: Build, name: &str, template: Template) -> Result<Self> {
         let program = build.program(root);
         let target = root.join("target");
-        let prepared = prepare(&program, &target)?;
+        let prepared = prepare(&program, &target, template)?;
         // Without a process, another run would delete the new folder as a leftover. The lock prevents that until it starts.
         let filling = lock(&target, "run")?;
         sweep(&target)?;
@@ -86,6 +107,7 @@ impl Instance {
             .arg(&data)
             // Test machines have small disks, and no guest here uses its whole share.
             .env("HEARTH_DISK_OVERCOMMIT", "64")
+            .env(TEMPLATES, template.selection())
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -237,13 +259,15 @@ fn sweep(target: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Prepares kernel and base template: takes minutes the first time, nothing afterwards.
+/// Prepares kernel and template: takes minutes the first time, nothing afterwards.
 ///
 /// Concurrent callers wait for each other.
-fn prepare(program: &Path, target: &Path) -> Result<PathBuf> {
+fn prepare(program: &Path, target: &Path, template: Template) -> Result<PathBuf> {
     let prepared = target.join(PREPARED);
     let _lock = lock(target, PREPARED)?;
-    run(hearth(program).arg("setup").arg("--data-dir").arg(&prepared)).context("preparing kernel and base template")?;
+    let mut setup = hearth(program);
+    setup.arg("setup").arg("--data-dir").arg(&prepared).env(TEMPLATES, template.selection());
+    run(&mut setup).with_context(|| format!("preparing kernel and {}", template.selection()))?;
     Ok(prepared)
 }
 

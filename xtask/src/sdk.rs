@@ -7,11 +7,12 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::check::Build;
-use crate::instance::{Addressing, Environment, Instance};
+use crate::frameworks::{self, Frameworks};
+use crate::instance::{Addressing, Environment, Instance, Template};
 use crate::phases::{Phases, output, print_line, run};
 use crate::python::{PythonSet, is_current, mark_current, pip};
 use crate::tools::parse_version;
-use crate::{frameworks, schema, soak};
+use crate::{schema, soak};
 
 /// Oldest Node.js version that the JavaScript SDK supports.
 const NODE_OLDEST: (u32, u32, u32) = (20, 18, 1);
@@ -24,6 +25,12 @@ const OLDER: PythonSet = PythonSet { environment: ".venv-older", requirements: "
 /// Journeys that run by names as well as by addresses, because they depend on TLS, HTTP/2 and host names.
 const PYTHON_BY_NAMES: [&str; 4] = ["names", "tests/test_lifecycle.py", "tests/test_async.py", "tests/test_pty.py"];
 const JS_BY_NAMES: [&str; 4] = ["names/", "tests/lifecycle", "tests/commands", "tests/cli"];
+
+/// Journeys with the code interpreter that run by names as well as by addresses.
+const INTERPRETER_BY_NAMES: &str = "interpreter/test_transport.py";
+const INTERPRETER_BY_NAMES_JS: &str = "interpreter/transport";
+/// Variable that adds the journeys with the code interpreter to those of vitest.
+const INTERPRETER_VARIABLE: &str = "JOURNEYS_INTERPRETER";
 
 /// Parts to run, and the server to use.
 #[derive(Debug, Default, clap::Args)]
@@ -56,11 +63,17 @@ enum Part {
     Schema,
     /// Hostile guests, clients and tenants, beside a neighbour that must not be affected.
     Hostile,
+    /// Journeys with the code interpreter in Python.
+    InterpreterPython,
+    /// Journeys with the code interpreter in JavaScript.
+    InterpreterJs,
     /// Client frameworks.
     Frameworks,
     /// Busy sandboxes for five minutes, which must not crash or return wrong results.
     Soak,
 }
+
+const INTERPRETER: [Part; 2] = [Part::InterpreterPython, Part::InterpreterJs];
 
 /// Installed SDKs.
 #[derive(Debug)]
@@ -71,8 +84,8 @@ pub(crate) struct Sdks {
 
 /// Runs the selected parts on private servers, which are stopped and checked for leftovers afterwards.
 pub(crate) fn test(root: &Path, phases: &Phases, build: Build, selection: &Selection) -> Result<()> {
-    let parts = [Part::Python, Part::Js, Part::Hostile, Part::Frameworks, Part::Soak];
-    let sdks = match parts.into_iter().any(|part| selection.includes(part)) {
+    let needs_sdks = Part::value_variants().iter().any(|part| *part != Part::Schema && selection.includes(*part));
+    let sdks = match needs_sdks {
         true => Some(phases.run("official SDKs", || Sdks::ensure(root))?),
         false => None,
     };
@@ -86,7 +99,16 @@ pub(crate) fn test(root: &Path, phases: &Phases, build: Build, selection: &Selec
         true => hostile(root, phases, build, selection, &sdks),
         false => Ok(()),
     };
-    journeys.and(hostile).and(frameworks_and_soak(root, phases, build, selection, &sdks))
+    let frameworks = match selection.includes(Part::Frameworks) {
+        true => {
+            frameworks::check_names(&selection.arguments)?;
+            Some(phases.run("client frameworks", || Frameworks::ensure(root, &sdks.node))?)
+        }
+        false => None,
+    };
+    let interpreter = interpreter(root, phases, build, selection, &sdks, frameworks.as_ref());
+    let rest = frameworks_and_soak(root, phases, build, selection, &sdks, frameworks.as_ref());
+    journeys.and(hostile).and(interpreter).and(rest)
 }
 
 /// Runs the journeys of the official SDKs, and Schemathesis.
@@ -108,7 +130,7 @@ fn journeys(root: &Path, phases: &Phases, build: Build, selection: &Selection, s
     if selection.running {
         return all(Addressing::Addresses, Environment::new());
     }
-    on_private_server(root, phases, build, "sdk-tests", |instance| {
+    on_private_server(root, phases, build, ("sdk-tests", Template::Base), |instance| {
         let outcomes = [Addressing::Names, Addressing::Addresses].map(|by| match selection.includes_addressing(by) {
             true => instance.environment(by).and_then(|environment| all(by, environment)),
             false => Ok(()),
@@ -119,24 +141,60 @@ fn journeys(root: &Path, phases: &Phases, build: Build, selection: &Selection, s
 
 /// Runs the hostile suite: attacks on a server, and a neighbour that must not be affected.
 fn hostile(root: &Path, phases: &Phases, build: Build, selection: &Selection, sdks: &Sdks) -> Result<()> {
-    on_private_server(root, phases, build, "hostile", |instance| {
+    on_private_server(root, phases, build, ("hostile", Template::Base), |instance| {
         let environment = instance.environment(Addressing::Addresses)?;
         phases.run("hostile guests, clients and tenants", || sdks.pytest(NEWEST, &["hostile"], selection, &environment))
     })
 }
 
-/// Runs the client frameworks, and then the soak.
-fn frameworks_and_soak(root: &Path, phases: &Phases, build: Build, selection: &Selection, sdks: &Sdks) -> Result<()> {
+/// Runs the journeys with the code interpreter, and the client frameworks that need it.
+fn interpreter(
+    root: &Path,
+    phases: &Phases,
+    build: Build,
+    selection: &Selection,
+    sdks: &Sdks,
+    frameworks: Option<&Frameworks>,
+) -> Result<()> {
+    let template = Template::Interpreter;
+    let journeys = INTERPRETER.into_iter().any(|part| selection.includes(part));
+    if selection.running && journeys {
+        return sdks.interpreter(phases, selection, Addressing::Addresses, Environment::new());
+    }
+    let frameworks = frameworks.filter(|_| !frameworks::selected(template, &selection.arguments).is_empty());
+    if !journeys && frameworks.is_none() {
+        return Ok(());
+    }
+    on_private_server(root, phases, build, ("interpreter", template), |instance| {
+        let outcomes =
+            [Addressing::Names, Addressing::Addresses].map(|by| match selection.includes_addressing(by) && journeys {
+                true => instance
+                    .environment(by)
+                    .and_then(|environment| sdks.interpreter(phases, selection, by, environment)),
+                false => Ok(()),
+            });
+        let ran = frameworks.map_or(Ok(()), |all| all.run(phases, instance, template, &selection.arguments));
+        outcomes.into_iter().collect::<Result<()>>().and(ran)
+    })
+}
+
+/// Runs the other client frameworks, and then the soak.
+fn frameworks_and_soak(
+    root: &Path,
+    phases: &Phases,
+    build: Build,
+    selection: &Selection,
+    sdks: &Sdks,
+    frameworks: Option<&Frameworks>,
+) -> Result<()> {
+    let template = Template::Base;
     let minutes = selection.includes(Part::Soak).then_some(soak::MINUTES);
-    let frameworks = match selection.includes(Part::Frameworks) {
-        true => Some(phases.run("client frameworks", || frameworks::Frameworks::ensure(root, &sdks.node))?),
-        false => None,
-    };
+    let frameworks = frameworks.filter(|_| !frameworks::selected(template, &selection.arguments).is_empty());
     if frameworks.is_none() && minutes.is_none() {
         return Ok(());
     }
-    on_private_server(root, phases, build, "frameworks", |instance| {
-        let ran = frameworks.map_or(Ok(()), |all| all.run(phases, instance, &selection.arguments));
+    on_private_server(root, phases, build, ("frameworks", template), |instance| {
+        let ran = frameworks.map_or(Ok(()), |all| all.run(phases, instance, template, &selection.arguments));
         // Not at the same time: the frameworks' checks have timeouts of a few seconds, too short on busy processors.
         let soak = |minutes| phases.run("soak", || soak::Soak::start(sdks, instance, minutes)?.wait());
         ran.and(minutes.map_or(Ok(()), soak))
@@ -145,16 +203,18 @@ fn frameworks_and_soak(root: &Path, phases: &Phases, build: Build, selection: &S
 
 /// Runs some work on a private server, then stops the server and checks it for leftovers in any case.
 ///
+/// `name` and `template` are those of the server.
+///
 /// # Errors
 /// Returns the error of the work, or else that of the stop.
 pub(crate) fn on_private_server(
     root: &Path,
     phases: &Phases,
     build: Build,
-    name: &str,
+    (name, template): (&str, Template),
     work: impl FnOnce(&Instance) -> Result<()>,
 ) -> Result<()> {
-    let instance = phases.run("private server", || Instance::start(root, build, name))?;
+    let instance = phases.run("private server", || Instance::start(root, build, name, template))?;
     let outcome = work(&instance);
     let stopped = phases.run("stop, check for leftovers", || instance.stop());
     outcome.and(stopped)
@@ -215,6 +275,28 @@ impl Sdks {
         python.and(js)
     }
 
+    /// Runs the journeys with the code interpreter: all by addresses, some by names.
+    fn interpreter(
+        &self,
+        phases: &Phases,
+        selection: &Selection,
+        by: Addressing,
+        mut environment: Environment,
+    ) -> Result<()> {
+        environment.push((INTERPRETER_VARIABLE, "1".to_owned()));
+        let (python, js, suffix) = match by {
+            Addressing::Addresses => ("interpreter", "interpreter/", ""),
+            Addressing::Names => (INTERPRETER_BY_NAMES, INTERPRETER_BY_NAMES_JS, ", by names"),
+        };
+        let name = format!("code interpreter in Python{suffix}");
+        let python = || self.pytest(NEWEST, &[python], selection, &environment);
+        let python = selection.run_if_selected(Part::InterpreterPython, || phases.run(&name, python));
+        let name = format!("code interpreter in JavaScript{suffix}");
+        let js = || self.vitest(&[js], selection, &environment);
+        let js = selection.run_if_selected(Part::InterpreterJs, || phases.run(&name, js));
+        python.and(js)
+    }
+
     fn pytest(&self, set: PythonSet, files: &[&str], selection: &Selection, environment: &Environment) -> Result<()> {
         let mut pytest = self.python_of(set);
         pytest.args(["-m", "pytest"]).args(files).args(&selection.arguments);
@@ -253,7 +335,7 @@ impl Selection {
             Part::Python | Part::Js => true,
             Part::Schema => !self.running,
             // These act as an operator, and arguments name files of the journeys.
-            Part::Hostile | Part::Frameworks | Part::Soak => {
+            Part::Hostile | Part::InterpreterPython | Part::InterpreterJs | Part::Frameworks | Part::Soak => {
                 !self.running && self.by.is_none() && self.arguments.is_empty()
             }
         }

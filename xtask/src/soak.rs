@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::check::Build;
-use crate::instance::{Addressing, Instance};
+use crate::instance::{Addressing, Instance, Template};
 use crate::phases::Phases;
 use crate::sdk::{Sdks, on_private_server};
 
@@ -67,7 +67,7 @@ impl Drop for Soak {
 /// Runs only the soak, on a private server.
 pub(crate) fn test(root: &Path, phases: &Phases, selection: &Selection) -> Result<()> {
     let sdks = phases.run("official SDKs", || Sdks::ensure(root))?;
-    on_private_server(root, phases, selection.build(), "soak", |instance| {
+    on_private_server(root, phases, selection.build(), ("soak", Template::Base), |instance| {
         phases.run("soak", || Soak::start(&sdks, instance, selection.minutes)?.wait())
     })
 }
