@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-use crate::prepared::configuration;
+use crate::prepared::{ONLY_BASE, TEMPLATES, configuration};
 use crate::{Leftovers, PreparedDataDir};
 
 /// Limit for the time until an instance listens, on a busy machine.
@@ -60,6 +60,7 @@ impl Instance {
             .args(arguments)
             // Test machines have small disks, and the guests of tests use little of theirs.
             .env("HEARTH_DISK_OVERCOMMIT", "64")
+            .env(TEMPLATES, ONLY_BASE)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -10,6 +10,12 @@ use anyhow::{Context, Result, ensure};
 /// Folders of a data directory that `hearth setup` fills and that do not change afterwards.
 const FOLDERS: [&str; 2] = ["guest", "artifacts"];
 
+/// Variable with the templates that `hearth` prepares, and its value for tests.
+///
+/// An instance makes other templates in the background, which would disturb tests that depend on time.
+pub(crate) const TEMPLATES: &str = "HEARTH_TEMPLATES";
+pub(crate) const ONLY_BASE: &str = "base";
+
 /// A data directory with a guest kernel and the base template.
 #[derive(Debug, Clone)]
 pub struct PreparedDataDir {
@@ -48,6 +54,7 @@ impl PreparedDataDir {
         for variable in configuration() {
             setup.env_remove(variable);
         }
+        setup.env(TEMPLATES, ONLY_BASE);
         let setup = setup.arg("setup").args(options).arg("--data-dir").arg(&folder).output();
         let setup = setup.with_context(|| format!("running {} setup", binary.display()))?;
         ensure!(setup.status.success(), "hearth setup failed: {}", String::from_utf8_lossy(&setup.stderr));
