@@ -39,11 +39,15 @@ impl Instance {
         let mode = fs::Permissions::from_mode(0o700);
         let folder = tempfile::Builder::new().prefix("hearth-").permissions(mode).tempdir()?;
         prepared.link_into(folder.path())?;
-        Self::start_in(prepared.binary(), folder, arguments).await
+        Self::start_with(prepared.binary(), folder, arguments, prepared.templates()).await
     }
 
-    /// Starts an instance in an existing data directory.
+    /// Starts an instance in an existing data directory. It prepares `base` alone.
     pub async fn start_in(binary: &Path, folder: tempfile::TempDir, arguments: &[&str]) -> Result<Self> {
+        Self::start_with(binary, folder, arguments, ONLY_BASE).await
+    }
+
+    async fn start_with(binary: &Path, folder: tempfile::TempDir, arguments: &[&str], templates: &str) -> Result<Self> {
         let endpoints = folder.path().join("run/endpoints.json");
         // A killed instance does not remove this file.
         let _ = fs::remove_file(&endpoints);
@@ -60,7 +64,7 @@ impl Instance {
             .args(arguments)
             // Test machines have small disks, and the guests of tests use little of theirs.
             .env("HEARTH_DISK_OVERCOMMIT", "64")
-            .env(TEMPLATES, ONLY_BASE)
+            .env(TEMPLATES, templates)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

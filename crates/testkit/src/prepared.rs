@@ -21,6 +21,7 @@ pub(crate) const ONLY_BASE: &str = "base";
 pub struct PreparedDataDir {
     folder: PathBuf,
     binary: PathBuf,
+    templates: String,
 }
 
 impl PreparedDataDir {
@@ -31,7 +32,15 @@ impl PreparedDataDir {
     /// # Errors
     /// Fails if the setup fails. The error has the setup's standard error.
     pub fn ensure(binary: &Path) -> Result<Self> {
-        Self::ensure_with(binary, &[])
+        Self::ensure_templates(binary, ONLY_BASE)
+    }
+
+    /// Does the same with these templates, separated by commas; instances prepare no other ones.
+    ///
+    /// # Errors
+    /// Fails if the setup fails. The error has the setup's standard error.
+    pub fn ensure_templates(binary: &Path, templates: &str) -> Result<Self> {
+        Self::ensure_folder(binary, templates, &[])
     }
 
     /// Does the same with further options for `hearth setup`. Each set of options has a folder of its own.
@@ -39,6 +48,10 @@ impl PreparedDataDir {
     /// # Errors
     /// Fails if the setup fails. The error has the setup's standard error.
     pub fn ensure_with(binary: &Path, options: &[&str]) -> Result<Self> {
+        Self::ensure_folder(binary, ONLY_BASE, options)
+    }
+
+    fn ensure_folder(binary: &Path, templates: &str, options: &[&str]) -> Result<Self> {
         let target = binary.ancestors().nth(2).context("the binary is not in a profile folder of a target folder")?;
         let name = ["hearth-data"].into_iter().chain(options.iter().copied()).collect::<String>();
         let folder = target.join(&name);
@@ -54,17 +67,22 @@ impl PreparedDataDir {
         for variable in configuration() {
             setup.env_remove(variable);
         }
-        setup.env(TEMPLATES, ONLY_BASE);
+        setup.env(TEMPLATES, templates);
         let setup = setup.arg("setup").args(options).arg("--data-dir").arg(&folder).output();
         let setup = setup.with_context(|| format!("running {} setup", binary.display()))?;
         ensure!(setup.status.success(), "hearth setup failed: {}", String::from_utf8_lossy(&setup.stderr));
-        Ok(Self { folder, binary: binary.to_owned() })
+        Ok(Self { folder, binary: binary.to_owned(), templates: templates.to_owned() })
     }
 
     /// Returns the path of the `hearth` binary.
     #[must_use]
     pub fn binary(&self) -> &Path {
         &self.binary
+    }
+
+    /// Returns the prepared templates, separated by commas.
+    pub(crate) fn templates(&self) -> &str {
+        &self.templates
     }
 
     /// Returns the prepared data directory. Do not run an instance in it.

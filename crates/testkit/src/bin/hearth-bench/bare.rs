@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use hearth_artifact::{ArtifactSet, ArtifactStore, create_overlay};
-use hearth_envd_api::{Client, Init};
+use hearth_envd_api::{Client, Init, Output};
 use hearth_network::{Attachment, Config, Mode, Pool, Slot};
 use hearth_testkit::PreparedDataDir;
 use hearth_types::guest::DAEMON_PORT;
@@ -38,13 +38,17 @@ pub(crate) struct Vm {
 }
 
 impl BareDriver {
-    pub(crate) async fn open(prepared: &PreparedDataDir) -> Result<Self> {
+    /// Opens the driver for the newest build of a template.
+    pub(crate) async fn open(prepared: &PreparedDataDir, template: &str) -> Result<Self> {
+        let file = prepared.folder().join(format!("guest/{template}-template"));
+        let id = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
         let cache = ArtifactStore::open_read_only(prepared.folder().join("artifacts"));
         let set = cache
             .list()?
             .into_iter()
+            .filter(|set| set.manifest().template_id.as_str() == id.trim())
             .max_by_key(|set| set.manifest().created_at)
-            .context("the base template is missing")?;
+            .with_context(|| format!("the template {template} is missing"))?;
         let folder = tempfile::Builder::new().prefix("hearth-bench-").tempdir()?;
         let config = hearth_vmm::Config {
             qemu_program: "qemu-system-x86_64".into(),
@@ -137,9 +141,17 @@ impl Vm {
     /// # Errors
     /// Fails if the exit code is not zero.
     pub(crate) async fn run(&self, command: &str) -> Result<()> {
-        let output = self.client().run(command).await?;
-        ensure!(output.exit_code == 0, "{command} exited with {}", output.exit_code);
-        Ok(())
+        self.output(command).await.map(drop)
+    }
+
+    /// Runs a command and returns its standard output.
+    ///
+    /// # Errors
+    /// Fails if the exit code is not zero.
+    pub(crate) async fn output(&self, command: &str) -> Result<String> {
+        let Output { stdout, stderr, exit_code } = self.client().run(command).await?;
+        ensure!(exit_code == 0, "{command} exited with {exit_code}: {}", String::from_utf8_lossy(&stderr));
+        Ok(String::from_utf8(stdout)?)
     }
 
     /// Returns the address of the guest, for all of its ports.

@@ -40,16 +40,23 @@ pub(crate) async fn idle(report: &mut Report, instance: &Instance, rounds: Round
     let per = f64::from(u32::try_from(count)?);
     report.plain("memory per idle sandbox beyond the shared image (PSS)", "MiB", own / per, None);
     report.plain("memory per idle sandbox, with its share of the image (PSS)", "MiB", all / per, None);
-    let before: u64 = vms.iter().map(|pid| ticks(*pid)).sum::<Result<u64>>()?;
-    tokio::time::sleep(Duration::from_secs(rounds.idle_seconds)).await;
-    let spent = vms.iter().map(|pid| ticks(*pid)).sum::<Result<u64>>()? - before;
-    let seconds = f64::from(u32::try_from(spent)?) / ticks_per_second();
-    let percent = seconds / f64::from(u32::try_from(rounds.idle_seconds)?) / per * 100.0;
+    let percent = cpu_percent(instance, count, rounds.idle_seconds).await?;
     report.plain("CPU per idle sandbox", "% of a core", percent, None);
     for sandbox in sandboxes {
         sandbox.kill().await?;
     }
     Ok(())
+}
+
+/// Measures the processor time per sandbox of an instance that has `count` sandboxes, in percent of a core.
+pub(crate) async fn cpu_percent(instance: &Instance, count: usize, seconds: u64) -> Result<f64> {
+    let vms = vmm_processes(instance);
+    anyhow::ensure!(vms.len() == count, "{} VMMs for {count} sandboxes", vms.len());
+    let before: u64 = vms.iter().map(|pid| ticks(*pid)).sum::<Result<u64>>()?;
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    let spent = vms.iter().map(|pid| ticks(*pid)).sum::<Result<u64>>()? - before;
+    let spent = f64::from(u32::try_from(spent)?) / ticks_per_second();
+    Ok(spent / f64::from(u32::try_from(seconds)?) / f64::from(u32::try_from(count)?) * 100.0)
 }
 
 fn vmm_processes(instance: &Instance) -> Vec<u32> {

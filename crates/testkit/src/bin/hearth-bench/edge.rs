@@ -67,7 +67,7 @@ async fn connect(address: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-fn address_of(url: &str) -> Result<SocketAddr> {
+pub(crate) fn address_of(url: &str) -> Result<SocketAddr> {
     let address = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
     address.parse().with_context(|| format!("no address in {url}"))
 }

@@ -16,6 +16,7 @@ mod bare;
 mod density;
 mod edge;
 mod guest;
+mod interpreter;
 mod lists;
 mod proxies;
 mod report;
@@ -28,6 +29,9 @@ use report::Report;
 /// The allocator of `hearth`, because parts of Hearth are measured in processes of this program.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Template of the sections besides that of the code interpreter.
+const BASE: &str = "base";
 
 /// Number and size of the measurements in each section.
 #[derive(Debug, Clone, Copy)]
@@ -71,16 +75,17 @@ enum Section {
     Envd,
     Lists,
     Proxies,
+    Interpreter,
 }
 
 impl Section {
     /// Returns true if the section measures a whole instance.
     fn needs_instance(self) -> bool {
-        !matches!(self, Self::Envd | Self::Lists | Self::Proxies)
+        !matches!(self, Self::Envd | Self::Lists | Self::Proxies | Self::Interpreter)
     }
 }
 
-const SECTIONS: [(&str, Section); 8] = [
+const SECTIONS: [(&str, Section); 9] = [
     ("creates", Section::Creates),
     ("commands", Section::Commands),
     ("edge", Section::Edge),
@@ -89,10 +94,11 @@ const SECTIONS: [(&str, Section); 8] = [
     ("envd", Section::Envd),
     ("lists", Section::Lists),
     ("proxies", Section::Proxies),
+    ("interpreter", Section::Interpreter),
 ];
 
 const USAGE: &str = "usage: hearth-bench [--quick] [--only SECTION]... [--transfer-mib N] [--json FILE] HEARTH_BINARY
-sections: creates, commands, edge, transfers, density, envd, lists, proxies
+sections: creates, commands, edge, transfers, density, envd, lists, proxies, interpreter
 --transfer-mib: size of outputs and files in the section envd";
 
 struct Options {
@@ -141,9 +147,13 @@ async fn main() -> Result<()> {
     let prepared = PreparedDataDir::ensure(&binary)?;
     let mut report = Report::default();
 
-    let bare = BareDriver::open(&prepared).await?;
+    let bare = BareDriver::open(&prepared, BASE).await?;
     let measured = measure(&mut report, &bare, &prepared, &sections, rounds).await;
     bare.close().await;
+    let measured = match measured {
+        Ok(()) if sections.contains(&Section::Interpreter) => measure_interpreter(&mut report, &binary, rounds).await,
+        measured => measured,
+    };
     // Printed even if a later measurement failed.
     print!("{report}");
     measured?;
@@ -151,6 +161,12 @@ async fn main() -> Result<()> {
         std::fs::write(&path, report.to_json()).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())
+}
+
+/// Measures the code interpreter, whose template takes minutes to prepare the first time.
+async fn measure_interpreter(report: &mut Report, binary: &Path, rounds: Rounds) -> Result<()> {
+    let prepared = PreparedDataDir::ensure_templates(binary, interpreter::PREPARED)?;
+    interpreter::measure(report, &prepared, rounds).await
 }
 
 async fn measure(
