@@ -21,7 +21,7 @@ async def test_a_result_and_the_state_of_the_next_call(shared):
 
 # interpreter: B3
 @pytest.mark.parametrize(
-    "code, kind",
+    "code, expected",
     [
         ("21 * 2", "result"),
         ("nobody", "error"),
@@ -29,23 +29,23 @@ async def test_a_result_and_the_state_of_the_next_call(shared):
         ("import sys; print('err', file=sys.stderr)", "stderr"),
     ],
 )
-async def test_one_callback_for_one_statement(shared, code, kind):
+async def test_one_callback_for_one_statement(shared, code, expected):
     seen = []
     names = ("result", "error", "stdout", "stderr")
     handlers = {f"on_{name}": lambda item, name=name: seen.append((name, item)) for name in names}
     execution = await shared.run_code(code, **handlers)
     [(name, item)] = seen
-    assert name == kind
+    assert name == expected
     lists = [execution.results, execution.logs.stdout, execution.logs.stderr]
     lines = {"stdout": "out\n", "stderr": "err\n"}
-    if kind == "result":
+    if expected == "result":
         assert item.text == "42" and lists == [[item], [], []]
-    elif kind == "error":
+    elif expected == "error":
         assert item.name == "NameError" and item.value == "name 'nobody' is not defined"
         assert "NameError" in item.traceback and execution.error is item and lists == [[], [], []]
     else:
-        assert item.line == lines[kind] and item.error == (kind == "stderr")
-        assert lists == [[], ["out\n"], []] if kind == "stdout" else [[], [], ["err\n"]]
+        assert item.line == lines[expected] and item.error == (expected == "stderr")
+        assert lists == [[], ["out\n"], []] if expected == "stdout" else [[], [], ["err\n"]]
 
 
 # interpreter: B4
