@@ -30,6 +30,12 @@ const PARAMETERS: &[(&str, &str)] = &[
     ("net/ipv4/ip_unprivileged_port_start", "0"),
 ];
 
+/// Directory with one directory per CPU for the scheduler's fair server (Linux 6.12).
+///
+/// The server reserves time for ordinary tasks beside real-time tasks, which a guest does not have. Its timer wakes an
+/// idle CPU, and the kernel printed a warning about it in a guest whose virtual CPU did not run for seconds.
+const FAIR_SERVERS: &str = "/sys/kernel/debug/sched/fair_server";
+
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// Control group of this process and of the daemon, which inherits it.
 ///
@@ -65,8 +71,16 @@ pub(crate) fn apply() -> Result<(), Error> {
     // The daemon is killed last when memory is short and scheduled first; it resets both for its children.
     try_write("/proc/self/oom_score_adj", "-1000");
     setpriority_process(None, -20).map_err(Error::on("raising the priority of", "PID 1"))?;
+    disable_fair_servers();
     join_own_group();
     Ok(())
+}
+
+/// Disables the scheduler's fair servers; other kernels have none.
+fn disable_fair_servers() {
+    for cpu in fs::read_dir(FAIR_SERVERS).into_iter().flatten().flatten() {
+        try_write(&cpu.path().join("runtime").to_string_lossy(), "0");
+    }
 }
 
 fn join_own_group() {
