@@ -7,10 +7,9 @@
 
 use std::borrow::Cow;
 
+use hearth_types::guest::DAEMON;
 pub use hearth_types::guest::DAEMON_PORT;
 use percent_encoding::percent_decode;
-
-const RESERVED: [&str; 8] = ["/collapse", "/freeze", "/fsfreeze", "/fsthaw", "/init", "/logs", "/unfreeze", "/upgrade"];
 
 /// Maximum number of times a path is decoded.
 ///
@@ -45,7 +44,7 @@ fn matching(path: &[u8]) -> Option<&'static str> {
         }
     }
     let [only] = segments[..] else { return None };
-    RESERVED.into_iter().find(|route| route.as_bytes()[1..] == *only)
+    DAEMON.host_paths.iter().copied().find(|route| route.as_bytes()[1..] == *only)
 }
 
 #[cfg(test)]
@@ -83,8 +82,8 @@ mod tests {
         ] {
             assert_eq!(reserved_route(path), Some("/init"), "{path}");
         }
-        for route in RESERVED {
-            assert_eq!(reserved_route(route), Some(route));
+        for route in DAEMON.host_paths {
+            assert_eq!(reserved_route(route), Some(*route));
         }
     }
 
@@ -126,7 +125,7 @@ mod tests {
 
         #[test]
         fn percent_encoding_does_not_hide_a_route(
-            route in prop::sample::select(RESERVED.to_vec()),
+            route in prop::sample::select(DAEMON.host_paths),
             encoded in prop::collection::vec(any::<bool>(), 16),
             dots in "(/|/\\./|/[a-z]{1,3}/\\.\\.){0,3}",
         ) {
