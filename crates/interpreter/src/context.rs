@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::HeaderValue;
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::environment::{Environment, Generation};
 use crate::kernel::{Kernel, KernelEvent, Launch, StartError};
@@ -87,6 +87,8 @@ pub(crate) struct Execution {
     pub(crate) variables: Variables,
     pub(crate) token: Option<HeaderValue>,
     pub(crate) stream: Sender,
+    /// Share of the memory for code that waits or runs.
+    pub(crate) share: OwnedSemaphorePermit,
 }
 
 /// Change that a client requests.
@@ -292,7 +294,7 @@ impl Owner {
 
     /// Runs one execution and everything around it.
     async fn execute(&mut self, execution: Execution) -> Next {
-        let Execution { code, variables, token, stream } = execution;
+        let Execution { code, variables, token, stream, share: _share } = execution;
         if stream.is_gone() {
             return Next::Continue;
         }

@@ -17,6 +17,8 @@ use crate::options::Options;
 
 /// Contexts at the same time. Each has a process of 50 to 100 MB, so memory ends earlier in most guests.
 pub(crate) const CONTEXTS_MAX: usize = 64;
+/// Bytes of code that wait or run in all contexts: two of the largest requests, or many of a usual size.
+const CODE_BYTES_MAX: usize = 64 << 20;
 /// Id that names the default Python context.
 const DEFAULT_ID: &str = "default";
 
@@ -44,6 +46,7 @@ pub(crate) struct Contexts {
     environment: Arc<Environment>,
     entries: Mutex<Vec<Entry>>,
     places: Arc<Semaphore>,
+    code_bytes: Arc<Semaphore>,
     /// One creation of a default context per language at a time.
     defaults: Mutex<HashMap<Language, Arc<tokio::sync::Mutex<()>>>>,
     ready: watch::Sender<bool>,
@@ -56,6 +59,7 @@ impl Contexts {
             options,
             entries: Mutex::default(),
             places: Arc::new(Semaphore::new(CONTEXTS_MAX)),
+            code_bytes: Arc::new(Semaphore::new(CODE_BYTES_MAX)),
             defaults: Mutex::default(),
             ready: watch::Sender::new(false),
         })
@@ -131,6 +135,11 @@ impl Contexts {
         if context.command(Command::Delete(done)).await {
             let _ = outcome.await;
         }
+    }
+
+    /// Reserves memory for code until its execution ends; none if too much code waits.
+    pub(crate) fn reserve_code(&self, code: &str) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.code_bytes).try_acquire_many_owned(u32::try_from(code.len()).ok()?).ok()
     }
 
     /// Path of the default working directory.

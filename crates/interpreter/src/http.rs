@@ -113,10 +113,16 @@ async fn execute(
             contexts.default_of(language).await.map_err(not_created)?
         }
     };
+    let Some(share) = contexts.reserve_code(&code) else {
+        return Err(sentence(
+            StatusCode::TOO_MANY_REQUESTS,
+            "Too much code is waiting; retry when executions have finished",
+        ));
+    };
     let (sender, events) = stream::channel();
     let token = headers.get("x-access-token").cloned();
     let id = &context.description.id;
-    match context.execute(Execution { code, variables, token, stream: sender }) {
+    match context.execute(Execution { code, variables, token, stream: sender, share }) {
         Ok(()) => {
             let headers = [(header::CONTENT_TYPE, "application/x-ndjson"), (header::CACHE_CONTROL, "no-store")];
             Ok((headers, Body::from_stream(events)).into_response())

@@ -110,6 +110,8 @@ impl KernelSpec {
             return Err("argv is empty".to_owned());
         }
         let interrupt = interrupt_mode.unwrap_or_default();
+        let env = env.into_iter().map(|(name, value)| (name, expanded(&value, |name| std::env::var(name).ok())));
+        let env = env.collect();
         Ok(Self { argv, env, interrupt, transport: metadata.hearth.transport, folder })
     }
 
@@ -136,6 +138,19 @@ impl KernelSpec {
     }
 }
 
+/// Replaces `${NAME}` by the variable's value, as Jupyter does; an unknown variable stays as it is.
+fn expanded(text: &str, variable: impl Fn(&str) -> Option<String>) -> String {
+    let mut parts = text.split("${");
+    let mut expanded = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once('}').and_then(|(name, rest)| Some((variable(name)?, rest))) {
+            Some((value, rest)) => expanded.extend([value.as_str(), rest]),
+            None => expanded.extend(["${", part]),
+        }
+    }
+    expanded
+}
+
 fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     File::open(path)?.take(SPEC_BYTES_MAX).read_to_string(&mut text)?;
@@ -155,6 +170,16 @@ fn installed(directories: &[PathBuf]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn variables_are_expanded() {
+        let variable = |name: &str| (name == "PATH").then(|| "/bin".to_owned());
+        for (text, expected) in
+            [("/x:${PATH}:${PATH}", "/x:/bin:/bin"), ("$PATH ${NONE} ${", "$PATH ${NONE} ${"), ("", "")]
+        {
+            assert_eq!(expanded(text, variable), expected);
+        }
+    }
 
     #[test]
     fn the_first_directory_with_the_kernel_counts() {

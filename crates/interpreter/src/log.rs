@@ -8,6 +8,7 @@ pub(crate) fn line(message: &str, fields: &[(&str, &dyn std::fmt::Display)]) {
         // Writing to a string does not fail.
         let _ = write!(line, " {name}={value}");
     }
-    // A kernel's own text must not look like further lines.
-    eprintln!("{}", line.replace(['\n', '\r'], " | "));
+    // A kernel's own text must not look like further lines, nor control a terminal.
+    let line: String = line.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
+    eprintln!("{line}");
 }

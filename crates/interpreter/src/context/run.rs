@@ -167,6 +167,8 @@ impl Owner {
                 Event::LineSent(true) => {
                     turn.lines.pop_front();
                     turn.stalled_since = None;
+                    // No output was received meanwhile.
+                    turn.last_output = Instant::now();
                 }
                 Event::Kernel(KernelEvent::Exited) => {
                     turn.take_last_output(kernel).await;

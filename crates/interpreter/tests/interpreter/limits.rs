@@ -35,8 +35,9 @@ async fn a_client_that_does_not_read_stops_the_kernel_and_loses_nothing() {
     let code = format!("for i in range(60): print('z' * 1_000_000)\nopen({done:?}, 'w')");
     let mut slow = server.open(&json!({ "code": code })).await;
     slow.until("stdout").await;
-    // The code may finish, because the kernel holds its own output; the server does not.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Longer than the server waits for a kernel's lost messages. The code may finish, because the kernel holds its own
+    // output; the server does not.
+    tokio::time::sleep(Duration::from_secs(6)).await;
     let blocked = server.memory_kib();
     assert!(blocked < before + GROWTH_MAX_KIB, "{before} KiB before, {blocked} KiB with a blocked client");
     let events = slow.rest().await;
@@ -75,6 +76,23 @@ async fn a_full_queue_is_refused() {
     for execution in &mut waiting {
         assert_eq!(text(&execution.rest().await), "1");
     }
+}
+
+#[tokio::test]
+async fn waiting_code_is_limited_in_bytes() {
+    let Some(server) = Server::start().await else { return };
+    let fake = |script: &str| json!({ "code": script, "language": "fake" });
+    let mut running = server.open(&fake("busy(); accept(); import time; time.sleep(300)")).await;
+    running.until("number_of_executions").await;
+    let large = fake(&format!("busy(); accept(); finish()\n#{}", "x".repeat(30 << 20)));
+    let mut waiting = [server.open(&large).await, server.open(&large).await];
+    let reply = server.post("/execute", &large).await;
+    assert_eq!(reply.status, StatusCode::TOO_MANY_REQUESTS, "{}", reply.text);
+    drop(running);
+    for execution in &mut waiting {
+        execution.rest().await;
+    }
+    server.execute(large).await;
 }
 
 #[tokio::test]
