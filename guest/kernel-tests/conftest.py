@@ -14,7 +14,8 @@ from jupyter_client import KernelManager
 from jupyter_client.kernelspec import KernelSpec
 
 FILES = Path(__file__).parent.parent / "recipes/code-interpreter-v1/files"
-EXECUTION_SECONDS_MAX = 60
+NODE_PACKAGES = Path(__file__).parent.parent.parent / "target/kernels/node"
+EXECUTION_SECONDS_MAX = 20
 
 
 @dataclass
@@ -106,6 +107,15 @@ class Kernel:
     def run(self, code, **options):
         return self.receive(self.send(code, **options))
 
+    def interrupt(self):
+        """Interrupts the kernel as its kernelspec requires, and waits for the reply, if there is one."""
+        if self.manager.kernel_spec.interrupt_mode != "message":
+            return self.manager.interrupt_kernel()
+        request = self.client.session.msg("interrupt_request", {})
+        self.client.control_channel.send(request)
+        reply = self.client.get_control_msg(timeout=EXECUTION_SECONDS_MAX)
+        assert reply["parent_header"]["msg_id"] == request["header"]["msg_id"]
+
     def warm_up(self, name):
         """Runs a warm-up file as the server does."""
         return self.run((FILES / "etc/hearth/interpreter" / name).read_text(), silent=True, store_history=False)
@@ -129,9 +139,8 @@ def root(tmp_path_factory):
     shutil.copytree(FILES, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     # The host lacks the template's second font, and matplotlib prints a warning for every text.
     (root / "etc/hearth/interpreter/matplotlibrc").write_text("font.family: sans-serif\n")
-    packages = os.environ.get("HEARTH_KERNEL_NODE")
-    if packages:
-        (root / "usr/local/lib/hearth/node").symlink_to(packages)
+    assert NODE_PACKAGES.exists(), "run `cargo xtask kernels`, which installs the packages of the kernels"
+    (root / "usr/local/lib/hearth/node").symlink_to(NODE_PACKAGES)
     return root
 
 
@@ -152,8 +161,6 @@ def start(root):
 def _shared(name):
     @pytest.fixture(scope="session", name=name)
     def shared(root):
-        if name == "javascript" and not (root / "usr/local/lib/hearth/node").exists():
-            pytest.skip("skipped: HEARTH_KERNEL_NODE does not name the kernel's packages")
         kernel = Kernel(root, "python3" if name == "python" else name)
         yield kernel
         kernel.stop()
@@ -162,4 +169,5 @@ def _shared(name):
 
 
 python = _shared("python")
+javascript = _shared("javascript")
 bash = _shared("bash")

@@ -27,6 +27,6 @@ def test_an_interrupt_keeps_the_shell(bash):
     bash.run("KEPT=1")
     request = bash.send("echo running; sleep 300")
     bash.receive(request, until=lambda outcome: outcome.stdout)
-    bash.manager.interrupt_kernel()
+    bash.interrupt()
     bash.receive(request)
     assert "".join(bash.run("echo $KEPT").stdout) == "1\n"

@@ -253,7 +253,7 @@ def test_an_interrupt_keeps_the_state(python, code):
     python.run("kept = 7")
     request = python.send(code)
     python.receive(request, until=lambda outcome: outcome.stdout)
-    python.manager.interrupt_kernel()
+    python.interrupt()
     assert python.receive(request).error["ename"] == "KeyboardInterrupt"
     assert python.run("kept").text == "7"
 

@@ -1,0 +1,1 @@
+globalThis[Symbol.for("hearth.warm-up")]()
