@@ -139,7 +139,7 @@ def root(tmp_path_factory):
     shutil.copytree(FILES, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     # The host lacks the template's second font, and matplotlib prints a warning for every text.
     (root / "etc/hearth/interpreter/matplotlibrc").write_text("font.family: sans-serif\n")
-    assert NODE_PACKAGES.exists(), "run `cargo xtask kernels`, which installs the packages of the kernels"
+    assert NODE_PACKAGES.exists(), "run `cargo xtask kernel-tests`, which installs the packages of the kernels"
     (root / "usr/local/lib/hearth/node").symlink_to(NODE_PACKAGES)
     return root
 

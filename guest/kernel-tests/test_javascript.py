@@ -87,6 +87,20 @@ def test_imports_of_files_are_relative_to_the_working_directory(javascript):
     assert javascript.run(code).text == "[ 'd', 5, 6, 7 ]"
 
 
+def test_packages_are_found_in_the_working_directory(javascript):
+    package = javascript.home / "node_modules/own-package"
+    package.mkdir(parents=True)
+    (package / "package.json").write_text('{"name": "own-package", "main": "main.js"}')
+    (package / "main.js").write_text("module.exports = { answer: 42 }")
+    assert javascript.run("import own, { answer } from 'own-package'; [own.answer, answer]").text == "[ 42, 42 ]"
+    assert javascript.run("require('own-package').answer").text == "42"
+    (javascript.home / "compiled.cjs").write_text("exports.__esModule = true; exports.default = 'd'; exports['named'] = 'n'")
+    assert javascript.run("import d, { named } from './compiled.cjs'; [d, named]").text == "[ 'd', 'n' ]"
+    code = "import data from './data2.json' with { type: 'json' }; data.value"
+    (javascript.home / "data2.json").write_text('{"value": 8}')
+    assert javascript.run(code).text == "8"
+
+
 def test_globals_of_node_may_be_declared(javascript):
     assert javascript.run("const crypto = require('crypto'); typeof crypto.createHash").text == "'function'"
     assert javascript.run("typeof crypto.createHash").text == "'function'"

@@ -146,6 +146,12 @@ def test_an_image_is_shown(python, action):
     assert len(outcome.results) == (action == "image")
 
 
+def test_a_search_for_the_module_does_not_prevent_the_display(start):
+    kernel = start("python3")
+    kernel.run("import importlib.util; importlib.util.find_spec('PIL.Image')")
+    assert len(kernel.run("from PIL import Image; Image.new('RGB', (2, 2)).show()").displays) == 1
+
+
 def test_saving_writes_the_file_and_shows_only_for_text_paths(python):
     code = "image.save('y.png'); import pathlib, io; image.save(pathlib.Path('z.png')); image.save(io.BytesIO(), 'PNG')"
     assert len(python.run(code).displays) == 1

@@ -8,6 +8,9 @@
 
 const packages = require("./packages");
 
+/** Key of the global function that imports call. */
+const IMPORTED_NAMES = Symbol.for("hearth.imported-names");
+
 // Loaded by the first cell, because it takes longer than all else.
 let babel;
 let typescript;
@@ -171,11 +174,21 @@ class Cell {
       }
     }
     const assign = (target, source) => types.assignmentExpression("=", target, source);
+    const pattern = (source) => assign(types.objectPattern(properties), this.withNamesOf(source));
     if (namespace !== null) {
-      const rest = properties.length === 0 ? [] : [this.effect(assign(types.objectPattern(properties), namespace), node)];
+      const rest = properties.length === 0 ? [] : [this.effect(pattern(namespace), node)];
       return [this.effect(assign(namespace, value), node), ...rest];
     }
-    return [this.effect(properties.length === 0 ? value : assign(types.objectPattern(properties), value), node)];
+    return [this.effect(properties.length === 0 ? value : pattern(value), node)];
+  }
+
+  /** Returns a call of `importedNames`, which user code cannot redefine by accident. */
+  withNamesOf(namespace) {
+    const { types } = this;
+    const key = types.callExpression(types.memberExpression(types.identifier("Symbol"), types.identifier("for")), [
+      types.stringLiteral(Symbol.keyFor(IMPORTED_NAMES)),
+    ]);
+    return types.callExpression(types.memberExpression(types.identifier("globalThis"), key, true), [namespace]);
   }
 
   dynamicImport(node) {
@@ -264,4 +277,26 @@ function isVar(node) {
   return node?.type === "VariableDeclaration" && node.kind === "var";
 }
 
-module.exports = { compile, load };
+/**
+ * Returns an object from which the names of an import are taken.
+ *
+ * Node.js does not see all names of a CommonJS module, so those of `module.exports` are added. A module that was compiled
+ * from an ES module has its default export in a property.
+ */
+function importedNames(namespace) {
+  const exported = namespace.default;
+  if (exported === null || (typeof exported !== "object" && typeof exported !== "function")) {
+    return namespace;
+  }
+  const names = Object.create(exported, Object.getOwnPropertyDescriptors(namespace));
+  if (exported.__esModule && "default" in exported) {
+    names.default = exported.default;
+  }
+  return names;
+}
+
+function install() {
+  Object.defineProperty(globalThis, IMPORTED_NAMES, { value: importedNames });
+}
+
+module.exports = { compile, install, load };

@@ -50,11 +50,12 @@ class Channels {
     return socket.send(this.wire.encode(type, content, request.header, request.identities));
   }
 
+  /** Closes the sockets; returns when no thread uses one. */
   close() {
     for (const socket of [this.shell, this.stdin, this.heartbeat, this.iopub]) {
       socket.close();
     }
-    this.control.close();
+    return this.control.close();
   }
 }
 

@@ -52,8 +52,11 @@ class Control {
     Atomics.notify(this.shared, TAKEN);
   }
 
+  /** Ends the thread; returns when it has ended. A thread that is terminated while its socket is open aborts the process. */
   close() {
-    this.worker.terminate();
+    const ended = new Promise((resolve) => this.worker.once("exit", resolve));
+    this.worker.postMessage(null);
+    return ended;
   }
 }
 
@@ -64,7 +67,14 @@ async function serve() {
   const wire = new Wire(connection.key);
   const socket = new (packages("zeromq").Router)();
   await socket.bind(endpoint(connection, "control"));
-  parentPort.on("message", (frames) => socket.send(frames.map((frame) => Buffer.from(frame))));
+  parentPort.on("message", (frames) => {
+    if (frames === null) {
+      socket.close();
+      parentPort.close();
+    } else {
+      socket.send(frames.map((frame) => Buffer.from(frame)));
+    }
+  });
   parentPort.postMessage({});
 
   const interrupt = () => {

@@ -6,7 +6,7 @@
 "use strict";
 
 const crypto = require("crypto");
-const fs = require("fs");
+const { openSync, readSync } = require("fs");
 const { syncBuiltinESMExports } = require("module");
 
 const SOURCE = "/dev/urandom";
@@ -18,9 +18,9 @@ let source;
 
 /** Fills the buffer from the operating system's generator. */
 function fill(buffer) {
-  source ??= fs.openSync(SOURCE, "r");
+  source ??= openSync(SOURCE, "r");
   for (let at = 0; at < buffer.length; ) {
-    at += fs.readSync(source, buffer, at, buffer.length - at, null);
+    at += readSync(source, buffer, at, buffer.length - at, null);
   }
   return buffer;
 }

@@ -5,7 +5,7 @@
 
 "use strict";
 
-const { createRequire, isBuiltin } = require("module");
+const { createRequire } = require("module");
 const path = require("path");
 const util = require("util");
 const vm = require("vm");
@@ -132,7 +132,7 @@ function makeWritable(name) {
 /** Returns a `require` that resolves names as a file in the current working directory would. */
 function requireFromWorkingDirectory() {
   const here = () => createRequire(path.join(process.cwd(), "cell.js"));
-  const require = (name) => (typeof name === "string" && isBuiltin(name) ? process.getBuiltin?.(name) ?? here()(name) : here()(name));
+  const require = (name) => here()(name);
   require.resolve = (...parameters) => here().resolve(...parameters);
   const { cache, extensions, main } = createRequire(__filename);
   return Object.assign(require, { cache, extensions, main });

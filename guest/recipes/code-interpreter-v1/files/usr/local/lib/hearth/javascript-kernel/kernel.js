@@ -8,6 +8,7 @@
 
 const fs = require("fs");
 
+const cell = require("./cell");
 const { Channels } = require("./channels");
 const { Display } = require("./display");
 const entropy = require("./entropy");
@@ -21,6 +22,7 @@ async function main(file) {
   }
   const exit = process.exit.bind(process);
   entropy.install();
+  cell.install();
   const channels = new Channels(JSON.parse(fs.readFileSync(file, "utf8")));
   await channels.bind();
   const output = new Output(channels);

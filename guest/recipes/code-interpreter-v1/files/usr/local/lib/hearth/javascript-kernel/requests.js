@@ -142,13 +142,10 @@ class Requests {
     return { status: "error", execution_count: this.count, ...content };
   }
 
-  /** Ends the process when the last messages are delivered. */
+  /** Ends the process. Closed sockets deliver their last messages first, within a second. */
   stop(code) {
     this.output.flush();
-    this.channels.close();
-    // The sockets linger for a second at most.
-    process.removeAllListeners("exit");
-    setTimeout(() => this.exit(code), 0);
+    this.channels.close().then(() => this.exit(code));
   }
 }
 

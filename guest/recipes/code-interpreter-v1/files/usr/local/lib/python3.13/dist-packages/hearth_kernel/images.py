@@ -17,20 +17,27 @@ def install():
 
 
 class _Finder:
-    """Import hook for one module; removes itself when it has found it."""
+    """Import hook for one module; removes itself when the module is loaded."""
+
+    def __init__(self):
+        self.is_searching = False
 
     def find_spec(self, name, path=None, target=None):
-        if name != MODULE:
+        if name != MODULE or self.is_searching:
             return None
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self.is_searching = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.is_searching = False
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def exec_module(module):
                 execute(module)
                 _patch(module)
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
 
             spec.loader.exec_module = exec_module
         return spec
