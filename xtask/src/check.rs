@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::phases::{Phases, cargo, run};
 use crate::tools::{DENY, NEXTEST};
-use crate::{checklist, codegen, fuzz, guest, kernels, layers, prose, sdk};
+use crate::{checklist, codegen, fuzz, guest, kernel_tests, kernels, layers, prose, sdk};
 
 /// Runs the static checks: formatting, layers, language, generated code, acceptance checklists, licences, lints.
 pub(crate) fn check(root: &Path, phases: &Phases) -> Result<()> {
@@ -33,6 +33,7 @@ pub(crate) fn test(root: &Path, phases: &Phases) -> Result<()> {
     phases.run("official SDKs", || sdk::Sdks::ensure(root).map(drop))?;
     phases.run("language kernels", || kernels::ensure(root))?;
     phases.run("tests", || run(NEXTEST.command(root)?.args(["run", "--locked", "--workspace", "--no-fail-fast"])))?;
+    phases.run("tests of the language kernels", || kernel_tests::test(root))?;
     fuzz::test(root, phases, &fuzz::Selection::default())?;
     sdk::test(root, phases, Build::Debug, &sdk::Selection::default())
 }

@@ -18,6 +18,7 @@ mod frameworks;
 mod fuzz;
 mod guest;
 mod instance;
+mod kernel_tests;
 mod kernels;
 mod layers;
 mod leftovers;
@@ -71,6 +72,8 @@ enum Chore {
     Check,
     /// Run all checks and all tests.
     Test,
+    /// Run the tests of the language kernels on the host.
+    KernelTests,
     /// Run the SDK journeys, Schemathesis, the hostile suite, client frameworks and the soak on private servers.
     SdkTests(sdk::Selection),
     /// Keep sandboxes busy for minutes on a private server, and check for crashes and wrong results.
@@ -115,6 +118,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Packages { sections } => phases::run(Command::new(root.join("scripts/packages.sh")).args(sections)),
         Chore::Check => check::check(&root, &phases).map(|()| phases.finish("check")),
         Chore::Test => check::test(&root, &phases).map(|()| phases.finish("test")),
+        Chore::KernelTests => kernel_tests::test(&root),
         Chore::SdkTests(selection) => {
             if !selection.running {
                 check::build_all(&root, &phases, selection.build())?;

@@ -362,7 +362,7 @@ pub(crate) fn ensure_packages(node: &Path, folder: &Path) -> Result<()> {
 }
 
 /// Returns the machine's Node.js if it is new enough, otherwise installs one in the virtual environment.
-fn ensure_node(folder: &Path) -> Result<PathBuf> {
+pub(crate) fn ensure_node(folder: &Path) -> Result<PathBuf> {
     let machine = PathBuf::from("node");
     if is_supported_node(&machine) {
         let path = output(Command::new(&machine).args(["-p", "process.execPath"]))?;
