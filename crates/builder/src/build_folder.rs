@@ -134,6 +134,7 @@ mod tests {
             guest: GuestPrograms { init: PathBuf::new(), envd: PathBuf::new(), interpreter: None },
             suite: SUITE.to_owned(),
             mirror: None,
+            variables: Default::default(),
             nameserver: NAMESERVER,
         }
     }

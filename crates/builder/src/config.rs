@@ -1,5 +1,6 @@
 //! Configuration of template builds.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -19,6 +20,10 @@ pub struct Config {
     /// the only one used: security updates come from its sibling `debian-security`, or not at all if its name is not
     /// `debian`.
     pub mirror: Option<String>,
+    /// Environment variables of this process.
+    ///
+    /// Those of pip, npm and proxies that concern the network apply while Python and Node packages are fetched.
+    pub variables: BTreeMap<String, String>,
     /// DNS server of guests.
     pub nameserver: IpAddr,
 }

@@ -12,7 +12,6 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::env;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -65,14 +64,8 @@ pub(crate) struct Registries {
 }
 
 impl Registries {
-    /// Reads the settings of this host and user.
-    pub(crate) fn of_this_host() -> Self {
-        let variables =
-            env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Self::read(Path::new("/"), &variables.collect())
-    }
-
-    fn read(root: &Path, variables: &Settings) -> Self {
+    /// Reads the settings of the host whose root folder is `root`, and of the user with these variables.
+    pub(crate) fn read(root: &Path, variables: &Settings) -> Self {
         let variable = |name: &str| variables.get(name).filter(|value| !value.is_empty());
         let absolute = |path: &str| root.join(path.trim_start_matches('/'));
         let home = variable("HOME").map(|home| absolute(home));

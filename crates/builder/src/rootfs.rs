@@ -313,7 +313,7 @@ async fn pack(
     layers::write(&folder_of_layers, recipe)?;
     let registries = work.folder.join("registries");
     if recipe.uses_registries() {
-        Registries::of_this_host().write(&registries)?;
+        Registries::read(Path::new("/"), &config.variables).write(&registries)?;
     }
     // May be missing in a user's PATH, because it is an administrator's tool.
     Tool::new("mkfs.ext4", "e2fsprogs").arg("-V").lines("checking mkfs.ext4").await?;

@@ -20,6 +20,7 @@ fn config(folder: &Path, mirror: Option<&str>) -> Config {
         guest: GuestPrograms { init: init.clone(), envd: init.clone(), interpreter: Some(init) },
         suite: SUITE.to_owned(),
         mirror: mirror.map(str::to_owned),
+        variables: Default::default(),
         nameserver: NAMESERVER,
     }
 }

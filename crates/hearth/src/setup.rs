@@ -1,5 +1,7 @@
 //! Preparation of the host: guest kernel, VMM driver, network pool, artifact store and base template.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
@@ -81,6 +83,7 @@ pub(crate) async fn prepare(settings: &Settings, layout: &Layout, force: bool) -
         guest: guest_programs::ensure(&layout.programs())?,
         suite: hearth_builder::SUITE.to_owned(),
         mirror: settings.mirror.clone(),
+        variables: variables(),
         nameserver: hearth_builder::NAMESERVER,
     };
     let display = ProgressDisplay::new();
@@ -97,6 +100,12 @@ pub(crate) async fn prepare(settings: &Settings, layout: &Layout, force: bool) -
     };
     let groups = Groups::open(&group_name(&settings.data_dir));
     Ok(Foundation { driver, pool, groups, cache, base })
+}
+
+/// Returns the environment variables, except those that are not UTF-8.
+fn variables() -> BTreeMap<String, String> {
+    let utf8 = |text: OsString| text.into_string().ok();
+    std::env::vars_os().filter_map(|(name, value)| Some((utf8(name)?, utf8(value)?))).collect()
 }
 
 fn remove(folder: &Path) -> Result<()> {

@@ -9,7 +9,7 @@
 //! It is started once, as `/init` of the initramfs that `builder` writes, and remains the same process after the switch
 //! of roots: a root file system needs no file of Hearth. The guest daemon is part of the initramfs too and is installed
 //! in the root if that has another one, so that a disk of any age gets the daemon of the node on which it boots. The same
-//! holds for the interpreter, if the root declares its service. A template declares services by files ([`services`]).
+//! holds for the interpreter, if the root declares its service. A template declares services by files ([`declarations`]).
 //!
 //! A guest normally boots once, when its template is built, and is restored from a snapshot later. The addresses and
 //! the layout of the network are defined in `network`; the guest contract defines the guarantees to the daemon and the
@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 mod console;
+mod declarations;
 mod error;
 mod identity;
 mod modules;
@@ -28,7 +29,6 @@ mod mounts;
 mod network;
 mod power;
 mod root;
-mod services;
 mod settings;
 mod supervise;
 
@@ -39,8 +39,8 @@ use error::Error;
 
 fn main() {
     let mut arguments = std::env::args_os().skip(1);
-    if std::process::id() != 1 && arguments.next().is_some_and(|first| first == services::ENTER) {
-        let Err(error) = services::enter(arguments);
+    if std::process::id() != 1 && arguments.next().is_some_and(|first| first == declarations::ENTER) {
+        let Err(error) = declarations::enter(arguments);
         console::print_error("a service does not start", &error);
         // As a shell does when it does not find a program.
         std::process::exit(127);

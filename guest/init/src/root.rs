@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::{MountFlags, mount, mount_move};
 
-use crate::{Error, mounts, services};
+use crate::{Error, declarations, mounts};
 
 /// The first virtio disk.
 const DISK: &str = "/dev/vda";
@@ -36,7 +36,7 @@ pub(crate) fn switch() -> Result<(), Error> {
     // Reading a file must not write to the disk: every written block is copied for the sandbox.
     mount(DISK, NEW_ROOT, "ext4", MountFlags::NOATIME, c"").map_err(Error::on("mounting the root disk", DISK))?;
     install(INITRAMFS_DAEMON, DAEMON)?;
-    if Path::new(&format!("{NEW_ROOT}{}/{INTERPRETER_SERVICE}", services::FOLDER)).exists() {
+    if Path::new(&format!("{NEW_ROOT}{}/{INTERPRETER_SERVICE}", declarations::FOLDER)).exists() {
         install(INITRAMFS_INTERPRETER, INTERPRETER)?;
     }
     for target in mounts::first_targets() {

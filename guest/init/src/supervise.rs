@@ -16,8 +16,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 
 use crate::console::{print_error, print_line};
+use crate::declarations::{self, Declaration};
 use crate::root::DAEMON;
-use crate::services::{self, Service};
 use crate::{Error, power};
 
 mod schedule;
@@ -40,14 +40,14 @@ enum Kind {
     Daemon {
         started: bool,
     },
-    Service(Service),
+    Declared(Declaration),
 }
 
 /// Runs the daemon and the services and reaps orphans. Returns only if the daemon cannot be started at all.
 pub(crate) fn run() -> Result<Infallible, Error> {
     let signals = signals().map_err(Error::on("receiving", "signals"))?;
     let kinds = [Kind::Daemon { started: false }].into_iter();
-    let kinds = kinds.chain(services::declared().into_iter().map(Kind::Service));
+    let kinds = kinds.chain(declarations::declared().into_iter().map(Kind::Declared));
     let now = Instant::now();
     let mut programs: Vec<Program> = kinds.map(|kind| Program { kind, schedule: Schedule::due(now) }).collect();
     loop {
@@ -125,7 +125,7 @@ impl Kind {
     fn name(&self) -> &str {
         match self {
             Self::Daemon { .. } => "envd",
-            Self::Service(service) => &service.name,
+            Self::Declared(service) => &service.name,
         }
     }
 
@@ -137,9 +137,9 @@ impl Kind {
                 command.args(started.then_some("-restarted"));
                 command
             }
-            Self::Service(service) => {
+            Self::Declared(service) => {
                 let mut command = Command::new(THIS_PROGRAM);
-                command.args([services::ENTER, &service.program]).args(&service.arguments);
+                command.args([declarations::ENTER, &service.program]).args(&service.arguments);
                 command
             }
         };

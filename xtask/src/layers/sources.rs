@@ -53,9 +53,15 @@ pub(super) fn findings(member: &Crate, source: &TextFile) -> Vec<String> {
         report(1, &format!("missing `#![{lint}(unsafe_code)]`"));
     }
     let outside_src = path.iter().any(|part| part == "tests" || part == "benches" || part == "examples");
+    // Cargo passes the inputs of a build script in the environment.
+    let is_build_script = path == Path::new(&member.folder).join("build.rs");
     let scan = Scan {
         unsafe_allowed: member.name() == "host" || is_sys_module(member, path),
-        environment: if outside_src { EnvironmentAccess::All } else { environment_access_of(member.name()) },
+        environment: if outside_src || is_build_script {
+            EnvironmentAccess::All
+        } else {
+            environment_access_of(member.name())
+        },
     };
     scan.walk(tokens, Position { in_impl: false, in_attribute: false }, &mut report);
     findings
@@ -304,6 +310,7 @@ mod tests {
         check("api", "src/config.rs", "const A: &str = env!(\"CARGO_PKG_VERSION\");", &[]);
         check("api", "src/config.rs", "#[cfg(test)]\nmod tests { fn f() { env::var(\"X\"); } }", &[]);
         check("api", "src/config.rs", "#[cfg(test)]\nuse a;\nfn f() { env::var(\"X\"); }", &["3: only `hearth` reads"]);
+        check("api", "build.rs", read, &[]);
         check("host", "src/process.rs", "fn f() { env::var_os(\"PATH\"); env::var_os(\"HOME\"); }", &["only `hearth`"]);
     }
 

@@ -40,14 +40,14 @@ const HOME: &str = "/home/user";
 
 /// A declared service.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Service {
+pub(crate) struct Declaration {
     pub(crate) name: String,
     pub(crate) program: String,
     pub(crate) arguments: Vec<String>,
 }
 
 /// Returns the declared services, sorted by name, and creates their control group. Invalid declarations are printed.
-pub(crate) fn declared() -> Vec<Service> {
+pub(crate) fn declared() -> Vec<Declaration> {
     let services = read(Path::new(FOLDER));
     if !services.is_empty() {
         create_group();
@@ -55,7 +55,7 @@ pub(crate) fn declared() -> Vec<Service> {
     services
 }
 
-fn read(folder: &Path) -> Vec<Service> {
+fn read(folder: &Path) -> Vec<Declaration> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries.flatten(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
@@ -74,7 +74,7 @@ fn read(folder: &Path) -> Vec<Service> {
     let mut services = Vec::new();
     for name in names {
         match declaration(&folder.join(&name)) {
-            Ok((program, arguments)) => services.push(Service { name, program, arguments }),
+            Ok((program, arguments)) => services.push(Declaration { name, program, arguments }),
             Err(error) => print_error(&format!("could not read the service {name}"), &error),
         }
     }
@@ -178,7 +178,7 @@ mod tests {
             fs::write(folder.path().join(name), text).expect("writes");
         }
         fs::create_dir(folder.path().join("folder")).expect("creates");
-        let names = |services: Vec<Service>| services.into_iter().map(|service| service.name).collect::<Vec<_>>();
+        let names = |services: Vec<Declaration>| services.into_iter().map(|service| service.name).collect::<Vec<_>>();
         assert_eq!(names(read(folder.path())), ["a", "b"]);
         for number in 0..SERVICES_MAX {
             fs::write(folder.path().join(format!("a{number}")), "/a").expect("writes");
