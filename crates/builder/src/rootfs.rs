@@ -37,7 +37,7 @@ const PACK: &str = include_str!("rootfs/pack.sh");
 /// Incremented when the same inputs give another image.
 const REVISION: &str = "1";
 
-/// Number of copies of the system during the work: its archive, its tree and the image.
+/// Number of copies of the system on the disk during the work: its archive, the image, and its tree if not in memory.
 const COPIES: u64 = 3;
 /// Bytes for fetched packages and for the work of the tools.
 const RESERVE_BYTES: u64 = 1 << 30;
@@ -82,7 +82,8 @@ pub(crate) async fn ensure(
     let key = key(config, recipe, kernel);
     let image = build_folder.root_filesystems().join(format!("{}-{}.ext4", recipe.name(), &key[..KEY_CHARS]));
     if !image.exists() {
-        let needed_bytes = recipe.installed_bytes() * COPIES + RESERVE_BYTES;
+        let copies = COPIES - u64::from(has_plenty_of_memory(recipe));
+        let needed_bytes = recipe.installed_bytes() * copies + RESERVE_BYTES;
         crate::require_space(&build_folder.root_filesystems(), needed_bytes, "make the template's root filesystem")?;
         let archive = build_folder.root_filesystems().join(archive_name(config, recipe));
         if !archive.exists() {

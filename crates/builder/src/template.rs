@@ -30,6 +30,8 @@ use guest::Guest;
 
 /// Incremented when the same inputs give another snapshot.
 const REVISION: &str = "2";
+/// Bytes that a guest may write to its disk until its snapshot.
+const WRITTEN_BYTES: u64 = 1 << 30;
 /// User of commands for which the client names none.
 const DEFAULT_USER: &str = "user";
 /// Limit from the guest's first instruction to a reply of its daemon. An emulated guest on a busy host takes 30 s.
@@ -175,9 +177,9 @@ impl SnapshotJob<'_> {
         manifest: impl FnOnce(String) -> Manifest,
         progress: &dyn Progress,
     ) -> Result<ArtifactSet, Error> {
-        // The copy of the root filesystem, and the memory of the VM.
+        // The copy of the root filesystem, what the guest writes, and its memory.
         let memory_bytes = u64::from(self.recipe.resources().memory_mib) << 20;
-        let needed_bytes = self.recipe.installed_bytes() * 2 + memory_bytes;
+        let needed_bytes = self.recipe.installed_bytes() + WRITTEN_BYTES + memory_bytes;
         crate::require_space(self.build_folder.path(), needed_bytes, "boot and save the template")?;
         let mut manifest = manifest(String::new());
         let draft = artifacts.create_draft(manifest.build_id).map_err(Error::Artifact)?;
