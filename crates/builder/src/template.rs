@@ -25,8 +25,10 @@ use crate::rootfs::{self, RootFilesystem};
 use crate::{Config, Error};
 
 mod guest;
+mod slot;
 
 use guest::Guest;
+use slot::BuildSlot;
 
 /// Incremented when the same inputs give another snapshot.
 const REVISION: &str = "2";
@@ -62,8 +64,7 @@ pub struct Costs {
 
 /// Builds the template of a recipe for this driver and kind of network, unless a current build exists.
 ///
-/// Cancel safe: the next run removes leftovers of an interrupted one. A network slot in use then stays allocated until
-/// the pool is opened again.
+/// Cancel safe: the next run removes leftovers of an interrupted one, and its pool removes the network slot.
 ///
 /// # Errors
 /// A tool, its mirror or the VM failed; earlier results are unchanged.
@@ -83,7 +84,7 @@ pub async fn ensure_template(
     let build_folder = BuildFolder::open(config).await?;
     let template_id = build_folder.template_id(recipe.name())?;
     let root = rootfs::ensure(&build_folder, config, recipe, kernel, progress).await?;
-    let slot = pool.acquire(true).await.map_err(Error::Network)?;
+    let slot = BuildSlot::acquire(pool).await?;
     let platform = driver.platform(guest::nic(&slot).kind());
     let content_key = content_key(recipe, kernel, &root, &platform)?;
     let (found, _) = sets(artifacts, &template_id, &content_key, &platform)?;
@@ -105,7 +106,7 @@ pub async fn ensure_template(
             job.run(&slot, artifacts, manifest, progress).await
         }
     };
-    pool.release(slot).await;
+    slot.release().await;
     let set = result?;
     progress.finished();
     let costs = (!reused).then(|| Costs {

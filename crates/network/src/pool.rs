@@ -173,6 +173,16 @@ impl Pool {
         .await;
     }
 
+    /// Schedules the removal of a slot, without waiting for it, for a caller that is dropped.
+    ///
+    /// The removal is retried until the VMM in it has exited, at the latest by [`shutdown`](Self::shutdown).
+    pub fn abandon(&self, slot: &Slot) {
+        if let (Some(inner), Some(index)) = (&self.inner, slot.index()) {
+            inner.state().unremoved.insert(index);
+            inner.unremoved.notify_one();
+        }
+    }
+
     /// Returns the number of slots whose removal failed and is being retried.
     #[must_use]
     pub fn unremoved(&self) -> usize {

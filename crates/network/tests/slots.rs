@@ -216,6 +216,10 @@ async fn slots_are_removed_after_release_and_after_a_crash() {
     }
     assert!(names.iter().all(|name| !name.exists()), "a released slot still exists");
 
+    // The owner of a slot was dropped; the shutdown does not leave it.
+    let abandoned = pool.acquire(true).await.expect("slot");
+    pool.abandon(&abandoned);
+
     // A daemon that crashes releases nothing; the next daemon of the same owner finds the slot.
     let lost = pool.acquire(true).await.expect("slot");
     let lost = lost.namespace().expect("namespace").to_owned();
@@ -224,6 +228,7 @@ async fn slots_are_removed_after_release_and_after_a_crash() {
     let prefix = format!("{}-", prefix.0);
     pool.shutdown().await;
     assert!(lost.exists(), "a slot in use was removed");
+    assert!(!abandoned.namespace().expect("namespace").exists(), "an abandoned slot was left");
     drop(pool);
     let next = Pool::open(config(folder.path(), 0)).await.expect("opens again");
     assert!(!lost.exists(), "a lost slot was not found");
