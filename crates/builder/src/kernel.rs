@@ -94,7 +94,14 @@ pub(crate) fn modules_folder(kernel: &Kernel) -> Result<PathBuf, Error> {
     candidates.into_iter().find(|folder| folder.is_dir()).ok_or_else(missing)
 }
 
-fn current_file(build_folder: &BuildFolder, suite: &str) -> PathBuf {
+/// Returns the version of the current kernel; `None` if there is none.
+pub(crate) fn current_version(build_folder: &BuildFolder, suite: &str) -> Option<String> {
+    let version = fs::read_to_string(current_file(build_folder, suite)).ok()?.trim().to_owned();
+    // An operator may have removed the folder.
+    build_folder.kernels().join(&version).is_dir().then_some(version)
+}
+
+pub(crate) fn current_file(build_folder: &BuildFolder, suite: &str) -> PathBuf {
     build_folder.kernels().join(format!("current-{suite}"))
 }
 

@@ -5,6 +5,7 @@
 //! - [`Recipe`]: the contents of a template as data, embedded in the binary.
 //! - [`ensure_template`]: the root filesystem of a recipe from Debian's packages, booted, warmed up and saved as an
 //!   artifact set.
+//! - [`write_bundle`] and [`read_bundle`] carry kernel and root filesystems to machines without network.
 //!
 //! All are idempotent and resumable: current results are reused, leftovers of an interrupted run are removed. Every
 //! result is written under another name and then renamed. Neighbours: `host` and the distribution's own tools work on
@@ -18,6 +19,7 @@
 
 mod apt;
 mod build_folder;
+mod bundle;
 mod config;
 mod cpio;
 mod error;
@@ -31,6 +33,7 @@ mod rootfs;
 mod template;
 mod tool;
 
+pub use bundle::{Bundle, BundleError, read_bundle, write_bundle};
 pub use config::{Config, GuestPrograms, NAMESERVER, SUITE};
 pub use error::Error;
 pub use kernel::ensure_kernel;

@@ -80,7 +80,7 @@ pub(crate) async fn ensure(
     let work = WorkFolder { folder: build_folder.work(), privilege: Privilege::of_this_process() };
     work.clear().await?;
     let key = key(config, recipe, kernel);
-    let image = build_folder.root_filesystems().join(format!("{}-{}.ext4", recipe.name(), &key[..KEY_CHARS]));
+    let image = build_folder.root_filesystems().join(name_of_image(recipe, &key));
     if !image.exists() {
         let copies = COPIES - u64::from(has_plenty_of_memory(recipe));
         let needed_bytes = recipe.installed_bytes() * copies + RESERVE_BYTES;
@@ -112,6 +112,16 @@ fn key(config: &Config, recipe: &Recipe, kernel: &Kernel) -> String {
     let mut texts = vec![REVISION, PACK, &config.suite, &kernel.version, &nameserver, &disk];
     texts.extend(DPKG_OPTIONS);
     hash(texts.into_iter().map(str::as_bytes).chain(recipe.inputs()))
+}
+
+/// Returns the file name of a recipe's current image for a kernel.
+pub(crate) fn image_name(config: &Config, recipe: &Recipe, kernel_version: &str) -> String {
+    let kernel = Kernel { version: kernel_version.to_owned(), image: PathBuf::new(), initramfs: PathBuf::new() };
+    name_of_image(recipe, &key(config, recipe, &kernel))
+}
+
+fn name_of_image(recipe: &Recipe, key: &str) -> String {
+    format!("{}-{}.ext4", recipe.name(), &key[..KEY_CHARS])
 }
 
 /// Returns the name of the archive with the recipe's packages, for a build that goes on after it failed later.
