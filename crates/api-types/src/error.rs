@@ -43,6 +43,8 @@ pub enum ErrorCode {
     IdempotencyOutcomeUnknown,
     /// The contract has the feature, this server does not (yet). Not one of E2B's codes.
     FeatureNotSupported,
+    /// The server is still preparing the template, or failed to. Not one of E2B's codes.
+    TemplateNotReady,
     /// The disk of the server's database is full. Not one of E2B's codes.
     StorageFull,
     /// Any unexpected error.
@@ -63,6 +65,7 @@ impl ErrorCode {
             Self::IdempotencyInProgress => "idempotency_in_progress",
             Self::IdempotencyOutcomeUnknown => "idempotency_outcome_unknown",
             Self::FeatureNotSupported => "feature_not_supported",
+            Self::TemplateNotReady => "template_not_ready",
             Self::StorageFull => "storage_full",
             Self::InternalServerError => "internal_server_error",
         }

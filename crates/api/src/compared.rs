@@ -81,3 +81,11 @@ pub(crate) fn unknown_tag(reference: &TemplateReference, tag: &Tag) -> String {
 pub(crate) fn unknown_template(reference: &TemplateReference) -> String {
     format!("template '{reference}' {}", UNKNOWN_TEMPLATE.words)
 }
+
+/// Returns the message about a template that the operator did not select.
+pub(crate) fn unprepared_template(alias: &str) -> String {
+    format!(
+        "template '{alias}' {}: the operator has to run `hearth setup --template {alias}` first",
+        UNKNOWN_TEMPLATE.words
+    )
+}

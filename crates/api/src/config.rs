@@ -53,6 +53,10 @@ pub struct Config {
     /// It is shorter than the request deadline, so the client receives the reason of a failure, and shorter than the
     /// timeout of the node client, so this role decides about the timeout.
     pub create_budget: Duration,
+    /// Maximum time for which a create waits for a template that is being prepared.
+    ///
+    /// It is a part of [`create_budget`](Self::create_budget).
+    pub template_wait_max: Duration,
     /// Lease of a route: its lifetime after the last confirmation by this role.
     pub route_lease: Duration,
     /// Time between two comparisons of the desired state with the observed state.
@@ -83,6 +87,8 @@ impl Config {
             request_deadline: Duration::from_secs(70),
             body_read_max: Duration::from_secs(10),
             create_budget: Duration::from_secs(55),
+            // A third of the official SDKs' timeout, so that two thirds remain for the start.
+            template_wait_max: Duration::from_secs(20),
             route_lease: Duration::from_secs(60),
             reconcile_interval: Duration::from_secs(20),
             node_compare_wait_max: Duration::from_secs(2),

@@ -8,7 +8,8 @@ use hearth_catalog::Catalog;
 use hearth_stdx::TaskSet;
 use hearth_store::Store;
 use hearth_types::{ExecutionId, SandboxId};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{Analytics, Config, Node};
 use crate::http::auth::{KeySetError, Verifier, bearer};
@@ -17,6 +18,7 @@ use crate::http::routes;
 use crate::identity::{IdentityError, LoginService};
 use crate::live::{self, LiveSandboxes};
 use crate::nodes::{self, Nodes};
+use crate::preparation::{PreparationView, Preparations};
 use crate::reconcile;
 use crate::token::TokenSource;
 use crate::usage::{self, Counts};
@@ -52,12 +54,16 @@ pub(crate) struct Control {
     /// Sandbox counts not yet written to `usages`.
     pub(crate) usage: Counts,
     pub(crate) nodes: Nodes,
+    /// Templates that the host prepares.
+    pub(crate) preparations: PreparationView,
     pub(crate) live: Arc<LiveSandboxes>,
     /// Permits for concurrent creates.
     pub(crate) creates: Arc<Semaphore>,
     /// Held while the use of an API key is stored.
     pub(crate) key_use: Arc<Semaphore>,
     pub(crate) tasks: TaskSet,
+    /// Cancelled when the role shuts down.
+    pub(crate) stopping: CancellationToken,
 }
 
 impl Control {
@@ -100,6 +106,8 @@ pub struct Api {
 impl Api {
     /// Starts timers, node watchers and reconcilers, and adopts the sandboxes of the previous server.
     ///
+    /// `preparations` has the templates that the host prepares by itself; an empty map if there are none.
+    ///
     /// Waits up to [`Config::node_compare_wait_max`] until the nodes have reported their sandboxes. Not cancel safe:
     /// tasks that were started continue.
     ///
@@ -111,6 +119,7 @@ impl Api {
         catalog: Catalog,
         analytics: Analytics,
         nodes: Vec<Node>,
+        preparations: watch::Receiver<Preparations>,
     ) -> Result<Self, StartError> {
         let login_service =
             LoginService::new(&config.identity, config.domain.as_deref()).map_err(StartError::Identity)?;
@@ -118,6 +127,7 @@ impl Api {
         let rows = store.sandboxes().await.map_err(StartError::Sandboxes)?;
         let desired = store.desired_nodes().await.map_err(StartError::Nodes)?;
         let Analytics { logs, samples, usages } = analytics;
+        let tasks = TaskSet::new();
         let control = Arc::new(Control {
             tokens: TokenSource::new(config.token_seed.clone()),
             verifier,
@@ -131,10 +141,12 @@ impl Api {
             usages,
             usage: Counts::default(),
             nodes: Nodes::new(nodes, desired),
+            preparations: PreparationView::new(preparations),
             live: Arc::new(LiveSandboxes::default()),
             creates: Arc::new(Semaphore::new(CONCURRENT_CREATES_MAX)),
             key_use: Arc::new(Semaphore::new(1)),
-            tasks: TaskSet::new(),
+            stopping: tasks.token(),
+            tasks,
         });
         for row in rows {
             live::adopt(&control, row);

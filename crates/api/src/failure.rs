@@ -34,6 +34,8 @@ enum Retry {
     Never,
     /// A retry after this time may succeed, and does not repeat the effect.
     After(Duration),
+    /// A retry before this time is useless. Clients must not retry by themselves; their users may.
+    NotBefore(Duration),
 }
 
 /// An error reply.
@@ -65,6 +67,11 @@ impl Failure {
     /// Allows a retry after `wait`. Only for a failure without a remaining effect.
     pub(crate) fn worth_retrying_after(self, wait: Duration) -> Self {
         Self { retry: Retry::After(wait), ..self }
+    }
+
+    /// Names the earliest useful retry, for the client's user: the client itself must report the failure.
+    pub(crate) fn not_before(self, wait: Duration) -> Self {
+        Self { retry: Retry::NotBefore(wait), ..self }
     }
 
     /// Rejects a request that matches the schema, but is not valid.
@@ -191,11 +198,16 @@ impl IntoResponse for Failure {
         let body = ErrorBody { code: status.as_u16(), message: message.into_owned(), error_code };
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
+        // Whole seconds, at least one.
+        let seconds = |wait: Duration| HeaderValue::from(wait.as_secs().max(1));
         match retry {
             Retry::After(wait) => {
                 headers.insert(SHOULD_RETRY, HeaderValue::from_static("true"));
-                // Whole seconds, at least one.
-                headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+                headers.insert(RETRY_AFTER, seconds(wait));
+            }
+            Retry::NotBefore(wait) => {
+                headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+                headers.insert(RETRY_AFTER, seconds(wait));
             }
             Retry::Never if is_retried_by_default(status) => {
                 headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
@@ -234,6 +246,7 @@ mod tests {
             (Failure::new(StatusCode::SERVICE_UNAVAILABLE, "x"), Some("false"), None),
             (Failure::new(StatusCode::GATEWAY_TIMEOUT, "x"), Some("false"), None),
             (Failure::new(StatusCode::BAD_GATEWAY, "x").worth_retrying_after(wait), Some("true"), Some("1")),
+            (Failure::new(StatusCode::SERVICE_UNAVAILABLE, "x").not_before(wait), Some("false"), Some("1")),
             (Failure::stopping(), Some("true"), Some("1")),
         ] {
             let response = failure.clone().into_response();

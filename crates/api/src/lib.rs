@@ -11,6 +11,7 @@
 //!   reconcile ── rows, routes and timers ───────────┘
 //!   compared ── error texts that clients match on
 //!   usage ── sandbox counts of teams ──▶ analytics
+//!   preparation ── creates of templates that do not exist yet
 //!   identity ── logins of users and their renewal ──▶ store
 //! ```
 //!
@@ -35,6 +36,7 @@ mod identity;
 mod live;
 mod nodes;
 mod outbound;
+mod preparation;
 mod reconcile;
 mod sandboxes;
 mod templates;
@@ -46,4 +48,5 @@ pub use control::{Api, StartError};
 pub use http::auth::KeySetError;
 pub use http::document::{json as openapi_json, yaml as openapi_yaml};
 pub use identity::IdentityError;
+pub use preparation::{Preparation, Preparations};
 pub use token::TokenSource;

@@ -41,6 +41,10 @@ pub(crate) async fn find_alias(
     let template = match resolve(&control, &reference, &team).await {
         Ok(template) => template,
         Err(ResolveError::Private { .. }) => return Err(foreign(&reference)),
+        // Its alias will be in use, so clients must not build a template of their own.
+        Err(ResolveError::UnknownTemplate { .. }) if control.preparations.reserves(&reference) => {
+            return Err(foreign(&reference));
+        }
         Err(ResolveError::UnknownTemplate { .. } | ResolveError::UnknownTag { .. }) => {
             return Err(Failure::not_found(format!("template `{reference}` not found")));
         }

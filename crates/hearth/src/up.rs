@@ -307,7 +307,8 @@ impl Instance {
         let identity = hearth_api::Identity { plain_url: endpoints.api_url.clone(), ..config.identity };
         let config = hearth_api::Config { domain: endpoints.domain.clone(), identity, ..config };
         let kept = Analytics::new(analytics.clone());
-        let api = match Api::start(config, store.clone(), catalog.clone(), kept, nodes).await {
+        let (_, preparations) = tokio::sync::watch::channel(hearth_api::Preparations::new());
+        let api = match Api::start(config, store.clone(), catalog.clone(), kept, nodes, preparations).await {
             Ok(api) => api,
             Err(error) => {
                 orchestrator.shutdown().await;

@@ -101,10 +101,10 @@ impl Owner {
         team_id: TeamId,
         resolved: ResolvedTemplate,
         creation: Creation,
+        deadline: Instant,
         reply: oneshot::Sender<Result<Sandbox, CreateError>>,
         permit: OwnedSemaphorePermit,
     ) {
-        let deadline = Instant::now() + self.control.config.create_budget;
         let mut failure = CreateError::NoNode;
         // Sending the reply fails if the client disconnected; the sandbox then lives until it expires.
         for node in self.control.nodes.ranked() {

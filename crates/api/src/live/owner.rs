@@ -6,6 +6,7 @@ use std::time::Duration;
 use hearth_store::{ResolvedTemplate, Sandbox, SandboxState, Team};
 use hearth_types::{SandboxId, TeamId};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -40,12 +41,13 @@ pub(super) struct Owner {
     _registration: Registration,
 }
 
-/// Creates a sandbox in a task that continues when the future is dropped.
+/// Creates a sandbox in a task that continues when the future is dropped. `budget` limits the time until it has started.
 pub(crate) async fn create(
     control: &Arc<Control>,
     team: &Team,
     resolved: ResolvedTemplate,
     creation: Creation,
+    budget: Duration,
 ) -> Result<Sandbox, CreateError> {
     let team_id = team.id;
     let max = team.limits.sandboxes_max;
@@ -68,8 +70,9 @@ pub(crate) async fn create(
     let owner =
         Owner::new(control, sandbox_id, team_id, Phase::Creating { placement: None }).ok_or(CreateError::Internal)?;
     let (reply, outcome) = oneshot::channel();
+    let deadline = Instant::now() + budget;
     let task = async move {
-        owner.create(team_id, resolved, creation, reply, permit).await;
+        owner.create(team_id, resolved, creation, deadline, reply, permit).await;
     };
     control.tasks.spawn("sandbox", task.instrument(span));
     outcome.await.unwrap_or(Err(CreateError::Internal))

@@ -7,18 +7,17 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use hearth_api_types::sandbox::{NewSandbox, NewSandboxV1, Sandbox};
-use hearth_store::{IdempotentRequest, ResolveError, Team};
+use hearth_store::{IdempotentRequest, Team};
 use http::{HeaderMap, StatusCode};
 
 use super::validate::{Defaults, check_envd_version, validate};
 use super::{describe, idempotency};
-use crate::compared;
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::http::auth::ActiveTeam;
 use crate::http::body;
 use crate::http::document::tag;
-use crate::live;
+use crate::{live, preparation};
 
 pub(super) type Created = (StatusCode, Json<Sandbox>);
 
@@ -39,7 +38,10 @@ pub(super) type Created = (StatusCode, Json<Sandbox>);
         (status = 404, description = "The template, the tag or the team does not exist."),
         (status = 409, description = "The sandbox was killed while it was created."),
         (status = 429, description = "The team has reached its maximum of concurrent sandboxes or its request rate limit."),
-        (status = 503, description = "No node is reachable or has room, or the server is stopping."),
+        (
+            status = 503,
+            description = "No node is reachable or has room, the template is being prepared, or the server is stopping."
+        ),
         (status = 504, description = "The sandbox did not start in time."),
     )
 )]
@@ -82,7 +84,10 @@ pub(crate) async fn first_generation(
         ),
         (status = 422, description = "The idempotency key was used with a different request."),
         (status = 429, description = "The team has reached its maximum of concurrent sandboxes or its request rate limit."),
-        (status = 503, description = "No node is reachable or has room, or the server is stopping."),
+        (
+            status = 503,
+            description = "No node is reachable or has room, the template is being prepared, or the server is stopping."
+        ),
         (status = 504, description = "The sandbox did not start in time."),
     )
 )]
@@ -112,20 +117,11 @@ pub(super) async fn create(
     defaults: Defaults,
 ) -> Result<Created, Failure> {
     let creation = validate(sandbox, defaults, team.limits)?;
-    let resolved = match control.store.resolve(&creation.reference, &team).await {
-        Ok(resolved) => resolved,
-        // A private template of another team is reported as not found.
-        Err(ResolveError::UnknownTemplate { .. } | ResolveError::Private { .. }) => {
-            return Err(Failure::not_found(compared::unknown_template(&creation.reference)));
-        }
-        Err(ResolveError::UnknownTag { reference, tag }) => {
-            return Err(Failure::not_found(compared::unknown_tag(&reference, &tag)));
-        }
-        Err(ResolveError::Store(error)) => return Err(Failure::internal("resolving a template", &error)),
-    };
+    let (resolved, waited) = preparation::resolve(control, &creation.reference, &team).await?;
     if creation.secured {
         check_envd_version(&resolved.build.envd_version)?;
     }
-    let row = live::create(control, &team, resolved, creation).await?;
+    let budget = control.config.create_budget.saturating_sub(waited);
+    let row = live::create(control, &team, resolved, creation, budget).await?;
     Ok((StatusCode::CREATED, Json(describe::sandbox(control, &row))))
 }

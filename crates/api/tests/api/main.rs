@@ -21,6 +21,7 @@ mod metrics;
 mod middleware;
 mod node_failures;
 mod nodes;
+mod preparations;
 mod providers;
 mod races;
 mod rates;

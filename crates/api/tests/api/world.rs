@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use axum::extract::Request;
 use hearth_analytics::{Embedded, Logs};
-use hearth_api::{Analytics, Api, Config, UserTokens};
+use hearth_api::{Analytics, Api, Config, Preparations, UserTokens};
 use hearth_catalog::Catalog;
 use hearth_proxy::serve::{Peer, Scheme};
 use hearth_store::{Alias, KeySecret, Limits, NewBuild, NewTeam, NewUser, Store, Team, User};
 use hearth_types::{BuildId, Resources, SandboxId, Secret, Tag, TeamId, TemplateId};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::client::{Client, Reply};
@@ -43,6 +44,8 @@ pub(crate) struct World {
     pub(crate) base: TemplateId,
     pub(crate) client: Client,
     config: Config,
+    /// States of the templates that the host prepares; none at first.
+    pub(crate) preparations: watch::Sender<Preparations>,
     /// Peer address of all requests without [`PEER_HEADER`]. Takes effect at the next start of the server.
     pub(crate) peer: Option<SocketAddr>,
     server: Option<Server>,
@@ -105,6 +108,7 @@ impl World {
             base,
             client,
             config,
+            preparations: watch::Sender::default(),
             peer: None,
             server: None,
         };
@@ -118,7 +122,8 @@ impl World {
         let store = open(folder.path()).await;
         let analytics = hearth_analytics::Config::new(folder.path().join("analytics.db"));
         let analytics = Analytics::new(Arc::new(Embedded::open(analytics).await.expect("opens")));
-        let started = Api::start(config, store, Catalog::in_memory(), analytics, Vec::new()).await;
+        let (_sender, states) = watch::channel(Preparations::new());
+        let started = Api::start(config, store, Catalog::in_memory(), analytics, Vec::new(), states).await;
         let error = started.map(drop).expect_err("the server rejects the configuration");
         std::error::Error::source(&error).expect("a cause").to_string()
     }
@@ -127,7 +132,9 @@ impl World {
         let nodes = [&self.node].into_iter().chain(&self.others).map(FakeNode::as_node).collect();
         let (store, catalog, logs) = (self.store.clone(), self.catalog.clone(), Arc::clone(&self.logs));
         let analytics = Analytics { logs, ..Analytics::new(Arc::clone(&self.analytics)) };
-        let api = Api::start(self.config.clone(), store, catalog, analytics, nodes).await.expect("starts");
+        let states = self.preparations.subscribe();
+        let started = Api::start(self.config.clone(), store, catalog, analytics, nodes, states).await;
+        let api = started.expect("starts");
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let default = self.peer;
@@ -191,6 +198,11 @@ impl World {
     /// Registers a template of a team.
     pub(crate) async fn template(&self, team: &Team, public: bool, alias: &str, envd_version: &str) -> TemplateId {
         register(&self.store, Some(team.id), public, Some(team.slug.clone()), alias, envd_version).await
+    }
+
+    /// Registers a template of the platform.
+    pub(crate) async fn platform_template(&self, alias: &str) -> TemplateId {
+        register(&self.store, None, true, None, alias, "0.6.4").await
     }
 
     /// Returns the folder with the databases.

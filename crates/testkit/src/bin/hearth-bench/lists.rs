@@ -82,7 +82,8 @@ impl Control {
         let fake = node::FakeNode::default();
         let node = fake.serve(&folder.path().join("node.sock"))?;
         let recorded = Analytics::new(Arc::clone(&analytics));
-        let api = Api::start(config, store.clone(), Catalog::in_memory(), recorded, vec![node]).await?;
+        let (_, preparations) = tokio::sync::watch::channel(hearth_api::Preparations::new());
+        let api = Api::start(config, store.clone(), Catalog::in_memory(), recorded, vec![node], preparations).await?;
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
