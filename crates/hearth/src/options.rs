@@ -295,6 +295,8 @@ pub(crate) struct Settings {
     pub(crate) team_requests_per_minute: Option<NonZeroU32>,
     pub(crate) address_requests_per_minute: Option<NonZeroU32>,
     pub(crate) sandboxes_max: usize,
+    /// Memory for the guests of all sandboxes, which take half of their size on average.
+    pub(crate) memory_mib: u64,
     pub(crate) disk: disk::Sharing,
     pub(crate) ready_timeout: Duration,
     pub(crate) network_mode: NetworkMode,
@@ -515,6 +517,8 @@ impl Settings {
             team_requests_per_minute: options.team_requests_per_minute,
             address_requests_per_minute: options.address_requests_per_minute,
             sandboxes_max,
+            // An operator's limit is a number of sandboxes of `base`, whatever the memory of the host.
+            memory_mib: environment.memory_mib.max(sandboxes_max as u64 * MEMORY_MIB_PER_SANDBOX),
             ready_timeout: Duration::from_secs(ready_seconds),
             network_mode: options.network_mode.unwrap_or(NetworkMode::Auto),
             network_block: options.network_block.unwrap_or(NETWORK_BLOCK),

@@ -14,7 +14,7 @@ use hearth_host::process::find_program;
 use hearth_network::{Mode, Pool};
 use hearth_sandbox::{DiskSpace, Leftovers, NodeResources, StartQueue};
 use hearth_store::{Alias, NewBuild, Store};
-use hearth_types::Tag;
+use hearth_types::{Resources, Tag};
 use hearth_vmm::{AcceleratorChoice, Driver, Verdict};
 
 use crate::guest_programs;
@@ -163,9 +163,9 @@ impl Foundation {
         }
     }
 
-    /// Disk size of a sandbox of the base template, in MiB.
-    pub(crate) fn disk_mib(&self) -> u32 {
-        self.base.set.manifest().resources.disk_mib
+    /// Virtual hardware of a sandbox of the base template.
+    pub(crate) fn typical_resources(&self) -> Resources {
+        self.base.set.manifest().resources
     }
 
     pub(crate) fn cache(&self) -> ArtifactStore {

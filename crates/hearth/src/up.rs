@@ -263,7 +263,8 @@ impl Instance {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: env!("BUILT_FROM_COMMIT").to_owned(),
             sandboxes_max: settings.sandboxes_max,
-            typical_disk_mib: foundation.disk_mib(),
+            memory_mib: settings.memory_mib,
+            typical: foundation.typical_resources(),
             sandbox: hearth_sandbox::Config {
                 folder: layout.executions(),
                 init_attempt: INIT_ATTEMPT,

@@ -120,7 +120,7 @@ fn invalid(error: &ConvertError) -> ConnectError {
 fn create_error(error: &CreateError) -> ConnectError {
     let text = chain(error).to_string();
     match error {
-        CreateError::Full(_) => ConnectError::resource_exhausted(text),
+        CreateError::Full(_) | CreateError::Memory { .. } => ConnectError::resource_exhausted(text),
         CreateError::AlreadyRunning { .. } | CreateError::AlreadyEnded(_) => ConnectError::failed_precondition(text),
         CreateError::Stopping => ConnectError::unavailable(text),
         CreateError::Artifacts(hearth_artifact::Error::Unknown(_)) => ConnectError::not_found(text),

@@ -29,7 +29,7 @@ use hearth_artifact::ArtifactStore;
 use hearth_proxy::{Engine, serve};
 use hearth_sandbox::NodeResources;
 use hearth_stdx::TaskSet;
-use hearth_types::{ExecutionId, NodeAddress, NodeId};
+use hearth_types::{ExecutionId, NodeAddress, NodeId, Resources};
 use tokio::net::UnixListener;
 use tower::service_fn;
 
@@ -60,8 +60,10 @@ pub struct Config {
     pub commit: String,
     /// Maximum number of sandboxes at a time.
     pub sandboxes_max: usize,
-    /// Disk size of most sandboxes, in MiB. The capacity reported to control planes is computed with it.
-    pub typical_disk_mib: u32,
+    /// Memory in MiB that is shared out to sandboxes. Each gets a part of the size of its guest's memory.
+    pub memory_mib: u64,
+    /// Virtual hardware of most sandboxes. The capacity reported to control planes is computed with it.
+    pub typical: Resources,
     pub sandbox: hearth_sandbox::Config,
     /// Limits of requests to guests.
     pub traffic: hearth_proxy::Config,
@@ -111,7 +113,8 @@ impl Orchestrator {
         let cluster_listener = listen(&config.cluster_socket)?;
         let proxy_listener = listen(&config.proxy_socket)?;
         let engine = Engine::new(config.traffic);
-        let capacity = Capacity { sandboxes_max: config.sandboxes_max, typical_disk_mib: config.typical_disk_mib };
+        let Config { sandboxes_max, memory_mib, typical, .. } = config;
+        let capacity = Capacity { sandboxes_max, memory_mib, typical };
         let leftovers = TaskSet::new();
         leftovers.spawn("leftovers of sandboxes", node.leftovers.clone().run(leftovers.token()));
         let servers = TaskSet::new();

@@ -31,6 +31,9 @@ pub(crate) enum CreateError {
     /// The node has its maximum number of sandboxes.
     #[error("the node runs {0} sandboxes already, which is its limit")]
     Full(usize),
+    /// The memory of the node is reserved for other sandboxes.
+    #[error("a sandbox needs {needed_mib} MiB of memory, and {free_mib} MiB of the node are not reserved for others")]
+    Memory { needed_mib: u64, free_mib: u64 },
     /// Another execution of the same sandbox runs.
     #[error("sandbox {sandbox_id} runs already, as execution {running}")]
     AlreadyRunning { sandbox_id: SandboxId, running: ExecutionId },
@@ -52,8 +55,41 @@ pub(crate) enum CreateError {
 pub(crate) struct Capacity {
     /// Maximum number of sandboxes at a time.
     pub(crate) sandboxes_max: usize,
-    /// Disk size of most sandboxes, with which the disk's capacity is computed.
-    pub(crate) typical_disk_mib: u32,
+    /// Memory that is shared out to sandboxes.
+    pub(crate) memory_mib: u64,
+    /// Virtual hardware of most sandboxes, with which the reported capacity is computed.
+    pub(crate) typical: Resources,
+}
+
+/// Ratio of a guest's memory to the host memory reserved for it.
+///
+/// An idle guest takes a tenth of its memory, because sandboxes of a template share the pages that they do not change.
+const MEMORY_OVERCOMMIT: u64 = 2;
+
+impl Capacity {
+    /// Checks that a sandbox fits besides `running` others, for which `reserved_mib` of memory are reserved.
+    fn admit(self, running: usize, reserved: u64, resources: Resources) -> Result<(), CreateError> {
+        if running >= self.sandboxes_max {
+            return Err(CreateError::Full(self.sandboxes_max));
+        }
+        let (needed_mib, free_mib) = (reserved_mib(resources), self.memory_mib.saturating_sub(reserved));
+        if needed_mib > free_mib {
+            return Err(CreateError::Memory { needed_mib, free_mib });
+        }
+        Ok(())
+    }
+
+    /// Returns the number of sandboxes that can run if all new ones are typical, and `on_disk` more fit on the disk.
+    fn sandboxes_max(self, running: usize, reserved: u64, on_disk: usize) -> usize {
+        let in_memory = self.memory_mib.saturating_sub(reserved) / reserved_mib(self.typical).max(1);
+        let fitting = on_disk.min(usize::try_from(in_memory).unwrap_or(usize::MAX));
+        self.sandboxes_max.min(running.saturating_add(fitting))
+    }
+}
+
+/// Returns the host memory that is reserved for a sandbox.
+fn reserved_mib(resources: Resources) -> u64 {
+    u64::from(resources.memory_mib).div_ceil(MEMORY_OVERCOMMIT)
 }
 
 /// Event of a sandbox that ended without a request.
@@ -79,8 +115,7 @@ struct Inner {
     config: Arc<hearth_sandbox::Config>,
     node: NodeResources,
     artifacts: ArtifactStore,
-    sandboxes_max: usize,
-    typical_disk_mib: u32,
+    capacity: Capacity,
     state: Mutex<RegistryState>,
     engine: Engine<ExecutionId>,
     events: broadcast::Sender<EndEvent>,
@@ -97,6 +132,11 @@ struct RegistryState {
 }
 
 impl RegistryState {
+    /// Returns the memory that is reserved for the sandboxes in the map.
+    fn reserved_mib(&self) -> u64 {
+        self.handles.values().map(|handle| reserved_mib(handle.resources())).sum()
+    }
+
     fn record_ended(&mut self, execution_id: ExecutionId) {
         if self.ended.len() == ENDED_REMEMBERED_MAX {
             self.ended.pop_front();
@@ -114,14 +154,12 @@ impl Registry {
         capacity: Capacity,
         engine: Engine<ExecutionId>,
     ) -> Self {
-        let Capacity { sandboxes_max, typical_disk_mib } = capacity;
         let (events, _) = broadcast::channel(EVENTS_QUEUED_MAX);
         let inner = Inner {
             config: Arc::new(config),
             node,
             artifacts,
-            sandboxes_max,
-            typical_disk_mib,
+            capacity,
             state: Mutex::default(),
             engine,
             events,
@@ -161,9 +199,7 @@ impl Registry {
             }
             return Err(CreateError::AlreadyRunning { sandbox_id: spec.sandbox_id, running });
         }
-        if state.handles.len() >= self.inner.sandboxes_max {
-            return Err(CreateError::Full(self.inner.sandboxes_max));
-        }
+        self.inner.capacity.admit(state.handles.len(), state.reserved_mib(), set.manifest().resources)?;
         space?;
         let handle = self.start(spec, set);
         state.handles.insert(handle.sandbox_id().clone(), handle.clone());
@@ -256,11 +292,12 @@ impl Registry {
 
     /// Returns the number of sandboxes, their maximum, and the resources allocated to them.
     pub(crate) fn sandboxes(&self) -> Sandboxes {
-        let fitting = self.inner.node.disk.fitting_sandboxes(u64::from(self.inner.typical_disk_mib) * MIB);
+        let capacity = self.inner.capacity;
+        let on_disk = self.inner.node.disk.fitting_sandboxes(u64::from(capacity.typical.disk_mib) * MIB);
         let state = self.state();
         let mut sandboxes = Sandboxes {
             running: count(state.handles.len()),
-            max: count(self.inner.sandboxes_max.min(state.handles.len().saturating_add(fitting))),
+            max: count(capacity.sandboxes_max(state.handles.len(), state.reserved_mib(), on_disk)),
             creates_succeeded: state.creates_succeeded,
             creates_failed: state.creates_failed,
             ..Sandboxes::default()
@@ -283,5 +320,37 @@ impl Registry {
     pub(crate) async fn shutdown(&self, limit: std::time::Duration) {
         self.state().stopping = true;
         self.inner.tasks.shutdown(limit).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sandboxes_of_different_sizes_share_the_memory() {
+        let typical = Resources { vcpus: 2, memory_mib: 512, disk_mib: 8192 };
+        let large = Resources { memory_mib: 2048, ..typical };
+        let capacity = Capacity { sandboxes_max: 8, memory_mib: 2048, typical };
+        for (running, reserved, resources, expected) in [
+            (0, 0, typical, None),
+            (7, 1792, typical, None),
+            (8, 0, typical, Some("8 sandboxes already")),
+            (7, 2048, typical, Some("256 MiB of memory, and 0 MiB")),
+            (4, 1024, large, None),
+            (5, 1280, large, Some("1024 MiB of memory, and 768 MiB")),
+        ] {
+            let error = capacity.admit(running, reserved, resources).err().map(|error| error.to_string());
+            match (error, expected) {
+                (None, None) => {}
+                (Some(error), Some(part)) => assert!(error.contains(part), "{error}"),
+                other => panic!("{running} {reserved} {resources:?}: {other:?}"),
+            }
+        }
+        // One large sandbox takes the memory of four typical ones, and the disk has room for two more.
+        assert_eq!(capacity.sandboxes_max(0, 0, 100), 8);
+        assert_eq!(capacity.sandboxes_max(1, 1024, 100), 5);
+        assert_eq!(capacity.sandboxes_max(1, 1024, 2), 3);
+        assert_eq!(capacity.sandboxes_max(2, 4096, 100), 2);
     }
 }
