@@ -244,6 +244,8 @@ fn hearth(program: &Path) -> Command {
             command.env_remove(&name);
         }
     }
+    // Other templates take minutes to prepare.
+    command.env("HEARTH_TEMPLATES", "base");
     command
 }
 

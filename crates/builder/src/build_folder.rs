@@ -87,7 +87,7 @@ impl BuildFolder {
 
     /// Returns the id of a recipe's template, which is chosen once in the life of a data directory.
     pub(crate) fn template_id(&self, recipe: &str) -> Result<TemplateId, Error> {
-        let path = self.folder.join(format!("{recipe}-template"));
+        let path = template_file(&self.folder, recipe);
         if let Ok(text) = fs::read_to_string(&path)
             && let Ok(id) = text.trim().parse()
         {
@@ -104,6 +104,11 @@ impl BuildFolder {
     pub(crate) fn remove_packages(&self) -> Result<(), Error> {
         remove(&self.apt())
     }
+}
+
+/// Returns the file with the id of a recipe's template.
+pub(crate) fn template_file(folder: &Path, recipe: &str) -> PathBuf {
+    folder.join(format!("{recipe}-template"))
 }
 
 /// Acquires the lock, with retries.

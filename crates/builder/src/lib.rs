@@ -30,6 +30,7 @@ mod progress;
 mod recipe;
 mod registries;
 mod rootfs;
+mod stored;
 mod template;
 mod tool;
 
@@ -39,6 +40,7 @@ pub use error::Error;
 pub use kernel::ensure_kernel;
 pub use progress::{NoProgress, Progress, Unit};
 pub use recipe::{BASE, Recipe};
+pub use stored::stored_sets;
 pub use template::{BuiltTemplate, Costs, ensure_template};
 
 /// Checks that the disk has enough free space for the work.

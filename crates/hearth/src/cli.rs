@@ -6,7 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::accounts::{KeyCommand, TeamCommand, UserCommand};
-use crate::options::Options;
+use crate::options::{Options, template_names as names};
 
 /// Computers for AI agents: a self-hosted, E2B-compatible sandbox platform.
 #[derive(Debug, Parser)]
@@ -37,16 +37,33 @@ pub(crate) enum Command {
         /// Skip the first sandbox, which is created and killed as proof that the instance works
         #[arg(long)]
         no_first_sandbox: bool,
+        /// Make missing templates from a file of `hearth bundle`, without network
+        #[arg(long, value_name = "FILE")]
+        bundle: Option<PathBuf>,
     },
     /// Restart the daemon in place with the binary on disk; listeners stay open
     ///
     /// Clients that connect in the meantime wait and are not refused. Running sandboxes are killed.
     Restart,
-    /// Prepare the guest kernel and the `base` template; an interrupted setup continues where it stopped
+    /// Prepare the guest kernel and the selected templates; an interrupted setup continues where it stopped
     Setup {
-        /// Delete the existing kernel and templates, and build them again
+        /// Template to prepare, besides `base`, instead of those of --templates; can be repeated
+        #[arg(long = "template", value_name = "NAME", value_parser = names(), conflicts_with = "templates")]
+        only: Vec<String>,
+        /// Delete the existing kernel and all templates first
         #[arg(long)]
         force: bool,
+        /// Make the templates from a file of `hearth bundle`, without network
+        #[arg(long, value_name = "FILE")]
+        bundle: Option<PathBuf>,
+    },
+    /// Write the inputs of the selected templates to a file, for machines without access to a Debian mirror
+    ///
+    /// `hearth setup --bundle` and `hearth up --bundle` of the same version make the templates from it. The file has
+    /// the kernel and the root filesystems, not the snapshots, which depend on the machine.
+    Bundle {
+        /// File to write; compressed tar (zstd)
+        file: PathBuf,
     },
     /// Print the shell exports that point SDKs to this instance
     Env {

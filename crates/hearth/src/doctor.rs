@@ -1,15 +1,17 @@
 //! `hearth doctor`: checks every host requirement, and prints the effect of each missing one and its fix.
 
+mod templates;
+
 use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::Result;
-use hearth_artifact::ArtifactStore;
 use hearth_host::cgroup::Groups;
 use hearth_host::requirement::{self, Finding, Need};
 use hearth_host::{disk, process};
 use hearth_sandbox::DiskSpace;
 use serde_json::{Value, json};
+use templates::TemplateStatus;
 
 use crate::layout::Layout;
 use crate::options::{NetworkMode, Settings};
@@ -22,11 +24,13 @@ const MEMORY_MIB: u64 = 1024;
 
 /// Checks every requirement and prints the findings. Returns true if sandboxes can run.
 pub(crate) async fn run(settings: &Settings, as_json: bool) -> Result<bool> {
-    let findings = collect(settings).await;
+    let templates = templates::read(settings, &Layout::new(&settings.data_dir));
+    let findings = collect(settings, &templates).await;
     let can_run = findings.iter().all(|finding| finding.found || finding.need == Need::Recommended);
     if as_json {
         let findings: Vec<Value> = findings.iter().map(to_json).collect();
-        println!("{:#}", json!({ "sandboxes_can_run": can_run, "findings": findings }));
+        let templates: Vec<Value> = templates.iter().map(TemplateStatus::to_json).collect();
+        println!("{:#}", json!({ "sandboxes_can_run": can_run, "findings": findings, "templates": templates }));
     } else {
         for finding in &findings {
             print!("{}", to_text(finding));
@@ -36,18 +40,18 @@ pub(crate) async fn run(settings: &Settings, as_json: bool) -> Result<bool> {
     Ok(can_run)
 }
 
-async fn collect(settings: &Settings) -> Vec<Finding> {
+async fn collect(settings: &Settings, templates: &[TemplateStatus]) -> Vec<Finding> {
     let layout = Layout::new(&settings.data_dir);
-    let template = base_template(&layout);
     let mut findings = vec![qemu(settings).await, requirement::kvm(), accelerator(&layout)];
     findings.extend(network(settings));
     findings.extend([cgroups().await, memory(), disk_space(settings, &layout), data_directory(&layout)]);
     findings.extend(names(settings).await);
     findings.extend(certificate(settings, &layout));
     // The programs that build the base template are required until it exists.
-    let need = if template.found { Need::Recommended } else { Need::Required };
-    findings.extend(setup_programs(need));
-    findings.push(template);
+    let has_base = templates.iter().any(|template| template.is_base() && template.is_ready());
+    findings.extend(setup_programs(if has_base { Need::Recommended } else { Need::Required }));
+    let now = jiff::Timestamp::now();
+    findings.extend(templates.iter().map(|template| template.finding(now)));
     findings
 }
 
@@ -208,31 +212,15 @@ fn data_directory(layout: &Layout) -> Finding {
 }
 
 fn setup_programs(need: Need) -> impl Iterator<Item = Finding> {
-    let cost = "the base template cannot be built";
+    let cost = "templates cannot be made, except from a bundle";
     [
-        ("apt-get", "use a Debian or Ubuntu host, or copy a prepared data directory"),
+        ("apt-get", "use a Debian or Ubuntu host, or a file that `hearth bundle` wrote on one"),
         ("dpkg-deb", "install the package dpkg"),
         ("mmdebstrap", "install the package mmdebstrap"),
         ("mkfs.ext4", "install the package e2fsprogs"),
     ]
     .into_iter()
     .map(move |(name, fix)| requirement::program(name, need, cost, fix))
-}
-
-fn base_template(layout: &Layout) -> Finding {
-    let sets = ArtifactStore::open_read_only(layout.artifacts()).list();
-    let newest = sets.unwrap_or_default().into_iter().max_by_key(|set| set.manifest().created_at);
-    Finding {
-        name: "base template",
-        need: Need::Recommended,
-        found: newest.is_some(),
-        detail: newest.map_or_else(
-            || "not built yet".to_owned(),
-            |set| format!("built at {} on {}", set.manifest().created_at, set.manifest().platform),
-        ),
-        cost: "the next `hearth up` builds it first, which takes some minutes",
-        fix: "hearth setup",
-    }
 }
 
 fn to_json(finding: &Finding) -> Value {

@@ -15,7 +15,7 @@
 //! guest/                 kernel, initramfs and root filesystems, inputs of templates
 //! artifacts/             artifact sets of builds
 //! executions/            one folder per running sandbox
-//! run/                   sockets between roles, and the addresses of the listeners
+//! run/                   sockets between roles, the addresses of the listeners, and the states of templates
 //! ```
 
 mod permissions;
@@ -121,6 +121,11 @@ impl Layout {
 
     pub(crate) fn node_proxy_socket(&self) -> PathBuf {
         self.run().join("node-proxy.sock")
+    }
+
+    /// File in which the running daemon publishes the states of its templates.
+    pub(crate) fn template_states(&self) -> PathBuf {
+        self.run().join("templates.json")
     }
 
     /// File in which the running daemon publishes its addresses.

@@ -4,7 +4,8 @@
 //! - [`domain`], [`tls`], [`domain_server`]: the domain, its certificate, and the port that routes requests by host
 //!   name.
 //! - [`setup`] prepares the host and the base template; [`up`] starts all roles on it; [`banner`] creates a first
-//!   sandbox as proof that the instance works.
+//!   sandbox as proof that the instance works. [`templates`] prepares the other templates meanwhile; [`bundle`] carries
+//!   their inputs to machines without network.
 //! - [`handover`] passes the listening sockets on when the daemon restarts in place; [`restart`] requests that.
 //! - [`accounts`] manages teams, keys and users, with or without a running daemon.
 //! - [`doctor`] checks the host; [`endpoints`] publishes the addresses that SDKs connect to.
@@ -15,6 +16,7 @@
 
 mod accounts;
 mod banner;
+mod bundle;
 mod cli;
 mod doctor;
 mod domain;
@@ -29,6 +31,7 @@ mod progress;
 mod restart;
 mod setup;
 mod telemetry;
+mod templates;
 mod tls;
 mod up;
 
@@ -42,7 +45,7 @@ use clap::Parser;
 use cli::{Addressing, Cli, Command, DocumentFormat};
 use endpoints::Endpoints;
 use layout::Layout;
-use options::{Environment, Options, Settings, variables};
+use options::{Environment, Options, Selection, Settings, variables};
 use tls::trust::TrustStore;
 
 /// Allocator of the process: jemalloc.
@@ -100,14 +103,20 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Team(command) => runtime()?.block_on(accounts::run(&settings, command.into()))?,
         Command::Key(command) => runtime()?.block_on(accounts::run(&settings, command.into()))?,
         Command::User(command) => runtime()?.block_on(accounts::run(&settings, command.into()))?,
-        Command::Setup { force } => {
+        Command::Setup { only, force, bundle } => {
             telemetry::init(&settings)?;
-            runtime()?.block_on(until_interrupted(setup::run(&settings, force)))?;
+            let templates = if only.is_empty() { settings.templates.clone() } else { Selection::only(&only)? };
+            let setup = setup::Setup { templates, force, bundle: bundle.as_deref() };
+            runtime()?.block_on(until_interrupted(setup::run(&settings, setup)))?;
         }
-        Command::Up { no_first_sandbox } => {
+        Command::Bundle { file } => {
+            telemetry::init(&settings)?;
+            runtime()?.block_on(until_interrupted(bundle::write(&settings, &file)))?;
+        }
+        Command::Up { no_first_sandbox, bundle } => {
             telemetry::init(&settings)?;
             let runtime = runtime()?;
-            let successor = runtime.block_on(up::run(settings, !no_first_sandbox))?;
+            let successor = runtime.block_on(up::run(settings, bundle.as_deref(), !no_first_sandbox))?;
             drop(runtime);
             if let Some(successor) = successor {
                 return Err(successor.exec());

@@ -6,7 +6,9 @@
 pub(crate) mod acme;
 mod disk;
 mod egress;
+mod environment;
 mod redacted;
+mod templates;
 mod values;
 pub(crate) mod variables;
 
@@ -25,6 +27,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::Domain;
 use crate::tls::CertificateFiles;
+pub(crate) use environment::Environment;
+pub(crate) use templates::{Selection, names as template_names};
 pub(crate) use values::{Accelerator, GuestLogs, HTTPS_PORT, LogFormat, NetworkMode, TlsListen};
 
 /// Default addresses of the API and of the edge.
@@ -249,6 +253,20 @@ pub(crate) struct Options {
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) mirror: Option<String>,
+    /// Templates to prepare; repeat it, or separate names by commas [default: base,code-interpreter-v1]
+    ///
+    /// `base` is always prepared. A start serves as soon as `base` is ready, and prepares the others in the background.
+    #[arg(
+        long,
+        env = "HEARTH_TEMPLATES",
+        global = true,
+        value_delimiter = ',',
+        value_name = "NAME",
+        value_parser = template_names(),
+        help_heading = "Configuration"
+    )]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) templates: Vec<String>,
     /// Log level, or a filter such as info,hearth_api=debug [default: warn on a terminal, otherwise info]
     #[arg(long, env = "HEARTH_LOG", global = true, value_name = "FILTER", help_heading = "Configuration")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -306,51 +324,10 @@ pub(crate) struct Settings {
     pub(crate) accelerator: Accelerator,
     pub(crate) qemu: PathBuf,
     pub(crate) mirror: Option<String>,
+    pub(crate) templates: Selection,
     pub(crate) log: Option<String>,
     pub(crate) log_format: LogFormat,
     pub(crate) guest_logs: GuestLogs,
-}
-
-/// Facts about the process and the host that determine defaults, as a value, so that tests can set them.
-#[derive(Debug, Clone)]
-pub(crate) struct Environment {
-    pub(crate) is_root: bool,
-    pub(crate) home: Option<PathBuf>,
-    pub(crate) xdg_data_home: Option<PathBuf>,
-    pub(crate) xdg_config_home: Option<PathBuf>,
-    pub(crate) memory_mib: u64,
-}
-
-impl Environment {
-    /// Reads those of this process.
-    pub(crate) fn current() -> Self {
-        let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        Self {
-            is_root: hearth_host::requirement::is_root(),
-            home: folder("HOME"),
-            xdg_data_home: folder("XDG_DATA_HOME"),
-            xdg_config_home: folder("XDG_CONFIG_HOME"),
-            memory_mib: hearth_host::requirement::memory_mib().unwrap_or(4096),
-        }
-    }
-
-    fn data_dir(&self) -> Result<PathBuf> {
-        if self.is_root {
-            return Ok(PathBuf::from("/var/lib/hearth"));
-        }
-        let data = self.xdg_data_home.clone().or_else(|| Some(self.home.as_ref()?.join(".local/share")));
-        Ok(data.context("neither HOME nor XDG_DATA_HOME is set: choose a folder with --data-dir")?.join("hearth"))
-    }
-
-    /// Returns the default path of the configuration file.
-    fn config_file(&self) -> Option<PathBuf> {
-        let folder = if self.is_root {
-            PathBuf::from("/etc")
-        } else {
-            self.xdg_config_home.clone().or_else(|| Some(self.home.as_ref()?.join(".config")))?
-        };
-        Some(folder.join("hearth/hearth.toml"))
-    }
 }
 
 impl Options {
@@ -403,6 +380,7 @@ impl Options {
             accelerator,
             qemu,
             mirror,
+            templates,
             log,
             log_format,
             guest_logs,
@@ -442,6 +420,7 @@ impl Options {
             accelerator: accelerator.or(lower.accelerator),
             qemu: qemu.or(lower.qemu),
             mirror: mirror.or(lower.mirror),
+            templates: if templates.is_empty() { lower.templates } else { templates },
             log: log.or(lower.log),
             log_format: log_format.or(lower.log_format),
             guest_logs: guest_logs.or(lower.guest_logs),
@@ -528,6 +507,7 @@ impl Settings {
             accelerator: options.accelerator.unwrap_or(Accelerator::Auto),
             qemu: options.qemu.unwrap_or_else(|| PathBuf::from("qemu-system-x86_64")),
             mirror: options.mirror,
+            templates: Selection::from_option(&options.templates).context("--templates")?,
             log: options.log,
             log_format: options.log_format.unwrap_or(LogFormat::Text),
             guest_logs: options.guest_logs.unwrap_or(GuestLogs::Events),
@@ -628,6 +608,7 @@ impl Settings {
             accelerator: Some(settings.accelerator),
             qemu: Some(settings.qemu),
             mirror: settings.mirror,
+            templates: settings.templates.names().map(str::to_owned).collect(),
             log: settings.log,
             log_format: Some(settings.log_format),
             guest_logs: Some(settings.guest_logs),
@@ -699,6 +680,7 @@ mod tests {
             (Options { oidc_issuer: Some("https://a".to_owned()), ..Options::default() }, "--oidc-client-id"),
             (Options { oidc_client_id: Some("hearth".to_owned()), ..Options::default() }, "--oidc-issuer"),
             (Options { oidc_secret_file: Some("/secret".into()), ..Options::default() }, "--oidc-issuer"),
+            (Options { templates: vec!["bse".to_owned()], ..Options::default() }, "choose among"),
             (Options { data_dir: Some("/x".repeat(60).into()), ..Options::default() }, "shorter"),
         ] {
             let error = format!("{:#}", resolve(options, Options::default()).expect_err("out of range"));

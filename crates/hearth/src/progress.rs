@@ -1,18 +1,55 @@
 //! Progress of a setup: bars on a terminal, otherwise one line per phase.
+//!
+//! While the daemon prepares templates in the background, a supervisor's log gets log lines instead, and bars are hidden
+//! while a log line is written to the terminal.
 
-use std::io::IsTerminal;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::io::{self, IsTerminal, Write};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hearth_builder::{Progress, Unit};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Period of a spinner's steps.
 const TICK: Duration = Duration::from_millis(120);
 
+/// All bars of the process, drawn on standard error if that is a terminal.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(|| {
+    let on_terminal = io::stderr().is_terminal();
+    MultiProgress::with_draw_target(if on_terminal {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    })
+});
+
+/// Writer to standard error that hides the bars while it writes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct LogWriter;
+
+impl Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        BARS.suspend(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// Prints a line beside the bars, if standard error is a terminal.
+pub(crate) fn print_line(line: &str) {
+    if io::stderr().is_terminal() {
+        BARS.suspend(|| eprintln!("{line}"));
+    }
+}
+
 /// Progress bars on standard error.
 pub(crate) struct ProgressDisplay {
-    on_terminal: bool,
+    /// Template of the phases; `None` for those of the whole host.
+    template: Option<&'static str>,
+    /// Set if the end of a phase is logged instead of printed.
+    is_logged: bool,
     current: Mutex<Option<Phase>>,
 }
 
@@ -24,7 +61,17 @@ struct Phase {
 
 impl ProgressDisplay {
     pub(crate) fn new() -> Self {
-        Self { on_terminal: std::io::stderr().is_terminal(), current: Mutex::new(None) }
+        Self { template: None, is_logged: false, current: Mutex::new(None) }
+    }
+
+    /// Creates a display for a template that a command prepares.
+    pub(crate) fn of(template: &'static str) -> Self {
+        Self { template: Some(template), is_logged: false, current: Mutex::new(None) }
+    }
+
+    /// Creates a display for a template that the daemon prepares.
+    pub(crate) fn in_background(template: &'static str) -> Self {
+        Self { template: Some(template), is_logged: !io::stderr().is_terminal(), current: Mutex::new(None) }
     }
 
     fn current(&self) -> MutexGuard<'_, Option<Phase>> {
@@ -32,10 +79,20 @@ impl ProgressDisplay {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn finish_phase(phase: Option<Phase>) {
-        if let Some(Phase { name, began, bar }) = phase {
-            bar.finish_and_clear();
-            eprintln!("{name}: {:.1} s", began.elapsed().as_secs_f64());
+    fn title(&self, phase: &str) -> String {
+        self.template.map_or_else(|| phase.to_owned(), |template| format!("{template}: {phase}"))
+    }
+
+    fn finish_phase(&self, phase: Option<Phase>) {
+        let Some(Phase { name, began, bar }) = phase else { return };
+        bar.finish_and_clear();
+        BARS.remove(&bar);
+        let seconds = began.elapsed().as_secs_f64();
+        match self.template {
+            Some(template) if self.is_logged => {
+                tracing::info!(template, phase = name, seconds = format!("{seconds:.1}"), "template phase finished");
+            }
+            _ => BARS.suspend(|| eprintln!("{}: {seconds:.1} s", self.title(name))),
         }
     }
 }
@@ -51,13 +108,13 @@ fn style(unit: Unit, total: Option<u64>) -> ProgressStyle {
 
 impl Progress for ProgressDisplay {
     fn phase(&self, name: &'static str, unit: Unit, total: Option<u64>) {
-        let target = if self.on_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(total, target);
+        self.finished();
+        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
         bar.set_style(style(unit, total));
-        bar.set_message(name);
+        bar.set_message(self.title(name));
+        let bar = BARS.add(bar);
         bar.enable_steady_tick(TICK);
-        let before = self.current().replace(Phase { name, began: Instant::now(), bar });
-        Self::finish_phase(before);
+        *self.current() = Some(Phase { name, began: Instant::now(), bar });
     }
 
     fn advance(&self, done: u64, total: u64) {
@@ -72,7 +129,7 @@ impl Progress for ProgressDisplay {
 
     fn finished(&self) {
         let before = self.current().take();
-        Self::finish_phase(before);
+        self.finish_phase(before);
     }
 }
 
@@ -81,6 +138,7 @@ impl Drop for ProgressDisplay {
     fn drop(&mut self) {
         if let Some(phase) = self.current().take() {
             phase.bar.finish_and_clear();
+            BARS.remove(&phase.bar);
         }
     }
 }
@@ -96,10 +154,11 @@ mod tests {
                 style(unit, total);
             }
         }
-        let display = ProgressDisplay::new();
-        display.phase("one", Unit::Bytes, None);
-        display.advance(1, 2);
-        display.phase("two", Unit::Steps, Some(2));
-        display.finished();
+        for display in [ProgressDisplay::new(), ProgressDisplay::of("tools"), ProgressDisplay::in_background("tools")] {
+            display.phase("one", Unit::Bytes, None);
+            display.advance(1, 2);
+            display.phase("two", Unit::Steps, Some(2));
+            display.finished();
+        }
     }
 }

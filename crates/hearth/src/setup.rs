@@ -1,4 +1,4 @@
-//! Preparation of the host: guest kernel, VMM driver, network pool, artifact store and base template.
+//! Preparation of the host: guest kernel, VMM driver, network pool, artifact store and templates.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -6,21 +6,24 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use hearth_artifact::ArtifactStore;
-use hearth_builder::{BASE, BuiltTemplate, Config as BuilderConfig, Recipe, ensure_kernel, ensure_template};
+use hearth_artifact::{ArtifactStore, Manifest};
+use hearth_builder::{
+    BASE, BuiltTemplate, Config as BuilderConfig, Recipe, ensure_kernel, ensure_template, stored_sets,
+};
 use hearth_host::cgroup::Groups;
 use hearth_host::lock::{Error as LockError, Lock};
 use hearth_host::process::find_program;
 use hearth_network::{Mode, Pool};
 use hearth_sandbox::{DiskSpace, Leftovers, NodeResources, StartQueue};
-use hearth_store::{Alias, NewBuild, Store};
-use hearth_types::{Resources, Tag};
-use hearth_vmm::{AcceleratorChoice, Driver, Verdict};
+use hearth_store::Store;
+use hearth_types::Resources;
+use hearth_vmm::{AcceleratorChoice, Driver, Kernel, Nic, Verdict};
 
 use crate::guest_programs;
 use crate::layout::Layout;
-use crate::options::{Accelerator, NetworkMode, Settings};
+use crate::options::{Accelerator, NetworkMode, Selection, Settings};
 use crate::progress::ProgressDisplay;
+use crate::templates::{Candidate, Maker as _, Plan, TemplateMaker, Weight, register};
 
 /// Prepared parts of the host that the roles need.
 pub(crate) struct Foundation {
@@ -29,6 +32,8 @@ pub(crate) struct Foundation {
     groups: Groups,
     cache: ArtifactStore,
     base: BuiltTemplate,
+    builder: BuilderConfig,
+    kernel: Kernel,
 }
 
 /// Text that a daemon writes to its lock file, before its process ID.
@@ -56,37 +61,71 @@ pub(crate) fn acquire_lock(layout: &Layout) -> Result<Lock> {
         .context("another hearth process uses this data directory: stop it, or choose another with --data-dir")
 }
 
+/// Templates to prepare, and their source.
+#[derive(Debug, Clone)]
+pub(crate) struct Setup<'a> {
+    pub(crate) templates: Selection,
+    /// Deletes the existing kernel and templates first.
+    pub(crate) force: bool,
+    /// Bundle to make the templates from, without network.
+    pub(crate) bundle: Option<&'a Path>,
+}
+
 /// Runs `hearth setup`: prepares the missing parts, then exits.
-pub(crate) async fn run(settings: &Settings, force: bool) -> Result<()> {
+pub(crate) async fn run(settings: &Settings, setup: Setup<'_>) -> Result<()> {
     let layout = Layout::new(&settings.data_dir);
     layout.ensure()?;
     let _lock = acquire_lock(&layout)?;
-    let foundation = prepare(settings, &layout, force).await?;
-    let manifest = foundation.base.set.manifest().clone();
+    let foundation = prepare(settings, &layout, &setup).await?;
+    let mut lines = vec![summary(BASE, &foundation.base)];
+    let mut outcome = Ok(());
+    for name in setup.templates.names().filter(|name| *name != BASE) {
+        match foundation.maker().make(name, &ProgressDisplay::of(name)).await {
+            Ok(built) => {
+                lines.push(summary(name, &built));
+                for build_id in built.superseded {
+                    foundation.cache.delete(build_id)?;
+                }
+            }
+            Err(error) => {
+                outcome = Err(error.context(format!("preparing the template {name}")));
+                break;
+            }
+        }
+    }
     foundation.close().await;
-    println!("The base template is ready: build {}, kernel {}.", manifest.build_id, manifest.kernel_version);
-    Ok(())
+    for line in lines {
+        println!("{line}");
+    }
+    outcome
 }
 
-/// Prepares the missing parts, and opens all. Fast when nothing is missing.
+/// Describes a finished template.
+fn summary(name: &str, built: &BuiltTemplate) -> String {
+    let Manifest { build_id, kernel_version, .. } = built.set.manifest();
+    let how = match built.costs {
+        Some(costs) => format!("made in {:.1} min", costs.duration.as_secs_f64() / 60.0),
+        None => "unchanged".to_owned(),
+    };
+    let weight = Weight::of(&built.set);
+    format!("The template {name} is ready: {how}, build {build_id}, kernel {kernel_version}, {weight}.")
+}
+
+/// Prepares the missing parts up to the template `base`, and opens all. Fast when nothing is missing.
 ///
 /// Cancel safe: the next run removes partial results, and dropping the future kills its child processes.
-pub(crate) async fn prepare(settings: &Settings, layout: &Layout, force: bool) -> Result<Foundation> {
-    if force {
+pub(crate) async fn prepare(settings: &Settings, layout: &Layout, setup: &Setup<'_>) -> Result<Foundation> {
+    if setup.force {
         for folder in [layout.guest(), layout.artifacts()] {
             remove(&folder)?;
         }
         layout.ensure()?;
     }
-    let builder = BuilderConfig {
-        folder: layout.guest(),
-        guest: guest_programs::ensure(&layout.programs())?,
-        suite: hearth_builder::SUITE.to_owned(),
-        mirror: settings.mirror.clone(),
-        variables: variables(),
-        nameserver: hearth_builder::NAMESERVER,
-    };
+    let builder = builder_config(settings, layout)?;
     let display = ProgressDisplay::new();
+    if let Some(bundle) = setup.bundle {
+        crate::bundle::unpack(&builder, &setup.templates, bundle, &display).await?;
+    }
     let kernel = ensure_kernel(&builder, &display).await?;
     let driver = Driver::open(&driver_config(settings, layout), &kernel).await?;
     let cache = ArtifactStore::open(layout.artifacts())?;
@@ -99,7 +138,19 @@ pub(crate) async fn prepare(settings: &Settings, layout: &Layout, force: bool) -
         }
     };
     let groups = Groups::open(&group_name(&settings.data_dir));
-    Ok(Foundation { driver, pool, groups, cache, base })
+    Ok(Foundation { driver, pool, groups, cache, base, builder, kernel })
+}
+
+/// Configuration of the builder. Unpacks the guest programs.
+pub(crate) fn builder_config(settings: &Settings, layout: &Layout) -> Result<BuilderConfig> {
+    Ok(BuilderConfig {
+        folder: layout.guest(),
+        guest: guest_programs::ensure(&layout.programs())?,
+        suite: hearth_builder::SUITE.to_owned(),
+        mirror: settings.mirror.clone(),
+        variables: variables(),
+        nameserver: hearth_builder::NAMESERVER,
+    })
 }
 
 /// Returns the environment variables, except those that are not UTF-8.
@@ -168,6 +219,17 @@ impl Foundation {
         self.base.set.manifest().resources
     }
 
+    /// Parts that making another template needs.
+    pub(crate) fn maker(&self) -> TemplateMaker {
+        TemplateMaker {
+            config: self.builder.clone(),
+            driver: self.driver.clone(),
+            pool: self.pool.clone(),
+            artifacts: self.cache.clone(),
+            kernel: self.kernel.clone(),
+        }
+    }
+
     pub(crate) fn cache(&self) -> ArtifactStore {
         self.cache.clone()
     }
@@ -186,28 +248,36 @@ impl Foundation {
     }
 
     /// Points the alias `base` to the current build, and removes the artifact sets of older builds.
+    ///
+    /// No sandbox exists yet, so none needs them.
     pub(crate) async fn register(&self, store: &Store) -> Result<()> {
-        let manifest = self.base.set.manifest();
-        store
-            .register_build(NewBuild {
-                template_id: manifest.template_id.clone(),
-                team_id: None,
-                public: true,
-                alias: Alias { namespace: None, name: BASE.to_owned() },
-                tag: Tag::default(),
-                build_id: manifest.build_id,
-                resources: manifest.resources,
-                envd_version: manifest.envd_version.clone(),
-                kernel_version: manifest.kernel_version.clone(),
-                created_at: manifest.created_at,
-                finished_at: manifest.created_at,
-            })
-            .await
-            .context("registering the base template")?;
+        register(store, Recipe::base().alias(), &self.base.set).await?;
         for build_id in &self.base.superseded {
             self.cache.delete(*build_id)?;
         }
         Ok(())
+    }
+
+    /// Plans which other templates are made in the background, and registers those that exist.
+    pub(crate) async fn plan(&self, selection: &Selection, store: &Store) -> Result<Plan> {
+        let nic = if self.pool.has_namespaces() {
+            Nic::Tap { name: String::new() }
+        } else {
+            Nic::User { forwards: Vec::new() }
+        };
+        let mut candidates = Vec::new();
+        for recipe in Recipe::all().iter().filter(|recipe| recipe.name() != BASE) {
+            candidates.push(Candidate {
+                name: recipe.name(),
+                alias: recipe.alias().to_owned(),
+                is_selected: selection.contains(recipe.name()),
+                sets: stored_sets(&self.builder.folder, recipe, &self.cache)?,
+            });
+        }
+        // The order of the selection is that of the preparation.
+        let position = |name| selection.names().position(|selected| selected == name).unwrap_or(usize::MAX);
+        candidates.sort_by_key(|candidate| position(candidate.name));
+        Plan::new(candidates, &self.driver.platform(nic.kind()), store).await
     }
 
     /// Releases machine-wide resources: network slots and control groups.

@@ -7,6 +7,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::options::{LogFormat, Settings};
+use crate::progress::LogWriter;
 
 /// Default filter on a terminal: only warnings and errors beside the banner.
 const FILTER_TERMINAL: &str = "warn";
@@ -21,7 +22,7 @@ pub(crate) fn init(settings: &Settings) -> Result<()> {
     let filter = EnvFilter::try_new(text).with_context(|| format!("--log {text}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(LogWriter::default)
         .with_ansi(terminal)
         .with_span_events(FmtSpan::NONE);
     match settings.log_format {

@@ -5,6 +5,7 @@
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +32,8 @@ use crate::endpoints::Endpoints;
 use crate::handover::{self, Program, Sockets, Successor};
 use crate::layout::Layout;
 use crate::options::Settings;
-use crate::setup::{Foundation, acquire_lock};
+use crate::setup::{Foundation, Setup, acquire_lock};
+use crate::templates::{Background, Job, Plan, States};
 use crate::tls::ServerCertificate;
 use crate::{domain_server, first_team, options, setup};
 
@@ -49,14 +51,22 @@ const OPEN_FILES_MIN: u64 = 16_384;
 /// Time that requests in progress may take once the daemon is stopping.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(1500);
 
+/// Time that the preparation of a template may take to stop its programs and its VM, which it kills.
+const PREPARATION_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Runs until a signal requests stop or restart. After a restart request, returns the program to execute in this
 /// process.
-pub(crate) async fn run(settings: Settings, with_first_sandbox: bool) -> Result<Option<Successor>> {
+pub(crate) async fn run(
+    settings: Settings,
+    bundle: Option<&Path>,
+    with_first_sandbox: bool,
+) -> Result<Option<Successor>> {
     let mut stop = Signals::listen()?;
     let layout = Layout::new(&settings.data_dir);
     layout.ensure()?;
     let _lock = acquire_lock(&layout)?;
-    let outcome = run_roles(&settings, &layout, with_first_sandbox, &mut stop).await;
+    let setup = Setup { templates: settings.templates.clone(), force: false, bundle };
+    let outcome = run_roles(&settings, &layout, &setup, with_first_sandbox, &mut stop).await;
     // A successor has the same addresses, and publishes them itself.
     if !matches!(outcome, Ok(Some(_))) {
         Endpoints::unpublish(&layout);
@@ -67,6 +77,7 @@ pub(crate) async fn run(settings: Settings, with_first_sandbox: bool) -> Result<
 async fn run_roles(
     settings: &Settings,
     layout: &Layout,
+    setup: &Setup<'_>,
     with_first_sandbox: bool,
     stop: &mut Signals,
 ) -> Result<Option<Successor>> {
@@ -87,12 +98,12 @@ async fn run_roles(
     };
     // Cancel safe: the next start removes partial results, and dropping the future kills its child processes.
     let foundation = tokio::select! {
-        foundation = setup::prepare(settings, layout, false) => foundation?,
+        foundation = setup::prepare(settings, layout, setup) => foundation?,
         signal = stop.wait() => return interrupted(signal),
     };
     let descriptors = DescriptorBudget::split(open_files, settings.sandboxes_max);
     let started = Instance::start(settings, layout, &foundation, listeners, descriptors).await;
-    let instance = match started {
+    let mut instance = match started {
         Ok(instance) => instance,
         Err(error) => {
             foundation.close().await;
@@ -103,6 +114,10 @@ async fn run_roles(
         printed = instance.print_banner(settings, &foundation, with_first_sandbox) => printed.map(|()| true),
         _ = stop.wait() => Ok(false),
     };
+    // After the banner, so that no bar is drawn into it.
+    if let Ok(true) = printed {
+        instance.start_background(&foundation);
+    }
     let outcome = match printed {
         Ok(true) if stop.wait_or_restart(&program).await => Ok(Some(sockets.into_successor(program))),
         other => {
@@ -213,6 +228,11 @@ struct Instance {
     edge: Edge,
     servers: TaskSet,
     endpoints: Endpoints,
+    states: States,
+    /// Templates to make, until that has begun.
+    jobs: Vec<Job>,
+    /// Tasks that make templates.
+    preparations: TaskSet,
 }
 
 impl Instance {
@@ -233,9 +253,10 @@ impl Instance {
         let rows = async {
             let key = first_team::ensure_team(&store, layout).await?;
             foundation.register(&store).await?;
-            Ok((key, api_config(settings, layout)?))
+            let plan = foundation.plan(&settings.templates, &store).await?;
+            Ok((key, plan, api_config(settings, layout)?))
         };
-        let (key, config) = match rows.await {
+        let (key, plan, config) = match rows.await {
             Ok(rows) => rows,
             Err(error) => {
                 store.close().await;
@@ -308,8 +329,9 @@ impl Instance {
         let identity = hearth_api::Identity { plain_url: endpoints.api_url.clone(), ..config.identity };
         let config = hearth_api::Config { domain: endpoints.domain.clone(), identity, ..config };
         let kept = Analytics::new(analytics.clone());
-        let (_, preparations) = tokio::sync::watch::channel(hearth_api::Preparations::new());
-        let api = match Api::start(config, store.clone(), catalog.clone(), kept, nodes, preparations).await {
+        let Plan { jobs, states } = plan;
+        let states = States::publish(layout.template_states(), states);
+        let api = match Api::start(config, store.clone(), catalog.clone(), kept, nodes, states.subscribe()).await {
             Ok(api) => api,
             Err(error) => {
                 orchestrator.shutdown().await;
@@ -340,7 +362,21 @@ impl Instance {
         let (tidied, token) = (Arc::clone(&analytics), servers.token());
         servers.spawn("analytics", async move { tidied.tidy_until(token).await });
         endpoints.publish(layout)?;
-        Ok(Self { store, analytics, orchestrator, api, edge, servers, endpoints })
+        let preparations = TaskSet::new();
+        Ok(Self { store, analytics, orchestrator, api, edge, servers, endpoints, states, jobs, preparations })
+    }
+
+    /// Starts to make the templates that are missing or not current.
+    fn start_background(&mut self, foundation: &Foundation) {
+        let background = Background {
+            maker: Arc::new(foundation.maker()),
+            store: self.store.clone(),
+            artifacts: foundation.cache(),
+            states: self.states.clone(),
+            tasks: self.preparations.clone(),
+        };
+        let (jobs, token) = (std::mem::take(&mut self.jobs), self.preparations.token());
+        self.preparations.spawn("templates", background.run(jobs, token));
     }
 
     /// Creates the first sandbox if requested, then prints the banner.
@@ -372,7 +408,9 @@ impl Instance {
     /// Stops everything in reverse order, sandboxes first, so that the API still receives their last events.
     async fn stop(self, foundation: Foundation) {
         tracing::info!("stopping");
-        self.orchestrator.stop_sandboxes().await;
+        // A template's VM is killed, and leaves the processors to the sandboxes, which are stopped meanwhile.
+        tokio::join!(self.preparations.shutdown(PREPARATION_PATIENCE), self.orchestrator.stop_sandboxes());
+        self.states.unpublish();
         self.servers.shutdown(2 * DRAIN_PATIENCE).await;
         self.edge.shutdown().await;
         self.api.shutdown().await;

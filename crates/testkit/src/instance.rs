@@ -62,6 +62,8 @@ impl Instance {
             .arg("--data-dir")
             .arg(folder.path())
             .args(arguments)
+            // A test that needs another template names it.
+            .env("HEARTH_TEMPLATES", "base")
             // Test machines have small disks, and the guests of tests use little of theirs.
             .env("HEARTH_DISK_OVERCOMMIT", "64")
             .env(TEMPLATES, templates)
