@@ -1,5 +1,6 @@
 //! Bundles between two folders, and files that are no bundles.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::MetadataExt;
@@ -20,6 +21,7 @@ fn config(root: &Path) -> Config {
         guest: GuestPrograms { init: PathBuf::new(), envd: PathBuf::new(), interpreter: None },
         suite: SUITE.to_owned(),
         mirror: None,
+        variables: BTreeMap::new(),
         nameserver: NAMESERVER,
     }
 }
