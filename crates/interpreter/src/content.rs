@@ -81,14 +81,14 @@ pub(crate) fn activity(content: &[u8]) -> Option<Activity> {
     .ok()
 }
 
-/// Makes the event of an `execute_input` message.
-pub(crate) fn count_event(content: &[u8]) -> Option<Bytes> {
+/// Makes the event of an `execute_input` message, without the kernel's `uncounted` executions.
+pub(crate) fn count_event(content: &[u8], uncounted: i64) -> Option<Bytes> {
     #[derive(Deserialize)]
     struct Input {
         execution_count: i64,
     }
     let count = lenient::parse(content, |text| Ok(serde_json::from_str::<Input>(text)?.execution_count)).ok()?;
-    Some(event::count(count))
+    Some(event::count(count.saturating_sub(uncounted)))
 }
 
 /// Makes the event of a `stream` message; none if the text is empty.
@@ -303,6 +303,7 @@ mod tests {
         assert_eq!(stream_event(br#"{"name":"stdout"}"#, at), None);
         assert_eq!(activity(br#"{"execution_state":"idle"}"#), Some(Activity::Idle));
         assert_eq!(activity(b"{}"), None);
-        assert_eq!(count_event(br#"{"execution_count":2}"#), Some(event::count(2)));
+        assert_eq!(count_event(br#"{"execution_count":2}"#, 0), Some(event::count(2)));
+        assert_eq!(count_event(br#"{"execution_count":2}"#, 1), Some(event::count(1)));
     }
 }

@@ -154,6 +154,8 @@ struct Owner {
     applied: Arc<Variables>,
     /// Generation at which the kernel was seeded.
     seeded: Generation,
+    /// Executions that the kernel counted and clients do not see.
+    uncounted: i64,
 }
 
 /// Decision after an event.
@@ -165,7 +167,7 @@ enum Next {
 impl Owner {
     fn new(plan: Plan, executions: mpsc::Receiver<Execution>, commands: mpsc::Receiver<Command>) -> Self {
         let started = Instant::now();
-        Self { plan, executions, commands, kernel: None, started, applied: Arc::default(), seeded: None }
+        Self { plan, executions, commands, kernel: None, started, applied: Arc::default(), seeded: None, uncounted: 0 }
     }
 
     async fn run(mut self, ready: oneshot::Sender<Result<(), CreateError>>) {
@@ -260,6 +262,7 @@ impl Owner {
     async fn start(&mut self) -> Result<(), StartError> {
         self.started = Instant::now();
         self.applied = Arc::default();
+        self.uncounted = 0;
         self.seeded = self.plan.environment.generation();
         let kernel = Kernel::start(&self.plan.launch).await;
         if let Err(error) = &kernel {
@@ -381,6 +384,7 @@ impl Owner {
 
     /// Runs code silently.
     async fn prepare(&mut self, code: String, limit: Duration) -> Ended {
+        self.uncounted += i64::from(self.plan.language.counts_silent_code());
         self.drive(Code::silent(&code), None, Some(limit)).await
     }
 

@@ -70,7 +70,7 @@ fn events(kind: Kind, content: &Bytes) {
         Kind::DisplayData => content::result_event(content, false),
         Kind::Stream => content::stream_event(content, jiff::Timestamp::UNIX_EPOCH),
         Kind::Error => content::error_event(content),
-        Kind::ExecuteInput => content::count_event(content),
+        Kind::ExecuteInput => content::count_event(content, 1),
         Kind::ExecuteReply => match content::reply(content).status {
             content::ReplyStatus::Error(line) => Some(line),
             _ => None,

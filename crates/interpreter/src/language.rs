@@ -131,6 +131,11 @@ impl Language {
         }
     }
 
+    /// Returns true if the language's kernel counts silent code as executions, against the protocol.
+    pub(crate) fn counts_silent_code(&self) -> bool {
+        self.syntax() == Syntax::Java
+    }
+
     /// File name of the language's warm-up code.
     pub(crate) fn warm_up_file(&self) -> Option<&'static str> {
         match self.syntax() {

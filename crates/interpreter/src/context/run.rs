@@ -109,6 +109,7 @@ struct Turn<'a> {
     /// Start of waiting for the client.
     stalled_since: Option<Instant>,
     limit: Option<Instant>,
+    uncounted: i64,
     busy_at: Option<Instant>,
     is_confirmed: bool,
     has_error: bool,
@@ -155,6 +156,7 @@ impl Owner {
         });
         let Ok(id) = kernel.request("execute_request", &content).await else { return Ended::NotSent };
         let mut turn = Turn::new(id, stream, limit.map(|limit| Instant::now() + limit));
+        turn.uncounted = self.uncounted;
         loop {
             if let Some(ended) = turn.ended() {
                 return ended;
@@ -199,6 +201,7 @@ impl<'a> Turn<'a> {
             lines: VecDeque::new(),
             stalled_since: None,
             limit,
+            uncounted: 0,
             busy_at: None,
             is_confirmed: false,
             has_error: false,
@@ -251,7 +254,8 @@ impl<'a> Turn<'a> {
             },
             _ if self.idle_at.is_some() => {}
             Kind::ExecuteInput => {
-                let line = (!self.is_confirmed).then(|| content::count_event(&message.content)).flatten();
+                let line =
+                    (!self.is_confirmed).then(|| content::count_event(&message.content, self.uncounted)).flatten();
                 self.is_confirmed = true;
                 self.push(line);
             }
