@@ -62,6 +62,8 @@ pub(crate) struct Description {
 pub(crate) struct Plan {
     pub(crate) id: String,
     pub(crate) language: Language,
+    /// Language of the code that prepares the kernel.
+    pub(crate) dialect: Language,
     /// Requested working directory.
     pub(crate) cwd: String,
     pub(crate) launch: Launch,
@@ -269,7 +271,7 @@ impl Owner {
             log::line("kernel start failed", &[("context", &self.plan.id), ("error", error)]);
         }
         self.kernel = Some(kernel?);
-        if let Some(code) = self.plan.language.start_code() {
+        if let Some(code) = self.plan.dialect.start_code() {
             self.prepare(code.to_owned(), PREPARE_MAX).await;
         }
         Ok(())
@@ -287,7 +289,7 @@ impl Owner {
     /// Code that enters the working directory, unless the kernel starts in it.
     fn directory_code(&self) -> Option<String> {
         let is_other = self.plan.launch.directory.as_os_str() != self.plan.cwd.as_str();
-        is_other.then(|| self.plan.language.directory_code(&self.plan.cwd)).flatten()
+        is_other.then(|| self.plan.dialect.directory_code(&self.plan.cwd)).flatten()
     }
 
     fn log_exit(&self, message: &str) {
@@ -355,12 +357,12 @@ impl Owner {
 
     /// Code that runs before an execution: one request for everything that is out of date.
     fn preparation(&mut self, sandbox: &Arc<Variables>, variables: &Variables) -> Option<String> {
-        let language = &self.plan.language;
+        let dialect = &self.plan.dialect;
         let mut code = Vec::new();
         let generation = self.plan.environment.generation();
         if generation != self.seeded {
             self.seeded = generation;
-            code.extend(language.reseed_code(random_seed()));
+            code.extend(dialect.reseed_code(random_seed()));
         }
         let is_known = Arc::ptr_eq(sandbox, &self.applied);
         let mut set = Variables::new();
@@ -370,7 +372,7 @@ impl Owner {
         set.extend(variables.iter().map(|(name, value)| (name.clone(), value.clone())));
         let removed = self.applied.keys().filter(|name| !is_known && !sandbox.contains_key(*name));
         let removed: Vec<_> = removed.map(String::as_str).filter(|name| !set.contains_key(*name)).collect();
-        code.extend(language.variables_code(&set, &removed));
+        code.extend(dialect.variables_code(&set, &removed));
         (!code.is_empty()).then(|| code.join("\n"))
     }
 
@@ -379,12 +381,12 @@ impl Owner {
         let restored = variables.keys().filter_map(|name| Some((name.clone(), self.applied.get(name)?.clone())));
         let removed: Vec<_> =
             variables.keys().map(String::as_str).filter(|name| !self.applied.contains_key(*name)).collect();
-        self.plan.language.variables_code(&restored.collect(), &removed)
+        self.plan.dialect.variables_code(&restored.collect(), &removed)
     }
 
     /// Runs code silently.
     async fn prepare(&mut self, code: String, limit: Duration) -> Ended {
-        self.uncounted += i64::from(self.plan.language.counts_silent_code());
+        self.uncounted += i64::from(self.plan.dialect.counts_silent_code());
         self.drive(Code::silent(&code), None, Some(limit)).await
     }
 

@@ -182,11 +182,12 @@ impl Contexts {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Error::TooMany)?;
         let spec = KernelSpec::find(language, &self.options.kernels)?;
         let id = Uuid::new_v4().to_string();
+        let dialect = language.dialect(&spec.language);
         let launch = Launch { spec, folder: self.options.runtime.join(&id), directory: self.options.home.clone() };
         let warm_up = language.warm_up_file().filter(|_| is_first).map(|file| self.options.warm_up.join(file));
         let environment = Arc::clone(&self.environment);
         let context =
-            Context::start(Plan { id, language: language.clone(), cwd, launch, environment, warm_up }).await?;
+            Context::start(Plan { id, language: language.clone(), dialect, cwd, launch, environment, warm_up }).await?;
         let context = Arc::new(context);
         self.entries().push(Entry { context: Arc::clone(&context), is_default, _place: place });
         Ok(context)

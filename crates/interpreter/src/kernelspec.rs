@@ -35,6 +35,8 @@ pub(crate) struct KernelSpec {
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) interrupt: Interrupt,
     pub(crate) transport: Transport,
+    /// Language that the kernel says it runs.
+    pub(crate) language: String,
     folder: PathBuf,
 }
 
@@ -63,6 +65,8 @@ struct Parsed {
     argv: Vec<String>,
     #[serde(default)]
     env: BTreeMap<String, String>,
+    #[serde(default)]
+    language: String,
     #[serde(default)]
     interrupt_mode: Option<Interrupt>,
     #[serde(default)]
@@ -104,7 +108,7 @@ impl KernelSpec {
     }
 
     fn parse(text: &str, folder: PathBuf) -> Result<Self, String> {
-        let Parsed { argv, env, interrupt_mode, metadata } =
+        let Parsed { argv, env, language, interrupt_mode, metadata } =
             serde_json::from_str(text).map_err(|error| error.to_string())?;
         if argv.is_empty() {
             return Err("argv is empty".to_owned());
@@ -112,7 +116,7 @@ impl KernelSpec {
         let interrupt = interrupt_mode.unwrap_or_default();
         let env = env.into_iter().map(|(name, value)| (name, expanded(&value, |name| std::env::var(name).ok())));
         let env = env.collect();
-        Ok(Self { argv, env, interrupt, transport: metadata.hearth.transport, folder })
+        Ok(Self { argv, env, interrupt, transport: metadata.hearth.transport, language, folder })
     }
 
     /// Returns the program and its arguments.

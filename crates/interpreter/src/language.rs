@@ -73,6 +73,12 @@ impl Language {
         }
     }
 
+    /// Returns the language whose code prepares the kernel: this one, or the kernel's own if this is only a name.
+    pub(crate) fn dialect(&self, kernel_language: &str) -> Self {
+        let is_named_after_kernel = self.syntax() == Syntax::Unknown && !kernel_language.is_empty();
+        if is_named_after_kernel { Self::new(kernel_language) } else { self.clone() }
+    }
+
     fn syntax(&self) -> Syntax {
         match self.0.as_str() {
             "python" | "python3" => Syntax::Python,
@@ -178,6 +184,16 @@ mod tests {
             let language = Language::new(name);
             assert_eq!((language.name(), language.kernels()), (expected, kernels.to_vec()));
         }
+    }
+
+    #[test]
+    fn a_kernel_with_another_name_is_prepared_in_its_own_language() {
+        for (name, kernel, expected) in
+            [("science", "python", "python"), ("stats", "R", "r"), ("bash", "python", "bash"), ("x", "cobol", "cobol")]
+        {
+            assert_eq!(Language::new(name).dialect(kernel).name(), expected);
+        }
+        assert_eq!(Language::new("x").dialect("").syntax(), Syntax::Unknown);
     }
 
     #[test]

@@ -61,6 +61,23 @@ async fn a_missing_directory_is_ignored_by_python_and_kernels_are_named() {
 }
 
 #[tokio::test]
+async fn a_kernel_of_a_template_is_a_language_by_its_name() {
+    let Some(server) = Server::start().await else { return };
+    let elsewhere = server.folder.path().join("elsewhere").display().to_string();
+    let id = server.create(json!({ "language": "science", "cwd": elsewhere })).await;
+    let code = "import os; (os.getcwd(), os.environ.get('OWN'))";
+    let events = server.execute(json!({ "code": code, "context_id": id, "env_vars": { "OWN": "1" } })).await;
+    assert_eq!(text(&events), format!("('{elsewhere}', '1')"), "prepared as Python");
+    let pid = text(&server.execute(json!({ "code": "os.getpid()", "context_id": id })).await).to_owned();
+    let sockets = fs::read_to_string(format!("/proc/{pid}/net/unix")).expect("readable");
+    assert!(sockets.contains(&format!("run/{id}/s-1")), "on Unix sockets");
+    let killed = server.execute(json!({ "code": "os._exit(1)", "context_id": id })).await;
+    assert_eq!(errors(&killed), [("ContextRestarting", "Context was restarted")]);
+    let events = server.execute(json!({ "code": "1", "context_id": id })).await;
+    assert_eq!(text(&events), "1");
+}
+
+#[tokio::test]
 async fn the_default_context_has_an_alias_and_is_recreated() {
     let Some(server) = Server::start().await else { return };
     server.python("x = 1").await;

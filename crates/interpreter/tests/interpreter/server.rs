@@ -78,8 +78,19 @@ impl Server {
         let script = fake.join("fake_kernel.py");
         fs::write(&script, FAKE_KERNEL).expect("written");
         let python = environment.join("bin/python");
-        let spec = json!({ "argv": [python, script, "{connection_file}"], "display_name": "fake", "language": "fake" });
+        let spec =
+            json!({ "argv": [&python, &script, "{connection_file}"], "display_name": "fake", "language": "fake" });
         fs::write(fake.join("kernel.json"), spec.to_string()).expect("written");
+        // Python by another name, on Unix sockets.
+        let science = folder.path().join("kernels/science");
+        fs::create_dir_all(&science).expect("created");
+        let spec = json!({
+            "argv": [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+            "display_name": "science",
+            "language": "python",
+            "metadata": { "hearth": { "transport": "ipc" } },
+        });
+        fs::write(science.join("kernel.json"), spec.to_string()).expect("written");
         let at = |name: &str| folder.path().join(name).display().to_string();
         let kernels = environment.join("share/jupyter").display().to_string();
         let mut all: Vec<String> = ["--address", "127.0.0.1", "--envd", "http://127.0.0.1:1"].map(str::to_owned).into();
