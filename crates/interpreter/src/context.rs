@@ -202,6 +202,10 @@ impl Owner {
             let begun = Instant::now();
             let ended = self.prepare(code, WARM_UP_MAX).await;
             let is_sound = matches!(ended, Ended::Finished { failed: false, .. });
+            if !ended.keeps_kernel() {
+                self.stop().await;
+                self.start_prepared().await?;
+            }
             let millis = begun.elapsed().as_millis();
             let language = self.plan.language.name();
             log::line("warm-up finished", &[("language", &language), ("ok", &is_sound), ("ms", &millis)]);
@@ -364,24 +368,39 @@ impl Owner {
             self.seeded = generation;
             code.extend(dialect.reseed_code(random_seed()));
         }
-        let is_known = Arc::ptr_eq(sandbox, &self.applied);
         let mut set = Variables::new();
-        if !is_known {
+        let mut removed = Vec::new();
+        if !Arc::ptr_eq(sandbox, &self.applied) {
+            let gone = self.applied.keys().filter(|name| !sandbox.contains_key(*name));
+            (set, removed) = self.restored(gone);
             set.extend(sandbox.iter().map(|(name, value)| (name.clone(), value.clone())));
         }
         set.extend(variables.iter().map(|(name, value)| (name.clone(), value.clone())));
-        let removed = self.applied.keys().filter(|name| !is_known && !sandbox.contains_key(*name));
-        let removed: Vec<_> = removed.map(String::as_str).filter(|name| !set.contains_key(*name)).collect();
+        removed.retain(|name| !set.contains_key(*name));
         code.extend(dialect.variables_code(&set, &removed));
         (!code.is_empty()).then(|| code.join("\n"))
     }
 
     /// Code that undoes the variables of one execution.
     fn restoration(&self, variables: &Variables) -> Option<String> {
-        let restored = variables.keys().filter_map(|name| Some((name.clone(), self.applied.get(name)?.clone())));
-        let removed: Vec<_> =
-            variables.keys().map(String::as_str).filter(|name| !self.applied.contains_key(*name)).collect();
-        self.plan.dialect.variables_code(&restored.collect(), &removed)
+        let (sandbox, others): (Vec<_>, _) = variables.keys().partition(|name| self.applied.contains_key(*name));
+        let (mut set, removed) = self.restored(others.into_iter());
+        set.extend(sandbox.into_iter().filter_map(|name| Some((name.clone(), self.applied.get(name)?.clone()))));
+        self.plan.dialect.variables_code(&set, &removed)
+    }
+
+    /// Splits variables without a value of the sandbox into those that the kernel was started with and others.
+    fn restored<'a>(&self, names: impl Iterator<Item = &'a String>) -> (Variables, Vec<&'a str>) {
+        let mut set = Variables::new();
+        let mut removed = Vec::new();
+        for name in names {
+            let own = self.plan.launch.spec.env.get(name).cloned().or_else(|| std::env::var(name).ok());
+            match own.filter(|_| self.plan.dialect.has_environment()) {
+                Some(value) => drop(set.insert(name.clone(), value)),
+                None => removed.push(name.as_str()),
+            }
+        }
+        (set, removed)
     }
 
     /// Runs code silently.

@@ -142,6 +142,11 @@ impl Language {
         self.syntax() == Syntax::Java
     }
 
+    /// Returns true if variables are set in the environment with which the kernel was started.
+    pub(crate) fn has_environment(&self) -> bool {
+        self.syntax() != Syntax::Java
+    }
+
     /// File name of the language's warm-up code.
     pub(crate) fn warm_up_file(&self) -> Option<&'static str> {
         match self.syntax() {

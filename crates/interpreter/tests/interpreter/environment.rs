@@ -79,6 +79,10 @@ async fn variables_are_set_overridden_and_restored() {
     let printed = bash(json!({ "BOTH": "own", "OWN": own, "no name": "x" })).await;
     assert_eq!(printed.trim_end(), format!("own|{own}").trim_end());
     assert_eq!(bash(json!(null)).await.trim_end(), "changed|");
+    let path = text(&server.python("os.environ['PATH']").await).to_owned();
+    let events = run(&server, json!({ "code": "os.environ['PATH']", "env_vars": { "PATH": "/own" } })).await;
+    assert_eq!(text(&events), "/own");
+    assert_eq!(text(&server.python("os.environ['PATH']").await), path, "the kernel's own value is back");
     let line = "1/0";
     let events = run(&server, json!({ "code": line, "env_vars": { "OWN": "x" } })).await;
     assert!(events[1]["traceback"].as_str().expect("text").contains("line 1\n"), "line numbers are the user's");
