@@ -155,6 +155,11 @@ mod tests {
     }
 
     #[test]
+    fn the_generation_is_where_other_programs_look() {
+        assert_eq!(Path::new(DIRECTORY).join(GENERATION), Path::new(hearth_types::guest::GENERATION_FILE));
+    }
+
+    #[test]
     fn machine_ids_depend_only_on_the_sandbox() {
         let id = machine_id("iabc");
         assert_eq!(id, machine_id("iabc"));

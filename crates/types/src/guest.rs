@@ -21,28 +21,28 @@ pub const DAEMON_PORT: u16 = 49_983;
 /// Port of the code interpreter, in templates that have it.
 pub const INTERPRETER_PORT: u16 = 49_999;
 
-/// Service of Hearth in a guest.
+/// Server of Hearth in a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Service {
-    /// Name of the service, and of its declaration in `/etc/hearth/services`.
+pub struct Server {
+    /// Name of the program, and of its declaration in `/etc/hearth/services`.
     pub name: &'static str,
     pub port: u16,
-    /// Path with a successful reply once the service is ready.
+    /// Path with a successful reply once the server is ready.
     pub health: &'static str,
-    /// Paths that only the host may request. The service cannot distinguish a client, so the edge rejects them.
+    /// Paths that only the host may request. The server cannot distinguish a client, so the edge rejects them.
     pub host_paths: &'static [&'static str],
 }
 
 /// The guest daemon, in every guest.
-pub const DAEMON: Service = Service {
+pub const DAEMON: Server = Server {
     name: "envd",
     port: DAEMON_PORT,
     health: "/health",
     host_paths: &["/collapse", "/freeze", "/fsfreeze", "/fsthaw", "/init", "/logs", "/unfreeze", "/upgrade"],
 };
 /// The code interpreter. All of its routes are for clients.
-pub const INTERPRETER: Service =
-    Service { name: "interpreter", port: INTERPRETER_PORT, health: "/health", host_paths: &[] };
+pub const INTERPRETER: Server =
+    Server { name: "interpreter", port: INTERPRETER_PORT, health: "/health", host_paths: &[] };
 
 /// File in the guest that changes with each restore.
 ///

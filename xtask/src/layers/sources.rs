@@ -17,7 +17,9 @@ const VAGUE_WORDS: &[&str] = &["manager", "service", "util", "helper", "common",
 /// Functions of `std::env` that read or change the environment.
 const ENVIRONMENT: &[&str] = &["var", "var_os", "vars", "vars_os", "set_var", "remove_var"];
 /// Crates that may read the whole environment: the binary, and tools for developers.
-const READS_ENVIRONMENT: &[&str] = &["hearth", "testkit", "xtask"];
+///
+/// Kernels inherit the environment of the code interpreter.
+const READS_ENVIRONMENT: &[&str] = &["hearth", "interpreter", "testkit", "xtask"];
 /// Crates that may read `PATH` only: the search path is a fact of the machine, and not configuration.
 const READS_PATH: &[&str] = &["host", "envd", "init"];
 
