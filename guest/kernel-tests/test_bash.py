@@ -1,5 +1,9 @@
 """Behaviour of the bash kernel, with the recipe's kernelspec."""
 
+import time
+
+import psutil
+
 
 def test_output_and_state(bash):
     assert "".join(bash.run("echo hello; X=5").stdout) == "hello\n"
@@ -25,8 +29,12 @@ def test_the_random_state_can_be_set(bash):
 
 def test_an_interrupt_keeps_the_shell(bash):
     bash.run("KEPT=1")
-    request = bash.send("echo running; sleep 300")
-    bash.receive(request, until=lambda outcome: outcome.stdout)
+    request = bash.send("sleep 300")
+    # Before the program runs, bash itself takes the signal, and waits.
+    kernel, deadline = psutil.Process(bash.manager.provisioner.pid), time.monotonic() + 20
+    while "sleep" not in [child.name() for child in kernel.children(recursive=True)]:
+        assert time.monotonic() < deadline, "sleep was not started"
+        time.sleep(0.01)
     bash.interrupt()
     bash.receive(request)
     assert "".join(bash.run("echo $KEPT").stdout) == "1\n"
