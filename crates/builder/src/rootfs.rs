@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! rootfs/<recipe>-<key>.ext4   a finished image, sparse
-//! rootfs/<key>.tar             installed packages, until the image is finished
+//! rootfs/<recipe>-<key>.tar    installed packages, until the image is finished
 //! rootfs/making/               folder in which one is made
 //! ```
 //!
@@ -43,7 +43,6 @@ const COPIES: u64 = 3;
 const RESERVE_BYTES: u64 = 1 << 30;
 /// Length of the part of a key that is in a file name.
 const KEY_CHARS: usize = 16;
-const ARCHIVE_SUFFIX: &str = ".tar";
 
 /// Options of dpkg during the build and, later, in the image.
 ///
@@ -98,8 +97,8 @@ pub(crate) async fn ensure(
     }
     for entry in read_folder(&build_folder.root_filesystems())? {
         let name = entry.file_name().unwrap_or_default().to_string_lossy();
-        let superseded = entry != image && recipe_of_image(&name) == Some(recipe.name());
-        if superseded || name.ends_with(ARCHIVE_SUFFIX) {
+        // Another recipe may have an archive of an interrupted build.
+        if entry != image && recipe_of_file(&name) == Some(recipe.name()) {
             remove(&entry)?;
         }
     }
@@ -130,12 +129,12 @@ fn archive_name(config: &Config, recipe: &Recipe) -> String {
     texts.extend(DPKG_OPTIONS);
     texts.extend(recipe.packages());
     let key = hash(texts.into_iter().map(str::as_bytes));
-    format!("{}{ARCHIVE_SUFFIX}", &key[..KEY_CHARS])
+    format!("{}-{}.tar", recipe.name(), &key[..KEY_CHARS])
 }
 
-/// Returns the recipe's name in the name of an image: `<recipe>-<key>.ext4`.
-fn recipe_of_image(name: &str) -> Option<&str> {
-    let (recipe, key) = name.strip_suffix(".ext4")?.rsplit_once('-')?;
+/// Returns the recipe's name in the name of an image or an archive.
+fn recipe_of_file(name: &str) -> Option<&str> {
+    let (recipe, key) = name.strip_suffix(".ext4").or_else(|| name.strip_suffix(".tar"))?.rsplit_once('-')?;
     (key.len() == KEY_CHARS).then_some(recipe)
 }
 
@@ -360,11 +359,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_belong_to_recipes() {
-        assert_eq!(recipe_of_image("base-0123456789abcdef.ext4"), Some("base"));
-        assert_eq!(recipe_of_image("code-interpreter-v1-0123456789abcdef.ext4"), Some("code-interpreter-v1"));
-        assert_eq!(recipe_of_image("base-0123.ext4"), None);
-        assert_eq!(recipe_of_image(".new-base-0123456789abcdef"), None);
+    fn images_and_archives_belong_to_recipes() {
+        assert_eq!(recipe_of_file("base-0123456789abcdef.ext4"), Some("base"));
+        assert_eq!(recipe_of_file("code-interpreter-v1-0123456789abcdef.ext4"), Some("code-interpreter-v1"));
+        assert_eq!(recipe_of_file("base-0123.ext4"), None);
+        assert_eq!(recipe_of_file("desktop-0123456789abcdef.tar"), Some("desktop"));
+        assert_eq!(recipe_of_file("base-0123456789abcdef"), None);
     }
 
     #[test]
