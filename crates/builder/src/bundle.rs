@@ -22,7 +22,9 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 
 use crate::build_folder::BuildFolder;
+use crate::kernel::current_version;
 use crate::progress::{Progress, Unit};
+use crate::rootfs::image_name;
 use crate::{Config, Error, Recipe};
 
 mod content;
@@ -116,8 +118,9 @@ pub async fn write_bundle(
 
 /// Unpacks a bundle, so that these recipes' templates can be made without network.
 ///
-/// Does nothing if their root filesystems and the kernel exist already. Cancel safe: an interrupted or failed call leaves
-/// earlier results unchanged, and nothing else.
+/// Returns `None`, without reading the file, if their root filesystems and the kernel exist already: a service may be
+/// started with the bundle that it was set up from. Cancel safe: an interrupted or failed call leaves earlier results
+/// unchanged, and nothing else.
 ///
 /// # Errors
 /// The file is damaged, lacks a template, or was written by a version with other recipes.
@@ -126,8 +129,11 @@ pub async fn read_bundle(
     recipes: &[&'static Recipe],
     source: &Path,
     progress: &dyn Progress,
-) -> Result<Bundle, BundleError> {
+) -> Result<Option<Bundle>, BundleError> {
     let build_folder = BuildFolder::open(config).await?;
+    if is_complete(&build_folder, config, recipes) {
+        return Ok(None);
+    }
     let reader = read::Reader::open(source)?;
     let plan = reader.plan(&build_folder, config, recipes)?;
     let meter = Meter::default();
@@ -135,8 +141,15 @@ pub async fn read_bundle(
         let meter = meter.clone();
         move || plan.unpack(&meter)
     };
-    watched("bundle", work, meter, progress).await
+    watched("bundle", work, meter, progress).await.map(Some)
     // The lock is released here, after the work.
+}
+
+/// Returns true if the kernel and the root filesystems of these recipes exist.
+fn is_complete(build_folder: &BuildFolder, config: &Config, recipes: &[&'static Recipe]) -> bool {
+    let Some(kernel_version) = current_version(build_folder, &config.suite) else { return false };
+    let images = recipes.iter().map(|recipe| image_name(config, recipe, &kernel_version));
+    images.into_iter().all(|image| build_folder.root_filesystems().join(image).exists())
 }
 
 /// Progress of blocking work, and the request to stop it. Cheap to clone.

@@ -31,7 +31,7 @@ pub(super) struct Reader {
 /// Decision about the files of a bundle.
 pub(super) struct Plan {
     reader: Reader,
-    /// Paths in the archive of the wanted files. Empty if nothing is missing.
+    /// Paths in the archive of the wanted files.
     wanted: Vec<String>,
     scratch: Scratch,
     kernels: PathBuf,

@@ -73,7 +73,7 @@ async fn a_bundle_brings_kernel_and_images_to_another_folder() {
     assert!(fs::metadata(&bundle).expect("exists").len() < 1 << 20, "the holes were not compressed");
     let target = tempfile::tempdir().expect("a folder");
     let to = config(target.path());
-    let read = read_bundle(&to, &[Recipe::base()], &bundle, &NoProgress).await.expect("reads");
+    let read = read_bundle(&to, &[Recipe::base()], &bundle, &NoProgress).await.expect("reads").expect("all is missing");
     assert_eq!(
         (read.writer.as_str(), read.kernel_version.as_str(), read.templates),
         (WRITER, KERNEL_VERSION, vec!["base".to_owned()])
@@ -83,10 +83,16 @@ async fn a_bundle_brings_kernel_and_images_to_another_folder() {
     assert_eq!(entries(&to.folder), expected);
     assert_eq!(fs::read(image(&to)).expect("reads"), fs::read(image(&from)).expect("reads"));
     assert!(fs::metadata(image(&to)).expect("exists").blocks() * 512 < 1 << 20, "the holes were filled");
-    // A second time there is nothing to do: an image in use is not replaced.
-    let before = fs::metadata(image(&to)).expect("exists").ino();
-    read_bundle(&to, &[Recipe::base()], &bundle, &NoProgress).await.expect("reads");
-    assert_eq!((fs::metadata(image(&to)).expect("exists").ino(), entries(&to.folder)), (before, expected));
+    // A second time there is nothing to do, whatever the file is.
+    fs::write(target.path().join("other"), "no bundle").expect("writes");
+    let again = read_bundle(&to, &[Recipe::base()], &target.path().join("other"), &NoProgress).await;
+    assert_eq!(again.expect("nothing is missing"), None);
+    // A missing image is unpacked without replacing the kernel.
+    let kernel = to.folder.join("kernel").join(KERNEL_VERSION).join("boot/vmlinuz");
+    let before = fs::metadata(&kernel).expect("exists").ino();
+    fs::remove_file(image(&to)).expect("removes");
+    read_bundle(&to, &[Recipe::base()], &bundle, &NoProgress).await.expect("reads").expect("an image is missing");
+    assert_eq!((fs::metadata(&kernel).expect("exists").ino(), entries(&to.folder)), (before, expected));
     // Two bundles of the same inputs are equal, so that one hash identifies them.
     let first = fs::read(&bundle).expect("reads");
     assert!(fs::read(bundled(&from, root.path()).await).expect("reads") == first, "the bundles differ");
@@ -152,7 +158,8 @@ async fn a_bundle_of_other_recipes_names_its_writer() {
     let bundle = bundled(&from, root.path()).await;
     // The name server is a part of the images' key, like the recipe.
     from.nameserver = "9.9.9.9".parse().expect("an address");
-    let error = read_bundle(&from, &[Recipe::base()], &bundle, &NoProgress).await.expect_err("another key").to_string();
+    let error = read_bundle(&from, &[Recipe::base()], &bundle, &NoProgress).await;
+    let error = error.expect_err("another key").to_string();
     assert!(error.contains("hearth 1.2.3") && error.contains("base"), "{error}");
     let error = write_bundle(&from, &[Recipe::base()], WRITER, &bundle, &NoProgress).await.expect_err("not prepared");
     assert!(matches!(error, BundleError::NotPrepared("base")), "{error}");
