@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 import pytest_asyncio
-from e2b_code_interpreter import SandboxException, TimeoutException
+from e2b_code_interpreter import TimeoutException
 
 from interpreter.sdks import KERNEL_START, Sdk, output, text
 from journeys import SANDBOX_URL, by_headers
@@ -131,22 +131,6 @@ async def test_many_small_outputs_arrive_in_order(one):
     execution = await one.run_code("for number in range(10_000): print(number, flush=True)", timeout=120)
     assert output(execution) == "".join(f"{number}\n" for number in range(10_000))
     await next_execution(one)
-
-
-# interpreter: F6
-async def test_fifty_contexts(one):
-    contexts, refused = [], None
-    while len(contexts) < 50 and refused is None:
-        try:
-            contexts.append(await one.create_code_context(request_timeout=KERNEL_START))
-        except SandboxException as error:
-            refused = str(error)
-    assert len(contexts) == 50 or "context" in refused, refused
-    await next_execution(one, HEALTHY)
-    assert output(await one.run_code("print('last')", context=contexts[-1], timeout=HEALTHY)) == "last\n"
-    for context in contexts:
-        await one.remove_code_context(context)
-    assert text(await one.run_code("2 + 2", context=await one.create_code_context())) == "4"
 
 
 # interpreter: F7

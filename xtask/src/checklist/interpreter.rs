@@ -130,7 +130,7 @@ const FAULTS: &[Line] = &[
     any("F3", "100 MB of output arrive completely, and the server's memory does not grow by it"),
     any("F4", "10 000 small outputs arrive completely and in order"),
     any("F5", "after a client leaves a cell that never ends, the next execution works"),
-    any("F6", "50 contexts work, or are rejected with a clear error, and the rest works"),
+    any("F6", "64 contexts work, one more is rejected with a clear error, and the rest works"),
     any(
         "F7",
         "code with NUL, U+2028, U+0085 and emoji runs or fails with a clear error, and output with them is unchanged",
@@ -144,5 +144,5 @@ const UNIQUENESS: &[Line] = &[
         "U1",
         "two sandboxes of the template return different random numbers, UUIDs and temporary names in all languages",
     ),
-    any("U2", "a context that ran before has new random numbers too, once per restore and not once per execution"),
+    any("U2", "a warm context has new random numbers once per restore; a seed that the user sets stays"),
 ];

@@ -95,6 +95,7 @@ async fn the_default_context_has_an_alias_and_is_recreated() {
     assert_ne!(before[0]["id"], after[0]["id"]);
 }
 
+// interpreter: F1
 #[tokio::test]
 async fn a_kernel_that_dies_is_replaced() {
     let Some(server) = Server::start().await else { return };

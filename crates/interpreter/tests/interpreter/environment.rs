@@ -106,6 +106,7 @@ async fn variables_are_requested_again_only_after_a_restore() {
     assert_eq!((python().await, daemon.requests()), ("2".into(), 2));
 }
 
+// interpreter: U2
 #[tokio::test]
 async fn random_numbers_are_fresh_after_a_restore() {
     let Some(server) = Server::start().await else { return };

@@ -73,6 +73,7 @@ async fn bash_reports_its_status_as_an_error() {
     assert_eq!(bash("echo again").await, "again\n");
 }
 
+// interpreter: F7
 #[tokio::test]
 async fn output_keeps_its_order_and_special_characters() {
     let Some(server) = Server::start().await else { return };

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::server::{Server, errors, output, text, wait_until};
 
+// interpreter: F5
 #[tokio::test]
 async fn a_client_that_leaves_interrupts_its_code() {
     let Some(server) = Server::start().await else { return };
@@ -22,6 +23,7 @@ async fn a_client_that_leaves_interrupts_its_code() {
     }
 }
 
+// interpreter: F5
 #[tokio::test]
 async fn a_client_that_leaves_at_once_blocks_nobody() {
     let Some(server) = Server::start().await else { return };
@@ -40,6 +42,7 @@ async fn a_client_that_leaves_at_once_blocks_nobody() {
     assert!(!std::fs::exists(folder).expect("readable"));
 }
 
+// interpreter: F5
 #[tokio::test]
 async fn code_that_resists_interrupts_loses_its_kernel() {
     let Some(server) = Server::start().await else { return };

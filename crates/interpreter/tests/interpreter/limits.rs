@@ -10,6 +10,7 @@ use crate::server::{Server, output, text, wait_until};
 /// Growth of the server's memory that no amount of output may exceed, in KiB.
 const GROWTH_MAX_KIB: u64 = 20 << 10;
 
+// interpreter: F3
 #[tokio::test]
 async fn a_hundred_megabytes_of_output_arrive_without_growth() {
     let Some(server) = Server::start().await else { return };
@@ -50,6 +51,7 @@ async fn a_client_that_does_not_read_stops_the_kernel_and_loses_nothing() {
     assert_eq!(text(&server.python("1+1").await), "2");
 }
 
+// interpreter: F4
 #[tokio::test]
 async fn ten_thousand_small_outputs_arrive_in_order() {
     let Some(server) = Server::start().await else { return };
@@ -93,6 +95,7 @@ async fn waiting_code_is_limited_in_bytes() {
     drop(server.open(&large).await);
 }
 
+// interpreter: F6
 #[tokio::test]
 async fn the_number_of_contexts_is_limited() {
     let Some(server) = Server::start().await else { return };
