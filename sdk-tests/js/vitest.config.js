@@ -10,7 +10,7 @@ export default defineConfig({
     ],
     globalSetup: ['./leftovers.js'],
     // Under emulation a command takes up to a few seconds; a hanging test must not block the run.
-    testTimeout: 120_000,
+    testTimeout: process.env.JOURNEYS_INTERPRETER ? 300_000 : 120_000,
     hookTimeout: 60_000,
     // One file at a time, because sandboxes need the machine's few processors.
     fileParallelism: false,

@@ -1,13 +1,29 @@
 // Sandboxes with the code interpreter.
 
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+
 import { Sandbox } from '@e2b/code-interpreter'
 import { expect, onTestFinished } from 'vitest'
 
 import { MARK } from '../journeys.js'
 
 export const PORT = 49999
-/** Under emulation, a kernel of another language needs up to a minute to start. */
-export const KERNEL_START = { timeoutMs: 120_000 }
+/** Returns true if the private server runs its guests without hardware virtualization. */
+function isEmulated() {
+  if (!process.env.HEARTH_DATA_DIR) return false
+  const artifacts = join(process.env.HEARTH_DATA_DIR, 'artifacts')
+  const manifests = readdirSync(artifacts).map((name) => join(artifacts, name, 'manifest.json'))
+  return manifests.filter(existsSync).some((path) => JSON.parse(readFileSync(path, 'utf8')).accelerator === 'tcg')
+}
+
+/**
+ * Factor for time limits. An emulated guest is about ten times as slow, so that a kernel needs ten seconds to start instead
+ * of one; on busy processors half a minute.
+ */
+export const SLOWNESS = isEmulated() ? 4 : 1
+/** Time in which a kernel of any language starts. */
+export const KERNEL_START = { timeoutMs: 30_000 * SLOWNESS, requestTimeoutMs: 30_000 * SLOWNESS }
 
 /** Creates a sandbox for all tests of a file that do not affect each other; the caller kills it. */
 export function sharedInterpreter(options = {}) {

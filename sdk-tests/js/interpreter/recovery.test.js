@@ -4,7 +4,7 @@ import { TimeoutError } from '@e2b/code-interpreter'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 
 import { byHeaders, eventually, SANDBOX_URL } from '../journeys.js'
-import { output, PORT, sharedInterpreter, text } from './interpreters.js'
+import { output, PORT, sharedInterpreter, SLOWNESS, text } from './interpreters.js'
 
 let sandbox
 beforeAll(async () => {
@@ -17,7 +17,7 @@ const nextExecution = async (timeoutMs) => expect(text(await sandbox.runCode('1 
 // interpreter: R1, F5
 test('after a timeout of the client the next execution works', async () => {
   await expect(sandbox.runCode('import time; time.sleep(300)', { timeoutMs: 3000 })).rejects.toThrow(TimeoutError)
-  await nextExecution(10_000)
+  await nextExecution(10_000 * SLOWNESS)
 })
 
 // interpreter: R2
@@ -26,8 +26,8 @@ test('a killed server comes back', async () => {
   await sandbox.commands.run("pkill -KILL -f 'hearth-interprete[r]'", { user: 'root' })
   const headers = byHeaders(sandbox.sandboxId, PORT)
   const health = () => fetch(`${SANDBOX_URL}/health`, { headers })
-  await eventually(async () => (await health()).status === 200, 30_000)
-  await nextExecution(30_000)
+  await eventually(async () => (await health()).status === 200, 30_000 * SLOWNESS)
+  await nextExecution(30_000 * SLOWNESS)
 })
 
 // interpreter: F4
