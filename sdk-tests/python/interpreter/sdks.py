@@ -11,7 +11,6 @@ import e2b_code_interpreter as official
 from journeys import MARK
 
 
-
 def _is_emulated() -> bool:
     """Returns true if the private server runs its guests without hardware virtualization."""
     manifests = Path(os.environ.get("HEARTH_DATA_DIR", "/nonexistent")).glob("artifacts/*/manifest.json")
