@@ -59,7 +59,7 @@ file = json.load(open(path))
 def socket(kind, name):
     made = zmq.Context.instance().socket(kind)
     separator = "-" if file["transport"] == "ipc" else ":"
-    made.connect(f"{file["transport"]}://{file["ip"]}{separator}{file[name + "_port"]}")
+    made.connect("{}://{}{}{}".format(file["transport"], file["ip"], separator, file[name + "_port"]))
     return made
 shell, output = socket(zmq.DEALER, "shell"), socket(zmq.SUB, "iopub")
 output.subscribe(b"")
