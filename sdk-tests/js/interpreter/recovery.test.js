@@ -32,7 +32,8 @@ test('a killed server comes back', async () => {
 
 // interpreter: F4
 test('many small outputs arrive in order', async () => {
-  const execution = await sandbox.runCode('for number in range(10_000): print(number, flush=True)')
+  const code = 'for number in range(10_000): print(number, flush=True)'
+  const execution = await sandbox.runCode(code, { timeoutMs: 60_000 * SLOWNESS })
   const expected = Array.from({ length: 10_000 }, (_, number) => `${number}\n`).join('')
   expect(output(execution)).toBe(expected)
 })

@@ -127,7 +127,8 @@ async def test_a_flood_of_output_is_complete_and_not_stored(one):
         nonlocal length
         length += len(message.line)
 
-    execution = await one.run_code("for _ in range(100): print('x' * ((1 << 20) - 1))", on_stdout=count, timeout=180)
+    code = "for _ in range(100): print('x' * ((1 << 20) - 1))"
+    execution = await one.run_code(code, on_stdout=count, timeout=60 * SLOWNESS)
     output(execution)
     assert length == 100 * MIB
     grown = await server_memory(one) - before
@@ -137,7 +138,7 @@ async def test_a_flood_of_output_is_complete_and_not_stored(one):
 
 # interpreter: F4
 async def test_many_small_outputs_arrive_in_order(one):
-    execution = await one.run_code("for number in range(10_000): print(number, flush=True)", timeout=120)
+    execution = await one.run_code("for number in range(10_000): print(number, flush=True)", timeout=60 * SLOWNESS)
     assert output(execution) == "".join(f"{number}\n" for number in range(10_000))
     await next_execution(one)
 
