@@ -244,8 +244,6 @@ fn hearth(program: &Path) -> Command {
             command.env_remove(&name);
         }
     }
-    // Other templates take minutes to prepare.
-    command.env("HEARTH_TEMPLATES", "base");
     command
 }
 
