@@ -91,8 +91,10 @@ pub(crate) fn count_event(content: &[u8], uncounted: i64) -> Option<Bytes> {
     Some(event::count(count.saturating_sub(uncounted)))
 }
 
-/// Makes the event of a `stream` message; none if the text is empty.
-pub(crate) fn stream_event(content: &[u8], at: jiff::Timestamp) -> Option<Bytes> {
+/// Makes the events of a `stream` message; none if the text is empty.
+///
+/// With `is_line_end_separate`, the last line end is an event of its own.
+pub(crate) fn stream_events(content: &[u8], at: jiff::Timestamp, is_line_end_separate: bool) -> Vec<Bytes> {
     #[derive(Deserialize)]
     struct Stream<'a> {
         #[serde(borrow)]
@@ -103,9 +105,14 @@ pub(crate) fn stream_event(content: &[u8], at: jiff::Timestamp) -> Option<Bytes>
     lenient::parse(content, |text| {
         let stream: Stream<'_> = serde_json::from_str(text)?;
         let name = if stream.name == "stderr" { StreamName::Stderr } else { StreamName::Stdout };
-        Ok((!stream.text.is_empty()).then(|| event::output(name, &stream.text, at)))
+        let parts = match stream.text.strip_suffix('\n') {
+            Some(text) if is_line_end_separate => [text, "\n"],
+            _ => [stream.text.as_ref(), ""],
+        };
+        let texts = parts.into_iter().filter(|text| !text.is_empty());
+        Ok(texts.map(|text| event::output(name, text, at)).collect())
     })
-    .ok()?
+    .unwrap_or_default()
 }
 
 /// Makes the event of an `error` message.
@@ -297,10 +304,14 @@ mod tests {
     #[test]
     fn output_and_status_are_read() {
         let at: jiff::Timestamp = "2026-11-23T11:37:02Z".parse().expect("a time");
-        let line = stream_event(br#"{"name":"stderr","text":"x\n"}"#, at).expect("an event");
-        assert_eq!(line, event::output(StreamName::Stderr, "x\n", at));
-        assert_eq!(stream_event(br#"{"name":"stdout","text":""}"#, at), None);
-        assert_eq!(stream_event(br#"{"name":"stdout"}"#, at), None);
+        let text = br#"{"name":"stderr","text":"x\n"}"#;
+        let output = |text| event::output(StreamName::Stderr, text, at);
+        assert_eq!(stream_events(text, at, false), [output("x\n")]);
+        assert_eq!(stream_events(text, at, true), [output("x"), output("\n")]);
+        assert_eq!(stream_events(br#"{"name":"stderr","text":"\n"}"#, at, true), [output("\n")]);
+        for empty in [&br#"{"name":"stdout","text":""}"#[..], br#"{"name":"stdout"}"#] {
+            assert!(stream_events(empty, at, true).is_empty());
+        }
         assert_eq!(activity(br#"{"execution_state":"idle"}"#), Some(Activity::Idle));
         assert_eq!(activity(b"{}"), None);
         assert_eq!(count_event(br#"{"execution_count":2}"#, 0), Some(event::count(2)));

@@ -65,10 +65,15 @@ pub fn bundles(data: &[u8]) {
 
 /// Makes the events of a message and checks them.
 fn events(kind: Kind, content: &Bytes) {
+    if kind == Kind::Stream {
+        for line in content::stream_events(content, jiff::Timestamp::UNIX_EPOCH, content.len().is_multiple_of(2)) {
+            check(&line, content.len());
+        }
+        return;
+    }
     let line = match kind {
         Kind::ExecuteResult => content::result_event(content, true),
         Kind::DisplayData => content::result_event(content, false),
-        Kind::Stream => content::stream_event(content, jiff::Timestamp::UNIX_EPOCH),
         Kind::Error => content::error_event(content),
         Kind::ExecuteInput => content::count_event(content, 1),
         Kind::ExecuteReply => match content::reply(content).status {
@@ -79,7 +84,7 @@ fn events(kind: Kind, content: &Bytes) {
             content::activity(content);
             None
         }
-        Kind::KernelInfoReply | Kind::Other => None,
+        Kind::Stream | Kind::KernelInfoReply | Kind::Other => None,
     };
     if let Some(line) = line {
         check(&line, content.len());

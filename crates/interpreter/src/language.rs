@@ -142,6 +142,11 @@ impl Language {
         self.syntax() == Syntax::Java
     }
 
+    /// Returns true if the last line end of an output is an event of its own, as clients of the language expect.
+    pub(crate) fn separates_line_ends(&self) -> bool {
+        self.syntax() == Syntax::Java
+    }
+
     /// Returns true if variables are set in the environment with which the kernel was started.
     pub(crate) fn has_environment(&self) -> bool {
         self.syntax() != Syntax::Java

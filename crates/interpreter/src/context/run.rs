@@ -110,6 +110,7 @@ struct Turn<'a> {
     stalled_since: Option<Instant>,
     limit: Option<Instant>,
     uncounted: i64,
+    separates_line_ends: bool,
     busy_at: Option<Instant>,
     is_confirmed: bool,
     has_error: bool,
@@ -157,6 +158,7 @@ impl Owner {
         let Ok(id) = kernel.request("execute_request", &content).await else { return Ended::NotSent };
         let mut turn = Turn::new(id, stream, limit.map(|limit| Instant::now() + limit));
         turn.uncounted = self.uncounted;
+        turn.separates_line_ends = self.plan.dialect.separates_line_ends();
         loop {
             if let Some(ended) = turn.ended() {
                 return ended;
@@ -202,6 +204,7 @@ impl<'a> Turn<'a> {
             stalled_since: None,
             limit,
             uncounted: 0,
+            separates_line_ends: false,
             busy_at: None,
             is_confirmed: false,
             has_error: false,
@@ -260,19 +263,22 @@ impl<'a> Turn<'a> {
                 self.push(line);
             }
             _ => {
-                let line = self.output_line(&message);
-                self.push(line);
+                let lines = self.output_lines(&message);
+                self.push(lines);
             }
         }
     }
 
-    /// Makes the event of an output message.
-    fn output_line(&mut self, message: &Message) -> Option<Bytes> {
+    /// Makes the events of an output message.
+    fn output_lines(&mut self, message: &Message) -> Vec<Bytes> {
         if message.content.is_empty() && message.dropped_bytes > 0 {
-            return too_large(message);
+            return too_large(message).into_iter().collect();
         }
-        match message.kind {
-            Kind::Stream => content::stream_event(&message.content, jiff::Timestamp::now()),
+        let line = match message.kind {
+            Kind::Stream => {
+                let now = jiff::Timestamp::now();
+                return content::stream_events(&message.content, now, self.separates_line_ends);
+            }
             Kind::DisplayData => content::result_event(&message.content, false),
             Kind::ExecuteResult => content::result_event(&message.content, true),
             Kind::Error if !self.has_error => {
@@ -281,12 +287,13 @@ impl<'a> Turn<'a> {
                 line
             }
             _ => None,
-        }
+        };
+        line.into_iter().collect()
     }
 
-    fn push(&mut self, line: Option<Bytes>) {
+    fn push(&mut self, lines: impl IntoIterator<Item = Bytes>) {
         if self.stream.is_some() && self.leave.is_none() && !self.is_closed {
-            self.lines.extend(line);
+            self.lines.extend(lines);
         }
     }
 
