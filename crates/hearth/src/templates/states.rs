@@ -29,26 +29,30 @@ pub(crate) enum Published {
 impl States {
     /// Publishes the first states in a file.
     pub(crate) fn publish(file: PathBuf, states: Preparations) -> Self {
-        let states = Self { sender: watch::Sender::new(states), file: Arc::new(file) };
-        states.write();
-        states
+        let published = Self { sender: watch::Sender::new(Preparations::new()), file: Arc::new(file) };
+        published.write(&states);
+        published.sender.send_replace(states);
+        published
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Preparations> {
         self.sender.subscribe()
     }
 
-    /// Changes the state of a template.
+    /// Changes the state of a template. Subscribers see it once it is in the file.
     pub(crate) fn set(&self, alias: &str, state: Preparation) {
-        let is_new = self.sender.send_if_modified(|states| states.insert(alias.to_owned(), state) != Some(state));
-        if is_new {
-            self.write();
-        }
+        self.sender.send_if_modified(|states| {
+            let is_new = states.insert(alias.to_owned(), state) != Some(state);
+            if is_new {
+                self.write(states);
+            }
+            is_new
+        });
     }
 
-    fn write(&self) {
+    fn write(&self, states: &Preparations) {
         let states: BTreeMap<String, Published> =
-            self.sender.borrow().iter().map(|(alias, state)| (alias.clone(), (*state).into())).collect();
+            states.iter().map(|(alias, state)| (alias.clone(), (*state).into())).collect();
         let fresh = self.file.with_extension("new");
         let text = serde_json::to_vec(&states).expect("strings and numbers can be serialized");
         // Only `hearth doctor` reads it, so a failure does not matter to users.
