@@ -40,7 +40,7 @@ FACTS = {
     "reservations": ("cat /proc/sys/vm/overcommit_memory", "1"),
     "maps": ("cat /proc/sys/vm/max_map_count", "1048576"),
     "watches": ("cat /proc/sys/fs/inotify/max_user_watches /proc/sys/fs/inotify/max_user_instances", "65536\n1024"),
-    "fair server": ("sudo cat /sys/kernel/debug/sched/fair_server/cpu*/runtime | uniq", "0"),
+    "fair server": ("sudo sh -c 'cat /sys/kernel/debug/sched/fair_server/cpu*/runtime' | uniq", "0"),
     "backlog": ("cat /proc/sys/net/core/somaxconn", "4096"),
     "low ports": ("python3 -c 'import socket; socket.create_server((\"\", 81)); print(\"bound\")'", "bound"),
 }
