@@ -1,7 +1,7 @@
 //! The sandbox's environment variables, from the guest daemon.
 //!
-//! They change only when the guest is restored, so they are requested again only then or for another token. Where no file
-//! tells of restores, every execution requests them.
+//! They change only when the guest is restored, so they are requested again only then or for another token. Without
+//! the file that changes with each restore, every execution requests them.
 
 use std::fs::File;
 use std::io::Read;

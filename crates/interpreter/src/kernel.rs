@@ -1,6 +1,6 @@
 //! One kernel: its process, its sockets, and its directory.
 //!
-//! A kernel is started, reached and asked for its protocol until it answers on both of its sockets; only then its output
+//! A new kernel receives requests for its protocol until it has replied on both of its sockets; only then its output
 //! is known to arrive. Dropping a kernel kills its process group.
 
 use std::collections::VecDeque;

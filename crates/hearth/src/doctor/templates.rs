@@ -72,7 +72,7 @@ impl TemplateStatus {
         Finding {
             name: if self.is_base() { "base template" } else { "template" },
             need: Need::Recommended,
-            // A template that nobody asked for is not missing.
+            // A template that is not selected is not missing.
             found: self.is_ready() || !self.is_selected,
             detail: format!("{} is {}{progress}{}", self.name, self.state(), build.unwrap_or_default()),
             cost: if self.is_base() {
