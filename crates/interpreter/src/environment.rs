@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +15,6 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::language::Variables;
@@ -66,19 +65,25 @@ impl Environment {
     /// Returns the variables, requested with the client's token; none if the daemon does not reply with them.
     pub(crate) async fn variables(&self, token: Option<&HeaderValue>) -> Option<Arc<Variables>> {
         let generation = self.generation();
-        let mut known = self.known.lock().await;
-        if let Some(known) = known.as_ref()
+        if let Some(known) = self.known().as_ref()
             && generation.is_some()
             && known.generation == generation
             && known.token.as_ref() == token
         {
             return Some(Arc::clone(&known.variables));
         }
+        // Without the lock: contexts must not wait for each other's requests if the daemon does not reply.
         let variables = timeout(REPLY_MAX, self.request(token)).await.ok()??;
+        let mut known = self.known();
         let unchanged = known.as_ref().filter(|known| *known.variables == variables);
         let variables = unchanged.map_or_else(|| Arc::new(variables), |known| Arc::clone(&known.variables));
         *known = Some(Known { generation, token: token.cloned(), variables: Arc::clone(&variables) });
         Some(variables)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<Known>> {
+        // Every section is a single step, so the value is valid even after a panic.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn request(&self, token: Option<&HeaderValue>) -> Option<Variables> {
