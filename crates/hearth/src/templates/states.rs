@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::{fs, io};
 
 use hearth_api::{Preparation, Preparations};
@@ -14,6 +14,8 @@ use tokio::sync::watch;
 pub(crate) struct States {
     sender: watch::Sender<Preparations>,
     file: Arc<PathBuf>,
+    /// Held while the file is written, so that readers of the states do not wait for the disk.
+    turn: Arc<Mutex<()>>,
 }
 
 /// State of a template in the file.
@@ -29,7 +31,8 @@ pub(crate) enum Published {
 impl States {
     /// Publishes the first states in a file.
     pub(crate) fn publish(file: PathBuf, states: Preparations) -> Self {
-        let published = Self { sender: watch::Sender::new(Preparations::new()), file: Arc::new(file) };
+        let published =
+            Self { sender: watch::Sender::new(Preparations::new()), file: Arc::new(file), turn: Arc::default() };
         published.write(&states);
         published.sender.send_replace(states);
         published
@@ -41,13 +44,12 @@ impl States {
 
     /// Changes the state of a template. Subscribers see it once it is in the file.
     pub(crate) fn set(&self, alias: &str, state: Preparation) {
-        self.sender.send_if_modified(|states| {
-            let is_new = states.insert(alias.to_owned(), state) != Some(state);
-            if is_new {
-                self.write(states);
-            }
-            is_new
-        });
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut states = self.sender.borrow().clone();
+        if states.insert(alias.to_owned(), state) != Some(state) {
+            self.write(&states);
+            self.sender.send_replace(states);
+        }
     }
 
     fn write(&self, states: &Preparations) {
